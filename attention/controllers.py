@@ -1,0 +1,36 @@
+"""The seam between layers and agents: whatever has these two methods can control a layer's span."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class SpanController(Protocol):
+    """Chooses spans from states and learns from what they led to.
+
+    A layer holds its controller as ``layer.refiner``; an environment's agent may wrap one. The
+    original controller is the tabular `spangym.agents.Refiner`.
+    """
+
+    def choose_action(self, state: int) -> int:
+        """Choose a span.
+
+        Args:
+            state: State id of the layer's normalised input.
+
+        Returns:
+            The action, 0 (local path off) to 9 (all of the predicted span).
+        """
+        ...
+
+    def update(self, state: int, action: int, reward: float, next_state: int) -> None:
+        """Learn from one decision.
+
+        Args:
+            state: State in which the action was chosen.
+            action: The action.
+            reward: What it earned.
+            next_state: State in which the next decision falls.
+        """
+        ...

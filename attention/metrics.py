@@ -1,0 +1,104 @@
+"""What is read off a layer: features, digits and state of its input, quality of its output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+DIGIT_VALUES = 11
+"""A digit counts the edges below a number, so it is one of 0..10."""
+
+STATES = 9999
+"""State ids lie in 0..9998."""
+
+
+class Quality(NamedTuple):
+    """Quality of a local output, and its parts; each of shape (lanes,).
+
+    Attributes:
+        coverage: Share of entries above 0.01.
+        entropy: Mean over tokens of ``-sum(o * log(o))`` over the dimensions, in nats.
+        quality: ``coverage - 0.1 * entropy``.
+    """
+
+    coverage: Tensor
+    entropy: Tensor
+    quality: Tensor
+
+
+def features(x: Tensor) -> Tensor:
+    """Mean and population variance over the tokens, per dimension.
+
+    Args:
+        x: Floating tensor of shape (lanes, tokens, dims).
+
+    Returns:
+        Shape (lanes, 2 * dims): the means, then the variances.
+    """
+    variance, mean = torch.var_mean(x, dim=-2, correction=0)
+    return torch.cat([mean, variance], dim=-1)
+
+
+def pool(features: Tensor, groups: int) -> Tensor:
+    """Average features over groups of neighbouring dimensions.
+
+    Args:
+        features: Shape (lanes, 2 * dims), means before variances.
+        groups: Number of groups; divides ``dims``.
+
+    Returns:
+        Shape (lanes, 2 * groups), means before variances.
+
+    Example:
+        >>> pool(torch.tensor([[1.0, 3.0, 0.0, 2.0]]), groups=1).tolist()
+        [[2.0, 1.0]]
+    """
+    return features.unflatten(-1, (2 * groups, -1)).mean(-1)
+
+
+def digits(features: Tensor) -> Tensor:
+    """How many of the ten edges ``linspace(-1, 1, 10)`` are at most each feature.
+
+    Args:
+        features: Floating tensor of any shape.
+
+    Returns:
+        int64 in 0..10, of the same shape.
+
+    Example:
+        >>> digits(torch.tensor([-2.0, -1.0, 0.0, 1.0])).tolist()
+        [0, 1, 5, 10]
+    """
+    edges = torch.linspace(-1, 1, 10, dtype=torch.float64, device=features.device)
+    return torch.bucketize(features.double(), edges, right=True)
+
+
+def state_id(digits: Sequence[int]) -> int:
+    """The original's state: ``hash(tuple(digits)) % 9999``.
+
+    Example:
+        >>> state_id([5] * 32)
+        2495
+    """
+    return hash(tuple(digits)) % STATES
+
+
+def quality(output: Tensor) -> Quality:
+    """The original's judgement of a local output.
+
+    Entries are clamped to at least 1e-10 before the logarithm. Note that it looks at the output,
+    not at the attention weights: it measures how large and how spread the output is.
+
+    Args:
+        output: Shape (lanes, tokens, dims).
+
+    Returns:
+        Coverage, entropy and quality of each lane.
+    """
+    clamped = output.clamp_min(1e-10)
+    entropy = -(clamped * clamped.log()).sum(-1).mean(-1)
+    coverage = (output > 0.01).to(output.dtype).mean((-2, -1))
+    return Quality(coverage, entropy, coverage - 0.1 * entropy)

@@ -1,0 +1,39 @@
+"""The table of environment ids. An id's behaviour never changes: a change is a new version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+
+from ..attention.hints import did_you_mean
+from .settings import Settings
+
+ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    "spangym/SpanControl-v0": {},
+}
+"""Ids, each with the arguments in which it differs from the defaults of `Settings`."""
+
+
+def register_environments() -> None:
+    """Make every id known to `gymnasium.make`; a second call changes nothing."""
+    for id, arguments in ENVIRONMENTS.items():
+        if id not in gym.registry:
+            gym.register(id, "spangym.envs.span_control:SpanControlEnv", kwargs=arguments)
+
+
+def settings_for(id: str, arguments: Mapping[str, Any]) -> Settings:
+    """Settings of an id, with arguments of one's own.
+
+    Args:
+        id: A registered id.
+        arguments: Arguments to change.
+
+    Raises:
+        ValueError: The id is unknown, or an argument breaks its rule.
+        TypeError: An argument is unknown.
+    """
+    if id not in ENVIRONMENTS:
+        raise ValueError(f"environment {id!r} is unknown{did_you_mean(id, ENVIRONMENTS)}")
+    return Settings.from_arguments({**ENVIRONMENTS[id], **arguments})

@@ -1,0 +1,133 @@
+"""The Stable-Baselines3 face: many lanes as a `stable_baselines3.common.vec_env.VecEnv`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import seeding
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
+
+from ..attention import ACTIONS
+from .settings import Settings
+from .simulator import Simulator
+
+
+class SpanControlVecEnv(VecEnv):
+    """Many lanes of `SpanControlEnv` through one simulator, for Stable-Baselines3.
+
+    Lane ``i`` behaves as the scalar environment seeded ``seed + i``. All lanes' episodes end at
+    once; the lanes are then reset within the step, and their last observations stand in
+    ``info["terminal_observation"]``, with ``info["TimeLimit.truncated"]`` true. Observations and
+    rewards are fresh arrays at every step.
+
+    Args:
+        settings: What to run.
+        lanes: How many streams.
+
+    Example:
+        >>> env = SpanControlVecEnv(Settings(encoding="box", chunks=2), lanes=3)
+        >>> _ = env.seed(0)
+        >>> env.reset().shape
+        (3, 128)
+        >>> observations, rewards, dones, infos = env.step(np.array([0, 5, 9]))
+        >>> rewards.dtype, dones.tolist(), infos[0]["span"]
+        (dtype('float32'), [False, False, False], 0)
+    """
+
+    def __init__(self, settings: Settings, lanes: int = 1) -> None:
+        self.render_mode = None
+        self.simulator = Simulator(settings, lanes)
+        self._generators: list[np.random.Generator] = []
+        super().__init__(lanes, self.simulator.encoding.space, spaces.Discrete(ACTIONS))
+
+    @property
+    def settings(self) -> Settings:
+        """What is run."""
+        return self.simulator.settings
+
+    def reset(self) -> NDArray[Any]:
+        """Begin an episode in every lane; seeds set by `seed` take effect here.
+
+        Returns:
+            First observations, one row a lane.
+        """
+        for lane, seed in enumerate(self._seeds):
+            if lane == len(self._generators):
+                self._generators.append(seeding.np_random(seed)[0])
+            elif seed is not None:
+                self._generators[lane] = seeding.np_random(seed)[0]
+        self._reset_seeds()
+        self._reset_options()
+        return self._begin()
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Keep the actions for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Set the spans of the coming layer and run it.
+
+        Returns:
+            Observations, rewards (float32), dones and infos, one a lane.
+        """
+        step = self.simulator.step(self._actions)
+        observations = step.observations
+        if step.truncated:
+            for info, last in zip(step.infos, step.observations, strict=True):
+                info["terminal_observation"] = last
+            observations = self._begin()
+        for info in step.infos:
+            info["TimeLimit.truncated"] = step.truncated
+            info["milliseconds"] = self.simulator.milliseconds
+        dones = np.full(self.num_envs, step.truncated)
+        return observations, step.rewards, dones, step.infos
+
+    def _begin(self) -> NDArray[Any]:
+        observations, self.reset_infos = self.simulator.reset(self._generators)
+        return observations
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """An attribute, once for each lane: lanes are not separate objects."""
+        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Not to be had.
+
+        Raises:
+            AttributeError: Always; lanes are not separate objects.
+        """
+        raise AttributeError(
+            f"cannot set {attr_name!r}: the lanes share one simulator; make a new environment"
+        )
+
+    def env_method(
+        self,
+        method_name: str,
+        *method_args: Any,
+        indices: VecEnvIndices = None,
+        **method_kwargs: Any,
+    ) -> list[Any]:
+        """Not to be had.
+
+        Raises:
+            AttributeError: Always; lanes are not separate objects.
+        """
+        raise AttributeError(f"cannot call {method_name!r}: the lanes share one simulator")
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        """False for every lane."""
+        return [False for _ in self._get_indices(indices)]
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """None for every lane: there is nothing to draw yet."""
+        return [None] * self.num_envs

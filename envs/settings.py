@@ -1,0 +1,119 @@
+"""The arguments of an environment, typed and checked: one list for all its faces."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..attention.hints import did_you_mean
+from .encodings import ENCODINGS
+from .rewards import REWARDS
+from .sources import SOURCES, SPLITS
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Arguments of a span-control environment.
+
+    Attributes:
+        layers: Live layers in the stack.
+        dims: Width of the layers; at least 4.
+        heads: Attention heads of a layer; divides ``dims``.
+        ctx: Tokens in a chunk.
+        chunks: Chunks in an episode, which has ``chunks * layers`` steps.
+        win_size: Window at span scale 1, in tokens.
+        max_span: Span at span scale 1, in tokens; at least ``win_size``.
+        max_dist: Upper bound on the span, in tokens; at least ``win_size``.
+        temp_scale: Strength of the layers' temperature law.
+        sharpen: Sharper scores for longer spans (True) or for shorter ones (False).
+        weights_seed: Seed of the layers' and the embedding's random weights.
+        source: Name of the source of the streams: ``text``.
+        split: Part of the source that is read: ``train`` or ``evaluation``.
+        reward: Name of the reward: ``quality``.
+        price: What one full attention's worth of visited keys costs, in units of reward.
+        encoding: Name of the encoding: ``digits``, ``box``, ``features`` or ``state``.
+        groups: Groups of dimensions that the features are pooled to first; 0 leaves them.
+        layer_index: Whether the observation says which layer is next.
+        device: Where the layers run, as torch names it.
+
+    Raises:
+        ValueError: An argument breaks its rule.
+    """
+
+    layers: int = 2
+    dims: int = 64
+    heads: int = 4
+    ctx: int = 256
+    chunks: int = 8
+    win_size: int = 256
+    max_span: int = 384
+    max_dist: int = 512
+    temp_scale: float = 0.01
+    sharpen: bool = True
+    weights_seed: int = 0
+    source: str = "text"
+    split: str = "train"
+    reward: str = "quality"
+    price: float = 0.0
+    encoding: str = "digits"
+    groups: int = 0
+    layer_index: bool = False
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "ctx", "chunks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.groups < 0 or (self.groups and self.dims % self.groups):
+            raise ValueError(
+                f"groups must divide dims (or be 0: no pooling), got groups={self.groups}, "
+                f"dims={self.dims}"
+            )
+        if self.price < 0:
+            raise ValueError(f"price must be at least 0, got {self.price}")
+        for name, known in (
+            ("source", SOURCES),
+            ("split", SPLITS),
+            ("reward", REWARDS),
+            ("encoding", ENCODINGS),
+        ):
+            value = getattr(self, name)
+            if value not in known:
+                raise ValueError(f"{name} {value!r} is unknown{did_you_mean(value, known)}")
+        check_device(self.device)
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> Settings:
+        """Make settings from keyword arguments.
+
+        Raises:
+            TypeError: An argument is unknown; the message names the nearest.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in arguments:
+            if name not in known:
+                raise TypeError(f"argument {name!r} is unknown{did_you_mean(name, known)}")
+        return cls(**arguments)
+
+
+def check_device(name: str) -> torch.device:
+    """The device of that name, after a look whether it is there.
+
+    Raises:
+        ValueError: There is no such device on this machine.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        if torch.backends.mps.is_available():
+            there.append("mps")
+        raise ValueError(
+            f"device {name!r} is not on this machine; it has: {', '.join(there)}"
+        ) from error
+    return device

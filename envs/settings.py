@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,7 @@ class Settings:
         device: Where the layers run, as torch names it.
 
     Raises:
+        TypeError: An argument has another type.
         ValueError: An argument breaks its rule.
     """
 
@@ -65,6 +67,8 @@ class Settings:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_type(field.name, getattr(self, field.name), type(field.default))
         for name in ("layers", "ctx", "chunks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -98,6 +102,12 @@ class Settings:
             if name not in known:
                 raise TypeError(f"argument {name!r} is unknown{did_you_mean(name, known)}")
         return cls(**arguments)
+
+
+def _check_type(name: str, value: object, expected: type) -> None:
+    number = {int: numbers.Integral, float: numbers.Real}.get(expected, expected)
+    if not isinstance(value, number) or (isinstance(value, bool) and expected is not bool):
+        raise TypeError(f"{name} must be of type {expected.__name__}, got {value!r}")
 
 
 def check_device(name: str) -> torch.device:

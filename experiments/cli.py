@@ -1,0 +1,170 @@
+"""The command line: ``spangym``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from typer.exceptions import TyperException
+
+from .comparison import conclude, notes, run_comparison, decisions_by_trial
+from .curves import FIGURE, draw_curves
+from .errors import UserError
+from .manifest import make_manifest, usable_cores
+from .progress import BarsView, LinesView
+from .run_folder import RunFolder
+from .studies import Study, load_study, resolve
+from .table import make_table
+
+app = typer.Typer(
+    name="spangym",
+    help="Compare agents that control the attention span of live layers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_INTERRUPTED = 130
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    if version:
+        print(f"spangym {importlib.metadata.version('spangym')}")
+        raise typer.Exit
+
+
+@app.command()
+def compare(
+    study: Annotated[
+        str | None,
+        typer.Argument(metavar="[STUDY]", help="A TOML file or a shipped study; else quickstart."),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of training seeds, counted from 0.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of each training.")] = None,
+    agent: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Compare only this agent with the references (may be repeated): one of the "
+            "study's, another shipped one, or module:Class of a refiner of your own."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Trials side by side; else one a core.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Where the layers run, as torch names it.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results; else runs/STUDY-TIME.")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the interrupted run in this folder.")
+    ] = None,
+) -> None:
+    """Train and evaluate the agents of a study, and write down how they compare."""
+    jobs = jobs or usable_cores()
+    console = Console()
+    if resume is None:
+        chosen = load_study(study or "quickstart").changed(
+            seeds=seeds, steps=steps, agents=agent or (), device=device
+        )
+        path = out or Path("runs", f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}")
+        folder = RunFolder.create(path, chosen, make_manifest(chosen, sys.argv, jobs))
+    else:
+        if any(each is not None for each in (study, seeds, steps, agent, device, out)):
+            raise UserError("--resume goes on with the folder's own study: besides it give only --jobs")
+        folder = RunFolder.open(resume)
+        chosen = _resumable(folder)
+    _run(folder, chosen, jobs, console)
+
+
+@app.command()
+def curves(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run.")],
+) -> None:
+    """Redraw the figures of a run from its stored rows; trains nothing."""
+    run = RunFolder.open(folder)
+    run.check_writable()
+    study = run.study()
+    finished = run.finished(study)
+    if not finished:
+        raise UserError(
+            f"no trial is finished in {str(folder)!r}: go on with spangym compare --resume {folder}"
+        )
+    draw_curves(run, study, finished)
+    missing = len(study.trials()) - len(finished)
+    if missing:
+        print(f"{missing} of {len(study.trials())} trials are not finished and not drawn")
+    print(f"drawn: {folder / FIGURE}.png and .svg")
+
+
+def _resumable(folder: RunFolder) -> Study:
+    folder.check_writable()
+    try:
+        study = resolve(folder.study())
+    except UserError as error:
+        raise UserError(f"{folder.path / 'study.toml'}: {error}") from error
+    then = folder.manifest().get("content_sha256")
+    if then != make_manifest(study, sys.argv, 1)["content_sha256"]:
+        raise UserError(
+            f"the run in {str(folder.path)!r} read other texts than this Python carries: "
+            "resume it with the Python that its manifest.json names"
+        )
+    return study
+
+
+def _run(folder: RunFolder, study: Study, jobs: int, console: Console) -> None:
+    kind = BarsView if console.is_terminal else LinesView
+    finished = folder.finished(study)
+    try:
+        with kind(console, decisions_by_trial(study), finished) as view:
+            failed = run_comparison(folder, study, jobs, view)
+    except KeyboardInterrupt:
+        done, total = len(folder.finished(study)), len(study.trials())
+        print(
+            f"interrupted: {done} of {total} trials are finished and kept; go on with: "
+            f"spangym compare --resume {folder.path}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(_INTERRUPTED) from None
+    if len(failed) == len(study.trials()):
+        _fail(f"every trial failed, the first by: {next(iter(failed.values()))}", code=1)
+    summary, verdict = conclude(folder, study, failed)
+    console.print(make_table(summary, study.name))
+    for note in notes(study, failed):
+        console.print(note, style="dim", markup=False, highlight=False)
+    console.print(verdict, markup=False, highlight=False)
+    print(f"written: {folder.path} (open report.html; tensorboard --logdir {folder.path})")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _fail(message: str, code: int = 2) -> NoReturn:
+    print("spangym: " + " ".join(message.split()), file=sys.stderr)
+    raise SystemExit(code)
+
+
+def main() -> None:
+    """Run the command line; errors of the user's are a line on stderr and exit code 2."""
+    # Refiners of the user's own are looked for in the working folder too, behind what is installed.
+    sys.path.append(os.getcwd())
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        _fail(str(error))
+    except TyperException as error:
+        _fail(error.format_message())
+    except KeyboardInterrupt:
+        raise SystemExit(_INTERRUPTED) from None
+    raise SystemExit(code)

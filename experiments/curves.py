@@ -1,0 +1,118 @@
+"""Reward curves, drawn from stored rows."""
+
+from __future__ import annotations
+
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ..agents.files import written_whole
+from .run_folder import RunFolder
+from .studies import FIXED, Study, Trial
+
+FIGURE = "reward_curves"
+_POINTS = 200
+_SMOOTHED = 0.1
+"""Share of a training over which a point of its curve is averaged."""
+
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_GREY = "#7f7f7f"
+
+
+def draw_curves(folder: RunFolder, study: Study, trials: list[Trial]) -> None:
+    """Draw the training curves of a run as ``reward_curves.png`` and ``.svg`` in its folder.
+
+    Each agent's line is the mean over its training seeds of the return an episode, averaged over a
+    tenth of the training; the shade reaches from the lowest seed to the highest. Dashed lines are
+    the best and the worst fixed span's returns in evaluation.
+
+    Args:
+        folder: Where the rows are and the figures go.
+        study: What was run.
+        trials: Finished trials.
+
+    Raises:
+        UserError: The stored rows are damaged.
+    """
+    evaluation = folder.evaluation(trials)
+    with plt.rc_context({"svg.hashsalt": "spangym", "font.size": 10, "svg.fonttype": "none"}):
+        figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+        colours = iter(_COLOURS * len(study.agents))
+        labels = [entry.label for entry in study.agents]
+        for label in [*labels, "random"]:
+            colour = _GREY if label == "random" else next(colours)
+            curves = [folder.curve(each) for each in trials if each.entry.label == label]
+            _draw_agent(axes, label, colour, [curve for curve in curves if len(curve)], study.steps)
+        _draw_fixed(axes, evaluation)
+        axes.set_xlabel("environment steps of training")
+        axes.set_ylabel("return an episode")
+        axes.set_xlim(0, study.steps)
+        axes.set_title(f"{study.name}: {study.environment.id}, training", loc="left")
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside right upper", frameon=False)
+        _save(folder, figure)
+        plt.close(figure)
+
+
+def smoothed(curve: pd.DataFrame, steps: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A training curve on an even grid of steps.
+
+    Args:
+        curve: Rows of ``curve.csv``, at least one.
+        steps: Steps of the training.
+
+    Returns:
+        Steps, and the mean return of the episodes that ended in the tenth of the training before
+        each, or in as much of it as there was.
+    """
+    window = _SMOOTHED * steps
+    ends, returns = curve["step"].to_numpy(float), curve["return"].to_numpy(float)
+    grid = np.linspace(ends[0], ends[-1], _POINTS)
+    sums = np.concatenate([[0.0], np.cumsum(returns)])
+    until = np.searchsorted(ends, grid, side="right")
+    since = np.minimum(np.searchsorted(ends, grid - window, side="right"), until - 1)
+    return grid, (sums[until] - sums[since]) / (until - since)
+
+
+def _draw_agent(
+    axes: Axes, label: str, colour: str, curves: list[pd.DataFrame], steps: int
+) -> None:
+    if not curves:
+        return
+    grids, lines = zip(*(smoothed(curve, steps) for curve in curves), strict=True)
+    grid, seeds = grids[0], np.stack(lines)
+    axes.plot(grid, seeds.mean(0), color=colour, label=label, linewidth=1.8)
+    axes.fill_between(grid, seeds.min(0), seeds.max(0), color=colour, alpha=0.18, linewidth=0)
+
+
+def _draw_fixed(axes: Axes, evaluation: pd.DataFrame) -> None:
+    means = evaluation.groupby("agent")["return"].mean().reindex(FIXED).dropna()
+    if means.empty:
+        return
+    for label in {means.idxmax(), means.idxmin()}:
+        level = float(means[label])
+        axes.axhline(level, color="black", linestyle="--", linewidth=0.9)
+        axes.annotate(
+            f"{label} (evaluation)",
+            (0.005, level),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            fontsize=8,
+        )
+
+
+def _save(folder: RunFolder, figure: Figure) -> None:
+    # Without a date the same rows give the same file.
+    for ending, metadata in (("png", {}), ("svg", {"Date": None})):
+        with written_whole(folder.path / f"{FIGURE}.{ending}") as aside:
+            figure.savefig(aside, dpi=150, metadata=metadata)

@@ -1,0 +1,7 @@
+"""Errors that are the user's to mend."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Something in the input is wrong; the message says what, and what would be right, in a line."""

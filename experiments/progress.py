@@ -1,0 +1,116 @@
+"""How a comparison goes on, as bars in a terminal or as plain lines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from . import workers
+from .studies import Trial
+
+
+class BarsView:
+    """A bar for each running trial and one for the whole, in decisions taken.
+
+    Args:
+        console: Terminal to draw on.
+        decisions: Decisions that each trial of the run takes, by its name.
+        finished: Trials that were finished before.
+    """
+
+    def __init__(
+        self, console: Console, decisions: Mapping[str, int], finished: list[Trial]
+    ) -> None:
+        self._decisions = decisions
+        self._steps = {trial.name: decisions[trial.name] for trial in finished}
+        self._bars: dict[str, TaskID] = {}
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            expand=True,
+        )
+        self._whole = self._progress.add_task("[bold]all trials", total=sum(decisions.values()))
+        self._update_whole()
+
+    def __enter__(self) -> BarsView:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, event: workers.Event) -> None:
+        """Move the bars to what has happened."""
+        trial, name = event.trial, event.trial.name
+        if isinstance(event, workers.Started):
+            label = f"{trial.entry.label} seed {trial.seed}"
+            self._bars[name] = self._progress.add_task(label, total=self._decisions[name])
+        elif isinstance(event, workers.Progress):
+            self._steps[name] = event.steps
+            self._progress.update(self._bars[name], completed=event.steps)
+        else:
+            self._steps[name] = self._decisions[name]
+            self._progress.remove_task(self._bars.pop(name))
+            if isinstance(event, workers.Failed):
+                self._progress.console.print(f"failed: {name}: {event.error}", markup=False)
+        self._update_whole()
+
+    def _update_whole(self) -> None:
+        self._progress.update(self._whole, completed=sum(self._steps.values()))
+
+
+class LinesView:
+    """A line for each trial that ends, for output that is no terminal.
+
+    Args:
+        console: Where the lines go.
+        decisions: Decisions that each trial of the run takes, by its name.
+        finished: Trials that were finished before.
+    """
+
+    def __init__(
+        self, console: Console, decisions: Mapping[str, int], finished: list[Trial]
+    ) -> None:
+        self._console = console
+        self._total = len(decisions)
+        self._ended = len(finished)
+        self._began: dict[str, float] = {}
+
+    def __enter__(self) -> LinesView:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, event: workers.Event) -> None:
+        """Say so where a trial has ended."""
+        if isinstance(event, workers.Started):
+            self._began[event.trial.name] = time.monotonic()
+        if not isinstance(event, workers.Finished | workers.Failed):
+            return
+        self._ended += 1
+        seconds = time.monotonic() - self._began[event.trial.name]
+        how = f"failed: {event.error}" if isinstance(event, workers.Failed) else "finished"
+        line = f"[{self._ended}/{self._total}] {event.trial.name}: {how} ({seconds:.1f} s)"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,196 @@
+"""The folder of one run: what lies where, made without spoiling another, read with care."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pandas.errors import EmptyDataError, ParserError
+
+from ..agents.files import written_whole
+from .errors import UserError
+from .studies import Study, Trial, parse_resolved
+
+
+class RunFolder:
+    """Folder of a run.
+
+    A trial's folder holds ``result.json`` once it is finished, and not before.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, study: Study, manifest: dict[str, Any]) -> RunFolder:
+        """Make a folder for a new run.
+
+        Raises:
+            UserError: There is something in it already, or it cannot be written.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise UserError(
+                    f"folder {str(path)!r} is not empty: choose another with --out, or go on "
+                    f"with a run in it with --resume {path}"
+                )
+            folder = cls(path)
+            folder.write("study.toml", study.to_toml())
+            folder.write_json("manifest.json", manifest)
+        except OSError as error:
+            raise UserError(
+                f"folder {str(path)!r} cannot be written: {error.strerror}; "
+                "choose another with --out"
+            ) from error
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open the folder of an earlier run.
+
+        Raises:
+            UserError: It is not the folder of a run, or it is damaged.
+        """
+        folder = cls(path)
+        if not (path / "study.toml").is_file():
+            raise UserError(
+                f"folder {str(path)!r} is not a run folder: it has no study.toml; "
+                "name one that `spangym compare` wrote"
+            )
+        return folder
+
+    def study(self) -> Study:
+        """The study that is run here, without a look at its agents.
+
+        Raises:
+            UserError: It cannot be read.
+        """
+        return parse_resolved(self._read("study.toml"), str(self.path / "study.toml"))
+
+    def finished(self, study: Study) -> list[Trial]:
+        """Trials of the study whose results are there.
+
+        Raises:
+            UserError: A result is there but cannot be read.
+        """
+        return [trial for trial in study.trials() if self.is_finished(trial)]
+
+    def manifest(self) -> dict[str, Any]:
+        """What the run was made with.
+
+        Raises:
+            UserError: It cannot be read.
+        """
+        return self._read_json("manifest.json")
+
+    def check_writable(self) -> None:
+        """Refuse a folder that cannot be written.
+
+        Raises:
+            UserError: It cannot.
+        """
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise UserError(f"folder {str(self.path)!r} cannot be written: permission denied")
+
+    def trial(self, trial: Trial) -> Path:
+        """Folder of a trial."""
+        return self.path / "trials" / trial.name
+
+    def start(self, trial: Trial) -> Path:
+        """Folder for a trial that begins, emptied of what an interrupted one left."""
+        folder = self.trial(trial)
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        return folder
+
+    def is_finished(self, trial: Trial) -> bool:
+        """Whether a trial's result is there.
+
+        Raises:
+            UserError: It is there but cannot be read.
+        """
+        if not (self.trial(trial) / "result.json").exists():
+            return False
+        self.result(trial)
+        return True
+
+    def result(self, trial: Trial) -> dict[str, Any]:
+        """Result of a finished trial.
+
+        Raises:
+            UserError: It cannot be read.
+        """
+        return self._read_json(f"trials/{trial.name}/result.json")
+
+    def curve(self, trial: Trial) -> pd.DataFrame:
+        """Rows of a trial's ``curve.csv``.
+
+        Raises:
+            UserError: They cannot be read.
+        """
+        return self._read_csv(f"trials/{trial.name}/curve.csv")
+
+    def evaluation(self, trials: Iterable[Trial]) -> pd.DataFrame:
+        """Rows of the trials' ``evaluation.csv``, one below the other.
+
+        Raises:
+            UserError: They cannot be read.
+        """
+        return pd.concat(
+            [self._read_csv(f"trials/{trial.name}/evaluation.csv") for trial in trials],
+            ignore_index=True,
+        )
+
+    def write(self, name: str, text: str) -> None:
+        """Write a text file, whole or not at all."""
+        with written_whole(self.path / name) as aside:
+            aside.write_text(text, "utf-8")
+
+    def write_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON file, whole or not at all."""
+        self.write(name, json.dumps(content, indent=2) + "\n")
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self.path / name).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._damaged(name, error) from error
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        try:
+            content = json.loads(self._read(name))
+        except json.JSONDecodeError as error:
+            raise self._damaged(name, error) from error
+        if not isinstance(content, dict):
+            raise self._damaged(name, "not a JSON object")
+        return content
+
+    def _read_csv(self, name: str) -> pd.DataFrame:
+        try:
+            rows = pd.read_csv(self.path / name, float_precision="round_trip")
+        except (OSError, EmptyDataError, ParserError, UnicodeDecodeError) as error:
+            raise self._damaged(name, error) from error
+        numbers = rows.drop(columns="agent", errors="ignore")
+        if numbers.isna().any(axis=None) or len(rows) and (numbers.dtypes == object).any():
+            raise self._damaged(name, "a row is cut short or holds no number")
+        return rows
+
+    def _damaged(self, name: str, error: object) -> UserError:
+        cause = getattr(error, "strerror", None) or str(error).strip().replace("\n", " ")
+        trial = name.startswith("trials/")
+        remedy = (
+            f"delete {Path(name).parent} and run `spangym compare --resume {self.path}`"
+            if trial
+            else "run the comparison again in another folder"
+        )
+        return UserError(f"run folder is damaged: {self.path / name}: {cause}; {remedy}")

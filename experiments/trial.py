@@ -1,0 +1,76 @@
+"""One trial: train an agent from a seed, keep it, judge it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from ..agents.files import written_whole
+from ..envs import SpanControlVecEnv
+from .evaluation import evaluate
+from .recorder import Recorder
+from .studies import Study, Trial
+
+
+def decisions(study: Study, trial: Trial) -> int:
+    """Steps that a trial takes in training and evaluation together."""
+    settings = study.judging(trial.entry)
+    judged = study.evaluation.episodes * settings.chunks * settings.layers
+    return judged + (study.steps if trial.entry.kind().learns else 0)
+
+
+def run_trial(study: Study, trial: Trial, folder: Path, progress: Callable[[int], None]) -> None:
+    """Train an agent, store it and evaluate it.
+
+    Writes ``curve.csv``, TensorBoard events, the agent (``agent.*``), ``evaluation.csv`` and, when
+    all that is done, ``result.json``.
+
+    Args:
+        study: What is compared.
+        trial: Which agent, from which seed.
+        folder: An empty folder for the trial.
+        progress: Called with the steps done, of `decisions`.
+
+    Raises:
+        RuntimeError: The agent took another number of steps than it was given.
+    """
+    began = time.perf_counter()
+    entry, kind = trial.entry, trial.entry.kind()
+    agent = kind.make(seed=trial.seed, **entry.options)
+    env = SpanControlVecEnv(study.training(entry), study.lanes)
+    recorder = Recorder(env, folder, env.simulator.reward.parts, study.steps, progress)
+    try:
+        recorder.seed(trial.seed)
+        if kind.learns:
+            agent.learn(recorder, study.steps)
+            if recorder.steps != study.steps:
+                raise RuntimeError(f"the agent took {recorder.steps} of {study.steps} steps")
+        agent.save(folder / "agent")
+        rows = evaluate(
+            agent,
+            study.judging(entry),
+            study.evaluation.first_seed,
+            study.evaluation.episodes,
+            lambda steps: progress(recorder.steps + steps),
+        )
+        judged = pd.DataFrame(rows)
+        recorder.evaluated(judged["return"].mean())
+    finally:
+        recorder.close()
+    judged.insert(0, "agent", entry.label)
+    judged.insert(1, "training_seed", trial.seed)
+    with written_whole(folder / "evaluation.csv") as aside:
+        judged.to_csv(aside, index=False, lineterminator="\n")
+    result = {
+        "agent": entry.label,
+        "seed": trial.seed,
+        "training_steps": recorder.steps,
+        "evaluation_return": judged["return"].mean(),
+        "wall_seconds": round(time.perf_counter() - began, 3),
+    }
+    with written_whole(folder / "result.json") as aside:
+        aside.write_text(json.dumps(result, indent=2) + "\n")

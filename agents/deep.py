@@ -40,9 +40,7 @@ class DeepAgent:
         hyperparameters: Keyword arguments of the algorithm.
     """
 
-    def __init__(
-        self, algorithm: str, seed: int | None = None, **hyperparameters: Any
-    ) -> None:
+    def __init__(self, algorithm: str, seed: int | None = None, **hyperparameters: Any) -> None:
         self.algorithm = ALGORITHMS[algorithm]
         self.seed = seed
         self.hyperparameters = hyperparameters
@@ -123,4 +121,3 @@ class _StopAt(BaseCallback):
         # A rollout that ends just here is still to be learnt from, and is not followed by another.
         last_is_whole = self._rollout > 1 and self._steps % self._rollout == 0
         return self.num_timesteps < self._steps or last_is_whole
-

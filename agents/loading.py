@@ -81,7 +81,7 @@ def find_agent(name: str) -> AgentKind:
         return AgentKind(name, "digits", True, lambda seed: RandomAgent(ACTIONS, seed), _nothing)
     if name in FIXED:
         action = FIXED.index(name)
-        return AgentKind(name, "digits", False, lambda seed: FixedAgent(action), _nothing)
+        return AgentKind(name, "digits", False, lambda **_: FixedAgent(action), _nothing)
     if name == "refiner":
         return AgentKind(name, "state", True, _controller_maker(Refiner), Refiner)
     if name in ALGORITHMS:
@@ -135,7 +135,9 @@ def _import_refiner(name: str) -> type[Any]:
     if not inspect.isclass(found):
         classes = [each for each, value in vars(module).items() if inspect.isclass(value)]
         hint = did_you_mean(class_name, classes) if classes else "; it has no classes"
-        raise ValueError(f"agent {name!r}: module {module_name!r} has no class {class_name!r}{hint}")
+        raise ValueError(
+            f"agent {name!r}: module {module_name!r} has no class {class_name!r}{hint}"
+        )
     for method, arguments in (
         ("choose_action", "state"),
         ("update", "state, action, reward, next_state"),

@@ -176,7 +176,9 @@ class Refiner:
                     f"{path} holds {stored['values'].shape[1]} actions, "
                     f"this refiner has {self.actions}"
                 )
-            for state, row in zip(stored["states"].tolist(), stored["values"].tolist(), strict=True):
+            for state, row in zip(
+                stored["states"].tolist(), stored["values"].tolist(), strict=True
+            ):
                 for action, value in enumerate(row):
                     self._table.store(state, action, value)
             self._generator.bit_generator.state = json.loads(str(stored["generator"]))

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .predictor import RefreshPredictor
 
@@ -107,7 +106,7 @@ class AdaptiveUpdateAttention(nn.Module):
                 value = torch.where(anew_values[:, None, None], value, cache.values)
             cache.keys, cache.values = key.detach(), value.detach()
             cache.refreshed_keys, cache.refreshed_values = anew_keys[:, 0], anew_values[:, 0]
-        return self.combiner(F.scaled_dot_product_attention(query, key, value))
+        return self.combiner(nn.functional.scaled_dot_product_attention(query, key, value))
 
     def _refresh(self, x: Tensor, key: Tensor, cache: KeyValueCache) -> tuple[Tensor, Tensor]:
         if cache.keys is None:

@@ -1,4 +1,4 @@
-"""IntegratedAttention: a local path of sliding windows beside a global path, its span a decision."""
+"""IntegratedAttention: a local path of sliding windows beside a global path; its span decided."""
 
 from __future__ import annotations
 
@@ -48,8 +48,9 @@ class IntegratedAttention(nn.Module):
     3. the span predictor reads ``p`` in (0, 1) off the global output (`Predictor`);
     4. an action ``a`` in 0..9 gives the span scale ``m = clamp(p · a / 9, 0, 1)``; without one,
        ``m = p``;
-    5. the local path attends over ``local`` in windows of ``max(1, int(win_size · m))`` queries with
-       spans of ``max(1, int(max_span · m))`` keys (`SlidingWindowAttention`); ``m = 0`` turns it off;
+    5. the local path attends over ``local`` in windows of ``max(1, int(win_size · m))`` queries
+       with spans of ``max(1, int(max_span · m))`` keys (`SlidingWindowAttention`); ``m = 0`` turns
+       it off;
     6. ``y = projection([local output, global output])``.
 
     Every sequence of a batch is a lane with a span of its own and never depends on its neighbours.
@@ -98,24 +99,26 @@ class IntegratedAttention(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        _check(ctx, dims, head, max_dist, win_size, max_span, temp_scale)
+        check_layer_arguments(ctx, dims, head, max_dist, win_size, max_span, temp_scale)
         self.ctx = ctx
         self.dims = dims
         self.head = head
         self.refiner = refiner
-        self.span_pred = Predictor(dims)
-        self.attn_local = SlidingWindowAttention(
-            head,
-            win_size=win_size,
-            max_span=max_span,
-            max_dist=max_dist,
-            temp_scale=temp_scale,
-            sharpen=sharpen,
-        )
-        self.attn_global = AdaptiveUpdateAttention(dims, head)
-        self.projection = nn.Linear(2 * dims, dims)
-        self.ln_a = nn.LayerNorm(dims)
-        self.ln_b = nn.LayerNorm(dims)
+        # Modules draw weights when they are made; those are drawn anew below.
+        with torch.random.fork_rng(devices=[]):
+            self.span_pred = Predictor(dims)
+            self.attn_local = SlidingWindowAttention(
+                head,
+                win_size=win_size,
+                max_span=max_span,
+                max_dist=max_dist,
+                temp_scale=temp_scale,
+                sharpen=sharpen,
+            )
+            self.attn_global = AdaptiveUpdateAttention(dims, head)
+            self.projection = nn.Linear(2 * dims, dims)
+            self.ln_a = nn.LayerNorm(dims)
+            self.ln_b = nn.LayerNorm(dims)
         self.reset_parameters(generator)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -168,7 +171,8 @@ class IntegratedAttention(nn.Module):
         """
         self._check_input(x)
         globe = self.attn_global(self.ln_b(x), cache)
-        scale = self.span_pred(globe).squeeze(-1)
+        # The span is an integer: no gradient passes it, so none is to pass its temperature alone.
+        scale = self.span_pred(globe).squeeze(-1).detach()
         if action is not None:
             share = torch.as_tensor(action, device=x.device) / (ACTIONS - 1)
             scale = (scale * share).clamp(0, 1)
@@ -222,7 +226,7 @@ def _state_ids(features: Tensor) -> list[int]:
     return [state_id(each) for each in digits(features).tolist()]
 
 
-def _check(
+def check_layer_arguments(
     ctx: int,
     dims: int,
     head: int,
@@ -231,6 +235,11 @@ def _check(
     max_span: int,
     temp_scale: float,
 ) -> None:
+    """Refuse arguments of `IntegratedAttention` that break a rule.
+
+    Raises:
+        ValueError: An argument breaks its rule; the message names both.
+    """
     rules = [
         (ctx >= 1, f"ctx must be at least 1, got {ctx}"),
         (dims >= 4, f"dims must be at least 4, got {dims}"),

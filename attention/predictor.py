@@ -13,7 +13,7 @@ class LaneLinear(nn.Linear):
     thresholds, so here each row is multiplied and summed by itself; the matrices are small.
     """
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's own name)
         """Map (lanes, in_features) to (lanes, out_features)."""
         rows = [(row * self.weight).sum(-1) for row in input.unbind(0)]
         return torch.stack(rows) + self.bias
@@ -53,8 +53,10 @@ class RefreshPredictor(nn.Sequential):
     """
 
     def __init__(self, dims: int) -> None:
-        super().__init__(LaneLinear(dims, dims // 4), nn.ReLU(), LaneLinear(dims // 4, 1), nn.Sigmoid())
+        super().__init__(
+            LaneLinear(dims, dims // 4), nn.ReLU(), LaneLinear(dims // 4, 1), nn.Sigmoid()
+        )
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's own name)
         """Decide for (lanes, tokens, dims); boolean of shape (lanes, 1)."""
         return super().forward(input.mean(-2)) > 0.5

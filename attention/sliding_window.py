@@ -35,12 +35,12 @@ class SlidingWindowAttention(nn.Module):
     """Local attention of sliding windows with iterative focus; it has no parameters.
 
     Queries, keys and values are the input itself, split in heads. Scores are
-    ``q·k / (sqrt(head size) · T)`` with the temperature ``T = 1 + temp_scale·(1 − m)`` (sharper for
+    ``q·k / (sqrt(head size) · T)`` with the temperature ``T = 1 + temp_scale·(1 - m)`` (sharper for
     longer spans) or ``T = 0.5 + temp_scale·m`` (sharper for shorter spans).
 
-    A pass is repeated with ``q <- q + out``, keys and values fixed, at most 10 times. A window stops
-    by itself when ``d < 1e-4 + 0.1·d``, ``d`` the mean absolute change of its output, and keeps the
-    output it stopped at.
+    A pass is repeated with ``q <- q + out``, keys and values fixed, at most 10 times. A window
+    stops by itself when ``d < 1e-4 + 0.1·d``, ``d`` the mean absolute change of its output, and
+    keeps the output it stopped at.
 
     Args:
         head: Number of heads.

@@ -75,7 +75,7 @@ class DigitsEncoding(Encoding):
     """The digits themselves: ``MultiDiscrete([11] * 2 * dims)``, the layer's index last."""
 
     @property
-    def space(self) -> spaces.MultiDiscrete:
+    def space(self) -> spaces.Space[Any]:
         """Space of one lane's observation."""
         return spaces.MultiDiscrete(
             [DIGIT_VALUES] * self.width + [self.layers] * self.layer_index, dtype=np.int64
@@ -94,7 +94,7 @@ class BoxEncoding(Encoding):
     """The digits scaled to [-1, 1], float32; what deep agents learn from fastest."""
 
     @property
-    def space(self) -> spaces.Box:
+    def space(self) -> spaces.Space[Any]:
         """Space of one lane's observation."""
         return spaces.Box(-1.0, 1.0, (self.width + self.layer_index,), np.float32)
 
@@ -112,7 +112,7 @@ class FeaturesEncoding(Encoding):
     """The raw means and variances, float32, within the bounds that layer normalisation sets."""
 
     @property
-    def space(self) -> spaces.Box:
+    def space(self) -> spaces.Space[Any]:
         """Space of one lane's observation."""
         # A normalised entry is at most sqrt(dims - 1) in size.
         half = self.width // 2
@@ -134,7 +134,7 @@ class StateEncoding(DigitsEncoding):
     """The original's state id, ``hash(tuple(digits)) % 9999``: ``Discrete(9999)``, for tables."""
 
     @property
-    def space(self) -> spaces.Discrete:
+    def space(self) -> spaces.Space[Any]:
         """Space of one lane's observation."""
         return spaces.Discrete(STATES)
 

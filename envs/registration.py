@@ -18,22 +18,22 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
 
 def register_environments() -> None:
     """Make every id known to `gymnasium.make`; a second call changes nothing."""
-    for id, arguments in ENVIRONMENTS.items():
-        if id not in gym.registry:
-            gym.register(id, "spangym.envs.span_control:SpanControlEnv", kwargs=arguments)
+    for name, arguments in ENVIRONMENTS.items():
+        if name not in gym.registry:
+            gym.register(name, "spangym.envs.span_control:SpanControlEnv", kwargs=arguments)
 
 
-def settings_for(id: str, arguments: Mapping[str, Any]) -> Settings:
+def settings_for(name: str, arguments: Mapping[str, Any]) -> Settings:
     """Settings of an id, with arguments of one's own.
 
     Args:
-        id: A registered id.
+        name: A registered id.
         arguments: Arguments to change.
 
     Raises:
         ValueError: The id is unknown, or an argument breaks its rule.
         TypeError: An argument is unknown.
     """
-    if id not in ENVIRONMENTS:
-        raise ValueError(f"environment {id!r} is unknown{did_you_mean(id, ENVIRONMENTS)}")
-    return Settings.from_arguments({**ENVIRONMENTS[id], **arguments})
+    if name not in ENVIRONMENTS:
+        raise ValueError(f"environment {name!r} is unknown{did_you_mean(name, ENVIRONMENTS)}")
+    return Settings.from_arguments({**ENVIRONMENTS[name], **arguments})

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..attention.hints import did_you_mean
+from ..attention.integrated import check_layer_arguments
 from .encodings import ENCODINGS
 from .rewards import REWARDS
 from .sources import SOURCES, SPLITS
@@ -69,9 +70,18 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_type(field.name, getattr(self, field.name), type(field.default))
-        for name in ("layers", "ctx", "chunks"):
+        for name in ("layers", "chunks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_layer_arguments(
+            self.ctx,
+            self.dims,
+            self.heads,
+            self.max_dist,
+            self.win_size,
+            self.max_span,
+            self.temp_scale,
+        )
         if self.groups < 0 or (self.groups and self.dims % self.groups):
             raise ValueError(
                 f"groups must divide dims (or be 0: no pooling), got groups={self.groups}, "

@@ -63,10 +63,17 @@ class SpanControlEnv(gym.Env[Any, np.int64]):
     There is no termination.
 
     ## Information
-    After `step`: ``source`` (kind of text), ``chunk`` and ``layer`` of the decision, ``reward_parts``
-    (their sum is the reward), ``scale`` (``m``), ``window`` and ``span`` (tokens), ``visited_keys``
-    (query-key pairs scored, over all passes of iterative focus), ``focus_steps``; with
-    ``timing=True`` also ``milliseconds``. After `reset`: ``source``.
+    After `reset`: ``source``, the kind of text. After `step` also:
+
+    | key             | value                                                                    |
+    |-----------------|--------------------------------------------------------------------------|
+    | `chunk`, `layer`| where the decision fell                                                  |
+    | `reward_parts`  | ``coverage``, ``entropy`` and ``price``; their sum is the reward         |
+    | `scale`         | span scale ``m``                                                         |
+    | `window`, `span`| tokens                                                                   |
+    | `visited_keys`  | query-key pairs scored, over all passes of iterative focus               |
+    | `focus_steps`   | passes that the slowest window took                                      |
+    | `milliseconds`  | wall time of the step; only with ``timing=True``                         |
 
     ## Arguments
     Those of `spangym.envs.Settings`, all optional, by keyword; and ``timing``, which adds the wall
@@ -89,9 +96,7 @@ class SpanControlEnv(gym.Env[Any, np.int64]):
 
     metadata = {"render_modes": []}  # noqa: RUF012  (Gymnasium's own declaration)
 
-    def __init__(
-        self, *, render_mode: None = None, timing: bool = False, **arguments: Any
-    ) -> None:
+    def __init__(self, *, render_mode: None = None, timing: bool = False, **arguments: Any) -> None:
         self.render_mode = render_mode
         self.settings = Settings.from_arguments(arguments)
         self.timing = timing

@@ -1,0 +1,1 @@
+"""Comparisons of agents: studies, the runner, statistics, pictures and the command line."""

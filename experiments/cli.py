@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from .comparison import conclude, notes, run_comparison, decisions_by_trial
+from .comparison import conclude, decisions_by_trial, notes, run_comparison
 from .curves import FIGURE, draw_curves
 from .errors import UserError
 from .manifest import make_manifest, usable_cores
@@ -46,7 +45,7 @@ def _options(
 def compare(
     study: Annotated[
         str | None,
-        typer.Argument(metavar="[STUDY]", help="A TOML file or a shipped study; else quickstart."),
+        typer.Argument(metavar="STUDY", help="A TOML file or a shipped study; else quickstart."),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of training seeds, counted from 0.")
@@ -83,7 +82,9 @@ def compare(
         folder = RunFolder.create(path, chosen, make_manifest(chosen, sys.argv, jobs))
     else:
         if any(each is not None for each in (study, seeds, steps, agent, device, out)):
-            raise UserError("--resume goes on with the folder's own study: besides it give only --jobs")
+            raise UserError(
+                "--resume goes on with the folder's own study: besides it give only --jobs"
+            )
         folder = RunFolder.open(resume)
         chosen = _resumable(folder)
     _run(folder, chosen, jobs, console)
@@ -140,8 +141,8 @@ def _run(folder: RunFolder, study: Study, jobs: int, console: Console) -> None:
         raise typer.Exit(_INTERRUPTED) from None
     if len(failed) == len(study.trials()):
         _fail(f"every trial failed, the first by: {next(iter(failed.values()))}", code=1)
-    summary, verdict = conclude(folder, study, failed)
-    console.print(make_table(summary, study.name))
+    summaries, verdict = conclude(folder, study, failed)
+    console.print(make_table(summaries, study.name))
     for note in notes(study, failed):
         console.print(note, style="dim", markup=False, highlight=False)
     console.print(verdict, markup=False, highlight=False)
@@ -151,14 +152,16 @@ def _run(folder: RunFolder, study: Study, jobs: int, console: Console) -> None:
 
 
 def _fail(message: str, code: int = 2) -> NoReturn:
-    print("spangym: " + " ".join(message.split()), file=sys.stderr)
+    # Without a command Typer prints the help and has nothing to add.
+    if message:
+        print("spangym: " + " ".join(message.split()), file=sys.stderr)
     raise SystemExit(code)
 
 
 def main() -> None:
     """Run the command line; errors of the user's are a line on stderr and exit code 2."""
     # Refiners of the user's own are looked for in the working folder too, behind what is installed.
-    sys.path.append(os.getcwd())
+    sys.path.append(str(Path.cwd()))
     try:
         code = app(standalone_mode=False)
     except UserError as error:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
+import statistics
 from collections.abc import Mapping
 from typing import Protocol
-
-import pandas as pd
 
 from .curves import draw_curves
 from .report import write_report
 from .run_folder import RunFolder
-from .statistics import summarise, verdict
-from .studies import Study
+from .statistics import AgentSummary, summarise, verdict
+from .studies import Study, Trial
 from .trial import decisions
 from .workers import Event, Failed, run_trials
 
@@ -52,7 +51,7 @@ def run_comparison(folder: RunFolder, study: Study, jobs: int, view: View) -> di
 
 def conclude(
     folder: RunFolder, study: Study, failed: Mapping[str, str]
-) -> tuple[pd.DataFrame, str]:
+) -> tuple[list[AgentSummary], str]:
     """Gather the finished trials: ``evaluation.csv``, ``summary.json``, figures and report.
 
     Args:
@@ -61,17 +60,18 @@ def conclude(
         failed: Names of the trials that are missing, each with its error.
 
     Returns:
-        One row an agent, and what they say in a sentence.
+        How each agent fared, the best first, and what that says in a few sentences.
 
     Raises:
         UserError: Stored rows are damaged.
     """
     trials = [trial for trial in study.trials() if trial.name not in failed]
     evaluation = folder.evaluation(trials)
-    seconds = pd.DataFrame([folder.result(trial) for trial in trials])
     arguments = study.environment.arguments
-    summary = summarise(evaluation, seconds, arguments["chunks"] * arguments["layers"])
-    said = verdict(summary)
+    summaries = summarise(
+        evaluation, _mean_seconds(folder, trials), arguments["chunks"] * arguments["layers"]
+    )
+    said = verdict(summaries)
     folder.write("evaluation.csv", evaluation.to_csv(index=False, lineterminator="\n"))
     folder.write_json(
         "summary.json",
@@ -79,21 +79,21 @@ def conclude(
             "study": study.name,
             "environment": study.environment.id,
             "verdict": said,
-            "agents": {str(label): _plain(row) for label, row in summary.iterrows()},
+            "agents": [dataclasses.asdict(each) for each in summaries],
             "failed": dict(failed),
         },
     )
     draw_curves(folder, study, trials)
-    write_report(folder, study, summary, said, notes(study, failed))
-    return summary, said
+    write_report(folder, study, summaries, said, notes(study, failed))
+    return summaries, said
 
 
 def notes(study: Study, failed: Mapping[str, str]) -> list[str]:
     """What has to be known to read the table."""
     ctx = study.environment.arguments["ctx"]
     return [
-        "mean return ± half of the 95 % interval over training seeds (Student's t); a fixed span has "
-        "nothing to train, so it is evaluated once",
+        "mean return ± half of the 95 % interval over training seeds (Student's t); a fixed span "
+        "has nothing to train, so it is evaluated once",
         "score: random 0, best fixed span 1",
         f"mean span in tokens of {ctx}; visited keys a decision, of {ctx**2:,} in one pass of full "
         "attention; seconds a trial",
@@ -106,10 +106,9 @@ def decisions_by_trial(study: Study) -> dict[str, int]:
     return {trial.name: decisions(study, trial) for trial in study.trials()}
 
 
-def _plain(row: pd.Series) -> dict[str, object]:
-    """A row for JSON, which has no NaN."""
-    plain = {str(name): getattr(value, "item", lambda v=value: v)() for name, value in row.items()}
-    return {
-        name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in plain.items()
-    }
+def _mean_seconds(folder: RunFolder, trials: list[Trial]) -> dict[str, float]:
+    """Mean wall time of a trial, by the agent's label."""
+    seconds: dict[str, list[float]] = {}
+    for trial in trials:
+        seconds.setdefault(trial.entry.label, []).append(folder.result(trial)["wall_seconds"])
+    return {label: statistics.fmean(each) for label, each in seconds.items()}

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import matplotlib
-
-matplotlib.use("agg")
-
-import matplotlib.pyplot as plt
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -43,8 +39,9 @@ def draw_curves(folder: RunFolder, study: Study, trials: list[Trial]) -> None:
         UserError: The stored rows are damaged.
     """
     evaluation = folder.evaluation(trials)
-    with plt.rc_context({"svg.hashsalt": "spangym", "font.size": 10, "svg.fonttype": "none"}):
-        figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    with mpl.rc_context({"svg.hashsalt": "spangym", "font.size": 10, "svg.fonttype": "none"}):
+        figure = Figure(figsize=(9, 5), layout="constrained")
+        axes = figure.subplots()
         colours = iter(_COLOURS * len(study.agents))
         labels = [entry.label for entry in study.agents]
         for label in [*labels, "random"]:
@@ -60,7 +57,6 @@ def draw_curves(folder: RunFolder, study: Study, trials: list[Trial]) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         figure.legend(loc="outside right upper", frameon=False)
         _save(folder, figure)
-        plt.close(figure)
 
 
 def smoothed(curve: pd.DataFrame, steps: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -95,11 +91,16 @@ def _draw_agent(
 
 
 def _draw_fixed(axes: Axes, evaluation: pd.DataFrame) -> None:
-    means = evaluation.groupby("agent")["return"].mean().reindex(FIXED).dropna()
-    if means.empty:
-        return
-    for label in {means.idxmax(), means.idxmin()}:
-        level = float(means[label])
+    means = {
+        label: float(np.mean(rows["return"]))
+        for label in FIXED
+        if len(rows := evaluation[evaluation["agent"] == label])
+    }
+    # The best and the worst, once if they are the same.
+    for label in dict.fromkeys(
+        [max(means, key=means.__getitem__), min(means, key=means.__getitem__)]
+    ):
+        level = means[label]
         axes.axhline(level, color="black", linestyle="--", linewidth=0.9)
         axes.annotate(
             f"{label} (evaluation)",

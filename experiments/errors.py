@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something in the input is wrong; the message says what, and what would be right, in a line."""
+    """Something in the input is wrong; the message says in a line what, and what would be right."""

@@ -5,27 +5,31 @@ from __future__ import annotations
 from typing import Any
 
 import jinja2
-import pandas as pd
 
 from .run_folder import RunFolder
+from .statistics import AgentSummary
 from .studies import Study
 from .table import COLUMNS, cells
 
 
 def write_report(
-    folder: RunFolder, study: Study, summary: pd.DataFrame, verdict: str, notes: list[str]
+    folder: RunFolder,
+    study: Study,
+    summaries: list[AgentSummary],
+    verdict: str,
+    notes: list[str],
 ) -> None:
     """Write ``report.html`` beside the figures it shows.
 
     Args:
         folder: Folder of the run, its figures drawn.
         study: What was run.
-        summary: One row an agent.
-        verdict: What the comparison says, in a sentence.
+        summaries: One an agent, in the order of the rows.
+        verdict: What the comparison says, in a few sentences.
         notes: What has to be known to read the table, and trials that failed.
     """
     templates = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__ or "", "templates"),
+        loader=jinja2.PackageLoader("spangym.experiments", "templates"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -35,7 +39,7 @@ def write_report(
     html = templates.get_template("report.html").render(
         study=study,
         columns=COLUMNS,
-        rows=list(zip(cells(summary), summary["reference"], strict=True)),
+        rows=[(cells(each), each.is_reference) for each in summaries],
         verdict=verdict,
         notes=notes,
         manifest=manifest,

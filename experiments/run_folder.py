@@ -16,6 +16,8 @@ from ..agents.files import written_whole
 from .errors import UserError
 from .studies import Study, Trial, parse_resolved
 
+_EVALUATION_COLUMNS = ("agent", "training_seed", "return", "mean_span", "visited_keys")
+
 
 class RunFolder:
     """Folder of a run.
@@ -138,7 +140,7 @@ class RunFolder:
         Raises:
             UserError: They cannot be read.
         """
-        return self._read_csv(f"trials/{trial.name}/curve.csv")
+        return self._read_csv(f"trials/{trial.name}/curve.csv", ("step", "return"))
 
     def evaluation(self, trials: Iterable[Trial]) -> pd.DataFrame:
         """Rows of the trials' ``evaluation.csv``, one below the other.
@@ -147,7 +149,10 @@ class RunFolder:
             UserError: They cannot be read.
         """
         return pd.concat(
-            [self._read_csv(f"trials/{trial.name}/evaluation.csv") for trial in trials],
+            [
+                self._read_csv(f"trials/{trial.name}/evaluation.csv", _EVALUATION_COLUMNS)
+                for trial in trials
+            ],
             ignore_index=True,
         )
 
@@ -175,13 +180,17 @@ class RunFolder:
             raise self._damaged(name, "not a JSON object")
         return content
 
-    def _read_csv(self, name: str) -> pd.DataFrame:
+    def _read_csv(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
         try:
-            rows = pd.read_csv(self.path / name, float_precision="round_trip")
+            rows = pd.read_csv(self.path / name)
         except (OSError, EmptyDataError, ParserError, UnicodeDecodeError) as error:
             raise self._damaged(name, error) from error
+        if lacking := [column for column in columns if column not in rows]:
+            raise self._damaged(name, f"it lacks the columns {', '.join(lacking)}")
         numbers = rows.drop(columns="agent", errors="ignore")
-        if numbers.isna().any(axis=None) or len(rows) and (numbers.dtypes == object).any():
+        if numbers.isna().any(axis=None) or (
+            len(rows) and numbers.select_dtypes(exclude="number").columns.any()
+        ):
             raise self._damaged(name, "a row is cut short or holds no number")
         return rows
 

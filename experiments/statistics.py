@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats
 
 from .studies import FIXED, REFERENCES
@@ -12,7 +16,37 @@ from .studies import FIXED, REFERENCES
 CONFIDENCE = 0.95
 
 
-def interval_half_width(values: pd.Series) -> float:
+@dataclass(frozen=True)
+class AgentSummary:
+    """How an agent fared in evaluation; means over training seeds.
+
+    Attributes:
+        label: The agent's label.
+        mean_return: Return an episode.
+        interval: Half of the 95 % interval of the mean return; None for a single seed.
+        score: 0 for random, 1 for the best fixed span; None where these are missing or equal.
+        mean_span: Span of a decision, in tokens.
+        visited_keys: Query-key pairs scored in a decision.
+        seconds: Wall time of a trial.
+        seeds: Training seeds.
+    """
+
+    label: str
+    mean_return: float
+    interval: float | None
+    score: float | None
+    mean_span: float
+    visited_keys: float
+    seconds: float
+    seeds: int
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is a policy that learns nothing."""
+        return self.label in REFERENCES
+
+
+def half_width(values: NDArray[np.float64]) -> float | None:
     """Half of the 95 % interval of a mean, by Student's t over the values.
 
     The values must be independent: one for each training seed. With three of them the interval is
@@ -22,89 +56,97 @@ def interval_half_width(values: pd.Series) -> float:
         values: One mean return a training seed.
 
     Returns:
-        The half width; NaN for fewer than two values.
+        The half width; None for a single value.
 
     Example:
-        >>> round(interval_half_width(pd.Series([1.0, 2.0, 3.0])), 3)
+        >>> round(half_width(np.array([1.0, 2.0, 3.0])), 3)
         2.484
     """
     count = len(values)
     if count < 2:
-        return math.nan
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)
-    return float(quantile * values.std(ddof=1) / math.sqrt(count))
+        return None
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1))
+    return quantile * float(values.std(ddof=1)) / math.sqrt(count)
 
 
-def summarise(evaluation: pd.DataFrame, seconds: pd.DataFrame, decisions: int) -> pd.DataFrame:
-    """One row an agent, the highest mean return first.
+def summarise(
+    evaluation: pd.DataFrame, seconds: Mapping[str, float], decisions: int
+) -> list[AgentSummary]:
+    """How each agent fared, the highest mean return first.
 
     The unit of replication is the training seed: episodes are averaged within it first. Scores are
-    0 for random and 1 for the best fixed span, both references that no compared agent changes.
+    set by references that no compared agent changes.
 
     Args:
         evaluation: Rows of ``evaluation.csv``.
-        seconds: Columns ``agent``, ``seed`` and ``wall_seconds``, one row a trial.
+        seconds: Mean wall time of a trial, by the agent's label.
         decisions: Decisions in an episode.
-
-    Returns:
-        Indexed by agent, with ``mean_return``, ``interval`` (half of the 95 % interval over
-        training seeds, NaN for a single one), ``score`` (NaN where the references are equal),
-        ``mean_span`` in tokens, ``visited_keys`` a decision, ``seconds`` a trial, ``seeds``, and
-        ``reference`` (a policy that learns nothing).
     """
-    by_seed = evaluation.groupby(["agent", "training_seed"])[
-        ["return", "mean_span", "visited_keys"]
-    ].mean()
-    by_agent = by_seed.groupby("agent")
-    summary = by_agent[["mean_span"]].mean()
-    summary.insert(0, "mean_return", by_agent["return"].mean())
-    summary.insert(1, "interval", by_agent["return"].agg(interval_half_width))
-    low = summary["mean_return"].get("random", math.nan)
-    high = summary["mean_return"].reindex(FIXED).max()
-    gap = high - low if high > low else math.nan
-    summary.insert(2, "score", (summary["mean_return"] - low) / gap)
-    summary["visited_keys"] = by_agent["visited_keys"].mean() / decisions
-    summary["seconds"] = seconds.groupby("agent")["wall_seconds"].mean()
-    summary["seeds"] = by_agent.size()
-    summary["reference"] = summary.index.isin(REFERENCES)
-    return summary.sort_values("mean_return", ascending=False, kind="stable")
+    columns = ["return", "mean_span", "visited_keys"]
+    by_seed = pd.DataFrame(
+        evaluation.groupby(["agent", "training_seed"], sort=False)[columns].mean()
+    )
+    means: dict[str, NDArray[np.float64]] = {
+        str(label): rows.to_numpy(float) for label, rows in by_seed.groupby(level=0, sort=False)
+    }
+    returns = {label: float(rows[:, 0].mean()) for label, rows in means.items()}
+    summaries = [
+        AgentSummary(
+            label=label,
+            mean_return=returns[label],
+            interval=half_width(rows[:, 0]),
+            score=_score(returns[label], returns),
+            mean_span=float(rows[:, 1].mean()),
+            visited_keys=float(rows[:, 2].mean()) / decisions,
+            seconds=seconds[label],
+            seeds=len(rows),
+        )
+        for label, rows in means.items()
+    ]
+    return sorted(summaries, key=lambda each: each.mean_return, reverse=True)
 
 
-def verdict(summary: pd.DataFrame) -> str:
-    """What the comparison says, in a sentence or two, made from the numbers.
+def _score(value: float, returns: Mapping[str, float]) -> float | None:
+    fixed = [returns[label] for label in FIXED if label in returns]
+    if "random" not in returns or not fixed or max(fixed) <= returns["random"]:
+        return None
+    return (value - returns["random"]) / (max(fixed) - returns["random"])
+
+
+def verdict(summaries: Sequence[AgentSummary]) -> str:
+    """What the comparison says, in a few sentences made from the numbers.
 
     A learner counts as better or worse than the best fixed span only where its interval leaves that
     span's return out.
+
+    Args:
+        summaries: As `summarise` returns them.
     """
-    fixed = summary[summary.index.isin(FIXED)]
-    learners = summary[~summary["reference"]]
-    if fixed.empty:
-        return "No fixed span was evaluated."
-    best, bar = str(fixed.index[0]), float(fixed["mean_return"].iloc[0])
-    if learners.empty:
-        return f"The best fixed span is {best}; no learner was compared."
-    sides: dict[str, list[str]] = {"better": [], "worse": [], "undecided": []}
-    for label, row in learners.iterrows():
-        distance = row["mean_return"] - bar
-        if not abs(distance) > row["interval"]:
-            side = "undecided"
+    bar = next((each for each in summaries if each.label in FIXED), None)
+    if bar is None:
+        return "No fixed span was evaluated: there is nothing to compare with."
+    learners = [each for each in summaries if not each.is_reference]
+    if not learners:
+        return f"The best fixed span is {bar.label}; no learner was compared."
+    better, worse, open_ = [], [], []
+    for each in learners:
+        distance = each.mean_return - bar.mean_return
+        if each.interval is None or abs(distance) <= each.interval:
+            open_.append(each.label)
         else:
-            side = "better" if distance > 0 else "worse"
-        sides[side].append(str(label))
-    said = [
-        f"{_list(sides['better'])} better than the best fixed span ({best})",
-        f"{_list(sides['worse'])} worse than it" if sides["better"] else
-        f"{_list(sides['worse'])} worse than the best fixed span ({best})",
-        f"for {', '.join(sides['undecided'])} the seeds are too few to tell from {best}",
-    ]
-    kept = [text for text, side in zip(said, sides.values(), strict=True) if side]
-    sentence = "; ".join(kept)
-    if not sides["better"]:
-        sentence += ": no learner beats a policy that learns nothing"
-    return sentence[0].upper() + sentence[1:] + "."
+            (better if distance > 0 else worse).append(each.label)
+    who = (
+        f"{_list(better)} {'beats' if len(better) == 1 else 'beat'}"
+        if better
+        else "No learner beats"
+    )
+    sentences = [f"{who} the best fixed span, {bar.label}."]
+    if worse:
+        sentences.append(f"{_list(worse)} {'is' if len(worse) == 1 else 'are'} worse than it.")
+    if open_:
+        sentences.append(f"For {_list(open_)} the seeds are too few to tell.")
+    return " ".join(sentences)
 
 
 def _list(labels: list[str]) -> str:
-    if len(labels) == 1:
-        return f"{labels[0]} is"
-    return f"{', '.join(labels[:-1])} and {labels[-1]} are" if labels else ""
+    return " and ".join(filter(None, [", ".join(labels[:-1]), labels[-1]]))

@@ -202,7 +202,7 @@ class Study:
 
 def shipped_studies() -> dict[str, str]:
     """TOML texts of the studies that come with the package, by name."""
-    folder = resources.files(__package__) / "studies"
+    folder = resources.files("spangym.experiments") / "studies"
     files = [each for each in folder.iterdir() if each.name.endswith(".toml")]
     return {each.name.removesuffix(".toml"): each.read_text("utf-8") for each in files}
 
@@ -336,10 +336,12 @@ def _check_budget(study: Study) -> None:
 
 
 def _in_a_line(error: ValidationError) -> str:
-    first = error.errors()[0]
+    # A misspelt key is also a missing one: the misspelling says more.
+    unknown = "unexpected_keyword_argument"
+    first = min(error.errors(), key=lambda each: each["type"] != unknown)
     *path, last = [str(part) for part in first["loc"]]
     where = ".".join([*path, last])
-    if first["type"] == "unexpected_keyword_argument":
+    if first["type"] == unknown:
         return f"key {where!r} is unknown{did_you_mean(last, _keys_beside(path))}"
     if first["type"] in ("missing", "missing_argument"):
         return f"key {where!r} is missing"

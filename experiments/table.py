@@ -1,48 +1,44 @@
-"""The comparison as a table in the terminal."""
+"""The comparison as a table."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 
-import pandas as pd
 from rich.table import Table
+
+from .statistics import AgentSummary
 
 COLUMNS = ("agent", "mean return", "score", "mean span", "visited keys", "seconds")
 
 
-def cells(summary: pd.DataFrame) -> list[tuple[str, ...]]:
-    """The table's cells as text, one row an agent.
-
-    Args:
-        summary: As `spangym.experiments.statistics.summarise` returns it.
-    """
-    return [
-        (
-            str(label),
-            _with_interval(row["mean_return"], row["interval"]),
-            "-" if math.isnan(row["score"]) else f"{row['score']:.2f}",
-            f"{row['mean_span']:.0f}",
-            f"{row['visited_keys']:,.0f}",
-            f"{row['seconds']:.1f}",
-        )
-        for label, row in summary.iterrows()
-    ]
+def cells(summary: AgentSummary) -> tuple[str, ...]:
+    """An agent's row as text, by `COLUMNS`."""
+    interval = "" if summary.interval is None else f" ± {summary.interval:.3f}"
+    return (
+        summary.label,
+        _fixed_point(summary.mean_return, 3) + interval,
+        "-" if summary.score is None else _fixed_point(summary.score, 2),
+        f"{summary.mean_span:.0f}",
+        f"{summary.visited_keys:,.0f}",
+        f"{summary.seconds:.1f}",
+    )
 
 
-def make_table(summary: pd.DataFrame, title: str) -> Table:
+def make_table(summaries: Iterable[AgentSummary], title: str) -> Table:
     """The table for the terminal; reference policies are dim.
 
     Args:
-        summary: As `spangym.experiments.statistics.summarise` returns it.
+        summaries: One an agent, in the order of the rows.
         title: What stands above it.
     """
     table = Table(title=title, title_justify="left", title_style="bold")
     for index, name in enumerate(COLUMNS):
         table.add_column(name, justify="right" if index else "left")
-    for row, reference in zip(cells(summary), summary["reference"], strict=True):
-        table.add_row(*row, style="dim" if reference else None)
+    for summary in summaries:
+        table.add_row(*cells(summary), style="dim" if summary.is_reference else None)
     return table
 
 
-def _with_interval(mean: float, half_width: float) -> str:
-    return f"{mean:.3f}" if math.isnan(half_width) else f"{mean:.3f} ± {half_width:.3f}"
+def _fixed_point(value: float, places: int) -> str:
+    """With so many places, and no minus before a zero."""
+    return f"{round(value, places) + 0.0:.{places}f}"

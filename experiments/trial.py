@@ -58,7 +58,8 @@ def run_trial(study: Study, trial: Trial, folder: Path, progress: Callable[[int]
             lambda steps: progress(recorder.steps + steps),
         )
         judged = pd.DataFrame(rows)
-        recorder.evaluated(judged["return"].mean())
+        mean_return = float(judged["return"].to_numpy(float).mean())
+        recorder.evaluated(mean_return)
     finally:
         recorder.close()
     judged.insert(0, "agent", entry.label)
@@ -69,7 +70,7 @@ def run_trial(study: Study, trial: Trial, folder: Path, progress: Callable[[int]
         "agent": entry.label,
         "seed": trial.seed,
         "training_steps": recorder.steps,
-        "evaluation_return": judged["return"].mean(),
+        "evaluation_return": mean_return,
         "wall_seconds": round(time.perf_counter() - began, 3),
     }
     with written_whole(folder / "result.json") as aside:

@@ -61,9 +61,7 @@ class _Worker:
     trial: Trial | None = None
 
 
-def run_trials(
-    study: Study, trials: Sequence[tuple[Trial, Path]], jobs: int
-) -> Iterator[Event]:
+def run_trials(study: Study, trials: Sequence[tuple[Trial, Path]], jobs: int) -> Iterator[Event]:
     """Run trials side by side; yields what happens as it happens.
 
     A trial that fails leaves ``error.txt`` in its folder and does not stop the others. When the
@@ -113,7 +111,9 @@ def _receive(worker: _Worker) -> Event:
         worker.process.join()
         assert worker.trial is not None
         code = worker.process.exitcode
-        cause = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        cause = (
+            f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        )
         return Failed(worker.trial, f"its process ended before it ({cause}); out of memory?")
 
 

@@ -21,7 +21,7 @@ Kernel = Callable[[Tensor, Tensor, Tensor, Spans, Tensor | None], tuple[Tensor, 
 
 
 def for_device(device: torch.device) -> Kernel:
-    """The fastest kernel for tensors on a device: strided windows on the CPU, else the reference."""
+    """The kernel for tensors on a device: strided windows on the CPU, else the reference."""
     return cpu.attend if device.type == "cpu" else reference.attend
 
 

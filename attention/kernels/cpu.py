@@ -65,13 +65,22 @@ def _attend_lane(
 
 
 def _interior(
-    q: Tensor, k: Tensor, v: Tensor, window: int, span: int, first: int, last: int, todo: Tensor | None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int,
+    span: int,
+    first: int,
+    last: int,
+    todo: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     count, reach = last - first, span - window
     start = first * window
     queries = q[:, start : last * window].unflatten(1, (count, window)).transpose(0, 1)
     keys = _windows_of_keys(k[:, start - reach :], window, reach + span, count)
-    values = keys if v is k else _windows_of_keys(v[:, start - reach :], window, reach + span, count)
+    values = (
+        keys if v is k else _windows_of_keys(v[:, start - reach :], window, reach + span, count)
+    )
     if todo is None or bool((chosen := todo[first:last]).all()):
         return _flatten(*_fused(queries, keys, values))
     index = chosen.nonzero().squeeze(1)
@@ -80,7 +89,10 @@ def _interior(
         some_keys = keys[index]
         some_values = some_keys if values is keys else values[index]
         some_out, some_lse = _fused(queries[index], some_keys, some_values)
-        out, lse = out.index_copy(0, index, some_out), lse.index_copy(0, index, some_lse.to(lse.dtype))
+        out, lse = (
+            out.index_copy(0, index, some_out),
+            lse.index_copy(0, index, some_lse.to(lse.dtype)),
+        )
     return _flatten(out, lse)
 
 
@@ -101,7 +113,10 @@ def _windows_of_keys(keys: Tensor, window: int, length: int, count: int) -> Tens
 
 
 def _flatten(out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
-    """(windows, heads, window, size) -> (tokens, heads, size); a view, as the fused call lays it."""
+    """Join windows: (windows, heads, window, size) -> (tokens, heads, size).
+
+    A view on what the fused call returns, since it lays the heads innermost.
+    """
     return out.transpose(1, 2).flatten(0, 1), lse.transpose(1, 2).flatten(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""The plain kernel: a dense mask, any device, any floating type. What the others are tested against."""
+"""The plain kernel, on any device: a dense mask. What the other kernels are tested against."""
 
 from __future__ import annotations
 

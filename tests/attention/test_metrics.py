@@ -1,0 +1,52 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spangym.attention.metrics import digits, features, pool, quality, state_id
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_reproduces_the_original(golden: Path, case: int):
+    recorded = np.load(golden / "features.npz")
+    x = torch.from_numpy(recorded[f"x{case}"])
+    # The original averages over the batch too: its batch is one lane here.
+    lane = x.flatten(0, 1)[None]
+    got = features(lane)
+    np.testing.assert_allclose(got[0], recorded[f"features{case}"], rtol=1e-5, atol=1e-6)
+    assert digits(got)[0].tolist() == recorded[f"digits{case}"].tolist()
+    assert state_id(digits(got)[0].tolist()) == recorded[f"state_id{case}"]
+    assert quality(lane).quality.item() == pytest.approx(recorded[f"quality{case}"], abs=1e-5)
+
+
+def test_state_of_a_silent_local_path():
+    # What the original recorded for an output of zeros: all digits 5.
+    assert state_id(digits(features(torch.zeros(1, 40, 16)))[0].tolist()) == 2495
+
+
+@given(st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=20))
+def test_digits_count_the_edges_below(values: list[float]):
+    edges = np.linspace(-1, 1, 10)
+    expected = [int((edges <= value).sum()) for value in values]
+    assert digits(torch.tensor(values)).tolist() == expected
+
+
+def test_quality_in_words():
+    output = torch.tensor([[[0.5, -1.0], [0.0, 2.0]]])
+    judged = quality(output)
+    tiny = 1e-10
+    tokens = [
+        -(0.5 * np.log(0.5) + tiny * np.log(tiny)),
+        -(tiny * np.log(tiny) + 2.0 * np.log(2.0)),
+    ]
+    assert judged.coverage.item() == 0.5
+    assert judged.entropy.item() == pytest.approx(np.mean(tokens))
+    assert judged.quality.item() == pytest.approx(0.5 - 0.1 * np.mean(tokens))
+
+
+def test_pooling_keeps_means_and_variances_apart():
+    pooled = pool(torch.tensor([[1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0]]), groups=2)
+    assert pooled.tolist() == [[1.5, 3.5, 15.0, 35.0]]

@@ -1,0 +1,184 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from spangym.attention import KeyValueCache
+from spangym.attention.metrics import digits, features, quality, state_id
+from spangym.envs import Settings, Simulator, SpanControlEnv, SpanControlVecEnv
+
+SMALL = {"dims": 16, "heads": 2, "ctx": 32, "chunks": 3}
+
+
+def test_an_episode_in_words():
+    """Chunk by chunk and layer by layer, as the design says, beside the environment."""
+    env = SpanControlEnv(**SMALL, layers=2, encoding="digits", price=0.5)
+    observation, info = env.reset(seed=3)
+    simulator = env.simulator
+    stream = simulator.source.stream(gym.utils.seeding.np_random(3)[0], 4 * 32)
+    assert info == {"source": stream.kind}
+    caches = [KeyValueCache(), KeyValueCache()]
+    actions = iter([9, 3, 0, 5, 1, 8])
+    for chunk in range(3):
+        tokens = torch.tensor(stream.tokens[chunk * 32 : chunk * 32 + 32].astype(int))
+        hidden = simulator.embedding[tokens][None]
+        for index, layer in enumerate(simulator.layers):
+            seen = digits(layer.features(hidden))[0]
+            assert observation.tolist() == seen.tolist()
+            action = next(actions)
+            with torch.no_grad():
+                outcome = layer.outcome(hidden, action, cache=caches[index])
+            observation, reward, terminated, truncated, info = env.step(action)
+            cost = 0.5 * outcome.visited_keys.item() / 32**2
+            judged = quality(outcome.local_output)
+            assert reward == pytest.approx(judged.quality.item() - cost, abs=1e-6)
+            assert info["reward_parts"] == pytest.approx(
+                {
+                    "coverage": judged.coverage.item(),
+                    "entropy": -0.1 * judged.entropy.item(),
+                    "price": -cost,
+                }
+            )
+            assert sum(info["reward_parts"].values()) == pytest.approx(reward)
+            assert (info["chunk"], info["layer"]) == (chunk, index)
+            for name in ("window", "span", "visited_keys", "focus_steps", "scale"):
+                assert info[name] == getattr(outcome, name).item()
+            assert not terminated
+            assert truncated == ((chunk, index) == (2, 1))
+            hidden = outcome.output
+    with pytest.raises(RuntimeError, match="call reset"):
+        env.step(0)
+
+
+def test_the_last_observation_is_of_the_chunk_that_would_follow():
+    env = SpanControlEnv(**SMALL)
+    env.reset(seed=0)
+    stream = env.simulator.source.stream(gym.utils.seeding.np_random(0)[0], 4 * 32)
+    for _ in range(6):
+        observation, *_ = env.step(5)
+    hidden = env.simulator.embedding[torch.tensor(stream.tokens[96:].astype(int))][None]
+    expected = digits(env.simulator.layers[0].features(hidden))[0]
+    assert observation.tolist() == expected.tolist()
+
+
+def test_state_is_the_originals_id_of_the_digits():
+    by_digits, by_state = SpanControlEnv(**SMALL), SpanControlEnv(**SMALL, encoding="state")
+    seen, state = by_digits.reset(seed=2)[0], by_state.reset(seed=2)[0]
+    for action in [4, 9, 0, 2]:
+        assert state == state_id(seen.tolist())
+        seen, state = by_digits.step(action)[0], by_state.step(action)[0]
+
+
+def test_box_is_the_digits_scaled():
+    by_digits, by_box = SpanControlEnv(**SMALL), SpanControlEnv(**SMALL, encoding="box")
+    seen, box = by_digits.reset(seed=2)[0], by_box.reset(seed=2)[0]
+    np.testing.assert_allclose(box, seen / 5 - 1, atol=1e-7)
+
+
+def test_groups_average_neighbouring_dimensions():
+    raw = SpanControlEnv(**SMALL, encoding="features")
+    pooled = SpanControlEnv(**SMALL, encoding="features", groups=4, layer_index=True)
+    expected = raw.reset(seed=2)[0].reshape(8, 4).mean(1)
+    seen = pooled.reset(seed=2)[0]
+    np.testing.assert_allclose(seen[:-1], expected, atol=1e-6)
+    assert seen[-1] == -1
+    assert pooled.step(3)[0][-1] == 1
+
+
+def test_lanes_behave_as_scalar_environments_to_the_bit():
+    settings = Settings(**SMALL, encoding="features")
+    vector = SpanControlVecEnv(settings, lanes=5)
+    vector.seed(11)
+    scalars = [SpanControlEnv(**SMALL, encoding="features") for _ in range(5)]
+    seen = vector.reset()
+    for lane, env in enumerate(scalars):
+        np.testing.assert_array_equal(seen[lane], env.reset(seed=11 + lane)[0])
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        actions = generator.integers(10, size=5)
+        seen, rewards, dones, infos = vector.step(actions)
+        for lane, env in enumerate(scalars):
+            observation, reward, _, truncated, info = env.step(actions[lane])
+            assert rewards[lane] == reward
+            assert dones[lane] == truncated == infos[lane]["TimeLimit.truncated"]
+            assert {key: infos[lane][key] for key in info} == info
+            if truncated:
+                np.testing.assert_array_equal(infos[lane]["terminal_observation"], observation)
+                observation, _ = env.reset()
+            np.testing.assert_array_equal(seen[lane], observation)
+
+
+def test_vec_env_gives_fresh_arrays():
+    env = SpanControlVecEnv(Settings(**SMALL, encoding="box"), lanes=2)
+    arrays = [env.reset(), *(env.step(np.array([1, 2]))[0] for _ in range(8))]
+    for index, array in enumerate(arrays):
+        assert array.dtype == np.float32
+        assert not any(np.shares_memory(array, other) for other in arrays[:index])
+
+
+def test_weights_come_from_their_own_seed():
+    one, same, other = (
+        Simulator(Settings(**SMALL, weights_seed=seed), lanes=1) for seed in (0, 0, 1)
+    )
+    weights = [each.layers[1].projection.weight for each in (one, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_nothing_draws_from_the_global_generators():
+    np.random.seed(0)  # noqa: NPY002  (the global state is what is looked at)
+    torch.manual_seed(0)
+    before = np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    env = SpanControlEnv(**SMALL)
+    env.reset(seed=0)
+    env.step(4)
+    assert np.random.get_state()[1].tolist() == before[0]  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), before[1])
+
+
+def test_timing_is_there_when_asked_for():
+    env = SpanControlEnv(**SMALL, timing=True)
+    env.reset(seed=0)
+    assert env.step(4)[4]["milliseconds"] > 0
+
+
+def test_features_are_of_the_normalised_input():
+    env = SpanControlEnv(**SMALL, encoding="features")
+    seen, _ = env.reset(seed=4)
+    layer, hidden = env.simulator.layers[0], env.simulator._hidden
+    expected = features(torch.nn.functional.layer_norm(hidden, (16,)))
+    np.testing.assert_allclose(seen, expected[0], atol=1e-6)
+    assert layer.ln_a.weight.tolist() == [1.0] * 16
+
+
+@pytest.mark.parametrize("action", [-1, 10, 2.5])
+def test_a_bad_action_is_an_error(action: float):
+    env = SpanControlEnv(**SMALL)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"action must be an integer in 0\.\.9"):
+        env.step(action)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"encodng": "box"}, TypeError, "did you mean 'encoding'?"),
+        ({"encoding": "boxx"}, ValueError, "did you mean 'box'?"),
+        ({"reward": "x"}, ValueError, "known are: quality"),
+        ({"layers": 0}, ValueError, "layers must be at least 1"),
+        ({"layers": "2"}, TypeError, "layers must be of type int, got '2'"),
+        ({"layers": True}, TypeError, "layers must be of type int"),
+        ({"groups": 5}, ValueError, "groups must divide dims"),
+        ({"price": -1.0}, ValueError, "price must be at least 0"),
+        ({"device": "cuda:77"}, ValueError, "device 'cuda:77' is not on this machine"),
+        ({"device": "warp"}, ValueError, "device 'warp' is not on this machine; it has: cpu"),
+        ({"heads": 3}, ValueError, "head must divide dims"),
+        ({"chunks": 1_000_000}, ValueError, "use fewer chunks or a smaller ctx"),
+    ],
+)
+def test_bad_arguments_say_what_would_be_right(
+    arguments: dict[str, object], error: type[Exception], message: str
+):
+    with pytest.raises(error) as caught:
+        SpanControlEnv(**arguments).reset(seed=0)
+    assert message in str(caught.value)

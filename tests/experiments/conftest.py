@@ -1,0 +1,61 @@
+"""A comparison small enough for the tests: real layers, real text, few steps."""
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from spangym.experiments.studies import Study, parse_study
+
+TINY = """
+name = "tiny"
+steps = 64
+seeds = [0, 1]
+
+[environment]
+id = "spangym/SpanControl-v0"
+arguments = { dims = 8, heads = 2, ctx = 16, chunks = 2, win_size = 16 }
+
+[evaluation]
+episodes = 2
+
+[[agents]]
+agent = "refiner"
+label = "pooled"
+groups = 2
+
+[[agents]]
+agent = "dqn"
+options = { gamma = 0.5 }
+"""
+
+Cli = Callable[[Sequence[object]], subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Study:
+    return parse_study(TINY, "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_without_learners(tiny: Study) -> Study:
+    return dataclasses.replace(tiny, agents=())
+
+
+def spangym(arguments: Sequence[object], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process of its own."""
+    command = [str(Path(sys.executable).with_name("spangym")), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Folder of a complete run, not to be changed, and what it printed."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.toml").write_text(TINY)
+    done = spangym(["compare", "tiny.toml", "--out", "run", "--jobs", 2], folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "run", done.stdout

@@ -1,0 +1,334 @@
+"""The command line as a user meets it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from spangym.experiments import cli
+from spangym.experiments.curves import smoothed
+from spangym.experiments.studies import parse_study
+
+from .conftest import TINY, spangym
+
+AGENTS = ["pooled", "dqn", "random", *(f"fixed:{action}" for action in range(10))]
+
+
+class TestFinishedRun:
+    def test_folder_holds_everything(self, finished_run: tuple[Path, str]):
+        folder, _ = finished_run
+        names = {each.name for each in folder.iterdir()}
+        assert names == {
+            "study.toml",
+            "manifest.json",
+            "trials",
+            "evaluation.csv",
+            "summary.json",
+            "reward_curves.png",
+            "reward_curves.svg",
+            "report.html",
+        }
+        trials = sorted(str(each.parent.relative_to(folder)) for each in folder.rglob("curve.csv"))
+        assert len(trials) == 2 + 2 + 2 + 10
+        for trial in trials:
+            files = {each.name.split(".")[0] for each in (folder / trial).iterdir()}
+            assert files == {"agent", "curve", "evaluation", "events", "result"}
+        heads = {each.read_text().partition("\n")[0] for each in folder.rglob("curve.csv")}
+        assert len(heads) == 1
+
+    def test_table_shows_every_agent(self, finished_run: tuple[Path, str]):
+        _, printed = finished_run
+        for agent in AGENTS:
+            assert re.search(rf"│ {agent} +│ +-?\d+\.\d{{3}}", printed), agent
+        for name in ("mean return", "score", "mean span", "visited keys", "seconds"):
+            assert name in printed
+        assert "fixed span" in printed
+
+    def test_study_is_runnable_again(self, finished_run: tuple[Path, str]):
+        folder, _ = finished_run
+        assert parse_study((folder / "study.toml").read_text(), "") == parse_study(TINY, "")
+
+    def test_manifest_says_what_it_was_made_with(self, finished_run: tuple[Path, str]):
+        manifest = json.loads((finished_run[0] / "manifest.json").read_text())
+        assert manifest["versions"]["python"].startswith("3.")
+        assert manifest["machine"]["device"] == "cpu"
+        assert manifest["command"][1:] == ["compare", "tiny.toml", "--out", "run", "--jobs", "2"]
+        hashes = manifest["content_sha256"]["train"]
+        assert set(hashes) == {"documentation", "code"}
+        assert all(len(each) == 64 for each in hashes.values())
+
+    def test_every_agent_is_judged_on_the_same_seeds(self, finished_run: tuple[Path, str]):
+        rows = pd.read_csv(finished_run[0] / "evaluation.csv")
+        assert sorted(rows["agent"].unique()) == sorted(AGENTS)
+        for _, each in rows.groupby(["agent", "training_seed"]):
+            assert each["evaluation_seed"].tolist() == [1_000_000, 1_000_001]
+
+    def test_summary_agrees_with_the_rows(self, finished_run: tuple[Path, str]):
+        folder, printed = finished_run
+        summary = json.loads((folder / "summary.json").read_text())
+        rows = pd.read_csv(folder / "evaluation.csv")
+        for each in summary["agents"]:
+            mine = rows[rows["agent"] == each["label"]]
+            assert each["mean_return"] == pytest.approx(mine["return"].mean())
+        assert " ".join(summary["verdict"].split()) in " ".join(printed.split())
+        assert summary["failed"] == {}
+
+    def test_report_needs_nothing_else(self, finished_run: tuple[Path, str]):
+        report = (finished_run[0] / "report.html").read_text()
+        assert not re.search(r"""(src|href)=["'](?!#)|@import|url\((?!#)""", report)
+        assert "<svg" in report
+        for agent in AGENTS:
+            assert f"<td>{agent}</td>" in report
+
+    def test_pictures_show_something(self, finished_run: tuple[Path, str]):
+        picture = np.asarray(Image.open(finished_run[0] / "reward_curves.png").convert("RGB"))
+        assert picture.shape[0] > 500
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+        drawn = (finished_run[0] / "reward_curves.svg").read_text()
+        for label in ("pooled", "dqn", "random", "environment steps", "return an episode"):
+            assert label in drawn
+
+    def test_again_with_other_jobs_gives_the_same_returns(
+        self, finished_run: tuple[Path, str], tmp_path: Path
+    ):
+        folder, _ = finished_run
+        done = spangym(["compare", folder / "study.toml", "--jobs", 1, "--out", "again"], tmp_path)
+        assert done.returncode == 0, done.stderr
+        again = tmp_path / "again"
+        assert (again / "evaluation.csv").read_bytes() == (folder / "evaluation.csv").read_bytes()
+        for curve in folder.rglob("curve.csv"):
+            one, other = (
+                pd.read_csv(root / curve.relative_to(folder)).drop(columns="wall_seconds")
+                for root in (folder, again)
+            )
+            pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+@pytest.fixture
+def copied_run(finished_run: tuple[Path, str], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished_run[0], tmp_path / "copied"))
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """The command line within this process; the exit code."""
+    monkeypatch.setattr(sys, "argv", ["spangym", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(each): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+
+
+def test_curves_redraws_the_same_and_touches_nothing_else(
+    copied_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    before = files_of(copied_run)
+    for name in ("reward_curves.png", "reward_curves.svg"):
+        (copied_run / name).unlink()
+    assert run_here(monkeypatch, "curves", copied_run) == 0
+    assert files_of(copied_run) == before
+    assert "drawn" in capsys.readouterr().out
+
+
+def test_curves_draws_what_is_finished(
+    copied_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (copied_run / "trials" / "dqn" / "seed-1" / "result.json").unlink()
+    assert run_here(monkeypatch, "curves", copied_run) == 0
+    assert "1 of 16 trials are not finished" in capsys.readouterr().out
+
+
+def test_resume_keeps_what_is_finished(copied_run: Path, finished_run: tuple[Path, str]):
+    gone = copied_run / "trials" / "dqn" / "seed-1"
+    (gone / "result.json").unlink()
+    (gone / "curve.csv").write_text("half a r")
+    kept = {
+        path: content for path, content in files_of(copied_run / "trials").items()
+        if "dqn/seed-1" not in path
+    }  # fmt: skip
+    (copied_run / "evaluation.csv").unlink()
+    done = spangym(["compare", "--resume", copied_run], copied_run.parent)
+    assert done.returncode == 0, done.stderr
+    assert "[16/16] dqn/seed-1: finished" in done.stdout
+    assert done.stdout.count("finished (") == 1
+    assert kept.items() <= files_of(copied_run / "trials").items()
+    again, first = (root / "evaluation.csv" for root in (copied_run, finished_run[0]))
+    assert again.read_bytes() == first.read_bytes()
+
+
+def test_interrupt_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path):
+    """A real Ctrl-C: SIGINT to the whole process group, as a terminal sends it."""
+    (tmp_path / "tiny.toml").write_text(TINY.replace("steps = 64", "steps = 100_000"))
+    command = [
+        str(Path(sys.executable).with_name("spangym")),
+        "compare",
+        "tiny.toml",
+        "--jobs",
+        "2",
+    ]
+    running = subprocess.Popen(
+        [*command, "--out", "run", "--agent", "random"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    # `random` trains long; both its trials are running once their curves have rows.
+    curves = [
+        tmp_path / "run" / "trials" / "random" / f"seed-{seed}" / "curve.csv" for seed in (0, 1)
+    ]
+    deadline = time.monotonic() + 60
+    while not all(each.exists() and each.read_text().count("\n") > 5 for each in curves):
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)
+    printed, errors = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert errors.strip() == (
+        "interrupted: 0 of 12 trials are finished and kept; "
+        "go on with: spangym compare --resume run"
+    )
+    assert "Traceback" not in printed
+
+
+OWN = """
+class Mine:
+    def choose_action(self, state):
+        return 7
+    def update(self, state, action, reward, next_state):
+        pass
+
+class Raises(Mine):
+    def update(self, state, action, reward, next_state):
+        raise ValueError("not today")
+"""
+
+
+def test_a_refiner_from_the_working_folder_and_one_that_fails(tmp_path: Path):
+    (tmp_path / "tiny.toml").write_text(TINY)
+    (tmp_path / "own.py").write_text(OWN)
+    arguments = ["--agent", "own:Mine", "--agent", "own:Raises", "--out", "run", "--seeds", 1]
+    done = spangym(["compare", "tiny.toml", *arguments], tmp_path)
+    assert done.returncode == 1
+    assert "│ own:Mine" in done.stdout
+    assert "failed: own-Raises/seed-0: ValueError: not today" in done.stdout
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    by_label = {each["label"]: each["mean_return"] for each in summary["agents"]}
+    assert by_label["own:Mine"] == by_label["fixed:7"]
+    assert "own:Raises" not in by_label
+    assert list(summary["failed"]) == ["own-Raises/seed-0"]
+    assert "not today" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "--agent", "refinr"], "agent 'refinr' is unknown; did you mean 'refiner'?"),
+        (["compare", "--agent", "nowhere:X"], "there is no module 'nowhere'"),
+        (["compare", "--agent", "own:NoUpdate"], "no method update(state, action, reward"),
+        (["compare", "--device", "cuda:9"], "device 'cuda:9' is not on this machine; it has: cpu"),
+        (["compare", "--seeds", "0"], "'--seeds': input should be greater than or equal to 1"),
+        (["compare", "--steps", "many"], "'--steps': input should be a valid integer"),
+        (["compare", "--stepz", "5"], "no such option: --stepz"),
+        (["compare", "--steps", "5"], "steps must be at least 16"),
+        (["compare", "quickstrat"], "did you mean 'quickstart'?"),
+        (["compare", "bad.toml"], "bad.toml: key 'stepz' is unknown; did you mean 'steps'?"),
+        (["compare", "--out", "full"], "folder 'full' is not empty"),
+        (["compare", "--out", "file/run"], "folder 'file/run' cannot be written: not a directory"),
+        (["compare", "--resume", "full"], "folder 'full' is not a run folder"),
+        (["compare", "--resume", "full", "--steps", "64"], "besides it give only --jobs"),
+        (["curves", "full"], "folder 'full' is not a run folder"),
+        (["curves", "nothing"], "folder 'nothing' is not a run folder"),
+        (["curvs"], "no such command 'curvs'"),
+        (["curves"], "missing argument 'FOLDER'"),
+    ],
+)
+def test_bad_input_gets_one_line_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text("class NoUpdate:\n    def choose_action(self, s): return 0\n")
+    (tmp_path / "bad.toml").write_text(TINY.replace("steps", "stepz"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("years of work")
+    (tmp_path / "file").write_text("")
+    before = files_of(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    assert run_here(monkeypatch, *arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("spangym: ")
+    assert said.err.count("\n") == 1
+    assert message.lower() in said.err.lower()
+    assert files_of(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "command", "message"),
+    [
+        ("study.toml", "name = ", "curves", "study.toml: not TOML"),
+        ("study.toml", "name = 3", "compare", "study.toml: key"),
+        ("manifest.json", "{", "compare", "manifest.json"),
+        ("manifest.json", "{}", "compare", "read other texts than this Python carries"),
+        ("trials/dqn/seed-0/result.json", "{", "curves", "dqn/seed-0/result.json"),
+        ("trials/dqn/seed-0/result.json", "[]", "compare", "not a JSON object"),
+        ("trials/dqn/seed-0/curve.csv", "step,return\n1,", "curves", "a row is cut short"),
+        ("trials/dqn/seed-0/curve.csv", "", "curves", "dqn/seed-0/curve.csv"),
+        (
+            "trials/dqn/seed-0/evaluation.csv",
+            "agent,training_seed,return,mean_span,visited_keys\na,1,x,2,3\n",
+            "curves",
+            "holds no number",
+        ),
+        ("trials/dqn/seed-0/evaluation.csv", "a\n", "compare", "it lacks the columns"),
+    ],
+)
+def test_a_damaged_run_folder_is_named(
+    copied_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: str,
+    command: str,
+    message: str,
+):
+    (copied_run / name).write_text(content)
+    arguments = ["compare", "--resume"] if command == "compare" else ["curves"]
+    assert run_here(monkeypatch, *arguments, copied_run) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert str(copied_run / name) in said or "read other texts" in said
+    assert message in said
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    assert run_here(monkeypatch, "--version") == 0
+    assert re.fullmatch(r"spangym \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_smoothing_averages_the_tenth_before():
+    curve = pd.DataFrame({"step": [10, 20, 30, 40], "return": [1.0, 3.0, 5.0, 7.0]})
+    grid, line = smoothed(curve, steps=200)
+    assert grid[[0, -1]].tolist() == [10, 40]
+    assert line[0] == 1.0
+    # Episodes that ended in (20, 40].
+    assert line[-1] == 6.0

@@ -1,0 +1,86 @@
+import pytest
+
+from spangym.experiments.errors import UserError
+from spangym.experiments.studies import Study, load_study, parse_study, shipped_studies
+
+from .conftest import TINY
+
+
+def test_what_is_written_reads_as_the_same_study(tiny: Study):
+    assert parse_study(tiny.to_toml(), "again") == tiny
+
+
+def test_resolved_study_spells_everything_out(tiny: Study):
+    assert tiny.environment.arguments["max_span"] == 384
+    assert [entry.label for entry in tiny.agents] == ["pooled", "dqn"]
+    assert [entry.encoding for entry in tiny.agents] == ["state", "box"]
+
+
+def test_references_stand_in_every_study(tiny: Study):
+    names = [trial.name for trial in tiny.trials()]
+    assert names[:4] == ["pooled/seed-0", "pooled/seed-1", "dqn/seed-0", "dqn/seed-1"]
+    assert names[4:6] == ["random/seed-0", "random/seed-1"]
+    assert names[6:] == [f"fixed-{action}/seed-0" for action in range(10)]
+
+
+def test_training_and_evaluation_read_different_text(tiny: Study):
+    assert tiny.training(tiny.agents[0]).split == "train"
+    assert tiny.judging(tiny.agents[0]).split == "evaluation"
+    assert min(tiny.seeds) + tiny.lanes < tiny.evaluation.first_seed
+
+
+@pytest.mark.parametrize("name", shipped_studies())
+def test_shipped_studies_are_studies(name: str):
+    assert load_study(name).name == name
+
+
+def test_quickstart_is_what_the_readme_says():
+    study = load_study("quickstart")
+    arguments = study.environment.arguments
+    assert [arguments[each] for each in ("layers", "dims", "heads", "ctx")] == [2, 64, 4, 256]
+    assert [entry.agent for entry in study.agents] == ["refiner", "refiner", "dqn", "ppo"]
+    assert len(study.seeds) == 3
+
+
+def test_changes_from_the_command_line(tiny: Study):
+    changed = tiny.changed(seeds=4, steps=128, agents=["pooled", "ppo", "random", "ppo"])
+    assert changed.seeds == (0, 1, 2, 3)
+    assert changed.steps == 128
+    assert [entry.label for entry in changed.agents] == ["pooled", "ppo"]
+    assert changed.agents[0] == tiny.agents[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("steps = 64", "stepz = 64", "key 'stepz' is unknown; did you mean 'steps'?"),
+        ("steps = 64", "", "key 'steps' is missing"),
+        ("steps = 64", 'steps = "64"', "key 'steps': input should be a valid integer, got '64'"),
+        ("steps = 64", "steps = 0", "key 'steps': input should be greater than or equal to 1"),
+        ("steps = 64", "steps = 2", "steps must be at least 4, one episode in each lane"),
+        ("steps = 64", "steps = 64\nlanes = 3", "steps must be a multiple of lanes"),
+        ("steps = 64", "steps = ", "not TOML"),
+        ("seeds = [0, 1]", "seeds = []", "key 'seeds'"),
+        ("seeds = [0, 1]", "seeds = [1, 1]", "seeds must differ"),
+        ("SpanControl-v0", "SpanControl-v9", "did you mean 'spangym/SpanControl-v0'?"),
+        ("ctx = 16", "ctxx = 16", "argument 'ctxx' is unknown; did you mean 'ctx'?"),
+        ("ctx = 16", "heads = 16", "not TOML"),
+        ("heads = 2", "heads = 3", "head must divide dims, got head=3, dims=8"),
+        ("chunks = 2", "encoding = 'box'", "set it for an agent"),
+        ("episodes = 2", "episode = 2", "key 'evaluation.episode' is unknown; did you mean 'epi"),
+        ('"refiner"', '"refinr"', "agent 'refinr' is unknown; did you mean 'refiner'?"),
+        ('label = "pooled"', 'label = "dqn"', "two agents are called 'dqn'"),
+        ('label = "pooled"', 'label = "random"', "two agents are called 'random'"),
+        ("groups = 2", "groups = 3", "groups must divide dims"),
+        ("groups = 2", 'encoding = "x"', "agent 'pooled': encoding 'x' is unknown"),
+        ("gamma = 0.5", "gama = 0.5", "agent 'dqn' has no option 'gama'; did you mean 'gamma'"),
+        ('agent = "refiner"', 'agent = "refiner"\noptions = { alpha = 2 }', "alpha must be in"),
+    ],
+)
+def test_what_is_wrong_is_said_with_what_would_be_right(old: str, new: str, message: str):
+    assert old in TINY
+    with pytest.raises(UserError) as caught:
+        parse_study(TINY.replace(old, new, 1), "tiny.toml").changed()
+    assert message in str(caught.value)
+    assert str(caught.value).startswith("tiny.toml: ")
+    assert "\n" not in str(caught.value)

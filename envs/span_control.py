@@ -13,7 +13,7 @@ from .settings import Settings
 from .simulator import Simulator
 
 
-class SpanControlEnv(gym.Env[Any, np.int64]):
+class SpanControlEnv(gym.Env[Any, int | np.integer[Any]]):
     """Decide, layer by layer, how far the queries of live attention layers look.
 
     ## Description
@@ -120,7 +120,7 @@ class SpanControlEnv(gym.Env[Any, np.int64]):
         observations, infos = self.simulator.reset([self.np_random])
         return observations[0], infos[0]
 
-    def step(self, action: np.int64) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.integer[Any]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Set the span of the coming layer and run it.
 
         Args:

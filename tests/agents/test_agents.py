@@ -54,7 +54,7 @@ def decisions(agent: Agent, name: str) -> list[int]:
     env = make_env(name, lanes=4)
     observations, chosen = env.reset(), []
     for _ in range(8):
-        actions = agent.predict(observations)
+        actions = agent.predict(np.asarray(observations))
         chosen += actions.tolist()
         observations, *_ = env.step(actions)
     return chosen
@@ -119,10 +119,11 @@ def test_refiner_learns_from_what_follows(monkeypatch: pytest.MonkeyPatch):
     env = make_env("refiner")
     ControllerAgent(Refiner(seed=0)).learn(env, 10)
     replay = make_env("refiner")
-    states = replay.reset()
+    states = np.asarray(replay.reset())
     for decision, action in zip(told, env.actions, strict=True):
         before = states[0]
-        states, rewards, dones, infos = replay.step(np.array([action]))
+        observations, rewards, dones, infos = replay.step(np.array([action]))
+        states = np.asarray(observations)
         last = infos[0]["terminal_observation"] if dones[0] else states[0]
         assert decision == (before, action, rewards[0], last)
 

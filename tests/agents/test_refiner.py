@@ -1,4 +1,6 @@
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,8 +53,6 @@ def test_storages_agree(updates: list[tuple[int, int, float, int]]):
 @STORED
 @given(updates=UPDATES)
 def test_what_is_saved_goes_on_alike(storage: str, updates: list[tuple[int, int, float, int]]):
-    import tempfile
-
     refiner, other = Refiner(seed=3, storage=storage), Refiner(seed=4, storage=storage)
     for update in updates:
         refiner.update(*update)
@@ -91,7 +91,7 @@ def test_is_a_span_controller():
         ({"storage": "list"}, "storage must be 'dict' or 'array'"),
     ],
 )
-def test_bad_options_name_the_rule(options: dict[str, float], rule: str):
+def test_bad_options_name_the_rule(options: dict[str, Any], rule: str):
     with pytest.raises(ValueError, match=rule):
         Refiner(**options)
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -208,9 +209,10 @@ def test_same_generator_same_weights():
         ({"dims": 3, "head": 1}, "dims must be at least 4"),
     ],
 )
-def test_bad_configuration_names_argument_and_rule(change: dict[str, int], rule: str):
+def test_bad_configuration_names_argument_and_rule(change: dict[str, Any], rule: str):
+    good: dict[str, Any] = {"ctx": 64, "dims": 32, "head": 4}
     with pytest.raises(ValueError, match=rule):
-        IntegratedAttention(**{"ctx": 64, "dims": 32, "head": 4, **change})
+        IntegratedAttention(**(good | change))
 
 
 @pytest.mark.parametrize("shape", [(1, 97, 32), (1, 0, 32), (1, 10, 31), (10, 32)])
@@ -274,6 +276,7 @@ class TestCache:
                 if step == 1:
                     attention(torch.from_numpy(recorded["x0"]), cache)
                 attention(x, cache)
+                assert cache.values is not None
                 assert cache.refreshed_keys is not None
                 assert cache.refreshed_values is not None
                 expected = recorded[f"update_key{step}"][:, 0].tolist()

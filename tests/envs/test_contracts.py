@@ -27,7 +27,7 @@ OBSERVATIONS = pytest.mark.parametrize(
     ],
     ids=lambda each: "-".join(str(value) for value in each.values()),
 )
-SMALL = {"dims": 16, "heads": 2, "ctx": 32, "chunks": 3}
+SMALL: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks": 3}
 
 
 @IDS

@@ -1,0 +1,39 @@
+# `make compare` and `make test` set themselves up; PYTHON names the Python to use (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Strictly editable: type checkers can follow it, but a file added or removed needs a new install,
+# so folders are among what the stamps depend on.
+PACKAGES := $(shell find attention envs agents experiments -type d -not -name __pycache__)
+INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt --config-settings editable_mode=strict
+
+.PHONY: compare test test-slow clean
+
+compare: $(VENV)/.installed
+	$(BIN)/spangym compare
+
+test: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "spangym needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# The development tools include all that the package needs.
+$(VENV)/.installed: $(BIN)/pip pyproject.toml constraints.txt $(PACKAGES)
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(BIN)/pip pyproject.toml constraints.txt $(PACKAGES)
+	$(INSTALL) --editable ".[dev]"
+	@touch $@ $(VENV)/.installed

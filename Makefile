@@ -31,9 +31,11 @@ $(BIN)/pip:
 
 # The development tools include all that the package needs.
 $(VENV)/.installed: $(BIN)/pip pyproject.toml constraints.txt $(PACKAGES)
+	@echo "installing spangym into $(VENV) (some minutes the first time)"
 	$(INSTALL) --editable .
 	@touch $@
 
 $(VENV)/.installed-dev: $(BIN)/pip pyproject.toml constraints.txt $(PACKAGES)
+	@echo "installing spangym and its development tools into $(VENV) (some minutes the first time)"
 	$(INSTALL) --editable ".[dev]"
 	@touch $@ $(VENV)/.installed

@@ -36,7 +36,7 @@ class BarsView:
         self._decisions = decisions
         self._steps = {trial.name: decisions[trial.name] for trial in finished}
         self._bars: dict[str, TaskID] = {}
-        self._progress = Progress(
+        self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
@@ -45,11 +45,11 @@ class BarsView:
             console=console,
             expand=True,
         )
-        self._whole = self._progress.add_task("[bold]all trials", total=sum(decisions.values()))
+        self._whole = self.progress.add_task("[bold]all trials", total=sum(decisions.values()))
         self._update_whole()
 
     def __enter__(self) -> BarsView:
-        self._progress.start()
+        self.progress.start()
         return self
 
     def __exit__(
@@ -58,26 +58,26 @@ class BarsView:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        self.progress.stop()
 
     def show(self, event: workers.Event) -> None:
         """Move the bars to what has happened."""
         trial, name = event.trial, event.trial.name
         if isinstance(event, workers.Started):
             label = f"{trial.entry.label} seed {trial.seed}"
-            self._bars[name] = self._progress.add_task(label, total=self._decisions[name])
+            self._bars[name] = self.progress.add_task(label, total=self._decisions[name])
         elif isinstance(event, workers.Progress):
             self._steps[name] = event.steps
-            self._progress.update(self._bars[name], completed=event.steps)
+            self.progress.update(self._bars[name], completed=event.steps)
         else:
             self._steps[name] = self._decisions[name]
-            self._progress.remove_task(self._bars.pop(name))
+            self.progress.remove_task(self._bars.pop(name))
             if isinstance(event, workers.Failed):
-                self._progress.console.print(f"failed: {name}: {event.error}", markup=False)
+                self.progress.console.print(f"failed: {name}: {event.error}", markup=False)
         self._update_whole()
 
     def _update_whole(self) -> None:
-        self._progress.update(self._whole, completed=sum(self._steps.values()))
+        self.progress.update(self._whole, completed=sum(self._steps.values()))
 
 
 class LinesView:

@@ -1,0 +1,97 @@
+"""What the README shows, run as a newcomer runs it: in a folder of one's own, in order."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spangym.experiments.statistics import AgentSummary, verdict
+from spangym.experiments.studies import load_study
+from spangym.experiments.table import cells
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+RESULTS = ROOT / "experiments" / "results" / "quickstart"
+
+
+def blocks(language: str) -> list[str]:
+    return [text for kind, text in BLOCKS if kind == language]
+
+
+def run(command: list[str], cwd: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_own_refiner_and_everything_after_it(tmp_path: Path):
+    python = blocks("python")
+    refiner = next(text for text in python if text.startswith("# my_refiner.py"))
+    assert refiner.count("\n") < 20
+    (tmp_path / "my_refiner.py").write_text(refiner)
+    (commands,) = [text for text in blocks("sh") if "make" not in text]
+    printed = run(["bash", "-euc", commands], tmp_path)
+    assert re.search(r"│ my_refiner:MyRefiner +│ ", printed)
+    assert (tmp_path / "runs" / "mine" / "reward_curves.png").exists()
+    # The last block loads what the comparison has trained.
+    assert (tmp_path / "runs/mine/trials/refiner/seed-0/agent.npz").exists()
+    everything = "\n".join(text for text in python if text is not refiner)
+    printed = run([sys.executable, "-c", everything], tmp_path)
+    assert "coverage" in printed
+
+
+def test_study_is_one(tmp_path: Path):
+    (text,) = blocks("toml")
+    (tmp_path / "study.toml").write_text(text)
+    assert load_study(str(tmp_path / "study.toml")).environment.arguments["price"] == 0.1
+
+
+def test_the_two_commands_are_there():
+    (commands,) = [text for text in blocks("sh") if "make" in text]
+    targets = [line.split()[1] for line in commands.splitlines()]
+    assert targets == ["compare", "test"]
+    planned = {
+        target: subprocess.run(
+            ["make", "--always-make", "--dry-run", target],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for target in targets
+    }
+    assert planned["compare"].endswith("spangym compare\n")
+    for check in ("ruff format --check", "ruff check", "pyright", "pytest"):
+        assert check in planned["test"]
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.fixture
+def summary() -> dict[str, list[dict[str, object]]]:
+    return json.loads((RESULTS / "summary.json").read_text())
+
+
+def test_table_is_that_of_the_stored_run(summary: dict[str, list[dict[str, object]]]):
+    (table,) = blocks("text")
+    summaries = [AgentSummary(**each) for each in summary["agents"]]  # pyright: ignore[reportArgumentType]
+    rows = [
+        tuple(cell.strip() for cell in line.strip("│ ").split("│"))
+        for line in table.splitlines()
+        if line.startswith("│")
+    ]
+    assert rows == [cells(each) for each in summaries]
+    assert verdict(summaries) == summary["verdict"]
+    assert " ".join(verdict(summaries).split()) in " ".join(table.split())
+
+
+def test_pictures_and_pages_are_there():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).is_file(), target

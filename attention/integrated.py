@@ -198,13 +198,16 @@ class IntegratedAttention(nn.Module):
             Shape (lanes, tokens, dims).
 
         Raises:
-            ValueError: ``x`` has a wrong shape, or the cache another one.
+            ValueError: ``x`` has a wrong shape, or the cache another one, or the refiner chose what
+                is no action.
         """
         if self.refiner is None:
             return self.outcome(x, cache=cache).output
         self._check_input(x)
         states = _state_ids(self.features(x))
         actions = [self.refiner.choose_action(state) for state in states]
+        if not set(actions) <= set(range(ACTIONS)):
+            raise ValueError(f"refiner must choose actions in 0..{ACTIONS - 1}, chose {actions}")
         outcome = self.outcome(x, torch.tensor(actions, device=x.device), cache=cache)
         if self.training:
             local = outcome.local_output.detach()

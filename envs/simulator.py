@@ -12,13 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..attention import IntegratedAttention, KeyValueCache
+from ..attention import ACTIONS, IntegratedAttention, KeyValueCache
 from .encodings import ENCODINGS
 from .rewards import REWARDS
 from .settings import Settings
 from .sources import SOURCES
 
 BYTES = 256
+
+_ACTIONS = frozenset(range(ACTIONS))
 
 _MEASURES = ("scale", "window", "span", "visited_keys", "focus_steps")
 """Fields of an `Outcome` that a step reports for each lane."""
@@ -128,10 +130,12 @@ class Simulator:
             What came of it.
 
         Raises:
+            ValueError: The actions are not that.
             RuntimeError: The episode is over, or none has begun.
         """
         if self._position == self._end:
             raise RuntimeError("the episode is over: call reset() before step()")
+        self._check(actions)
         started = time.perf_counter()
         chunk, layer = divmod(self._position, len(self.layers))
         decided = torch.as_tensor(actions, device=self.device)
@@ -175,6 +179,14 @@ class Simulator:
             }
             for kind, parts, (scale, window, span, visited_keys, focus_steps) in rows
         ]
+
+    def _check(self, actions: NDArray[Any]) -> None:
+        integers = np.issubdtype(actions.dtype, np.integer)
+        if actions.shape != (self.lanes,) or not integers or not set(actions) <= _ACTIONS:
+            raise ValueError(
+                f"action must be an integer in 0..{ACTIONS - 1} for each of {self.lanes} lanes, "
+                f"got {actions.tolist()}"
+            )
 
     def _embed(self, chunk: int) -> Tensor:
         ctx = self.settings.ctx

@@ -133,8 +133,6 @@ class SpanControlEnv(gym.Env[Any, int | np.integer[Any]]):
             ValueError: The action is none of 0..9.
             RuntimeError: The episode is over.
         """
-        if not self.action_space.contains(action):
-            raise ValueError(f"action must be an integer in 0..{ACTIONS - 1}, got {action!r}")
         step = self.simulator.step(np.array([action]))
         info = step.infos[0]
         if self.timing:

@@ -73,7 +73,9 @@ class BarsView:
             self._steps[name] = self._decisions[name]
             self.progress.remove_task(self._bars.pop(name))
             if isinstance(event, workers.Failed):
-                self.progress.console.print(f"failed: {name}: {event.error}", markup=False)
+                self.progress.console.print(
+                    f"failed: {name}: {event.error}", markup=False, highlight=False
+                )
         self._update_whole()
 
     def _update_whole(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,14 @@ class Recorder(VecEnvWrapper):
         self._rows.writeheader()
         self._board = SummaryWriter(str(folder))
         self._began = time.perf_counter()
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seed the lanes so that no two training seeds share a stream.
+
+        Args:
+            seed: Training seed; lane ``i`` is seeded ``seed * lanes + i``.
+        """
+        return self.venv.seed(None if seed is None else seed * self.num_envs)
 
     def reset(self) -> Any:
         """Begin an episode in every lane."""

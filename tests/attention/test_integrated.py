@@ -186,6 +186,12 @@ def test_refiner_controls_the_layer_and_learns_in_train_mode_only(
     assert controller.updates == list(zip(states, [7] * 3, rewards, after, strict=True))
 
 
+def test_a_refiner_that_chooses_no_action_is_an_error(layer: IntegratedAttention, x: Tensor):
+    layer.refiner = RecordingController(10)
+    with pytest.raises(ValueError, match=r"refiner must choose actions in 0\.\.9"):
+        layer(x)
+
+
 def test_same_generator_same_weights():
     one, other = (
         IntegratedAttention(8, 16, 2, generator=torch.Generator().manual_seed(3)) for _ in range(2)

@@ -159,7 +159,9 @@ def test_features_are_of_the_normalised_input():
 def test_a_bad_action_is_an_error(action: float):
     env = SpanControlEnv(**SMALL)
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"action must be an integer in 0\.\.9"):
+    with pytest.raises(
+        ValueError, match=r"action must be an integer in 0\.\.9 for each of 1 lanes"
+    ):
         env.step(action)  # pyright: ignore[reportArgumentType]
 
 

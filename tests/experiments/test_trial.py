@@ -32,7 +32,7 @@ def test_curve_holds_what_the_environment_did(tiny: Study, tmp_path: Path):
     env = SpanControlVecEnv(settings, 2)
     seen: list[int] = []
     recorder = Recorder(env, tmp_path, env.simulator.reward.parts, 16, seen.append)
-    recorder.seed(7)
+    recorder.seed(7)  # Lanes 14 and 15: no two training seeds share a stream.
     FixedAgent(6).learn(recorder, 16)
     recorder.close()
     rows = pd.read_csv(tmp_path / "curve.csv")
@@ -43,7 +43,7 @@ def test_curve_holds_what_the_environment_did(tiny: Study, tmp_path: Path):
     scalars = [SpanControlEnv(dims=8, heads=2, ctx=16, chunks=2, win_size=16) for _ in range(2)]
     for episode in range(2):
         for lane, scalar in enumerate(scalars):
-            scalar.reset(seed=7 + lane if episode == 0 else None)
+            scalar.reset(seed=14 + lane if episode == 0 else None)
             steps = [scalar.step(6) for _ in range(4)]
             row = rows.iloc[2 * episode + lane]
             assert row["return"] == pytest.approx(sum(step[1] for step in steps))

@@ -73,7 +73,8 @@ def compare(
 ) -> None:
     """Train and evaluate the agents of a study, and write down how they compare."""
     jobs = jobs or usable_cores()
-    console = Console()
+    # Where there is no terminal there is no width to keep to.
+    console = Console(width=None if sys.stdout.isatty() else 120)
     if resume is None:
         chosen = load_study(study or "quickstart").changed(
             seeds=seeds, steps=steps, agents=agent or (), device=device
@@ -86,7 +87,7 @@ def compare(
                 "--resume goes on with the folder's own study: besides it give only --jobs"
             )
         folder = RunFolder.open(resume)
-        chosen = _resumable(folder)
+        chosen = _resume(folder, jobs)
     _run(folder, chosen, jobs, console)
 
 
@@ -110,18 +111,20 @@ def curves(
     print(f"drawn: {folder / FIGURE}.png and .svg")
 
 
-def _resumable(folder: RunFolder) -> Study:
+def _resume(folder: RunFolder, jobs: int) -> Study:
+    """The study of an earlier run, whose manifest is told that it goes on."""
     folder.check_writable()
     try:
         study = resolve(folder.study())
     except UserError as error:
         raise UserError(f"{folder.path / 'study.toml'}: {error}") from error
-    then = folder.manifest().get("content_sha256")
-    if then != make_manifest(study, sys.argv, 1)["content_sha256"]:
+    then, now = folder.manifest(), make_manifest(study, sys.argv, jobs)
+    if then.get("content_sha256") != now["content_sha256"]:
         raise UserError(
             f"the run in {str(folder.path)!r} read other texts than this Python carries: "
             "resume it with the Python that its manifest.json names"
         )
+    folder.write_json("manifest.json", {**then, "resumed": [*then.get("resumed", []), now]})
     return study
 
 
@@ -131,6 +134,9 @@ def _run(folder: RunFolder, study: Study, jobs: int, console: Console) -> None:
     try:
         with kind(console, decisions_by_trial(study), finished) as view:
             failed = run_comparison(folder, study, jobs, view)
+        if len(failed) == len(study.trials()):
+            _fail(f"every trial failed, the first by: {next(iter(failed.values()))}", code=1)
+        summaries, verdict = conclude(folder, study, failed)
     except KeyboardInterrupt:
         done, total = len(folder.finished(study)), len(study.trials())
         print(
@@ -139,9 +145,6 @@ def _run(folder: RunFolder, study: Study, jobs: int, console: Console) -> None:
             file=sys.stderr,
         )
         raise typer.Exit(_INTERRUPTED) from None
-    if len(failed) == len(study.trials()):
-        _fail(f"every trial failed, the first by: {next(iter(failed.values()))}", code=1)
-    summaries, verdict = conclude(folder, study, failed)
     console.print(make_table(summaries, study.name))
     for note in notes(study, failed):
         console.print(note, style="dim", markup=False, highlight=False)

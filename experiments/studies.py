@@ -68,7 +68,7 @@ class AgentEntry:
     @property
     def slug(self) -> str:
         """The label as a folder's name."""
-        return re.sub(r"[^A-Za-z0-9._-]+", "-", self.label)
+        return re.sub(r"[^A-Za-z0-9_-]+", "-", self.label)
 
     def kind(self) -> AgentKind:
         """What makes the agent.
@@ -115,7 +115,7 @@ class Study:
     """A comparison of agents in one environment.
 
     Attributes:
-        name: The study's name.
+        name: The study's name, of letters, digits, ``_`` and ``-``: a folder is called by it.
         steps: Environment steps of each training, over all lanes.
         seeds: Training seeds: the unit of replication.
         environment: Where the agents act.
@@ -125,7 +125,7 @@ class Study:
         lanes: Streams that a training runs side by side.
     """
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
     steps: PositiveInt
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
     environment: EnvironmentEntry

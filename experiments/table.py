@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from rich import box
 from rich.table import Table
 
 from .statistics import AgentSummary
@@ -31,9 +32,11 @@ def make_table(summaries: Iterable[AgentSummary], title: str) -> Table:
         summaries: One an agent, in the order of the rows.
         title: What stands above it.
     """
-    table = Table(title=title, title_justify="left", title_style="bold")
-    for index, name in enumerate(COLUMNS):
-        table.add_column(name, justify="right" if index else "left")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    # In a narrow terminal a long label takes two lines; nothing is cut off.
+    table.add_column(COLUMNS[0], overflow="fold")
+    for name in COLUMNS[1:]:
+        table.add_column(name, justify="right", no_wrap=True)
     for summary in summaries:
         table.add_row(*cells(summary), style="dim" if summary.is_reference else None)
     return table

@@ -100,7 +100,9 @@ def _hand_out(worker: _Worker, study: Study, waiting: list[tuple[Trial, Path]]) 
     worker.trial = None
     if waiting:
         worker.trial, folder = waiting.pop(0)
-        worker.connection.send((study, worker.trial, folder))
+        # A process that is dead already shows so when it is asked for events.
+        with contextlib.suppress(BrokenPipeError):
+            worker.connection.send((study, worker.trial, folder))
         yield Started(worker.trial)
 
 

@@ -53,6 +53,7 @@ def test_changes_from_the_command_line(tiny: Study):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        ('"tiny"', '"a/b"', "key 'name': string should match pattern"),
         ("steps = 64", "stepz = 64", "key 'stepz' is unknown; did you mean 'steps'?"),
         ("steps = 64", "", "key 'steps' is missing"),
         ("steps = 64", 'steps = "64"', "key 'steps': input should be a valid integer, got '64'"),

@@ -98,7 +98,7 @@ class AdaptiveUpdateAttention(nn.Module):
         Raises:
             ValueError: The cache holds keys of another shape.
         """
-        query, key, value = self.query_module(x), self.key_module(x), self.value_module(x)
+        query, key, value = self._project(x)
         if cache is not None:
             anew_keys, anew_values = self._refresh(x, key, cache)
             if cache.keys is not None and cache.values is not None:
@@ -106,7 +106,15 @@ class AdaptiveUpdateAttention(nn.Module):
                 value = torch.where(anew_values[:, None, None], value, cache.values)
             cache.keys, cache.values = key.detach(), value.detach()
             cache.refreshed_keys, cache.refreshed_values = anew_keys[:, 0], anew_values[:, 0]
-        return self.combiner(nn.functional.scaled_dot_product_attention(query, key, value))
+        return self.combiner(self._attend(query, key, value))
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each of shape (lanes, heads, tokens, head size)."""
+        return self.query_module(x), self.key_module(x), self.value_module(x)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attention output, shape (lanes, heads, tokens, head size)."""
+        return nn.functional.scaled_dot_product_attention(query, key, value)
 
     def _refresh(self, x: Tensor, key: Tensor, cache: KeyValueCache) -> tuple[Tensor, Tensor]:
         if cache.keys is None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .adaptive_update import AdaptiveUpdateAttention, KeyValueCache, ProjectionModule
 from .controllers import SpanController
-from .metrics import digits, features, quality, state_id
+from .metrics import features, quality, state_ids
 from .predictor import Predictor
 from .sliding_window import SlidingWindowAttention
 from .spans import ACTIONS
@@ -22,6 +22,7 @@ class Outcome:
 
     Attributes:
         output: Output of the layer, shape (lanes, tokens, dims).
+        local_input: Normalised input of the local path, same shape.
         local_output: Output of the local path, same shape; zero where a lane is off.
         scale: Span scale ``m`` of each lane, shape (lanes,), in [0, 1].
         window: Window of each lane in tokens, shape (lanes,), int64.
@@ -32,12 +33,28 @@ class Outcome:
     """
 
     output: Tensor
+    local_input: Tensor
     local_output: Tensor
     scale: Tensor
     window: Tensor
     span: Tensor
     visited_keys: Tensor
     focus_steps: Tensor
+
+    @property
+    def reward(self) -> Tensor:
+        """Quality of each lane's local output, shape (lanes,)."""
+        return quality(self.local_output).quality
+
+    @property
+    def state(self) -> list[int]:
+        """State id of each lane's normalised input; copies to the host."""
+        return state_ids(features(self.local_input))
+
+    @property
+    def next_state(self) -> list[int]:
+        """State id of each lane's local output, the original's bootstrap; copies to the host."""
+        return state_ids(features(self.local_output))
 
 
 class IntegratedAttention(nn.Module):
@@ -121,6 +138,43 @@ class IntegratedAttention(nn.Module):
             self.ln_b = nn.LayerNorm(dims)
         self.reset_parameters(generator)
 
+    @classmethod
+    def original(
+        cls,
+        ctx: int,
+        dims: int,
+        head: int,
+        max_dist: int = 512,
+        win_size: int = 256,
+        max_span: int = 384,
+        temp_scale: float = 0.01,
+        *,
+        sharpen: bool = True,
+        fused: bool = True,
+        refiner: SpanController | None = None,
+        generator: torch.Generator | None = None,
+    ) -> IntegratedAttention:
+        """The layer as it was, defects and all: see `spangym.attention.original`.
+
+        Arguments are those of the layer; ``fused`` says whether the original's fused attention is
+        used in the local path, or the one that it wrote out.
+        """
+        from .original import OriginalIntegratedAttention
+
+        return OriginalIntegratedAttention(
+            ctx,
+            dims,
+            head,
+            max_dist,
+            win_size,
+            max_span,
+            temp_scale,
+            sharpen=sharpen,
+            fused=fused,
+            refiner=refiner,
+            generator=generator,
+        )
+
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the weights anew: N(0, 0.02) for the global projections, else torch's default.
 
@@ -176,9 +230,11 @@ class IntegratedAttention(nn.Module):
         if action is not None:
             share = torch.as_tensor(action, device=x.device) / (ACTIONS - 1)
             scale = (scale * share).clamp(0, 1)
-        local = self.attn_local(self.ln_a(x), scale)
+        local_input = self.ln_a(x)
+        local = self.attn_local(local_input, scale)
         return Outcome(
             output=self.projection(torch.cat([local.output, globe], dim=-1)),
+            local_input=local_input,
             local_output=local.output,
             scale=scale,
             window=local.spans.window,
@@ -204,18 +260,21 @@ class IntegratedAttention(nn.Module):
         if self.refiner is None:
             return self.outcome(x, cache=cache).output
         self._check_input(x)
-        states = _state_ids(self.features(x))
+        states = state_ids(self.features(x))
         actions = [self.refiner.choose_action(state) for state in states]
         if not set(actions) <= set(range(ACTIONS)):
             raise ValueError(f"refiner must choose actions in 0..{ACTIONS - 1}, chose {actions}")
         outcome = self.outcome(x, torch.tensor(actions, device=x.device), cache=cache)
-        if self.training:
-            local = outcome.local_output.detach()
-            rewards = quality(local).quality.tolist()
-            after = _state_ids(features(local))
-            for decision in zip(states, actions, rewards, after, strict=True):
+        if self._learns:
+            rewards = outcome.reward.tolist()
+            for decision in zip(states, actions, rewards, outcome.next_state, strict=True):
                 self.refiner.update(*decision)
         return outcome.output
+
+    @property
+    def _learns(self) -> bool:
+        """Whether the refiner learns from this pass."""
+        return self.training
 
     def _check_input(self, x: Tensor) -> None:
         if x.ndim != 3 or x.shape[-1] != self.dims or not 1 <= x.shape[1] <= self.ctx:
@@ -223,10 +282,6 @@ class IntegratedAttention(nn.Module):
                 f"x has shape {tuple(x.shape)}; it must be (lanes, tokens, {self.dims}) with "
                 f"1 to {self.ctx} tokens"
             )
-
-
-def _state_ids(features: Tensor) -> list[int]:
-    return [state_id(each) for each in digits(features).tolist()]
 
 
 def check_layer_arguments(

@@ -86,6 +86,15 @@ def state_id(digits: Sequence[int]) -> int:
     return hash(tuple(digits)) % STATES
 
 
+def state_ids(features: Tensor) -> list[int]:
+    """State id of each lane; copies to the host.
+
+    Args:
+        features: Shape (lanes, numbers).
+    """
+    return [state_id(each) for each in digits(features).tolist()]
+
+
 def quality(output: Tensor) -> Quality:
     """The original's judgement of a local output.
 

@@ -1,0 +1,288 @@
+"""The original layer, defects and all, so that their cost can be measured.
+
+A frozen preset: it reproduces what the original code computed, on the CPU, to rounding. It differs
+from the default layer in ten points:
+
+1. its fused attention ignores the temperature;
+2. its local path is causal, by position inside the slice that a window hands over;
+3. its global path is causal too;
+4. global queries and keys are scaled by ``head_size ** -1/4`` each, and then once more by
+   ``head_size ** -1/2``;
+5. queries and keys of a window are cut to the first ``min(int(max_span * m), queries, keys,
+   max_dist)``: a window attends to the *start* of its interval, not to itself;
+6. iterative focus stops for the whole batch at once;
+7. a whole batch shares one span: the mean over its sequences;
+8. a span scale of less than one key turns the local path off;
+9. the state is of the whole batch;
+10. a refiner learns in eval mode too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .adaptive_update import AdaptiveUpdateAttention, KeyValueCache, join_heads, split_heads
+from .controllers import SpanController
+from .integrated import IntegratedAttention, Outcome
+from .metrics import features, quality, state_ids
+from .sliding_window import FOCUS_STEPS, LocalPass, SlidingWindowAttention
+from .spans import Spans
+
+
+def cut_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    head: int,
+    max_span: int,
+    max_dist: int,
+    temperature: float | None = None,
+    causal: bool = False,
+) -> Tensor:
+    """The original's span-limited attention: everything is cut to its first tokens.
+
+    Args:
+        q: Queries, shape (batch, queries, dims).
+        k: Keys, shape (batch, keys, dims).
+        v: Values, shape (batch, keys, dims).
+        scale: Span scale in [0, 1].
+        head: Number of heads.
+        max_span: Span at scale 1, in tokens.
+        max_dist: Upper bound on the span.
+        temperature: If given, scores are ``q·k / temperature`` (the original without fused
+            attention); else ``q·k / sqrt(head size)`` (with it, which ignores the temperature).
+        causal: Query ``i`` of the slice sees its keys ``0..i``.
+
+    Returns:
+        Shape (batch, n, dims), ``n = min(int(max_span * scale), queries, keys, max_dist)``.
+    """
+    length = min(int(max_span * scale), q.shape[1], k.shape[1], max_dist)
+    query, key, value = (split_heads(each[:, :length], head) for each in (q, k, v))
+    out = nn.functional.scaled_dot_product_attention(
+        query, key, value, is_causal=causal, scale=None if temperature is None else 1 / temperature
+    )
+    return join_heads(out)
+
+
+class OriginalSlidingWindowAttention(SlidingWindowAttention):
+    """The original's local path: one span for the whole batch.
+
+    Args:
+        head: Number of heads.
+        win_size: Window at span scale 1, in tokens.
+        max_span: Span at span scale 1, in tokens.
+        max_dist: Upper bound on the span, in tokens.
+        temp_scale: Strength of the temperature law.
+        sharpen: Sharper for longer spans (True) or for shorter ones (False).
+        fused: With fused attention (causal, no temperature) or without it (neither causal nor
+            scaled by the head size).
+    """
+
+    def __init__(
+        self,
+        head: int,
+        *,
+        win_size: int,
+        max_span: int,
+        max_dist: int,
+        temp_scale: float = 0.01,
+        sharpen: bool = True,
+        fused: bool = True,
+    ) -> None:
+        super().__init__(
+            head,
+            win_size=win_size,
+            max_span=max_span,
+            max_dist=max_dist,
+            temp_scale=temp_scale,
+            sharpen=sharpen,
+        )
+        self.fused = fused
+        # A parameter of the original that nothing reads; its state dicts hold it.
+        self.span_scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, scale: Tensor) -> LocalPass:
+        """Attend within the intervals that the mean span scale gives.
+
+        Args:
+            x: Normalised input on the CPU, shape (batch, tokens, dims).
+            scale: Span scales, shape (batch,); their mean is used.
+
+        Returns:
+            The output with its span, equal for all of the batch, and its price.
+        """
+        scale = scale.mean().expand_as(scale)
+        spans = Spans.from_scale(scale, win_size=self.win_size, max_span=self.max_span)
+        tokens, shared = x.shape[1], float(scale[0])
+        out = torch.zeros_like(x)
+        visited = slowest = 0
+        if int(self.max_span * shared) > 0:
+            window, span = int(spans.window[0]), int(spans.span[0])
+            for start in range(0, tokens, window):
+                keys = x[:, max(0, start - span + window) : start + span]
+                queries = x[:, start : start + window]
+                out[:, start : start + window], steps = self._focus(queries, keys, shared)
+                length = min(span, queries.shape[1], self.max_dist)
+                pairs = length * (length + 1) // 2 if self.fused else length**2
+                visited, slowest = visited + steps * pairs, max(slowest, steps)
+        else:
+            spans = Spans(spans.window, torch.zeros_like(spans.span))
+        return LocalPass(
+            out, spans, torch.full_like(spans.span, visited), torch.full_like(spans.span, slowest)
+        )
+
+    def _focus(self, q: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, int]:
+        before = torch.zeros_like(q)
+        temperature = None if self.fused else float(self.temperature(torch.tensor(scale).double()))
+        steps = 0
+        while True:
+            steps += 1
+            out = cut_attention(
+                q,
+                keys,
+                keys,
+                scale=scale,
+                head=self.head,
+                max_span=self.max_span,
+                max_dist=self.max_dist,
+                temperature=temperature,
+                causal=self.fused,
+            )
+            change = (out - before).abs().mean()
+            if steps == FOCUS_STEPS or change < 1e-4 + 0.1 * change:
+                return out, steps
+            before, q = out, q + out
+
+
+class OriginalAdaptiveUpdateAttention(AdaptiveUpdateAttention):
+    """The original's global path: scaled twice and, within the layer, causal.
+
+    Args:
+        dims: Width of input and output.
+        head: Number of heads; divides ``dims``.
+        causal: Whether a token sees only those before it.
+    """
+
+    def __init__(self, dims: int, head: int, causal: bool = True) -> None:
+        super().__init__(dims, head)
+        self.causal = causal
+        self._scale = (dims // head) ** -0.25
+
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = super()._project(x)
+        return query * self._scale, key * self._scale, value
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return nn.functional.scaled_dot_product_attention(
+            query, key, value, is_causal=self.causal
+        )
+
+
+@dataclass(frozen=True)
+class OriginalOutcome(Outcome):
+    """What one pass did, the whole batch being judged as one lane."""
+
+    @property
+    def reward(self) -> Tensor:
+        """Quality of the local output of the whole batch, shape (1,)."""
+        return quality(_one_lane(self.local_output)).quality
+
+    @property
+    def state(self) -> list[int]:
+        """State id of the whole batch's normalised input."""
+        return state_ids(features(_one_lane(self.local_input)))
+
+    @property
+    def next_state(self) -> list[int]:
+        """State id of the whole batch's local output."""
+        return state_ids(features(_one_lane(self.local_output)))
+
+
+class OriginalIntegratedAttention(IntegratedAttention):
+    """`IntegratedAttention` as it was; made by `IntegratedAttention.original`.
+
+    Args:
+        ctx: Longest sequence, in tokens.
+        dims: Width of input and output; at least 4.
+        head: Number of heads; divides ``dims``.
+        max_dist: Upper bound on the span, in tokens.
+        win_size: Window at span scale 1, in tokens.
+        max_span: Span at span scale 1, in tokens; at least ``win_size``.
+        temp_scale: Strength of the temperature law.
+        sharpen: Sharper for longer spans (True) or for shorter ones (False).
+        fused: Whether the local path uses fused attention.
+        refiner: Controller of the span, any `SpanController`; learns in eval mode too.
+        generator: Source of the initial weights; torch's default generator if None.
+
+    Raises:
+        ValueError: An argument breaks its rule.
+    """
+
+    def __init__(
+        self,
+        ctx: int,
+        dims: int,
+        head: int,
+        max_dist: int = 512,
+        win_size: int = 256,
+        max_span: int = 384,
+        temp_scale: float = 0.01,
+        *,
+        sharpen: bool = True,
+        fused: bool = True,
+        refiner: SpanController | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            ctx,
+            dims,
+            head,
+            max_dist,
+            win_size,
+            max_span,
+            temp_scale,
+            sharpen=sharpen,
+            refiner=refiner,
+            generator=generator,
+        )
+        self.attn_local = OriginalSlidingWindowAttention(
+            head,
+            win_size=win_size,
+            max_span=max_span,
+            max_dist=max_dist,
+            temp_scale=temp_scale,
+            sharpen=sharpen,
+            fused=fused,
+        )
+        attn_global = OriginalAdaptiveUpdateAttention(dims, head)
+        attn_global.load_state_dict(self.attn_global.state_dict())
+        self.attn_global = attn_global
+
+    def features(self, x: Tensor) -> Tensor:
+        """Mean and variance of the normalised input over the whole batch, shape (1, 2 * dims)."""
+        return features(_one_lane(self.ln_a(x)))
+
+    def outcome(
+        self,
+        x: Tensor,
+        action: Tensor | int | None = None,
+        *,
+        cache: KeyValueCache | None = None,
+    ) -> OriginalOutcome:
+        """Run the layer under one decision for the whole batch; see `IntegratedAttention.outcome`."""
+        done = super().outcome(x, action, cache=cache)
+        return OriginalOutcome(**vars(done))
+
+    @property
+    def _learns(self) -> bool:
+        return True
+
+
+def _one_lane(x: Tensor) -> Tensor:
+    """A batch (batch, tokens, dims) as one long lane (1, batch * tokens, dims)."""
+    return x.flatten(0, 1)[None]

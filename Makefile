@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PACKAGES := $(shell find attention envs agents experiments -type d -not -name __pycache__)
 INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt --config-settings editable_mode=strict
 
-.PHONY: compare test test-slow clean
+.PHONY: compare test clean
 
 compare: $(VENV)/.installed
 	$(BIN)/spangym compare
@@ -16,10 +16,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
-
-test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from .files import written_whole
+from .files import with_ending, written_whole
 
 ALGORITHMS: dict[str, type[BaseAlgorithm]] = {"dqn": DQN, "ppo": PPO}
 """Algorithms by name."""
@@ -47,23 +47,34 @@ class DeepAgent:
         self._model: BaseAlgorithm | None = None
 
     def learn(self, env: VecEnv, steps: int) -> None:
-        """Make the network and train it for exactly so many steps, over all lanes together.
+        """Train for exactly so many steps, over all lanes together.
 
-        A last rollout of PPO that the steps do not fill is played but not learnt from.
+        Makes the network first, or goes on with the one that was trained or loaded. A last rollout
+        of PPO that the steps do not fill is played but not learnt from.
 
         Raises:
             ValueError: PPO's rollout is longer than the training, so that it would never learn.
         """
-        budgeted = self._for_budget(steps, env.num_envs)
-        rollout = budgeted.get("n_steps", 1) * env.num_envs
-        if rollout > steps:
+        self.check_budget(steps, env.num_envs)
+        if self._model is None:
+            budgeted = self._for_budget(steps, env.num_envs)
+            options: dict[str, Any] = {"policy": "MlpPolicy", "device": "cpu", **budgeted}
+            self._model = self.algorithm(env=env, seed=self.seed, **options)
+        else:
+            self._model.set_env(env)
+        self._model.learn(steps, callback=_StopAt(steps, self._rollout(steps, env.num_envs)))
+
+    def check_budget(self, steps: int, lanes: int) -> None:
+        """Refuse a training in which the agent would never learn.
+
+        Raises:
+            ValueError: A rollout is longer than the training.
+        """
+        if self._model is None and self._rollout(steps, lanes) > steps:
             raise ValueError(
-                f"a rollout of n_steps={budgeted['n_steps']} in {env.num_envs} lanes is longer "
-                f"than the {steps} steps of training: lower n_steps or raise the steps"
+                f"a rollout of n_steps={self.hyperparameters['n_steps']} in {lanes} lanes is "
+                f"longer than the {steps} steps of training: lower n_steps or raise the steps"
             )
-        options = {"policy": "MlpPolicy", "device": "cpu", **budgeted}
-        self._model = self.algorithm(env=env, seed=self.seed, **options)
-        self._model.learn(steps, callback=_StopAt(steps, rollout))
 
     def predict(self, observations: NDArray[Any]) -> NDArray[Any]:
         """The network's best actions, shape (lanes,).
@@ -75,7 +86,7 @@ class DeepAgent:
 
     def save(self, path: Path) -> None:
         """Write Stable-Baselines3's own archive, ``path`` with the ending ``.zip``."""
-        with written_whole(path.with_suffix(".zip")) as aside:
+        with written_whole(with_ending(path, ".zip")) as aside:
             self._trained().save(aside)
 
     def load(self, path: Path) -> None:
@@ -85,7 +96,7 @@ class DeepAgent:
             Stable-Baselines3's archives hold pickles: loading one can run code. Load only files
             that you trust.
         """
-        self._model = self.algorithm.load(path.with_suffix(".zip"), device="cpu")
+        self._model = self.algorithm.load(with_ending(path, ".zip"), device="cpu")
 
     def _trained(self) -> BaseAlgorithm:
         if self._model is None:
@@ -95,18 +106,31 @@ class DeepAgent:
     def _for_budget(self, steps: int, lanes: int) -> dict[str, Any]:
         """The hyperparameters, completed for a training of so many steps."""
         fitting: dict[str, Any]
-        if issubclass(self.algorithm, OffPolicyAlgorithm):
+        if self._off_policy:
             fitting = {
                 "buffer_size": min(steps, _BUFFER),
                 "learning_starts": min(100, steps // 10),
                 "target_update_interval": 500,
             }
         else:
-            rollout = self.hyperparameters.get("n_steps", max(1, min(_ROLLOUT, steps // lanes)))
+            rollout = self._rollout(steps, lanes)
             # Mini-batches that do not fill a rollout would leave a last one of few samples.
-            whole = rollout * lanes
-            fitting = {"n_steps": rollout, "batch_size": whole if whole % _BATCH else _BATCH}
+            batch = rollout if rollout % _BATCH else _BATCH
+            fitting = {"n_steps": rollout // lanes, "batch_size": batch}
         return {**fitting, **self.hyperparameters}
+
+    def _rollout(self, steps: int, lanes: int) -> int:
+        """Steps, over all lanes, after which an on-policy algorithm learns; 1 for the others."""
+        if self._off_policy:
+            return 1
+        if self._model is not None:
+            return vars(self._model)["n_steps"] * lanes
+        shipped = max(1, min(_ROLLOUT, steps // lanes))
+        return self.hyperparameters.get("n_steps", shipped) * lanes
+
+    @property
+    def _off_policy(self) -> bool:
+        return issubclass(self.algorithm, OffPolicyAlgorithm)
 
 
 class _StopAt(BaseCallback):

@@ -8,6 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+def with_ending(path: Path, ending: str) -> Path:
+    """The path with an ending added, unless it has it already.
+
+    Example:
+        >>> with_ending(Path("alpha0.1"), ".npz").name
+        'alpha0.1.npz'
+    """
+    return path if path.name.endswith(ending) else path.with_name(path.name + ending)
+
+
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Write a file aside and rename it once it is whole; on an error nothing is left.

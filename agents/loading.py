@@ -19,9 +19,6 @@ from .tabular import ControllerAgent
 FIXED = tuple(f"fixed:{action}" for action in range(ACTIONS))
 """Names of the fixed spans."""
 
-NAMES = ("random", *FIXED, "refiner", *ALGORITHMS)
-"""Names of the shipped agents."""
-
 
 @dataclass(frozen=True)
 class AgentKind:
@@ -77,43 +74,63 @@ def find_agent(name: str) -> AgentKind:
         >>> kind.learns, kind.make(seed=0).predict([None, None]).tolist()
         (False, [3, 3])
     """
-    if name == "random":
-        return AgentKind(name, "digits", True, lambda seed: RandomAgent(ACTIONS, seed), _nothing)
-    if name in FIXED:
-        action = FIXED.index(name)
-        return AgentKind(name, "digits", False, lambda **_: FixedAgent(action), _nothing)
-    if name == "refiner":
-        return AgentKind(name, "state", True, _controller_maker(Refiner), Refiner)
-    if name in ALGORITHMS:
-        make = _deep_maker(name)
-        return AgentKind(name, "box", True, make, ALGORITHMS[name])
+    if name in _SHIPPED:
+        return _SHIPPED[name]
     if ":" in name and not name.startswith("fixed:"):
-        refiner = _import_refiner(name)
-        return AgentKind(name, "state", True, _controller_maker(refiner), refiner)
+        return _controller(name, _import_refiner(name))
     raise ValueError(
         f"agent {name!r} is unknown{did_you_mean(name, NAMES)}"
         " (a refiner of your own is named module:Class)"
     )
 
 
-def _nothing() -> None:
-    """The signature of an agent without options."""
+def _random() -> AgentKind:
+    def make(seed: int) -> Agent:
+        return RandomAgent(ACTIONS, seed)
+
+    return AgentKind("random", "digits", learns=True, make=make, signature=_nothing)
 
 
-def _controller_maker(controller: type[Any]) -> Callable[..., Agent]:
+def _fixed(action: int) -> AgentKind:
+    def make(seed: int) -> Agent:
+        del seed
+        return FixedAgent(action)
+
+    return AgentKind(FIXED[action], "digits", learns=False, make=make, signature=_nothing)
+
+
+def _controller(name: str, controller: type[Any]) -> AgentKind:
     seeded = "seed" in inspect.signature(controller).parameters
 
     def make(seed: int, **options: Any) -> Agent:
         return ControllerAgent(controller(**options, **({"seed": seed} if seeded else {})))
 
-    return make
+    return AgentKind(name, "state", learns=True, make=make, signature=controller)
 
 
-def _deep_maker(name: str) -> Callable[..., Agent]:
+def _deep(name: str) -> AgentKind:
     def make(seed: int, **options: Any) -> Agent:
         return DeepAgent(name, seed, **options)
 
-    return make
+    return AgentKind(name, "box", learns=True, make=make, signature=ALGORITHMS[name])
+
+
+def _nothing() -> None:
+    """The signature of an agent without options."""
+
+
+_SHIPPED = {
+    kind.name: kind
+    for kind in (
+        _random(),
+        *(_fixed(action) for action in range(ACTIONS)),
+        _controller("refiner", Refiner),
+        *(_deep(name) for name in ALGORITHMS),
+    )
+}
+
+NAMES = tuple(_SHIPPED)
+"""Names of the shipped agents."""
 
 
 def _import_refiner(name: str) -> type[Any]:
@@ -121,7 +138,7 @@ def _import_refiner(name: str) -> type[Any]:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise ValueError(f"agent {name!r}: module {module_name!r} fails: {error}") from error
         raise ValueError(
             f"agent {name!r}: there is no module {module_name!r} in the working folder "

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from .files import written_whole
+from .files import with_ending, written_whole
 
 
 class ReferenceAgent:
@@ -29,12 +29,12 @@ class ReferenceAgent:
 
     def save(self, path: Path) -> None:
         """Write what the policy is to ``path`` with the ending ``.json``."""
-        with written_whole(path.with_suffix(".json")) as aside:
+        with written_whole(with_ending(path, ".json")) as aside:
             aside.write_text(json.dumps(self._state()) + "\n")
 
     def load(self, path: Path) -> None:
         """Read what `save` wrote."""
-        self._restore(json.loads(path.with_suffix(".json").read_text()))
+        self._restore(json.loads(with_ending(path, ".json").read_text()))
 
     def _state(self) -> dict[str, Any]:
         raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .files import written_whole
+from .files import with_ending, written_whole
 
 
 class ValueTable(Protocol):
@@ -133,7 +134,8 @@ class Refiner:
         self.alpha = alpha
         self.gamma = gamma
         self.epsilon = epsilon
-        self._table = STORAGES[storage](states, actions)
+        self._new_table = functools.partial(STORAGES[storage], states, actions)
+        self._table = self._new_table()
         self._generator = np.random.default_rng(seed)
 
     def choose_action(self, state: int) -> int:
@@ -161,24 +163,26 @@ class Refiner:
         """Write the table and the exploration's state to ``path`` with the ending ``.npz``."""
         states, values = self._table.stored()
         generator = json.dumps(self._generator.bit_generator.state)
-        with written_whole(path.with_suffix(".npz")) as aside:
+        with written_whole(with_ending(path, ".npz")) as aside:
             np.savez_compressed(aside, states=states, values=values, generator=generator)
 
     def load(self, path: Path) -> None:
-        """Read what `save` wrote; needs no pickle.
+        """Read what `save` wrote, in place of what was learnt here; needs no pickle.
 
         Raises:
             ValueError: The stored table has another number of actions.
         """
-        with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
+        with np.load(with_ending(path, ".npz"), allow_pickle=False) as stored:
             if stored["values"].shape[1] != self.actions:
                 raise ValueError(
                     f"{path} holds {stored['values'].shape[1]} actions, "
                     f"this refiner has {self.actions}"
                 )
+            table = self._new_table()
             for state, row in zip(
                 stored["states"].tolist(), stored["values"].tolist(), strict=True
             ):
                 for action, value in enumerate(row):
-                    self._table.store(state, action, value)
+                    table.store(state, action, value)
+            self._table = table
             self._generator.bit_generator.state = json.loads(str(stored["generator"]))

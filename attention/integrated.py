@@ -221,14 +221,15 @@ class IntegratedAttention(nn.Module):
             Output, spans and price.
 
         Raises:
-            ValueError: ``x`` has a wrong shape, or the cache another one.
+            ValueError: ``x`` or ``action`` has a wrong shape, the cache another one, or the action
+                is none of 0..9.
         """
         self._check_input(x)
         globe = self.attn_global(self.ln_b(x), cache)
         # The span is an integer: no gradient passes it, so none is to pass its temperature alone.
         scale = self.span_pred(globe).squeeze(-1).detach()
         if action is not None:
-            share = torch.as_tensor(action, device=x.device) / (ACTIONS - 1)
+            share = self._check_action(action, scale) / (ACTIONS - 1)
             scale = (scale * share).clamp(0, 1)
         local_input = self.ln_a(x)
         local = self.attn_local(local_input, scale)
@@ -271,6 +272,18 @@ class IntegratedAttention(nn.Module):
                 self.refiner.update(*decision)
         return outcome.output
 
+    def _check_action(self, action: Tensor | int, scale: Tensor) -> Tensor:
+        """The action as a number of the scale's type; a tensor's values are not looked at."""
+        if isinstance(action, int) and not 0 <= action < ACTIONS:
+            raise ValueError(f"action must be in 0..{ACTIONS - 1}, got {action}")
+        actions = torch.as_tensor(action, dtype=scale.dtype, device=scale.device)
+        if actions.shape not in ((), (1,), scale.shape):
+            raise ValueError(
+                f"action has shape {tuple(actions.shape)}; it must be one number or one for each "
+                f"of the {len(scale)} lanes"
+            )
+        return actions
+
     @property
     def _learns(self) -> bool:
         """Whether the refiner learns from this pass."""
@@ -312,7 +325,10 @@ def check_layer_arguments(
             max_dist >= win_size,
             f"max_dist must be at least win_size, got max_dist={max_dist}, win_size={win_size}",
         ),
-        (temp_scale >= 0, f"temp_scale must be at least 0, got {temp_scale}"),
+        (
+            0 <= temp_scale < math.inf,
+            f"temp_scale must be at least 0 and finite, got {temp_scale}",
+        ),
     ]
     for holds, message in rules:
         if not holds:

@@ -178,9 +178,7 @@ class OriginalAdaptiveUpdateAttention(AdaptiveUpdateAttention):
         return query * self._scale, key * self._scale, value
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return nn.functional.scaled_dot_product_attention(
-            query, key, value, is_causal=self.causal
-        )
+        return nn.functional.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
 
 
 @dataclass(frozen=True)
@@ -274,7 +272,7 @@ class OriginalIntegratedAttention(IntegratedAttention):
         *,
         cache: KeyValueCache | None = None,
     ) -> OriginalOutcome:
-        """Run the layer under one decision for the whole batch; see `IntegratedAttention.outcome`."""
+        """Run the layer under one decision for the whole batch, as `IntegratedAttention` does."""
         done = super().outcome(x, action, cache=cache)
         return OriginalOutcome(**vars(done))
 

@@ -15,8 +15,7 @@ class LaneLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's own name)
         """Map (lanes, in_features) to (lanes, out_features)."""
-        rows = [(row * self.weight).sum(-1) for row in input.unbind(0)]
-        return torch.stack(rows) + self.bias
+        return (input[..., None, :] * self.weight).sum(-1) + self.bias
 
 
 class Predictor(nn.Module):

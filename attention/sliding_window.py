@@ -98,7 +98,7 @@ class SlidingWindowAttention(nn.Module):
         k = v = split_heads(x, self.head)
         q = k * inverse_temperature
         out = torch.zeros_like(k)
-        active = (keys > 0) & torch.ones_like(keys, dtype=torch.bool)
+        active = keys > 0
         visited, steps = torch.zeros_like(spans.span), torch.zeros_like(spans.span)
         for step in range(FOCUS_STEPS):
             # On the CPU this reads no device; elsewhere all passes run, their rows masked.

@@ -20,10 +20,11 @@ from .simulator import Simulator
 class SpanControlVecEnv(VecEnv):
     """Many lanes of `SpanControlEnv` through one simulator, for Stable-Baselines3.
 
-    Lane ``i`` behaves as the scalar environment seeded ``seed + i``. All lanes' episodes end at
-    once; the lanes are then reset within the step, and their last observations stand in
-    ``info["terminal_observation"]``, with ``info["TimeLimit.truncated"]`` true. Observations and
-    rewards are fresh arrays at every step.
+    Lane ``i`` behaves as the scalar environment seeded ``seed + i``: to the bit on the CPU for
+    chunks of 16 tokens or more (matrix products of fewer rows may round otherwise). All lanes'
+    episodes end at once; the lanes are then reset within the step, and their last observations
+    stand in ``info["terminal_observation"]``, with ``info["TimeLimit.truncated"]`` true.
+    Observations and rewards are fresh arrays at every step.
 
     Args:
         settings: What to run.
@@ -99,7 +100,7 @@ class SpanControlVecEnv(VecEnv):
         return [getattr(self, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Not to be had.
+        """Not supported.
 
         Raises:
             AttributeError: Always; lanes are not separate objects.
@@ -115,7 +116,7 @@ class SpanControlVecEnv(VecEnv):
         indices: VecEnvIndices = None,
         **method_kwargs: Any,
     ) -> list[Any]:
-        """Not to be had.
+        """Not supported.
 
         Raises:
             AttributeError: Always; lanes are not separate objects.

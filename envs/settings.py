@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,6 +74,8 @@ class Settings:
         for name in ("layers", "chunks"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.heads < 1 or self.dims % self.heads:
+            raise ValueError(f"heads must divide dims, got heads={self.heads}, dims={self.dims}")
         check_layer_arguments(
             self.ctx,
             self.dims,
@@ -87,8 +90,8 @@ class Settings:
                 f"groups must divide dims (or be 0: no pooling), got groups={self.groups}, "
                 f"dims={self.dims}"
             )
-        if self.price < 0:
-            raise ValueError(f"price must be at least 0, got {self.price}")
+        if not 0 <= self.price < math.inf:
+            raise ValueError(f"price must be at least 0 and finite, got {self.price}")
         for name, known in (
             ("source", SOURCES),
             ("split", SPLITS),
@@ -128,12 +131,11 @@ def check_device(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # Counts are held in float64, which not every device has.
+        torch.zeros(1, dtype=torch.float64, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        if torch.backends.mps.is_available():
-            there.append("mps")
         raise ValueError(
-            f"device {name!r} is not on this machine; it has: {', '.join(there)}"
+            f"device {name!r} cannot be used on this machine; it has: {', '.join(there)}"
         ) from error
     return device

@@ -57,7 +57,12 @@ class TextSource:
     """
 
     def __init__(self, split: str) -> None:
+        self._split = split
         self._texts = {kind: _cut(text, split) for kind, text in _texts().items()}
+
+    def __reduce__(self) -> tuple[type[TextSource], tuple[str]]:
+        """Copies and pickles read the texts again rather than carry them."""
+        return TextSource, (self._split,)
 
     def stream(self, generator: np.random.Generator, tokens: int) -> Stream:
         """Draw a stream of a length.

@@ -51,8 +51,8 @@ class SpanControlEnv(gym.Env[Any, int | np.integer[Any]]):
     ## Rewards
     ``quality``: the coverage of the local output (share of entries above 0.01) minus a tenth of its
     entropy, minus ``price`` times the share of visited keys in one full attention's. With random
-    layers it rises with the span almost without exception: the best fixed action is 9, and there
-    is little to learn. It is kept because it is the original's.
+    layers it rises with the span almost without exception: the best fixed action is 8 or 9, and
+    there is little to learn. It is kept because it is the original's.
 
     ## Starting State
     A random place in the source's text, the global paths' caches empty.

@@ -17,7 +17,7 @@ from .curves import FIGURE, draw_curves
 from .errors import UserError
 from .manifest import make_manifest, usable_cores
 from .progress import BarsView, LinesView
-from .run_folder import RunFolder
+from .run_folder import RunFolder, resume_command
 from .studies import Study, load_study, resolve
 from .table import make_table
 
@@ -102,7 +102,7 @@ def curves(
     finished = run.finished(study)
     if not finished:
         raise UserError(
-            f"no trial is finished in {str(folder)!r}: go on with spangym compare --resume {folder}"
+            f"no trial is finished in {str(folder)!r}: go on with {resume_command(folder)}"
         )
     draw_curves(run, study, finished)
     missing = len(study.trials()) - len(finished)
@@ -141,7 +141,7 @@ def _run(folder: RunFolder, study: Study, jobs: int, console: Console) -> None:
         done, total = len(folder.finished(study)), len(study.trials())
         print(
             f"interrupted: {done} of {total} trials are finished and kept; go on with: "
-            f"spangym compare --resume {folder.path}",
+            f"{resume_command(folder.path)}",
             file=sys.stderr,
         )
         raise typer.Exit(_INTERRUPTED) from None

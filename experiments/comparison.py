@@ -66,7 +66,7 @@ def conclude(
         UserError: Stored rows are damaged.
     """
     trials = [trial for trial in study.trials() if trial.name not in failed]
-    evaluation = folder.evaluation(trials)
+    evaluation = folder.evaluation(study, trials)
     arguments = study.environment.arguments
     summaries = summarise(
         evaluation, _mean_seconds(folder, trials), arguments["chunks"] * arguments["layers"]
@@ -90,13 +90,14 @@ def conclude(
 
 def notes(study: Study, failed: Mapping[str, str]) -> list[str]:
     """What has to be known to read the table."""
-    ctx = study.environment.arguments["ctx"]
+    arguments = study.environment.arguments
+    ctx, longest = arguments["ctx"], min(arguments["max_span"], arguments["max_dist"])
     return [
         "mean return ± half of the 95 % interval over training seeds (Student's t); a fixed span "
         "has nothing to train, so it is evaluated once",
         "score: random 0, best fixed span 1",
-        f"mean span in tokens of {ctx}; visited keys a decision, of {ctx**2:,} in one pass of full "
-        "attention; seconds a trial",
+        f"mean span in tokens, of {longest} at most; visited keys a decision, all its passes "
+        f"together, where one pass of full attention visits {ctx**2:,}; seconds a trial",
         *(f"failed: {name}: {error}" for name, error in failed.items()),
     ]
 

@@ -38,7 +38,7 @@ def draw_curves(folder: RunFolder, study: Study, trials: list[Trial]) -> None:
     Raises:
         UserError: The stored rows are damaged.
     """
-    evaluation = folder.evaluation(trials)
+    evaluation = folder.evaluation(study, trials)
     with mpl.rc_context({"svg.hashsalt": "spangym", "font.size": 10, "svg.fonttype": "none"}):
         figure = Figure(figsize=(9, 5), layout="constrained")
         axes = figure.subplots()
@@ -68,14 +68,16 @@ def smoothed(curve: pd.DataFrame, steps: int) -> tuple[NDArray[np.float64], NDAr
 
     Returns:
         Steps, and the mean return of the episodes that ended in the tenth of the training before
-        each, or in as much of it as there was.
+        each, or of those that ended last.
     """
     window = _SMOOTHED * steps
     ends, returns = curve["step"].to_numpy(float), curve["return"].to_numpy(float)
     grid = np.linspace(ends[0], ends[-1], _POINTS)
     sums = np.concatenate([[0.0], np.cumsum(returns)])
     until = np.searchsorted(ends, grid, side="right")
-    since = np.minimum(np.searchsorted(ends, grid - window, side="right"), until - 1)
+    # Where no episode ended in time, those that ended last: several, if lanes ended together.
+    last = np.searchsorted(ends, ends[until - 1], side="left")
+    since = np.minimum(np.searchsorted(ends, grid - window, side="right"), last)
     return grid, (sums[until] - sums[since]) / (until - since)
 
 
@@ -96,6 +98,8 @@ def _draw_fixed(axes: Axes, evaluation: pd.DataFrame) -> None:
         for label in FIXED
         if len(rows := evaluation[evaluation["agent"] == label])
     }
+    if not means:
+        return
     # The best and the worst, once if they are the same.
     for label in dict.fromkeys(
         [max(means, key=means.__getitem__), min(means, key=means.__getitem__)]

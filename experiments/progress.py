@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -64,7 +65,7 @@ class BarsView:
         """Move the bars to what has happened."""
         trial, name = event.trial, event.trial.name
         if isinstance(event, workers.Started):
-            label = f"{trial.entry.label} seed {trial.seed}"
+            label = escape(f"{trial.entry.label} seed {trial.seed}")
             self._bars[name] = self.progress.add_task(label, total=self._decisions[name])
         elif isinstance(event, workers.Progress):
             self._steps[name] = event.steps

@@ -60,6 +60,7 @@ class Recorder(VecEnvWrapper):
         folder: Where the files go.
         parts: Names of the reward's parts.
         steps: Steps of the whole training; more are refused.
+        stream_seed: Seed of the streams.
         progress: Called with the steps done after each step.
     """
 
@@ -69,11 +70,13 @@ class Recorder(VecEnvWrapper):
         folder: Path,
         parts: tuple[str, ...],
         steps: int,
+        stream_seed: int,
         progress: Callable[[int], None],
     ) -> None:
         super().__init__(venv)
         self.steps = 0
         self._budget = steps
+        self._stream_seed = stream_seed
         self._parts = parts
         self._progress = progress
         self._episode = 0
@@ -84,14 +87,12 @@ class Recorder(VecEnvWrapper):
         self._rows.writeheader()
         self._board = SummaryWriter(str(folder))
         self._began = time.perf_counter()
+        self.seed()
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Seed the lanes so that no two training seeds share a stream.
-
-        Args:
-            seed: Training seed; lane ``i`` is seeded ``seed * lanes + i``.
-        """
-        return self.venv.seed(None if seed is None else seed * self.num_envs)
+        """Keep the streams' own seed, whatever an agent asks for: all agents see the same ones."""
+        del seed
+        return self.venv.seed(self._stream_seed)
 
     def reset(self) -> Any:
         """Begin an episode in every lane."""

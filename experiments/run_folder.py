@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +17,20 @@ from ..agents.files import written_whole
 from .errors import UserError
 from .studies import Study, Trial, parse_resolved
 
-_EVALUATION_COLUMNS = ("agent", "training_seed", "return", "mean_span", "visited_keys")
+MANIFEST_KEYS = ("command", "started", "versions", "machine", "jobs", "content_sha256")
+_EVALUATION_COLUMNS = (
+    "agent",
+    "training_seed",
+    "evaluation_seed",
+    "return",
+    "mean_span",
+    "visited_keys",
+)
+
+
+def resume_command(path: Path) -> str:
+    """The command that goes on with a run."""
+    return f"spangym compare --resume {shlex.quote(str(path))}"
 
 
 class RunFolder:
@@ -43,7 +57,7 @@ class RunFolder:
             if any(path.iterdir()):
                 raise UserError(
                     f"folder {str(path)!r} is not empty: choose another with --out, or go on "
-                    f"with a run in it with --resume {path}"
+                    f"with a run in it by {resume_command(path)}"
                 )
             folder = cls(path)
             folder.write("study.toml", study.to_toml())
@@ -92,7 +106,7 @@ class RunFolder:
         Raises:
             UserError: It cannot be read.
         """
-        return self._read_json("manifest.json")
+        return self._read_json("manifest.json", MANIFEST_KEYS)
 
     def check_writable(self) -> None:
         """Refuse a folder that cannot be written.
@@ -132,7 +146,7 @@ class RunFolder:
         Raises:
             UserError: It cannot be read.
         """
-        return self._read_json(f"trials/{trial.name}/result.json")
+        return self._read_json(f"trials/{trial.name}/result.json", ("wall_seconds",))
 
     def curve(self, trial: Trial) -> pd.DataFrame:
         """Rows of a trial's ``curve.csv``.
@@ -142,19 +156,26 @@ class RunFolder:
         """
         return self._read_csv(f"trials/{trial.name}/curve.csv", ("step", "return"))
 
-    def evaluation(self, trials: Iterable[Trial]) -> pd.DataFrame:
+    def evaluation(self, study: Study, trials: Iterable[Trial]) -> pd.DataFrame:
         """Rows of the trials' ``evaluation.csv``, one below the other.
 
         Raises:
-            UserError: They cannot be read.
+            UserError: They cannot be read, or are not those of the study's evaluation.
         """
-        return pd.concat(
-            [
-                self._read_csv(f"trials/{trial.name}/evaluation.csv", _EVALUATION_COLUMNS)
-                for trial in trials
-            ],
-            ignore_index=True,
-        )
+        return pd.concat([self._evaluation(study, trial) for trial in trials], ignore_index=True)
+
+    def _evaluation(self, study: Study, trial: Trial) -> pd.DataFrame:
+        name = f"trials/{trial.name}/evaluation.csv"
+        rows = self._read_csv(name, _EVALUATION_COLUMNS)
+        seeds = range(study.evaluation.first_seed, study.evaluation.first_seed + len(rows))
+        if (
+            len(rows) != study.evaluation.episodes
+            or rows["evaluation_seed"].tolist() != list(seeds)
+            or set(rows["agent"]) != {trial.entry.label}
+            or set(rows["training_seed"]) != {trial.seed}
+        ):
+            raise self._damaged(name, "its rows are not those of the study's evaluation")
+        return rows
 
     def write(self, name: str, text: str) -> None:
         """Write a text file, whole or not at all."""
@@ -171,25 +192,28 @@ class RunFolder:
         except (OSError, UnicodeDecodeError) as error:
             raise self._damaged(name, error) from error
 
-    def _read_json(self, name: str) -> dict[str, Any]:
+    def _read_json(self, name: str, keys: tuple[str, ...]) -> dict[str, Any]:
         try:
             content = json.loads(self._read(name))
         except json.JSONDecodeError as error:
             raise self._damaged(name, error) from error
         if not isinstance(content, dict):
             raise self._damaged(name, "not a JSON object")
+        if lacking := [key for key in keys if key not in content]:
+            raise self._damaged(name, f"it lacks {', '.join(lacking)}")
         return content
 
     def _read_csv(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
         try:
-            rows = pd.read_csv(self.path / name)
+            # A label is text, also where it looks like a number or like nothing.
+            rows = pd.read_csv(self.path / name, dtype={"agent": str}, keep_default_na=False)
         except (OSError, EmptyDataError, ParserError, UnicodeDecodeError) as error:
             raise self._damaged(name, error) from error
         if lacking := [column for column in columns if column not in rows]:
             raise self._damaged(name, f"it lacks the columns {', '.join(lacking)}")
         numbers = rows.drop(columns="agent", errors="ignore")
-        if numbers.isna().any(axis=None) or (
-            len(rows) and numbers.select_dtypes(exclude="number").columns.any()
+        if len(rows) and (
+            numbers.isna().any(axis=None) or len(numbers.select_dtypes(exclude="number").columns)
         ):
             raise self._damaged(name, "a row is cut short or holds no number")
         return rows
@@ -198,7 +222,7 @@ class RunFolder:
         cause = getattr(error, "strerror", None) or str(error).strip().replace("\n", " ")
         trial = name.startswith("trials/")
         remedy = (
-            f"delete {Path(name).parent} and run `spangym compare --resume {self.path}`"
+            f"delete {Path(name).parent} and run `{resume_command(self.path)}`"
             if trial
             else "run the comparison again in another folder"
         )

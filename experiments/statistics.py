@@ -14,6 +14,8 @@ from scipy import stats
 from .studies import FIXED, REFERENCES
 
 CONFIDENCE = 0.95
+_ROUNDING = 1e-6
+"""Returns are sums of float32 rewards."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def verdict(summaries: Sequence[AgentSummary]) -> str:
     """What the comparison says, in a few sentences made from the numbers.
 
     A learner counts as better or worse than the best fixed span only where its interval leaves that
-    span's return out.
+    span's return out, and as equal where the two differ by rounding only.
 
     Args:
         summaries: As `summarise` returns them.
@@ -128,10 +130,12 @@ def verdict(summaries: Sequence[AgentSummary]) -> str:
     learners = [each for each in summaries if not each.is_reference]
     if not learners:
         return f"The best fixed span is {bar.label}; no learner was compared."
-    better, worse, open_ = [], [], []
+    better, equal, worse, open_ = [], [], [], []
     for each in learners:
         distance = each.mean_return - bar.mean_return
-        if each.interval is None or abs(distance) <= each.interval:
+        if math.isclose(each.mean_return, bar.mean_return, rel_tol=_ROUNDING, abs_tol=_ROUNDING):
+            equal.append(each.label)
+        elif each.interval is None or abs(distance) <= each.interval:
             open_.append(each.label)
         else:
             (better if distance > 0 else worse).append(each.label)
@@ -141,6 +145,8 @@ def verdict(summaries: Sequence[AgentSummary]) -> str:
         else "No learner beats"
     )
     sentences = [f"{who} the best fixed span, {bar.label}."]
+    if equal:
+        sentences.append(f"{_list(equal)} {'equals' if len(equal) == 1 else 'equal'} it.")
     if worse:
         sentences.append(f"{_list(worse)} {'is' if len(worse) == 1 else 'are'} worse than it.")
     if open_:

@@ -16,6 +16,7 @@ import tomli_w
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from ..agents import Agent, DeepAgent
 from ..agents.loading import FIXED, AgentKind, find_agent
 from ..attention.hints import did_you_mean
 from ..envs import Settings, settings_for
@@ -282,12 +283,17 @@ def resolve(study: Study) -> Study:
         environment=_resolve_environment(study.environment),
     )
     _check_budget(study)
-    slugs = [*REFERENCES, *(entry.slug for entry in study.agents)]
+    slugs = [entry.slug.lower() for entry in study.entries()]
     for entry in study.agents:
-        if entry.label in REFERENCES or slugs.count(entry.slug) > 1:
-            raise UserError(f"two agents are called {entry.label!r}: give one another label")
+        if slugs.count(entry.slug.lower()) > 1:
+            raise UserError(
+                f"two agents would be kept in one folder, {entry.slug!r}: give one another label"
+            )
         try:
             study.training(entry)
+            agent = _make(entry)
+            if isinstance(agent, DeepAgent):
+                agent.check_budget(study.steps, study.lanes)
         except (TypeError, ValueError) as error:
             raise UserError(f"agent {entry.label!r}: {error}") from error
     return study
@@ -297,12 +303,26 @@ def _resolve_agent(entry: AgentEntry) -> AgentEntry:
     try:
         kind = entry.kind()
         kind.check_options(entry.options)
-        kind.make(seed=0, **entry.options)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise UserError(str(error)) from error
+    try:
+        _make(entry)
+    except Exception as error:  # Whatever the constructor of a user's class may raise.
+        raise UserError(
+            f"agent {entry.agent!r} cannot be made: {type(error).__name__}: {error}"
+        ) from error
+    if kind.encoding == "state" and entry.encoding not in ("", "state"):
+        raise UserError(
+            f"agent {entry.agent!r} learns from state ids: its encoding must be 'state', "
+            f"got {entry.encoding!r}"
+        )
     return dataclasses.replace(
         entry, label=entry.label or entry.agent, encoding=entry.encoding or kind.encoding
     )
+
+
+def _make(entry: AgentEntry) -> Agent:
+    return entry.kind().make(seed=0, **entry.options)
 
 
 def _resolve_environment(entry: EnvironmentEntry) -> EnvironmentEntry:

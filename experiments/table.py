@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from .statistics import AgentSummary
@@ -38,7 +39,7 @@ def make_table(summaries: Iterable[AgentSummary], title: str) -> Table:
     for name in COLUMNS[1:]:
         table.add_column(name, justify="right", no_wrap=True)
     for summary in summaries:
-        table.add_row(*cells(summary), style="dim" if summary.is_reference else None)
+        table.add_row(*map(escape, cells(summary)), style="dim" if summary.is_reference else None)
     return table
 
 

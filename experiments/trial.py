@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ..agents.files import written_whole
@@ -21,6 +22,11 @@ def decisions(study: Study, trial: Trial) -> int:
     settings = study.judging(trial.entry)
     judged = study.evaluation.episodes * settings.chunks * settings.layers
     return judged + (study.steps if trial.entry.kind().learns else 0)
+
+
+def stream_seed(training_seed: int) -> int:
+    """Seed of a training's streams: not the agent's, lest both draw the same numbers."""
+    return int(np.random.SeedSequence([training_seed, 1]).generate_state(1)[0]) >> 1
 
 
 def run_trial(study: Study, trial: Trial, folder: Path, progress: Callable[[int], None]) -> None:
@@ -42,9 +48,10 @@ def run_trial(study: Study, trial: Trial, folder: Path, progress: Callable[[int]
     entry, kind = trial.entry, trial.entry.kind()
     agent = kind.make(seed=trial.seed, **entry.options)
     env = SpanControlVecEnv(study.training(entry), study.lanes)
-    recorder = Recorder(env, folder, env.simulator.reward.parts, study.steps, progress)
+    recorder = Recorder(
+        env, folder, env.simulator.reward.parts, study.steps, stream_seed(trial.seed), progress
+    )
     try:
-        recorder.seed(trial.seed)
         if kind.learns:
             agent.learn(recorder, study.steps)
             if recorder.steps != study.steps:

@@ -14,6 +14,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import torch
+from stable_baselines3.common.utils import set_random_seed
 
 from .studies import Study, Trial
 from .trial import run_trial
@@ -158,6 +159,8 @@ def _attempt(connection: Connection, study: Study, trial: Trial, folder: Path) -
             reported = time.monotonic()
             connection.send(Progress(trial, steps))
 
+    # For users' agents that draw from the global generators; ours do not.
+    set_random_seed(trial.seed)
     try:
         run_trial(study, trial, folder, report)
     except Exception as error:

@@ -61,9 +61,28 @@ def decisions(agent: Agent, name: str) -> list[int]:
 
 
 @AGENTS
-@pytest.mark.parametrize(("steps", "lanes"), [(192, 1), (130, 1), (33, 1), (192, 4)])
+@pytest.mark.parametrize(("steps", "lanes"), [(192, 1), (130, 1), (33, 1), (192, 4), (200, 4)])
 def test_takes_exactly_its_steps(name: str, steps: int, lanes: int):
     assert train(name, steps, lanes)[1].steps == steps
+
+
+def test_dqn_with_returns_of_several_steps_takes_exactly_its_steps():
+    assert train("dqn", 130, 1, n_steps=2)[1].steps == 130
+
+
+@pytest.mark.parametrize("name", ["dqn", "ppo"])
+def test_learning_goes_on_with_what_was_loaded(name: str, tmp_path: Path):
+    agent, _ = train(name)
+    agent.save(tmp_path / "agent")
+    fresh = find_agent(name).make(seed=9)
+    fresh.load(tmp_path / "agent")
+    env = make_env(name)
+    fresh.learn(env, 40)
+    assert env.steps == 40
+    assert isinstance(fresh, DeepAgent)
+    # Too short for PPO to learn from, so that only what was loaded decides.
+    if name == "ppo":
+        assert decisions(fresh, name) == decisions(agent, name)
 
 
 @AGENTS
@@ -92,7 +111,7 @@ def test_every_shipped_name_is_found(name: str):
 
 @pytest.mark.parametrize("name", ["dqn", "ppo"])
 def test_deep_agents_learn_what_there_is_to_learn(name: str):
-    """The best action of the first layer's lane is found in a problem where it is plain to see."""
+    """The best action is found in a problem where it is plain to see."""
 
     class NineIsBest(VecEnvWrapper):
         def reset(self) -> Any:
@@ -188,6 +207,7 @@ def test_a_refiner_of_ones_own(own_module: Any):
         ("own_refiner_b:NotAClass", "has no class 'NotAClass'"),
         ("own_refiner_b:NoUpdate", "no method update(state, action, reward, next_state)"),
         ("own_refiner_broken:X", "module 'own_refiner_broken' fails: ZeroDivisionError"),
+        ("own_refiner_mis:X", "module 'own_refiner_mis' fails: No module named 'own_refiner_m'"),
         ("own_refiner_missing:X", "module 'own_refiner_missing' fails: No module named 'nowhere'"),
     ],
 )
@@ -195,6 +215,7 @@ def test_a_bad_name_says_what_would_be_right(own_module: Any, name: str, message
     own_module("own_refiner_b", OWN)
     own_module("own_refiner_broken", "1 / 0")
     own_module("own_refiner_missing", "import nowhere")
+    own_module("own_refiner_mis", "import own_refiner_m")
     with pytest.raises(ValueError, match="agent") as caught:
         find_agent(name)
     assert message in str(caught.value)

@@ -128,7 +128,7 @@ def test_refiner_decides_once_for_the_batch_and_learns_in_eval_mode(generator: t
         def __init__(self) -> None:
             self.updates: list[tuple[int, int, float, int]] = []
 
-        def choose_action(self, state: int) -> int:
+        def choose_action(self, state: int) -> int:  # noqa: ARG002
             return 7
 
         def update(self, state: int, action: int, reward: float, next_state: int) -> None:

@@ -1,3 +1,4 @@
+import math
 import random
 from typing import Any
 
@@ -110,6 +111,17 @@ def test_lanes_behave_as_scalar_environments_to_the_bit():
             np.testing.assert_array_equal(np.asarray(seen)[lane], observation)
 
 
+def test_scalar_and_lanes_agree_on_short_chunks_up_to_rounding():
+    settings = Settings(dims=16, heads=2, ctx=2, chunks=3, encoding="features")
+    vector, scalar = SpanControlVecEnv(settings, lanes=3), SpanControlVecEnv(settings, lanes=1)
+    vector.seed(0)
+    scalar.seed(0)
+    np.testing.assert_allclose(np.asarray(vector.reset())[:1], scalar.reset(), atol=1e-5)
+    for _ in range(5):
+        seen, alone = vector.step(np.array([9, 9, 9])), scalar.step(np.array([9]))
+        np.testing.assert_allclose(np.asarray(seen[0])[:1], alone[0], atol=1e-4)
+
+
 def test_vec_env_gives_fresh_arrays():
     env = SpanControlVecEnv(Settings(**SMALL, encoding="box"), lanes=2)
     arrays = [env.reset(), *(env.step(np.array([1, 2]))[0] for _ in range(8))]
@@ -176,9 +188,14 @@ def test_a_bad_action_is_an_error(action: float):
         ({"layers": True}, TypeError, "layers must be of type int"),
         ({"groups": 5}, ValueError, "groups must divide dims"),
         ({"price": -1.0}, ValueError, "price must be at least 0"),
-        ({"device": "cuda:77"}, ValueError, "device 'cuda:77' is not on this machine"),
-        ({"device": "warp"}, ValueError, "device 'warp' is not on this machine; it has: cpu"),
-        ({"heads": 3}, ValueError, "head must divide dims"),
+        ({"device": "cuda:77"}, ValueError, "device 'cuda:77' cannot be used on this machine"),
+        (
+            {"device": "warp"},
+            ValueError,
+            "device 'warp' cannot be used on this machine; it has: cpu",
+        ),
+        ({"heads": 3}, ValueError, "heads must divide dims, got heads=3, dims=64"),
+        ({"price": math.nan}, ValueError, "price must be at least 0 and finite"),
         ({"chunks": 1_000_000}, ValueError, "use fewer chunks or a smaller ctx"),
     ],
 )

@@ -150,6 +150,23 @@ def test_curves_draws_what_is_finished(
     assert "1 of 16 trials are not finished" in capsys.readouterr().out
 
 
+def test_curves_draws_learners_alone(copied_run: Path, monkeypatch: pytest.MonkeyPatch):
+    """Learners run first: so it stands after an early Ctrl-C."""
+    for reference in [*(copied_run / "trials").glob("fixed-*"), copied_run / "trials" / "random"]:
+        shutil.rmtree(reference)
+    assert run_here(monkeypatch, "curves", copied_run) == 0
+
+
+def test_resume_refuses_other_texts(
+    copied_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    manifest = json.loads((copied_run / "manifest.json").read_text())
+    manifest["content_sha256"]["train"]["code"] = "0" * 64
+    (copied_run / "manifest.json").write_text(json.dumps(manifest))
+    assert run_here(monkeypatch, "compare", "--resume", copied_run) == 2
+    assert "read other texts than this Python carries" in capsys.readouterr().err
+
+
 def test_resume_keeps_what_is_finished(copied_run: Path, finished_run: tuple[Path, str]):
     gone = copied_run / "trials" / "dqn" / "seed-1"
     (gone / "result.json").unlink()
@@ -170,41 +187,39 @@ def test_resume_keeps_what_is_finished(copied_run: Path, finished_run: tuple[Pat
     assert again.read_bytes() == first.read_bytes()
 
 
-def test_interrupt_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path):
+def test_interrupt_keeps_what_is_finished_and_resume_goes_on(tmp_path: Path):
     """A real Ctrl-C: SIGINT to the whole process group, as a terminal sends it."""
-    (tmp_path / "tiny.toml").write_text(TINY.replace("steps = 64", "steps = 100_000"))
-    command = [
-        str(Path(sys.executable).with_name("spangym")),
-        "compare",
-        "tiny.toml",
-        "--jobs",
-        "2",
-    ]
+    (tmp_path / "tiny.toml").write_text(TINY.replace("steps = 64", "steps = 1_000"))
+    command = [str(Path(sys.executable).with_name("spangym")), "compare", "tiny.toml"]
     running = subprocess.Popen(
-        [*command, "--out", "run", "--agent", "random"],
+        [*command, "--agent", "pooled", "--jobs", "1", "--out", "run"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    # `random` trains long; both its trials are running once their curves have rows.
-    curves = [
-        tmp_path / "run" / "trials" / "random" / f"seed-{seed}" / "curve.csv" for seed in (0, 1)
-    ]
+    trials = tmp_path / "run" / "trials"
+    first, second = (trials / "pooled" / f"seed-{seed}" for seed in (0, 1))
     deadline = time.monotonic() + 60
-    while not all(each.exists() and each.read_text().count("\n") > 5 for each in curves):
+    while not ((second / "curve.csv").exists() and (first / "result.json").exists()):
         assert running.poll() is None, running.communicate()
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.01)
     os.killpg(running.pid, signal.SIGINT)
     printed, errors = running.communicate(timeout=30)
     assert running.returncode == 130
-    assert errors.strip() == (
-        "interrupted: 0 of 12 trials are finished and kept; "
-        "go on with: spangym compare --resume run"
-    )
     assert "Traceback" not in printed
+    assert re.fullmatch(
+        r"interrupted: [1-9]\d* of 14 trials are finished and kept; "
+        r"go on with: spangym compare --resume run\n",
+        errors,
+    )
+    kept = files_of(first)
+    done = spangym(errors.rpartition("spangym ")[2].split(), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert files_of(first) == kept
+    assert len(list(trials.rglob("result.json"))) == 14
 
 
 OWN = """
@@ -217,6 +232,20 @@ class Mine:
 class Raises(Mine):
     def update(self, state, action, reward, next_state):
         raise ValueError("not today")
+
+class Unmakeable(Mine):
+    def __init__(self, **options):
+        raise KeyError("no key")
+"""
+
+ODD_LABELS = """
+[[agents]]
+agent = "own:Mine"
+label = "null"
+
+[[agents]]
+agent = "own:Mine"
+label = "x[/] 1e3"
 """
 
 
@@ -236,13 +265,30 @@ def test_a_refiner_from_the_working_folder_and_one_that_fails(tmp_path: Path):
     assert "not today" in (tmp_path / "run" / "report.html").read_text()
 
 
+def test_odd_labels_are_only_labels_and_the_default_folder(tmp_path: Path):
+    (tmp_path / "tiny.toml").write_text(TINY.partition("[[agents]]")[0] + ODD_LABELS)
+    (tmp_path / "own.py").write_text(OWN)
+    done = spangym(["compare", "tiny.toml", "--seeds", 1, "--steps", 8], tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"tiny-\d{8}-\d{6}", folder.name)
+    labels = {each["label"] for each in json.loads((folder / "summary.json").read_text())["agents"]}
+    assert {"null", "x[/] 1e3"} < labels
+    assert "x[/] 1e3" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["compare", "--agent", "refinr"], "agent 'refinr' is unknown; did you mean 'refiner'?"),
         (["compare", "--agent", "nowhere:X"], "there is no module 'nowhere'"),
         (["compare", "--agent", "own:NoUpdate"], "no method update(state, action, reward"),
-        (["compare", "--device", "cuda:9"], "device 'cuda:9' is not on this machine; it has: cpu"),
+        (["compare", "--agent", "own:Unmakeable"], "cannot be made: KeyError: 'no key'"),
+        (["compare", "--out", "/proc/run"], "folder '/proc/run' cannot be written"),
+        (
+            ["compare", "--device", "cuda:9"],
+            "device 'cuda:9' cannot be used on this machine; it has: cpu",
+        ),
         (["compare", "--seeds", "0"], "'--seeds': input should be greater than or equal to 1"),
         (["compare", "--steps", "many"], "'--steps': input should be a valid integer"),
         (["compare", "--stepz", "5"], "no such option: --stepz"),
@@ -267,7 +313,9 @@ def test_bad_input_gets_one_line_and_exit_code_2(
     capsys: pytest.CaptureFixture[str],
 ):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.py").write_text("class NoUpdate:\n    def choose_action(self, s): return 0\n")
+    (tmp_path / "own.py").write_text(
+        OWN + "class NoUpdate:\n    def choose_action(self, s): return 0\n"
+    )
     (tmp_path / "bad.toml").write_text(TINY.replace("steps", "stepz"))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("years of work")
@@ -290,18 +338,25 @@ def test_bad_input_gets_one_line_and_exit_code_2(
         ("study.toml", "name = ", "curves", "study.toml: not TOML"),
         ("study.toml", "name = 3", "compare", "study.toml: key"),
         ("manifest.json", "{", "compare", "manifest.json"),
-        ("manifest.json", "{}", "compare", "read other texts than this Python carries"),
+        ("manifest.json", "{}", "compare", "it lacks command, started"),
+        ("trials/dqn/seed-0/result.json", "{}", "compare", "it lacks wall_seconds"),
         ("trials/dqn/seed-0/result.json", "{", "curves", "dqn/seed-0/result.json"),
         ("trials/dqn/seed-0/result.json", "[]", "compare", "not a JSON object"),
         ("trials/dqn/seed-0/curve.csv", "step,return\n1,", "curves", "a row is cut short"),
         ("trials/dqn/seed-0/curve.csv", "", "curves", "dqn/seed-0/curve.csv"),
         (
             "trials/dqn/seed-0/evaluation.csv",
-            "agent,training_seed,return,mean_span,visited_keys\na,1,x,2,3\n",
+            "agent,training_seed,evaluation_seed,return,mean_span,visited_keys\na,1,2,x,3,4\n",
             "curves",
             "holds no number",
         ),
         ("trials/dqn/seed-0/evaluation.csv", "a\n", "compare", "it lacks the columns"),
+        (
+            "trials/dqn/seed-0/evaluation.csv",
+            None,
+            "compare",
+            "not those of the study's evaluation",
+        ),
     ],
 )
 def test_a_damaged_run_folder_is_named(
@@ -309,16 +364,18 @@ def test_a_damaged_run_folder_is_named(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     name: str,
-    content: str,
+    content: str | None,
     command: str,
     message: str,
 ):
+    if content is None:  # The last row is lost.
+        content = "\n".join((copied_run / name).read_text().splitlines()[:-1]) + "\n"
     (copied_run / name).write_text(content)
     arguments = ["compare", "--resume"] if command == "compare" else ["curves"]
     assert run_here(monkeypatch, *arguments, copied_run) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert str(copied_run / name) in said or "read other texts" in said
+    assert str(copied_run / name) in said
     assert message in said
 
 

@@ -79,6 +79,10 @@ FIXED = [summary("fixed:8", 10.0, None), summary("fixed:1", 5.0, None)]
             "For ppo the seeds are too few to tell.",
         ),
         (
+            [("ppo", 10.0 + 1e-7, 1e-9), ("dqn", 10.0, None)],
+            "No learner beats the best fixed span, fixed:8. ppo and dqn equal it.",
+        ),
+        (
             [("ppo", 12.0, None)],
             "No learner beats the best fixed span, fixed:8. For ppo the seeds are too few to tell.",
         ),

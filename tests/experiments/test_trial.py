@@ -11,7 +11,7 @@ from spangym.envs import SpanControlEnv, SpanControlVecEnv
 from spangym.experiments.evaluation import evaluate
 from spangym.experiments.recorder import Recorder
 from spangym.experiments.studies import Study, Trial
-from spangym.experiments.trial import decisions, run_trial
+from spangym.experiments.trial import decisions, run_trial, stream_seed
 
 COLUMNS = [
     "step",
@@ -31,8 +31,8 @@ def test_curve_holds_what_the_environment_did(tiny: Study, tmp_path: Path):
     settings = tiny.training(tiny.agents[0])
     env = SpanControlVecEnv(settings, 2)
     seen: list[int] = []
-    recorder = Recorder(env, tmp_path, env.simulator.reward.parts, 16, seen.append)
-    recorder.seed(7)  # Lanes 14 and 15: no two training seeds share a stream.
+    recorder = Recorder(env, tmp_path, env.simulator.reward.parts, 16, 7, seen.append)
+    recorder.seed(99)  # What an agent asks for does not change the streams.
     FixedAgent(6).learn(recorder, 16)
     recorder.close()
     rows = pd.read_csv(tmp_path / "curve.csv")
@@ -43,7 +43,7 @@ def test_curve_holds_what_the_environment_did(tiny: Study, tmp_path: Path):
     scalars = [SpanControlEnv(dims=8, heads=2, ctx=16, chunks=2, win_size=16) for _ in range(2)]
     for episode in range(2):
         for lane, scalar in enumerate(scalars):
-            scalar.reset(seed=14 + lane if episode == 0 else None)
+            scalar.reset(seed=7 + lane if episode == 0 else None)
             steps = [scalar.step(6) for _ in range(4)]
             row = rows.iloc[2 * episode + lane]
             assert row["return"] == pytest.approx(sum(step[1] for step in steps))
@@ -59,10 +59,17 @@ def test_curve_holds_what_the_environment_did(tiny: Study, tmp_path: Path):
 
 def test_more_steps_than_given_are_refused(tiny: Study, tmp_path: Path):
     env = SpanControlVecEnv(tiny.training(tiny.agents[0]), 1)
-    recorder = Recorder(env, tmp_path, env.simulator.reward.parts, 3, lambda _: None)
+    recorder = Recorder(env, tmp_path, env.simulator.reward.parts, 3, 0, lambda _: None)
     with pytest.raises(RuntimeError, match="more than the 3 steps"):
         FixedAgent(1).learn(recorder, 4)
     recorder.close()
+
+
+def test_streams_and_agents_draw_from_different_seeds():
+    streams = [stream_seed(seed) for seed in range(1000)]
+    assert len(set(streams)) == 1000
+    assert min(streams) > 1000
+    assert max(streams) < 2**31
 
 
 def test_evaluation_is_the_same_for_all_and_repeatable(tiny: Study):

@@ -55,26 +55,28 @@ class DeepAgent:
         Raises:
             ValueError: PPO's rollout is longer than the training, so that it would never learn.
         """
-        self.check_budget(steps, env.num_envs)
+        rollout = self._rollout(steps, env.num_envs)
         if self._model is None:
-            budgeted = self._for_budget(steps, env.num_envs)
-            options: dict[str, Any] = {"policy": "MlpPolicy", "device": "cpu", **budgeted}
-            self._model = self.algorithm(env=env, seed=self.seed, **options)
+            self._model = self.make_model(env, steps)
         else:
             self._model.set_env(env)
-        self._model.learn(steps, callback=_StopAt(steps, self._rollout(steps, env.num_envs)))
+        self._model.learn(steps, callback=_StopAt(steps, rollout))
 
-    def check_budget(self, steps: int, lanes: int) -> None:
-        """Refuse a training in which the agent would never learn.
+    def make_model(self, env: VecEnv, steps: int) -> BaseAlgorithm:
+        """The untrained algorithm for a training of so many steps, over all lanes together.
 
         Raises:
-            ValueError: A rollout is longer than the training.
+            ValueError: PPO's rollout is longer than the training, so that it would never learn.
         """
-        if self._model is None and self._rollout(steps, lanes) > steps:
+        rollout = self._rollout(steps, env.num_envs)
+        if rollout > steps:
             raise ValueError(
-                f"a rollout of n_steps={self.hyperparameters['n_steps']} in {lanes} lanes is "
-                f"longer than the {steps} steps of training: lower n_steps or raise the steps"
+                f"a rollout of n_steps={self.hyperparameters['n_steps']} in {env.num_envs} lanes "
+                f"is longer than the {steps} steps of training: lower n_steps or raise the steps"
             )
+        budgeted = self._for_budget(steps, env.num_envs)
+        options: dict[str, Any] = {"policy": "MlpPolicy", "device": "cpu", **budgeted}
+        return self.algorithm(env=env, seed=self.seed, **options)
 
     def predict(self, observations: NDArray[Any]) -> NDArray[Any]:
         """The network's best actions, shape (lanes,).
@@ -84,12 +86,12 @@ class DeepAgent:
         """
         return self._trained().predict(observations, deterministic=True)[0]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write Stable-Baselines3's own archive, ``path`` with the ending ``.zip``."""
         with written_whole(with_ending(path, ".zip")) as aside:
             self._trained().save(aside)
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path | str) -> None:
         """Read what `save` wrote.
 
         Warning:

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def with_ending(path: Path, ending: str) -> Path:
+def with_ending(path: Path | str, ending: str) -> Path:
     """The path with an ending added, unless it has it already.
 
     Example:
         >>> with_ending(Path("alpha0.1"), ".npz").name
         'alpha0.1.npz'
     """
+    path = Path(path)
     return path if path.name.endswith(ending) else path.with_name(path.name + ending)
 
 

@@ -144,16 +144,19 @@ def _import_refiner(name: str) -> type[Any]:
             f"agent {name!r}: there is no module {module_name!r} in the working folder "
             "or among the installed ones"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"agent {name!r}: module {module_name!r} fails: {type(error).__name__}: {error}"
         ) from error
+    file = getattr(module, "__file__", None)
     found = getattr(module, class_name, None)
-    if not inspect.isclass(found):
+    if found is not None and not inspect.isclass(found):
+        raise ValueError(f"agent {name!r}: {class_name!r} in {file} is not a class")
+    if found is None:
         classes = [each for each, value in vars(module).items() if inspect.isclass(value)]
         hint = did_you_mean(class_name, classes) if classes else "; it has no classes"
         raise ValueError(
-            f"agent {name!r}: module {module_name!r} has no class {class_name!r}{hint}"
+            f"agent {name!r}: module {module_name!r} ({file}) has no class {class_name!r}{hint}"
         )
     for method, arguments in (
         ("choose_action", "state"),

@@ -32,7 +32,7 @@ class Agent(Protocol):
         """
         ...
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write what was learnt.
 
         Args:
@@ -40,7 +40,7 @@ class Agent(Protocol):
         """
         ...
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path | str) -> None:
         """Read what `save` wrote, in place of what was learnt here.
 
         Args:

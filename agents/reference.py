@@ -27,12 +27,12 @@ class ReferenceAgent:
         """Actions for the lanes, shape (lanes,)."""
         raise NotImplementedError
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write what the policy is to ``path`` with the ending ``.json``."""
         with written_whole(with_ending(path, ".json")) as aside:
             aside.write_text(json.dumps(self._state()) + "\n")
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path | str) -> None:
         """Read what `save` wrote."""
         self._restore(json.loads(with_ending(path, ".json").read_text()))
 

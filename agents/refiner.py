@@ -159,14 +159,14 @@ class Refiner:
         """Value of an action in a state; 0 if never updated."""
         return self._table.row(state)[action]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the table and the exploration's state to ``path`` with the ending ``.npz``."""
         states, values = self._table.stored()
         generator = json.dumps(self._generator.bit_generator.state)
         with written_whole(with_ending(path, ".npz")) as aside:
             np.savez_compressed(aside, states=states, values=values, generator=generator)
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path | str) -> None:
         """Read what `save` wrote, in place of what was learnt here; needs no pickle.
 
         Raises:

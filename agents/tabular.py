@@ -40,17 +40,17 @@ class ControllerAgent:
                 self.controller.update(state, action, float(rewards[lane]), int(last))
             states = following
 
-    def predict(self, observations: NDArray[Any]) -> NDArray[np.int64]:
+    def predict(self, observations: NDArray[Any]) -> NDArray[Any]:
         """Actions for the states of the lanes, shape (lanes,)."""
         choose = getattr(self.controller, "greedy_action", self.controller.choose_action)
-        return np.array([choose(state) for state in _states(observations)], dtype=np.int64)
+        return np.array([choose(state) for state in _states(observations)])
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Have the controller write itself, if it can."""
         if callable(save := getattr(self.controller, "save", None)):
             save(path)
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path | str) -> None:
         """Have the controller read itself.
 
         Raises:

@@ -274,8 +274,8 @@ class IntegratedAttention(nn.Module):
 
     def _check_action(self, action: Tensor | int, scale: Tensor) -> Tensor:
         """The action as a number of the scale's type; a tensor's values are not looked at."""
-        if isinstance(action, int) and not 0 <= action < ACTIONS:
-            raise ValueError(f"action must be in 0..{ACTIONS - 1}, got {action}")
+        if not isinstance(action, Tensor) and action not in range(ACTIONS):
+            raise ValueError(f"action must be an integer in 0..{ACTIONS - 1}, got {action!r}")
         actions = torch.as_tensor(action, dtype=scale.dtype, device=scale.device)
         if actions.shape not in ((), (1,), scale.shape):
             raise ValueError(
@@ -290,7 +290,12 @@ class IntegratedAttention(nn.Module):
         return self.training
 
     def _check_input(self, x: Tensor) -> None:
-        if x.ndim != 3 or x.shape[-1] != self.dims or not 1 <= x.shape[1] <= self.ctx:
+        if (
+            x.ndim != 3
+            or len(x) == 0
+            or x.shape[-1] != self.dims
+            or not 1 <= x.shape[1] <= self.ctx
+        ):
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; it must be (lanes, tokens, {self.dims}) with "
                 f"1 to {self.ctx} tokens"

@@ -68,7 +68,7 @@ class SpanControlVecEnv(VecEnv):
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Keep the actions for `step_wait`."""
-        self._actions = actions
+        self._actions = np.asarray(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Set the spans of the coming layer and run it.

@@ -90,6 +90,8 @@ class Settings:
                 f"groups must divide dims (or be 0: no pooling), got groups={self.groups}, "
                 f"dims={self.dims}"
             )
+        if not 0 <= self.weights_seed < 2**63:
+            raise ValueError(f"weights_seed must be in 0..2**63 - 1, got {self.weights_seed}")
         if not 0 <= self.price < math.inf:
             raise ValueError(f"price must be at least 0 and finite, got {self.price}")
         for name, known in (

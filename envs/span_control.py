@@ -88,7 +88,9 @@ class SpanControlEnv(gym.Env[Any, int | np.integer[Any]]):
 
     ## Vectorized environment
     `spangym.envs.SpanControlVecEnv` runs many lanes for Stable-Baselines3 through the same
-    simulator; its lane ``i`` behaves as this environment seeded ``seed + i``.
+    simulator; its lane ``i`` behaves as this environment seeded ``seed + i``. Processes of
+    Gymnasium's ``AsyncVectorEnv`` have to be spawned (``context="spawn"``): a fork of a process in
+    which PyTorch has run may hang.
 
     ## Version History
     * v0: Initial version.
@@ -97,6 +99,8 @@ class SpanControlEnv(gym.Env[Any, int | np.integer[Any]]):
     metadata = {"render_modes": []}  # noqa: RUF012  (Gymnasium's own declaration)
 
     def __init__(self, *, render_mode: None = None, timing: bool = False, **arguments: Any) -> None:
+        if render_mode is not None:
+            raise ValueError(f"render_mode must be None: nothing is drawn, got {render_mode!r}")
         self.render_mode = render_mode
         self.settings = Settings.from_arguments(arguments)
         self.timing = timing

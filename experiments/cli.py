@@ -1,4 +1,4 @@
-"""The command line: ``spangym``."""
+"""The commands of ``spangym``; `spangym.experiments.main` starts them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import importlib.metadata
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from typer.exceptions import TyperException
 
-from .comparison import conclude, decisions_by_trial, notes, run_comparison
+from .comparison import check_startable, conclude, decisions_by_trial, notes, run_comparison
 from .curves import FIGURE, draw_curves
 from .errors import UserError
 from .manifest import make_manifest, usable_cores
@@ -29,7 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_INTERRUPTED = 130
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 
 
 @app.callback(invoke_without_command=True)
@@ -76,9 +76,10 @@ def compare(
     # Where there is no terminal there is no width to keep to.
     console = Console(width=None if sys.stdout.isatty() else 120)
     if resume is None:
-        chosen = load_study(study or "quickstart").changed(
+        chosen = load_study("quickstart" if study is None else study).changed(
             seeds=seeds, steps=steps, agents=agent or (), device=device
         )
+        check_startable(chosen)
         path = out or Path("runs", f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}")
         folder = RunFolder.create(path, chosen, make_manifest(chosen, sys.argv, jobs))
     else:
@@ -114,8 +115,9 @@ def curves(
 def _resume(folder: RunFolder, jobs: int) -> Study:
     """The study of an earlier run, whose manifest is told that it goes on."""
     folder.check_writable()
+    stored = folder.study()
     try:
-        study = resolve(folder.study())
+        study = resolve(stored)
     except UserError as error:
         raise UserError(f"{folder.path / 'study.toml'}: {error}") from error
     then, now = folder.manifest(), make_manifest(study, sys.argv, jobs)
@@ -124,7 +126,9 @@ def _resume(folder: RunFolder, jobs: int) -> Study:
             f"the run in {str(folder.path)!r} read other texts than this Python carries: "
             "resume it with the Python that its manifest.json names"
         )
-    folder.write_json("manifest.json", {**then, "resumed": [*then.get("resumed", []), now]})
+    earlier = then.pop("resumed", None)
+    again = [*earlier, now] if isinstance(earlier, list) else [now]
+    folder.write_json("manifest.json", {**then, "resumed": again})
     return study
 
 
@@ -135,7 +139,9 @@ def _run(folder: RunFolder, study: Study, jobs: int, console: Console) -> None:
         with kind(console, decisions_by_trial(study), finished) as view:
             failed = run_comparison(folder, study, jobs, view)
         if len(failed) == len(study.trials()):
-            _fail(f"every trial failed, the first by: {next(iter(failed.values()))}", code=1)
+            first = next(iter(failed.values()))
+            print(f"spangym: every trial failed, the first by: {first}", file=sys.stderr)
+            raise typer.Exit(1)
         summaries, verdict = conclude(folder, study, failed)
     except KeyboardInterrupt:
         done, total = len(folder.finished(study)), len(study.trials())
@@ -144,7 +150,7 @@ def _run(folder: RunFolder, study: Study, jobs: int, console: Console) -> None:
             f"{resume_command(folder.path)}",
             file=sys.stderr,
         )
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(INTERRUPTED) from None
     console.print(make_table(summaries, study.name))
     for note in notes(study, failed):
         console.print(note, style="dim", markup=False, highlight=False)
@@ -152,25 +158,3 @@ def _run(folder: RunFolder, study: Study, jobs: int, console: Console) -> None:
     print(f"written: {folder.path} (open report.html; tensorboard --logdir {folder.path})")
     if failed:
         raise typer.Exit(1)
-
-
-def _fail(message: str, code: int = 2) -> NoReturn:
-    # Without a command Typer prints the help and has nothing to add.
-    if message:
-        print("spangym: " + " ".join(message.split()), file=sys.stderr)
-    raise SystemExit(code)
-
-
-def main() -> None:
-    """Run the command line; errors of the user's are a line on stderr and exit code 2."""
-    # Refiners of the user's own are looked for in the working folder too, behind what is installed.
-    sys.path.append(str(Path.cwd()))
-    try:
-        code = app(standalone_mode=False)
-    except UserError as error:
-        _fail(str(error))
-    except TyperException as error:
-        _fail(error.format_message())
-    except KeyboardInterrupt:
-        raise SystemExit(_INTERRUPTED) from None
-    raise SystemExit(code)

@@ -7,11 +7,14 @@ import statistics
 from collections.abc import Mapping
 from typing import Protocol
 
+from ..agents import DeepAgent
+from ..envs import SpanControlVecEnv
 from .curves import draw_curves
+from .errors import UserError
 from .report import write_report
 from .run_folder import RunFolder
 from .statistics import AgentSummary, summarise, verdict
-from .studies import Study, Trial
+from .studies import Study, Trial, make_agent
 from .trial import decisions
 from .workers import Event, Failed, run_trials
 
@@ -22,6 +25,26 @@ class View(Protocol):
     def show(self, event: Event) -> None:
         """Take note of what has happened."""
         ...
+
+
+def check_startable(study: Study) -> None:
+    """Refuse a study whose environments or networks cannot be made, before anything is run.
+
+    Raises:
+        UserError: One cannot; the message says which and why.
+    """
+    for entry in study.agents:
+        try:
+            SpanControlVecEnv(study.judging(entry), study.evaluation.episodes).reset()
+            env = SpanControlVecEnv(study.training(entry), study.lanes)
+            env.reset()
+            agent = make_agent(entry, seed=0)
+            if isinstance(agent, DeepAgent):
+                agent.make_model(env, study.steps)
+        except Exception as error:  # Libraries raise what they like on a wrong hyperparameter.
+            raise UserError(
+                f"agent {entry.label!r} cannot be started: {type(error).__name__}: {error}"
+            ) from error
 
 
 def run_comparison(folder: RunFolder, study: Study, jobs: int, view: View) -> dict[str, str]:

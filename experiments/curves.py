@@ -46,7 +46,7 @@ def draw_curves(folder: RunFolder, study: Study, trials: list[Trial]) -> None:
         labels = [entry.label for entry in study.agents]
         for label in [*labels, "random"]:
             colour = _GREY if label == "random" else next(colours)
-            curves = [folder.curve(each) for each in trials if each.entry.label == label]
+            curves = [folder.curve(study, each) for each in trials if each.entry.label == label]
             _draw_agent(axes, label, colour, [curve for curve in curves if len(curve)], study.steps)
         _draw_fixed(axes, evaluation)
         axes.set_xlabel("environment steps of training")
@@ -55,7 +55,8 @@ def draw_curves(folder: RunFolder, study: Study, trials: list[Trial]) -> None:
         axes.set_title(f"{study.name}: {study.environment.id}, training", loc="left")
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside right upper", frameon=False)
+        if axes.get_legend_handles_labels()[0]:
+            figure.legend(loc="outside right upper", frameon=False)
         _save(folder, figure)
 
 
@@ -88,7 +89,9 @@ def _draw_agent(
         return
     grids, lines = zip(*(smoothed(curve, steps) for curve in curves), strict=True)
     grid, seeds = grids[0], np.stack(lines)
-    axes.plot(grid, seeds.mean(0), color=colour, label=label, linewidth=1.8)
+    # A dollar sign would begin a formula.
+    text = label.replace("$", r"\$")
+    axes.plot(grid, seeds.mean(0), color=colour, label=text, linewidth=1.8)
     axes.fill_between(grid, seeds.min(0), seeds.max(0), color=colour, alpha=0.18, linewidth=0)
 
 

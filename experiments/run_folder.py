@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -15,7 +16,7 @@ from pandas.errors import EmptyDataError, ParserError
 
 from ..agents.files import written_whole
 from .errors import UserError
-from .studies import Study, Trial, parse_resolved
+from .studies import Study, Trial, parse_resolved, training_steps
 
 MANIFEST_KEYS = ("command", "started", "versions", "machine", "jobs", "content_sha256")
 _EVALUATION_COLUMNS = (
@@ -98,7 +99,7 @@ class RunFolder:
         Raises:
             UserError: A result is there but cannot be read.
         """
-        return [trial for trial in study.trials() if self.is_finished(trial)]
+        return [trial for trial in study.trials() if self._is_finished(study, trial)]
 
     def manifest(self) -> dict[str, Any]:
         """What the run was made with.
@@ -129,15 +130,15 @@ class RunFolder:
         folder.mkdir(parents=True)
         return folder
 
-    def is_finished(self, trial: Trial) -> bool:
-        """Whether a trial's result is there.
-
-        Raises:
-            UserError: It is there but cannot be read.
-        """
+    def _is_finished(self, study: Study, trial: Trial) -> bool:
         if not (self.trial(trial) / "result.json").exists():
             return False
-        self.result(trial)
+        trained, wanted = self.result(trial)["training_steps"], training_steps(study, trial)
+        if trained != wanted:
+            raise self._damaged(
+                f"trials/{trial.name}/result.json",
+                f"it was trained for {trained} steps, study.toml says {wanted}",
+            )
         return True
 
     def result(self, trial: Trial) -> dict[str, Any]:
@@ -146,15 +147,26 @@ class RunFolder:
         Raises:
             UserError: It cannot be read.
         """
-        return self._read_json(f"trials/{trial.name}/result.json", ("wall_seconds",))
+        name = f"trials/{trial.name}/result.json"
+        result = self._read_json(name, ("training_steps", "wall_seconds"))
+        if not isinstance(result["wall_seconds"], float):
+            raise self._damaged(name, "wall_seconds is no number")
+        return result
 
-    def curve(self, trial: Trial) -> pd.DataFrame:
-        """Rows of a trial's ``curve.csv``.
+    def curve(self, study: Study, trial: Trial) -> pd.DataFrame:
+        """Rows of a finished trial's ``curve.csv``, one an episode.
 
         Raises:
-            UserError: They cannot be read.
+            UserError: They cannot be read, or some are missing.
         """
-        return self._read_csv(f"trials/{trial.name}/curve.csv", ("step", "return"))
+        name = f"trials/{trial.name}/curve.csv"
+        rows = self._read_csv(name, ("step", "return"))
+        arguments = study.environment.arguments
+        round_of_episodes = arguments["chunks"] * arguments["layers"] * study.lanes
+        episodes = training_steps(study, trial) // round_of_episodes * study.lanes
+        if len(rows) != episodes:
+            raise self._damaged(name, f"it has {len(rows)} rows of {episodes}")
+        return rows
 
     def evaluation(self, study: Study, trials: Iterable[Trial]) -> pd.DataFrame:
         """Rows of the trials' ``evaluation.csv``, one below the other.
@@ -206,9 +218,12 @@ class RunFolder:
     def _read_csv(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
         try:
             # A label is text, also where it looks like a number or like nothing.
-            rows = pd.read_csv(self.path / name, dtype={"agent": str}, keep_default_na=False)
-        except (OSError, EmptyDataError, ParserError, UnicodeDecodeError) as error:
+            text = io.StringIO(self._read(name))
+            rows = pd.read_csv(text, dtype={"agent": str}, keep_default_na=False)
+        except (EmptyDataError, ParserError) as error:
             raise self._damaged(name, error) from error
+        if not text.getvalue().endswith("\n"):
+            raise self._damaged(name, "its last row is cut short")
         if lacking := [column for column in columns if column not in rows]:
             raise self._damaged(name, f"it lacks the columns {', '.join(lacking)}")
         numbers = rows.drop(columns="agent", errors="ignore")
@@ -222,7 +237,7 @@ class RunFolder:
         cause = getattr(error, "strerror", None) or str(error).strip().replace("\n", " ")
         trial = name.startswith("trials/")
         remedy = (
-            f"delete {Path(name).parent} and run `{resume_command(self.path)}`"
+            f"delete {(self.path / name).parent} and run `{resume_command(self.path)}`"
             if trial
             else "run the comparison again in another folder"
         )

@@ -16,7 +16,7 @@ import tomli_w
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from ..agents import Agent, DeepAgent
+from ..agents import Agent
 from ..agents.loading import FIXED, AgentKind, find_agent
 from ..attention.hints import did_you_mean
 from ..envs import Settings, settings_for
@@ -52,7 +52,8 @@ class AgentEntry:
 
     Attributes:
         agent: A shipped name, or ``module:Class`` of a refiner.
-        label: What it is called in tables and figures; the agent's name if empty.
+        label: What it is called in tables and figures, 80 characters at most; the agent's name if
+            empty.
         encoding: Encoding of its observations; the agent's own if empty.
         groups: Groups of dimensions that the features are pooled to; 0 leaves them.
         layer_index: Whether the observation says which layer is next.
@@ -60,7 +61,7 @@ class AgentEntry:
     """
 
     agent: str
-    label: str = ""
+    label: Annotated[str, Field(max_length=80)] = ""
     encoding: str = ""
     groups: Annotated[int, Field(ge=0)] = 0
     layer_index: bool = False
@@ -201,6 +202,11 @@ class Study:
         return tomli_w.dumps(TypeAdapter(Study).dump_python(self, mode="json"))
 
 
+def training_steps(study: Study, trial: Trial) -> int:
+    """Steps that a trial trains: none for a fixed span."""
+    return 0 if trial.entry.agent in FIXED else study.steps
+
+
 def shipped_studies() -> dict[str, str]:
     """TOML texts of the studies that come with the package, by name."""
     folder = resources.files("spangym.experiments") / "studies"
@@ -224,12 +230,16 @@ def load_study(name: str) -> Study:
     if name in shipped:
         return parse_study(shipped[name], name)
     try:
-        return parse_study(Path(name).read_text("utf-8"), name)
-    except OSError as error:
-        hint = did_you_mean(name, shipped)
-        raise UserError(f"study {name!r} cannot be read: {error.strerror}{hint}") from error
+        # With or without the mark that some editors put before UTF-8.
+        text = Path(name).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"study {name!r} is not a text file in UTF-8") from error
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"study {name!r} cannot be read: {cause}{did_you_mean(name, shipped)}"
+        ) from error
+    return parse_study(text, name)
 
 
 def parse_study(text: str, name: str) -> Study:
@@ -291,9 +301,6 @@ def resolve(study: Study) -> Study:
             )
         try:
             study.training(entry)
-            agent = _make(entry)
-            if isinstance(agent, DeepAgent):
-                agent.check_budget(study.steps, study.lanes)
         except (TypeError, ValueError) as error:
             raise UserError(f"agent {entry.label!r}: {error}") from error
     return study
@@ -306,8 +313,8 @@ def _resolve_agent(entry: AgentEntry) -> AgentEntry:
     except ValueError as error:
         raise UserError(str(error)) from error
     try:
-        _make(entry)
-    except Exception as error:  # Whatever the constructor of a user's class may raise.
+        make_agent(entry, seed=0)
+    except (Exception, SystemExit) as error:  # Whatever a user's constructor may raise.
         raise UserError(
             f"agent {entry.agent!r} cannot be made: {type(error).__name__}: {error}"
         ) from error
@@ -321,8 +328,9 @@ def _resolve_agent(entry: AgentEntry) -> AgentEntry:
     )
 
 
-def _make(entry: AgentEntry) -> Agent:
-    return entry.kind().make(seed=0, **entry.options)
+def make_agent(entry: AgentEntry, seed: int) -> Agent:
+    """Make an agent of a study."""
+    return entry.kind().make(seed=seed, **entry.options)
 
 
 def _resolve_environment(entry: EnvironmentEntry) -> EnvironmentEntry:

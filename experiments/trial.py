@@ -14,14 +14,14 @@ from ..agents.files import written_whole
 from ..envs import SpanControlVecEnv
 from .evaluation import evaluate
 from .recorder import Recorder
-from .studies import Study, Trial
+from .studies import Study, Trial, make_agent, training_steps
 
 
 def decisions(study: Study, trial: Trial) -> int:
     """Steps that a trial takes in training and evaluation together."""
     settings = study.judging(trial.entry)
     judged = study.evaluation.episodes * settings.chunks * settings.layers
-    return judged + (study.steps if trial.entry.kind().learns else 0)
+    return judged + training_steps(study, trial)
 
 
 def stream_seed(training_seed: int) -> int:
@@ -46,7 +46,7 @@ def run_trial(study: Study, trial: Trial, folder: Path, progress: Callable[[int]
     """
     began = time.perf_counter()
     entry, kind = trial.entry, trial.entry.kind()
-    agent = kind.make(seed=trial.seed, **entry.options)
+    agent = make_agent(entry, trial.seed)
     env = SpanControlVecEnv(study.training(entry), study.lanes)
     recorder = Recorder(
         env, folder, env.simulator.reward.parts, study.steps, stream_seed(trial.seed), progress

@@ -114,10 +114,9 @@ def _receive(worker: _Worker) -> Event:
         worker.process.join()
         assert worker.trial is not None
         code = worker.process.exitcode
-        cause = (
-            f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        )
-        return Failed(worker.trial, f"its process ended before it ({cause}); out of memory?")
+        if code is not None and code < 0:
+            return Failed(worker.trial, f"its process was killed by signal {-code}; out of memory?")
+        return Failed(worker.trial, f"its process ended before it, with exit code {code}")
 
 
 def _start_worker() -> _Worker:
@@ -144,7 +143,8 @@ def _ignored(number: signal.Signals) -> Iterator[None]:
 def _work(connection: Connection) -> None:
     """A worker's life: trials from the connection, until there are no more."""
     torch.set_num_threads(1)
-    with contextlib.suppress(EOFError):
+    # Without its parent it ends.
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             study, trial, folder = connection.recv()
             connection.send(_attempt(connection, study, trial, folder))
@@ -163,7 +163,7 @@ def _attempt(connection: Connection, study: Study, trial: Trial, folder: Path) -
     set_random_seed(trial.seed)
     try:
         run_trial(study, trial, folder, report)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         (folder / "error.txt").write_text(traceback.format_exc())
         first_line = str(error).strip().partition("\n")[0]
         return Failed(trial, f"{type(error).__name__}: {first_line}")

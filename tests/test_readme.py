@@ -60,11 +60,13 @@ def test_the_two_commands_are_there():
     assert targets == ["compare", "test"]
     planned = {
         target: subprocess.run(
-            ["make", "--always-make", "--dry-run", target],
+            ["make", "--always-make", "--dry-run", "--no-print-directory", target],
             cwd=ROOT,
             capture_output=True,
             text=True,
             check=True,
+            # As in a shell of its own, though the tests themselves run under make.
+            env={key: value for key, value in os.environ.items() if not key.startswith("MAKE")},
         ).stdout
         for target in targets
     }

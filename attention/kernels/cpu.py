@@ -84,15 +84,14 @@ def _interior(
     if todo is None or bool((chosen := todo[first:last]).all()):
         return _flatten(*_fused(queries, keys, values))
     index = chosen.nonzero().squeeze(1)
-    out, lse = queries.new_zeros(queries.shape), queries.new_zeros(queries.shape[:-1])
+    out = queries.new_zeros(queries.shape)
+    lse = queries.new_zeros(queries.shape[:-1], dtype=_lse_type(queries))
     if len(index):
         some_keys = keys[index]
         some_values = some_keys if values is keys else values[index]
         some_out, some_lse = _fused(queries[index], some_keys, some_values)
-        out, lse = (
-            out.index_copy(0, index, some_out),
-            lse.index_copy(0, index, some_lse.to(lse.dtype)),
-        )
+        out = out.index_copy(0, index, some_out)
+        lse = lse.index_copy(0, index, some_lse)
     return _flatten(out, lse)
 
 
@@ -122,4 +121,9 @@ def _flatten(out: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
 
 def _nothing(q: Tensor) -> tuple[Tensor, Tensor]:
     heads, tokens, size = q.shape
-    return q.new_zeros(tokens, heads, size), q.new_zeros(tokens, heads)
+    return q.new_zeros(tokens, heads, size), q.new_zeros((tokens, heads), dtype=_lse_type(q))
+
+
+def _lse_type(q: Tensor) -> torch.dtype:
+    """The log-sum-exp has at least single precision."""
+    return torch.promote_types(q.dtype, torch.float32)

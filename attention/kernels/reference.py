@@ -34,6 +34,7 @@ def attend(
     sees_keys = visible.any(-1)[:, None]
     # Rows without a key are given a harmless score, lest their softmax (and its gradient) be NaN.
     scores = scores.masked_fill(~sees_keys[..., None], 0.0)
-    lse = scores.logsumexp(-1).masked_fill(~sees_keys, 0.0)
+    precise = torch.promote_types(q.dtype, torch.float32)
+    lse = scores.to(precise).logsumexp(-1).masked_fill(~sees_keys, 0.0)
     out = (scores.softmax(-1) @ v).masked_fill(~sees_keys[..., None], 0.0)
     return out, lse

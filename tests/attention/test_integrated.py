@@ -221,13 +221,13 @@ def test_bad_configuration_names_argument_and_rule(change: dict[str, Any], rule:
         IntegratedAttention(**(good | change))
 
 
-@pytest.mark.parametrize("action", [-1, 10, torch.zeros(2), torch.zeros(3, 1)])
+@pytest.mark.parametrize("action", [-1, 10, 3.5, torch.zeros(2), torch.zeros(3, 1)])
 def test_bad_action_is_an_error(layer: IntegratedAttention, x: Tensor, action: Any):
     with pytest.raises(ValueError, match="action"):
         layer.outcome(x, action)
 
 
-@pytest.mark.parametrize("shape", [(1, 97, 32), (1, 0, 32), (1, 10, 31), (10, 32)])
+@pytest.mark.parametrize("shape", [(0, 10, 32), (1, 97, 32), (1, 0, 32), (1, 10, 31), (10, 32)])
 def test_bad_input_names_its_shape(layer: IntegratedAttention, shape: tuple[int, ...]):
     with pytest.raises(ValueError, match=r"x has shape .* 1 to 96 tokens"):
         layer(torch.zeros(shape))

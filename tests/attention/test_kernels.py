@@ -93,6 +93,28 @@ def test_gradients_equal_those_of_the_dense_softmax(attend: Kernel, generator: t
         torch.testing.assert_close(got, expected)
 
 
+@KERNELS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_types_and_lanes_that_are_off(
+    attend: Kernel, dtype: torch.dtype, generator: torch.Generator
+):
+    q = torch.randn(3, 2, 30, 8, generator=generator, dtype=torch.float64).to(dtype)
+    spans = Spans(torch.tensor([4, 1, 9]), torch.tensor([6, 0, 12]))
+    active = torch.ones(3, 30, dtype=torch.bool)
+    active[0, 4:8] = False
+    out, lse = attend(q, q, q, spans, active)
+    expected, expected_lse = dense(q, q, q, spans)
+    assert out.dtype == dtype
+    assert lse.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    tolerance = 2e-2 if dtype != torch.float64 else 1e-9
+    torch.testing.assert_close(
+        out.double(), expected * active[:, None, :, None], rtol=0, atol=tolerance
+    )
+    torch.testing.assert_close(
+        lse.double(), expected_lse * active[:, None], rtol=0, atol=2 * tolerance
+    )
+
+
 def test_a_lane_has_the_same_bits_alone(generator: torch.Generator):
     q = torch.randn(3, 2, 50, 8, generator=generator)
     spans = Spans(torch.tensor([3, 10, 25]), torch.tensor([5, 15, 40]))

@@ -196,6 +196,8 @@ def test_a_bad_action_is_an_error(action: float):
             "device 'warp' cannot be used on this machine; it has: cpu",
         ),
         ({"heads": 3}, ValueError, "heads must divide dims, got heads=3, dims=64"),
+        ({"weights_seed": 10**22}, ValueError, "weights_seed must be in 0..2**63 - 1"),
+        ({"render_mode": "human"}, ValueError, "render_mode must be None"),
         ({"price": math.nan}, ValueError, "price must be at least 0 and finite"),
         ({"chunks": 1_000_000}, ValueError, "use fewer chunks or a smaller ctx"),
     ],

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from spangym.experiments import cli
 from spangym.experiments.curves import smoothed
+from spangym.experiments.main import main
 from spangym.experiments.studies import parse_study
 
 from .conftest import TINY, spangym
@@ -123,7 +123,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     """The command line within this process; the exit code."""
     monkeypatch.setattr(sys, "argv", ["spangym", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main()
     return int(ended.value.code or 0)
 
 
@@ -245,7 +245,7 @@ label = "null"
 
 [[agents]]
 agent = "own:Mine"
-label = "x[/] 1e3"
+label = "$x_$[/] 1e3"
 """
 
 
@@ -265,6 +265,42 @@ def test_a_refiner_from_the_working_folder_and_one_that_fails(tmp_path: Path):
     assert "not today" in (tmp_path / "run" / "report.html").read_text()
 
 
+class TestSignals:
+    def start(self, folder: Path) -> subprocess.Popen[str]:
+        (folder / "tiny.toml").write_text(TINY.replace("steps = 64", "steps = 100_000"))
+        command = [str(Path(sys.executable).with_name("spangym")), "compare", "tiny.toml"]
+        return subprocess.Popen(
+            [*command, "--agent", "pooled", "--jobs", "1", "--out", "run"],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    @pytest.mark.parametrize("seconds", [0.4, 1.2])
+    def test_interrupt_while_it_starts(self, tmp_path: Path, seconds: float):
+        running = self.start(tmp_path)
+        time.sleep(seconds)
+        os.killpg(running.pid, signal.SIGINT)
+        _, errors = running.communicate(timeout=30)
+        assert running.returncode == 130
+        assert errors == "spangym: interrupted before a trial was started\n"
+
+    def test_terminated_while_it_runs(self, tmp_path: Path):
+        running = self.start(tmp_path)
+        curve = tmp_path / "run" / "trials" / "pooled" / "seed-0" / "curve.csv"
+        deadline = time.monotonic() + 60
+        while not curve.exists():
+            assert running.poll() is None, running.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        running.terminate()
+        _, errors = running.communicate(timeout=30)
+        assert running.returncode == 130
+        assert errors.startswith("interrupted: 0 of 14 trials are finished and kept; go on with: ")
+
+
 def test_odd_labels_are_only_labels_and_the_default_folder(tmp_path: Path):
     (tmp_path / "tiny.toml").write_text(TINY.partition("[[agents]]")[0] + ODD_LABELS)
     (tmp_path / "own.py").write_text(OWN)
@@ -273,8 +309,8 @@ def test_odd_labels_are_only_labels_and_the_default_folder(tmp_path: Path):
     (folder,) = (tmp_path / "runs").iterdir()
     assert re.fullmatch(r"tiny-\d{8}-\d{6}", folder.name)
     labels = {each["label"] for each in json.loads((folder / "summary.json").read_text())["agents"]}
-    assert {"null", "x[/] 1e3"} < labels
-    assert "x[/] 1e3" in done.stdout
+    assert {"null", "$x_$[/] 1e3"} < labels
+    assert "$x_$[/] 1e3" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -293,6 +329,8 @@ def test_odd_labels_are_only_labels_and_the_default_folder(tmp_path: Path):
         (["compare", "--steps", "many"], "'--steps': input should be a valid integer"),
         (["compare", "--stepz", "5"], "no such option: --stepz"),
         (["compare", "--steps", "5"], "steps must be at least 16"),
+        (["compare", ""], "study '' cannot be read"),
+        (["compare", "--agent", "own:notaclass"], "'notaclass' in "),
         (["compare", "quickstrat"], "did you mean 'quickstart'?"),
         (["compare", "bad.toml"], "bad.toml: key 'stepz' is unknown; did you mean 'steps'?"),
         (["compare", "--out", "full"], "folder 'full' is not empty"),
@@ -314,7 +352,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(
-        OWN + "class NoUpdate:\n    def choose_action(self, s): return 0\n"
+        OWN + "notaclass = 3\nclass NoUpdate:\n    def choose_action(self, s): return 0\n"
     )
     (tmp_path / "bad.toml").write_text(TINY.replace("steps", "stepz"))
     (tmp_path / "full").mkdir()
@@ -339,10 +377,18 @@ def test_bad_input_gets_one_line_and_exit_code_2(
         ("study.toml", "name = 3", "compare", "study.toml: key"),
         ("manifest.json", "{", "compare", "manifest.json"),
         ("manifest.json", "{}", "compare", "it lacks command, started"),
-        ("trials/dqn/seed-0/result.json", "{}", "compare", "it lacks wall_seconds"),
         ("trials/dqn/seed-0/result.json", "{", "curves", "dqn/seed-0/result.json"),
         ("trials/dqn/seed-0/result.json", "[]", "compare", "not a JSON object"),
-        ("trials/dqn/seed-0/curve.csv", "step,return\n1,", "curves", "a row is cut short"),
+        ("trials/dqn/seed-0/curve.csv", "step,return\n1,\n", "curves", "a row is cut short"),
+        ("trials/dqn/seed-0/result.json", "{}", "curves", "it lacks training_steps, wall_seconds"),
+        (
+            "trials/dqn/seed-0/result.json",
+            '{"training_steps": 32, "wall_seconds": 1.0}',
+            "compare",
+            "it was trained for 32 steps, study.toml says 64",
+        ),
+        ("trials/dqn/seed-0/curve.csv", "step,return\n", "curves", "it has 0 rows of 16"),
+        ("trials/dqn/seed-0/curve.csv", "step,return\n1,2", "curves", "its last row is cut short"),
         ("trials/dqn/seed-0/curve.csv", "", "curves", "dqn/seed-0/curve.csv"),
         (
             "trials/dqn/seed-0/evaluation.csv",

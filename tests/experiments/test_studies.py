@@ -1,5 +1,8 @@
+from pathlib import Path
+
 import pytest
 
+from spangym.experiments.comparison import check_startable
 from spangym.experiments.errors import UserError
 from spangym.experiments.studies import Study, load_study, parse_study, shipped_studies
 
@@ -77,12 +80,9 @@ def test_changes_from_the_command_line(tiny: Study):
         ),
         ('label = "pooled"', 'label = "fixed-3"', "kept in one folder, 'fixed-3'"),
         ("groups = 2", 'encoding = "box"', "learns from state ids: its encoding must be 'state'"),
-        (
-            '"dqn"',
-            '"ppo"\noptions = { n_steps = 65 }\n[[agents]]\nagent = "dqn"',
-            "n_steps=65 in 1",
-        ),
         ("ctx = 16", "ctx = 16, price = nan", "price must be at least 0 and finite, got nan"),
+        ("groups = 2", f"label = '{'x' * 81}'", "not TOML"),
+        ('label = "pooled"', f"label = '{'x' * 81}'", "at most 80 characters"),
         ("groups = 2", "groups = 3", "groups must divide dims"),
         ('agent = "dqn"', 'agent = "dqn"\nencoding = "x"', "agent 'dqn': encoding 'x' is unknown"),
         ("gamma = 0.5", "gama = 0.5", "agent 'dqn' has no option 'gama'; did you mean 'gamma'"),
@@ -96,3 +96,32 @@ def test_what_is_wrong_is_said_with_what_would_be_right(old: str, new: str, mess
     assert message in str(caught.value)
     assert str(caught.value).startswith("tiny.toml: ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_mark_before_utf8_is_no_mistake(tmp_path: Path, tiny: Study):
+    (tmp_path / "tiny.toml").write_text(TINY, "utf-8-sig")
+    assert load_study(str(tmp_path / "tiny.toml")) == tiny
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("{ gamma = 0.5 }", '{ learning_rate = "x" }', "agent 'dqn' cannot be started"),
+        ("{ gamma = 0.5 }", '{ policy_kwargs = { arch = "x" } }', "agent 'dqn' cannot be started"),
+        (
+            'agent = "dqn"\noptions = { gamma = 0.5 }',
+            'agent = "ppo"\noptions.n_steps = 65',
+            "n_steps=65",
+        ),
+        ("chunks = 2", "chunks = 900000", "use fewer chunks or a smaller ctx"),
+    ],
+)
+def test_what_cannot_be_started_is_said_before_anything_runs(old: str, new: str, message: str):
+    assert old in TINY
+    text = TINY.replace(old, new).replace(
+        "steps = 64", "steps = 64" if "n_steps" in new else "steps = 1800000"
+    )
+    study = parse_study(text, "tiny")
+    with pytest.raises(UserError) as caught:
+        check_startable(study)
+    assert message in str(caught.value)

@@ -1,21 +1,33 @@
 """One thread a process: what trials run with, and what keeps the tests deterministic."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 torch.set_num_threads(1)
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
+Golden = Callable[..., Any]
+"""Opens a recording of the original code by its name, and a key that it must hold."""
+
+# All recordings beside the project, a small part of them within it.
+FOLDERS = (Path(__file__).parents[2] / "shared" / "golden", Path(__file__).parent / "golden")
 
 
 @pytest.fixture
-def golden() -> Path:
-    """Folder of what the original code computes."""
-    if not GOLDEN.is_dir():
-        pytest.skip(f"the recorded original is not beside the project ({GOLDEN})")
-    return GOLDEN
+def golden() -> Golden:
+    """What the original code computes, recorded."""
+
+    def load(name: str, key: str | None = None) -> Any:
+        for path in (folder / f"{name}.npz" for folder in FOLDERS):
+            if path.is_file() and (key is None or key in np.load(path)):
+                return np.load(path)
+        pytest.skip(f"this recording of the original lies only in {FOLDERS[0]}: {name} {key or ''}")
+
+    return load
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +9,8 @@ from hypothesis import strategies as st
 from spangym.agents import Refiner
 from spangym.agents.refiner import STORAGES
 from spangym.attention import SpanController
+
+from ..conftest import Golden
 
 STORED = pytest.mark.parametrize("storage", STORAGES)
 
@@ -22,8 +23,8 @@ UPDATES = st.lists(
 
 
 @STORED
-def test_reproduces_the_original(golden: Path, storage: str):
-    recorded = np.load(golden / "refiner.npz")
+def test_reproduces_the_original(golden: Golden, storage: str):
+    recorded = golden("refiner")
     refiner = Refiner(epsilon=0.0, storage=storage)
     rows = zip(
         *(recorded[name] for name in ("state", "action", "reward", "next_state")), strict=True

@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ from spangym.attention import (
 from spangym.attention.kernels import reference
 from spangym.attention.metrics import digits, features, quality, state_id
 
+from ..conftest import Golden
+
 
 @pytest.fixture
 def layer(generator: torch.Generator) -> IntegratedAttention:
@@ -28,8 +29,8 @@ def x(generator: torch.Generator) -> Tensor:
     return torch.randn(3, 70, 32, generator=generator)
 
 
-def test_predictor_reproduces_the_original(golden: Path):
-    recorded = np.load(golden / "predictor.npz")
+def test_predictor_reproduces_the_original(golden: Golden):
+    recorded = golden("predictor")
     predictor = Predictor(24)
     predictor.linear.load_state_dict(
         {name: torch.from_numpy(recorded[name]) for name in ("weight", "bias")}
@@ -39,8 +40,8 @@ def test_predictor_reproduces_the_original(golden: Path):
     np.testing.assert_allclose(got, recorded["scale"], rtol=1e-5)
 
 
-def test_parameters_have_the_originals_names(golden: Path, generator: torch.Generator):
-    recorded = np.load(golden / "integrated_sdpa.npz")
+def test_parameters_have_the_originals_names(golden: Golden, generator: torch.Generator):
+    recorded = golden("integrated_sdpa")
     prefix = "case0.param."
     names = {name.removeprefix(prefix) for name in recorded if name.startswith(prefix)}
     # The original holds one more, a span scale that nothing reads.
@@ -270,8 +271,8 @@ class TestCache:
         with pytest.raises(ValueError, match="start a new KeyValueCache"):
             attention(torch.zeros(2, 21, 16), cache)
 
-    def test_reproduces_the_originals_decisions(self, golden: Path):
-        recorded = np.load(golden / "adaptive_update.npz")
+    def test_reproduces_the_originals_decisions(self, golden: Golden):
+        recorded = golden("adaptive_update")
         attention = AdaptiveUpdateAttention(16, 4).eval()
         prefix = "param."
         attention.load_state_dict(

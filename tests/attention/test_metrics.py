@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -8,10 +6,12 @@ from hypothesis import strategies as st
 
 from spangym.attention.metrics import digits, features, pool, quality, state_id
 
+from ..conftest import Golden
+
 
 @pytest.mark.parametrize("case", range(6))
-def test_reproduces_the_original(golden: Path, case: int):
-    recorded = np.load(golden / "features.npz")
+def test_reproduces_the_original(golden: Golden, case: int):
+    recorded = golden("features", f"x{case}")
     x = torch.from_numpy(recorded[f"x{case}"])
     # The original averages over the batch too: its batch is one lane here.
     lane = x.flatten(0, 1)[None]

@@ -1,10 +1,8 @@
 """The preset against what the original code computed."""
 
 import json
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,6 +12,8 @@ from spangym.attention.original import (
     OriginalSlidingWindowAttention,
     cut_attention,
 )
+
+from ..conftest import Golden
 
 Recorded = Any
 
@@ -33,8 +33,8 @@ def tensor(recorded: Recorded, name: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("case", range(3))
 @torch.no_grad()
-def test_whole_layer_for_every_action(golden: Path, case: int):
-    recorded = np.load(golden / "integrated_sdpa.npz")
+def test_whole_layer_for_every_action(golden: Golden, case: int):
+    recorded = golden("integrated_sdpa", f"case{case}.x")
     meta = json.loads(str(recorded[f"case{case}.meta"]))
     layer = IntegratedAttention.original(
         meta["ctx"],
@@ -61,9 +61,9 @@ def test_whole_layer_for_every_action(golden: Path, case: int):
 @pytest.mark.parametrize(("fused", "tolerance"), [(True, 1e-5), (False, 5e-4)])
 @pytest.mark.parametrize("case", range(3))
 @torch.no_grad()
-def test_local_path(golden: Path, case: int, fused: bool, tolerance: float):
+def test_local_path(golden: Golden, case: int, fused: bool, tolerance: float):
     name = "sliding_local_sdpa" if fused else "sliding_local_matmul"
-    recorded = np.load(golden / f"{name}.npz")
+    recorded = golden(name)
     meta = json.loads(str(recorded[f"case{case}.meta"]))
     local = OriginalSlidingWindowAttention(
         meta["head"],
@@ -87,8 +87,8 @@ def test_local_path(golden: Path, case: int, fused: bool, tolerance: float):
 
 
 @torch.no_grad()
-def test_span_limited_attention(golden: Path):
-    recorded = np.load(golden / "adaptive_span.npz")
+def test_span_limited_attention(golden: Golden):
+    recorded = golden("adaptive_span")
     cases = [name.removeprefix("meta") for name in recorded if name.startswith("meta")]
     assert len(cases) == 16
     for case in cases:
@@ -107,8 +107,8 @@ def test_span_limited_attention(golden: Path):
 
 
 @torch.no_grad()
-def test_global_path_on_a_stream(golden: Path):
-    recorded = np.load(golden / "adaptive_update.npz")
+def test_global_path_on_a_stream(golden: Golden):
+    recorded = golden("adaptive_update")
     attention = OriginalAdaptiveUpdateAttention(16, 4, causal=False)
     attention.load_state_dict(parameters(recorded, "param."))
     cache = KeyValueCache()

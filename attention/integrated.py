@@ -124,7 +124,8 @@ class IntegratedAttention(nn.Module):
         # Modules draw weights when they are made; those are drawn anew below.
         with torch.random.fork_rng(devices=[]):
             self.span_pred = Predictor(dims)
-            self.attn_local = SlidingWindowAttention(
+            local_path, global_path = self._paths()
+            self.attn_local = local_path(
                 head,
                 win_size=win_size,
                 max_span=max_span,
@@ -132,7 +133,7 @@ class IntegratedAttention(nn.Module):
                 temp_scale=temp_scale,
                 sharpen=sharpen,
             )
-            self.attn_global = AdaptiveUpdateAttention(dims, head)
+            self.attn_global = global_path(dims, head)
             self.projection = nn.Linear(2 * dims, dims)
             self.ln_a = nn.LayerNorm(dims)
             self.ln_b = nn.LayerNorm(dims)
@@ -150,14 +151,15 @@ class IntegratedAttention(nn.Module):
         temp_scale: float = 0.01,
         *,
         sharpen: bool = True,
-        fused: bool = True,
         refiner: SpanController | None = None,
         generator: torch.Generator | None = None,
     ) -> IntegratedAttention:
         """The layer as it was, defects and all: see `spangym.attention.original`.
 
-        Arguments are those of the layer; ``fused`` says whether the original's fused attention is
-        used in the local path, or the one that it wrote out.
+        Arguments are those of the layer.
+
+        Raises:
+            ValueError: An argument breaks its rule.
         """
         from .original import OriginalIntegratedAttention
 
@@ -170,10 +172,14 @@ class IntegratedAttention(nn.Module):
             max_span,
             temp_scale,
             sharpen=sharpen,
-            fused=fused,
             refiner=refiner,
             generator=generator,
         )
+
+    @classmethod
+    def _paths(cls) -> tuple[type[SlidingWindowAttention], type[AdaptiveUpdateAttention]]:
+        """What the local and the global path are made of."""
+        return SlidingWindowAttention, AdaptiveUpdateAttention
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the weights anew: N(0, 0.02) for the global projections, else torch's default.

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor, nn
 
 from .adaptive_update import AdaptiveUpdateAttention, KeyValueCache, join_heads, split_heads
-from .controllers import SpanController
 from .integrated import IntegratedAttention, Outcome
 from .metrics import features, quality, state_ids
 from .sliding_window import FOCUS_STEPS, LocalPass, SlidingWindowAttention
@@ -202,64 +201,11 @@ class OriginalOutcome(Outcome):
 
 
 class OriginalIntegratedAttention(IntegratedAttention):
-    """`IntegratedAttention` as it was; made by `IntegratedAttention.original`.
+    """`IntegratedAttention` as it was; made by `IntegratedAttention.original`."""
 
-    Args:
-        ctx: Longest sequence, in tokens.
-        dims: Width of input and output; at least 4.
-        head: Number of heads; divides ``dims``.
-        max_dist: Upper bound on the span, in tokens.
-        win_size: Window at span scale 1, in tokens.
-        max_span: Span at span scale 1, in tokens; at least ``win_size``.
-        temp_scale: Strength of the temperature law.
-        sharpen: Sharper for longer spans (True) or for shorter ones (False).
-        fused: Whether the local path uses fused attention.
-        refiner: Controller of the span, any `SpanController`; learns in eval mode too.
-        generator: Source of the initial weights; torch's default generator if None.
-
-    Raises:
-        ValueError: An argument breaks its rule.
-    """
-
-    def __init__(
-        self,
-        ctx: int,
-        dims: int,
-        head: int,
-        max_dist: int = 512,
-        win_size: int = 256,
-        max_span: int = 384,
-        temp_scale: float = 0.01,
-        *,
-        sharpen: bool = True,
-        fused: bool = True,
-        refiner: SpanController | None = None,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(
-            ctx,
-            dims,
-            head,
-            max_dist,
-            win_size,
-            max_span,
-            temp_scale,
-            sharpen=sharpen,
-            refiner=refiner,
-            generator=generator,
-        )
-        self.attn_local = OriginalSlidingWindowAttention(
-            head,
-            win_size=win_size,
-            max_span=max_span,
-            max_dist=max_dist,
-            temp_scale=temp_scale,
-            sharpen=sharpen,
-            fused=fused,
-        )
-        attn_global = OriginalAdaptiveUpdateAttention(dims, head)
-        attn_global.load_state_dict(self.attn_global.state_dict())
-        self.attn_global = attn_global
+    @classmethod
+    def _paths(cls) -> tuple[type[SlidingWindowAttention], type[AdaptiveUpdateAttention]]:
+        return OriginalSlidingWindowAttention, OriginalAdaptiveUpdateAttention
 
     def features(self, x: Tensor) -> Tensor:
         """Mean and variance of the normalised input over the whole batch, shape (1, 2 * dims)."""

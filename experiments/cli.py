@@ -17,7 +17,8 @@ from .errors import UserError
 from .manifest import make_manifest, usable_cores
 from .progress import BarsView, LinesView
 from .run_folder import RunFolder, resume_command
-from .studies import Study, load_study, resolve
+from .studies import Study
+from .study_reading import change_study, load_study, resolve
 from .table import make_table
 
 app = typer.Typer(
@@ -76,8 +77,12 @@ def compare(
     # Where there is no terminal there is no width to keep to.
     console = Console(width=None if sys.stdout.isatty() else 120)
     if resume is None:
-        chosen = load_study("quickstart" if study is None else study).changed(
-            seeds=seeds, steps=steps, agents=agent or (), device=device
+        chosen = change_study(
+            load_study("quickstart" if study is None else study),
+            seeds=seeds,
+            steps=steps,
+            agents=agent or (),
+            device=device,
         )
         check_startable(chosen)
         path = out or Path("runs", f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}")

@@ -16,7 +16,8 @@ from pandas.errors import EmptyDataError, ParserError
 
 from ..agents.files import written_whole
 from .errors import UserError
-from .studies import Study, Trial, parse_resolved, training_steps
+from .studies import Study, Trial, training_steps
+from .study_reading import parse_resolved
 
 MANIFEST_KEYS = ("command", "started", "versions", "machine", "jobs", "content_sha256")
 _EVALUATION_COLUMNS = (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spangym.experiments.statistics import AgentSummary, verdict
-from spangym.experiments.studies import load_study
+from spangym.experiments.study_reading import load_study
 from spangym.experiments.table import cells
 
 ROOT = Path(__file__).parents[1]

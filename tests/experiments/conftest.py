@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from spangym.experiments.studies import Study, parse_study
+from spangym.experiments.studies import Study
+from spangym.experiments.study_reading import parse_study
 
 TINY = """
 name = "tiny"

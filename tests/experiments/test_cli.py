@@ -17,7 +17,7 @@ from PIL import Image
 
 from spangym.experiments.curves import smoothed
 from spangym.experiments.main import main
-from spangym.experiments.studies import parse_study
+from spangym.experiments.study_reading import parse_study
 
 from .conftest import TINY, spangym
 

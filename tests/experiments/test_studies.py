@@ -4,7 +4,8 @@ import pytest
 
 from spangym.experiments.comparison import check_startable
 from spangym.experiments.errors import UserError
-from spangym.experiments.studies import Study, load_study, parse_study, shipped_studies
+from spangym.experiments.studies import Study
+from spangym.experiments.study_reading import change_study, load_study, parse_study, shipped_studies
 
 from .conftest import TINY
 
@@ -45,7 +46,7 @@ def test_quickstart_is_what_the_readme_says():
 
 
 def test_changes_from_the_command_line(tiny: Study):
-    changed = tiny.changed(seeds=4, steps=128, agents=["pooled", "ppo", "random", "ppo"])
+    changed = change_study(tiny, seeds=4, steps=128, agents=["pooled", "ppo", "random", "ppo"])
     assert changed.seeds == (0, 1, 2, 3)
     assert changed.steps == 128
     assert [entry.label for entry in changed.agents] == ["pooled", "ppo"]
@@ -92,7 +93,7 @@ def test_changes_from_the_command_line(tiny: Study):
 def test_what_is_wrong_is_said_with_what_would_be_right(old: str, new: str, message: str):
     assert old in TINY
     with pytest.raises(UserError) as caught:
-        parse_study(TINY.replace(old, new, 1), "tiny.toml").changed()
+        parse_study(TINY.replace(old, new, 1), "tiny.toml")
     assert message in str(caught.value)
     assert str(caught.value).startswith("tiny.toml: ")
     assert "\n" not in str(caught.value)

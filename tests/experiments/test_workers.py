@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from spangym.experiments.studies import AgentEntry, Study, Trial, resolve
+from spangym.experiments.studies import AgentEntry, Study, Trial
+from spangym.experiments.study_reading import resolve
 from spangym.experiments.workers import Failed, Finished, Progress, Started, run_trials
 
 BROKEN = """

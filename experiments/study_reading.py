@@ -1,0 +1,239 @@
+"""Reading studies: from TOML or by name, resolved, with errors that say what would be right."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from ..attention.hints import did_you_mean
+from ..envs import settings_for
+from .errors import UserError
+from .studies import (
+    OBSERVATION,
+    REFERENCES,
+    AgentEntry,
+    EnvironmentEntry,
+    EvaluationEntry,
+    Study,
+    make_agent,
+)
+
+
+def shipped_studies() -> dict[str, str]:
+    """TOML texts of the studies that come with the package, by name."""
+    folder = resources.files("spangym.experiments") / "studies"
+    files = [each for each in folder.iterdir() if each.name.endswith(".toml")]
+    return {each.name.removesuffix(".toml"): each.read_text("utf-8") for each in files}
+
+
+def load_study(name: str) -> Study:
+    """Read a study.
+
+    Args:
+        name: A TOML file, or the name of a shipped study.
+
+    Returns:
+        The study, resolved.
+
+    Raises:
+        UserError: There is no such file, or it is no study.
+    """
+    shipped = shipped_studies()
+    if name in shipped:
+        return parse_study(shipped[name], name)
+    try:
+        # With or without the mark that some editors put before UTF-8.
+        text = Path(name).read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"study {name!r} is not a text file in UTF-8") from error
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"study {name!r} cannot be read: {cause}{did_you_mean(name, shipped)}"
+        ) from error
+    return parse_study(text, name)
+
+
+def parse_study(text: str, name: str) -> Study:
+    """Read a study from TOML and resolve it.
+
+    Args:
+        text: The TOML.
+        name: What to call it in error messages.
+
+    Returns:
+        The study, resolved.
+
+    Raises:
+        UserError: It is not TOML, or no study that can be run.
+    """
+    study = parse_resolved(text, name)
+    try:
+        return resolve(study)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def parse_resolved(text: str, name: str) -> Study:
+    """Read a study from TOML that was resolved before, without a look at its agents.
+
+    Args:
+        text: The TOML.
+        name: What to call it in error messages.
+
+    Raises:
+        UserError: It is not TOML, or no study.
+    """
+    try:
+        # Strict validation takes tables for dataclasses and arrays for tuples only from JSON.
+        return TypeAdapter(Study).validate_json(json.dumps(tomllib.loads(text), default=str))
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{name}: not TOML: {error}") from error
+    except ValidationError as error:
+        raise UserError(f"{name}: {_in_a_line(error)}") from error
+
+
+def resolve(study: Study) -> Study:
+    """Fill in what a study leaves out, and refuse what cannot be run.
+
+    Raises:
+        UserError: An agent, an option or an argument of the environment is wrong.
+    """
+    study = dataclasses.replace(
+        study,
+        agents=tuple(_resolve_agent(entry) for entry in study.agents),
+        environment=_resolve_environment(study.environment),
+    )
+    _check_budget(study)
+    slugs = [entry.slug.lower() for entry in study.entries()]
+    for entry in study.agents:
+        if slugs.count(entry.slug.lower()) > 1:
+            raise UserError(
+                f"two agents would be kept in one folder, {entry.slug!r}: give one another label"
+            )
+        try:
+            study.training(entry)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"agent {entry.label!r}: {error}") from error
+    return study
+
+
+def _resolve_agent(entry: AgentEntry) -> AgentEntry:
+    try:
+        kind = entry.kind()
+        kind.check_options(entry.options)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    try:
+        make_agent(entry, seed=0)
+    except (Exception, SystemExit) as error:  # Whatever a user's constructor may raise.
+        raise UserError(
+            f"agent {entry.agent!r} cannot be made: {type(error).__name__}: {error}"
+        ) from error
+    if kind.encoding == "state" and entry.encoding not in ("", "state"):
+        raise UserError(
+            f"agent {entry.agent!r} learns from state ids: its encoding must be 'state', "
+            f"got {entry.encoding!r}"
+        )
+    return dataclasses.replace(
+        entry, label=entry.label or entry.agent[-80:], encoding=entry.encoding or kind.encoding
+    )
+
+
+def _resolve_environment(entry: EnvironmentEntry) -> EnvironmentEntry:
+    for name in (*OBSERVATION, "split"):
+        if name in entry.arguments:
+            belongs = "evaluation decides it" if name == "split" else "set it for an agent"
+            raise UserError(f"environment argument {name!r} is not the environment's: {belongs}")
+    try:
+        settings = dataclasses.asdict(settings_for(entry.id, entry.arguments))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"environment: {error}") from error
+    for name in (*OBSERVATION, "split"):
+        del settings[name]
+    return EnvironmentEntry(entry.id, settings)
+
+
+def _check_budget(study: Study) -> None:
+    if len(set(study.seeds)) < len(study.seeds):
+        raise UserError(f"seeds must differ, got {list(study.seeds)}")
+    if study.steps % study.lanes:
+        raise UserError(
+            f"steps must be a multiple of lanes, got steps={study.steps}, lanes={study.lanes}"
+        )
+    arguments = study.environment.arguments
+    episode = arguments["chunks"] * arguments["layers"]
+    if study.steps < episode * study.lanes:
+        raise UserError(
+            f"steps must be at least {episode * study.lanes}, one episode in each lane, "
+            f"got {study.steps}"
+        )
+
+
+def _in_a_line(error: ValidationError) -> str:
+    # A misspelt key is also a missing one: the misspelling says more.
+    unknown = "unexpected_keyword_argument"
+    first = min(error.errors(), key=lambda each: each["type"] != unknown)
+    *path, last = [str(part) for part in first["loc"]]
+    where = ".".join([*path, last])
+    if first["type"] == unknown:
+        return f"key {where!r} is unknown{did_you_mean(last, _keys_beside(path))}"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"key {where!r} is missing"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return f"key {where!r}: {message}, got {first['input']!r}"
+
+
+def _keys_beside(path: list[str]) -> list[str]:
+    tables: dict[str, type[Any]] = {
+        "environment": EnvironmentEntry,
+        "agents": AgentEntry,
+        "evaluation": EvaluationEntry,
+    }
+    table = tables.get(path[0], Study) if path else Study
+    return [each.name for each in dataclasses.fields(table)]
+
+
+def change_study(
+    study: Study,
+    *,
+    seeds: int | None = None,
+    steps: int | None = None,
+    agents: Sequence[str] = (),
+    device: str | None = None,
+) -> Study:
+    """A study with some of it changed, as from the command line.
+
+    Args:
+        study: The study.
+        seeds: Number of training seeds, counted from 0.
+        steps: Steps of each training.
+        agents: Labels of the study's agents, or names of others; only these are compared.
+        device: Where the layers run.
+
+    Returns:
+        The changed study, resolved.
+
+    Raises:
+        UserError: What results is no study.
+    """
+    changes: dict[str, Any] = {}
+    if seeds is not None:
+        changes["seeds"] = tuple(range(seeds))
+    if steps is not None:
+        changes["steps"] = steps
+    if agents:
+        mine = {entry.label: entry for entry in study.agents}
+        wanted = [name for name in dict.fromkeys(agents) if name not in REFERENCES]
+        changes["agents"] = tuple(mine.get(name, AgentEntry(name)) for name in wanted)
+    if device is not None:
+        arguments = {**study.environment.arguments, "device": device}
+        changes["environment"] = EnvironmentEntry(study.environment.id, arguments)
+    return resolve(dataclasses.replace(study, **changes))

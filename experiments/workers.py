@@ -77,9 +77,10 @@ def run_trials(study: Study, trials: Sequence[tuple[Trial, Path]], jobs: int) ->
         `Started`, `Progress`, and at the end of each trial `Finished` or `Failed`.
     """
     waiting = list(trials)
-    workers = [_start_worker() for _ in range(min(jobs, len(waiting)))]
+    workers: list[_Worker] = []
     try:
-        for worker in workers:
+        for _ in range(min(jobs, len(waiting))):
+            workers.append(worker := _start_worker())
             yield from _hand_out(worker, study, waiting)
         while busy := [worker for worker in workers if worker.trial is not None]:
             for ready in wait([worker.connection for worker in busy]):

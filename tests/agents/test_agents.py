@@ -131,6 +131,13 @@ def test_deep_agents_learn_what_there_is_to_learn(name: str):
     assert np.mean(np.array(decisions(agent, name)) == 9) > 0.9
 
 
+@pytest.mark.parametrize(("steps", "rollouts"), [(128, 1), (256, 2), (300, 2)])
+def test_ppo_learns_from_every_whole_rollout(steps: int, rollouts: int):
+    agent, _ = train("ppo", steps, n_epochs=3)
+    assert isinstance(agent, DeepAgent)
+    assert vars(agent._trained())["_n_updates"] == 3 * rollouts
+
+
 def test_refiner_learns_from_what_follows(monkeypatch: pytest.MonkeyPatch):
     """What the controller is told is what the environment did, over the end of episodes too."""
     told: list[tuple[int, int, float, int]] = []

@@ -88,6 +88,23 @@ def test_converged_windows_stop_and_cost_nothing_more():
     assert got.visited_keys.item() == 16 * got.focus_steps.item() + 16
 
 
+def test_what_is_counted_is_what_the_kernel_is_asked_for(monkeypatch: pytest.MonkeyPatch):
+    asked: list[int] = []
+
+    def counting(q: Tensor, k: Tensor, v: Tensor, spans: Spans, active: Tensor | None) -> Any:
+        first, end = spans.intervals(q.shape[2])
+        asked.append(int(((end - first) * (1 if active is None else active)).sum()))
+        return reference.attend(q, k, v, spans, active)
+
+    monkeypatch.setattr("spangym.attention.kernels.for_device", lambda _: counting)
+    x = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(1))
+    x[:, 4:] = 0.0
+    local = SlidingWindowAttention(1, win_size=4, max_span=4, max_dist=4)
+    got = local(x, torch.ones(2))
+    assert sum(asked) == got.visited_keys.sum().item()
+    assert asked[0] > asked[1]
+
+
 @pytest.mark.parametrize("sharpen", [True, False])
 def test_temperature_laws(sharpen: bool):
     local = SlidingWindowAttention(

@@ -434,6 +434,12 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert re.fullmatch(r"spangym \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
+def test_smoothing_averages_all_lanes_that_end_together():
+    curve = pd.DataFrame({"step": [40] * 4 + [80] * 4, "return": [0.0, 0.0, 0.0, 8.0] * 2})
+    _, line = smoothed(curve, steps=80)
+    assert set(line.tolist()) == {2.0}
+
+
 def test_smoothing_averages_the_tenth_before():
     curve = pd.DataFrame({"step": [10, 20, 30, 40], "return": [1.0, 3.0, 5.0, 7.0]})
     grid, line = smoothed(curve, steps=200)

@@ -5,6 +5,7 @@ import multiprocessing
 import signal
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from spangym.experiments.studies import AgentEntry, Study, Trial
@@ -22,6 +23,18 @@ class Dies(Raises):
     def choose_action(self, state):
         import os, signal
         os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+GLOBAL = """
+import random
+import numpy as np
+import torch
+
+class Draws:
+    def choose_action(self, state):
+        return (random.randrange(10) + np.random.randint(10) + int(torch.randint(10, ()))) % 10
+    def update(self, state, action, reward, next_state):
+        pass
 """
 
 
@@ -58,6 +71,26 @@ def test_a_failed_trial_is_named_and_the_others_finish(
     assert [event.trial.entry.label for event in events if isinstance(event, Started)] == list(ends)
     assert any(isinstance(event, Progress) for event in events)
     assert not any((folder / "result.json").exists() for _, folder in pairs[:2])
+
+
+def test_a_refiner_that_draws_from_the_global_generators_is_repeatable(
+    tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "global_refiner.py").write_text(GLOBAL)
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = AgentEntry("global_refiner:Draws", label="draws")
+    study = resolve(dataclasses.replace(tiny, agents=(entry,)))
+    curves = []
+    # Behind another trial of its process, and alone.
+    for seeds in ([0, 1], [1]):
+        folders = [tmp_path / f"{len(seeds)}-{seed}" for seed in seeds]
+        for folder in folders:
+            folder.mkdir()
+        trials = [Trial(study.agents[0], seed) for seed in seeds]
+        events = list(run_trials(study, list(zip(trials, folders, strict=True)), jobs=1))
+        assert not any(isinstance(event, Failed) for event in events)
+        curves.append(pd.read_csv(folders[-1] / "curve.csv").drop(columns="wall_seconds"))
+    pd.testing.assert_frame_equal(*curves, check_exact=True)
 
 
 def test_closing_ends_the_processes(trials: tuple[Study, list[tuple[Trial, Path]]]):

@@ -27,14 +27,12 @@ class AgentKind:
     Attributes:
         name: The name.
         encoding: Encoding of observations it is made for.
-        learns: Whether it plays a training; if not, all its trials would be the same.
         make: Makes one from its seed and its options by keyword.
         signature: Callable whose keyword arguments are the options.
     """
 
     name: str
     encoding: str
-    learns: bool
     make: Callable[..., Agent]
     signature: Callable[..., Any]
 
@@ -70,9 +68,8 @@ def find_agent(name: str) -> AgentKind:
         ValueError: There is no such agent, or the class is no refiner.
 
     Example:
-        >>> kind = find_agent("fixed:3")
-        >>> kind.learns, kind.make(seed=0).predict([None, None]).tolist()
-        (False, [3, 3])
+        >>> find_agent("fixed:3").make(seed=0).predict([None, None]).tolist()
+        [3, 3]
     """
     if name in _SHIPPED:
         return _SHIPPED[name]
@@ -88,7 +85,7 @@ def _random() -> AgentKind:
     def make(seed: int) -> Agent:
         return RandomAgent(ACTIONS, seed)
 
-    return AgentKind("random", "digits", learns=True, make=make, signature=_nothing)
+    return AgentKind("random", "digits", make=make, signature=_nothing)
 
 
 def _fixed(action: int) -> AgentKind:
@@ -96,7 +93,7 @@ def _fixed(action: int) -> AgentKind:
         del seed
         return FixedAgent(action)
 
-    return AgentKind(FIXED[action], "digits", learns=False, make=make, signature=_nothing)
+    return AgentKind(FIXED[action], "digits", make=make, signature=_nothing)
 
 
 def _controller(name: str, controller: type[Any]) -> AgentKind:
@@ -105,14 +102,14 @@ def _controller(name: str, controller: type[Any]) -> AgentKind:
     def make(seed: int, **options: Any) -> Agent:
         return ControllerAgent(controller(**options, **({"seed": seed} if seeded else {})))
 
-    return AgentKind(name, "state", learns=True, make=make, signature=controller)
+    return AgentKind(name, "state", make=make, signature=controller)
 
 
 def _deep(name: str) -> AgentKind:
     def make(seed: int, **options: Any) -> Agent:
         return DeepAgent(name, seed, **options)
 
-    return AgentKind(name, "box", learns=True, make=make, signature=ALGORITHMS[name])
+    return AgentKind(name, "box", make=make, signature=ALGORITHMS[name])
 
 
 def _nothing() -> None:

@@ -126,7 +126,7 @@ def _resume(folder: RunFolder, jobs: int) -> Study:
     except UserError as error:
         raise UserError(f"{folder.path / 'study.toml'}: {error}") from error
     then, now = folder.manifest(), make_manifest(study, sys.argv, jobs)
-    if then.get("content_sha256") != now["content_sha256"]:
+    if then["content_sha256"] != now["content_sha256"]:
         raise UserError(
             f"the run in {str(folder.path)!r} read other texts than this Python carries: "
             "resume it with the Python that its manifest.json names"

@@ -33,18 +33,18 @@ def check_startable(study: Study) -> None:
     Raises:
         UserError: One cannot; the message says which and why.
     """
-    for entry in study.agents:
-        try:
-            SpanControlVecEnv(study.judging(entry), study.evaluation.episodes).reset()
-            env = SpanControlVecEnv(study.training(entry), study.lanes)
-            env.reset()
+    reference = study.entries()[-1]
+    name = "environment"
+    try:
+        SpanControlVecEnv(study.judging(reference), study.evaluation.episodes).reset()
+        SpanControlVecEnv(study.training(reference), study.lanes).reset()
+        for entry in study.agents:
+            name = f"agent {entry.label!r}"
             agent = make_agent(entry, seed=0)
             if isinstance(agent, DeepAgent):
-                agent.make_model(env, study.steps)
-        except Exception as error:  # Libraries raise what they like on a wrong hyperparameter.
-            raise UserError(
-                f"agent {entry.label!r} cannot be started: {type(error).__name__}: {error}"
-            ) from error
+                agent.make_model(SpanControlVecEnv(study.training(entry), study.lanes), study.steps)
+    except Exception as error:  # Libraries raise what they like on a wrong hyperparameter.
+        raise UserError(f"{name} cannot be started: {type(error).__name__}: {error}") from error
 
 
 def run_comparison(folder: RunFolder, study: Study, jobs: int, view: View) -> dict[str, str]:
@@ -90,10 +90,7 @@ def conclude(
     """
     trials = [trial for trial in study.trials() if trial.name not in failed]
     evaluation = folder.evaluation(study, trials)
-    arguments = study.environment.arguments
-    summaries = summarise(
-        evaluation, _mean_seconds(folder, trials), arguments["chunks"] * arguments["layers"]
-    )
+    summaries = summarise(evaluation, _mean_seconds(folder, trials), study.episode_steps)
     said = verdict(summaries)
     folder.write("evaluation.csv", evaluation.to_csv(index=False, lineterminator="\n"))
     folder.write_json(

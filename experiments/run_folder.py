@@ -162,9 +162,8 @@ class RunFolder:
         """
         name = f"trials/{trial.name}/curve.csv"
         rows = self._read_csv(name, ("step", "return"))
-        arguments = study.environment.arguments
-        round_of_episodes = arguments["chunks"] * arguments["layers"] * study.lanes
-        episodes = training_steps(study, trial) // round_of_episodes * study.lanes
+        rounds = training_steps(study, trial) // (study.episode_steps * study.lanes)
+        episodes = rounds * study.lanes
         if len(rows) != episodes:
             raise self._damaged(name, f"it has {len(rows)} rows of {episodes}")
         return rows

@@ -128,6 +128,12 @@ class Study:
     evaluation: EvaluationEntry = EvaluationEntry()
     lanes: PositiveInt = 1
 
+    @property
+    def episode_steps(self) -> int:
+        """Decisions in an episode of a resolved study: one for each chunk and layer."""
+        arguments = self.environment.arguments
+        return arguments["chunks"] * arguments["layers"]
+
     def entries(self) -> tuple[AgentEntry, ...]:
         """The agents, then the reference policies."""
         references = (AgentEntry(name, label=name, encoding="digits") for name in REFERENCES)

@@ -168,12 +168,10 @@ def _check_budget(study: Study) -> None:
         raise UserError(
             f"steps must be a multiple of lanes, got steps={study.steps}, lanes={study.lanes}"
         )
-    arguments = study.environment.arguments
-    episode = arguments["chunks"] * arguments["layers"]
-    if study.steps < episode * study.lanes:
+    least = study.episode_steps * study.lanes
+    if study.steps < least:
         raise UserError(
-            f"steps must be at least {episode * study.lanes}, one episode in each lane, "
-            f"got {study.steps}"
+            f"steps must be at least {least}, one episode in each lane, got {study.steps}"
         )
 
 

@@ -19,9 +19,7 @@ from .studies import Study, Trial, make_agent, training_steps
 
 def decisions(study: Study, trial: Trial) -> int:
     """Steps that a trial takes in training and evaluation together."""
-    settings = study.judging(trial.entry)
-    judged = study.evaluation.episodes * settings.chunks * settings.layers
-    return judged + training_steps(study, trial)
+    return study.evaluation.episodes * study.episode_steps + training_steps(study, trial)
 
 
 def stream_seed(training_seed: int) -> int:
@@ -45,24 +43,24 @@ def run_trial(study: Study, trial: Trial, folder: Path, progress: Callable[[int]
         RuntimeError: The agent took another number of steps than it was given.
     """
     began = time.perf_counter()
-    entry, kind = trial.entry, trial.entry.kind()
+    entry, steps = trial.entry, training_steps(study, trial)
     agent = make_agent(entry, trial.seed)
     env = SpanControlVecEnv(study.training(entry), study.lanes)
     recorder = Recorder(
-        env, folder, env.simulator.reward.parts, study.steps, stream_seed(trial.seed), progress
+        env, folder, env.simulator.reward.parts, steps, stream_seed(trial.seed), progress
     )
     try:
-        if kind.learns:
-            agent.learn(recorder, study.steps)
-            if recorder.steps != study.steps:
-                raise RuntimeError(f"the agent took {recorder.steps} of {study.steps} steps")
+        if steps:
+            agent.learn(recorder, steps)
+        if recorder.steps != steps:
+            raise RuntimeError(f"the agent took {recorder.steps} of {steps} steps")
         agent.save(folder / "agent")
         rows = evaluate(
             agent,
             study.judging(entry),
             study.evaluation.first_seed,
             study.evaluation.episodes,
-            lambda steps: progress(recorder.steps + steps),
+            lambda judged_steps: progress(steps + judged_steps),
         )
         judged = pd.DataFrame(rows)
         mean_return = float(judged["return"].to_numpy(float).mean())
@@ -76,7 +74,7 @@ def run_trial(study: Study, trial: Trial, folder: Path, progress: Callable[[int]
     result = {
         "agent": entry.label,
         "seed": trial.seed,
-        "training_steps": recorder.steps,
+        "training_steps": steps,
         "evaluation_return": mean_return,
         "wall_seconds": round(time.perf_counter() - began, 3),
     }

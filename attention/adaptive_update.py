@@ -5,134 +5,134 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from .metrics import token_mean
+from .multi_head import MultiHeadAttention
 from .predictor import RefreshPredictor
 
 
-@dataclass
+@dataclass(frozen=True)
 class KeyValueCache:
-    """Keys and values of the last pass, for a layer that reads a stream.
-
-    Make one for each layer and stream, hand it to every pass, and make a new one when the stream
-    starts again. A pass replaces its contents, detached from the graph.
+    """What the global path keeps of a pass for the next one on the same stream, detached.
 
     Attributes:
-        keys: Shape (lanes, heads, tokens, head size), or None before the first pass.
+        keys: Shape (lanes, heads, tokens, head size).
         values: Same shape.
-        refreshed_keys: Which lanes' keys the last pass computed anew, boolean (lanes,).
+        refreshed_keys: Which lanes' keys the pass computed anew, boolean (lanes,).
         refreshed_values: The same of the values.
+        lengths: Keys of each lane that are no padding, shape (lanes,), integers; all if None.
+        summary: Mean of the pass's tokens, shape (lanes, dims): what causal decisions of the next
+            pass are made from.
     """
 
-    keys: Tensor | None = None
-    values: Tensor | None = None
-    refreshed_keys: Tensor | None = None
-    refreshed_values: Tensor | None = None
+    keys: Tensor
+    values: Tensor
+    refreshed_keys: Tensor
+    refreshed_values: Tensor
+    lengths: Tensor | None
+    summary: Tensor
 
 
-class ProjectionModule(nn.Module):
-    """A projection with weights from N(0, 0.02) and zero biases, split in heads.
-
-    Args:
-        dims: Width of input and output.
-        head: Number of heads; divides ``dims``.
-    """
-
-    def __init__(self, dims: int, head: int) -> None:
-        super().__init__()
-        self.head = head
-        self.proj = nn.Linear(dims, dims)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(lanes, tokens, dims) -> (lanes, heads, tokens, head size)."""
-        return split_heads(self.proj(x), self.head)
-
-
-class AttentionCombiner(nn.Module):
-    """Joins the heads of an attention output and projects it.
-
-    Args:
-        dims: Width of input and output.
-    """
-
-    def __init__(self, dims: int) -> None:
-        super().__init__()
-        self.out = nn.Linear(dims, dims)
-
-    def forward(self, heads: Tensor) -> Tensor:
-        """(lanes, heads, tokens, head size) -> (lanes, tokens, dims)."""
-        return self.out(join_heads(heads))
-
-
-class AdaptiveUpdateAttention(nn.Module):
-    """Full multi-head self-attention with an explicit key-value cache.
+class AdaptiveUpdateAttention(MultiHeadAttention):
+    """Full multi-head attention with an explicit key-value cache.
 
     On a stream, two small predictors say for each lane whether its keys, and whether its values,
-    are computed anew or taken from the pass before. Scores are scaled once, by
-    ``1 / sqrt(head size)``.
+    are computed anew or taken from the pass before. On the CPU only those are computed; on an
+    accelerator, where the choice would have to be read back first, all are, and then chosen from.
+
+    The predictors read the mean over the tokens that keys come from; with ``causal``, where that
+    would tell of later tokens, the mean of the pass before.
 
     Args:
-        dims: Width of input and output.
+        dims: Width of input and output, at least 4.
         head: Number of heads; divides ``dims``.
+        causal: Whether a token sees none after it.
+
+    Example:
+        >>> attention = AdaptiveUpdateAttention(16, head=4)
+        >>> first, cache = attention(torch.zeros(2, 6, 16))
+        >>> second, cache = attention(torch.ones(2, 6, 16), cache=cache)
+        >>> second.shape, cache.refreshed_keys.shape
+        (torch.Size([2, 6, 16]), torch.Size([2]))
     """
 
-    def __init__(self, dims: int, head: int) -> None:
-        super().__init__()
-        self.query_module = ProjectionModule(dims, head)
-        self.key_module = ProjectionModule(dims, head)
-        self.value_module = ProjectionModule(dims, head)
-        self.combiner = AttentionCombiner(dims)
+    def __init__(self, dims: int, head: int, causal: bool = False) -> None:
+        super().__init__(dims, head, causal)
         self.key_update_predictor = RefreshPredictor(dims)
         self.value_update_predictor = RefreshPredictor(dims)
 
-    def forward(self, x: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        xa: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        key_lengths: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> tuple[Tensor, KeyValueCache]:
         """Attend over the whole sequence.
 
         Args:
-            x: Shape (lanes, tokens, dims).
-            cache: Keys and values of the last pass over the same lanes; replaced by this one's.
+            x: Where queries come from, shape (lanes, queries, dims).
+            xa: Where keys and values come from, shape (lanes, keys, dims); ``x`` if None.
+            mask: Boolean (True: may be seen) or added to the scores; broadcastable to (lanes,
+                heads, queries, keys).
+            key_lengths: Keys of each lane that are no padding, shape (lanes,), integers. A lane
+                whose number has changed is computed anew.
+            cache: What the last pass over the same lanes gave; None where a stream begins.
 
         Returns:
-            Shape (lanes, tokens, dims).
+            Output of shape (lanes, queries, dims), and the cache for the next pass.
 
         Raises:
             ValueError: The cache holds keys of another shape.
         """
-        query, key, value = self._project(x)
-        if cache is not None:
-            anew_keys, anew_values = self._refresh(x, key, cache)
-            if cache.keys is not None and cache.values is not None:
-                key = torch.where(anew_keys[:, None, None], key, cache.keys)
-                value = torch.where(anew_values[:, None, None], value, cache.values)
-            cache.keys, cache.values = key.detach(), value.detach()
-            cache.refreshed_keys, cache.refreshed_values = anew_keys[:, 0], anew_values[:, 0]
-        return self.combiner(self._attend(query, key, value))
+        source = x if xa is None else xa
+        summary = token_mean(source, key_lengths)
+        query = self.query_module(x)
+        if cache is None:
+            everything = torch.ones(len(x), dtype=torch.bool, device=x.device)
+            anew_keys = anew_values = everything
+            key, value = self.key_module(source), self.value_module(source)
+        else:
+            self._check(cache, query.shape, source.shape[1])
+            read = (cache.summary if self.causal else summary)[:, None]
+            changed = _changed(cache.lengths, key_lengths)
+            anew_keys = self.key_update_predictor(read)[:, 0] | changed
+            anew_values = self.value_update_predictor(read)[:, 0] | changed
+            key = _anew(self.key_module, source, anew_keys, cache.keys)
+            value = _anew(self.value_module, source, anew_values, cache.values)
+        kept = KeyValueCache(
+            key.detach(), value.detach(), anew_keys, anew_values, key_lengths, summary.detach()
+        )
+        return self._attended(query, key, value, mask, key_lengths), kept
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each of shape (lanes, heads, tokens, head size)."""
-        return self.query_module(x), self.key_module(x), self.value_module(x)
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention output, shape (lanes, heads, tokens, head size)."""
-        return nn.functional.scaled_dot_product_attention(query, key, value)
-
-    def _refresh(self, x: Tensor, key: Tensor, cache: KeyValueCache) -> tuple[Tensor, Tensor]:
-        if cache.keys is None:
-            everything = x.new_ones((len(x), 1), dtype=torch.bool)
-            return everything, everything
-        if cache.keys.shape != key.shape:
+    def _check(self, cache: KeyValueCache, query: torch.Size, keys: int) -> None:
+        needed = (*query[:2], keys, query[3])
+        if tuple(cache.keys.shape) != needed:
             raise ValueError(
-                f"cache holds keys of shape {tuple(cache.keys.shape)}, this pass needs "
-                f"{tuple(key.shape)} (lanes, heads, tokens, head size): start a new KeyValueCache"
+                f"cache holds keys of shape {tuple(cache.keys.shape)}, this pass needs {needed} "
+                "(lanes, heads, tokens, head size): begin the stream without a cache"
             )
-        return self.key_update_predictor(x), self.value_update_predictor(x)
 
 
-def split_heads(x: Tensor, head: int) -> Tensor:
-    """(lanes, tokens, dims) -> (lanes, heads, tokens, head size), a view."""
-    return x.unflatten(-1, (head, -1)).transpose(-2, -3)
+def _anew(module: torch.nn.Module, source: Tensor, anew: Tensor, cached: Tensor) -> Tensor:
+    """The cached projections, with those of the chosen lanes computed anew."""
+    if source.device.type != "cpu" or torch.compiler.is_compiling():
+        projected = module(source)
+        return torch.where(anew[:, None, None, None], projected, cached.to(projected.dtype))
+    chosen = anew.nonzero()[:, 0]
+    if len(chosen) == 0:
+        return cached
+    if len(chosen) == len(anew):
+        return module(source)
+    projected = module(source[chosen])
+    return cached.to(projected.dtype).index_copy(0, chosen, projected)
 
 
-def join_heads(x: Tensor) -> Tensor:
-    """(lanes, heads, tokens, head size) -> (lanes, tokens, dims)."""
-    return x.transpose(-2, -3).flatten(-2)
+def _changed(before: Tensor | None, now: Tensor | None) -> Tensor | bool:
+    """Lanes whose number of keys is another than in the last pass."""
+    if before is None or now is None:
+        return before is not now
+    return before != now

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
+
+from torch import Tensor
 
 
 @runtime_checkable
@@ -32,5 +35,26 @@ class SpanController(Protocol):
             action: The action.
             reward: What it earned.
             next_state: State in which the next decision falls.
+        """
+        ...
+
+
+@runtime_checkable
+class StoredController(SpanController, Protocol):
+    """A controller whose knowledge is saved and loaded with its layer's ``state_dict``.
+
+    A controller that is a `torch.nn.Module` needs none of this: torch stores it.
+    """
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """All that was learnt, as tensors."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> object:
+        """Put what `state_dict` gave in place of what was learnt here.
+
+        Raises:
+            KeyError: Something is missing.
+            ValueError: It does not fit.
         """
         ...

@@ -2,63 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Literal, TypeGuard, get_args
 
 import torch
 from torch import Tensor, nn
 
-from .adaptive_update import AdaptiveUpdateAttention, KeyValueCache, ProjectionModule
-from .controllers import SpanController
-from .metrics import features, quality, state_ids
-from .predictor import Predictor
+from .adaptive_update import AdaptiveUpdateAttention, KeyValueCache
+from .controllers import SpanController, StoredController
+from .hints import did_you_mean
+from .inputs import Inputs
+from .metrics import state_ids
+from .multi_head import MultiHeadAttention
+from .options import SpanOptions, check_sizes
+from .outcome import LayerCache, Outcome
 from .sliding_window import SlidingWindowAttention
 from .spans import ACTIONS
+from .temperature import Sharpen
+from .two_path import TwoPathAttention
+
+ActionScale = Literal["relative", "absolute"]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What one pass through a layer did; tensors are on the layer's device.
-
-    Attributes:
-        output: Output of the layer, shape (lanes, tokens, dims).
-        local_input: Normalised input of the local path, same shape.
-        local_output: Output of the local path, same shape; zero where a lane is off.
-        scale: Span scale ``m`` of each lane, shape (lanes,), in [0, 1].
-        window: Window of each lane in tokens, shape (lanes,), int64.
-        span: Span of each lane in tokens, shape (lanes,), int64; 0 where a lane is off.
-        visited_keys: Query-key pairs that the local path scored, over all its passes, shape
-            (lanes,), int64.
-        focus_steps: Passes of iterative focus, shape (lanes,), int64.
-    """
-
-    output: Tensor
-    local_input: Tensor
-    local_output: Tensor
-    scale: Tensor
-    window: Tensor
-    span: Tensor
-    visited_keys: Tensor
-    focus_steps: Tensor
-
-    @property
-    def reward(self) -> Tensor:
-        """Quality of each lane's local output, shape (lanes,)."""
-        return quality(self.local_output).quality
-
-    @property
-    def state(self) -> list[int]:
-        """State id of each lane's normalised input; copies to the host."""
-        return state_ids(features(self.local_input))
-
-    @property
-    def next_state(self) -> list[int]:
-        """State id of each lane's local output, the original's bootstrap; copies to the host."""
-        return state_ids(features(self.local_output))
-
-
-class IntegratedAttention(nn.Module):
-    """Self-attention with a local path whose span is decided for each input.
+class IntegratedAttention(TwoPathAttention):
+    """Attention with a local path whose span is decided for each input.
 
     1. ``local = LN_a(x)``, ``globe = LN_b(x)``;
     2. the global path attends over all of ``globe`` (`AdaptiveUpdateAttention`);
@@ -74,7 +41,13 @@ class IntegratedAttention(nn.Module):
 
     Where ``refiner`` is set and no action is handed in, the refiner chooses it from the state id
     of the lane's normalised input; in train mode it also learns, from the quality of the local
-    output and the state id of that output (the original's bootstrap).
+    output and the state id of that output (the original's bootstrap). What it has learnt is saved
+    with the layer (`spangym.attention.StoredController`).
+
+    Cross-attention and causality are explained at `TwoPathAttention`.
+
+    A pass changes nothing but the refiner, in train mode, so that gradient checkpointing may run
+    it twice; a learning refiner has to be asked before: ``layer.outcome(x, layer.decide(x))``.
 
     Args:
         ctx: Longest sequence, in tokens.
@@ -84,7 +57,16 @@ class IntegratedAttention(nn.Module):
         win_size: Window at span scale 1, in tokens.
         max_span: Span at span scale 1, in tokens; at least ``win_size``.
         temp_scale: Strength of the temperature law, at least 0.
-        sharpen: Sharper scores for longer spans (True) or for shorter ones (False).
+        sharpen: Sharper scores for longer spans (True), for shorter ones (False), or a law's name:
+            see `spangym.attention.temperature`.
+        scale_weights: Whether local attention weights are multiplied by ``1 / m``.
+        causal: Whether a token sees none after it.
+        soft_span: Whether the edge of the interval fades out over ``ramp`` tokens, which gives the
+            span predictor a gradient.
+        ramp: Tokens over which a soft edge fades out.
+        action_scale: ``relative``: an action is a share of the predicted span; ``absolute``: of the
+            longest one, ``m = a / 9``.
+        local_projections: Whether the local path learns projections of queries, keys and values.
         refiner: Controller of the span, any `SpanController`.
         generator: Source of the initial weights; torch's default generator if None.
 
@@ -99,7 +81,12 @@ class IntegratedAttention(nn.Module):
         >>> outcome = layer.outcome(x, action=torch.tensor([0, 9]))
         >>> outcome.span[0].item(), bool(outcome.span[1] >= outcome.window[1])
         (0, True)
+        >>> y, stats = layer(x, return_stats=True)
+        >>> bool((stats.coverage <= 1).all()), stats.effective_span.shape
+        (True, torch.Size([2]))
     """
+
+    attn_global: AdaptiveUpdateAttention
 
     def __init__(
         self,
@@ -111,33 +98,38 @@ class IntegratedAttention(nn.Module):
         max_span: int = 384,
         temp_scale: float = 0.01,
         *,
-        sharpen: bool = True,
+        sharpen: Sharpen = True,
+        scale_weights: bool = False,
+        causal: bool = False,
+        soft_span: bool = False,
+        ramp: int = 32,
+        action_scale: ActionScale = "relative",
+        local_projections: bool = False,
         refiner: SpanController | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        check_layer_arguments(ctx, dims, head, max_dist, win_size, max_span, temp_scale)
-        self.ctx = ctx
-        self.dims = dims
-        self.head = head
-        self.refiner = refiner
-        # Modules draw weights when they are made; those are drawn anew below.
-        with torch.random.fork_rng(devices=[]):
-            self.span_pred = Predictor(dims)
-            local_path, global_path = self._paths()
-            self.attn_local = local_path(
-                head,
-                win_size=win_size,
-                max_span=max_span,
-                max_dist=max_dist,
-                temp_scale=temp_scale,
-                sharpen=sharpen,
+        options = SpanOptions(
+            win_size=win_size,
+            max_span=max_span,
+            max_dist=max_dist,
+            temp_scale=temp_scale,
+            sharpen=sharpen,
+            scale_weights=scale_weights,
+            causal=causal,
+            soft_span=soft_span,
+            ramp=ramp,
+        )
+        if action_scale not in get_args(ActionScale):
+            raise ValueError(
+                f"action_scale {action_scale!r} is unknown"
+                f"{did_you_mean(str(action_scale), get_args(ActionScale))}"
             )
-            self.attn_global = global_path(dims, head)
-            self.projection = nn.Linear(2 * dims, dims)
-            self.ln_a = nn.LayerNorm(dims)
-            self.ln_b = nn.LayerNorm(dims)
-        self.reset_parameters(generator)
+        check_sizes(ctx, dims, head)
+        with torch.random.fork_rng(devices=[]):
+            attn_local, attn_global = self._paths(dims, head, options, local_projections)
+        super().__init__(ctx, dims, head, attn_local, attn_global, generator)
+        self.action_scale = action_scale
+        self.refiner = refiner
 
     @classmethod
     def original(
@@ -177,170 +169,254 @@ class IntegratedAttention(nn.Module):
         )
 
     @classmethod
-    def _paths(cls) -> tuple[type[SlidingWindowAttention], type[AdaptiveUpdateAttention]]:
-        """What the local and the global path are made of."""
-        return SlidingWindowAttention, AdaptiveUpdateAttention
+    def _paths(
+        cls, dims: int, head: int, options: SpanOptions, local_projections: bool
+    ) -> tuple[SlidingWindowAttention, MultiHeadAttention]:
+        """The local and the global path."""
+        local = SlidingWindowAttention(head, options, dims if local_projections else None)
+        return local, AdaptiveUpdateAttention(dims, head, options.causal)
 
-    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Draw the weights anew: N(0, 0.02) for the global projections, else torch's default.
-
-        Args:
-            generator: Source of the weights; torch's default generator if None.
-        """
-        projections = {m.proj for m in self.modules() if isinstance(m, ProjectionModule)}
-        for linear in (m for m in self.modules() if isinstance(m, nn.Linear)):
-            if linear in projections:
-                nn.init.normal_(linear.weight, std=0.02, generator=generator)
-                nn.init.zeros_(linear.bias)
-            else:
-                bound = 1 / math.sqrt(linear.in_features)
-                nn.init.uniform_(linear.weight, -bound, bound, generator=generator)
-                nn.init.uniform_(linear.bias, -bound, bound, generator=generator)
-
-    def features(self, x: Tensor) -> Tensor:
-        """Mean and population variance of the normalised input, over the tokens.
+    def decide(
+        self,
+        x: Tensor,
+        *,
+        lengths: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor | None:
+        """Ask the refiner for the actions of the coming pass; copies to the host.
 
         Args:
             x: Shape (lanes, tokens, dims).
+            lengths: Tokens of each lane that are no padding, shape (lanes,), integers.
+            cache: The last outcome's; None where a stream begins.
 
         Returns:
-            Shape (lanes, 2 * dims).
+            Actions, integers of shape (lanes,); None if there is no refiner.
+
+        Raises:
+            ValueError: The refiner chose what is no action.
         """
-        return features(self.ln_a(x))
+        if self.refiner is None:
+            return None
+        return self._asked(state_ids(self.features(x, lengths=lengths, cache=cache)), x.device)
 
     def outcome(
         self,
         x: Tensor,
         action: Tensor | int | None = None,
+        xa: Tensor | None = None,
+        mask: Tensor | None = None,
         *,
-        cache: KeyValueCache | None = None,
+        lengths: Tensor | None = None,
+        xa_lengths: Tensor | None = None,
+        cache: LayerCache | None = None,
+        return_stats: bool = False,
     ) -> Outcome:
-        """Run the layer under a given decision and say what it did.
+        """Run the layer under a given decision and say what it did; nothing learns.
 
         Args:
             x: Shape (lanes, tokens, dims), ``tokens <= ctx``.
             action: Action of each lane, integers 0..9 of shape (lanes,), or one for all; without
                 it the span scale is the predictor's.
-            cache: Keys and values of the global path's last pass, replaced by this pass's.
+            xa: Where keys and values come from, shape (lanes, keys, dims); ``x`` if None.
+            mask: Boolean (True: may be seen) or added to the scores, for both paths; broadcastable
+                to (lanes, heads, tokens, keys).
+            lengths: Tokens of each lane that are no padding, shape (lanes,), integers.
+            xa_lengths: The same of ``xa``.
+            cache: The last outcome's; None where a stream begins.
+            return_stats: Whether to give statistics of the local path's attention weights.
 
         Returns:
-            Output, spans and price.
+            Output, cache, spans and price.
 
         Raises:
-            ValueError: ``x`` or ``action`` has a wrong shape, the cache another one, or the action
+            ValueError: A shape or type is wrong, the cache is of another shape, or the action
                 is none of 0..9.
         """
-        self._check_input(x)
-        globe = self.attn_global(self.ln_b(x), cache)
-        # The span is an integer: no gradient passes it, so none is to pass its temperature alone.
-        scale = self.span_pred(globe).squeeze(-1).detach()
-        if action is not None:
-            share = self._check_action(action, scale) / (ACTIONS - 1)
-            scale = (scale * share).clamp(0, 1)
-        local_input = self.ln_a(x)
-        local = self.attn_local(local_input, scale)
-        return Outcome(
-            output=self.projection(torch.cat([local.output, globe], dim=-1)),
-            local_input=local_input,
-            local_output=local.output,
-            scale=scale,
-            window=local.spans.window,
-            span=local.spans.span,
-            visited_keys=local.visited_keys,
-            focus_steps=local.focus_steps,
-        )
+        inputs = self._checked(x, xa, mask, lengths, xa_lengths)
+        return self._run(inputs, cache, return_stats, *self._share(x, action))
 
-    def forward(self, x: Tensor, *, cache: KeyValueCache | None = None) -> Tensor:
-        """Run the layer, its span chosen by ``refiner`` or else by the predictor alone.
+    def step(
+        self,
+        x: Tensor,
+        xa: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        xa_lengths: Tensor | None = None,
+        cache: LayerCache | None = None,
+        return_stats: bool = False,
+    ) -> Outcome:
+        """Run the layer as `forward` does, and say what it did: the way to read a stream.
+
+        The refiner decides, and learns in train mode; without one the predictor decides.
 
         Args:
             x: Shape (lanes, tokens, dims), ``tokens <= ctx``.
-            cache: Keys and values of the global path's last pass, replaced by this pass's.
+            xa: As in `outcome`.
+            mask: As in `outcome`.
+            lengths: As in `outcome`.
+            xa_lengths: As in `outcome`.
+            cache: As in `outcome`.
+            return_stats: As in `outcome`.
 
         Returns:
-            Shape (lanes, tokens, dims).
+            The output, the cache for the next pass, spans and price.
 
         Raises:
-            ValueError: ``x`` has a wrong shape, or the cache another one, or the refiner chose what
-                is no action.
+            ValueError: A shape or type is wrong, the cache is of another shape, or the refiner
+                chose what is no action.
+            RuntimeError: Gradient checkpointing runs the pass again, which a learning refiner
+                must not be asked twice for.
         """
-        if self.refiner is None:
-            return self.outcome(x, cache=cache).output
-        self._check_input(x)
-        states = state_ids(self.features(x))
+        inputs = self._checked(x, xa, mask, lengths, xa_lengths)
+        states, action = [], None
+        if self.refiner is not None:
+            if self._learns and torch._C._current_graph_task_id() != -1:
+                raise RuntimeError(
+                    "gradient checkpointing runs this pass twice, and the refiner would learn "
+                    "twice: checkpoint layer.outcome(x, action) with action = layer.decide(x)"
+                )
+            states = state_ids(self.features(x, lengths=lengths, cache=cache))
+            action = self._asked(states, x.device)
+        outcome = self._run(inputs, cache, return_stats, *self._share(x, action))
+        if self.refiner is not None and action is not None and self._learns:
+            rewards, after = outcome.reward.tolist(), outcome.next_state
+            for decision in zip(states, action.tolist(), rewards, after, strict=True):
+                self.refiner.update(*decision)
+        return outcome
+
+    def attention_weights(
+        self,
+        x: Tensor,
+        xa: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        action: Tensor | int | None = None,
+        lengths: Tensor | None = None,
+        xa_lengths: Tensor | None = None,
+        path: Literal["local", "global"] = "local",
+    ) -> Tensor:
+        """Write out the attention weights, for plots: memory grows with tokens times keys.
+
+        Those of the local path are of each query's last pass.
+
+        Args:
+            x: Shape (lanes, tokens, dims), ``tokens <= ctx``.
+            xa: As in `outcome`.
+            mask: As in `outcome`.
+            action: As in `outcome`; the refiner is not asked.
+            lengths: As in `outcome`.
+            xa_lengths: As in `outcome`.
+            path: ``local`` or ``global``.
+
+        Returns:
+            Shape (lanes, heads, tokens, keys); rows sum to 1, or to 0 where nothing is seen.
+
+        Raises:
+            ValueError: A shape or type is wrong, or the path is another one.
+        """
+        inputs = self._checked(x, xa, mask, lengths, xa_lengths)
+        return self._weights(inputs, path, *self._share(x, action))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "refiner":
+            _check_refiner(value)
+            # A module that controlled the layer before is no longer part of it.
+            self._modules.pop(name, None)
+        super().__setattr__(name, value)
+
+    def _save_to_state_dict(
+        self, destination: MutableMapping[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if _stores_itself(self.refiner):
+            for name, tensor in self.refiner.state_dict().items():
+                destination[f"{prefix}refiner.{name}"] = tensor
+
+    def _load_from_state_dict(
+        self,
+        state_dict: MutableMapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        start = f"{prefix}refiner."
+        if _stores_itself(self.refiner):
+            names = [name for name in state_dict if name.startswith(start)]
+            stored = {name.removeprefix(start): state_dict.pop(name) for name in names}
+            if stored:
+                try:
+                    self.refiner.load_state_dict(stored)
+                except (KeyError, ValueError) as error:
+                    error_msgs.append(f"the refiner cannot take what is stored of it: {error}")
+            elif strict:
+                missing_keys.append(f"{start}*")
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
+
+    def _global(
+        self, inputs: Inputs, cache: KeyValueCache | None
+    ) -> tuple[Tensor, KeyValueCache | None]:
+        return self.attn_global(
+            self.ln_b(inputs.x),
+            None if inputs.xa is None else self.ln_b(inputs.xa),
+            mask=inputs.mask,
+            key_lengths=inputs.key_lengths,
+            cache=cache,
+        )
+
+    def _asked(self, states: list[int], device: torch.device) -> Tensor:
+        """The refiner's actions."""
+        assert self.refiner is not None
         actions = [self.refiner.choose_action(state) for state in states]
         if not set(actions) <= set(range(ACTIONS)):
             raise ValueError(f"refiner must choose actions in 0..{ACTIONS - 1}, chose {actions}")
-        outcome = self.outcome(x, torch.tensor(actions, device=x.device), cache=cache)
-        if self._learns:
-            rewards = outcome.reward.tolist()
-            for decision in zip(states, actions, rewards, outcome.next_state, strict=True):
-                self.refiner.update(*decision)
-        return outcome.output
+        return torch.tensor(actions, device=device)
 
-    def _check_action(self, action: Tensor | int, scale: Tensor) -> Tensor:
-        """The action as a number of the scale's type; a tensor's values are not looked at."""
+    def _share(self, x: Tensor, action: Tensor | int | None) -> tuple[Tensor | None, bool]:
+        """The action as a share of the span, (lanes,), and whether it is of the longest span.
+
+        A tensor's values are not looked at.
+        """
+        absolute = self.action_scale == "absolute"
+        if action is None:
+            return None, False
         if not isinstance(action, Tensor) and action not in range(ACTIONS):
             raise ValueError(f"action must be an integer in 0..{ACTIONS - 1}, got {action!r}")
-        actions = torch.as_tensor(action, dtype=scale.dtype, device=scale.device)
-        if actions.shape not in ((), (1,), scale.shape):
+        kind = torch.promote_types(x.dtype, torch.float32)
+        actions = torch.as_tensor(action, dtype=kind, device=x.device)
+        if actions.shape not in ((), (1,), (len(x),)):
             raise ValueError(
                 f"action has shape {tuple(actions.shape)}; it must be one number or one for each "
-                f"of the {len(scale)} lanes"
+                f"of the {len(x)} lanes"
             )
-        return actions
+        return (actions / (ACTIONS - 1)).clamp(0, 1).expand(len(x)), absolute
 
     @property
     def _learns(self) -> bool:
         """Whether the refiner learns from this pass."""
         return self.training
 
-    def _check_input(self, x: Tensor) -> None:
-        if (
-            x.ndim != 3
-            or len(x) == 0
-            or x.shape[-1] != self.dims
-            or not 1 <= x.shape[1] <= self.ctx
-        ):
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}; it must be (lanes, tokens, {self.dims}) with "
-                f"1 to {self.ctx} tokens"
-            )
+
+def _check_refiner(refiner: object) -> None:
+    if refiner is not None and not isinstance(refiner, SpanController):
+        raise TypeError(
+            "refiner must have the methods choose_action(state) and update(state, action, reward, "
+            f"next_state), {type(refiner).__name__} has not"
+        )
 
 
-def check_layer_arguments(
-    ctx: int,
-    dims: int,
-    head: int,
-    max_dist: int,
-    win_size: int,
-    max_span: int,
-    temp_scale: float,
-) -> None:
-    """Refuse arguments of `IntegratedAttention` that break a rule.
-
-    Raises:
-        ValueError: An argument breaks its rule; the message names both.
-    """
-    rules = [
-        (ctx >= 1, f"ctx must be at least 1, got {ctx}"),
-        (dims >= 4, f"dims must be at least 4, got {dims}"),
-        (head >= 1, f"head must be at least 1, got {head}"),
-        (head < 1 or dims % head == 0, f"head must divide dims, got head={head}, dims={dims}"),
-        (win_size >= 1, f"win_size must be at least 1, got {win_size}"),
-        (
-            max_span >= win_size,
-            f"max_span must be at least win_size, got max_span={max_span}, win_size={win_size}",
-        ),
-        (
-            max_dist >= win_size,
-            f"max_dist must be at least win_size, got max_dist={max_dist}, win_size={win_size}",
-        ),
-        (
-            0 <= temp_scale < math.inf,
-            f"temp_scale must be at least 0 and finite, got {temp_scale}",
-        ),
-    ]
-    for holds, message in rules:
-        if not holds:
-            raise ValueError(message)
+def _stores_itself(refiner: object) -> TypeGuard[StoredController]:
+    """Whether a layer stores what it knows: modules are stored by torch itself."""
+    return isinstance(refiner, StoredController) and not isinstance(refiner, nn.Module)

@@ -29,16 +29,42 @@ class Quality(NamedTuple):
     quality: Tensor
 
 
-def features(x: Tensor) -> Tensor:
+def real_tokens(tokens: int, lengths: Tensor) -> Tensor:
+    """Which tokens are no padding, boolean (lanes, tokens)."""
+    return torch.arange(tokens, device=lengths.device) < lengths[:, None]
+
+
+def token_mean(x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """Mean over the tokens of each lane.
+
+    Args:
+        x: Floating tensor of shape (lanes, tokens, dims).
+        lengths: Tokens of each lane that are no padding, shape (lanes,); all if None.
+
+    Returns:
+        Shape (lanes, dims); 0 for a lane that is all padding.
+    """
+    if lengths is None:
+        return x.mean(-2)
+    real = real_tokens(x.shape[-2], lengths)[..., None]
+    return torch.where(real, x, 0).sum(-2) / lengths.clamp_min(1)[:, None]
+
+
+def features(x: Tensor, lengths: Tensor | None = None) -> Tensor:
     """Mean and population variance over the tokens, per dimension.
 
     Args:
         x: Floating tensor of shape (lanes, tokens, dims).
+        lengths: Tokens of each lane that are no padding, shape (lanes,); all if None.
 
     Returns:
         Shape (lanes, 2 * dims): the means, then the variances.
     """
-    variance, mean = torch.var_mean(x, dim=-2, correction=0)
+    if lengths is None:
+        variance, mean = torch.var_mean(x, dim=-2, correction=0)
+    else:
+        mean = token_mean(x, lengths)
+        variance = token_mean((x - mean[:, None]).square(), lengths)
     return torch.cat([mean, variance], dim=-1)
 
 
@@ -95,7 +121,7 @@ def state_ids(features: Tensor) -> list[int]:
     return [state_id(each) for each in digits(features).tolist()]
 
 
-def quality(output: Tensor) -> Quality:
+def quality(output: Tensor, lengths: Tensor | None = None) -> Quality:
     """The original's judgement of a local output.
 
     Entries are clamped to at least 1e-10 before the logarithm. Note that it looks at the output,
@@ -103,11 +129,17 @@ def quality(output: Tensor) -> Quality:
 
     Args:
         output: Shape (lanes, tokens, dims).
+        lengths: Tokens of each lane that are no padding, shape (lanes,); all if None.
 
     Returns:
         Coverage, entropy and quality of each lane.
     """
     clamped = output.clamp_min(1e-10)
-    entropy = -(clamped * clamped.log()).sum(-1).mean(-1)
-    coverage = (output > 0.01).to(output.dtype).mean((-2, -1))
+    entropies = -(clamped * clamped.log()).sum(-1)
+    above = (output > 0.01).to(output.dtype)
+    if lengths is None:
+        entropy, coverage = entropies.mean(-1), above.mean((-2, -1))
+    else:
+        entropy = token_mean(entropies[..., None], lengths)[:, 0]
+        coverage = token_mean(above, lengths).mean(-1)
     return Quality(coverage, entropy, coverage - 0.1 * entropy)

@@ -5,7 +5,7 @@ from the default layer in ten points:
 
 1. its fused attention ignores the temperature;
 2. its local path is causal, by position inside the slice that a window hands over;
-3. its global path is causal too;
+3. its global path is causal too, and both paths ignore masks and cross-attention input;
 4. global queries and keys are scaled by ``head_size ** -1/4`` each, and then once more by
    ``head_size ** -1/2``;
 5. queries and keys of a window are cut to the first ``min(int(max_span * m), queries, keys,
@@ -24,10 +24,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .adaptive_update import AdaptiveUpdateAttention, KeyValueCache, join_heads, split_heads
-from .integrated import IntegratedAttention, Outcome
+from .adaptive_span import LocalPass
+from .adaptive_update import AdaptiveUpdateAttention, KeyValueCache
+from .heads import ProjectionModule, join_heads, split_heads
+from .inputs import Inputs
+from .integrated import IntegratedAttention
 from .metrics import features, quality, state_ids
-from .sliding_window import FOCUS_STEPS, LocalPass, SlidingWindowAttention
+from .multi_head import MultiHeadAttention
+from .options import SpanOptions
+from .outcome import LayerCache, Outcome
+from .sliding_window import FOCUS_STEPS, SlidingWindowAttention
 from .spans import Spans
 
 
@@ -73,60 +79,60 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
 
     Args:
         head: Number of heads.
-        win_size: Window at span scale 1, in tokens.
-        max_span: Span at span scale 1, in tokens.
-        max_dist: Upper bound on the span, in tokens.
-        temp_scale: Strength of the temperature law.
-        sharpen: Sharper for longer spans (True) or for shorter ones (False).
+        options: Spans and temperature.
         fused: With fused attention (causal, no temperature) or without it (neither causal nor
             scaled by the head size).
     """
 
-    def __init__(
-        self,
-        head: int,
-        *,
-        win_size: int,
-        max_span: int,
-        max_dist: int,
-        temp_scale: float = 0.01,
-        sharpen: bool = True,
-        fused: bool = True,
-    ) -> None:
-        super().__init__(
-            head,
-            win_size=win_size,
-            max_span=max_span,
-            max_dist=max_dist,
-            temp_scale=temp_scale,
-            sharpen=sharpen,
-        )
+    def __init__(self, head: int, options: SpanOptions, fused: bool = True) -> None:
+        super().__init__(head, options)
         self.fused = fused
         # A parameter of the original that nothing reads; its state dicts hold it.
         self.span_scale = nn.Parameter(torch.zeros(()))
 
-    def forward(self, x: Tensor, scale: Tensor) -> LocalPass:
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        scale: Tensor,
+        xa: Tensor | None = None,  # noqa: ARG002
+        *,
+        mask: Tensor | None = None,  # noqa: ARG002
+        lengths: Tensor | None = None,
+        key_lengths: Tensor | None = None,
+        return_stats: bool = False,
+    ) -> LocalPass:
         """Attend within the intervals that the mean span scale gives.
 
         Args:
             x: Normalised input on the CPU, shape (batch, tokens, dims).
             scale: Span scales, shape (batch,); their mean is used.
+            xa: Ignored, as the original did.
+            mask: Ignored, as the original did.
+            lengths: The original knows no padding.
+            key_lengths: The same.
+            return_stats: The original has none.
 
         Returns:
             The output with its span, equal for all of the batch, and its price.
+
+        Raises:
+            ValueError: Something is asked for that the original has not.
         """
+        if lengths is not None or key_lengths is not None or return_stats:
+            raise ValueError("the original layer knows neither lengths nor statistics")
+        options = self.options
         scale = scale.mean().expand_as(scale)
-        spans = Spans.from_scale(scale, win_size=self.win_size, max_span=self.max_span)
+        spans = Spans.from_scale(scale, win_size=options.win_size, max_span=options.max_span)
         tokens, shared = x.shape[1], float(scale[0])
         out = torch.zeros_like(x)
         visited = slowest = 0
-        if int(self.max_span * shared) > 0:
+        if int(options.max_span * shared) > 0:
             window, span = int(spans.window[0]), int(spans.span[0])
             for start in range(0, tokens, window):
                 keys = x[:, max(0, start - span + window) : start + span]
                 queries = x[:, start : start + window]
                 out[:, start : start + window], steps = self._focus(queries, keys, shared)
-                length = min(span, queries.shape[1], self.max_dist)
+                length = min(span, queries.shape[1], options.max_dist)
                 pairs = length * (length + 1) // 2 if self.fused else length**2
                 visited, slowest = visited + steps * pairs, max(slowest, steps)
         else:
@@ -147,8 +153,8 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
                 keys,
                 scale=scale,
                 head=self.head,
-                max_span=self.max_span,
-                max_dist=self.max_dist,
+                max_span=self.options.max_span,
+                max_dist=self.options.max_dist,
                 temperature=temperature,
                 causal=self.fused,
             )
@@ -158,8 +164,16 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
             before, q = out, q + out
 
 
+class _ScaledProjection(ProjectionModule):
+    """The original scales queries and keys a first time as it projects them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = super().forward(x)
+        return heads * heads.shape[-1] ** -0.25
+
+
 class OriginalAdaptiveUpdateAttention(AdaptiveUpdateAttention):
-    """The original's global path: scaled twice and, within the layer, causal.
+    """The original's global path: scaled twice, deaf to masks and, within the layer, causal.
 
     Args:
         dims: Width of input and output.
@@ -169,15 +183,43 @@ class OriginalAdaptiveUpdateAttention(AdaptiveUpdateAttention):
 
     def __init__(self, dims: int, head: int, causal: bool = True) -> None:
         super().__init__(dims, head)
-        self.causal = causal
-        self._scale = (dims // head) ** -0.25
+        self._sees_the_past_only = causal
+        self.query_module = _ScaledProjection(dims, head)
+        self.key_module = _ScaledProjection(dims, head)
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, value = super()._project(x)
-        return query * self._scale, key * self._scale, value
+    def forward(  # type: ignore[override]
+        self,
+        x: Tensor,
+        xa: Tensor | None = None,  # noqa: ARG002
+        *,
+        mask: Tensor | None = None,  # noqa: ARG002
+        key_lengths: Tensor | None = None,  # noqa: ARG002
+        cache: KeyValueCache | None = None,
+    ) -> tuple[Tensor, KeyValueCache]:
+        """Attend over the sequence itself, whatever else is handed in.
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return nn.functional.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        Args:
+            x: Shape (batch, tokens, dims).
+            xa: Ignored, as the original did.
+            mask: Ignored, as the original did.
+            key_lengths: Ignored.
+            cache: What the last pass gave.
+
+        Returns:
+            Output of shape (batch, tokens, dims), and the cache for the next pass.
+        """
+        return super().forward(x, cache=cache)
+
+    def _attended(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,  # noqa: ARG002
+        key_lengths: Tensor | None,  # noqa: ARG002
+    ) -> Tensor:
+        attend = nn.functional.scaled_dot_product_attention
+        return self.combiner(attend(query, key, value, is_causal=self._sees_the_past_only))
 
 
 @dataclass(frozen=True)
@@ -204,22 +246,43 @@ class OriginalIntegratedAttention(IntegratedAttention):
     """`IntegratedAttention` as it was; made by `IntegratedAttention.original`."""
 
     @classmethod
-    def _paths(cls) -> tuple[type[SlidingWindowAttention], type[AdaptiveUpdateAttention]]:
-        return OriginalSlidingWindowAttention, OriginalAdaptiveUpdateAttention
+    def _paths(
+        cls,
+        dims: int,
+        head: int,
+        options: SpanOptions,
+        local_projections: bool,  # noqa: ARG003  (the original has none)
+    ) -> tuple[SlidingWindowAttention, MultiHeadAttention]:
+        local = OriginalSlidingWindowAttention(head, options)
+        return local, OriginalAdaptiveUpdateAttention(dims, head)
 
-    def features(self, x: Tensor) -> Tensor:
-        """Mean and variance of the normalised input over the whole batch, shape (1, 2 * dims)."""
-        return features(_one_lane(self.ln_a(x)))
-
-    def outcome(
+    def features(
         self,
         x: Tensor,
-        action: Tensor | int | None = None,
         *,
-        cache: KeyValueCache | None = None,
+        lengths: Tensor | None = None,
+        cache: LayerCache | None = None,  # noqa: ARG002
+    ) -> Tensor:
+        """Mean and variance of the normalised input over the whole batch, shape (1, 2 * dims)."""
+        return features(_one_lane(self.ln_a(x)), lengths)
+
+    def attention_weights(self, *_: object, **__: object) -> Tensor:
+        """The original cuts queries and keys as it goes: there is no matrix of its weights.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError("the original layer has no matrix of attention weights")
+
+    def _run(
+        self,
+        inputs: Inputs,
+        cache: LayerCache | None,
+        return_stats: bool,
+        share: Tensor | None = None,
+        absolute: bool = False,
     ) -> OriginalOutcome:
-        """Run the layer under one decision for the whole batch, as `IntegratedAttention` does."""
-        done = super().outcome(x, action, cache=cache)
+        done = super()._run(inputs, cache, return_stats, share, absolute)
         return OriginalOutcome(**vars(done))
 
     @property

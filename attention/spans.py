@@ -18,13 +18,53 @@ ACTIONS = 10
 
 
 @dataclass(frozen=True)
+class SoftEdge:
+    """An interval whose edge fades out, so that the span has a gradient.
+
+    A key at distance ``d`` from the farther end of the window gets its attention weight multiplied
+    by ``clamp((span - d) / ramp + 1, 0, 1)`` before the weights are normalised (Sukhbaatar et al.,
+    Adaptive Attention Span in Transformers, 2019, equation 5). Keys up to ``margin`` beyond the
+    integer span are therefore visited too.
+
+    Attributes:
+        span: Real-valued span of each lane in tokens, shape (lanes,), floating.
+        ramp: Tokens over which the edge fades out, at least 1.
+    """
+
+    span: Tensor
+    ramp: int
+
+    @property
+    def margin(self) -> int:
+        """Keys that are visited beyond either end of the interval."""
+        return self.ramp + 1
+
+    def log_weight(self, distance: Tensor, span: Tensor) -> Tensor:
+        """What the edge adds to the scores of keys at these distances.
+
+        Args:
+            distance: Any shape, in tokens.
+            span: Real-valued span, broadcastable to ``distance``.
+
+        Returns:
+            Logarithm of the weight; where the weight is 0, that of the smallest number.
+        """
+        weight = (span - distance) / self.ramp + 1
+        return weight.clamp(torch.finfo(weight.dtype).tiny, 1).log()
+
+
+@dataclass(frozen=True)
 class Spans:
-    """Window and span of every lane.
+    """Window and span of every lane, and what else decides which keys a query sees.
 
     Attributes:
         window: Queries that share one interval of keys, shape (lanes,), int64, at least 1.
         span: Keys from the first query of a window on, shape (lanes,), int64; at least the window,
             or 0 where the local path of the lane is off.
+        causal: Whether a query sees no key after its own position.
+        query_lengths: Tokens of each lane that are no padding, shape (lanes,), int64; all if None.
+        key_lengths: The same of the keys.
+        edge: The soft edge of the intervals; none by default.
 
     Example:
         >>> spans = Spans.from_scale(torch.tensor([0.5, 0.0]), win_size=8, max_span=12)
@@ -39,6 +79,10 @@ class Spans:
 
     window: Tensor
     span: Tensor
+    causal: bool = False
+    query_lengths: Tensor | None = None
+    key_lengths: Tensor | None = None
+    edge: SoftEdge | None = None
 
     @classmethod
     def from_scale(
@@ -56,34 +100,82 @@ class Spans:
             The windows ``max(1, int(win_size * m))`` and spans ``max(1, int(max_span * m))``.
         """
         # float64, as Python multiplies: float32 would round 0.7 * 10 up to 7 where int() gives 6.
-        exact = scale.double()
+        exact = scale.detach().double()
         window = (exact * win_size).long().clamp_min(1)
         span = (exact * max_span).long().clamp(1, max_dist)
-        return cls(window, torch.where(scale > 0, span, 0))
+        return cls(window, torch.where(exact > 0, span, 0))
 
-    def window_index(self, tokens: int) -> Tensor:
-        """Window in which each token's query lies, shape (lanes, tokens), int64."""
+    @classmethod
+    def unlimited(cls, like: Spans, tokens: int) -> Spans:
+        """Spans that see every key, but for what causality and padding hide.
+
+        Args:
+            like: Where those, the number of lanes and the device are taken from.
+            tokens: Most tokens of a sequence, queries or keys.
+        """
+        everything = torch.full_like(like.span, tokens)
+        return cls(everything, everything, like.causal, like.query_lengths, like.key_lengths)
+
+    def of_lane(self, lane: int) -> Spans:
+        """The spans of one lane alone."""
+        one = slice(lane, lane + 1)
+        return Spans(
+            self.window[one],
+            self.span[one],
+            self.causal,
+            None if self.query_lengths is None else self.query_lengths[one],
+            None if self.key_lengths is None else self.key_lengths[one],
+            None if self.edge is None else SoftEdge(self.edge.span[one], self.edge.ramp),
+        )
+
+    @property
+    def margin(self) -> int:
+        """Keys beyond either end of an interval that a soft edge lets through."""
+        return 0 if self.edge is None else self.edge.margin
+
+    def window_starts(self, tokens: int) -> Tensor:
+        """First position of each token's window, shape (lanes, tokens), int64."""
         position = torch.arange(tokens, device=self.window.device)
-        return position.div(self.window[:, None], rounding_mode="floor")
+        return position - position.remainder(self.window[:, None])
 
-    def intervals(self, tokens: int) -> tuple[Tensor, Tensor]:
+    def intervals(self, queries: int, keys: int | None = None) -> tuple[Tensor, Tensor]:
         """First key and end of the interval that each query sees.
 
         Args:
-            tokens: Length ``N`` of the sequences.
+            queries: Length ``N`` of the sequences.
+            keys: Length of the sequences that the keys come from; the same if None.
 
         Returns:
-            ``first`` and ``end`` (exclusive), each of shape (lanes, tokens), int64; both 0 for a
-            lane that is off.
+            ``first`` and ``end`` (exclusive), each of shape (lanes, queries), int64; both 0 for a
+            query that sees nothing.
         """
-        start = self.window_index(tokens) * self.window[:, None]
-        reach = (self.span - self.window)[:, None]
-        on = self.span[:, None] > 0
-        first = torch.where(on, (start - reach).clamp_min(0), 0)
-        end = torch.where(on, (start + self.span[:, None]).clamp_max(tokens), 0)
-        return first, end
+        keys = queries if keys is None else keys
+        start = self.window_starts(queries)
+        span = self.span[:, None] + self.margin
+        first = (start - span + self.window[:, None]).clamp_min(0)
+        end = (start + span).clamp_max(keys)
+        if self.key_lengths is not None:
+            end = torch.minimum(end, self.key_lengths[:, None])
+        position = torch.arange(queries, device=start.device)
+        if self.causal:
+            end = torch.minimum(end, position + 1)
+        sees = (self.span[:, None] > 0) & (first < end)
+        if self.query_lengths is not None:
+            sees = sees & (position < self.query_lengths[:, None])
+        return torch.where(sees, first, 0), torch.where(sees, end, 0)
 
-    def visited_keys(self, tokens: int) -> Tensor:
-        """Query-key pairs scored in one pass over ``tokens`` tokens, shape (lanes,), int64."""
-        first, end = self.intervals(tokens)
+    def log_weights(self, queries: int, keys: int) -> Tensor | None:
+        """What a soft edge adds to the scores, shape (lanes, queries, keys); None without one."""
+        if self.edge is None:
+            return None
+        start = self.window_starts(queries)[..., None]
+        position = torch.arange(keys, device=start.device)
+        distance = torch.maximum(
+            position - start, start + self.window[:, None, None] - 1 - position
+        )
+        return self.edge.log_weight(distance, self.edge.span[:, None, None])
+
+    def visited_keys(self, queries: int, keys: int | None = None) -> Tensor:
+        """Query-key pairs scored in one pass, shape (lanes,), int64."""
+        first, end = self.intervals(queries, keys)
         return (end - first).sum(-1)

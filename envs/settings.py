@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..attention.hints import did_you_mean
-from ..attention.integrated import check_layer_arguments
+from ..attention.options import SpanOptions, check_sizes
 from .encodings import ENCODINGS
 from .rewards import REWARDS
 from .sources import SOURCES, SPLITS
@@ -76,14 +76,13 @@ class Settings:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.heads < 1 or self.dims % self.heads:
             raise ValueError(f"heads must divide dims, got heads={self.heads}, dims={self.dims}")
-        check_layer_arguments(
-            self.ctx,
-            self.dims,
-            self.heads,
-            self.max_dist,
-            self.win_size,
-            self.max_span,
-            self.temp_scale,
+        check_sizes(self.ctx, self.dims, self.heads)
+        SpanOptions(
+            win_size=self.win_size,
+            max_span=self.max_span,
+            max_dist=self.max_dist,
+            temp_scale=self.temp_scale,
+            sharpen=self.sharpen,
         )
         if self.groups < 0 or (self.groups and self.dims % self.groups):
             raise ValueError(

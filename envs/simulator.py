@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..attention import ACTIONS, IntegratedAttention, KeyValueCache
+from ..attention import ACTIONS, IntegratedAttention, LayerCache
 from .encodings import ENCODINGS
 from .rewards import REWARDS
 from .settings import Settings
@@ -112,7 +112,7 @@ class Simulator:
         self._kinds = [stream.kind for stream in streams]
         stacked = np.stack([stream.tokens for stream in streams]).astype(np.int64)
         self._tokens = torch.from_numpy(stacked).to(self.device)
-        self._caches = [KeyValueCache() for _ in self.layers]
+        self._caches: list[LayerCache | None] = [None for _ in self.layers]
         self._position = 0
         self._hidden = self._embed(0)
         numbers = self._numbers().cpu().numpy()
@@ -140,6 +140,7 @@ class Simulator:
         chunk, layer = divmod(self._position, len(self.layers))
         decided = torch.as_tensor(actions, device=self.device)
         outcome = self.layers[layer].outcome(self._hidden, decided, cache=self._caches[layer])
+        self._caches[layer] = outcome.cache
         parts = self.reward(outcome)
         self._position += 1
         through_the_stack = layer + 1 == len(self.layers)

@@ -1,28 +1,65 @@
-"""Kernels of the local path: one signature, several ways to compute it.
-
-A kernel takes queries, keys and values of shape (lanes, heads, tokens, head size), the `Spans` of
-the lanes and, optionally, which tokens' windows are still active, and returns the attention output
-(same shape as the queries) with its log-sum-exp (lanes, heads, tokens). Queries are scaled by
-``1 / sqrt(head size)``. Queries that see no key, or whose window is not active, get output 0 and
-log-sum-exp 0.
-"""
+"""Kernels of the local path: one signature, several ways to compute it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from ..spans import Spans
-from . import cpu, reference
-
-Kernel = Callable[[Tensor, Tensor, Tensor, Spans, Tensor | None], tuple[Tensor, Tensor]]
-
-
-def for_device(device: torch.device) -> Kernel:
-    """The kernel for tensors on a device: strided windows on the CPU, else the reference."""
-    return cpu.attend if device.type == "cpu" else reference.attend
+from . import cpu, flex, reference
+from .focus import Attended
 
 
-__all__ = ["Kernel", "cpu", "for_device", "reference"]
+class Kernel(Protocol):
+    """Attention of every query over its interval of keys, focused over several passes."""
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        spans: Spans,
+        *,
+        mask: Tensor | None = None,
+        steps: int = 1,
+        gain: Tensor | None = None,
+        details: bool = False,
+    ) -> Attended:
+        """Attend.
+
+        Scores are ``q·k / sqrt(head size)``. A pass is repeated with ``q <- q + gain·out``, keys
+        and values fixed. A window stops by itself when ``d < 1e-4 + 0.1·d``, ``d`` the mean
+        absolute change of its output, and keeps the output it stopped at; where spans are causal,
+        each query stops by itself.
+
+        Args:
+            q: Queries, shape (lanes, heads, queries, head size).
+            k: Keys, shape (lanes, heads, keys, head size).
+            v: Values, same shape as the keys. Handing in the same tensor saves work.
+            spans: What each query sees.
+            mask: Boolean (True: may be seen) or added to the scores; broadcastable to (lanes,
+                heads, queries, keys).
+            steps: Most passes.
+            gain: Shape (lanes,); 1 if None and there is but one pass.
+            details: Whether the log-sum-exp and the queries of the last pass are wanted.
+
+        Returns:
+            The output, and what it took.
+        """
+        ...
+
+
+def for_tensor(x: Tensor) -> Kernel:
+    """The kernel for tensors of this device, type and head size.
+
+    Strided windows on the CPU, FlexAttention on CUDA where it takes them, else the reference.
+    """
+    if x.device.type == "cpu":
+        return cpu.attend
+    if x.device.type == "cuda" and flex.refusal(x) is None:
+        return flex.attend
+    return reference.attend
+
+
+__all__ = ["Attended", "Kernel", "cpu", "flex", "for_tensor", "reference"]

@@ -6,35 +6,75 @@ import torch
 from torch import Tensor
 
 from ..spans import Spans
+from .focus import Attended, focus_masked
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, spans: Spans, active: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Attention of every query over the interval of its window, through a dense mask.
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spans: Spans,
+    *,
+    mask: Tensor | None = None,
+    steps: int = 1,
+    gain: Tensor | None = None,
+    details: bool = False,  # noqa: ARG001  (they are at hand)
+) -> Attended:
+    """Attention of every query over its interval, as `spangym.attention.kernels.Kernel` says."""
+    bias = score_bias(q, k, spans, mask)
+
+    def once(q: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+        return softmax_attention(q, k, v, bias.masked_fill(~active[:, None, :, None], -torch.inf))
+
+    return focus_masked(once, q, spans, k.shape[-2], steps, gain)
+
+
+def attention_weights(q: Tensor, k: Tensor, spans: Spans, mask: Tensor | None = None) -> Tensor:
+    """The weights themselves, shape (lanes, heads, queries, keys); 0 where nothing is seen."""
+    bias = score_bias(q, k, spans, mask)
+    _, lse = softmax_attention(q, k, k, bias)
+    return (_scores(q, k) + bias - lse[..., None]).exp().masked_fill(bias == -torch.inf, 0.0)
+
+
+def score_bias(q: Tensor, k: Tensor, spans: Spans, mask: Tensor | None) -> Tensor:
+    """What is added to the scores, broadcastable to (lanes, heads, queries, keys)."""
+    queries, keys = q.shape[-2], k.shape[-2]
+    first, end = spans.intervals(queries, keys)
+    position = torch.arange(keys, device=q.device)
+    visible = (position >= first[..., None]) & (position < end[..., None])
+    edge = spans.log_weights(queries, keys)
+    bias = q.new_zeros(visible.shape) if edge is None else edge.to(q.dtype)
+    bias = bias.masked_fill(~visible, -torch.inf)[:, None]
+    return bias if mask is None else bias + additive(mask, q.dtype)
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A boolean mask (True: may be seen) as what is added to scores; an additive one as it is."""
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros((), dtype=dtype, device=mask.device).where(mask, -torch.inf)
+
+
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention with all its scores written out; gradients flow through everything.
 
     Args:
-        q: Queries, shape (lanes, heads, tokens, head size).
-        k: Keys, same shape.
+        q: Queries, shape (batch, heads, queries, head size).
+        k: Keys, shape (batch, heads, keys, head size).
         v: Values, same shape.
-        spans: Window and span of each lane.
-        active: Tokens to compute, boolean of shape (lanes, tokens), equal within a window.
+        bias: Added to the scores, broadcastable to (batch, heads, queries, keys).
 
     Returns:
-        Output, shaped like ``q``, and log-sum-exp of the scaled scores (lanes, heads, tokens).
+        Output and log-sum-exp, both 0 for a query that sees no key.
     """
-    tokens = q.shape[-2]
-    first, end = spans.intervals(tokens)
-    position = torch.arange(tokens, device=q.device)
-    visible = (position >= first[..., None]) & (position < end[..., None])
-    if active is not None:
-        visible = visible & active[..., None]
-    scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-    scores = scores.masked_fill(~visible[:, None], -torch.inf)
-    sees_keys = visible.any(-1)[:, None]
+    scores = _scores(q, k) + bias
+    blind = (scores == -torch.inf).all(-1, keepdim=True)
     # Rows without a key are given a harmless score, lest their softmax (and its gradient) be NaN.
-    scores = scores.masked_fill(~sees_keys[..., None], 0.0)
+    scores = scores.masked_fill(blind, 0.0)
     precise = torch.promote_types(q.dtype, torch.float32)
-    lse = scores.to(precise).logsumexp(-1).masked_fill(~sees_keys, 0.0)
-    out = (scores.softmax(-1) @ v).masked_fill(~sees_keys[..., None], 0.0)
-    return out, lse
+    lse = scores.to(precise).logsumexp(-1).masked_fill(blind[..., 0], 0.0)
+    return (scores.softmax(-1).to(v.dtype) @ v).masked_fill(blind, 0.0), lse
+
+
+def _scores(q: Tensor, k: Tensor) -> Tensor:
+    return (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5

@@ -8,12 +8,12 @@ from torch import Tensor
 from spangym.attention import (
     AdaptiveUpdateAttention,
     IntegratedAttention,
-    KeyValueCache,
     Predictor,
     SlidingWindowAttention,
+    SpanOptions,
     Spans,
 )
-from spangym.attention.kernels import reference
+from spangym.attention.kernels import cpu, reference
 from spangym.attention.metrics import digits, features, quality, state_id
 
 from ..conftest import Golden
@@ -52,7 +52,9 @@ def test_parameters_have_the_originals_names(golden: Golden, generator: torch.Ge
 
 def test_local_path_step_by_step(generator: torch.Generator):
     """Iterative focus in the words of the definition: one lane, window by window."""
-    local = SlidingWindowAttention(2, win_size=12, max_span=20, max_dist=20, temp_scale=0.4)
+    local = SlidingWindowAttention(
+        2, SpanOptions(win_size=12, max_span=20, max_dist=20, temp_scale=0.4)
+    )
     x = torch.randn(1, 50, 8, generator=generator, dtype=torch.float64) * 0.3
     scale = torch.tensor([0.6], dtype=torch.float64)
     got = local(x, scale)
@@ -80,7 +82,7 @@ def test_local_path_step_by_step(generator: torch.Generator):
 
 
 def test_converged_windows_stop_and_cost_nothing_more():
-    local = SlidingWindowAttention(1, win_size=4, max_span=4, max_dist=4)
+    local = SlidingWindowAttention(1, SpanOptions(win_size=4, max_span=4, max_dist=4))
     x = torch.randn(1, 8, 4, generator=torch.Generator().manual_seed(1))
     x[:, 4:] = 0.0  # A window of zeros answers zero at once.
     got = local(x, torch.ones(1))
@@ -90,16 +92,16 @@ def test_converged_windows_stop_and_cost_nothing_more():
 
 def test_what_is_counted_is_what_the_kernel_is_asked_for(monkeypatch: pytest.MonkeyPatch):
     asked: list[int] = []
+    fused = cpu._fused
 
-    def counting(q: Tensor, k: Tensor, v: Tensor, spans: Spans, active: Tensor | None) -> Any:
-        first, end = spans.intervals(q.shape[2])
-        asked.append(int(((end - first) * (1 if active is None else active)).sum()))
-        return reference.attend(q, k, v, spans, active)
+    def counting(q: Tensor, k: Tensor, v: Tensor, **others: Any) -> Any:
+        asked.append(q.shape[0] * q.shape[2] * k.shape[2])
+        return fused(q, k, v, **others)
 
-    monkeypatch.setattr("spangym.attention.kernels.for_device", lambda _: counting)
+    monkeypatch.setattr(cpu, "_fused", counting)
     x = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(1))
     x[:, 4:] = 0.0
-    local = SlidingWindowAttention(1, win_size=4, max_span=4, max_dist=4)
+    local = SlidingWindowAttention(1, SpanOptions(win_size=4, max_span=4, max_dist=4))
     got = local(x, torch.ones(2))
     assert sum(asked) == got.visited_keys.sum().item()
     assert asked[0] > asked[1]
@@ -107,9 +109,8 @@ def test_what_is_counted_is_what_the_kernel_is_asked_for(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("sharpen", [True, False])
 def test_temperature_laws(sharpen: bool):
-    local = SlidingWindowAttention(
-        1, win_size=4, max_span=4, max_dist=4, temp_scale=0.2, sharpen=sharpen
-    )
+    options = SpanOptions(win_size=4, max_span=4, max_dist=4, temp_scale=0.2, sharpen=sharpen)
+    local = SlidingWindowAttention(1, options)
     got = local.temperature(torch.tensor([0.0, 0.5, 1.0]))
     expected = [1.2, 1.1, 1.0] if sharpen else [0.5, 0.6, 0.7]
     torch.testing.assert_close(got, torch.tensor(expected))
@@ -120,7 +121,7 @@ def test_both_kernels_agree_in_the_layer(
 ):
     action = torch.tensor([2, 5, 9])
     fast = layer.outcome(x, action)
-    monkeypatch.setattr("spangym.attention.kernels.for_device", lambda _: reference.attend)
+    monkeypatch.setattr("spangym.attention.adaptive_span.for_tensor", lambda _: reference.attend)
     plain = layer.outcome(x, action)
     torch.testing.assert_close(fast.output, plain.output, rtol=1e-4, atol=1e-5)
     assert torch.equal(fast.visited_keys, plain.visited_keys)
@@ -166,7 +167,7 @@ def test_gradients_reach_both_paths(layer: IntegratedAttention, x: Tensor):
 
 
 def test_gradient_of_the_local_path_is_right(generator: torch.Generator):
-    local = SlidingWindowAttention(2, win_size=5, max_span=8, max_dist=8)
+    local = SlidingWindowAttention(2, SpanOptions(win_size=5, max_span=8, max_dist=8))
     x = torch.randn(1, 12, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: local(x, torch.tensor([0.9])).output, (x,))
 
@@ -260,9 +261,9 @@ class TestCache:
     def test_first_pass_computes_everything(
         self, attention: AdaptiveUpdateAttention, generator: torch.Generator
     ):
-        x, cache = torch.randn(3, 20, 16, generator=generator), KeyValueCache()
-        assert torch.equal(attention(x, cache), attention(x))
-        assert cache.keys is not None
+        x = torch.randn(3, 20, 16, generator=generator)
+        _, cache = attention(x)
+        assert cache.refreshed_keys.all()
         assert torch.equal(cache.keys, attention.key_module(x))
         assert not cache.keys.requires_grad
 
@@ -271,11 +272,8 @@ class TestCache:
     ):
         # Lanes far enough apart that the predictors decide differently.
         first, second = torch.randn(2, 12, 1, 16, generator=generator).expand(2, 12, 20, 16) * 3
-        cache = KeyValueCache()
-        attention(first, cache)
-        attention(second, cache)
-        assert cache.keys is not None
-        assert cache.refreshed_keys is not None
+        _, cache = attention(first)
+        _, cache = attention(second, cache=cache)
         assert set(cache.refreshed_keys.tolist()) == {True, False}
         for lane, anew in enumerate(cache.refreshed_keys.tolist()):
             source = second if anew else first
@@ -283,10 +281,9 @@ class TestCache:
             torch.testing.assert_close(cache.keys[lane], attention.key_module(source)[lane])
 
     def test_another_shape_is_an_error(self, attention: AdaptiveUpdateAttention):
-        cache = KeyValueCache()
-        attention(torch.zeros(2, 20, 16), cache)
-        with pytest.raises(ValueError, match="start a new KeyValueCache"):
-            attention(torch.zeros(2, 21, 16), cache)
+        _, cache = attention(torch.zeros(2, 20, 16))
+        with pytest.raises(ValueError, match="begin the stream without a cache"):
+            attention(torch.zeros(2, 21, 16), cache=cache)
 
     def test_reproduces_the_originals_decisions(self, golden: Golden):
         recorded = golden("adaptive_update")
@@ -299,16 +296,10 @@ class TestCache:
                 if name.startswith(prefix)
             }
         )
-        cache = KeyValueCache()
         with torch.no_grad():
+            _, cache = attention(torch.from_numpy(recorded["x0"]))
             for step in range(1, 8):
-                x = torch.from_numpy(recorded[f"x{step}"])
-                if step == 1:
-                    attention(torch.from_numpy(recorded["x0"]), cache)
-                attention(x, cache)
-                assert cache.values is not None
-                assert cache.refreshed_keys is not None
-                assert cache.refreshed_values is not None
+                _, cache = attention(torch.from_numpy(recorded[f"x{step}"]), cache=cache)
                 expected = recorded[f"update_key{step}"][:, 0].tolist()
                 assert cache.refreshed_keys.tolist() == expected
                 expected = recorded[f"update_value{step}"][:, 0].tolist()

@@ -1,96 +1,250 @@
-"""Every kernel against a dense float64 softmax, written out here."""
+"""Every kernel against the definition, written out here query by query in float64."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from spangym.attention import Spans
-from spangym.attention.kernels import Kernel, cpu, reference
+from spangym.attention.kernels import Kernel, cpu, flex, reference
+from spangym.attention.spans import SoftEdge
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:flex_attention called without"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script_method"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _eager_flex() -> Iterator[None]:
+    """FlexAttention as plain operations; it would trace itself anew for every case."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
 
 KERNELS = pytest.mark.parametrize(
+    "attend", [cpu.attend, reference.attend, flex.attend], ids=["cpu", "reference", "flex"]
+)
+# FlexAttention has no gradients on the CPU.
+DIFFERENTIABLE = pytest.mark.parametrize(
     "attend", [cpu.attend, reference.attend], ids=["cpu", "reference"]
 )
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor, spans: Spans) -> tuple[Tensor, Tensor]:
-    """Query by query, in float64."""
-    q, k, v = q.double(), k.double(), v.double()
-    out, lse = torch.zeros_like(q), torch.zeros(q.shape[:-1], dtype=torch.float64)
-    first, end = spans.intervals(q.shape[-2])
-    for lane in range(q.shape[0]):
-        for query in range(q.shape[2]):
-            keys = slice(first[lane, query], end[lane, query])
-            if keys.start == keys.stop:
-                continue
-            scores = k[lane, :, keys] @ q[lane, :, query, :, None] / q.shape[-1] ** 0.5
-            lse[lane, :, query] = scores[..., 0].logsumexp(-1)
-            out[lane, :, query] = (scores[..., 0].softmax(-1)[:, None] @ v[lane, :, keys])[:, 0]
-    return out, lse
+@dataclass(frozen=True)
+class Case:
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    spans: Spans
+    mask: Tensor | None
+    gain: Tensor
+
+
+def by_definition(case: Case, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Output, log-sum-exp and passes, window by window and query by query."""
+    q, k, v = case.q.double(), case.k.double(), case.v.double()
+    lanes, heads, queries, size = q.shape
+    keys, spans = k.shape[2], case.spans
+    mask = torch.ones(1, dtype=torch.bool) if case.mask is None else case.mask
+    added = torch.zeros(mask.shape, dtype=torch.float64)
+    added = added.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else mask.double()
+    added = added.expand(lanes, heads, queries, keys)
+    nothing = torch.zeros(heads, size, dtype=torch.float64)
+    out = [[nothing] * queries for _ in range(lanes)]
+    lse = torch.zeros(lanes, heads, queries, dtype=torch.float64)
+    passes = torch.zeros(lanes, queries, dtype=torch.int64)
+    margin = 0 if spans.edge is None else spans.edge.ramp + 1
+    for lane in range(lanes):
+        window, span = int(spans.window[lane]), int(spans.span[lane])
+        last_query = queries if spans.query_lengths is None else int(spans.query_lengths[lane])
+        last_key = keys if spans.key_lengths is None else int(spans.key_lengths[lane])
+        for start in range(0, last_query if span else 0, window):
+            first = max(0, start - (span - window) - margin)
+            end = min(start + span + margin, last_key)
+            rows = [
+                query
+                for query in range(start, min(start + window, last_query))
+                if first < (min(end, query + 1) if spans.causal else end)
+            ]
+            moving, now = set(rows), {query: q[lane, :, query].clone() for query in rows}
+            for step in range(steps):
+                before = list(out[lane])
+                for query in sorted(moving):
+                    if step:
+                        now[query] = now[query] + case.gain[lane].double() * before[query]
+                    visible = range(first, min(end, query + 1) if spans.causal else end)
+                    scores = k[lane, :, visible] @ now[query][:, :, None] / size**0.5
+                    scores = scores[..., 0] + added[lane, :, query, visible]
+                    if spans.edge is not None:
+                        far = torch.tensor(
+                            [max(key - start, start + window - 1 - key) for key in visible]
+                        )
+                        weight = (spans.edge.span[lane] - far) / spans.edge.ramp + 1
+                        tiny = torch.finfo(torch.float32).tiny
+                        scores = scores + weight.clamp(tiny, 1).log()
+                    blind = (scores == -torch.inf).all(-1)
+                    scores = scores.masked_fill(blind[:, None], 0.0)
+                    seen = (scores.softmax(-1)[:, None] @ v[lane, :, visible])[:, 0]
+                    out[lane][query] = seen.masked_fill(blind[:, None], 0.0)
+                    lse[lane, :, query] = scores.detach().logsumexp(-1).masked_fill(blind, 0.0)
+                    passes[lane, query] += 1
+                change = {at: (out[lane][at] - before[at]).abs().mean() for at in moving}
+                if spans.causal:
+                    moving = {at for at in moving if change[at] >= 1e-4 + 0.1 * change[at]}
+                elif moving:
+                    mean = torch.stack(list(change.values())).mean()
+                    moving = moving if mean >= 1e-4 + 0.1 * mean else set()
+    whole = torch.stack([torch.stack(each, dim=1) for each in out])
+    return whole, lse, passes
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor, Spans]:
+def cases(draw: st.DrawFn, dtype: torch.dtype = torch.float32) -> Case:
     lanes, heads = draw(st.integers(1, 3)), draw(st.integers(1, 2))
-    tokens, size = draw(st.integers(1, 40)), draw(st.sampled_from([4, 8]))
+    queries, size = draw(st.integers(1, 40)), draw(st.sampled_from([4, 8]))
+    keys = draw(st.just(queries) | st.integers(1, 40))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
     # Laid out as a layer does: heads innermost, so that the views are strided.
     q, k, v = (
-        torch.randn(lanes, tokens, heads, size, generator=generator).transpose(1, 2)
-        for _ in range(3)
+        torch.randn(lanes, tokens, heads, size, generator=generator, dtype=dtype).transpose(1, 2)
+        for tokens in (queries, keys, keys)
     )
     window = torch.randint(1, 20, (lanes,), generator=generator)
     span = window + torch.randint(0, 30, (lanes,), generator=generator)
     off = torch.rand(lanes, generator=generator) < 0.2
-    return q, k, v, Spans(window, torch.where(off, 0, span))
+    fraction = torch.rand(lanes, generator=generator)
+    spans = Spans(
+        window,
+        torch.where(off, 0, span),
+        causal=draw(st.booleans()),
+        query_lengths=draw(st.none() | _lengths(lanes, queries)),
+        key_lengths=draw(st.none() | _lengths(lanes, keys)),
+        edge=draw(st.none() | st.just(SoftEdge(span + fraction, draw(st.integers(1, 9))))),
+    )
+    shape = tuple(draw(st.sampled_from([1, size])) for size in (lanes, heads, queries, keys))
+    shape = shape[draw(st.integers(0, 3)) :]
+    mask = torch.randn(shape, generator=generator)
+    kind = draw(st.sampled_from(["none", "boolean", "additive"]))
+    masks = {
+        "none": None,
+        "boolean": mask > -1,
+        "additive": mask.masked_fill(mask < -1, -torch.inf),
+    }
+    gain = 0.5 + torch.rand(lanes, generator=generator, dtype=dtype)
+    return Case(q, k, k if draw(st.booleans()) else v, spans, masks[kind], gain)
+
+
+def _lengths(lanes: int, tokens: int) -> st.SearchStrategy[Tensor]:
+    each = st.integers(0, tokens)
+    return st.lists(each, min_size=lanes, max_size=lanes).map(torch.tensor)
 
 
 @KERNELS
 @settings(max_examples=60, deadline=None)
-@given(case=cases(), shared=st.booleans())
-def test_equals_dense_softmax(
-    attend: Kernel, case: tuple[Tensor, Tensor, Tensor, Spans], shared: bool
-):
-    q, k, v, spans = case
-    v = k if shared else v
-    out, lse = attend(q, k, v, spans, None)
-    expected_out, expected_lse = dense(q, k, v, spans)
-    torch.testing.assert_close(out.double(), expected_out, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(lse.double(), expected_lse, rtol=1e-5, atol=1e-6)
+@given(case=cases())
+def test_one_pass_equals_the_definition(attend: Kernel, case: Case):
+    got = attend(case.q, case.k, case.v, case.spans, mask=case.mask, details=True)
+    out, lse, passes = by_definition(case, steps=1)
+    torch.testing.assert_close(got.output.double(), out, rtol=1e-5, atol=2e-6)
+    assert got.log_sum_exp is not None
+    torch.testing.assert_close(got.log_sum_exp.double(), lse, rtol=1e-5, atol=2e-6)
+    assert torch.equal(got.passes, passes)
 
 
-@KERNELS
+@DIFFERENTIABLE
 @settings(max_examples=40, deadline=None)
-@given(case=cases(), seed=st.integers(0, 1000))
-def test_inactive_windows_are_zero_and_others_unchanged(
-    attend: Kernel, case: tuple[Tensor, Tensor, Tensor, Spans], seed: int
-):
-    q, k, v, spans = case
-    lanes, tokens = q.shape[0], q.shape[2]
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.rand(lanes, tokens, generator=generator) < 0.5
-    active = chosen.gather(1, spans.window_index(tokens))
-    out, lse = attend(q, k, v, spans, active)
-    full_out, full_lse = attend(q, k, v, spans, None)
-    torch.testing.assert_close(out, full_out * active[:, None, :, None])
-    torch.testing.assert_close(lse, full_lse * active[:, None])
+@given(case=cases(torch.float64), steps=st.sampled_from([2, 10]))
+def test_focus_equals_the_definition(attend: Kernel, case: Case, steps: int):
+    got = attend(
+        case.q,
+        case.k,
+        case.v,
+        case.spans,
+        mask=case.mask,
+        steps=steps,
+        gain=case.gain,
+        details=True,
+    )
+    out, lse, passes = by_definition(case, steps)
+    assert torch.equal(got.passes, passes)
+    torch.testing.assert_close(got.output, out, rtol=1e-5, atol=1e-6)
+    assert got.log_sum_exp is not None
+    assert got.last_query is not None
+    torch.testing.assert_close(got.log_sum_exp, lse, rtol=1e-5, atol=1e-6)
+    # The queries that are handed back are those that the output came from.
+    last = Case(got.last_query, case.k, case.v, case.spans, case.mask, case.gain)
+    torch.testing.assert_close(by_definition(last, 1)[0], out, rtol=1e-5, atol=1e-6)
 
 
-@KERNELS
-def test_gradients_equal_those_of_the_dense_softmax(attend: Kernel, generator: torch.Generator):
-    shape = (2, 2, 30, 4)
-    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(3)]
-    weight = torch.randn(shape, generator=generator, dtype=torch.float64)
-    spans = Spans(torch.tensor([4, 7]), torch.tensor([6, 12]))
+def test_flex_focuses_as_the_reference_does(generator: torch.Generator):
+    q = torch.randn(3, 2, 300, 16, generator=generator)
+    q[:, :, 150:] *= 0.01  # Windows that settle at once, beside others that do not.
+    spans = Spans(torch.tensor([4, 1, 90]), torch.tensor([6, 0, 120]))
+    gain = torch.ones(3)
+    got = flex.attend(q, q, q, spans, steps=10, gain=gain)
+    expected = reference.attend(q, q, q, spans, steps=10, gain=gain)
+    torch.testing.assert_close(got.output, expected.output, rtol=1e-4, atol=1e-5)
+    assert torch.equal(got.passes, expected.passes)
+    assert len(set(got.passes[2].tolist())) > 1
+
+
+def test_blocks_of_windows_are_joined_in_order(generator: torch.Generator):
+    """Long enough that a lane has several blocks, some of whose windows settle early."""
+    q = torch.randn(2, 1, 1500, 4, generator=generator, dtype=torch.float64)
+    q[:, :, torch.rand(1500, generator=generator) < 0.5] *= 1e-3
+    spans = Spans(torch.tensor([7, 100]), torch.tensor([20, 130]))
+    gain = torch.ones(2, dtype=torch.float64)
+    got = cpu.attend(q, q, q, spans, steps=10, gain=gain)
+    expected = reference.attend(q, q, q, spans, steps=10, gain=gain)
+    torch.testing.assert_close(got.output, expected.output)
+    assert torch.equal(got.passes, expected.passes)
+    assert len(set(got.passes[0].tolist())) > 1
+
+
+@DIFFERENTIABLE
+@settings(max_examples=25, deadline=None)
+@given(case=cases(torch.float64), steps=st.sampled_from([1, 3]))
+def test_gradients_equal_those_of_the_definition(attend: Kernel, case: Case, steps: int):
+    """The soft span's and an additive mask's among them."""
+    weight = torch.randn(case.q.shape, generator=torch.Generator().manual_seed(0))
     gradients = []
-    for function in (attend, lambda q, k, v, spans, _: dense(q, k, v, spans)):
-        leaves = [each.clone().requires_grad_() for each in inputs]
-        q, k, v = leaves
-        (function(q, k, v, spans, None)[0] * weight).sum().backward()
-        gradients.append([leaf.grad for leaf in leaves])
-    for got, expected in zip(*gradients, strict=True):
-        torch.testing.assert_close(got, expected)
+    for function in ("kernel", "definition"):
+        leaves = {name: getattr(case, name).clone().requires_grad_() for name in ("q", "k", "gain")}
+        spans, mask = case.spans, case.mask
+        if spans.edge is not None:
+            leaves["span"] = spans.edge.span.clone().requires_grad_()
+            edge = SoftEdge(leaves["span"], spans.edge.ramp)
+            spans = Spans(
+                spans.window, spans.span, spans.causal, spans.query_lengths, spans.key_lengths, edge
+            )
+        if mask is not None and mask.dtype != torch.bool:
+            leaves["mask"] = mask = mask.clone().requires_grad_()
+        q, k, gain = leaves["q"], leaves["k"], leaves["gain"]
+        if function == "kernel":
+            out = attend(q, k, k, spans, mask=mask, steps=steps, gain=gain).output
+        else:
+            out = by_definition(Case(q, k, k, spans, mask, gain), steps)[0]
+        if not out.requires_grad:
+            return  # Every lane is off.
+        (out * weight).sum().backward()
+        gradients.append(
+            {name: 0 * leaf if leaf.grad is None else leaf.grad for name, leaf in leaves.items()}
+        )
+    got, expected = gradients
+    for name in expected:
+        hidden = torch.isneginf(leaves[name])
+        torch.testing.assert_close(
+            got[name].masked_fill(hidden, 0),
+            expected[name].masked_fill(hidden, 0),
+            rtol=1e-4,
+            atol=1e-6,
+        )
 
 
 @KERNELS
@@ -98,30 +252,92 @@ def test_gradients_equal_those_of_the_dense_softmax(attend: Kernel, generator: t
 def test_other_types_and_lanes_that_are_off(
     attend: Kernel, dtype: torch.dtype, generator: torch.Generator
 ):
-    q = torch.randn(3, 2, 30, 8, generator=generator, dtype=torch.float64).to(dtype)
+    q = torch.randn(3, 2, 30, 16, generator=generator, dtype=torch.float64).to(dtype)
     spans = Spans(torch.tensor([4, 1, 9]), torch.tensor([6, 0, 12]))
-    active = torch.ones(3, 30, dtype=torch.bool)
-    active[0, 4:8] = False
-    out, lse = attend(q, q, q, spans, active)
-    expected, expected_lse = dense(q, q, q, spans)
-    assert out.dtype == dtype
-    assert lse.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    got = attend(q, q, q, spans, details=True)
+    out, lse, _ = by_definition(Case(q, q, q, spans, None, torch.ones(3)), 1)
+    assert got.log_sum_exp is not None
+    assert got.output.dtype == dtype
+    assert got.log_sum_exp.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     tolerance = 2e-2 if dtype != torch.float64 else 1e-9
-    torch.testing.assert_close(
-        out.double(), expected * active[:, None, :, None], rtol=0, atol=tolerance
-    )
-    torch.testing.assert_close(
-        lse.double(), expected_lse * active[:, None], rtol=0, atol=2 * tolerance
-    )
+    torch.testing.assert_close(got.output.double(), out, rtol=0, atol=tolerance)
+    torch.testing.assert_close(got.log_sum_exp.double(), lse, rtol=0, atol=2 * tolerance)
 
 
-def test_a_lane_has_the_same_bits_alone(generator: torch.Generator):
-    q = torch.randn(3, 2, 50, 8, generator=generator)
-    spans = Spans(torch.tensor([3, 10, 25]), torch.tensor([5, 15, 40]))
-    out, lse = cpu.attend(q, q, q, spans)
-    for lane in range(3):
+@KERNELS
+@settings(max_examples=20, deadline=None)
+@given(case=cases())
+def test_a_lane_has_the_same_bits_alone(attend: Kernel, case: Case):
+    arguments = {"steps": 3, "gain": case.gain}
+    together = attend(case.q, case.k, case.v, case.spans, mask=case.mask, **arguments)
+    for lane in range(len(case.q)):
         one = slice(lane, lane + 1)
-        alone = Spans(spans.window[one], spans.span[one])
-        alone_out, alone_lse = cpu.attend(q[one], q[one], q[one], alone)
-        assert torch.equal(out[one], alone_out)
-        assert torch.equal(lse[one], alone_lse)
+        mask = case.mask
+        if mask is not None and mask.ndim == 4 and len(mask) > 1:
+            mask = mask[one]
+        alone = attend(
+            case.q[one],
+            case.k[one],
+            case.k[one] if case.v is case.k else case.v[one],
+            case.spans.of_lane(lane),
+            mask=mask,
+            steps=3,
+            gain=case.gain[one],
+        )
+        if attend is cpu.attend:
+            assert torch.equal(together.output[one], alone.output)
+        else:  # A batched matrix product may round otherwise.
+            torch.testing.assert_close(together.output[one], alone.output)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_block_mask_equals_the_one_found_by_trying_all_pairs(data: st.DataObject):
+    queries, keys = data.draw(st.integers(1, 700)), data.draw(st.integers(1, 700))
+    lanes = data.draw(st.integers(1, 3))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
+    window = torch.randint(1, 300, (lanes,), generator=generator)
+    span = window + torch.randint(0, 300, (lanes,), generator=generator)
+    off = torch.rand(lanes, generator=generator) < 0.2
+    spans = Spans(
+        window,
+        torch.where(off, 0, span),
+        causal=data.draw(st.booleans()),
+        query_lengths=data.draw(st.none() | _lengths(lanes, queries)),
+        key_lengths=data.draw(st.none() | _lengths(lanes, keys)),
+    )
+    first, end = spans.intervals(queries, keys)
+    # Some windows have settled.
+    active = torch.rand(lanes, queries, generator=generator) < data.draw(st.sampled_from([0.5, 2]))
+    first, end = torch.where(active, first, 0), torch.where(active, end, 0)
+    got = flex.block_mask(first, end, keys)
+    expected = create_block_mask(
+        got.mask_mod, lanes, 1, queries, keys, device="cpu", BLOCK_SIZE=flex.TILE
+    )
+    for kind in ("", "full_"):
+        counts = getattr(got, f"{kind}kv_num_blocks")
+        assert torch.equal(counts, getattr(expected, f"{kind}kv_num_blocks"))
+        indices = getattr(got, f"{kind}kv_indices")
+        there = torch.arange(indices.shape[-1]) < counts[..., None]
+        other = getattr(expected, f"{kind}kv_indices")
+        assert torch.equal(indices.where(there, -1), other.where(there, -1))
+
+
+def test_compiled_flex_serves_all_spans_with_one_compilation(generator: torch.Generator):
+    """On the CPU, whose compiled kernel gives no log-sum-exp and no gradients."""
+    fused = torch.compile(flex_attention, dynamic=False, fullgraph=True)
+    q = torch.randn(2, 2, 300, 16, generator=generator)
+    with torch.no_grad(), torch.compiler.set_stance("default"):
+        for number, (window, span) in enumerate([([8, 60], [12, 90]), ([3, 1], [40, 0])]):
+            spans = Spans(torch.tensor(window), torch.tensor(span))
+            blocks = flex.block_mask(*spans.intervals(300), 300)
+            with torch._dynamo.config.patch(error_on_recompile=number > 0):
+                out = fused(q, q, q, block_mask=blocks)
+            expected = reference.attend(q, q, q, spans).output
+            torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_kernel_is_chosen_by_device_type_and_head_size():
+    assert flex.refusal(torch.zeros(1, 1, 1, 16, dtype=torch.bfloat16)) is None
+    assert "float64" in str(flex.refusal(torch.zeros(1, 1, 1, 16, dtype=torch.float64)))
+    assert "16 dimensions" in str(flex.refusal(torch.zeros(1, 1, 1, 8)))

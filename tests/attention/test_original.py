@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from spangym.attention import IntegratedAttention, KeyValueCache
+from spangym.attention import IntegratedAttention, SpanOptions
 from spangym.attention.original import (
     OriginalAdaptiveUpdateAttention,
     OriginalSlidingWindowAttention,
@@ -67,10 +67,12 @@ def test_local_path(golden: Golden, case: int, fused: bool, tolerance: float):
     meta = json.loads(str(recorded[f"case{case}.meta"]))
     local = OriginalSlidingWindowAttention(
         meta["head"],
-        win_size=meta["win_size"],
-        max_span=meta["max_span"],
-        max_dist=meta["max_dist"],
-        temp_scale=meta["temp_scale"],
+        SpanOptions(
+            win_size=meta["win_size"],
+            max_span=meta["max_span"],
+            max_dist=meta["max_dist"],
+            temp_scale=meta["temp_scale"],
+        ),
         fused=fused,
     )
     actions = [each for each in range(10) if f"case{case}.action{each}.x" in recorded]
@@ -111,12 +113,10 @@ def test_global_path_on_a_stream(golden: Golden):
     recorded = golden("adaptive_update")
     attention = OriginalAdaptiveUpdateAttention(16, 4, causal=False)
     attention.load_state_dict(parameters(recorded, "param."))
-    cache = KeyValueCache()
+    cache = None
     for step in range(8):
-        out = attention(tensor(recorded, f"x{step}"), cache)
+        out, cache = attention(tensor(recorded, f"x{step}"), cache=cache)
         torch.testing.assert_close(out, tensor(recorded, f"out{step}"), rtol=0, atol=1e-5)
-        assert cache.keys is not None
-        assert cache.values is not None
         torch.testing.assert_close(cache.keys, tensor(recorded, f"key{step}"), rtol=0, atol=1e-5)
         torch.testing.assert_close(
             cache.values, tensor(recorded, f"value{step}"), rtol=0, atol=1e-5

@@ -7,7 +7,7 @@ import pytest
 import torch
 from gymnasium.utils import seeding
 
-from spangym.attention import KeyValueCache
+from spangym.attention import LayerCache
 from spangym.attention.metrics import digits, features, quality, state_id
 from spangym.envs import Settings, Simulator, SpanControlEnv, SpanControlVecEnv
 
@@ -21,7 +21,7 @@ def test_an_episode_in_words():
     simulator = env.simulator
     stream = simulator.source.stream(seeding.np_random(3)[0], 4 * 32)
     assert info == {"source": stream.kind}
-    caches = [KeyValueCache(), KeyValueCache()]
+    caches: list[LayerCache | None] = [None, None]
     actions = iter([9, 3, 0, 5, 1, 8])
     for chunk in range(3):
         tokens = torch.tensor(stream.tokens[chunk * 32 : chunk * 32 + 32].astype(int))
@@ -32,6 +32,7 @@ def test_an_episode_in_words():
             action = next(actions)
             with torch.no_grad():
                 outcome = layer.outcome(hidden, action, cache=caches[index])
+            caches[index] = outcome.cache
             observation, reward, terminated, truncated, info = env.step(action)
             cost = 0.5 * outcome.visited_keys.item() / 32**2
             judged = quality(outcome.local_output)

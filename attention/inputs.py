@@ -1,0 +1,95 @@
+"""What a layer may be handed: checked by shape and type, never by value.
+
+Looking at values would make an accelerator wait; they are checked where data enters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one pass of a layer is handed.
+
+    Attributes:
+        x: Shape (lanes, tokens, dims).
+        xa: Where keys and values come from, shape (lanes, keys, dims); ``x`` if None.
+        mask: Boolean or floating, broadcastable to (lanes, heads, tokens, keys).
+        lengths: Tokens of each lane that are no padding, shape (lanes,), integers.
+        xa_lengths: The same of ``xa``.
+    """
+
+    x: Tensor
+    xa: Tensor | None = None
+    mask: Tensor | None = None
+    lengths: Tensor | None = None
+    xa_lengths: Tensor | None = None
+
+    @property
+    def key_lengths(self) -> Tensor | None:
+        """Keys of each lane that are no padding."""
+        return self.lengths if self.xa is None else self.xa_lengths
+
+    def check(self, ctx: int, dims: int, head: int) -> None:
+        """Refuse what a layer cannot attend over.
+
+        Args:
+            ctx: Most tokens.
+            dims: Width.
+            head: Number of heads.
+
+        Raises:
+            ValueError: The message names the argument, its shape or type, and what would be right.
+        """
+        x, xa = self.x, self.xa
+        shape = tuple(x.shape)
+        if x.ndim != 3 or len(x) == 0 or shape[-1] != dims or not 1 <= shape[1] <= ctx:
+            raise ValueError(
+                f"x has shape {shape}; it must be (lanes, tokens, {dims}) with 1 to {ctx} tokens"
+            )
+        lanes, tokens, _ = shape
+        if xa is not None and (
+            xa.ndim != 3 or len(xa) != lanes or xa.shape[1] == 0 or xa.shape[-1] != dims
+        ):
+            raise ValueError(
+                f"xa has shape {tuple(xa.shape)}; it must be ({lanes}, keys, {dims}) with at "
+                "least one key"
+            )
+        if self.mask is not None:
+            keys = tokens if xa is None else xa.shape[1]
+            _check_mask(self.mask, (lanes, head, tokens, keys))
+        if xa is None and self.xa_lengths is not None:
+            raise ValueError("xa_lengths is given without xa: the lengths of x are `lengths`")
+        for name, numbers in (("lengths", self.lengths), ("xa_lengths", self.xa_lengths)):
+            if numbers is not None:
+                _check_lengths(name, numbers, lanes)
+
+
+def _check_mask(mask: Tensor, scores: tuple[int, ...]) -> None:
+    if mask.dtype != torch.bool and not mask.dtype.is_floating_point:
+        raise ValueError(
+            f"mask has type {mask.dtype}; it must be boolean (True: may be seen) or floating "
+            "(added to the scores)"
+        )
+    wrong = mask.ndim > 4 or any(
+        size not in (1, whole)
+        for size, whole in zip(reversed(mask.shape), reversed(scores), strict=False)
+    )
+    if wrong:
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}; it must be broadcastable to {scores} (lanes, "
+            "heads, tokens, keys)"
+        )
+
+
+def _check_lengths(name: str, lengths: Tensor, lanes: int) -> None:
+    whole = not lengths.dtype.is_floating_point and lengths.dtype != torch.bool
+    if lengths.shape != (lanes,) or not whole:
+        raise ValueError(
+            f"{name} has shape {tuple(lengths.shape)} and type {lengths.dtype}; it must be "
+            f"integers of shape ({lanes},)"
+        )

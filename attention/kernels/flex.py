@@ -1,0 +1,182 @@
+"""The accelerator's kernel: FlexAttention, its block mask computed from the intervals.
+
+Every query sees one interval of keys, so a tile of queries visits the tiles of keys from its
+smallest first key to its largest end, and needs no mask in those that lie within all its intervals.
+That costs a few operations on (lanes, tiles); the mask of all query-key pairs is never made. Shapes
+are fixed and spans are tensors: one compilation serves all spans, and nothing is read back.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import (
+    AuxOutput,
+    AuxRequest,
+    BlockMask,
+    flex_attention,
+)
+
+from ..spans import SoftEdge, Spans
+from .focus import Attended, focus_masked
+from .reference import additive
+
+TILE = 128
+"""Queries, and keys, of a tile."""
+
+
+def refusal(x: Tensor) -> str | None:
+    """Why tensors of this kind cannot be handed to the compiled kernel; None if they can."""
+    if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return f"FlexAttention takes float32, bfloat16 and float16, not {x.dtype}"
+    if x.shape[-1] < 16:
+        return f"FlexAttention takes heads of at least 16 dimensions, not {x.shape[-1]}"
+    return None
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    spans: Spans,
+    *,
+    mask: Tensor | None = None,
+    steps: int = 1,
+    gain: Tensor | None = None,
+    details: bool = False,  # noqa: ARG001  (they are at hand)
+) -> Attended:
+    """Attention of every query over its interval, as `spangym.attention.kernels.Kernel` says."""
+    queries, keys = q.shape[-2], k.shape[-2]
+    first, end = spans.intervals(queries, keys)
+    score_mod = _score_mod(spans, queries, keys, mask)
+    fused = _compiled() if q.is_cuda and not torch.compiler.is_compiling() else flex_attention
+
+    def once(q: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+        blocks = block_mask(torch.where(active, first, 0), torch.where(active, end, 0), keys)
+        out, aux = fused(
+            q, k, v, score_mod=score_mod, block_mask=blocks, return_aux=AuxRequest(lse=True)
+        )
+        assert aux.lse is not None
+        return out, aux.lse.masked_fill(aux.lse == -torch.inf, 0.0)
+
+    return focus_masked(once, q, spans, keys, steps, gain)
+
+
+def block_mask(first: Tensor, end: Tensor, keys: int) -> BlockMask:
+    """The block mask of queries that each see one interval of keys.
+
+    It equals what `torch.nn.attention.flex_attention.create_block_mask` finds by trying all pairs.
+
+    Args:
+        first: First key of each query, shape (lanes, queries), int64.
+        end: End of its interval, same shape; not above ``first`` for a query that sees nothing.
+        keys: Number of keys.
+
+    Returns:
+        The mask, equal for all heads.
+    """
+    queries = first.shape[-1]
+    # A query that sees nothing has no first key and no end, and so have those of the last tile that
+    # are not there.
+    blind = end <= first
+    first_of = _tiles(first.masked_fill(blind, keys), filler=keys)
+    end_of = _tiles(end.masked_fill(blind, 0), filler=0)
+    columns = -(-keys // TILE)
+    visited_from, visited_to = _floor(first_of.amin(-1)), _ceil(end_of.amax(-1))
+    full_from, full_to = _ceil(first_of.amax(-1)), _floor(end_of.amin(-1))
+    full = (full_to - full_from).clamp_min(0)
+    full_from = torch.where(full > 0, full_from, visited_to)
+    partial = (visited_to - visited_from).clamp_min(0) - full
+    column = torch.arange(columns, device=first.device)
+    before = (full_from - visited_from)[..., None]
+    index = visited_from[..., None] + column
+    partial_index = torch.where(column < before, index, index + full[..., None])
+    full_index = full_from[..., None] + column
+
+    def visible(lane: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
+        return (key >= first[lane, query]) & (key < end[lane, query])
+
+    return BlockMask.from_kv_blocks(
+        _counts(partial),
+        _indices(partial_index, columns),
+        _counts(full),
+        _indices(full_index, columns),
+        BLOCK_SIZE=TILE,
+        mask_mod=visible,
+        seq_lengths=(queries, keys),
+    )
+
+
+def _tiles(values: Tensor, filler: int) -> Tensor:
+    """(lanes, queries) as (lanes, tiles, queries of a tile)."""
+    padding = (0, -values.shape[-1] % TILE)
+    return torch.nn.functional.pad(values, padding, value=filler).unflatten(-1, (-1, TILE))
+
+
+def _floor(positions: Tensor) -> Tensor:
+    return positions.div(TILE, rounding_mode="floor")
+
+
+def _ceil(positions: Tensor) -> Tensor:
+    return _floor(positions + TILE - 1)
+
+
+def _counts(counts: Tensor) -> Tensor:
+    return counts[:, None].to(torch.int32)
+
+
+def _indices(indices: Tensor, columns: int) -> Tensor:
+    # What lies behind the count is not read, but is to be an index.
+    return indices[:, None].clamp(0, columns - 1).to(torch.int32)
+
+
+def _score_mod(
+    spans: Spans, queries: int, keys: int, mask: Tensor | None
+) -> Callable[..., Tensor] | None:
+    """What adds the soft edge and the caller's mask to a score; None if there is neither."""
+    mods = []
+    if spans.edge is not None:
+        mods.append(_edge_mod(spans.edge, spans.window_starts(queries), spans.window))
+    if mask is not None:
+        whole = mask[(None,) * (4 - mask.ndim)].expand(len(spans.window), -1, queries, keys)
+        mods.append(_mask_mod(additive(whole, torch.float32)))
+    if len(mods) < 2:
+        return mods[0] if mods else None
+    edge_mod, mask_mod = mods
+
+    def both(score: Tensor, *where: Tensor) -> Tensor:
+        return mask_mod(edge_mod(score, *where), *where)
+
+    return both
+
+
+def _edge_mod(edge: SoftEdge, start: Tensor, window: Tensor) -> Callable[..., Tensor]:
+    span, ramp = edge.span, edge.ramp
+
+    def mod(score: Tensor, lane: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
+        ahead = key - start[lane, query]
+        distance = torch.maximum(ahead, window[lane] - 1 - ahead)
+        return score + SoftEdge(span, ramp).log_weight(distance, span[lane])
+
+    return mod
+
+
+def _mask_mod(mask: Tensor) -> Callable[..., Tensor]:
+    if mask.shape[1] == 1:
+
+        def mod(score: Tensor, lane: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
+            return score + mask[lane, 0, query, key]
+    else:
+
+        def mod(score: Tensor, lane: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return score + mask[lane, head, query, key]
+
+    return mod
+
+
+@functools.cache
+def _compiled() -> Callable[..., tuple[Tensor, AuxOutput]]:
+    return torch.compile(flex_attention, dynamic=False)

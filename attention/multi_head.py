@@ -1,0 +1,96 @@
+"""Plain multi-head attention: the global path of layers that keep no cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .heads import AttentionCombiner, ProjectionModule
+from .kernels.reference import additive
+
+
+class MultiHeadAttention(nn.Module):
+    """Full multi-head attention. Scores are scaled once, by ``1 / sqrt(head size)``.
+
+    Args:
+        dims: Width of input and output.
+        head: Number of heads; divides ``dims``.
+        causal: Whether a token sees none after it.
+    """
+
+    def __init__(self, dims: int, head: int, causal: bool = False) -> None:
+        super().__init__()
+        self.causal = causal
+        self.query_module = ProjectionModule(dims, head)
+        self.key_module = ProjectionModule(dims, head)
+        self.value_module = ProjectionModule(dims, head)
+        self.combiner = AttentionCombiner(dims)
+
+    def forward(
+        self,
+        x: Tensor,
+        xa: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        key_lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Attend over the whole sequence.
+
+        Args:
+            x: Where queries come from, shape (lanes, queries, dims).
+            xa: Where keys and values come from, shape (lanes, keys, dims); ``x`` if None.
+            mask: Boolean (True: may be seen) or added to the scores; broadcastable to (lanes,
+                heads, queries, keys).
+            key_lengths: Keys of each lane that are no padding, shape (lanes,), integers.
+
+        Returns:
+            Shape (lanes, queries, dims).
+        """
+        source = x if xa is None else xa
+        key, value = self.key_module(source), self.value_module(source)
+        return self._attended(self.query_module(x), key, value, mask, key_lengths)
+
+    def weights(
+        self,
+        x: Tensor,
+        xa: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        key_lengths: Tensor | None = None,
+    ) -> Tensor:
+        """The attention weights, shape (lanes, heads, queries, keys); arguments as in `forward`."""
+        query, key = self.query_module(x), self.key_module(x if xa is None else xa)
+        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        bias = self._bias(query, key, mask, key_lengths)
+        if bias is None:
+            return scores.softmax(-1)
+        # A query that sees nothing has no weights, where a softmax would be undefined.
+        return (scores + bias).softmax(-1).nan_to_num(0.0)
+
+    def _attended(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        key_lengths: Tensor | None,
+    ) -> Tensor:
+        attend = nn.functional.scaled_dot_product_attention
+        if mask is None and key_lengths is None:
+            return self.combiner(attend(query, key, value, is_causal=self.causal))
+        bias = self._bias(query, key, mask, key_lengths)
+        return self.combiner(attend(query, key, value, attn_mask=bias))
+
+    def _bias(
+        self, query: Tensor, key: Tensor, mask: Tensor | None, key_lengths: Tensor | None
+    ) -> Tensor | None:
+        """What is added to the scores, broadcastable to (lanes, heads, queries, keys)."""
+        parts = [] if mask is None else [mask]
+        positions = torch.arange(key.shape[-2], device=key.device)
+        if key_lengths is not None:
+            parts.append((positions < key_lengths[:, None])[:, None, None])
+        if self.causal:
+            queries = torch.arange(query.shape[-2], device=key.device)
+            parts.append(positions <= queries[:, None])
+        biases = [additive(part, query.dtype) for part in parts]
+        return sum(biases[1:], start=biases[0]) if biases else None

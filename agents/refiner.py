@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .files import with_ending, written_whole
 
@@ -159,30 +161,61 @@ class Refiner:
         """Value of an action in a state; 0 if never updated."""
         return self._table.row(state)[action]
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that was learnt and the exploration's state, as tensors.
+
+        A layer saves it with its own (`spangym.attention.StoredController`).
+
+        Returns:
+            ``states`` that hold a value, int64 of shape (n,); their ``values``, float64 of shape
+            (n, actions); and the ``generator``'s state, the bytes of a JSON text.
+        """
+        states, values = self._table.stored()
+        generator = json.dumps(self._generator.bit_generator.state).encode()
+        return {
+            "states": torch.from_numpy(states),
+            "values": torch.from_numpy(values.copy()),
+            "generator": torch.frombuffer(bytearray(generator), dtype=torch.uint8),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Put what `state_dict` gave in place of what was learnt here.
+
+        Raises:
+            KeyError: Something is missing.
+            ValueError: The table has another number of actions, or states that this one has not.
+        """
+        states, values = state_dict["states"].tolist(), state_dict["values"]
+        if values.shape[-1] != self.actions:
+            raise ValueError(
+                f"{values.shape[-1]} actions are stored, this refiner has {self.actions}"
+            )
+        generator = json.loads(bytes(state_dict["generator"].tolist()))
+        table = self._new_table()
+        for state, row in zip(states, values.tolist(), strict=True):
+            for action, value in enumerate(row):
+                table.store(state, action, value)
+        self._generator.bit_generator.state = generator
+        self._table = table
+
     def save(self, path: Path | str) -> None:
         """Write the table and the exploration's state to ``path`` with the ending ``.npz``."""
-        states, values = self._table.stored()
-        generator = json.dumps(self._generator.bit_generator.state)
+        arrays: dict[str, Any] = {
+            each: tensor.numpy() for each, tensor in self.state_dict().items()
+        }
         with written_whole(with_ending(path, ".npz")) as aside:
-            np.savez_compressed(aside, states=states, values=values, generator=generator)
+            np.savez_compressed(aside, **arrays)
 
     def load(self, path: Path | str) -> None:
         """Read what `save` wrote, in place of what was learnt here; needs no pickle.
 
         Raises:
-            ValueError: The stored table has another number of actions.
+            ValueError: The stored table does not fit this one; the message names the file.
         """
-        with np.load(with_ending(path, ".npz"), allow_pickle=False) as stored:
-            if stored["values"].shape[1] != self.actions:
-                raise ValueError(
-                    f"{path} holds {stored['values'].shape[1]} actions, "
-                    f"this refiner has {self.actions}"
-                )
-            table = self._new_table()
-            for state, row in zip(
-                stored["states"].tolist(), stored["values"].tolist(), strict=True
-            ):
-                for action, value in enumerate(row):
-                    table.store(state, action, value)
-            self._table = table
-            self._generator.bit_generator.state = json.loads(str(stored["generator"]))
+        path = with_ending(path, ".npz")
+        with np.load(path, allow_pickle=False) as stored:
+            tensors = {name: torch.from_numpy(stored[name]) for name in stored.files}
+        try:
+            self.load_state_dict(tensors)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{path} is no table of this refiner's: {error}") from error

@@ -21,10 +21,11 @@ ACTIONS = 10
 class SoftEdge:
     """An interval whose edge fades out, so that the span has a gradient.
 
-    A key at distance ``d`` from the farther end of the window gets its attention weight multiplied
-    by ``clamp((span - d) / ramp + 1, 0, 1)`` before the weights are normalised (Sukhbaatar et al.,
-    Adaptive Attention Span in Transformers, 2019, equation 5). Keys up to ``margin`` beyond the
-    integer span are therefore visited too.
+    A key at distance ``d`` gets its attention weight multiplied by
+    ``clamp((span - d) / ramp + 1, 0, 1)`` before the weights are normalised (Sukhbaatar et al.,
+    Adaptive Attention Span in Transformers, 2019, equation 5). Its distance counts tokens from the
+    farther end of the window up to the key, both of them too, so that keys within the integer span
+    have weight 1. The ``ramp`` keys beyond either end of the interval are visited too.
 
     Attributes:
         span: Real-valued span of each lane in tokens, shape (lanes,), floating.
@@ -34,21 +35,18 @@ class SoftEdge:
     span: Tensor
     ramp: int
 
-    @property
-    def margin(self) -> int:
-        """Keys that are visited beyond either end of the interval."""
-        return self.ramp + 1
-
-    def log_weight(self, distance: Tensor, span: Tensor) -> Tensor:
-        """What the edge adds to the scores of keys at these distances.
+    def log_weight(self, key: Tensor, window: Tensor | int, span: Tensor) -> Tensor:
+        """What the edge adds to the scores of keys.
 
         Args:
-            distance: Any shape, in tokens.
-            span: Real-valued span, broadcastable to ``distance``.
+            key: Position of the keys, from the first query of the window on; any shape.
+            window: Queries of the window, broadcastable to ``key``.
+            span: Real-valued span, broadcastable to ``key``.
 
         Returns:
             Logarithm of the weight; where the weight is 0, that of the smallest number.
         """
+        distance = torch.maximum(key + 1, window - key)
         weight = (span - distance) / self.ramp + 1
         return weight.clamp(torch.finfo(weight.dtype).tiny, 1).log()
 
@@ -131,7 +129,7 @@ class Spans:
     @property
     def margin(self) -> int:
         """Keys beyond either end of an interval that a soft edge lets through."""
-        return 0 if self.edge is None else self.edge.margin
+        return 0 if self.edge is None else self.edge.ramp
 
     def window_starts(self, tokens: int) -> Tensor:
         """First position of each token's window, shape (lanes, tokens), int64."""
@@ -169,11 +167,8 @@ class Spans:
         if self.edge is None:
             return None
         start = self.window_starts(queries)[..., None]
-        position = torch.arange(keys, device=start.device)
-        distance = torch.maximum(
-            position - start, start + self.window[:, None, None] - 1 - position
-        )
-        return self.edge.log_weight(distance, self.edge.span[:, None, None])
+        key = torch.arange(keys, device=start.device) - start
+        return self.edge.log_weight(key, self.window[:, None, None], self.edge.span[:, None, None])
 
     def visited_keys(self, queries: int, keys: int | None = None) -> Tensor:
         """Query-key pairs scored in one pass, shape (lanes,), int64."""

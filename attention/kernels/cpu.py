@@ -206,8 +206,7 @@ def _bias(
         parts.append(additive(seen, lane.q.dtype))
     if lane.spans.edge is not None:
         edge = lane.spans.edge
-        distance = torch.maximum(key, lane.window - 1 - key)
-        weights = edge.log_weight(distance, edge.span[lane.number])
+        weights = edge.log_weight(key, lane.window, edge.span[lane.number])
         parts.append(weights.to(lane.q.dtype)[None])
     if lane.mask is not None:
         last = (count - 1) * lane.window

@@ -157,9 +157,8 @@ def _edge_mod(edge: SoftEdge, start: Tensor, window: Tensor) -> Callable[..., Te
     span, ramp = edge.span, edge.ramp
 
     def mod(score: Tensor, lane: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
-        ahead = key - start[lane, query]
-        distance = torch.maximum(ahead, window[lane] - 1 - ahead)
-        return score + SoftEdge(span, ramp).log_weight(distance, span[lane])
+        weight = SoftEdge(span, ramp).log_weight(key - start[lane, query], window[lane], span[lane])
+        return score + weight
 
     return mod
 

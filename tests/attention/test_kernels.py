@@ -59,7 +59,7 @@ def by_definition(case: Case, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     out = [[nothing] * queries for _ in range(lanes)]
     lse = torch.zeros(lanes, heads, queries, dtype=torch.float64)
     passes = torch.zeros(lanes, queries, dtype=torch.int64)
-    margin = 0 if spans.edge is None else spans.edge.ramp + 1
+    margin = 0 if spans.edge is None else spans.edge.ramp
     for lane in range(lanes):
         window, span = int(spans.window[lane]), int(spans.span[lane])
         last_query = queries if spans.query_lengths is None else int(spans.query_lengths[lane])
@@ -83,7 +83,7 @@ def by_definition(case: Case, steps: int) -> tuple[Tensor, Tensor, Tensor]:
                     scores = scores[..., 0] + added[lane, :, query, visible]
                     if spans.edge is not None:
                         far = torch.tensor(
-                            [max(key - start, start + window - 1 - key) for key in visible]
+                            [max(key - start + 1, start + window - key) for key in visible]
                         )
                         weight = (spans.edge.span[lane] - far) / spans.edge.ramp + 1
                         tiny = torch.finfo(torch.float32).tiny

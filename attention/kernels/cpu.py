@@ -10,6 +10,7 @@ its queries and outputs stay in a core's cache; windows that have stopped are le
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -20,8 +21,8 @@ from ..spans import Spans
 from .focus import Attended, moves_on
 from .reference import additive, softmax_attention
 
-_BLOCK = 1024
-"""Tokens whose windows are focused together."""
+_BLOCK = 256
+"""Tokens whose windows are focused together; four times as many where there is but one pass."""
 
 _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
@@ -99,13 +100,12 @@ class _Windows:
             out, lse = _fused(q, k, v, attn_mask=self.bias)
         return out.transpose(1, 2), lse.transpose(1, 2)
 
-    def chosen(self, index: Tensor) -> _Windows:
-        """Those windows alone."""
-        k = self.k[index]
-        bias = self.bias
+    def run(self, rows: slice) -> _Windows:
+        """Consecutive windows of them."""
+        k, bias = self.k[rows], self.bias
         if bias is not None and len(bias) > 1:
-            bias = bias[index]
-        return _Windows(self.q[index], k, k if self.v is self.k else self.v[index], bias)
+            bias = bias[rows]
+        return _Windows(self.q[rows], k, k if self.v is self.k else self.v[rows], bias)
 
 
 def _blocks(
@@ -145,24 +145,27 @@ def _blocks(
             spans=spans,
             number=number,
         )
-        for start, count in _groups(lane):
+        together = max(1, (_BLOCK if steps > 1 else 4 * _BLOCK) // window)
+        for start, count in _groups(lane, together):
             windows = _windows(lane, start, count)
             if windows is None:
                 yield _nothing(q, min(window, some_queries - start))
             else:
-                yield _focus(windows, steps, None if gain is None else gain[number], spans.causal)
+                own_gain = None if gain is None else gain[number]
+                first = _Pass.first(windows, spans.causal)
+                for settled in _focus(first, steps - 1, own_gain, spans.causal):
+                    yield settled.tokens()
         if some_queries < queries:
             yield _nothing(q, queries - some_queries)
 
 
-def _groups(lane: _Lane) -> Iterator[tuple[int, int]]:
-    """First token and number of the windows that are focused together."""
+def _groups(lane: _Lane, together: int) -> Iterator[tuple[int, int]]:
+    """First token and number of the windows that are focused together: at most so many."""
     window, tokens = lane.window, len(lane.q)
     windows = -(-tokens // window)
     # Interior windows see a whole interval of `reach + ahead` keys, whatever their index.
     first = min(-(-lane.reach // window), windows)
     last = max(min((len(lane.k) - lane.ahead) // window + 1, tokens // window), first)
-    together = max(1, _BLOCK // window)
     edges = [*range(first), *range(last, windows)]
     blocks = [(index, min(together, last - index)) for index in range(first, last, together)]
     for index, count in sorted([(index, 1) for index in edges] + blocks):
@@ -221,66 +224,96 @@ def _bias(
     return bias[(None,) * (4 - bias.ndim)]
 
 
-def _focus(
-    windows: _Windows, steps: int, gain: Tensor | None, causal: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Focus some windows until each has stopped.
+@dataclass(frozen=True)
+class _Pass:
+    """The last pass over some windows, and what the next one is judged by.
 
-    Returns:
-        Output (tokens, heads, size), passes (tokens,), log-sum-exp (tokens, heads) and the last
-        queries, shaped like the output.
+    What stops is a query where spans are causal, lest later ones decide when earlier ones do; else
+    a window: ``moving`` and ``passes`` are of shape (windows, tokens) or (windows, 1).
     """
-    settled: list[tuple[Tensor, ...]] = []
-    numbers = torch.arange(len(windows.q))
-    moving = torch.ones(windows.q.shape[:2], dtype=torch.bool)
-    passes = torch.zeros(windows.q.shape[:2], dtype=torch.int64)
-    out, lse = windows.attend()
-    before = None
-    for step in range(1, steps + 1):
-        passes = passes + moving
-        if step == steps:
-            break
-        moving = moving & moves_on(_change(out, before, causal))
-        going = moving.any(1)
-        count = int(going.sum())
-        if count == 0:
-            break
-        if count < len(going):
-            stopped, index = (~going).nonzero()[:, 0], going.nonzero()[:, 0]
-            state = (numbers, out, passes, lse, windows.q)
-            settled.append(tuple(each[stopped] for each in state))
-            numbers, out, passes, lse = (each[index] for each in state[:-1])
-            windows, moving = windows.chosen(index), moving[index]
-        q = windows.q if gain is None else torch.addcmul(windows.q, out, gain)
+
+    windows: _Windows
+    out: Tensor
+    lse: Tensor
+    before: Tensor | None
+    moving: Tensor
+    passes: Tensor
+
+    @classmethod
+    def first(cls, windows: _Windows, causal: bool) -> _Pass:
+        """The first pass."""
+        out, lse = windows.attend()
+        moving = torch.ones(out.shape[:2] if causal else (len(out), 1), dtype=torch.bool)
+        return cls(windows, out, lse, None, moving, moving.long())
+
+    def following(self, moving: Tensor, gain: Tensor | None, causal: bool) -> _Pass:
+        """The next pass over those that are moving; in each window at least one query is."""
+        windows = self.windows
+        q = windows.q if gain is None else torch.addcmul(windows.q, self.out, gain)
         if causal:
-            # Queries stop one by one here: later ones must not decide when earlier ones do.
             q = torch.where(moving[..., None, None], q, windows.q)
         windows = replace(windows, q=q)
-        new, new_lse = windows.attend()
+        out, lse = windows.attend()
         if causal:
-            new = torch.where(moving[..., None, None], new, out)
-            new_lse = torch.where(moving[..., None], new_lse, lse)
-        before, out, lse = out, new, new_lse
-    settled.append((numbers, out, passes, lse, windows.q))
-    if len(settled) > 1:
-        columns = [torch.cat(column) for column in zip(*settled, strict=True)]
-        order = columns[0].argsort()
-        settled = [tuple(column[order] for column in columns)]
-    _, out, passes, lse, q = (each.flatten(0, min(1, each.ndim - 1)) for each in settled[0])
-    return out, passes, lse, q
+            out = torch.where(moving[..., None, None], out, self.out)
+            lse = torch.where(moving[..., None], lse, self.lse)
+        return _Pass(windows, out, lse, self.out, moving, self.passes + moving)
+
+    def run(self, start: int, stop: int) -> _Pass:
+        """Consecutive windows of it."""
+        if stop - start == len(self.out):
+            return self
+        rows = slice(start, stop)
+        return _Pass(
+            self.windows.run(rows),
+            self.out[rows],
+            self.lse[rows],
+            None if self.before is None else self.before[rows],
+            self.moving[rows],
+            self.passes[rows],
+        )
+
+    def tokens(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Output, passes, log-sum-exp and queries of the windows' tokens, in a row."""
+        passes = self.passes.expand(self.out.shape[:2]).flatten()
+        return self.out.flatten(0, 1), passes, self.lse.flatten(0, 1), self.windows.q.flatten(0, 1)
+
+
+def _focus(state: _Pass, left: int, gain: Tensor | None, causal: bool) -> Iterator[_Pass]:
+    """Focus until each window has stopped or no passes are left; windows come back in order.
+
+    Windows that go on are taken in runs of neighbours: a slice where a selection would be a copy.
+    """
+    while left:
+        moving = state.moving & moves_on(_change(state.out, state.before, causal))
+        going = moving.any(1)
+        if not going.all():
+            break
+        # Rebound, so that the pass before is let go and its memory, still in cache, used again.
+        state = state.following(moving, gain, causal)
+        left -= 1
+    else:
+        yield state
+        return
+    start = 0
+    for goes_on, run in itertools.groupby(going.tolist()):
+        stop = start + len(list(run))
+        part = state.run(start, stop)
+        if goes_on:
+            part = part.following(moving[start:stop], gain, causal)
+            yield from _focus(part, left - 1, gain, causal)
+        else:
+            yield part
+        start = stop
 
 
 @torch.no_grad()
 def _change(out: Tensor, before: Tensor | None, causal: bool) -> Tensor:
     """Mean absolute change, of each query (windows, tokens) or of each window (windows, 1)."""
-    rows = out.flatten(2) if causal else out.flatten(1)[:, None]
-    if before is None:
-        return rows.abs().float().mean(-1)
-    # The distance of one vector to one other: a single pass over both, nothing written.
-    rows, others = (each.reshape(-1, 1, rows.shape[-1]) for each in (rows, before))
-    if rows.dtype not in (torch.float32, torch.float64):
-        rows, others = rows.float(), others.float()
-    change = torch.cdist(rows, others, p=1) / rows.shape[-1]
+    change = out.abs() if before is None else (out - before).abs_()
+    # At least in single precision, as the sums are long.
+    change = change.flatten(2 if causal else 1)
+    change = change.mean(-1, dtype=torch.promote_types(change.dtype, torch.float32))
     return change.view(len(out), -1)
 
 

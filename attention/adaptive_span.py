@@ -155,9 +155,16 @@ class AdaptiveSpan(nn.Module):
         return_stats: bool,
     ) -> LocalPass:
         self._check(q, k, v, scale)
-        query, key, value, gain = self._prepared(q, k, v, scale)
+        query, key, value, factor = self._prepared(q, k, v, scale)
         attended = for_tensor(query)(
-            query, key, value, spans, mask=mask, steps=steps, gain=gain, details=return_stats
+            query,
+            key,
+            value,
+            spans,
+            mask=mask,
+            steps=steps,
+            inverse_temperature=factor,
+            details=return_stats,
         )
         first, end = spans.intervals(q.shape[1], k.shape[1])
         visited = ((end - first) * attended.passes).sum(-1)
@@ -179,9 +186,16 @@ class AdaptiveSpan(nn.Module):
         steps: int,
     ) -> Tensor:
         self._check(q, k, v, scale)
-        query, key, value, gain = self._prepared(q, k, v, scale)
+        query, key, value, factor = self._prepared(q, k, v, scale)
         attended = for_tensor(query)(
-            query, key, value, spans, mask=mask, steps=steps, gain=gain, details=True
+            query,
+            key,
+            value,
+            spans,
+            mask=mask,
+            steps=steps,
+            inverse_temperature=factor,
+            details=True,
         )
         assert attended.last_query is not None
         return attention_weights(attended.last_query, key, spans, mask)
@@ -189,7 +203,7 @@ class AdaptiveSpan(nn.Module):
     def _prepared(
         self, q: Tensor, k: Tensor, v: Tensor, scale: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Queries, keys and values by heads, and what is multiplied to outputs added to queries."""
+        """Queries, keys and values by heads, and the inverse temperature of each lane."""
         kind = q.dtype
         if torch.is_autocast_enabled(q.device.type):
             kind = torch.get_autocast_dtype(q.device.type)
@@ -199,9 +213,8 @@ class AdaptiveSpan(nn.Module):
             # A lane that is off has no weights to be scaled.
             factor = torch.where(scale > 0, scale, 1).reciprocal()
             value = value * factor.to(kind)[:, None, None, None]
-        # Queries over T give scores over T: exact on every kernel.
-        gain = self.temperature(scale).reciprocal().to(kind)
-        return split_heads(q, self.head).to(kind) * gain[:, None, None, None], key, value, gain
+        inverse_temperature = self.temperature(scale).reciprocal().to(kind)
+        return split_heads(q, self.head).to(kind), key, value, inverse_temperature
 
     def _check(self, q: Tensor, k: Tensor, v: Tensor, scale: Tensor) -> None:
         if q.ndim != 3 or 0 in q.shape or q.shape[-1] % self.head:

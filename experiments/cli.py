@@ -8,13 +8,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 
+from .bench import (
+    Row,
+    check_json_path,
+    describe_bench,
+    make_bench_table,
+    number,
+    write_bench,
+)
 from .comparison import check_startable, conclude, decisions_by_trial, notes, run_comparison
 from .curves import FIGURE, draw_curves
 from .errors import UserError
-from .manifest import make_manifest, usable_cores
+from .machine import usable_cores
+from .manifest import make_manifest
 from .progress import BarsView, LinesView
 from .run_folder import RunFolder, resume_command
 from .studies import Study
@@ -28,6 +38,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+bench = typer.Typer(help="Measure speed and memory, as ratios.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -115,6 +128,40 @@ def curves(
     if missing:
         print(f"{missing} of {len(study.trials())} trials are not finished and not drawn")
     print(f"drawn: {folder / FIGURE}.png and .svg")
+
+
+@bench.command("attention")
+def bench_attention(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Shorter sequences and fewer rounds.")
+    ] = False,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write machine and rows to this file too.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the CPU.")] = 1,
+) -> None:
+    """Measure local attention against the cost that its visited keys should have."""
+    # Imported here: nothing else needs it.
+    from .bench_attention import rows
+
+    if json is not None:
+        check_json_path(json)
+    torch.set_num_threads(threads)
+    cuda = torch.cuda.is_available()
+    machine = describe_bench(torch.device("cuda" if cuda else "cpu"))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    done: list[Row] = []
+    with console.status("measuring"):
+        for row in rows(quick, torch.Generator().manual_seed(0)):
+            done.append(row)
+            console.print(f"{row.name}: {number(row.value)}", style="dim", highlight=False)
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    console.print(make_bench_table(done))
+    if any(row.value is None for row in done):
+        print("not measured: what needs a CUDA device or the package local-attention (extra dev)")
+    if json is not None:
+        write_bench(json, machine, done)
+        print(f"written: {json}")
 
 
 def _resume(folder: RunFolder, jobs: int) -> Study:

@@ -23,12 +23,12 @@ class Kernel(Protocol):
         *,
         mask: Tensor | None = None,
         steps: int = 1,
-        gain: Tensor | None = None,
+        inverse_temperature: Tensor | None = None,
         details: bool = False,
     ) -> Attended:
         """Attend.
 
-        Scores are ``q·k / sqrt(head size)``. A pass is repeated with ``q <- q + gain·out``, keys
+        Scores are ``q·k / (sqrt(head size) · T)``. A pass is repeated with ``q <- q + out``, keys
         and values fixed. A window stops by itself when ``d < 1e-4 + 0.1·d``, ``d`` the mean
         absolute change of its output, and keeps the output it stopped at; where spans are causal,
         each query stops by itself.
@@ -41,7 +41,7 @@ class Kernel(Protocol):
             mask: Boolean (True: may be seen) or added to the scores; broadcastable to (lanes,
                 heads, queries, keys).
             steps: Most passes.
-            gain: Shape (lanes,); 1 if None and there is but one pass.
+            inverse_temperature: ``1 / T`` of each lane, shape (lanes,); 1 if None.
             details: Whether the log-sum-exp and the queries of the last pass are wanted.
 
         Returns:

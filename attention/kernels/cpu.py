@@ -5,26 +5,24 @@ The keys of neighbouring windows overlap, so they are read as a strided view of 
 keys too. The few windows whose interval is clipped by an end of the sequence are computed apart.
 
 All passes of iterative focus run on a block of windows before the next block is looked at, so that
-its queries and outputs stay in a core's cache; windows that have stopped are left out of the block.
+its queries and outputs stay in a core's cache (`spangym.attention.kernels.cpu_windows`).
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..spans import Spans
-from .focus import Attended, moves_on
-from .reference import additive, softmax_attention
+from .cpu_windows import Windows, focus
+from .focus import Attended
+from .reference import additive
 
 _BLOCK = 256
 """Tokens whose windows are focused together; four times as many where there is but one pass."""
-
-_fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def attend(
@@ -35,7 +33,7 @@ def attend(
     *,
     mask: Tensor | None = None,
     steps: int = 1,
-    gain: Tensor | None = None,
+    inverse_temperature: Tensor | None = None,
     details: bool = False,
 ) -> Attended:
     """Attention of every query over its interval, as `spangym.attention.kernels.Kernel` says.
@@ -43,7 +41,7 @@ def attend(
     Gradients flow through the output, not through the log-sum-exp.
     """
     lanes, heads, queries, size = q.shape
-    blocks = _blocks(q, k, v, spans, mask, steps, gain)
+    blocks = _blocks(q, k, v, spans, mask, steps, inverse_temperature)
     wholes = [
         q.new_empty(lanes * queries, heads, size),
         q.new_empty(lanes * queries, dtype=torch.int64),
@@ -53,7 +51,7 @@ def attend(
             q.new_empty(lanes * queries, heads, dtype=_precise(q)),
             q.new_empty(lanes * queries, heads, size),
         ]
-    tracked = (q, k, v, mask, gain, None if spans.edge is None else spans.edge.span)
+    tracked = (q, k, v, mask, inverse_temperature, None if spans.edge is None else spans.edge.span)
     if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tracked):
         parts = list(blocks)
         wholes = [torch.cat(column) for column in list(zip(*parts, strict=True))[: len(wholes)]]
@@ -76,36 +74,12 @@ class _Lane:
     k: Tensor
     v: Tensor
     mask: Tensor | None
+    inverse_temperature: Tensor | None
     window: int
     reach: int
     ahead: int
     spans: Spans
     number: int
-
-
-@dataclass(frozen=True)
-class _Windows:
-    """Some windows of a lane: (windows, tokens, heads, size), and what is added to their scores."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    bias: Tensor | None
-
-    def attend(self) -> tuple[Tensor, Tensor]:
-        q, k, v = (each.transpose(1, 2) for each in (self.q, self.k, self.v))
-        if self.bias is not None and self.bias.requires_grad:
-            out, lse = softmax_attention(q, k, v, self.bias)
-        else:
-            out, lse = _fused(q, k, v, attn_mask=self.bias)
-        return out.transpose(1, 2), lse.transpose(1, 2)
-
-    def run(self, rows: slice) -> _Windows:
-        """Consecutive windows of them."""
-        k, bias = self.k[rows], self.bias
-        if bias is not None and len(bias) > 1:
-            bias = bias[rows]
-        return _Windows(self.q[rows], k, k if self.v is self.k else self.v[rows], bias)
 
 
 def _blocks(
@@ -115,7 +89,7 @@ def _blocks(
     spans: Spans,
     mask: Tensor | None,
     steps: int,
-    gain: Tensor | None,
+    inverse_temperature: Tensor | None,
 ) -> Iterator[tuple[Tensor, ...]]:
     """Output, passes, log-sum-exp and last queries of consecutive tokens, lane after lane."""
     lanes, _, queries, _ = q.shape
@@ -135,6 +109,9 @@ def _blocks(
             continue
         lane_keys = k[number, :, :some_keys].transpose(0, 1)
         lane = _Lane(
+            inverse_temperature=None
+            if inverse_temperature is None
+            else inverse_temperature[number],
             q=q[number, :, :some_queries].transpose(0, 1),
             k=lane_keys,
             v=lane_keys if v is k else v[number, :, :some_keys].transpose(0, 1),
@@ -151,9 +128,7 @@ def _blocks(
             if windows is None:
                 yield _nothing(q, min(window, some_queries - start))
             else:
-                own_gain = None if gain is None else gain[number]
-                first = _Pass.first(windows, spans.causal)
-                for settled in _focus(first, steps - 1, own_gain, spans.causal):
+                for settled in focus(windows, steps):
                     yield settled.tokens()
         if some_queries < queries:
             yield _nothing(q, queries - some_queries)
@@ -172,7 +147,7 @@ def _groups(lane: _Lane, together: int) -> Iterator[tuple[int, int]]:
         yield index * window, count
 
 
-def _windows(lane: _Lane, start: int, count: int) -> _Windows | None:
+def _windows(lane: _Lane, start: int, count: int) -> Windows | None:
     """The windows from a token on; None if they see no key."""
     step = lane.window
     first = max(0, start - lane.reach)
@@ -183,13 +158,20 @@ def _windows(lane: _Lane, start: int, count: int) -> _Windows | None:
         width, length = step, lane.reach + lane.ahead
     if length <= 0:
         return None
-    keys = _overlapping(lane.k, first, length, step, count)
-    return _Windows(
-        q=_overlapping(lane.q, start, width, step, count),
-        k=keys,
-        v=keys if lane.v is lane.k else _overlapping(lane.v, first, length, step, count),
-        bias=_bias(lane, start, first, width, length, count),
-    )
+    q = _overlapping(lane.q, start, width, step, count)
+    # Queries over T give scores over T: exact on every kernel.
+    factor = lane.inverse_temperature
+    k = _overlapping(lane.k, first, length, step, count)
+    v = k if lane.v is lane.k else _overlapping(lane.v, first, length, step, count)
+    bias = _bias(lane, start, first, width, length, count)
+    causal = lane.spans.causal
+    # A triangle that begins with the window is one that the fused call knows by itself.
+    triangle = causal and bias is None and first == start
+    if causal and not triangle and step > 1:
+        seen = torch.arange(first, first + length) <= torch.arange(start, start + width)[:, None]
+        seen = additive(seen, q.dtype)[None, None]
+        bias = seen if bias is None else bias + seen
+    return Windows(q if factor is None else q * factor, k, v, bias, triangle, factor, causal)
 
 
 def _overlapping(x: Tensor, start: int, length: int, step: int, count: int) -> Tensor:
@@ -201,14 +183,11 @@ def _overlapping(x: Tensor, start: int, length: int, step: int, count: int) -> T
 def _bias(
     lane: _Lane, start: int, first: int, width: int, length: int, count: int
 ) -> Tensor | None:
-    """What is added to the scores, broadcastable to (windows, heads, queries, keys)."""
+    """What a soft edge and a mask add, broadcastable to (windows, heads, queries, keys)."""
     parts = []
-    key = torch.arange(first - start, first - start + length)
-    if lane.spans.causal and lane.window > 1:
-        seen = key <= torch.arange(width)[:, None]
-        parts.append(additive(seen, lane.q.dtype))
     if lane.spans.edge is not None:
         edge = lane.spans.edge
+        key = torch.arange(first - start, first - start + length)
         weights = edge.log_weight(key, lane.window, edge.span[lane.number])
         parts.append(weights.to(lane.q.dtype)[None])
     if lane.mask is not None:
@@ -222,99 +201,6 @@ def _bias(
         return None
     bias = sum(parts[1:], start=parts[0])
     return bias[(None,) * (4 - bias.ndim)]
-
-
-@dataclass(frozen=True)
-class _Pass:
-    """The last pass over some windows, and what the next one is judged by.
-
-    What stops is a query where spans are causal, lest later ones decide when earlier ones do; else
-    a window: ``moving`` and ``passes`` are of shape (windows, tokens) or (windows, 1).
-    """
-
-    windows: _Windows
-    out: Tensor
-    lse: Tensor
-    before: Tensor | None
-    moving: Tensor
-    passes: Tensor
-
-    @classmethod
-    def first(cls, windows: _Windows, causal: bool) -> _Pass:
-        """The first pass."""
-        out, lse = windows.attend()
-        moving = torch.ones(out.shape[:2] if causal else (len(out), 1), dtype=torch.bool)
-        return cls(windows, out, lse, None, moving, moving.long())
-
-    def following(self, moving: Tensor, gain: Tensor | None, causal: bool) -> _Pass:
-        """The next pass over those that are moving; in each window at least one query is."""
-        windows = self.windows
-        q = windows.q if gain is None else torch.addcmul(windows.q, self.out, gain)
-        if causal:
-            q = torch.where(moving[..., None, None], q, windows.q)
-        windows = replace(windows, q=q)
-        out, lse = windows.attend()
-        if causal:
-            out = torch.where(moving[..., None, None], out, self.out)
-            lse = torch.where(moving[..., None], lse, self.lse)
-        return _Pass(windows, out, lse, self.out, moving, self.passes + moving)
-
-    def run(self, start: int, stop: int) -> _Pass:
-        """Consecutive windows of it."""
-        if stop - start == len(self.out):
-            return self
-        rows = slice(start, stop)
-        return _Pass(
-            self.windows.run(rows),
-            self.out[rows],
-            self.lse[rows],
-            None if self.before is None else self.before[rows],
-            self.moving[rows],
-            self.passes[rows],
-        )
-
-    def tokens(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Output, passes, log-sum-exp and queries of the windows' tokens, in a row."""
-        passes = self.passes.expand(self.out.shape[:2]).flatten()
-        return self.out.flatten(0, 1), passes, self.lse.flatten(0, 1), self.windows.q.flatten(0, 1)
-
-
-def _focus(state: _Pass, left: int, gain: Tensor | None, causal: bool) -> Iterator[_Pass]:
-    """Focus until each window has stopped or no passes are left; windows come back in order.
-
-    Windows that go on are taken in runs of neighbours: a slice where a selection would be a copy.
-    """
-    while left:
-        moving = state.moving & moves_on(_change(state.out, state.before, causal))
-        going = moving.any(1)
-        if not going.all():
-            break
-        # Rebound, so that the pass before is let go and its memory, still in cache, used again.
-        state = state.following(moving, gain, causal)
-        left -= 1
-    else:
-        yield state
-        return
-    start = 0
-    for goes_on, run in itertools.groupby(going.tolist()):
-        stop = start + len(list(run))
-        part = state.run(start, stop)
-        if goes_on:
-            part = part.following(moving[start:stop], gain, causal)
-            yield from _focus(part, left - 1, gain, causal)
-        else:
-            yield part
-        start = stop
-
-
-@torch.no_grad()
-def _change(out: Tensor, before: Tensor | None, causal: bool) -> Tensor:
-    """Mean absolute change, of each query (windows, tokens) or of each window (windows, 1)."""
-    change = out.abs() if before is None else (out - before).abs_()
-    # At least in single precision, as the sums are long.
-    change = change.flatten(2 if causal else 1)
-    change = change.mean(-1, dtype=torch.promote_types(change.dtype, torch.float32))
-    return change.view(len(out), -1)
 
 
 def _nothing(q: Tensor, tokens: int) -> tuple[Tensor, ...]:

@@ -45,7 +45,7 @@ def attend(
     *,
     mask: Tensor | None = None,
     steps: int = 1,
-    gain: Tensor | None = None,
+    inverse_temperature: Tensor | None = None,
     details: bool = False,  # noqa: ARG001  (they are at hand)
 ) -> Attended:
     """Attention of every query over its interval, as `spangym.attention.kernels.Kernel` says."""
@@ -62,7 +62,7 @@ def attend(
         assert aux.lse is not None
         return out, aux.lse.masked_fill(aux.lse == -torch.inf, 0.0)
 
-    return focus_masked(once, q, spans, keys, steps, gain)
+    return focus_masked(once, q, spans, keys, steps, inverse_temperature)
 
 
 def block_mask(first: Tensor, end: Tensor, keys: int) -> BlockMask:

@@ -20,7 +20,8 @@ class Attended(NamedTuple):
         passes: Passes that each query took, shape (lanes, queries), int64; 0 where it sees no key.
         log_sum_exp: Of the scaled scores of the last pass, shape (lanes, heads, queries), at least
             float32; 0 for a query that sees no key. None unless details were asked for.
-        last_query: The queries of each one's last pass, shaped like ``output``; likewise.
+        last_query: The queries of each one's last pass, divided by its temperature, shaped like
+            ``output``; likewise.
     """
 
     output: Tensor
@@ -40,7 +41,7 @@ def focus_masked(
     spans: Spans,
     keys: int,
     steps: int,
-    gain: Tensor | None,
+    inverse_temperature: Tensor | None,
 ) -> Attended:
     """Focus all lanes together, masking what has stopped: no value is read back to the host.
 
@@ -51,13 +52,16 @@ def focus_masked(
         spans: What each query sees.
         keys: Number of keys.
         steps: Most passes.
-        gain: What the output is multiplied by before it is added to the queries, shape (lanes,).
+        inverse_temperature: What queries and outputs added to them are multiplied by, (lanes,).
 
     Returns:
         Output, passes, log-sum-exp and the last queries.
     """
     first, end = spans.intervals(q.shape[-2], keys)
     active = end > first
+    # Queries over T give scores over T: exact on every kernel.
+    factor = None if inverse_temperature is None else inverse_temperature[:, None, None, None]
+    q = q if factor is None else q * factor
     out, lse = attend(q, active)
     passes, before = active.long(), torch.zeros_like(out)
     for _ in range(steps - 1):
@@ -66,7 +70,7 @@ def focus_masked(
         change = change if spans.causal else _window_mean(change, active, spans)
         active = active & moves_on(change)
         chosen = active[:, None, :, None]
-        q = torch.where(chosen, q if gain is None else q + out * gain[:, None, None, None], q)
+        q = torch.where(chosen, q + out if factor is None else q + out * factor, q)
         new, new_lse = attend(q, active)
         before, out = out, torch.where(chosen, new, out)
         lse = torch.where(active[:, None], new_lse, lse)

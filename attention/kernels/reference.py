@@ -17,7 +17,7 @@ def attend(
     *,
     mask: Tensor | None = None,
     steps: int = 1,
-    gain: Tensor | None = None,
+    inverse_temperature: Tensor | None = None,
     details: bool = False,  # noqa: ARG001  (they are at hand)
 ) -> Attended:
     """Attention of every query over its interval, as `spangym.attention.kernels.Kernel` says."""
@@ -26,7 +26,7 @@ def attend(
     def once(q: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         return softmax_attention(q, k, v, bias.masked_fill(~active[:, None, :, None], -torch.inf))
 
-    return focus_masked(once, q, spans, k.shape[-2], steps, gain)
+    return focus_masked(once, q, spans, k.shape[-2], steps, inverse_temperature)
 
 
 def attention_weights(q: Tensor, k: Tensor, spans: Spans, mask: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from spangym.attention import (
     SpanOptions,
     Spans,
 )
-from spangym.attention.kernels import cpu, reference
+from spangym.attention.kernels import cpu_windows, reference
 from spangym.attention.metrics import digits, features, quality, state_id
 
 from ..conftest import Golden
@@ -92,13 +92,13 @@ def test_converged_windows_stop_and_cost_nothing_more():
 
 def test_what_is_counted_is_what_the_kernel_is_asked_for(monkeypatch: pytest.MonkeyPatch):
     asked: list[int] = []
-    fused = cpu._fused
+    fused = cpu_windows._fused
 
-    def counting(q: Tensor, k: Tensor, v: Tensor, **others: Any) -> Any:
+    def counting(q: Tensor, k: Tensor, *others: Any, **named: Any) -> Any:
         asked.append(q.shape[0] * q.shape[2] * k.shape[2])
-        return fused(q, k, v, **others)
+        return fused(q, k, *others, **named)
 
-    monkeypatch.setattr(cpu, "_fused", counting)
+    monkeypatch.setattr(cpu_windows, "_fused", counting)
     x = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(1))
     x[:, 4:] = 0.0
     local = SlidingWindowAttention(1, SpanOptions(win_size=4, max_span=4, max_dist=4))

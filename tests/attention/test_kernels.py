@@ -1,4 +1,4 @@
-"""Every kernel against the definition, written out here query by query in float64."""
+"""Every kernel ainversest the definition, written out here query by query in float64."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Case:
     v: Tensor
     spans: Spans
     mask: Tensor | None
-    gain: Tensor
+    inverse: Tensor
 
 
 def by_definition(case: Case, steps: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,12 +72,15 @@ def by_definition(case: Case, steps: int) -> tuple[Tensor, Tensor, Tensor]:
                 for query in range(start, min(start + window, last_query))
                 if first < (min(end, query + 1) if spans.causal else end)
             ]
-            moving, now = set(rows), {query: q[lane, :, query].clone() for query in rows}
+            moving, now = (
+                set(rows),
+                {query: case.inverse[lane].double() * q[lane, :, query] for query in rows},
+            )
             for step in range(steps):
                 before = list(out[lane])
                 for query in sorted(moving):
                     if step:
-                        now[query] = now[query] + case.gain[lane].double() * before[query]
+                        now[query] = now[query] + case.inverse[lane].double() * before[query]
                     visible = range(first, min(end, query + 1) if spans.causal else end)
                     scores = k[lane, :, visible] @ now[query][:, :, None] / size**0.5
                     scores = scores[..., 0] + added[lane, :, query, visible]
@@ -136,8 +139,8 @@ def cases(draw: st.DrawFn, dtype: torch.dtype = torch.float32) -> Case:
         "boolean": mask > -1,
         "additive": mask.masked_fill(mask < -1, -torch.inf),
     }
-    gain = 0.5 + torch.rand(lanes, generator=generator, dtype=dtype)
-    return Case(q, k, k if draw(st.booleans()) else v, spans, masks[kind], gain)
+    inverse = 0.5 + torch.rand(lanes, generator=generator, dtype=dtype)
+    return Case(q, k, k if draw(st.booleans()) else v, spans, masks[kind], inverse)
 
 
 def _lengths(lanes: int, tokens: int) -> st.SearchStrategy[Tensor]:
@@ -149,7 +152,15 @@ def _lengths(lanes: int, tokens: int) -> st.SearchStrategy[Tensor]:
 @settings(max_examples=60, deadline=None)
 @given(case=cases())
 def test_one_pass_equals_the_definition(attend: Kernel, case: Case):
-    got = attend(case.q, case.k, case.v, case.spans, mask=case.mask, details=True)
+    got = attend(
+        case.q,
+        case.k,
+        case.v,
+        case.spans,
+        mask=case.mask,
+        inverse_temperature=case.inverse,
+        details=True,
+    )
     out, lse, passes = by_definition(case, steps=1)
     torch.testing.assert_close(got.output.double(), out, rtol=1e-5, atol=2e-6)
     assert got.log_sum_exp is not None
@@ -168,7 +179,7 @@ def test_focus_equals_the_definition(attend: Kernel, case: Case, steps: int):
         case.spans,
         mask=case.mask,
         steps=steps,
-        gain=case.gain,
+        inverse_temperature=case.inverse,
         details=True,
     )
     out, lse, passes = by_definition(case, steps)
@@ -178,7 +189,8 @@ def test_focus_equals_the_definition(attend: Kernel, case: Case, steps: int):
     assert got.last_query is not None
     torch.testing.assert_close(got.log_sum_exp, lse, rtol=1e-5, atol=1e-6)
     # The queries that are handed back are those that the output came from.
-    last = Case(got.last_query, case.k, case.v, case.spans, case.mask, case.gain)
+    ones = torch.ones(len(case.q))
+    last = Case(got.last_query, case.k, case.v, case.spans, case.mask, ones)
     torch.testing.assert_close(by_definition(last, 1)[0], out, rtol=1e-5, atol=1e-6)
 
 
@@ -186,9 +198,9 @@ def test_flex_focuses_as_the_reference_does(generator: torch.Generator):
     q = torch.randn(3, 2, 300, 16, generator=generator)
     q[:, :, 150:] *= 0.01  # Windows that settle at once, beside others that do not.
     spans = Spans(torch.tensor([4, 1, 90]), torch.tensor([6, 0, 120]))
-    gain = torch.ones(3)
-    got = flex.attend(q, q, q, spans, steps=10, gain=gain)
-    expected = reference.attend(q, q, q, spans, steps=10, gain=gain)
+    inverse = torch.ones(3)
+    got = flex.attend(q, q, q, spans, steps=10, inverse_temperature=inverse)
+    expected = reference.attend(q, q, q, spans, steps=10, inverse_temperature=inverse)
     torch.testing.assert_close(got.output, expected.output, rtol=1e-4, atol=1e-5)
     assert torch.equal(got.passes, expected.passes)
     assert len(set(got.passes[2].tolist())) > 1
@@ -199,9 +211,9 @@ def test_blocks_of_windows_are_joined_in_order(generator: torch.Generator):
     q = torch.randn(2, 1, 1500, 4, generator=generator, dtype=torch.float64)
     q[:, :, torch.rand(1500, generator=generator) < 0.5] *= 1e-3
     spans = Spans(torch.tensor([7, 100]), torch.tensor([20, 130]))
-    gain = torch.ones(2, dtype=torch.float64)
-    got = cpu.attend(q, q, q, spans, steps=10, gain=gain)
-    expected = reference.attend(q, q, q, spans, steps=10, gain=gain)
+    inverse = torch.ones(2, dtype=torch.float64)
+    got = cpu.attend(q, q, q, spans, steps=10, inverse_temperature=inverse)
+    expected = reference.attend(q, q, q, spans, steps=10, inverse_temperature=inverse)
     torch.testing.assert_close(got.output, expected.output)
     assert torch.equal(got.passes, expected.passes)
     assert len(set(got.passes[0].tolist())) > 1
@@ -215,7 +227,9 @@ def test_gradients_equal_those_of_the_definition(attend: Kernel, case: Case, ste
     weight = torch.randn(case.q.shape, generator=torch.Generator().manual_seed(0))
     gradients = []
     for function in ("kernel", "definition"):
-        leaves = {name: getattr(case, name).clone().requires_grad_() for name in ("q", "k", "gain")}
+        leaves = {
+            name: getattr(case, name).clone().requires_grad_() for name in ("q", "k", "inverse")
+        }
         spans, mask = case.spans, case.mask
         if spans.edge is not None:
             leaves["span"] = spans.edge.span.clone().requires_grad_()
@@ -225,11 +239,11 @@ def test_gradients_equal_those_of_the_definition(attend: Kernel, case: Case, ste
             )
         if mask is not None and mask.dtype != torch.bool:
             leaves["mask"] = mask = mask.clone().requires_grad_()
-        q, k, gain = leaves["q"], leaves["k"], leaves["gain"]
+        q, k, inverse = leaves["q"], leaves["k"], leaves["inverse"]
         if function == "kernel":
-            out = attend(q, k, k, spans, mask=mask, steps=steps, gain=gain).output
+            out = attend(q, k, k, spans, mask=mask, steps=steps, inverse_temperature=inverse).output
         else:
-            out = by_definition(Case(q, k, k, spans, mask, gain), steps)[0]
+            out = by_definition(Case(q, k, k, spans, mask, inverse), steps)[0]
         if not out.requires_grad:
             return  # Every lane is off.
         (out * weight).sum().backward()
@@ -268,7 +282,7 @@ def test_other_types_and_lanes_that_are_off(
 @settings(max_examples=20, deadline=None)
 @given(case=cases())
 def test_a_lane_has_the_same_bits_alone(attend: Kernel, case: Case):
-    arguments = {"steps": 3, "gain": case.gain}
+    arguments = {"steps": 3, "inverse_temperature": case.inverse}
     together = attend(case.q, case.k, case.v, case.spans, mask=case.mask, **arguments)
     for lane in range(len(case.q)):
         one = slice(lane, lane + 1)
@@ -282,7 +296,7 @@ def test_a_lane_has_the_same_bits_alone(attend: Kernel, case: Case):
             case.spans.of_lane(lane),
             mask=mask,
             steps=3,
-            gain=case.gain[one],
+            inverse_temperature=case.inverse[one],
         )
         if attend is cpu.attend:
             assert torch.equal(together.output[one], alone.output)

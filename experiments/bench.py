@@ -56,6 +56,10 @@ class Row:
             return None
         return self.value <= self.goal if self.better == "lower" else self.value >= self.goal
 
+    def as_json(self) -> dict[str, Any]:
+        """The row with its verdict."""
+        return {**asdict(self), "met": self.met}
+
 
 def describe_bench(device: torch.device) -> dict[str, Any]:
     """The machine, threads and versions, ready for JSON."""
@@ -169,9 +173,9 @@ def make_bench_table(rows: Sequence[Row]) -> Table:
     return table
 
 
-def write_bench(path: Path, machine: dict[str, Any], rows: Sequence[Row]) -> None:
+def write_bench(path: Path, machine: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
     """Write ``{"machine": {...}, "rows": [{...}]}``, whole or not at all."""
-    content = {"machine": machine, "rows": [{**asdict(row), "met": row.met} for row in rows]}
+    content = {"machine": machine, "rows": list(rows)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as aside:
         aside.write_text(json.dumps(content, indent=1) + "\n")

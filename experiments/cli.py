@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -130,6 +131,27 @@ def curves(
     print(f"drawn: {folder / FIGURE}.png and .svg")
 
 
+@app.command()
+def defects(
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write machine and rows to this file too.")
+    ] = None,
+) -> None:
+    """Measure what each defect of the original layer does."""
+    from .defects import make_defects_table, measure_defects
+
+    if json is not None:
+        check_json_path(json)
+    torch.set_num_threads(1)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    with console.status("measuring"):
+        measured = list(measure_defects())
+    console.print(make_defects_table(measured))
+    if json is not None:
+        write_bench(json, describe_bench(torch.device("cpu")), [asdict(each) for each in measured])
+        print(f"written: {json}")
+
+
 @bench.command("attention")
 def bench_attention(
     quick: Annotated[
@@ -160,7 +182,7 @@ def bench_attention(
     if any(row.value is None for row in done):
         print("not measured: what needs a CUDA device or the package local-attention (extra dev)")
     if json is not None:
-        write_bench(json, machine, done)
+        write_bench(json, machine, [row.as_json() for row in done])
         print(f"written: {json}")
 
 

@@ -19,6 +19,9 @@ from .bench import Row, peak_memory, side_by_side
 
 DIMS, HEADS = 384, 6
 
+_SECONDS = 0.02
+"""Of a turn, in which a short function is called several times."""
+
 _PASS_GOALS = {256: 1.15, 128: 1.2, 64: 1.45, 32: 1.8}
 """Time of one pass over proportional cost, by window."""
 
@@ -56,7 +59,7 @@ def _one_pass(contexts: tuple[int, ...], rounds: int, generator: torch.Generator
             def attend(k: Tensor = k, spans: Spans = spans) -> object:
                 return cpu.attend(k, k, k, spans)
 
-            local, full = side_by_side(attend, _full(k), rounds=rounds)
+            local, full = side_by_side(attend, _full(k), rounds=rounds, least=_SECONDS)
             share = spans.visited_keys(tokens).item() / tokens**2
             name = f"one pass: time over proportional cost, ctx {tokens}, window {window}"
             yield Row(name, local / (share * full), goal, "lower")
@@ -76,6 +79,7 @@ def _whole_path(
                     lambda x=x, path=path: path(x, torch.ones(1)),
                     _full(split_heads(x, HEADS)),
                     rounds=rounds,
+                    least=_SECONDS,
                 )
                 share = done.visited_keys.item() / tokens**2
                 yield Row(
@@ -91,6 +95,7 @@ def _whole_path(
                 lambda x=x, path=path: path(x, torch.ones(1)),
                 lambda x=x, w=window, t=temperature: _loop(x, w, w * 3 // 2, t),
                 rounds=rounds,
+                least=_SECONDS,
             )
             yield Row(
                 f"local path: speed against a loop over windows, {name}",
@@ -141,7 +146,7 @@ def _local_attention(tokens: int, rounds: int, generator: torch.Generator) -> It
                 return theirs(*packed)
 
             torch.testing.assert_close(ours(), other(), rtol=1e-3, atol=1e-5)
-            one, two = side_by_side(ours, other, rounds=rounds)
+            one, two = side_by_side(ours, other, rounds=rounds, least=_SECONDS)
             speed, memory = two / one, peak_memory(ours) / peak_memory(other)
         yield Row(f"speed against {name}", speed, 2.5, "higher")
         yield Row(f"peak memory over that of {name}", memory, 0.5, "lower")
@@ -153,7 +158,7 @@ def _growth(contexts: tuple[int, ...], rounds: int, generator: torch.Generator) 
     for tokens in contexts:
         x = _input(tokens, generator)
         first, second = side_by_side(
-            *([lambda x=x: path(x, torch.ones(1))] * 2), rounds=max(2, rounds // 2)
+            *([lambda x=x: path(x, torch.ones(1))] * 2), rounds=max(2, rounds // 2), least=_SECONDS
         )
         seconds.append((first + second) / 2)
         extra = peak_memory(lambda x=x: path(x, torch.ones(1))) / (x.numel() * x.element_size())
@@ -178,7 +183,7 @@ def _lanes(rounds: int, generator: torch.Generator) -> Row:
         for lane in range(lanes):
             path(x[lane : lane + 1], scale[lane : lane + 1])
 
-    together, separate = side_by_side(lambda: path(x, scale), apart, rounds=rounds)
+    together, separate = side_by_side(lambda: path(x, scale), apart, rounds=rounds, least=_SECONDS)
     name = (
         f"{lanes} lanes of different spans in one call: speed against {lanes} calls, ctx {tokens}"
     )

@@ -119,7 +119,7 @@ def measure_defects() -> Iterator[Defect]:
         "7",
         "ties go to action 0, which turns the local path off",
         "share of a fresh Refiner's decisions that do, over 500 chunks",
-        lambda make: _share_off(make(), text),
+        lambda make: _share_off(make(), _Text()),
     )
     absolute = IntegratedAttention(CTX, DIMS, HEADS, action_scale="absolute", generator=_weights())
     yield replace(

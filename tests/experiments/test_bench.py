@@ -1,0 +1,155 @@
+"""``spangym bench`` and ``spangym defects``: their form and what they count, never seconds."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from typer.testing import CliRunner
+
+from spangym.attention import IntegratedAttention
+from spangym.experiments import bench_attention
+from spangym.experiments.bench import Row, make_bench_table, peak_memory, side_by_side
+from spangym.experiments.cli import app
+from spangym.experiments.defects import COLUMNS, Defect, measure_defects
+from spangym.experiments.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "experiments" / "results"
+
+
+@pytest.mark.parametrize(
+    ("row", "met"),
+    [
+        (Row("a", 1.0, 1.0, "lower"), True),
+        (Row("a", 1.1, 1.0, "lower"), False),
+        (Row("a", 1.1, 1.0, "higher"), True),
+        (Row("a", 0.9, 1.0, "higher"), False),
+        (Row("a", None, 1.0, "higher"), None),
+        (Row("a", 1.0, None, "lower"), None),
+    ],
+)
+def test_whether_a_goal_is_met(row: Row, met: bool | None):
+    assert row.met is met
+    assert row.as_json()["met"] is met
+
+
+def test_a_missed_goal_and_a_missing_figure_are_shown_as_such():
+    console = Console(width=80, record=True)
+    console.print(make_bench_table([Row("a", 2.0, 1.0, "lower"), Row("b", None, 1.0, "lower")]))
+    one, other = (line for line in console.export_text().splitlines() if line[2:3] in ("a", "b"))
+    assert one.split() == ["a", "2", "1", "lower", "no"]
+    assert other.split() == ["b", "not", "measured", "1", "lower", "-"]
+
+
+def test_peak_memory_counts_what_is_held_at_once():
+    x = torch.ones(1000)
+
+    def three_then_one() -> torch.Tensor:
+        a, b = x + 1, x + 2
+        c = a + b
+        return c * 2  # Four tensors of 4000 bytes are alive here.
+
+    assert peak_memory(three_then_one) == pytest.approx(16_000, rel=0.1)
+
+
+def test_side_by_side_measures_both():
+    def busy(rounds: int) -> None:
+        for _ in range(rounds):
+            torch.mm(torch.ones(100, 100), torch.ones(100, 100))
+
+    little, much = side_by_side(lambda: busy(1), lambda: busy(200), rounds=3, least=0.001)
+    assert 0 < little < much
+
+
+def test_bench_attention_has_one_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # Real kernels and layers, each figure taken once from short turns.
+    monkeypatch.setattr(bench_attention, "DIMS", 24)
+    monkeypatch.setattr(bench_attention, "_SECONDS", 0.0005)
+    path = tmp_path / "new" / "bench.json"
+    done = CliRunner().invoke(app, ["bench", "attention", "--quick", "--json", str(path)])
+    assert done.exit_code == 0, done.output
+    written = json.loads(path.read_text())
+    assert set(written) == {"machine", "rows"}
+    assert {"processor", "cores", "device", "threads", "torch"} <= set(written["machine"])
+    names = [row["name"] for row in written["rows"]]
+    assert len(names) == len(set(names))
+    for row in written["rows"]:
+        assert set(row) == {"name", "value", "goal", "better", "met"}
+        assert row["better"] in ("lower", "higher")
+        if "CUDA" in row["name"] and not torch.cuda.is_available():
+            assert row["value"] is row["met"] is None
+        else:
+            assert row["value"] > 0
+    if not torch.cuda.is_available():
+        assert "not measured: what needs a CUDA device" in done.output
+
+
+def test_json_is_refused_before_anything_is_measured(tmp_path: Path):
+    for arguments in (["bench", "attention", "--quick"], ["defects"]):
+        done = CliRunner().invoke(app, [*arguments, "--json", str(tmp_path)])
+        assert isinstance(done.exception, UserError)
+        assert "is a folder; name a file" in str(done.exception)
+
+
+def test_stored_bench_is_of_the_present_rows():
+    stored = json.loads((RESULTS / "bench-attention-cpu.json").read_text())
+    assert stored["machine"]["device"] == "cpu"
+    assert any(row["met"] for row in stored["rows"])
+    goals = {row["name"]: row["goal"] for row in stored["rows"]}
+    for window, goal in bench_attention._PASS_GOALS.items():
+        name = f"one pass: time over proportional cost, ctx 4096, window {window}"
+        assert goals[name] == goal
+
+
+@pytest.fixture(scope="module")
+def defects() -> list[Defect]:
+    return list(measure_defects())
+
+
+def test_every_defect_shows(defects: list[Defect]):
+    assert [defect.number for defect in defects] == [*map(str, range(1, 11)), ""]
+    by_number = {defect.number: defect for defect in defects}
+    for number in ("1", "2", "3"):  # Something has no effect in the original.
+        assert by_number[number].original == 0 < by_number[number].default
+    assert by_number["4"].default == pytest.approx(4 * by_number["4"].original, rel=1e-3)
+    assert by_number["5"].original < by_number["5"].default == 1
+    assert by_number["6"].default == 0 < by_number["6"].original
+    assert min(by_number["7"].original, by_number["7"].default) > 0.7
+    assert by_number["8"].default < 0.7 < 1 == by_number["8"].option
+    assert by_number["9"].original == by_number["9"].default == 0
+    assert by_number["9"].option is not None
+    assert by_number["9"].option > 0
+    assert (by_number["10"].original, by_number["10"].default) == (10, 0)
+
+
+def test_stored_defects_are_those_of_the_readme():
+    stored = json.loads((RESULTS / "defects.json").read_text())["rows"]
+    rows = [Defect(**row).cells() for row in stored]
+    table = ["| " + " | ".join(cells) + " |" for cells in (COLUMNS, *rows)]
+    readme = [" ".join(line.split()) for line in (ROOT / "README.md").read_text().splitlines()]
+    for line in table:
+        assert " ".join(line.split()) in readme
+
+
+def test_stored_defects_are_what_is_measured(defects: list[Defect]):
+    stored = json.loads((RESULTS / "defects.json").read_text())["rows"]
+    for row, defect in zip(stored, defects, strict=True):
+        measured = asdict(defect)
+        for name in ("number", "name", "measure", "option_name"):
+            assert row[name] == measured[name]
+        # The text that most are measured on differs between versions of Python.
+        for name in ("original", "default", "option"):
+            assert (row[name] is None) == (measured[name] is None)
+            assert (row[name] or 0) == pytest.approx(measured[name] or 0, rel=0.5)
+
+
+def test_original_refuses_what_it_never_had():
+    layer = IntegratedAttention.original(40, 16, 2)
+    x = torch.zeros(1, 8, 16)
+    with pytest.raises(ValueError, match="knows neither lengths nor statistics"):
+        layer(x, return_stats=True)
+    with pytest.raises(NotImplementedError, match="no matrix of attention weights"):
+        layer.attention_weights(x)

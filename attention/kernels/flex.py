@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import (
-    AuxOutput,
-    AuxRequest,
-    BlockMask,
-    flex_attention,
-)
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
 from ..spans import SoftEdge, Spans
 from .focus import Attended, focus_masked
@@ -46,20 +42,23 @@ def attend(
     mask: Tensor | None = None,
     steps: int = 1,
     inverse_temperature: Tensor | None = None,
-    details: bool = False,  # noqa: ARG001  (they are at hand)
+    details: bool = False,
 ) -> Attended:
     """Attention of every query over its interval, as `spangym.attention.kernels.Kernel` says."""
     queries, keys = q.shape[-2], k.shape[-2]
     first, end = spans.intervals(queries, keys)
     score_mod = _score_mod(spans, queries, keys, mask)
-    fused = _compiled() if q.is_cuda and not torch.compiler.is_compiling() else flex_attention
+    fused: Callable[..., Any] = (
+        _compiled() if q.is_cuda and not torch.compiler.is_compiling() else flex_attention
+    )
 
-    def once(q: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    def once(q: Tensor, active: Tensor) -> tuple[Tensor, Tensor | None]:
         blocks = block_mask(torch.where(active, first, 0), torch.where(active, end, 0), keys)
+        if not details:
+            return fused(q, k, v, score_mod=score_mod, block_mask=blocks), None
         out, aux = fused(
             q, k, v, score_mod=score_mod, block_mask=blocks, return_aux=AuxRequest(lse=True)
         )
-        assert aux.lse is not None
         return out, aux.lse.masked_fill(aux.lse == -torch.inf, 0.0)
 
     return focus_masked(once, q, spans, keys, steps, inverse_temperature)
@@ -177,5 +176,5 @@ def _mask_mod(mask: Tensor) -> Callable[..., Tensor]:
 
 
 @functools.cache
-def _compiled() -> Callable[..., tuple[Tensor, AuxOutput]]:
+def _compiled() -> Callable[..., Any]:
     return torch.compile(flex_attention, dynamic=False)

@@ -36,7 +36,7 @@ def moves_on(change: Tensor) -> Tensor:
 
 
 def focus_masked(
-    attend: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    attend: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]],
     q: Tensor,
     spans: Spans,
     keys: int,
@@ -46,8 +46,8 @@ def focus_masked(
     """Focus all lanes together, masking what has stopped: no value is read back to the host.
 
     Args:
-        attend: One pass: queries and which of them are active, (lanes, queries), to output and
-            log-sum-exp.
+        attend: One pass: queries and which of them are active, (lanes, queries), to output and,
+            if it is wanted, log-sum-exp.
         q: Queries, shape (lanes, heads, queries, head size).
         spans: What each query sees.
         keys: Number of keys.
@@ -73,7 +73,8 @@ def focus_masked(
         q = torch.where(chosen, q + out if factor is None else q + out * factor, q)
         new, new_lse = attend(q, active)
         before, out = out, torch.where(chosen, new, out)
-        lse = torch.where(active[:, None], new_lse, lse)
+        if lse is not None and new_lse is not None:
+            lse = torch.where(active[:, None], new_lse, lse)
         passes = passes + active
     return Attended(out, passes, lse, q)
 

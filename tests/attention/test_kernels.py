@@ -337,18 +337,33 @@ def test_block_mask_equals_the_one_found_by_trying_all_pairs(data: st.DataObject
         assert torch.equal(indices.where(there, -1), other.where(there, -1))
 
 
-def test_compiled_flex_serves_all_spans_with_one_compilation(generator: torch.Generator):
+@pytest.mark.parametrize("kind", ["plain", "soft edge and mask"])
+def test_compiled_flex_serves_all_spans_with_one_compilation(
+    kind: str, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+):
     """On the CPU, whose compiled kernel gives no log-sum-exp and no gradients."""
-    fused = torch.compile(flex_attention, dynamic=False, fullgraph=True)
+    compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
+    monkeypatch.setattr(flex, "flex_attention", compiled)
     q = torch.randn(2, 2, 300, 16, generator=generator)
+    inverse = torch.tensor([0.9, 1.1])
+    mask = None if kind == "plain" else torch.rand(2, 1, 300, 300, generator=generator) < 0.8
+    windows_and_spans = [([8, 60], [12, 90]), ([3, 1], [40, 0]), ([100, 50], [150, 80])]
+    torch.compiler.reset()
     with torch.no_grad(), torch.compiler.set_stance("default"):
-        for number, (window, span) in enumerate([([8, 60], [12, 90]), ([3, 1], [40, 0])]):
-            spans = Spans(torch.tensor(window), torch.tensor(span))
-            blocks = flex.block_mask(*spans.intervals(300), 300)
+        for number, (window, span) in enumerate(windows_and_spans):
+            spans = Spans(
+                torch.tensor(window),
+                torch.tensor(span),
+                causal=True,
+                query_lengths=torch.tensor([300, 100]),
+                edge=None if mask is None else SoftEdge(torch.tensor(span) + 0.3, 8),
+            )
+            arguments = {"mask": mask, "steps": 3, "inverse_temperature": inverse}
             with torch._dynamo.config.patch(error_on_recompile=number > 0):
-                out = fused(q, q, q, block_mask=blocks)
-            expected = reference.attend(q, q, q, spans).output
-            torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+                got = flex.attend(q, q, q, spans, **arguments)
+            expected = reference.attend(q, q, q, spans, **arguments)
+            torch.testing.assert_close(got.output, expected.output, rtol=1e-4, atol=1e-5)
+            assert torch.equal(got.passes, expected.passes)
 
 
 def test_kernel_is_chosen_by_device_type_and_head_size():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .heads import join_heads, split_heads
-from .kernels import for_tensor
+from .kernels import Attended, for_tensor
 from .kernels.reference import attention_weights
 from .options import SpanOptions, check_sizes
 from .spans import SoftEdge, Spans
@@ -154,18 +154,7 @@ class AdaptiveSpan(nn.Module):
         steps: int,
         return_stats: bool,
     ) -> LocalPass:
-        self._check(q, k, v, scale)
-        query, key, value, factor = self._prepared(q, k, v, scale)
-        attended = for_tensor(query)(
-            query,
-            key,
-            value,
-            spans,
-            mask=mask,
-            steps=steps,
-            inverse_temperature=factor,
-            details=return_stats,
-        )
+        attended, key, value = self._attended(q, k, v, scale, spans, mask, steps, return_stats)
         first, end = spans.intervals(q.shape[1], k.shape[1])
         visited = ((end - first) * attended.passes).sum(-1)
         focus_steps = attended.passes.amax(-1)
@@ -185,8 +174,24 @@ class AdaptiveSpan(nn.Module):
         mask: Tensor | None,
         steps: int,
     ) -> Tensor:
+        attended, key, _ = self._attended(q, k, v, scale, spans, mask, steps, details=True)
+        assert attended.last_query is not None
+        return attention_weights(attended.last_query, key, spans, mask)
+
+    def _attended(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: Tensor,
+        spans: Spans,
+        mask: Tensor | None,
+        steps: int,
+        details: bool,
+    ) -> tuple[Attended, Tensor, Tensor]:
+        """What the kernel gives, and the keys and values, by heads, that it was given."""
         self._check(q, k, v, scale)
-        query, key, value, factor = self._prepared(q, k, v, scale)
+        query, key, value, inverse_temperature = self._prepared(q, k, v, scale)
         attended = for_tensor(query)(
             query,
             key,
@@ -194,11 +199,10 @@ class AdaptiveSpan(nn.Module):
             spans,
             mask=mask,
             steps=steps,
-            inverse_temperature=factor,
-            details=True,
+            inverse_temperature=inverse_temperature,
+            details=details,
         )
-        assert attended.last_query is not None
-        return attention_weights(attended.last_query, key, spans, mask)
+        return attended, key, value
 
     def _prepared(
         self, q: Tensor, k: Tensor, v: Tensor, scale: Tensor

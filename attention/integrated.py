@@ -198,7 +198,8 @@ class IntegratedAttention(TwoPathAttention):
         """
         if self.refiner is None:
             return None
-        return self._asked(state_ids(self.features(x, lengths=lengths, cache=cache)), x.device)
+        states = state_ids(self.features(x, lengths=lengths, cache=cache))
+        return self._asked(self.refiner, states, x.device)
 
     def outcome(
         self,
@@ -236,88 +237,23 @@ class IntegratedAttention(TwoPathAttention):
         inputs = self._checked(x, xa, mask, lengths, xa_lengths)
         return self._run(inputs, cache, return_stats, *self._share(x, action))
 
-    def step(
-        self,
-        x: Tensor,
-        xa: Tensor | None = None,
-        mask: Tensor | None = None,
-        *,
-        lengths: Tensor | None = None,
-        xa_lengths: Tensor | None = None,
-        cache: LayerCache | None = None,
-        return_stats: bool = False,
-    ) -> Outcome:
-        """Run the layer as `forward` does, and say what it did: the way to read a stream.
-
-        The refiner decides, and learns in train mode; without one the predictor decides.
-
-        Args:
-            x: Shape (lanes, tokens, dims), ``tokens <= ctx``.
-            xa: As in `outcome`.
-            mask: As in `outcome`.
-            lengths: As in `outcome`.
-            xa_lengths: As in `outcome`.
-            cache: As in `outcome`.
-            return_stats: As in `outcome`.
-
-        Returns:
-            The output, the cache for the next pass, spans and price.
-
-        Raises:
-            ValueError: A shape or type is wrong, the cache is of another shape, or the refiner
-                chose what is no action.
-            RuntimeError: Gradient checkpointing runs the pass again, which a learning refiner
-                must not be asked twice for.
-        """
-        inputs = self._checked(x, xa, mask, lengths, xa_lengths)
-        states, action = [], None
-        if self.refiner is not None:
-            if self._learns and torch._C._current_graph_task_id() != -1:
-                raise RuntimeError(
-                    "gradient checkpointing runs this pass twice, and the refiner would learn "
-                    "twice: checkpoint layer.outcome(x, action) with action = layer.decide(x)"
-                )
-            states = state_ids(self.features(x, lengths=lengths, cache=cache))
-            action = self._asked(states, x.device)
+    def _step(self, inputs: Inputs, cache: LayerCache | None, return_stats: bool) -> Outcome:
+        if self.refiner is None:
+            return self._run(inputs, cache, return_stats)
+        if self._learns and torch._C._current_graph_task_id() != -1:
+            raise RuntimeError(
+                "gradient checkpointing runs this pass twice, and the refiner would learn twice: "
+                "checkpoint layer.outcome(x, action) with action = layer.decide(x)"
+            )
+        x = inputs.x
+        states = state_ids(self.features(x, lengths=inputs.lengths, cache=cache))
+        action = self._asked(self.refiner, states, x.device)
         outcome = self._run(inputs, cache, return_stats, *self._share(x, action))
-        if self.refiner is not None and action is not None and self._learns:
+        if self._learns:
             rewards, after = outcome.reward.tolist(), outcome.next_state
             for decision in zip(states, action.tolist(), rewards, after, strict=True):
                 self.refiner.update(*decision)
         return outcome
-
-    def attention_weights(
-        self,
-        x: Tensor,
-        xa: Tensor | None = None,
-        mask: Tensor | None = None,
-        *,
-        action: Tensor | int | None = None,
-        lengths: Tensor | None = None,
-        xa_lengths: Tensor | None = None,
-        path: Literal["local", "global"] = "local",
-    ) -> Tensor:
-        """Write out the attention weights, for plots: memory grows with tokens times keys.
-
-        Those of the local path are of each query's last pass.
-
-        Args:
-            x: Shape (lanes, tokens, dims), ``tokens <= ctx``.
-            xa: As in `outcome`.
-            mask: As in `outcome`.
-            action: As in `outcome`; the refiner is not asked.
-            lengths: As in `outcome`.
-            xa_lengths: As in `outcome`.
-            path: ``local`` or ``global``.
-
-        Returns:
-            Shape (lanes, heads, tokens, keys); rows sum to 1, or to 0 where nothing is seen.
-
-        Raises:
-            ValueError: A shape or type is wrong, or the path is another one.
-        """
-        inputs = self._checked(x, xa, mask, lengths, xa_lengths)
-        return self._weights(inputs, path, *self._share(x, action))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "refiner":
@@ -376,10 +312,10 @@ class IntegratedAttention(TwoPathAttention):
             cache=cache,
         )
 
-    def _asked(self, states: list[int], device: torch.device) -> Tensor:
+    @staticmethod
+    def _asked(refiner: SpanController, states: list[int], device: torch.device) -> Tensor:
         """The refiner's actions."""
-        assert self.refiner is not None
-        actions = [self.refiner.choose_action(state) for state in states]
+        actions = [refiner.choose_action(state) for state in states]
         if not set(actions) <= set(range(ACTIONS)):
             raise ValueError(f"refiner must choose actions in 0..{ACTIONS - 1}, chose {actions}")
         return torch.tensor(actions, device=device)

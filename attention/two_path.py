@@ -186,6 +186,8 @@ class TwoPathAttention(nn.Module):
     ) -> Outcome:
         """Run the layer as `forward` does, and say what it did: the way to read a stream.
 
+        Where a layer has a refiner, that decides, and learns in train mode; else the predictor.
+
         Args:
             x: Shape (lanes, tokens, dims), ``tokens <= ctx``.
             xa: As in `forward`.
@@ -199,9 +201,12 @@ class TwoPathAttention(nn.Module):
             The output, the cache for the next pass, spans and price.
 
         Raises:
-            ValueError: A shape or type is wrong, or the cache is of another shape.
+            ValueError: A shape or type is wrong, the cache is of another shape, or the refiner
+                chose what is no action.
+            RuntimeError: Gradient checkpointing runs the pass again, which a learning refiner
+                must not be asked twice for.
         """
-        return self._run(self._checked(x, xa, mask, lengths, xa_lengths), cache, return_stats)
+        return self._step(self._checked(x, xa, mask, lengths, xa_lengths), cache, return_stats)
 
     def attention_weights(
         self,
@@ -209,18 +214,21 @@ class TwoPathAttention(nn.Module):
         xa: Tensor | None = None,
         mask: Tensor | None = None,
         *,
+        scale: Tensor | None = None,
         lengths: Tensor | None = None,
         xa_lengths: Tensor | None = None,
         path: Literal["local", "global"] = "local",
     ) -> Tensor:
         """Write out the attention weights, for plots: memory grows with tokens times keys.
 
-        Those of the local path are of each query's last pass, at the predicted span.
+        Those of the local path are of each query's last pass. A refiner is not asked.
 
         Args:
             x: Shape (lanes, tokens, dims), ``tokens <= ctx``.
             xa: As in `forward`.
             mask: As in `forward`.
+            scale: Span scale of each lane, shape (lanes,), say an outcome's; the predicted one if
+                None.
             lengths: As in `forward`.
             xa_lengths: As in `forward`.
             path: ``local`` or ``global``.
@@ -231,7 +239,25 @@ class TwoPathAttention(nn.Module):
         Raises:
             ValueError: A shape or type is wrong, or the path is another one.
         """
-        return self._weights(self._checked(x, xa, mask, lengths, xa_lengths), path)
+        inputs = self._checked(x, xa, mask, lengths, xa_lengths)
+        if path not in ("local", "global"):
+            raise ValueError(f"path must be 'local' or 'global', got {path!r}")
+        if path == "global":
+            source = None if xa is None else self.ln_b(xa)
+            return self.attn_global.weights(
+                self.ln_b(x), source, mask=mask, key_lengths=inputs.key_lengths
+            )
+        if scale is None:
+            globe, _ = self._global(inputs, None)
+            scale = self._scale(globe, lengths, None, None, absolute=False)
+        return self.attn_local.weights(
+            self.ln_a(x),
+            scale,
+            None if xa is None else self.ln_a(xa),
+            mask=mask,
+            lengths=lengths,
+            key_lengths=inputs.key_lengths,
+        )
 
     def _checked(
         self,
@@ -244,6 +270,10 @@ class TwoPathAttention(nn.Module):
         inputs = Inputs(x, xa, mask, lengths, xa_lengths)
         inputs.check(self.ctx, self.dims, self.head)
         return inputs
+
+    def _step(self, inputs: Inputs, cache: LayerCache | None, return_stats: bool) -> Outcome:
+        """One pass of the layer's own deciding."""
+        return self._run(inputs, cache, return_stats)
 
     def _run(
         self,
@@ -286,31 +316,6 @@ class TwoPathAttention(nn.Module):
             ),
             lengths=lengths,
             stats=local.stats,
-        )
-
-    def _weights(
-        self,
-        inputs: Inputs,
-        path: str,
-        share: Tensor | None = None,
-        absolute: bool = False,
-    ) -> Tensor:
-        if path not in ("local", "global"):
-            raise ValueError(f"path must be 'local' or 'global', got {path!r}")
-        x, xa, mask = inputs.x, inputs.xa, inputs.mask
-        if path == "global":
-            source = None if xa is None else self.ln_b(xa)
-            return self.attn_global.weights(
-                self.ln_b(x), source, mask=mask, key_lengths=inputs.key_lengths
-            )
-        globe, _ = self._global(inputs, None)
-        return self.attn_local.weights(
-            self.ln_a(x),
-            self._scale(globe, inputs.lengths, None, share, absolute),
-            None if xa is None else self.ln_a(xa),
-            mask=mask,
-            lengths=inputs.lengths,
-            key_lengths=inputs.key_lengths,
         )
 
     def _global(

@@ -232,13 +232,13 @@ def test_gradients_equal_those_of_the_definition(attend: Kernel, case: Case, ste
         }
         spans, mask = case.spans, case.mask
         if spans.edge is not None:
-            leaves["span"] = spans.edge.span.clone().requires_grad_()
+            leaves["span"] = spans.edge.span.double().requires_grad_()
             edge = SoftEdge(leaves["span"], spans.edge.ramp)
             spans = Spans(
                 spans.window, spans.span, spans.causal, spans.query_lengths, spans.key_lengths, edge
             )
         if mask is not None and mask.dtype != torch.bool:
-            leaves["mask"] = mask = mask.clone().requires_grad_()
+            leaves["mask"] = mask = mask.double().requires_grad_()
         q, k, inverse = leaves["q"], leaves["k"], leaves["inverse"]
         if function == "kernel":
             out = attend(q, k, k, spans, mask=mask, steps=steps, inverse_temperature=inverse).output

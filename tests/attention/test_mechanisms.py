@@ -271,7 +271,7 @@ class TestStatistics:
         mask = data.draw(st.sampled_from([None, rough > 0, rough]))
         action = torch.tensor([9, 4, data.draw(st.integers(0, 9))])
         done = layer.outcome(x, action, mask=mask, lengths=lengths, return_stats=True)
-        weights = layer.attention_weights(x, mask=mask, action=action, lengths=lengths)
+        weights = layer.attention_weights(x, mask=mask, scale=done.scale, lengths=lengths)
         entropy = torch.special.entr(weights).sum(-1)
         seeing = weights.sum(-1) > 0
         stats = done.stats
@@ -303,7 +303,7 @@ class TestStatistics:
     def test_weights_make_the_output(self, x: Tensor):
         layer = make()
         local_input = layer.ln_a(x)
-        weights = layer.attention_weights(x, action=9)
+        weights = layer.attention_weights(x, scale=layer.outcome(x, 9).scale)
         values = local_input.unflatten(-1, (4, 8)).transpose(1, 2)
         out = (weights @ values).transpose(1, 2).flatten(2)
         torch.testing.assert_close(out, layer.outcome(x, 9).local_output, rtol=1e-4, atol=1e-5)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .heads import join_heads, split_heads
+from .inputs import check_lengths, check_mask
 from .kernels import Attended, for_tensor
-from .kernels.reference import attention_weights
-from .options import SpanOptions, check_sizes
+from .kernels.reference import attention_weights, score_bias
+from .options import SpanOptions, check_rules, check_whole_numbers
 from .spans import SoftEdge, Spans
 from .statistics import AttentionStats, attention_statistics
 from .temperature import temperature
@@ -61,7 +62,8 @@ class AdaptiveSpan(nn.Module):
 
     def __init__(self, head: int, options: SpanOptions) -> None:
         super().__init__()
-        check_sizes(ctx=1, dims=4 * head, head=head)
+        check_whole_numbers(head=head)
+        check_rules([(head >= 1, f"head must be at least 1, got {head}")])
         self.head = head
         self.options = options
 
@@ -176,7 +178,8 @@ class AdaptiveSpan(nn.Module):
     ) -> Tensor:
         attended, key, _ = self._attended(q, k, v, scale, spans, mask, steps, details=True)
         assert attended.last_query is not None
-        return attention_weights(attended.last_query, key, spans, mask)
+        query = attended.last_query
+        return attention_weights(query, key, score_bias(query, key, spans, mask))
 
     def _attended(
         self,
@@ -190,7 +193,7 @@ class AdaptiveSpan(nn.Module):
         details: bool,
     ) -> tuple[Attended, Tensor, Tensor]:
         """What the kernel gives, and the keys and values, by heads, that it was given."""
-        self._check(q, k, v, scale)
+        self._check(q, k, v, scale, mask, spans)
         query, key, value, inverse_temperature = self._prepared(q, k, v, scale)
         attended = for_tensor(query)(
             query,
@@ -215,12 +218,17 @@ class AdaptiveSpan(nn.Module):
         value = key if v is k else split_heads(v, self.head).to(kind)
         if self.options.scale_weights:
             # A lane that is off has no weights to be scaled.
-            factor = torch.where(scale > 0, scale, 1).reciprocal()
+            # A span is at least a token, whatever its scale.
+            least = 1 / self.options.max_span
+            factor = torch.where(scale > 0, scale.clamp_min(least), 1).reciprocal()
             value = value * factor.to(kind)[:, None, None, None]
-        inverse_temperature = self.temperature(scale).reciprocal().to(kind)
+        precise = scale.to(torch.promote_types(scale.dtype, torch.float32))
+        inverse_temperature = self.temperature(precise).reciprocal()
         return split_heads(q, self.head).to(kind), key, value, inverse_temperature
 
-    def _check(self, q: Tensor, k: Tensor, v: Tensor, scale: Tensor) -> None:
+    def _check(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: Tensor, mask: Tensor | None, spans: Spans
+    ) -> None:
         if q.ndim != 3 or 0 in q.shape or q.shape[-1] % self.head:
             raise ValueError(
                 f"q has shape {tuple(q.shape)}; it must be (lanes, queries, dims), none of them 0, "
@@ -235,3 +243,6 @@ class AdaptiveSpan(nn.Module):
             raise ValueError(
                 f"scale has shape {tuple(scale.shape)}; it must be ({q.shape[0]},), one a lane"
             )
+        check_mask(mask, (q.shape[0], self.head, q.shape[1], k.shape[1]))
+        check_lengths("lengths", spans.query_lengths, q.shape[0])
+        check_lengths("key_lengths", spans.key_lengths, q.shape[0])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .metrics import token_mean
+from .metrics import real_tokens, token_mean
 from .multi_head import MultiHeadAttention
 from .predictor import RefreshPredictor
 
@@ -78,8 +78,8 @@ class AdaptiveUpdateAttention(MultiHeadAttention):
             xa: Where keys and values come from, shape (lanes, keys, dims); ``x`` if None.
             mask: Boolean (True: may be seen) or added to the scores; broadcastable to (lanes,
                 heads, queries, keys).
-            key_lengths: Keys of each lane that are no padding, shape (lanes,), integers. A lane
-                whose number has changed is computed anew.
+            key_lengths: Keys of each lane that are no padding, shape (lanes,), integers. What was
+                padding in the last pass is computed anew.
             cache: What the last pass over the same lanes gave; None where a stream begins.
 
         Returns:
@@ -98,13 +98,14 @@ class AdaptiveUpdateAttention(MultiHeadAttention):
         else:
             self._check(cache, query.shape, source.shape[1])
             read = (cache.summary if self.causal else summary)[:, None]
-            changed = _changed(cache.lengths, key_lengths)
-            anew_keys = self.key_update_predictor(read)[:, 0] | changed
-            anew_values = self.value_update_predictor(read)[:, 0] | changed
-            key = _anew(self.key_module, source, anew_keys, cache.keys)
-            value = _anew(self.value_module, source, anew_values, cache.values)
+            anew_keys = self.key_update_predictor(read)[:, 0]
+            anew_values = self.value_update_predictor(read)[:, 0]
+            key = _anew(self.key_module, source, anew_keys, cache.keys, cache.lengths)
+            value = _anew(self.value_module, source, anew_values, cache.values, cache.lengths)
+        # A copy, as the caller may go on to write into theirs.
+        lengths = None if key_lengths is None else key_lengths.clone()
         kept = KeyValueCache(
-            key.detach(), value.detach(), anew_keys, anew_values, key_lengths, summary.detach()
+            key.detach(), value.detach(), anew_keys, anew_values, lengths, summary.detach()
         )
         return self._attended(query, key, value, mask, key_lengths), kept
 
@@ -117,22 +118,29 @@ class AdaptiveUpdateAttention(MultiHeadAttention):
             )
 
 
-def _anew(module: torch.nn.Module, source: Tensor, anew: Tensor, cached: Tensor) -> Tensor:
-    """The cached projections, with those of the chosen lanes computed anew."""
+def _anew(
+    module: torch.nn.Module, source: Tensor, anew: Tensor, cached: Tensor, lengths: Tensor | None
+) -> Tensor:
+    """The cached projections, with those of the chosen lanes computed anew.
+
+    Args:
+        module: The projection.
+        source: What is projected, shape (lanes, tokens, dims).
+        anew: Which lanes are, boolean (lanes,).
+        cached: Shape (lanes, heads, tokens, head size).
+        lengths: Tokens of each lane that are cached; all if None.
+    """
+    chosen = anew[:, None].expand(-1, source.shape[1])
+    if lengths is not None:
+        chosen = chosen | ~real_tokens(source.shape[1], lengths)
     if source.device.type != "cpu" or torch.compiler.is_compiling():
         projected = module(source)
-        return torch.where(anew[:, None, None, None], projected, cached.to(projected.dtype))
-    chosen = anew.nonzero()[:, 0]
-    if len(chosen) == 0:
-        return cached
-    if len(chosen) == len(anew):
+        return torch.where(chosen[:, None, :, None], projected, cached.to(projected.dtype))
+    lanes = chosen.any(1).nonzero()[:, 0]
+    if len(lanes) == len(anew) and chosen.all():
         return module(source)
-    projected = module(source[chosen])
-    return cached.to(projected.dtype).index_copy(0, chosen, projected)
-
-
-def _changed(before: Tensor | None, now: Tensor | None) -> Tensor | bool:
-    """Lanes whose number of keys is another than in the last pass."""
-    if before is None or now is None:
-        return before is not now
-    return before != now
+    # Without a lane, for its type: the caller's autocast may have changed it.
+    projected = module(source[lanes])
+    cached = cached.to(projected.dtype)
+    merged = torch.where(chosen[lanes][:, None, :, None], projected, cached[lanes])
+    return cached.index_copy(0, lanes, merged)

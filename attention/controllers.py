@@ -14,6 +14,9 @@ class SpanController(Protocol):
 
     A layer holds its controller as ``layer.refiner``; an environment's agent may wrap one. The
     original controller is the tabular `spangym.agents.Refiner`.
+
+    A controller that explores has one more method, ``greedy_action(state)``: what it thinks best.
+    A layer in eval mode asks that, where there is one.
     """
 
     def choose_action(self, state: int) -> int:

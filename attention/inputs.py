@@ -5,7 +5,7 @@ Looking at values would make an accelerator wait; they are checked where data en
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,15 @@ class Inputs:
         """Keys of each lane that are no padding."""
         return self.lengths if self.xa is None else self.xa_lengths
 
+    def clamped(self) -> Inputs:
+        """The same, no length beyond what there is; lengths are not looked at."""
+        lengths, xa_lengths = self.lengths, self.xa_lengths
+        if lengths is not None:
+            lengths = lengths.clamp(0, self.x.shape[1])
+        if self.xa is not None and xa_lengths is not None:
+            xa_lengths = xa_lengths.clamp(0, self.xa.shape[1])
+        return replace(self, lengths=lengths, xa_lengths=xa_lengths)
+
     def check(self, ctx: int, dims: int, head: int) -> None:
         """Refuse what a layer cannot attend over.
 
@@ -59,17 +68,24 @@ class Inputs:
                 f"xa has shape {tuple(xa.shape)}; it must be ({lanes}, keys, {dims}) with at "
                 "least one key"
             )
-        if self.mask is not None:
-            keys = tokens if xa is None else xa.shape[1]
-            _check_mask(self.mask, (lanes, head, tokens, keys))
+        for name, given in (("x", x), ("xa", xa)):
+            if given is not None and not given.dtype.is_floating_point:
+                raise ValueError(f"{name} has type {given.dtype}; it must be floating")
+        check_mask(self.mask, (lanes, head, tokens, tokens if xa is None else xa.shape[1]))
         if xa is None and self.xa_lengths is not None:
             raise ValueError("xa_lengths is given without xa: the lengths of x are `lengths`")
-        for name, numbers in (("lengths", self.lengths), ("xa_lengths", self.xa_lengths)):
-            if numbers is not None:
-                _check_lengths(name, numbers, lanes)
+        check_lengths("lengths", self.lengths, lanes)
+        check_lengths("xa_lengths", self.xa_lengths, lanes)
 
 
-def _check_mask(mask: Tensor, scores: tuple[int, ...]) -> None:
+def check_mask(mask: Tensor | None, scores: tuple[int, ...]) -> None:
+    """Refuse what is no mask for scores of a shape (lanes, heads, queries, keys).
+
+    Raises:
+        ValueError: The message names shape or type, and what would be right.
+    """
+    if mask is None:
+        return
     if mask.dtype != torch.bool and not mask.dtype.is_floating_point:
         raise ValueError(
             f"mask has type {mask.dtype}; it must be boolean (True: may be seen) or floating "
@@ -82,11 +98,18 @@ def _check_mask(mask: Tensor, scores: tuple[int, ...]) -> None:
     if wrong:
         raise ValueError(
             f"mask has shape {tuple(mask.shape)}; it must be broadcastable to {scores} (lanes, "
-            "heads, tokens, keys)"
+            "heads, queries, keys)"
         )
 
 
-def _check_lengths(name: str, lengths: Tensor, lanes: int) -> None:
+def check_lengths(name: str, lengths: Tensor | None, lanes: int) -> None:
+    """Refuse what are no numbers of tokens, one for each lane.
+
+    Raises:
+        ValueError: The message names the argument, its shape or type, and what would be right.
+    """
+    if lengths is None:
+        return
     whole = not lengths.dtype.is_floating_point and lengths.dtype != torch.bool
     if lengths.shape != (lanes,) or not whole:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal, TypeGuard, get_args
 
@@ -40,8 +41,9 @@ class IntegratedAttention(TwoPathAttention):
     Every sequence of a batch is a lane with a span of its own and never depends on its neighbours.
 
     Where ``refiner`` is set and no action is handed in, the refiner chooses it from the state id
-    of the lane's normalised input; in train mode it also learns, from the quality of the local
-    output and the state id of that output (the original's bootstrap). What it has learnt is saved
+    of the lane's normalised input. In train mode it also learns, from the quality of the local
+    output and the state id of that output (the original's bootstrap); in eval mode it is asked for
+    its ``greedy_action``, if it has one. What it has learnt is saved
     with the layer (`spangym.attention.StoredController`).
 
     Cross-attention and causality are explained at `TwoPathAttention`.
@@ -198,8 +200,9 @@ class IntegratedAttention(TwoPathAttention):
         """
         if self.refiner is None:
             return None
-        states = state_ids(self.features(x, lengths=lengths, cache=cache))
-        return self._asked(self.refiner, states, x.device)
+        inputs = self._checked(x, None, None, lengths, None)
+        states = state_ids(self.features(x, lengths=inputs.lengths, cache=cache))
+        return self._asked(states, x.device)
 
     def outcome(
         self,
@@ -218,7 +221,8 @@ class IntegratedAttention(TwoPathAttention):
         Args:
             x: Shape (lanes, tokens, dims), ``tokens <= ctx``.
             action: Action of each lane, integers 0..9 of shape (lanes,), or one for all; without
-                it the span scale is the predictor's.
+                it the span scale is the predictor's. A tensor's values are not looked at: those
+                below and above are taken as 0 and 9.
             xa: Where keys and values come from, shape (lanes, keys, dims); ``x`` if None.
             mask: Boolean (True: may be seen) or added to the scores, for both paths; broadcastable
                 to (lanes, heads, tokens, keys).
@@ -240,14 +244,14 @@ class IntegratedAttention(TwoPathAttention):
     def _step(self, inputs: Inputs, cache: LayerCache | None, return_stats: bool) -> Outcome:
         if self.refiner is None:
             return self._run(inputs, cache, return_stats)
-        if self._learns and torch._C._current_graph_task_id() != -1:
+        if torch._C._current_graph_task_id() != -1 and not self._is_greedy:
             raise RuntimeError(
-                "gradient checkpointing runs this pass twice, and the refiner would learn twice: "
+                "gradient checkpointing runs this pass twice, and would ask the refiner twice: "
                 "checkpoint layer.outcome(x, action) with action = layer.decide(x)"
             )
         x = inputs.x
         states = state_ids(self.features(x, lengths=inputs.lengths, cache=cache))
-        action = self._asked(self.refiner, states, x.device)
+        action = self._asked(states, x.device)
         outcome = self._run(inputs, cache, return_stats, *self._share(x, action))
         if self._learns:
             rewards, after = outcome.reward.tolist(), outcome.next_state
@@ -312,12 +316,17 @@ class IntegratedAttention(TwoPathAttention):
             cache=cache,
         )
 
-    @staticmethod
-    def _asked(refiner: SpanController, states: list[int], device: torch.device) -> Tensor:
+    def _asked(self, states: list[int], device: torch.device) -> Tensor:
         """The refiner's actions."""
-        actions = [refiner.choose_action(state) for state in states]
+        name = "greedy_action" if self._is_greedy else "choose_action"
+        chosen = [getattr(self.refiner, name)(state) for state in states]
+        try:
+            # Integers of any library, arrays of one of them too.
+            actions = [operator.index(action) for action in chosen]
+        except TypeError:
+            actions = [-1]
         if not set(actions) <= set(range(ACTIONS)):
-            raise ValueError(f"refiner must choose actions in 0..{ACTIONS - 1}, chose {actions}")
+            raise ValueError(f"refiner must choose actions in 0..{ACTIONS - 1}, chose {chosen}")
         return torch.tensor(actions, device=device)
 
     def _share(self, x: Tensor, action: Tensor | int | None) -> tuple[Tensor | None, bool]:
@@ -328,16 +337,22 @@ class IntegratedAttention(TwoPathAttention):
         absolute = self.action_scale == "absolute"
         if action is None:
             return None, False
-        if not isinstance(action, Tensor) and action not in range(ACTIONS):
+        if isinstance(action, int | float) and action not in range(ACTIONS):
             raise ValueError(f"action must be an integer in 0..{ACTIONS - 1}, got {action!r}")
-        kind = torch.promote_types(x.dtype, torch.float32)
-        actions = torch.as_tensor(action, dtype=kind, device=x.device)
-        if actions.shape not in ((), (1,), (len(x),)):
+        actions = torch.as_tensor(action, device=x.device)
+        whole = not actions.dtype.is_floating_point and actions.dtype != torch.bool
+        if actions.shape not in ((), (1,), (len(x),)) or not whole:
             raise ValueError(
-                f"action has shape {tuple(actions.shape)}; it must be one number or one for each "
-                f"of the {len(x)} lanes"
+                f"action has shape {tuple(actions.shape)} and type {actions.dtype}; it must be one "
+                f"integer or one for each of the {len(x)} lanes"
             )
+        actions = actions.to(torch.promote_types(x.dtype, torch.float32))
         return (actions / (ACTIONS - 1)).clamp(0, 1).expand(len(x)), absolute
+
+    @property
+    def _is_greedy(self) -> bool:
+        """Whether the refiner is asked what it thinks best, which changes nothing."""
+        return not self.training and hasattr(self.refiner, "greedy_action")
 
     @property
     def _learns(self) -> bool:

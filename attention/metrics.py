@@ -47,7 +47,9 @@ def token_mean(x: Tensor, lengths: Tensor | None = None) -> Tensor:
     if lengths is None:
         return x.mean(-2)
     real = real_tokens(x.shape[-2], lengths)[..., None]
-    return torch.where(real, x, 0).sum(-2) / lengths.clamp_min(1)[:, None]
+    precise = torch.promote_types(x.dtype, torch.float32)
+    total = torch.where(real, x, 0).sum(-2, dtype=precise)
+    return (total / lengths.clamp_min(1)[:, None]).to(x.dtype)
 
 
 def features(x: Tensor, lengths: Tensor | None = None) -> Tensor:
@@ -58,8 +60,9 @@ def features(x: Tensor, lengths: Tensor | None = None) -> Tensor:
         lengths: Tokens of each lane that are no padding, shape (lanes,); all if None.
 
     Returns:
-        Shape (lanes, 2 * dims): the means, then the variances.
+        Shape (lanes, 2 * dims): the means, then the variances; at least float32.
     """
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     if lengths is None:
         variance, mean = torch.var_mean(x, dim=-2, correction=0)
     else:
@@ -132,8 +135,10 @@ def quality(output: Tensor, lengths: Tensor | None = None) -> Quality:
         lengths: Tokens of each lane that are no padding, shape (lanes,); all if None.
 
     Returns:
-        Coverage, entropy and quality of each lane.
+        Coverage, entropy and quality of each lane, at least float32.
     """
+    # Half precision knows no 1e-10.
+    output = output.to(torch.promote_types(output.dtype, torch.float32))
     clamped = output.clamp_min(1e-10)
     entropies = -(clamped * clamped.log()).sum(-1)
     above = (output > 0.01).to(output.dtype)

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from .heads import AttentionCombiner, ProjectionModule
-from .kernels.reference import additive
+from .inputs import check_lengths, check_mask
+from .kernels.reference import additive, attention_weights
+from .options import check_sizes
 
 
 class MultiHeadAttention(nn.Module):
@@ -20,6 +22,7 @@ class MultiHeadAttention(nn.Module):
 
     def __init__(self, dims: int, head: int, causal: bool = False) -> None:
         super().__init__()
+        check_sizes(1, dims, head)
         self.causal = causal
         self.query_module = ProjectionModule(dims, head)
         self.key_module = ProjectionModule(dims, head)
@@ -60,12 +63,8 @@ class MultiHeadAttention(nn.Module):
     ) -> Tensor:
         """The attention weights, shape (lanes, heads, queries, keys); arguments as in `forward`."""
         query, key = self.query_module(x), self.key_module(x if xa is None else xa)
-        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         bias = self._bias(query, key, mask, key_lengths)
-        if bias is None:
-            return scores.softmax(-1)
-        # A query that sees nothing has no weights, where a softmax would be undefined.
-        return (scores + bias).softmax(-1).nan_to_num(0.0)
+        return attention_weights(query, key, query.new_zeros(1) if bias is None else bias)
 
     def _attended(
         self,
@@ -85,6 +84,8 @@ class MultiHeadAttention(nn.Module):
         self, query: Tensor, key: Tensor, mask: Tensor | None, key_lengths: Tensor | None
     ) -> Tensor | None:
         """What is added to the scores, broadcastable to (lanes, heads, queries, keys)."""
+        check_mask(mask, (*query.shape[:3], key.shape[2]))
+        check_lengths("key_lengths", key_lengths, len(query))
         parts = [] if mask is None else [mask]
         positions = torch.arange(key.shape[-2], device=key.device)
         if key_lengths is not None:

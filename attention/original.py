@@ -14,12 +14,13 @@ from the default layer in ten points:
 7. a whole batch shares one span: the mean over its sequences;
 8. a span scale of less than one key turns the local path off;
 9. the state is of the whole batch;
-10. a refiner learns in eval mode too.
+10. a refiner explores and learns in eval mode too.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -284,6 +285,14 @@ class OriginalIntegratedAttention(IntegratedAttention):
     ) -> OriginalOutcome:
         done = super()._run(inputs, cache, return_stats, share, absolute)
         return OriginalOutcome(**vars(done))
+
+    def _scale(self, *arguments: Any, **named: Any) -> Tensor:
+        scale = super()._scale(*arguments, **named)
+        return scale.mean().expand_as(scale)
+
+    @property
+    def _is_greedy(self) -> bool:
+        return False
 
     @property
     def _learns(self) -> bool:

@@ -26,6 +26,21 @@ class LayerCache:
     features: Tensor
 
 
+def check_cache(cache: LayerCache, lanes: int, dims: int) -> None:
+    """Refuse what is no cache of so many lanes.
+
+    Raises:
+        ValueError: The message says what would be right.
+    """
+    if not isinstance(cache, LayerCache):
+        raise ValueError(f"cache is a {type(cache).__name__}; it must be an outcome's `cache`")
+    if cache.global_mean.shape != (lanes, dims):
+        raise ValueError(
+            f"cache is of shape {tuple(cache.global_mean.shape)} (lanes, dims), this pass needs "
+            f"{(lanes, dims)}: begin the stream without a cache"
+        )
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What one pass through a layer did; tensors are on the layer's device.
@@ -40,6 +55,8 @@ class Outcome:
         visited_keys: Query-key pairs that the local path scored, over all its passes, shape
             (lanes,), int64.
         focus_steps: Passes of iterative focus, shape (lanes,), int64.
+        features: What the decision was to be made from, shape (lanes, 2 * dims): of the local
+            input, in a causal layer of the pass before or of the first token.
         cache: What the next pass on the same stream is handed.
         lengths: Tokens of each lane that are no padding, shape (lanes,); all if None.
         stats: Statistics of the local path's attention weights, if asked for.
@@ -53,6 +70,7 @@ class Outcome:
     span: Tensor
     visited_keys: Tensor
     focus_steps: Tensor
+    features: Tensor
     cache: LayerCache
     lengths: Tensor | None = None
     stats: AttentionStats | None = None
@@ -64,8 +82,8 @@ class Outcome:
 
     @property
     def state(self) -> list[int]:
-        """State id of each lane's normalised input; copies to the host."""
-        return state_ids(features(self.local_input, self.lengths))
+        """State id of each lane, that decisions are made from; copies to the host."""
+        return state_ids(self.features)
 
     @property
     def next_state(self) -> list[int]:

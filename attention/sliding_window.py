@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .adaptive_span import AdaptiveSpan, LocalPass
 from .heads import ProjectionModule, join_heads
-from .options import SpanOptions
+from .options import SpanOptions, check_sizes
 
 FOCUS_STEPS = 10
 """Most passes of iterative focus."""
@@ -41,6 +41,7 @@ class SlidingWindowAttention(AdaptiveSpan):
         super().__init__(head, options)
         self.projections = None
         if dims is not None:
+            check_sizes(1, dims, head)
             names = ("query", "key", "value")
             self.projections = nn.ModuleDict({name: ProjectionModule(dims, head) for name in names})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -78,11 +79,11 @@ def attention_statistics(
     everything = Spans.unlimited(spans, max(q.shape[-2], k.shape[-2]))
     full = attend(q, k, v, everything, mask=mask, details=True).log_sum_exp
     assert full is not None
-    coverage = (lse - full).exp()
+    coverage = (lse - full).exp().clamp_max(1)
     first, end = spans.intervals(q.shape[-2], k.shape[-2])
     seeing = (end > first)[:, None].expand_as(lse)
     if mask is not None:
-        seeing = seeing & (score_bias(q, k, spans, mask) > -torch.inf).any(-1)
+        seeing = seeing & torch.cat([_seeing(q, k, *own) for own in _lanes(spans, mask)])
     count = seeing.sum((1, 2))
 
     def mean(values: Tensor) -> Tensor:
@@ -92,18 +93,30 @@ def attention_statistics(
     return entropy, torch.where(count > 0, entropy.exp(), 0), mean(coverage)
 
 
+def _lanes(spans: Spans, mask: Tensor | None) -> Iterator[tuple[Spans, Tensor | None]]:
+    """Spans and mask of one lane after the other."""
+    if mask is not None:
+        mask = mask[(None,) * (4 - mask.ndim)]
+    for lane in range(len(spans.window)):
+        own = None if mask is None else mask[lane : lane + 1] if len(mask) > 1 else mask
+        yield spans.of_lane(lane), own
+
+
+def _seeing(q: Tensor, k: Tensor, own: Spans, mask: Tensor | None) -> Tensor:
+    """Which of a lane's queries see a key, boolean (1, heads, queries)."""
+    seeing = (score_bias(q[:1], k[:1], own, mask) > -torch.inf).any(-1)
+    return seeing.expand(1, q.shape[1], -1)
+
+
 def _mean_bias(q: Tensor, k: Tensor, spans: Spans, mask: Tensor | None) -> Tensor:
     """Mean of what is added to the scores, under the weights; shape (lanes, heads, queries)."""
-    lanes, heads, queries, _ = q.shape
-    if mask is not None:
-        mask = mask[(None,) * (4 - mask.ndim)].expand(lanes, heads, -1, -1)
-    means = q.new_empty(lanes, heads, queries)
-    for lane in range(lanes):
-        own = spans.of_lane(lane)
-        for head in range(heads):
-            index = (slice(lane, lane + 1), slice(head, head + 1))
-            own_mask = None if mask is None else mask[index]
-            bias = score_bias(q[index], k[index], own, own_mask)
-            weights = attention_weights(q[index], k[index], own, own_mask)
-            means[lane, head] = (weights * bias.masked_fill(weights == 0, 0.0)).sum(-1)[0, 0]
-    return means
+    means = []
+    for lane, (own, own_mask) in enumerate(_lanes(spans, mask)):
+        for head in range(q.shape[1]):
+            one = (slice(lane, lane + 1), slice(head, head + 1))
+            by_head = own_mask is not None and own_mask.shape[1] > 1
+            head_mask = own_mask[:, one[1]] if own_mask is not None and by_head else own_mask
+            bias = score_bias(q[one], k[one], own, head_mask)
+            weights = attention_weights(q[one], k[one], bias)
+            means.append((weights * bias.masked_fill(weights == 0, 0.0)).sum(-1))
+    return torch.cat(means).view(q.shape[:3])

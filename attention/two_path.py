@@ -14,7 +14,7 @@ from .inputs import Inputs
 from .metrics import features, real_tokens, token_mean
 from .multi_head import MultiHeadAttention
 from .options import SpanOptions, check_sizes
-from .outcome import LayerCache, Outcome
+from .outcome import LayerCache, Outcome, check_cache
 from .predictor import Predictor
 from .sliding_window import SlidingWindowAttention
 from .statistics import AttentionStats
@@ -86,15 +86,20 @@ class TwoPathAttention(nn.Module):
         Args:
             generator: Source of the weights; torch's default generator if None.
         """
-        projections = {m.proj for m in self.modules() if isinstance(m, ProjectionModule)}
-        for linear in (m for m in self.modules() if isinstance(m, nn.Linear)):
-            if linear in projections:
-                nn.init.normal_(linear.weight, std=0.02, generator=generator)
-                nn.init.zeros_(linear.bias)
-            else:
-                bound = 1 / math.sqrt(linear.in_features)
-                nn.init.uniform_(linear.weight, -bound, bound, generator=generator)
-                nn.init.uniform_(linear.bias, -bound, bound, generator=generator)
+        # A refiner may be a module too, and what it has learnt is its own.
+        own = [child for name, child in self.named_children() if name != "refiner"]
+        modules = [module for child in own for module in child.modules()]
+        projections = {each.proj for each in modules if isinstance(each, ProjectionModule)}
+        for module in modules:
+            if isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+            elif isinstance(module, nn.Linear) and module in projections:
+                nn.init.normal_(module.weight, std=0.02, generator=generator)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Linear):
+                bound = 1 / math.sqrt(module.in_features)
+                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
 
     def features(
         self, x: Tensor, *, lengths: Tensor | None = None, cache: LayerCache | None = None
@@ -110,6 +115,8 @@ class TwoPathAttention(nn.Module):
         Returns:
             Shape (lanes, 2 * dims): means, then population variances.
         """
+        if cache is not None:
+            check_cache(cache, len(x), self.dims)
         if not self.options.causal:
             return features(self.ln_a(x), lengths)
         return features(self.ln_a(x[:, :1])) if cache is None else cache.features
@@ -269,7 +276,7 @@ class TwoPathAttention(nn.Module):
     ) -> Inputs:
         inputs = Inputs(x, xa, mask, lengths, xa_lengths)
         inputs.check(self.ctx, self.dims, self.head)
-        return inputs
+        return inputs.clamped()
 
     def _step(self, inputs: Inputs, cache: LayerCache | None, return_stats: bool) -> Outcome:
         """One pass of the layer's own deciding."""
@@ -285,6 +292,8 @@ class TwoPathAttention(nn.Module):
     ) -> Outcome:
         """Run the layer, its span scale the predicted one times a share, or the share alone."""
         lengths = inputs.lengths
+        if cache is not None:
+            check_cache(cache, len(inputs.x), self.dims)
         globe, key_value = self._global(inputs, None if cache is None else cache.key_value)
         scale = self._scale(globe, lengths, cache, share, absolute)
         local_input = self.ln_a(inputs.x)
@@ -297,6 +306,10 @@ class TwoPathAttention(nn.Module):
             key_lengths=inputs.key_lengths,
             return_stats=return_stats,
         )
+        own_features = features(local_input.detach(), lengths)
+        decided_from = own_features
+        if self.options.causal:
+            decided_from = self.features(inputs.x, cache=cache).detach()
         output = self.projection(torch.cat([local.output, globe], dim=-1))
         if lengths is not None:
             output = torch.where(real_tokens(output.shape[1], lengths)[..., None], output, 0)
@@ -309,11 +322,8 @@ class TwoPathAttention(nn.Module):
             span=local.spans.span,
             visited_keys=local.visited_keys,
             focus_steps=local.focus_steps,
-            cache=LayerCache(
-                key_value,
-                token_mean(globe.detach(), lengths),
-                features(local_input.detach(), lengths),
-            ),
+            features=decided_from,
+            cache=LayerCache(key_value, token_mean(globe.detach(), lengths), own_features),
             lengths=lengths,
             stats=local.stats,
         )

@@ -199,9 +199,10 @@ def _cuda(quick: bool) -> Iterator[Row]:
     ]
     for tokens, lanes, size in sizes[:1] if quick else sizes:
         name = f"CUDA, {lanes} lanes of {tokens} tokens, heads of {size}, bfloat16"
-        rate = compilations = synchronisations = None
+        teraflops = rate = compilations = synchronisations = None
         if torch.cuda.is_available():
-            rate, compilations, synchronisations = _flex(tokens, lanes, size)
+            teraflops, rate, compilations, synchronisations = _flex(tokens, lanes, size)
+        yield Row(f"TFLOP/s over visited keys, {name}", teraflops, None, "higher")
         yield Row(
             f"rate over visited keys against dense FlexAttention, {name}", rate, 0.7, "higher"
         )
@@ -209,8 +210,8 @@ def _cuda(quick: bool) -> Iterator[Row]:
         yield Row(f"synchronisations inside a pass, {name}", synchronisations, 0.0, "lower")
 
 
-def _flex(tokens: int, lanes: int, size: int) -> tuple[float, float, float]:
-    """Rate against the dense one, compilations after the first, synchronisations inside a pass."""
+def _flex(tokens: int, lanes: int, size: int) -> tuple[float, float, float, float]:
+    """TFLOP/s over visited keys, rate against the dense one, compilations after the first, synchronisations inside a pass."""
     device = torch.device("cuda")
     generator = torch.Generator(device).manual_seed(0)
     q = torch.randn(
@@ -239,8 +240,9 @@ def _flex(tokens: int, lanes: int, size: int) -> tuple[float, float, float]:
         rounds=5,
         synchronize=torch.cuda.synchronize,
     )
-    share = spans[0].visited_keys(tokens).sum().item() / (lanes * tokens**2)
-    return share * full / local, compilations, synchronisations
+    visited = spans[0].visited_keys(tokens).sum().item()
+    teraflops = 4 * visited * HEADS * size / local / 1e12
+    return teraflops, visited / (lanes * tokens**2) * full / local, compilations, synchronisations
 
 
 def _input(tokens: int, generator: torch.Generator) -> Tensor:

@@ -146,8 +146,8 @@ def measure_defects() -> Iterator[Defect]:
     yield _both(
         "10",
         "explores and learns in eval mode",
-        "updates of the table in 10 passes in eval mode",
-        lambda make: _updates_in_eval(make(), x),
+        "decisions with exploration, and updates, in 10 passes in eval mode",
+        lambda make: _asked_in_eval(make(), x),
     )
     yield _both(
         "",
@@ -254,21 +254,25 @@ def _gradient(layer: IntegratedAttention, x: Tensor) -> float:
     return sum(each.square().sum().item() for each in gradients) ** 0.5
 
 
-def _updates_in_eval(layer: IntegratedAttention, x: Tensor) -> int:
+def _asked_in_eval(layer: IntegratedAttention, x: Tensor) -> int:
     counting = _CountingRefiner()
     layer.refiner = counting
     for _ in range(10):
         layer(x[:1])
-    return counting.updates
+    return counting.asked
 
 
 class _CountingRefiner(Refiner):
-    """Counts what it is told."""
+    """Counts how often it may have explored or learnt."""
 
     def __init__(self) -> None:
         super().__init__(seed=0)
-        self.updates = 0
+        self.asked = 0
+
+    def choose_action(self, state: int) -> int:
+        self.asked += 1
+        return super().choose_action(state)
 
     def update(self, state: int, action: int, reward: float, next_state: int) -> None:
-        self.updates += 1
+        self.asked += 1
         super().update(state, action, reward, next_state)

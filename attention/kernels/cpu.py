@@ -41,6 +41,8 @@ def attend(
 
     Gradients flow through the output, not through the log-sum-exp.
     """
+    # The fused call reads heads as runs of numbers, and does not look whether they are.
+    q, k, v = _runs(q), (shared := _runs(k)), shared if v is k else _runs(v)
     lanes, heads, queries, size = q.shape
     blocks = _blocks(q, k, v, spans, mask, steps, inverse_temperature)
     wholes = [
@@ -202,6 +204,10 @@ def _bias(
         return None
     bias = sum(parts[1:], start=parts[0])
     return bias[(None,) * (4 - bias.ndim)]
+
+
+def _runs(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def _nothing(q: Tensor, tokens: int) -> tuple[Tensor, ...]:

@@ -45,6 +45,8 @@ def attend(
     details: bool = False,
 ) -> Attended:
     """Attention of every query over its interval, as `spangym.attention.kernels.Kernel` says."""
+    # Views of their own: the compiler would guard which of them are one tensor, and compile anew.
+    k, v = k.view_as(k), v.view_as(v)
     queries, keys = q.shape[-2], k.shape[-2]
     first, end = spans.intervals(queries, keys)
     score_mod = _score_mod(spans, queries, keys, mask)
@@ -140,8 +142,8 @@ def _score_mod(
     if spans.edge is not None:
         mods.append(_edge_mod(spans.edge, spans.window_starts(queries), spans.window))
     if mask is not None:
-        whole = mask[(None,) * (4 - mask.ndim)].expand(len(spans.window), -1, queries, keys)
-        mods.append(_mask_mod(additive(whole, torch.float32)))
+        added = additive(mask, torch.float32)[(None,) * (4 - mask.ndim)]
+        mods.append(_mask_mod(added.expand(len(spans.window), -1, queries, keys)))
     if len(mods) < 2:
         return mods[0] if mods else None
     edge_mod, mask_mod = mods
@@ -177,4 +179,5 @@ def _mask_mod(mask: Tensor) -> Callable[..., Tensor]:
 
 @functools.cache
 def _compiled() -> Callable[..., Any]:
-    return torch.compile(flex_attention, dynamic=False)
+    # Whole or not at all: what falls back to plain operations writes out all scores.
+    return torch.compile(flex_attention, fullgraph=True)

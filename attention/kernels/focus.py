@@ -17,7 +17,8 @@ class Attended(NamedTuple):
     Attributes:
         output: Attention output, shape (lanes, heads, queries, head size); 0 for a query that sees
             no key.
-        passes: Passes that each query took, shape (lanes, queries), int64; 0 where it sees no key.
+        passes: Passes that each query took, shape (lanes, queries), int64; 0 where its interval is
+            empty.
         log_sum_exp: Of the scaled scores of the last pass, shape (lanes, heads, queries), at least
             float32; 0 for a query that sees no key. None unless details were asked for.
         last_query: The queries of each one's last pass, divided by its temperature, shaped like
@@ -61,7 +62,8 @@ def focus_masked(
     active = end > first
     # Queries over T give scores over T: exact on every kernel.
     factor = None if inverse_temperature is None else inverse_temperature[:, None, None, None]
-    q = q if factor is None else q * factor
+    kind = q.dtype
+    q = q if factor is None else (q * factor).to(kind)
     out, lse = attend(q, active)
     passes, before = active.long(), torch.zeros_like(out)
     for _ in range(steps - 1):
@@ -70,7 +72,8 @@ def focus_masked(
         change = change if spans.causal else _window_mean(change, active, spans)
         active = active & moves_on(change)
         chosen = active[:, None, :, None]
-        q = torch.where(chosen, q + out if factor is None else q + out * factor, q)
+        added = out if factor is None else (out * factor).to(kind)
+        q = torch.where(chosen, q + added, q)
         new, new_lse = attend(q, active)
         before, out = out, torch.where(chosen, new, out)
         if lse is not None and new_lse is not None:

@@ -29,11 +29,19 @@ def attend(
     return focus_masked(once, q, spans, k.shape[-2], steps, inverse_temperature)
 
 
-def attention_weights(q: Tensor, k: Tensor, spans: Spans, mask: Tensor | None = None) -> Tensor:
-    """The weights themselves, shape (lanes, heads, queries, keys); 0 where nothing is seen."""
-    bias = score_bias(q, k, spans, mask)
-    _, lse = softmax_attention(q, k, k, bias)
-    return (_scores(q, k) + bias - lse[..., None]).exp().masked_fill(bias == -torch.inf, 0.0)
+def attention_weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+    """The weights themselves.
+
+    Args:
+        q: Queries, shape (lanes, heads, queries, head size).
+        k: Keys, shape (lanes, heads, keys, head size).
+        bias: Added to the scores, broadcastable to (lanes, heads, queries, keys).
+
+    Returns:
+        Shape (lanes, heads, queries, keys); 0 where nothing is seen.
+    """
+    scores, blind = _scores(q, k, bias)
+    return scores.softmax(-1).masked_fill(blind, 0.0)
 
 
 def score_bias(q: Tensor, k: Tensor, spans: Spans, mask: Tensor | None) -> Tensor:
@@ -67,14 +75,15 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Te
     Returns:
         Output and log-sum-exp, both 0 for a query that sees no key.
     """
-    scores = _scores(q, k) + bias
-    blind = (scores == -torch.inf).all(-1, keepdim=True)
-    # Rows without a key are given a harmless score, lest their softmax (and its gradient) be NaN.
-    scores = scores.masked_fill(blind, 0.0)
+    scores, blind = _scores(q, k, bias)
     precise = torch.promote_types(q.dtype, torch.float32)
     lse = scores.to(precise).logsumexp(-1).masked_fill(blind[..., 0], 0.0)
     return (scores.softmax(-1).to(v.dtype) @ v).masked_fill(blind, 0.0), lse
 
 
-def _scores(q: Tensor, k: Tensor) -> Tensor:
-    return (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+def _scores(q: Tensor, k: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores, and which queries see no key."""
+    scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5 + bias
+    blind = (scores == -torch.inf).all(-1, keepdim=True)
+    # Rows without a key are given a harmless score, lest their softmax (and its gradient) be NaN.
+    return scores.masked_fill(blind, 0.0), blind

@@ -113,9 +113,12 @@ def cases(draw: st.DrawFn, dtype: torch.dtype = torch.float32) -> Case:
     queries, size = draw(st.integers(1, 40)), draw(st.sampled_from([4, 8]))
     keys = draw(st.just(queries) | st.integers(1, 40))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
-    # Laid out as a layer does: heads innermost, so that the views are strided.
+    # Laid out as a layer does: heads innermost, so that the views are strided; or any other way.
+    step = draw(st.sampled_from([1, 1, 2]))
     q, k, v = (
-        torch.randn(lanes, tokens, heads, size, generator=generator, dtype=dtype).transpose(1, 2)
+        torch.randn(lanes, tokens, heads, step * size, generator=generator, dtype=dtype).transpose(
+            1, 2
+        )[..., ::step]
         for tokens in (queries, keys, keys)
     )
     window = torch.randint(1, 20, (lanes,), generator=generator)
@@ -364,6 +367,29 @@ def test_compiled_flex_serves_all_spans_with_one_compilation(
             expected = reference.attend(q, q, q, spans, **arguments)
             torch.testing.assert_close(got.output, expected.output, rtol=1e-4, atol=1e-5)
             assert torch.equal(got.passes, expected.passes)
+
+
+def test_compiled_flex_takes_layers_of_every_kind(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+):
+    """One compiled function serves calls that share tensors and calls that do not."""
+    compiled = torch.compile(flex_attention, fullgraph=True, backend="aot_eager")
+    monkeypatch.setattr(flex, "flex_attention", compiled)
+    q, k = torch.randn(2, 2, 2, 40, 16, generator=generator)
+    mask = torch.rand(40, 40, generator=generator) < 0.8
+    hard = Spans(torch.tensor([8, 5]), torch.tensor([12, 30]))
+    soft = Spans(hard.window, hard.span, edge=SoftEdge(hard.span + 0.3, 4))
+    torch.compiler.reset()
+    with torch.no_grad(), torch.compiler.set_stance("default"):
+        for keys, values, spans, seen in [
+            (k, q, soft, None),
+            (q, q, hard, mask),
+            (k, k, hard, None),
+            (q, k, soft, mask),
+        ]:
+            got = flex.attend(q, keys, values, spans, mask=seen).output
+            expected = reference.attend(q, keys, values, spans, mask=seen).output
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_kernel_is_chosen_by_device_type_and_head_size():

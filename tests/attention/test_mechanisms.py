@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from spangym.agents import Refiner
 from spangym.attention import (
     AdaptiveSpan,
+    AdaptiveUpdateAttention,
     FocusAttention,
     HybridAttention,
     IntegratedAttention,
@@ -21,6 +23,7 @@ from spangym.attention import (
     SpanOptions,
     TwoPathAttention,
 )
+from spangym.attention.metrics import features, token_mean
 from spangym.attention.temperature import temperature
 
 LAYERS = pytest.mark.parametrize("kind", [IntegratedAttention, FocusAttention, HybridAttention])
@@ -394,6 +397,20 @@ class TestTraining:
             assert torch.equal(tensor, before[name])
 
 
+class Learned(torch.nn.Module):
+    """A controller that is a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.arange(10.0))
+
+    def choose_action(self, state: int) -> int:  # noqa: ARG002
+        return int(self.table.argmax())
+
+    def update(self, state: int, action: int, reward: float, next_state: int) -> None:
+        pass
+
+
 class TestRefinerInTheLayer:
     def test_is_saved_and_loaded_with_it(self, x: Tensor, tmp_path: Any):
         layer = make().train()
@@ -433,17 +450,6 @@ class TestRefinerInTheLayer:
             other.load_state_dict(layer.state_dict())
 
     def test_may_be_a_module(self, x: Tensor):
-        class Learned(torch.nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.table = torch.nn.Parameter(torch.arange(10.0))
-
-            def choose_action(self, state: int) -> int:  # noqa: ARG002
-                return int(self.table.argmax())
-
-            def update(self, state: int, action: int, reward: float, next_state: int) -> None:
-                pass
-
         layer = make()
         layer.refiner = Learned()
         assert "refiner.table" in layer.state_dict()
@@ -458,7 +464,165 @@ class TestRefinerInTheLayer:
             make().refiner = object()
 
 
+class TestDecisions:
+    def test_in_eval_mode_the_refiner_is_greedy_and_nothing_changes(self, x: Tensor):
+        layer = make()
+        layer.refiner = Refiner(seed=0, epsilon=1.0)
+        layer.refiner.update(layer.step(x).state[0], 7, 1.0, 0)
+        before = layer.state_dict()
+        outputs = [layer(x) for _ in range(3)]
+        assert torch.equal(outputs[0], layer.outcome(x, torch.tensor([7, 0, 0])).output)
+        assert all(torch.equal(outputs[0], each) for each in outputs)
+        for name, tensor in layer.state_dict().items():
+            assert torch.equal(tensor, before[name])
+        checkpoint(layer, x, use_reentrant=False).sum().backward()
+
+    def test_state_is_what_the_refiner_was_asked_for(self, x: Tensor):
+        for causal in (False, True):
+            layer = make(causal=causal)
+            asked: list[int] = []
+            layer.refiner = Refiner(seed=0)
+            layer.refiner.greedy_action = lambda state, asked=asked: (asked.append(state), 5)[1]
+            first = layer.step(x)
+            second = layer.step(x * 2, cache=first.cache)
+            assert asked == first.state + second.state
+
+    def test_actions_of_other_libraries(self, x: Tensor, monkeypatch: pytest.MonkeyPatch):
+        layer = make()
+        layer.refiner = Refiner()
+        monkeypatch.setattr(layer.refiner, "greedy_action", lambda _: np.array(3))
+        assert torch.equal(layer(x), layer.outcome(x, 3).output)
+        assert torch.equal(layer(x), layer.outcome(x, np.full(3, 3)).output)
+        monkeypatch.setattr(layer.refiner, "greedy_action", lambda _: 3.0)
+        with pytest.raises(ValueError, match=r"refiner must choose actions in 0\.\.9"):
+            layer(x)
+        with pytest.raises(ValueError, match=r"action has shape \(3,\) and type torch.float32"):
+            layer.outcome(x, torch.full((3,), 4.5))
+
+    def test_drawing_weights_anew_leaves_a_refiner_alone(self):
+        layer = make()
+        layer.refiner = Learned()
+        layer.ln_a.weight.data.fill_(7.0)
+        layer.reset_parameters()
+        assert layer.refiner.table.tolist() == list(range(10))
+        assert layer.ln_a.weight.unique().tolist() == [1.0]
+
+
+class TestHalfPrecision:
+    @pytest.mark.parametrize("original", [False, True])
+    def test_reward_and_state_are_numbers(self, original: bool, x: Tensor):
+        kind = IntegratedAttention.original if original else IntegratedAttention
+        layer = kind(96, 32, 4, **SMALL).half()
+        outcome = layer.outcome(x.half(), 9)
+        assert outcome.reward.isfinite().all()
+        assert outcome.reward.dtype == torch.float32
+        expected = kind(96, 32, 4, **SMALL)
+        expected.load_state_dict({n: t.float() for n, t in layer.state_dict().items()})
+        torch.testing.assert_close(
+            outcome.reward, expected.outcome(x, 9).reward, rtol=0.1, atol=0.05
+        )
+
+    def test_long_sums_do_not_overflow(self):
+        x = torch.full((1, 8192, 4), 20.0, dtype=torch.float16)
+        assert token_mean(x, torch.tensor([8192])).tolist() == [[20.0] * 4]
+        assert features(x, torch.tensor([8192])).tolist() == [[20.0] * 4 + [0.0] * 4]
+
+    def test_weights_scaled_at_the_smallest_span(self, x: Tensor):
+        span = AdaptiveSpan(4, SpanOptions(win_size=8, max_span=20, scale_weights=True))
+        x.requires_grad_()
+        span(x, x, x, torch.tensor([1e-30, 1e-5, 0.0])).output.sum().backward()
+        assert x.grad is not None
+        assert x.grad.isfinite().all()
+
+
+class TestCaches:
+    def test_types_may_change_on_a_stream(self, x: Tensor):
+        layer = make()
+        cache = layer.step(x).cache
+        for parameter in layer.attn_global.key_update_predictor.parameters():
+            parameter.data.fill_(-1.0)  # Nothing is computed anew.
+        with torch.autocast("cpu", torch.bfloat16):
+            cache = layer.step(x, cache=cache).cache
+        assert layer.step(x, cache=cache).output.dtype == torch.float32
+
+    @pytest.mark.parametrize("kind", [IntegratedAttention, FocusAttention])
+    def test_of_other_lanes_or_kinds_is_an_error(self, kind: Kind, x: Tensor):
+        layer = make(kind, causal=True)
+        cache = layer.step(x[:1]).cache
+        with pytest.raises(ValueError, match="begin the stream without a cache"):
+            layer.step(x, cache=cache)
+        with pytest.raises(ValueError, match="it must be an outcome's `cache`"):
+            layer.step(x, cache=cache.features)
+
+    def test_what_was_padding_is_computed_anew(self, x: Tensor):
+        layer = make()
+        for name in ("key", "value"):
+            predictor = getattr(layer.attn_global, f"{name}_update_predictor")
+            for parameter in predictor.parameters():
+                parameter.data.fill_(-1.0)  # Nothing else is.
+        lengths = torch.tensor([70, 33, 16])
+        first = layer.step(x, lengths=lengths).cache
+        lengths += 10  # The cache has a copy.
+        second = layer.step(x.cos(), cache=first, lengths=lengths).cache.key_value
+        assert not second.refreshed_keys.any()
+        anew = layer.attn_global.key_module(layer.ln_b(x.cos()))
+        for lane, before in enumerate([70, 33, 16]):
+            assert torch.equal(
+                second.keys[lane, :, :before], first.key_value.keys[lane, :, :before]
+            )
+            torch.testing.assert_close(second.keys[lane, :, before:], anew[lane, :, before:])
+
+    def test_a_causal_layer_does_not_tell_how_long_a_sequence_is(self, x: Tensor):
+        layer = make(causal=True)
+        cache = layer.step(x, lengths=torch.tensor([48, 48, 48])).cache
+        one, other = (
+            layer.step(x.cos(), lengths=torch.tensor([n, n, n]), cache=cache).output[:, :40]
+            for n in (40, 60)
+        )
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
 class TestBadInput:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"mask": torch.ones(10, 10, dtype=torch.int64)}, "mask has type torch.int64"),
+            ({"mask": torch.ones(10, 9)}, "mask has shape"),
+            ({"key_lengths": torch.ones(1, dtype=torch.int64)}, "key_lengths has shape"),
+            ({"key_lengths": torch.ones(2)}, "key_lengths has shape"),
+        ],
+    )
+    def test_of_the_paths_alone(self, arguments: dict[str, Any], message: str):
+        x = torch.randn(2, 10, 8)
+        local = SlidingWindowAttention(2, SpanOptions())
+        for path in (
+            lambda: MultiHeadAttention(8, 2)(x, **arguments),
+            lambda: AdaptiveSpan(2, SpanOptions())(x, x, x, torch.ones(2), **arguments),
+            lambda: local(x, torch.ones(2), **arguments),
+        ):
+            with pytest.raises(ValueError, match=message):
+                path()
+
+    def test_sizes_of_the_paths_alone(self):
+        for make_one, message in [
+            (lambda: MultiHeadAttention(10, 4), "head must divide dims"),
+            (lambda: AdaptiveUpdateAttention(3, 1), "dims must be at least 4"),
+            (lambda: AdaptiveSpan(0, SpanOptions()), "head must be at least 1, got 0"),
+            (lambda: SlidingWindowAttention(3, SpanOptions(), 10), "head must divide dims"),
+        ]:
+            with pytest.raises(ValueError, match=message):
+                make_one()
+
+    def test_numbers_are_floating_and_lengths_are_clamped(self, x: Tensor):
+        layer = make()
+        with pytest.raises(ValueError, match=r"x has type torch\.int64; it must be floating"):
+            layer(torch.ones(1, 5, 32, dtype=torch.int64))
+        beyond = torch.tensor([700, 70, 71])
+        torch.testing.assert_close(layer(x, lengths=beyond), layer(x))
+        layer.refiner = Refiner()
+        with pytest.raises(ValueError, match="x has shape"):
+            layer.decide(x[0])
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [

@@ -122,7 +122,7 @@ def test_every_defect_shows(defects: list[Defect]):
     assert by_number["9"].original == by_number["9"].default == 0
     assert by_number["9"].option is not None
     assert by_number["9"].option > 0
-    assert (by_number["10"].original, by_number["10"].default) == (10, 0)
+    assert (by_number["10"].original, by_number["10"].default) == (20, 0)
 
 
 def test_stored_defects_are_those_of_the_readme():

@@ -61,7 +61,7 @@ def _one_pass(contexts: tuple[int, ...], rounds: int, generator: torch.Generator
 
             local, full = side_by_side(attend, _full(k), rounds=rounds, least=_SECONDS)
             share = spans.visited_keys(tokens).item() / tokens**2
-            name = f"one pass: time over proportional cost, ctx {tokens}, window {window}"
+            name = f"one pass over proportional cost, ctx {tokens}, window {window}"
             yield Row(name, local / (share * full), goal, "lower")
 
 
@@ -83,7 +83,7 @@ def _whole_path(
                 )
                 share = done.visited_keys.item() / tokens**2
                 yield Row(
-                    f"local path: time over proportional cost of its steps, {name}",
+                    f"local path over proportional cost, {name}",
                     local / (share * full),
                     1.25,
                     "lower",
@@ -98,7 +98,7 @@ def _whole_path(
                 least=_SECONDS,
             )
             yield Row(
-                f"local path: speed against a loop over windows, {name}",
+                f"local path, speed against a loop, {name}",
                 loop / local,
                 3.0 if window <= 32 else 1.0,
                 "higher",
@@ -125,9 +125,10 @@ def _loop(x: Tensor, window: int, span: int, temperature: float) -> Tensor:
 
 
 def _local_attention(tokens: int, rounds: int, generator: torch.Generator) -> Iterator[Row]:
+    """Against the package, each window seeing itself and the one on either side."""
     there = importlib.util.find_spec("local_attention") is not None
     for window in (256, 128, 64, 32, 16):
-        name = f"the package local-attention, ctx {tokens}, window {window}, a window either side"
+        name = f"ctx {tokens}, window {window}"
         speed = memory = None
         if there:
             from local_attention import LocalAttention
@@ -148,8 +149,8 @@ def _local_attention(tokens: int, rounds: int, generator: torch.Generator) -> It
             torch.testing.assert_close(ours(), other(), rtol=1e-3, atol=1e-5)
             one, two = side_by_side(ours, other, rounds=rounds, least=_SECONDS)
             speed, memory = two / one, peak_memory(ours) / peak_memory(other)
-        yield Row(f"speed against {name}", speed, 2.5, "higher")
-        yield Row(f"peak memory over that of {name}", memory, 0.5, "lower")
+        yield Row(f"speed against local-attention, {name}", speed, 2.5, "higher")
+        yield Row(f"peak memory over local-attention's, {name}", memory, 0.5, "lower")
 
 
 def _growth(contexts: tuple[int, ...], rounds: int, generator: torch.Generator) -> Iterator[Row]:
@@ -164,9 +165,9 @@ def _growth(contexts: tuple[int, ...], rounds: int, generator: torch.Generator) 
         extra = peak_memory(lambda x=x: path(x, torch.ones(1))) / (x.numel() * x.element_size())
     exponent = np.polyfit(np.log(contexts), np.log(seconds), 1)[0]
     name = f"ctx {contexts[0]} to {contexts[-1]}, window 64"
-    yield Row(f"local path: exponent of time by ctx, {name}", float(exponent), 1.1, "lower")
+    yield Row(f"local path, exponent of time by ctx, {name}", float(exponent), 1.1, "lower")
     yield Row(
-        f"local path: peak extra memory over the input's, ctx {contexts[-1]}, window 64",
+        f"local path, peak extra memory over the input, ctx {contexts[-1]}, window 64",
         extra,
         2.0,
         "lower",
@@ -184,9 +185,7 @@ def _lanes(rounds: int, generator: torch.Generator) -> Row:
             path(x[lane : lane + 1], scale[lane : lane + 1])
 
     together, separate = side_by_side(lambda: path(x, scale), apart, rounds=rounds, least=_SECONDS)
-    name = (
-        f"{lanes} lanes of different spans in one call: speed against {lanes} calls, ctx {tokens}"
-    )
+    name = f"{lanes} lanes in one call, speed against {lanes} calls, ctx {tokens}"
     return Row(name, separate / together, 1.0, "higher")
 
 
@@ -198,20 +197,18 @@ def _cuda(quick: bool) -> Iterator[Row]:
         for tokens, lanes in ((1024, 256), (4096, 64), (16384, 16))
     ]
     for tokens, lanes, size in sizes[:1] if quick else sizes:
-        name = f"CUDA, {lanes} lanes of {tokens} tokens, heads of {size}, bfloat16"
+        name = f"CUDA, {lanes} lanes, ctx {tokens}, heads of {size}"
         teraflops = rate = compilations = synchronisations = None
         if torch.cuda.is_available():
             teraflops, rate, compilations, synchronisations = _flex(tokens, lanes, size)
         yield Row(f"TFLOP/s over visited keys, {name}", teraflops, None, "higher")
-        yield Row(
-            f"rate over visited keys against dense FlexAttention, {name}", rate, 0.7, "higher"
-        )
+        yield Row(f"rate against dense FlexAttention, {name}", rate, 0.7, "higher")
         yield Row(f"compilations after the first, {name}", compilations, 0.0, "lower")
         yield Row(f"synchronisations inside a pass, {name}", synchronisations, 0.0, "lower")
 
 
 def _flex(tokens: int, lanes: int, size: int) -> tuple[float, float, float, float]:
-    """TFLOP/s over visited keys, rate against the dense one, compilations after the first, synchronisations inside a pass."""
+    """TFLOP/s, their share of the dense rate, compilations after the first, synchronisations."""
     device = torch.device("cuda")
     generator = torch.Generator(device).manual_seed(0)
     q = torch.randn(

@@ -173,14 +173,18 @@ def bench_attention(
     machine = describe_bench(torch.device("cuda" if cuda else "cpu"))
     console = Console(width=None if sys.stdout.isatty() else 120)
     done: list[Row] = []
-    with console.status("measuring"):
+    with console.status("measuring") as status:
         for row in rows(quick, torch.Generator().manual_seed(0)):
             done.append(row)
-            console.print(f"{row.name}: {number(row.value)}", style="dim", highlight=False)
+            status.update(f"measured: {row.name}: {number(row.value)}")
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    console.print(make_bench_table(done))
-    if any(row.value is None for row in done):
-        print("not measured: what needs a CUDA device or the package local-attention (extra dev)")
+    console.print(make_bench_table([row for row in done if row.value is not None]))
+    missing = [row.name for row in done if row.value is None]
+    if missing:
+        print(
+            f"not measured: {len(missing)} figures that need a CUDA device or the package "
+            "local-attention (extra dev)"
+        )
     if json is not None:
         write_bench(json, machine, [row.as_json() for row in done])
         print(f"written: {json}")

@@ -48,8 +48,12 @@ class Windows(NamedTuple):
     def focused(self, out: Tensor) -> Windows:
         """The same windows, their last output added to their queries."""
         factor = self.inverse_temperature
-        q = self.q + out if factor is None else torch.addcmul(self.q, out, factor)
-        return self._replace(q=q)
+        if factor is None:
+            return self._replace(q=self.q + out)
+        if torch.is_grad_enabled() or self.causal:
+            return self._replace(q=torch.addcmul(self.q, out, factor))
+        # Queries divided by a temperature are a copy already, and in no one else's hands.
+        return self._replace(q=self.q.addcmul_(out, factor))
 
     def run(self, rows: slice) -> Windows:
         """Consecutive windows of them."""
@@ -137,7 +141,8 @@ def _focus(state: Pass, left: int) -> Iterator[Pass]:
         going = moving.any(1)
         if not going.all():
             break
-        # Rebound, so that the pass before is let go and its memory, still in cache, used again.
+        # What is not needed any more is let go, so that its memory, still in cache, is used again.
+        state = state._replace(before=None)
         state = state.following(moving)
         left -= 1
     else:

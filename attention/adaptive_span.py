@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .heads import join_heads, split_heads
-from .inputs import check_lengths, check_mask
+from .inputs import check_lengths, check_mask, check_values
 from .kernels import Attended, for_tensor
 from .kernels.reference import attention_weights, score_bias
 from .options import SpanOptions, check_rules, check_whole_numbers
@@ -126,7 +126,7 @@ class AdaptiveSpan(nn.Module):
             The output with its spans and its price.
 
         Raises:
-            ValueError: Shapes do not fit one another.
+            ValueError: Shapes do not fit one another, or values on the host are out of bounds.
         """
         spans = self.spans(scale, lengths, key_lengths)
         return self._attend(q, k, v, scale, spans, mask, 1, return_stats)
@@ -244,5 +244,6 @@ class AdaptiveSpan(nn.Module):
                 f"scale has shape {tuple(scale.shape)}; it must be ({q.shape[0]},), one a lane"
             )
         check_mask(mask, (q.shape[0], self.head, q.shape[1], k.shape[1]))
-        check_lengths("lengths", spans.query_lengths, q.shape[0])
-        check_lengths("key_lengths", spans.key_lengths, q.shape[0])
+        check_values("scale", scale, 0, 1)
+        check_lengths("lengths", spans.query_lengths, q.shape[0], q.shape[1])
+        check_lengths("key_lengths", spans.key_lengths, q.shape[0], k.shape[1])

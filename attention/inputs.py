@@ -1,6 +1,6 @@
-"""What a layer may be handed: checked by shape and type, never by value.
+"""What a layer may be handed: shapes and types are checked always, values where they lie at hand.
 
-Looking at values would make an accelerator wait; they are checked where data enters.
+To look at values on an accelerator would make it wait; there lengths and actions are clamped.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Inputs:
         return self.lengths if self.xa is None else self.xa_lengths
 
     def clamped(self) -> Inputs:
-        """The same, no length beyond what there is; lengths are not looked at."""
+        """The same, no length beyond what there is, where they were not looked at."""
         lengths, xa_lengths = self.lengths, self.xa_lengths
         if lengths is not None:
             lengths = lengths.clamp(0, self.x.shape[1])
@@ -71,11 +71,12 @@ class Inputs:
         for name, given in (("x", x), ("xa", xa)):
             if given is not None and not given.dtype.is_floating_point:
                 raise ValueError(f"{name} has type {given.dtype}; it must be floating")
-        check_mask(self.mask, (lanes, head, tokens, tokens if xa is None else xa.shape[1]))
+        keys = tokens if xa is None else xa.shape[1]
+        check_mask(self.mask, (lanes, head, tokens, keys))
         if xa is None and self.xa_lengths is not None:
             raise ValueError("xa_lengths is given without xa: the lengths of x are `lengths`")
-        check_lengths("lengths", self.lengths, lanes)
-        check_lengths("xa_lengths", self.xa_lengths, lanes)
+        check_lengths("lengths", self.lengths, lanes, tokens)
+        check_lengths("xa_lengths", self.xa_lengths, lanes, keys)
 
 
 def check_mask(mask: Tensor | None, scores: tuple[int, ...]) -> None:
@@ -102,7 +103,19 @@ def check_mask(mask: Tensor | None, scores: tuple[int, ...]) -> None:
         )
 
 
-def check_lengths(name: str, lengths: Tensor | None, lanes: int) -> None:
+def check_values(name: str, values: Tensor, low: int, high: int) -> None:
+    """Refuse numbers that lie outside, if they lie on the host.
+
+    Raises:
+        ValueError: The message names them and the bounds.
+    """
+    if values.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    if not ((values >= low) & (values <= high)).all():
+        raise ValueError(f"{name} must be in [{low}, {high}], got {values.tolist()}")
+
+
+def check_lengths(name: str, lengths: Tensor | None, lanes: int, tokens: int) -> None:
     """Refuse what are no numbers of tokens, one for each lane.
 
     Raises:
@@ -116,3 +129,4 @@ def check_lengths(name: str, lengths: Tensor | None, lanes: int) -> None:
             f"{name} has shape {tuple(lengths.shape)} and type {lengths.dtype}; it must be "
             f"integers of shape ({lanes},)"
         )
+    check_values(name, lengths, 0, tokens)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .adaptive_update import AdaptiveUpdateAttention, KeyValueCache
 from .controllers import SpanController, StoredController
 from .hints import did_you_mean
-from .inputs import Inputs
+from .inputs import Inputs, check_values
 from .metrics import state_ids
 from .multi_head import MultiHeadAttention
 from .options import SpanOptions, check_sizes
@@ -221,8 +221,8 @@ class IntegratedAttention(TwoPathAttention):
         Args:
             x: Shape (lanes, tokens, dims), ``tokens <= ctx``.
             action: Action of each lane, integers 0..9 of shape (lanes,), or one for all; without
-                it the span scale is the predictor's. A tensor's values are not looked at: those
-                below and above are taken as 0 and 9.
+                it the span scale is the predictor's. On an accelerator values are not looked at:
+                those below and above are taken as 0 and 9.
             xa: Where keys and values come from, shape (lanes, keys, dims); ``x`` if None.
             mask: Boolean (True: may be seen) or added to the scores, for both paths; broadcastable
                 to (lanes, heads, tokens, keys).
@@ -332,7 +332,7 @@ class IntegratedAttention(TwoPathAttention):
     def _share(self, x: Tensor, action: Tensor | int | None) -> tuple[Tensor | None, bool]:
         """The action as a share of the span, (lanes,), and whether it is of the longest span.
 
-        A tensor's values are not looked at.
+        On an accelerator values are not looked at.
         """
         absolute = self.action_scale == "absolute"
         if action is None:
@@ -346,6 +346,7 @@ class IntegratedAttention(TwoPathAttention):
                 f"action has shape {tuple(actions.shape)} and type {actions.dtype}; it must be one "
                 f"integer or one for each of the {len(x)} lanes"
             )
+        check_values("action", actions, 0, ACTIONS - 1)
         actions = actions.to(torch.promote_types(x.dtype, torch.float32))
         return (actions / (ACTIONS - 1)).clamp(0, 1).expand(len(x)), absolute
 

@@ -85,7 +85,7 @@ class MultiHeadAttention(nn.Module):
     ) -> Tensor | None:
         """What is added to the scores, broadcastable to (lanes, heads, queries, keys)."""
         check_mask(mask, (*query.shape[:3], key.shape[2]))
-        check_lengths("key_lengths", key_lengths, len(query))
+        check_lengths("key_lengths", key_lengths, len(query), key.shape[2])
         parts = [] if mask is None else [mask]
         positions = torch.arange(key.shape[-2], device=key.device)
         if key_lengths is not None:

@@ -73,7 +73,7 @@ class SlidingWindowAttention(AdaptiveSpan):
             The output with its spans and its price.
 
         Raises:
-            ValueError: Shapes do not fit one another.
+            ValueError: Shapes do not fit one another, or values on the host are out of bounds.
         """
         q, k, v = self._queries_keys_values(x, xa)
         spans = self.spans(scale, lengths, key_lengths)

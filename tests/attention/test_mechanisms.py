@@ -613,12 +613,18 @@ class TestBadInput:
             with pytest.raises(ValueError, match=message):
                 make_one()
 
-    def test_numbers_are_floating_and_lengths_are_clamped(self, x: Tensor):
+    def test_values_on_the_host_are_looked_at(self, x: Tensor):
         layer = make()
         with pytest.raises(ValueError, match=r"x has type torch\.int64; it must be floating"):
             layer(torch.ones(1, 5, 32, dtype=torch.int64))
-        beyond = torch.tensor([700, 70, 71])
-        torch.testing.assert_close(layer(x, lengths=beyond), layer(x))
+        with pytest.raises(ValueError, match=r"lengths must be in \[0, 70\], got \[70, 71, 3\]"):
+            layer(x, lengths=torch.tensor([70, 71, 3]))
+        with pytest.raises(ValueError, match=r"action must be in \[0, 9\], got \[0, 9, 12\]"):
+            layer.outcome(x, torch.tensor([0, 9, 12]))
+        span = AdaptiveSpan(4, SpanOptions())
+        for scale in ([0.5, 1.1, 0.0], [0.5, -0.1, 0.0], [0.5, float("nan"), 0.0]):
+            with pytest.raises(ValueError, match=r"scale must be in \[0, 1\]"):
+                span(x, x, x, torch.tensor(scale))
         layer.refiner = Refiner()
         with pytest.raises(ValueError, match="x has shape"):
             layer.decide(x[0])

@@ -76,7 +76,6 @@ class Pass(NamedTuple):
         before: Output of the pass before; None after the first.
         passes: Passes so far, int64, of each query (windows, queries) where they stop one by one,
             else of each window (windows, 1).
-        moving: Which of them took part in the last pass, boolean; all if None.
     """
 
     windows: Windows
@@ -84,19 +83,20 @@ class Pass(NamedTuple):
     lse: Tensor
     before: Tensor | None
     passes: Tensor
-    moving: Tensor | None
 
     @classmethod
     def first(cls, windows: Windows) -> Pass:
         """The first pass."""
         out, lse = windows.attend()
         shape = out.shape[:2] if windows.causal else (len(out), 1)
-        return cls(windows, out, lse, None, torch.ones(shape, dtype=torch.int64), None)
+        return cls(windows, out, lse, None, torch.ones(shape, dtype=torch.int64))
 
     def goes_on(self) -> Tensor:
-        """What is to be focused further, boolean, shaped like ``passes``."""
-        moving = moves_on(_change(self.out, self.before, self.windows.causal))
-        return moving if self.moving is None else moving & self.moving
+        """What is to be focused further, boolean, shaped like ``passes``.
+
+        A query that has stopped keeps its output, which therefore changes no more.
+        """
+        return moves_on(_change(self.out, self.before, self.windows.causal))
 
     def following(self, moving: Tensor) -> Pass:
         """The next pass, over windows in each of which something is moving."""
@@ -110,18 +110,16 @@ class Pass(NamedTuple):
             out, lse = windows.attend()
             out = torch.where(chosen[..., None], out, self.out)
             lse = torch.where(chosen, lse, self.lse)
-        return Pass(windows, out, lse, self.out, self.passes + moving, moving)
+        return Pass(windows, out, lse, self.out, self.passes + moving)
 
     def run(self, rows: slice) -> Pass:
         """Consecutive windows of it."""
-        before, moving = self.before, self.moving
         return Pass(
             self.windows.run(rows),
             self.out[rows],
             self.lse[rows],
-            None if before is None else before[rows],
+            None if self.before is None else self.before[rows],
             self.passes[rows],
-            None if moving is None else moving[rows],
         )
 
     def tokens(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

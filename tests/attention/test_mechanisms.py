@@ -162,6 +162,17 @@ class TestCausality:
             layer.step(following * 2, cache=one.cache).span,
         )
 
+    @pytest.mark.parametrize("causal", [False, True])
+    def test_what_is_computed_anew_is_decided_from_the_pass_before(self, causal: bool, x: Tensor):
+        layer = make(causal=causal)
+        decisions = set()
+        cache = layer.step(x).cache
+        for number in range(12):
+            towards = torch.randn(32, generator=torch.Generator().manual_seed(number))
+            kept = layer.step(x + 9 * towards, cache=cache).cache.key_value
+            decisions.add((*kept.refreshed_keys.tolist(), *kept.refreshed_values.tolist()))
+        assert len(decisions) == 1 if causal else len(decisions) > 1
+
     @LAYERS
     def test_without_it_they_do(self, kind: Kind, x: Tensor):
         layer, changed = make(kind), x.clone()

@@ -76,8 +76,17 @@ class AdaptiveSpan(nn.Module):
         scale: Tensor,
         query_lengths: Tensor | None = None,
         key_lengths: Tensor | None = None,
+        *,
+        crossed: bool = False,
     ) -> Spans:
-        """What each query sees at the lanes' span scales, shape (lanes,)."""
+        """What each query sees at the lanes' span scales, shape (lanes,).
+
+        Args:
+            scale: Span scale of each lane, shape (lanes,), in [0, 1].
+            query_lengths: Queries of each lane that are no padding, shape (lanes,), integers.
+            key_lengths: The same of the keys.
+            crossed: Whether keys come from another sequence, which has no future to be hidden.
+        """
         options = self.options
         spans = Spans.from_scale(
             scale,
@@ -91,7 +100,8 @@ class AdaptiveSpan(nn.Module):
             edge = SoftEdge(reach, options.ramp)
         return dataclasses.replace(
             spans,
-            causal=options.causal,
+            causal=options.causal and not crossed,
+            singly=options.causal,
             query_lengths=query_lengths,
             key_lengths=key_lengths,
             edge=edge,
@@ -128,6 +138,7 @@ class AdaptiveSpan(nn.Module):
         Raises:
             ValueError: Shapes do not fit one another, or values on the host are out of bounds.
         """
+        check_values("scale", scale, 0, 1)
         spans = self.spans(scale, lengths, key_lengths)
         return self._attend(q, k, v, scale, spans, mask, 1, return_stats)
 
@@ -244,6 +255,5 @@ class AdaptiveSpan(nn.Module):
                 f"scale has shape {tuple(scale.shape)}; it must be ({q.shape[0]},), one a lane"
             )
         check_mask(mask, (q.shape[0], self.head, q.shape[1], k.shape[1]))
-        check_values("scale", scale, 0, 1)
         check_lengths("lengths", spans.query_lengths, q.shape[0], q.shape[1])
         check_lengths("key_lengths", spans.key_lengths, q.shape[0], k.shape[1])

@@ -47,7 +47,7 @@ class AdaptiveUpdateAttention(MultiHeadAttention):
     Args:
         dims: Width of input and output, at least 4.
         head: Number of heads; divides ``dims``.
-        causal: Whether a token sees none after it.
+        causal: Whether a token sees none after it; of another sequence, ``xa``, it sees all.
 
     Example:
         >>> attention = AdaptiveUpdateAttention(16, head=4)
@@ -107,7 +107,8 @@ class AdaptiveUpdateAttention(MultiHeadAttention):
         kept = KeyValueCache(
             key.detach(), value.detach(), anew_keys, anew_values, lengths, summary.detach()
         )
-        return self._attended(query, key, value, mask, key_lengths), kept
+        causal = self.causal and xa is None
+        return self._attended(query, key, value, mask, key_lengths, causal), kept
 
     def _check(self, cache: KeyValueCache, query: torch.Size, keys: int) -> None:
         needed = (*query[:2], keys, query[3])

@@ -87,6 +87,8 @@ def check_mask(mask: Tensor | None, scores: tuple[int, ...]) -> None:
     """
     if mask is None:
         return
+    if not isinstance(mask, Tensor):
+        raise ValueError(f"mask is a {type(mask).__name__}; it must be a tensor")
     if mask.dtype != torch.bool and not mask.dtype.is_floating_point:
         raise ValueError(
             f"mask has type {mask.dtype}; it must be boolean (True: may be seen) or floating "
@@ -111,7 +113,8 @@ def check_values(name: str, values: Tensor, low: int, high: int) -> None:
     """
     if values.device.type != "cpu" or torch.compiler.is_compiling():
         return
-    if not ((values >= low) & (values <= high)).all():
+    # What is no number comes of an input that was none, and is not the caller's to mend here.
+    if ((values < low) | (values > high)).any():
         raise ValueError(f"{name} must be in [{low}, {high}], got {values.tolist()}")
 
 
@@ -123,6 +126,8 @@ def check_lengths(name: str, lengths: Tensor | None, lanes: int, tokens: int) ->
     """
     if lengths is None:
         return
+    if not isinstance(lengths, Tensor):
+        raise ValueError(f"{name} is a {type(lengths).__name__}; it must be a tensor of integers")
     whole = not lengths.dtype.is_floating_point and lengths.dtype != torch.bool
     if lengths.shape != (lanes,) or not whole:
         raise ValueError(

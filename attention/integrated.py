@@ -49,7 +49,12 @@ class IntegratedAttention(TwoPathAttention):
     Cross-attention and causality are explained at `TwoPathAttention`.
 
     A pass changes nothing but the refiner, in train mode, so that gradient checkpointing may run
-    it twice; a learning refiner has to be asked before: ``layer.outcome(x, layer.decide(x))``.
+    it twice. A learning refiner has to be asked before and told after: checkpoint
+    ``layer.outcome(x, action)`` with ``action = layer.decide(x)``, then ``layer.learn(outcome,
+    action)``.
+
+    The refresh predictors decide by a threshold, and get no gradient; the span predictor gets one
+    with ``soft_span`` only. Distributed training has to be told (``find_unused_parameters=True``).
 
     Args:
         ctx: Longest sequence, in tokens.
@@ -247,17 +252,33 @@ class IntegratedAttention(TwoPathAttention):
         if torch._C._current_graph_task_id() != -1 and not self._is_greedy:
             raise RuntimeError(
                 "gradient checkpointing runs this pass twice, and would ask the refiner twice: "
-                "checkpoint layer.outcome(x, action) with action = layer.decide(x)"
+                "checkpoint layer.outcome(x, action) with action = layer.decide(x), and have it "
+                "learn by layer.learn(outcome, action)"
             )
         x = inputs.x
         states = state_ids(self.features(x, lengths=inputs.lengths, cache=cache))
         action = self._asked(states, x.device)
         outcome = self._run(inputs, cache, return_stats, *self._share(x, action))
         if self._learns:
-            rewards, after = outcome.reward.tolist(), outcome.next_state
-            for decision in zip(states, action.tolist(), rewards, after, strict=True):
-                self.refiner.update(*decision)
+            self.learn(outcome, action)
         return outcome
+
+    def learn(self, outcome: Outcome, action: Tensor) -> None:
+        """Have the refiner learn what its decisions led to; copies to the host.
+
+        `forward` and `step` do so in train mode. After `outcome` it is for the caller to do, say
+        under gradient checkpointing.
+
+        Args:
+            outcome: What came of them.
+            action: The decisions, integers of shape (lanes,), of `decide`.
+        """
+        if self.refiner is None:
+            return
+        rewards = outcome.reward.tolist()
+        decisions = (outcome.state, action.tolist(), rewards, outcome.next_state)
+        for decision in zip(*decisions, strict=True):
+            self.refiner.update(*decision)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "refiner":
@@ -337,7 +358,8 @@ class IntegratedAttention(TwoPathAttention):
         absolute = self.action_scale == "absolute"
         if action is None:
             return None, False
-        if isinstance(action, int | float) and action not in range(ACTIONS):
+        wrong = isinstance(action, int) and action not in range(ACTIONS)
+        if isinstance(action, float) or wrong:
             raise ValueError(f"action must be an integer in 0..{ACTIONS - 1}, got {action!r}")
         actions = torch.as_tensor(action, device=x.device)
         whole = not actions.dtype.is_floating_point and actions.dtype != torch.bool
@@ -362,6 +384,8 @@ class IntegratedAttention(TwoPathAttention):
 
 
 def _check_refiner(refiner: object) -> None:
+    if isinstance(refiner, type):
+        raise TypeError(f"refiner is the class {refiner.__name__}; it must be made: call the class")
     if refiner is not None and not isinstance(refiner, SpanController):
         raise TypeError(
             "refiner must have the methods choose_action(state) and update(state, action, reward, "

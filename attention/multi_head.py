@@ -17,7 +17,7 @@ class MultiHeadAttention(nn.Module):
     Args:
         dims: Width of input and output.
         head: Number of heads; divides ``dims``.
-        causal: Whether a token sees none after it.
+        causal: Whether a token sees none after it; of another sequence, ``xa``, it sees all.
     """
 
     def __init__(self, dims: int, head: int, causal: bool = False) -> None:
@@ -51,7 +51,8 @@ class MultiHeadAttention(nn.Module):
         """
         source = x if xa is None else xa
         key, value = self.key_module(source), self.value_module(source)
-        return self._attended(self.query_module(x), key, value, mask, key_lengths)
+        causal = self.causal and xa is None
+        return self._attended(self.query_module(x), key, value, mask, key_lengths, causal)
 
     def weights(
         self,
@@ -63,7 +64,7 @@ class MultiHeadAttention(nn.Module):
     ) -> Tensor:
         """The attention weights, shape (lanes, heads, queries, keys); arguments as in `forward`."""
         query, key = self.query_module(x), self.key_module(x if xa is None else xa)
-        bias = self._bias(query, key, mask, key_lengths)
+        bias = self._bias(query, key, mask, key_lengths, self.causal and xa is None)
         return attention_weights(query, key, query.new_zeros(1) if bias is None else bias)
 
     def _attended(
@@ -73,15 +74,21 @@ class MultiHeadAttention(nn.Module):
         value: Tensor,
         mask: Tensor | None,
         key_lengths: Tensor | None,
+        causal: bool,
     ) -> Tensor:
         attend = nn.functional.scaled_dot_product_attention
         if mask is None and key_lengths is None:
-            return self.combiner(attend(query, key, value, is_causal=self.causal))
-        bias = self._bias(query, key, mask, key_lengths)
+            return self.combiner(attend(query, key, value, is_causal=causal))
+        bias = self._bias(query, key, mask, key_lengths, causal)
         return self.combiner(attend(query, key, value, attn_mask=bias))
 
     def _bias(
-        self, query: Tensor, key: Tensor, mask: Tensor | None, key_lengths: Tensor | None
+        self,
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        key_lengths: Tensor | None,
+        causal: bool,
     ) -> Tensor | None:
         """What is added to the scores, broadcastable to (lanes, heads, queries, keys)."""
         check_mask(mask, (*query.shape[:3], key.shape[2]))
@@ -90,7 +97,7 @@ class MultiHeadAttention(nn.Module):
         positions = torch.arange(key.shape[-2], device=key.device)
         if key_lengths is not None:
             parts.append((positions < key_lengths[:, None])[:, None, None])
-        if self.causal:
+        if causal:
             queries = torch.arange(query.shape[-2], device=key.device)
             parts.append(positions <= queries[:, None])
         biases = [additive(part, query.dtype) for part in parts]

@@ -1,7 +1,7 @@
 """The original layer, defects and all, so that their cost can be measured.
 
-A frozen preset: it reproduces what the original code computed, on the CPU, to rounding. It differs
-from the default layer in ten points:
+A frozen preset: it reproduces what the original code computed, on the CPU, to rounding. Where it
+differs from the default layer, numbered as by ``spangym defects``:
 
 1. its fused attention ignores the temperature;
 2. its local path is causal, by position inside the slice that a window hands over;
@@ -10,11 +10,13 @@ from the default layer in ten points:
    ``head_size ** -1/2``;
 5. queries and keys of a window are cut to the first ``min(int(max_span * m), queries, keys,
    max_dist)``: a window attends to the *start* of its interval, not to itself;
-6. iterative focus stops for the whole batch at once;
-7. a whole batch shares one span: the mean over its sequences;
-8. a span scale of less than one key turns the local path off;
-9. the state is of the whole batch;
+6. a whole batch is one: iterative focus stops for all of it at once, it shares one span, the mean
+   over its sequences, and one state and reward; a span scale of less than one key turns the local
+   path off;
 10. a refiner explores and learns in eval mode too.
+
+Numbers 7 to 9 are the default layer's as well: ties go to action 0, actions are shares of a
+prediction, and the span has no gradient.
 """
 
 from __future__ import annotations
@@ -218,6 +220,7 @@ class OriginalAdaptiveUpdateAttention(AdaptiveUpdateAttention):
         value: Tensor,
         mask: Tensor | None,  # noqa: ARG002
         key_lengths: Tensor | None,  # noqa: ARG002
+        causal: bool,  # noqa: ARG002
     ) -> Tensor:
         attend = nn.functional.scaled_dot_product_attention
         return self.combiner(attend(query, key, value, is_causal=self._sees_the_past_only))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from .integrated import IntegratedAttention
@@ -38,8 +40,6 @@ class FocusAttention(IntegratedAttention):
 
 class HybridAttention(TwoPathAttention):
     """A local path beside a plain multi-head global path; no agent: the predictor decides.
-
-    Arguments are those of `IntegratedAttention`, with windows of 32 tokens; a refiner it has none.
 
     Args:
         ctx: Longest sequence, in tokens.
@@ -99,3 +99,8 @@ class HybridAttention(TwoPathAttention):
             attn_local = SlidingWindowAttention(head, options, dims if local_projections else None)
             attn_global = MultiHeadAttention(dims, head, causal)
         super().__init__(ctx, dims, head, attn_local, attn_global, generator)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "refiner":
+            raise AttributeError("HybridAttention has no refiner: its predictor decides the span")
+        super().__setattr__(name, value)

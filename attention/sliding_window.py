@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from .adaptive_span import AdaptiveSpan, LocalPass
 from .heads import ProjectionModule, join_heads
+from .inputs import check_values
 from .options import SpanOptions, check_sizes
 
 FOCUS_STEPS = 10
@@ -62,7 +63,8 @@ class SlidingWindowAttention(AdaptiveSpan):
             x: Normalised input, shape (lanes, queries, dims).
             scale: Span scale of each lane, shape (lanes,), in [0, 1]; 0 turns a lane off.
             xa: Where keys and values come from, shape (lanes, keys, dims); ``x`` if None. Queries
-                and keys stand at the same positions: window ``i`` sees its interval of ``xa``.
+                and keys stand at the same positions: window ``i`` sees its interval of ``xa``, all
+                of it with ``causal`` too.
             mask: Boolean (True: may be seen) or added to the scores; broadcastable to (lanes,
                 heads, queries, keys).
             lengths: Queries of each lane that are no padding, shape (lanes,), integers.
@@ -76,7 +78,8 @@ class SlidingWindowAttention(AdaptiveSpan):
             ValueError: Shapes do not fit one another, or values on the host are out of bounds.
         """
         q, k, v = self._queries_keys_values(x, xa)
-        spans = self.spans(scale, lengths, key_lengths)
+        check_values("scale", scale, 0, 1)
+        spans = self.spans(scale, lengths, key_lengths, crossed=xa is not None)
         return self._attend(q, k, v, scale, spans, mask, FOCUS_STEPS, return_stats)
 
     def weights(  # type: ignore[override]
@@ -95,7 +98,7 @@ class SlidingWindowAttention(AdaptiveSpan):
             Shape (lanes, heads, queries, keys).
         """
         q, k, v = self._queries_keys_values(x, xa)
-        spans = self.spans(scale, lengths, key_lengths)
+        spans = self.spans(scale, lengths, key_lengths, crossed=xa is not None)
         return self._weights(q, k, v, scale, spans, mask, FOCUS_STEPS)
 
     def _queries_keys_values(self, x: Tensor, xa: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

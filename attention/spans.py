@@ -8,7 +8,7 @@ value is read back to the host, so that it runs on an accelerator without a sync
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -60,6 +60,8 @@ class Spans:
         span: Keys from the first query of a window on, shape (lanes,), int64; at least the window,
             or 0 where the local path of the lane is off.
         causal: Whether a query sees no key after its own position.
+        singly: Whether queries of a window are told nothing of one another: each stops focusing by
+            itself, where else a window does. Causal ones always are.
         query_lengths: Tokens of each lane that are no padding, shape (lanes,), int64; all if None.
         key_lengths: The same of the keys.
         edge: The soft edge of the intervals; none by default.
@@ -78,9 +80,14 @@ class Spans:
     window: Tensor
     span: Tensor
     causal: bool = False
+    singly: bool = False
     query_lengths: Tensor | None = None
     key_lengths: Tensor | None = None
     edge: SoftEdge | None = None
+
+    def __post_init__(self) -> None:
+        if self.causal:
+            object.__setattr__(self, "singly", True)
 
     @classmethod
     def from_scale(
@@ -112,18 +119,19 @@ class Spans:
             tokens: Most tokens of a sequence, queries or keys.
         """
         everything = torch.full_like(like.span, tokens)
-        return cls(everything, everything, like.causal, like.query_lengths, like.key_lengths)
+        return replace(like, window=everything, span=everything, edge=None)
 
     def of_lane(self, lane: int) -> Spans:
         """The spans of one lane alone."""
         one = slice(lane, lane + 1)
-        return Spans(
-            self.window[one],
-            self.span[one],
-            self.causal,
-            None if self.query_lengths is None else self.query_lengths[one],
-            None if self.key_lengths is None else self.key_lengths[one],
-            None if self.edge is None else SoftEdge(self.edge.span[one], self.edge.ramp),
+        edge = self.edge
+        return replace(
+            self,
+            window=self.window[one],
+            span=self.span[one],
+            query_lengths=None if self.query_lengths is None else self.query_lengths[one],
+            key_lengths=None if self.key_lengths is None else self.key_lengths[one],
+            edge=None if edge is None else SoftEdge(edge.span[one], edge.ramp),
         )
 
     @property
@@ -162,11 +170,11 @@ class Spans:
             sees = sees & (position < self.query_lengths[:, None])
         return torch.where(sees, first, 0), torch.where(sees, end, 0)
 
-    def log_weights(self, queries: int, keys: int) -> Tensor | None:
-        """What a soft edge adds to the scores, shape (lanes, queries, keys); None without one."""
+    def log_weights(self, queries: int, keys: int, rows: slice) -> Tensor | None:
+        """What a soft edge adds to the scores, shape (lanes, rows, keys); None without one."""
         if self.edge is None:
             return None
-        start = self.window_starts(queries)[..., None]
+        start = self.window_starts(queries)[:, rows, None]
         key = torch.arange(keys, device=start.device) - start
         return self.edge.log_weight(key, self.window[:, None, None], self.edge.span[:, None, None])
 

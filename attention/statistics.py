@@ -12,6 +12,9 @@ from .kernels import Attended, for_tensor
 from .kernels.reference import attention_weights, score_bias
 from .spans import Spans
 
+_BLOCK = 64
+"""Queries whose weights are written out together, where that cannot be helped."""
+
 
 @dataclass(frozen=True)
 class AttentionStats:
@@ -52,7 +55,7 @@ def attention_statistics(
     The score of a query and a key is ``q·k / sqrt(size)``, so its mean under the weights is that of
     the query with the mean key, and ``entropy = log-sum-exp - mean score``. Where keys are values
     the mean key is the output. What an additive mask or a soft edge adds has no such short cut: its
-    mean takes the weights of one head at a time.
+    mean takes the weights of a block of queries at a time.
 
     Args:
         attended: With details.
@@ -102,21 +105,30 @@ def _lanes(spans: Spans, mask: Tensor | None) -> Iterator[tuple[Spans, Tensor | 
         yield spans.of_lane(lane), own
 
 
+def _rows(queries: int) -> Iterator[slice]:
+    """Blocks of queries, so that memory does not grow with queries times keys."""
+    for start in range(0, queries, _BLOCK):
+        yield slice(start, min(start + _BLOCK, queries))
+
+
 def _seeing(q: Tensor, k: Tensor, own: Spans, mask: Tensor | None) -> Tensor:
     """Which of a lane's queries see a key, boolean (1, heads, queries)."""
-    seeing = (score_bias(q[:1], k[:1], own, mask) > -torch.inf).any(-1)
-    return seeing.expand(1, q.shape[1], -1)
+    blocks = [
+        (score_bias(q[:1], k[:1], own, mask, rows) > -torch.inf).any(-1)
+        for rows in _rows(q.shape[2])
+    ]
+    return torch.cat(blocks, dim=-1).expand(1, q.shape[1], -1)
 
 
 def _mean_bias(q: Tensor, k: Tensor, spans: Spans, mask: Tensor | None) -> Tensor:
     """Mean of what is added to the scores, under the weights; shape (lanes, heads, queries)."""
     means = []
     for lane, (own, own_mask) in enumerate(_lanes(spans, mask)):
-        for head in range(q.shape[1]):
-            one = (slice(lane, lane + 1), slice(head, head + 1))
-            by_head = own_mask is not None and own_mask.shape[1] > 1
-            head_mask = own_mask[:, one[1]] if own_mask is not None and by_head else own_mask
-            bias = score_bias(q[one], k[one], own, head_mask)
-            weights = attention_weights(q[one], k[one], bias)
-            means.append((weights * bias.masked_fill(weights == 0, 0.0)).sum(-1))
-    return torch.cat(means).view(q.shape[:3])
+        one = slice(lane, lane + 1)
+        blocks = []
+        for rows in _rows(q.shape[2]):
+            bias = score_bias(q[one], k[one], own, own_mask, rows)
+            weights = attention_weights(q[one, :, rows], k[one], bias)
+            blocks.append((weights * bias.masked_fill(weights == 0, 0.0)).sum(-1))
+        means.append(torch.cat(blocks, dim=-1))
+    return torch.cat(means)

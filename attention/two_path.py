@@ -34,10 +34,11 @@ class TwoPathAttention(nn.Module):
     **Cross-attention.** With ``xa`` both paths take their keys and values from it, normalised
     alike. The local path pairs positions: window ``i`` of ``x`` sees its interval of ``xa``.
 
-    **Causality.** A span is one number for a whole sequence, and read off the mean over its tokens
-    it would tell early tokens of late ones. With ``causal`` it is read off the pass before, which
-    the cache holds, and where there is none off the first token, which every token may see. The
-    same is true of all that is decided for a whole sequence.
+    **Causality.** With ``causal`` a token sees none after it; of ``xa``, another sequence, it sees
+    what it would see otherwise. A span is one number for a whole sequence, and read off the mean
+    over its tokens it would tell early tokens of late ones. With ``causal`` it is read off the pass
+    before, which the cache holds, and where there is none off the first token, which every token
+    may see. The same is true of all that is decided for a whole sequence.
 
     Args:
         ctx: Longest sequence, in tokens.
@@ -215,6 +216,7 @@ class TwoPathAttention(nn.Module):
         """
         return self._step(self._checked(x, xa, mask, lengths, xa_lengths), cache, return_stats)
 
+    @torch.no_grad()
     def attention_weights(
         self,
         x: Tensor,
@@ -228,7 +230,8 @@ class TwoPathAttention(nn.Module):
     ) -> Tensor:
         """Write out the attention weights, for plots: memory grows with tokens times keys.
 
-        Those of the local path are of each query's last pass. A refiner is not asked.
+        Those of the local path are of each query's last pass. A refiner is not asked: hand in the
+        ``scale`` of the outcome that is to be plotted. No gradient flows.
 
         Args:
             x: Shape (lanes, tokens, dims), ``tokens <= ctx``.

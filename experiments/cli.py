@@ -181,10 +181,15 @@ def bench_attention(
     console.print(make_bench_table([row for row in done if row.value is not None]))
     missing = [row.name for row in done if row.value is None]
     if missing:
-        print(
-            f"not measured: {len(missing)} figures that need a CUDA device or the package "
-            "local-attention (extra dev)"
-        )
+        needs = [
+            need
+            for word, need in (
+                ("CUDA", "a CUDA device"),
+                ("local-attention", "the package local-attention (extra dev)"),
+            )
+            if any(word in name for name in missing)
+        ]
+        print(f"not measured: {len(missing)} figures that need {' or '.join(needs)}")
     if json is not None:
         write_bench(json, machine, [row.as_json() for row in done])
         print(f"written: {json}")

@@ -174,7 +174,8 @@ def _windows(lane: _Lane, start: int, count: int) -> Windows | None:
         seen = torch.arange(first, first + length) <= torch.arange(start, start + width)[:, None]
         seen = additive(seen, q.dtype)[None, None]
         bias = seen if bias is None else bias + seen
-    return Windows(q if factor is None else q * factor, k, v, bias, triangle, factor, causal)
+    q = q if factor is None else q * factor
+    return Windows(q, k, v, bias, triangle, factor, lane.spans.singly)
 
 
 def _overlapping(x: Tensor, start: int, length: int, step: int, count: int) -> Tensor:

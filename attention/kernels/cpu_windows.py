@@ -25,7 +25,7 @@ class Windows(NamedTuple):
         bias: Added to the scores, broadcastable to (windows, heads, queries, keys).
         triangle: Whether query ``i`` sees the keys up to ``i``, and there is no bias.
         inverse_temperature: What outputs are multiplied by before they are added to the queries.
-        causal: Whether queries stop one by one: later ones must not decide when earlier ones do.
+        singly: Whether queries stop one by one: later ones must not decide when earlier ones do.
     """
 
     q: Tensor
@@ -34,7 +34,7 @@ class Windows(NamedTuple):
     bias: Tensor | None
     triangle: bool
     inverse_temperature: Tensor | None
-    causal: bool
+    singly: bool
 
     def attend(self) -> tuple[Tensor, Tensor]:
         """Output, shaped like the queries, and log-sum-exp (windows, queries, heads)."""
@@ -50,7 +50,7 @@ class Windows(NamedTuple):
         factor = self.inverse_temperature
         if factor is None:
             return self._replace(q=self.q + out)
-        if torch.is_grad_enabled() or self.causal:
+        if torch.is_grad_enabled() or self.singly:
             return self._replace(q=torch.addcmul(self.q, out, factor))
         # Queries divided by a temperature are a copy already, and in no one else's hands.
         return self._replace(q=self.q.addcmul_(out, factor))
@@ -88,7 +88,7 @@ class Pass(NamedTuple):
     def first(cls, windows: Windows) -> Pass:
         """The first pass."""
         out, lse = windows.attend()
-        shape = out.shape[:2] if windows.causal else (len(out), 1)
+        shape = out.shape[:2] if windows.singly else (len(out), 1)
         return cls(windows, out, lse, None, torch.ones(shape, dtype=torch.int64))
 
     def goes_on(self) -> Tensor:
@@ -96,12 +96,12 @@ class Pass(NamedTuple):
 
         A query that has stopped keeps its output, which therefore changes no more.
         """
-        return moves_on(_change(self.out, self.before, self.windows.causal))
+        return moves_on(_change(self.out, self.before, self.windows.singly))
 
     def following(self, moving: Tensor) -> Pass:
         """The next pass, over windows in each of which something is moving."""
         windows = self.windows.focused(self.out)
-        if not windows.causal:
+        if not windows.singly:
             out, lse = windows.attend()
         else:
             chosen = moving[..., None]
@@ -157,10 +157,10 @@ def _focus(state: Pass, left: int) -> Iterator[Pass]:
 
 
 @torch.no_grad()
-def _change(out: Tensor, before: Tensor | None, causal: bool) -> Tensor:
+def _change(out: Tensor, before: Tensor | None, singly: bool) -> Tensor:
     """Mean absolute change, of each query (windows, queries) or of each window (windows, 1)."""
     change = out.abs() if before is None else (out - before).abs_()
     # At least in single precision, as the sums are long.
-    change = change.flatten(2 if causal else 1)
+    change = change.flatten(2 if singly else 1)
     change = change.mean(-1, dtype=torch.promote_types(change.dtype, torch.float32))
     return change.view(len(out), -1)

@@ -69,7 +69,7 @@ def focus_masked(
     for _ in range(steps - 1):
         change = (out - before).detach().abs().float().mean((1, 3))
         # Were queries judged together, later ones would decide when earlier ones stop.
-        change = change if spans.causal else _window_mean(change, active, spans)
+        change = change if spans.singly else _window_mean(change, active, spans)
         active = active & moves_on(change)
         chosen = active[:, None, :, None]
         added = out if factor is None else (out * factor).to(kind)

@@ -44,16 +44,22 @@ def attention_weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
     return scores.softmax(-1).masked_fill(blind, 0.0)
 
 
-def score_bias(q: Tensor, k: Tensor, spans: Spans, mask: Tensor | None) -> Tensor:
-    """What is added to the scores, broadcastable to (lanes, heads, queries, keys)."""
+def score_bias(
+    q: Tensor, k: Tensor, spans: Spans, mask: Tensor | None, rows: slice = slice(None)
+) -> Tensor:
+    """What is added to the scores of some queries, broadcastable to (lanes, heads, rows, keys)."""
     queries, keys = q.shape[-2], k.shape[-2]
     first, end = spans.intervals(queries, keys)
     position = torch.arange(keys, device=q.device)
-    visible = (position >= first[..., None]) & (position < end[..., None])
-    edge = spans.log_weights(queries, keys)
+    visible = (position >= first[:, rows, None]) & (position < end[:, rows, None])
+    edge = spans.log_weights(queries, keys, rows)
     bias = q.new_zeros(visible.shape) if edge is None else edge.to(q.dtype)
     bias = bias.masked_fill(~visible, -torch.inf)[:, None]
-    return bias if mask is None else bias + additive(mask, q.dtype)
+    if mask is None:
+        return bias
+    if mask.ndim > 1 and mask.shape[-2] > 1:
+        mask = mask[..., rows, :]
+    return bias + additive(mask, q.dtype)
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

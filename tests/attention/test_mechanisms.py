@@ -162,6 +162,22 @@ class TestCausality:
             layer.step(following * 2, cache=one.cache).span,
         )
 
+    @LAYERS
+    def test_a_causal_decoder_sees_all_of_its_encoder_and_nothing_of_its_future(
+        self, kind: Kind, x: Tensor, generator: torch.Generator
+    ):
+        layer, xa = make(kind, causal=True), torch.randn(3, 100, 32, generator=generator)
+        for module in (layer.attn_global.query_module, layer.attn_global.key_module):
+            torch.nn.init.normal_(module.proj.weight, std=0.5, generator=generator)
+        changed = x.clone()
+        changed[:, 30:] = torch.randn(3, 40, 32, generator=generator) * 3
+        one, other = layer(x, xa), layer(changed, xa)
+        torch.testing.assert_close(one[:, :30], other[:, :30], rtol=1e-5, atol=1e-6)
+        assert not torch.equal(one[:, 30:], other[:, 30:])
+        further = xa.clone()
+        further[:, -1] += 5
+        assert not torch.equal(one[:, 0], layer(x, further)[:, 0])
+
     @pytest.mark.parametrize("causal", [False, True])
     def test_what_is_computed_anew_is_decided_from_the_pass_before(self, causal: bool, x: Tensor):
         layer = make(causal=causal)
@@ -371,7 +387,12 @@ class TestTraining:
         with pytest.raises(RuntimeError, match=r"action = layer\.decide\(x\)"):
             y.sum().backward()
         action = layer.decide(x)
-        checkpoint(layer.outcome, x, action, use_reentrant=False).output.sum().backward()
+        outcome = checkpoint(layer.outcome, x, action, use_reentrant=False)
+        outcome.output.sum().backward()
+        layer.refiner = Refiner()
+        layer.learn(outcome, action)
+        decided = zip(outcome.state, action.tolist(), strict=True)
+        assert all(layer.refiner.value(*each) != 0 for each in decided)
 
     @pytest.mark.filterwarnings("ignore")
     @pytest.mark.parametrize("options", [{}, {"causal": True, "soft_span": True}])
@@ -471,6 +492,10 @@ class TestRefinerInTheLayer:
         assert "refiner.values" in layer.state_dict()
 
     def test_what_is_no_controller_is_refused(self):
+        with pytest.raises(TypeError, match="refiner is the class Refiner"):
+            make().refiner = Refiner
+        with pytest.raises(AttributeError, match="HybridAttention has no refiner"):
+            make(HybridAttention).refiner = Refiner()
         with pytest.raises(TypeError, match="refiner must have the methods choose_action"):
             make().refiner = object()
 
@@ -624,6 +649,20 @@ class TestBadInput:
             with pytest.raises(ValueError, match=message):
                 make_one()
 
+    def test_an_input_that_is_no_number_gives_none(self, x: Tensor):
+        x[0, 0, 0] = torch.nan
+        output = make()(x)
+        assert output[0].isnan().any()
+        assert output[1:].isfinite().all()
+
+    def test_what_is_no_tensor_is_named(self, x: Tensor):
+        with pytest.raises(ValueError, match="lengths is a list; it must be a tensor of integers"):
+            make()(x, lengths=[70, 3, 2])
+        with pytest.raises(ValueError, match="mask is a list; it must be a tensor"):
+            make()(x, mask=[True])
+        with pytest.raises(ValueError, match=r"action must be an integer in 0\.\.9, got 9\.0"):
+            make().outcome(x, 9.0)
+
     def test_values_on_the_host_are_looked_at(self, x: Tensor):
         layer = make()
         with pytest.raises(ValueError, match=r"x has type torch\.int64; it must be floating"):
@@ -633,7 +672,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"action must be in \[0, 9\], got \[0, 9, 12\]"):
             layer.outcome(x, torch.tensor([0, 9, 12]))
         span = AdaptiveSpan(4, SpanOptions())
-        for scale in ([0.5, 1.1, 0.0], [0.5, -0.1, 0.0], [0.5, float("nan"), 0.0]):
+        for scale in ([0.5, 1.1, 0.0], [0.5, -0.1, 0.0]):
             with pytest.raises(ValueError, match=r"scale must be in \[0, 1\]"):
                 span(x, x, x, torch.tensor(scale))
         layer.refiner = Refiner()

@@ -83,7 +83,8 @@ def test_bench_attention_has_one_form(tmp_path: Path, monkeypatch: pytest.Monkey
         if "CUDA" in row["name"] and not torch.cuda.is_available():
             assert row["value"] is row["met"] is None
         else:
-            assert row["value"] > 0
+            # An exponent fitted to turns this short may be anything.
+            assert row["value"] > 0 or "exponent" in row["name"]
     if not torch.cuda.is_available():
         assert "figures that need a CUDA device" in done.output
 

@@ -138,7 +138,6 @@ class AdaptiveSpan(nn.Module):
         Raises:
             ValueError: Shapes do not fit one another, or values on the host are out of bounds.
         """
-        check_values("scale", scale, 0, 1)
         spans = self.spans(scale, lengths, key_lengths)
         return self._attend(q, k, v, scale, spans, mask, 1, return_stats)
 
@@ -254,6 +253,7 @@ class AdaptiveSpan(nn.Module):
             raise ValueError(
                 f"scale has shape {tuple(scale.shape)}; it must be ({q.shape[0]},), one a lane"
             )
+        check_values("scale", scale, 0, 1)
         check_mask(mask, (q.shape[0], self.head, q.shape[1], k.shape[1]))
         check_lengths("lengths", spans.query_lengths, q.shape[0], q.shape[1])
         check_lengths("key_lengths", spans.key_lengths, q.shape[0], k.shape[1])

@@ -205,9 +205,7 @@ class IntegratedAttention(TwoPathAttention):
         """
         if self.refiner is None:
             return None
-        inputs = self._checked(x, None, None, lengths, None)
-        states = state_ids(self.features(x, lengths=inputs.lengths, cache=cache))
-        return self._asked(states, x.device)
+        return self._asked(self._checked(x, None, None, lengths, None), cache)
 
     def outcome(
         self,
@@ -255,10 +253,8 @@ class IntegratedAttention(TwoPathAttention):
                 "checkpoint layer.outcome(x, action) with action = layer.decide(x), and have it "
                 "learn by layer.learn(outcome, action)"
             )
-        x = inputs.x
-        states = state_ids(self.features(x, lengths=inputs.lengths, cache=cache))
-        action = self._asked(states, x.device)
-        outcome = self._run(inputs, cache, return_stats, *self._share(x, action))
+        action = self._asked(inputs, cache)
+        outcome = self._run(inputs, cache, return_stats, *self._share(inputs.x, action))
         if self._learns:
             self.learn(outcome, action)
         return outcome
@@ -337,8 +333,9 @@ class IntegratedAttention(TwoPathAttention):
             cache=cache,
         )
 
-    def _asked(self, states: list[int], device: torch.device) -> Tensor:
+    def _asked(self, inputs: Inputs, cache: LayerCache | None) -> Tensor:
         """The refiner's actions."""
+        states = state_ids(self.features(inputs.x, lengths=inputs.lengths, cache=cache))
         name = "greedy_action" if self._is_greedy else "choose_action"
         chosen = [getattr(self.refiner, name)(state) for state in states]
         try:
@@ -348,7 +345,7 @@ class IntegratedAttention(TwoPathAttention):
             actions = [-1]
         if not set(actions) <= set(range(ACTIONS)):
             raise ValueError(f"refiner must choose actions in 0..{ACTIONS - 1}, chose {chosen}")
-        return torch.tensor(actions, device=device)
+        return torch.tensor(actions, device=inputs.x.device)
 
     def _share(self, x: Tensor, action: Tensor | int | None) -> tuple[Tensor | None, bool]:
         """The action as a share of the span, (lanes,), and whether it is of the longest span.

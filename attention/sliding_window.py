@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from .adaptive_span import AdaptiveSpan, LocalPass
 from .heads import ProjectionModule, join_heads
-from .inputs import check_values
 from .options import SpanOptions, check_sizes
 
 FOCUS_STEPS = 10
@@ -78,7 +77,6 @@ class SlidingWindowAttention(AdaptiveSpan):
             ValueError: Shapes do not fit one another, or values on the host are out of bounds.
         """
         q, k, v = self._queries_keys_values(x, xa)
-        check_values("scale", scale, 0, 1)
         spans = self.spans(scale, lengths, key_lengths, crossed=xa is not None)
         return self._attend(q, k, v, scale, spans, mask, FOCUS_STEPS, return_stats)
 

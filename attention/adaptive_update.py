@@ -70,6 +70,7 @@ class AdaptiveUpdateAttention(MultiHeadAttention):
         mask: Tensor | None = None,
         key_lengths: Tensor | None = None,
         cache: KeyValueCache | None = None,
+        refresh: Tensor | None = None,
     ) -> tuple[Tensor, KeyValueCache]:
         """Attend over the whole sequence.
 
@@ -81,6 +82,8 @@ class AdaptiveUpdateAttention(MultiHeadAttention):
             key_lengths: Keys of each lane that are no padding, shape (lanes,), integers. What was
                 padding in the last pass is computed anew.
             cache: What the last pass over the same lanes gave; None where a stream begins.
+            refresh: Whether keys, and values, are computed anew, boolean (lanes, 2); the
+                predictors decide if None. Without a cache everything is.
 
         Returns:
             Output of shape (lanes, queries, dims), and the cache for the next pass.
@@ -98,8 +101,11 @@ class AdaptiveUpdateAttention(MultiHeadAttention):
         else:
             self._check(cache, query.shape, source.shape[1])
             read = (cache.summary if self.causal else summary)[:, None]
-            anew_keys = self.key_update_predictor(read)[:, 0]
-            anew_values = self.value_update_predictor(read)[:, 0]
+            if refresh is None:
+                anew_keys = self.key_update_predictor(read)[:, 0]
+                anew_values = self.value_update_predictor(read)[:, 0]
+            else:
+                anew_keys, anew_values = refresh.unbind(-1)
             key = _anew(self.key_module, source, anew_keys, cache.keys, cache.lengths)
             value = _anew(self.value_module, source, anew_values, cache.values, cache.lengths)
         # A copy, as the caller may go on to write into theirs.

@@ -17,10 +17,10 @@ from .metrics import state_ids
 from .multi_head import MultiHeadAttention
 from .options import SpanOptions, check_sizes
 from .outcome import LayerCache, Outcome
-from .sliding_window import SlidingWindowAttention
+from .sliding_window import FOCUS_STEPS, SlidingWindowAttention
 from .spans import ACTIONS
 from .temperature import Sharpen
-from .two_path import TwoPathAttention
+from .two_path import Decision, TwoPathAttention
 
 ActionScale = Literal["relative", "absolute"]
 
@@ -74,6 +74,9 @@ class IntegratedAttention(TwoPathAttention):
         action_scale: ``relative``: an action is a share of the predicted span; ``absolute``: of the
             longest one, ``m = a / 9``.
         local_projections: Whether the local path learns projections of queries, keys and values.
+        focus_steps: Most passes of iterative focus, at least 1.
+        shifted_heads: How many local heads take the key of the token before, so that they can
+            continue what was seen before: see `SlidingWindowAttention`.
         refiner: Controller of the span, any `SpanController`.
         generator: Source of the initial weights; torch's default generator if None.
 
@@ -112,6 +115,8 @@ class IntegratedAttention(TwoPathAttention):
         ramp: int = 32,
         action_scale: ActionScale = "relative",
         local_projections: bool = False,
+        focus_steps: int = FOCUS_STEPS,
+        shifted_heads: int = 0,
         refiner: SpanController | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -133,7 +138,10 @@ class IntegratedAttention(TwoPathAttention):
             )
         check_sizes(ctx, dims, head)
         with torch.random.fork_rng(devices=[]):
-            attn_local, attn_global = self._paths(dims, head, options, local_projections)
+            attn_local = self._local_path(
+                head, options, dims if local_projections else None, focus_steps, shifted_heads
+            )
+            attn_global = self._global_path(dims, head, causal)
         super().__init__(ctx, dims, head, attn_local, attn_global, generator)
         self.action_scale = action_scale
         self.refiner = refiner
@@ -175,13 +183,20 @@ class IntegratedAttention(TwoPathAttention):
             generator=generator,
         )
 
-    @classmethod
-    def _paths(
-        cls, dims: int, head: int, options: SpanOptions, local_projections: bool
-    ) -> tuple[SlidingWindowAttention, MultiHeadAttention]:
-        """The local and the global path."""
-        local = SlidingWindowAttention(head, options, dims if local_projections else None)
-        return local, AdaptiveUpdateAttention(dims, head, options.causal)
+    def _local_path(
+        self,
+        head: int,
+        options: SpanOptions,
+        dims: int | None,
+        focus_steps: int,
+        shifted_heads: int,
+    ) -> SlidingWindowAttention:
+        return SlidingWindowAttention(
+            head, options, dims, focus_steps=focus_steps, shifted_heads=shifted_heads
+        )
+
+    def _global_path(self, dims: int, head: int, causal: bool) -> MultiHeadAttention:
+        return AdaptiveUpdateAttention(dims, head, causal)
 
     def decide(
         self,
@@ -214,6 +229,7 @@ class IntegratedAttention(TwoPathAttention):
         xa: Tensor | None = None,
         mask: Tensor | None = None,
         *,
+        refresh: Tensor | None = None,
         lengths: Tensor | None = None,
         xa_lengths: Tensor | None = None,
         cache: LayerCache | None = None,
@@ -229,6 +245,9 @@ class IntegratedAttention(TwoPathAttention):
             xa: Where keys and values come from, shape (lanes, keys, dims); ``x`` if None.
             mask: Boolean (True: may be seen) or added to the scores, for both paths; broadcastable
                 to (lanes, heads, tokens, keys).
+            refresh: Whether the global path computes keys, and whether it computes values, anew,
+                boolean of shape (lanes, 2); without it the layer's refresh predictors decide.
+                Where there is no cache everything is computed, whatever is decided.
             lengths: Tokens of each lane that are no padding, shape (lanes,), integers.
             xa_lengths: The same of ``xa``.
             cache: The last outcome's; None where a stream begins.
@@ -239,10 +258,13 @@ class IntegratedAttention(TwoPathAttention):
 
         Raises:
             ValueError: A shape or type is wrong, the cache is of another shape, or the action
-                is none of 0..9.
+                is none of 0..9, or the layer keeps nothing that could be used again.
         """
         inputs = self._checked(x, xa, mask, lengths, xa_lengths)
-        return self._run(inputs, cache, return_stats, *self._share(x, action))
+        share, absolute = self._share(x, action)
+        if refresh is not None:
+            self._check_refresh(refresh, len(x))
+        return self._run(inputs, cache, return_stats, Decision(share, absolute, refresh))
 
     def _step(self, inputs: Inputs, cache: LayerCache | None, return_stats: bool) -> Outcome:
         if self.refiner is None:
@@ -254,7 +276,8 @@ class IntegratedAttention(TwoPathAttention):
                 "learn by layer.learn(outcome, action)"
             )
         action = self._asked(inputs, cache)
-        outcome = self._run(inputs, cache, return_stats, *self._share(inputs.x, action))
+        decision = Decision(*self._share(inputs.x, action))
+        outcome = self._run(inputs, cache, return_stats, decision)
         if self._learns:
             self.learn(outcome, action)
         return outcome
@@ -323,7 +346,7 @@ class IntegratedAttention(TwoPathAttention):
         )
 
     def _global(
-        self, inputs: Inputs, cache: KeyValueCache | None
+        self, inputs: Inputs, cache: KeyValueCache | None, refresh: Tensor | None = None
     ) -> tuple[Tensor, KeyValueCache | None]:
         return self.attn_global(
             self.ln_b(inputs.x),
@@ -331,7 +354,19 @@ class IntegratedAttention(TwoPathAttention):
             mask=inputs.mask,
             key_lengths=inputs.key_lengths,
             cache=cache,
+            refresh=refresh,
         )
+
+    def _check_refresh(self, refresh: Tensor, lanes: int) -> None:
+        if not isinstance(self.attn_global, AdaptiveUpdateAttention):
+            raise ValueError(
+                f"refresh must be None: {type(self).__name__} keeps no keys and values to use again"
+            )
+        if refresh.shape != (lanes, 2) or refresh.dtype != torch.bool:
+            raise ValueError(
+                f"refresh has shape {tuple(refresh.shape)} and type {refresh.dtype}; it must be "
+                f"boolean of shape ({lanes}, 2): keys and values of each lane"
+            )
 
     def _asked(self, inputs: Inputs, cache: LayerCache | None) -> Tensor:
         """The refiner's actions."""

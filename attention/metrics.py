@@ -88,6 +88,46 @@ def pool(features: Tensor, groups: int) -> Tensor:
     return features.unflatten(-1, (2 * groups, -1)).mean(-1)
 
 
+def lag_correlations(x: Tensor, buckets: int) -> Tensor:
+    """How much tokens resemble those some tokens before: the highest of each bucket of lags.
+
+    The correlation at lag ``k`` is the mean cosine of ``x_t`` and ``x_(t-k)``. Bucket 0 is lag 1,
+    bucket ``j`` the lags above ``2^(j-1)``, up to ``2^j``; the last has all beyond, too. Computed
+    for all lags together, from the spectrum.
+
+    Args:
+        x: Shape (lanes, tokens, dims).
+        buckets: Number of buckets, at least 1.
+
+    Returns:
+        Shape (lanes, buckets), in [-1, 1], at least float32; 0 for a bucket beyond the sequence.
+
+    Example:
+        >>> x = torch.eye(4).repeat(1, 3, 1)  # four tokens, thrice
+        >>> lag_correlations(x, 4).round(decimals=3).abs().tolist()
+        [[0.0, 0.0, 1.0, 1.0]]
+    """
+    tokens = x.shape[-2]
+    unit = torch.nn.functional.normalize(
+        x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1
+    ).transpose(-1, -2)
+    # Twice the length, lest the end be correlated with the beginning.
+    spectrum = torch.view_as_real(torch.fft.rfft(unit, n=2 * tokens)).square().sum(-1)
+    sums = torch.fft.irfft(spectrum.sum(-2), n=2 * tokens)[..., :tokens]
+    means = sums / torch.arange(tokens, 0, -1, device=x.device)
+    ends = [2**bucket + 1 for bucket in range(buckets - 1)] + [tokens]
+    starts = [1, *ends[:-1]]
+    return torch.stack(
+        [
+            means[..., start:end].amax(-1).clamp(-1, 1)
+            if start < min(end, tokens)
+            else means.new_zeros(means.shape[:-1])
+            for start, end in zip(starts, ends, strict=True)
+        ],
+        dim=-1,
+    )
+
+
 def digits(features: Tensor) -> Tensor:
     """How many of the ten edges ``linspace(-1, 1, 10)`` are at most each feature.
 

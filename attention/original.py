@@ -38,6 +38,7 @@ from .options import SpanOptions
 from .outcome import LayerCache, Outcome
 from .sliding_window import FOCUS_STEPS, SlidingWindowAttention
 from .spans import Spans
+from .two_path import Decision
 
 
 def cut_attention(
@@ -198,6 +199,7 @@ class OriginalAdaptiveUpdateAttention(AdaptiveUpdateAttention):
         mask: Tensor | None = None,  # noqa: ARG002
         key_lengths: Tensor | None = None,  # noqa: ARG002
         cache: KeyValueCache | None = None,
+        refresh: Tensor | None = None,
     ) -> tuple[Tensor, KeyValueCache]:
         """Attend over the sequence itself, whatever else is handed in.
 
@@ -207,11 +209,12 @@ class OriginalAdaptiveUpdateAttention(AdaptiveUpdateAttention):
             mask: Ignored, as the original did.
             key_lengths: Ignored.
             cache: What the last pass gave.
+            refresh: What is computed anew; the predictors decide if None.
 
         Returns:
             Output of shape (batch, tokens, dims), and the cache for the next pass.
         """
-        return super().forward(x, cache=cache)
+        return super().forward(x, cache=cache, refresh=refresh)
 
     def _attended(
         self,
@@ -249,16 +252,20 @@ class OriginalOutcome(Outcome):
 class OriginalIntegratedAttention(IntegratedAttention):
     """`IntegratedAttention` as it was; made by `IntegratedAttention.original`."""
 
-    @classmethod
-    def _paths(
-        cls,
-        dims: int,
+    def _local_path(
+        self,
         head: int,
         options: SpanOptions,
-        local_projections: bool,  # noqa: ARG003  (the original has none)
-    ) -> tuple[SlidingWindowAttention, MultiHeadAttention]:
-        local = OriginalSlidingWindowAttention(head, options)
-        return local, OriginalAdaptiveUpdateAttention(dims, head)
+        dims: int | None,
+        focus_steps: int,
+        shifted_heads: int,
+    ) -> SlidingWindowAttention:
+        del dims, focus_steps, shifted_heads  # It had no choice of them.
+        return OriginalSlidingWindowAttention(head, options)
+
+    def _global_path(self, dims: int, head: int, causal: bool) -> MultiHeadAttention:
+        del causal  # It always was.
+        return OriginalAdaptiveUpdateAttention(dims, head)
 
     def features(
         self,
@@ -283,10 +290,9 @@ class OriginalIntegratedAttention(IntegratedAttention):
         inputs: Inputs,
         cache: LayerCache | None,
         return_stats: bool,
-        share: Tensor | None = None,
-        absolute: bool = False,
+        decision: Decision | None = None,
     ) -> OriginalOutcome:
-        done = super()._run(inputs, cache, return_stats, share, absolute)
+        done = super()._run(inputs, cache, return_stats, decision)
         return OriginalOutcome(**vars(done))
 
     def _scale(self, *arguments: Any, **named: Any) -> Tensor:

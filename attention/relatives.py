@@ -30,12 +30,8 @@ class FocusAttention(IntegratedAttention):
     attn_global: MultiHeadAttention  # type: ignore[assignment]
     _global = TwoPathAttention._global
 
-    @classmethod
-    def _paths(
-        cls, dims: int, head: int, options: SpanOptions, local_projections: bool
-    ) -> tuple[SlidingWindowAttention, MultiHeadAttention]:
-        local = SlidingWindowAttention(head, options, dims if local_projections else None)
-        return local, MultiHeadAttention(dims, head, options.causal)
+    def _global_path(self, dims: int, head: int, causal: bool) -> MultiHeadAttention:
+        return MultiHeadAttention(dims, head, causal)
 
 
 class HybridAttention(TwoPathAttention):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from .adaptive_span import AdaptiveSpan, LocalPass
 from .heads import ProjectionModule, join_heads
-from .options import SpanOptions, check_sizes
+from .options import SpanOptions, check_rules, check_sizes, check_whole_numbers
 
 FOCUS_STEPS = 10
-"""Most passes of iterative focus."""
+"""Most passes of iterative focus, unless a layer is told otherwise."""
 
 
 class SlidingWindowAttention(AdaptiveSpan):
@@ -23,13 +24,20 @@ class SlidingWindowAttention(AdaptiveSpan):
     keeps the output it stopped at. With ``causal`` each query stops by itself, since later queries
     of its window must not decide when it does.
 
+    A *shifted* head takes the key of the token before, and the value of the token itself: a query
+    that matches a token's key reads what followed that token. One layer can thus continue what it
+    has seen before (an induction head: Olsson et al., In-context Learning and Induction Heads,
+    2022), which needs two layers otherwise.
+
     Args:
         head: Number of heads.
         options: Spans, temperature and causality.
         dims: Width of learned projections of queries, keys and values; none are learned if None.
+        focus_steps: Most passes of iterative focus, at least 1.
+        shifted_heads: How many heads are shifted, the first ones; the key of the first token is 0
+            there.
 
     Example:
-        >>> import torch
         >>> local = SlidingWindowAttention(2, SpanOptions(win_size=4, max_span=8))
         >>> x = torch.randn(1, 10, 16, generator=torch.Generator().manual_seed(0))
         >>> done = local(x, torch.ones(1))
@@ -37,8 +45,29 @@ class SlidingWindowAttention(AdaptiveSpan):
         (torch.Size([1, 10, 16]), True)
     """
 
-    def __init__(self, head: int, options: SpanOptions, dims: int | None = None) -> None:
+    def __init__(
+        self,
+        head: int,
+        options: SpanOptions,
+        dims: int | None = None,
+        *,
+        focus_steps: int = FOCUS_STEPS,
+        shifted_heads: int = 0,
+    ) -> None:
         super().__init__(head, options)
+        check_whole_numbers(focus_steps=focus_steps, shifted_heads=shifted_heads)
+        check_rules(
+            [
+                (focus_steps >= 1, f"focus_steps must be at least 1, got {focus_steps}"),
+                (
+                    0 <= shifted_heads <= head,
+                    f"shifted_heads must be in 0..head, got shifted_heads={shifted_heads}, "
+                    f"head={head}",
+                ),
+            ]
+        )
+        self.focus_steps = focus_steps
+        self.shifted_heads = shifted_heads
         self.projections = None
         if dims is not None:
             check_sizes(1, dims, head)
@@ -78,7 +107,7 @@ class SlidingWindowAttention(AdaptiveSpan):
         """
         q, k, v = self._queries_keys_values(x, xa)
         spans = self.spans(scale, lengths, key_lengths, crossed=xa is not None)
-        return self._attend(q, k, v, scale, spans, mask, FOCUS_STEPS, return_stats)
+        return self._attend(q, k, v, scale, spans, mask, self.focus_steps, return_stats)
 
     def weights(  # type: ignore[override]
         self,
@@ -97,11 +126,20 @@ class SlidingWindowAttention(AdaptiveSpan):
         """
         q, k, v = self._queries_keys_values(x, xa)
         spans = self.spans(scale, lengths, key_lengths, crossed=xa is not None)
-        return self._weights(q, k, v, scale, spans, mask, FOCUS_STEPS)
+        return self._weights(q, k, v, scale, spans, mask, self.focus_steps)
 
     def _queries_keys_values(self, x: Tensor, xa: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         source = x if xa is None else xa
         if self.projections is None:
-            return x, source, source
+            return x, self._shifted(source), source
         query, key, value = self.projections.values()
-        return join_heads(query(x)), join_heads(key(source)), join_heads(value(source))
+        keys = self._shifted(join_heads(key(source)))
+        return join_heads(query(x)), keys, join_heads(value(source))
+
+    def _shifted(self, keys: Tensor) -> Tensor:
+        """Keys with those of the shifted heads moved one token on."""
+        if not self.shifted_heads:
+            return keys
+        width = keys.shape[-1] // self.head * self.shifted_heads
+        moved = nn.functional.pad(keys[:, :-1, :width], (0, 0, 1, 0))
+        return torch.cat([moved, keys[..., width:]], dim=-1)

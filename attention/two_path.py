@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, overload
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,20 @@ from .outcome import LayerCache, Outcome, check_cache
 from .predictor import Predictor
 from .sliding_window import SlidingWindowAttention
 from .statistics import AttentionStats
+
+
+class Decision(NamedTuple):
+    """What is decided for a pass from outside; what is None the layer decides.
+
+    Attributes:
+        share: Share of the span of each lane, shape (lanes,), in [0, 1].
+        absolute: Whether that is of the longest span rather than of the predicted one.
+        refresh: Whether keys, and values, are computed anew, boolean (lanes, 2).
+    """
+
+    share: Tensor | None = None
+    absolute: bool = False
+    refresh: Tensor | None = None
 
 
 class TwoPathAttention(nn.Module):
@@ -290,14 +304,15 @@ class TwoPathAttention(nn.Module):
         inputs: Inputs,
         cache: LayerCache | None,
         return_stats: bool,
-        share: Tensor | None = None,
-        absolute: bool = False,
+        decision: Decision | None = None,
     ) -> Outcome:
-        """Run the layer, its span scale the predicted one times a share, or the share alone."""
+        """Run the layer, under a decision or of its own deciding."""
         lengths = inputs.lengths
         if cache is not None:
             check_cache(cache, len(inputs.x), self.dims)
-        globe, key_value = self._global(inputs, None if cache is None else cache.key_value)
+        share, absolute, refresh = decision or Decision()
+        kept = None if cache is None else cache.key_value
+        globe, key_value = self._global(inputs, kept, refresh)
         scale = self._scale(globe, lengths, cache, share, absolute)
         local_input = self.ln_a(inputs.x)
         local = self.attn_local(
@@ -335,6 +350,7 @@ class TwoPathAttention(nn.Module):
         self,
         inputs: Inputs,
         cache: KeyValueCache | None,  # noqa: ARG002  (of layers that keep one)
+        refresh: Tensor | None = None,  # noqa: ARG002
     ) -> tuple[Tensor, KeyValueCache | None]:
         """Output of the global path, and what it keeps for the next pass."""
         xa = None if inputs.xa is None else self.ln_b(inputs.xa)

@@ -4,20 +4,31 @@ Importing this package registers their ids with Gymnasium.
 """
 
 from .registration import ENVIRONMENTS, register_environments, settings_for
+from .rewards import Decided, Reward
 from .sb3_vec_env import SpanControlVecEnv
-from .settings import Settings
+from .settings import Parts, Settings
 from .simulator import Simulator, Step
+from .sources import Source, Stream
 from .span_control import SpanControlEnv
+from .stack import Stack
+from .vector_env import SpanControlVectorEnv
 
 register_environments()
 
 __all__ = [
     "ENVIRONMENTS",
+    "Decided",
+    "Parts",
+    "Reward",
     "Settings",
     "Simulator",
+    "Source",
     "SpanControlEnv",
     "SpanControlVecEnv",
+    "SpanControlVectorEnv",
+    "Stack",
     "Step",
+    "Stream",
     "register_environments",
     "settings_for",
 ]

@@ -16,7 +16,18 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..attention.metrics import DIGIT_VALUES, STATES, digits, pool, state_id
+from ..attention.metrics import (
+    DIGIT_VALUES,
+    STATES,
+    digits,
+    features,
+    lag_correlations,
+    pool,
+    state_id,
+)
+
+LAG_BUCKETS = 9
+"""Lag correlations that are observed: the last bucket begins beyond 128 tokens."""
 
 
 class Encoding(ABC):
@@ -25,28 +36,53 @@ class Encoding(ABC):
     Args:
         dims: Width of the layers.
         layers: Layers in the stack.
-        groups: Groups of dimensions that the features are pooled to first; 0 leaves them.
+        groups: Groups of dimensions that means and variances are pooled to; 0 leaves them.
+        lags: Whether lag correlations follow them.
         layer_index: Whether the observation ends with the index of the layer.
     """
 
-    def __init__(self, dims: int, layers: int, groups: int = 0, layer_index: bool = False) -> None:
+    def __init__(
+        self,
+        dims: int,
+        layers: int,
+        groups: int = 0,
+        lags: bool = False,
+        layer_index: bool = False,
+    ) -> None:
         self.dims = dims
         self.layers = layers
         self.groups = groups
+        self.lags = LAG_BUCKETS if lags else 0
         self.layer_index = layer_index
-        self.width = 2 * (groups or dims)
+        self.width = 2 * (groups or dims) + self.lags
 
     @property
     @abstractmethod
     def space(self) -> spaces.Space[Any]:
         """Space of one lane's observation."""
 
+    def features(self, local_input: Tensor) -> Tensor:
+        """What is observed of a layer's normalised input, before it is encoded.
+
+        Args:
+            local_input: Shape (lanes, tokens, dims).
+
+        Returns:
+            Means, variances and lag correlations, shape (lanes, numbers), float32 or wider.
+        """
+        found = features(local_input)
+        if self.groups:
+            found = pool(found, self.groups)
+        if self.lags:
+            found = torch.cat([found, lag_correlations(local_input, self.lags)], dim=-1)
+        return found
+
     @abstractmethod
     def numbers(self, features: Tensor, layer: int) -> Tensor:
         """Numbers to copy to the host.
 
         Args:
-            features: Shape (lanes, 2 * dims).
+            features: What `features` gave, shape (lanes, numbers).
             layer: Index of the layer that is next.
 
         Returns:
@@ -56,9 +92,6 @@ class Encoding(ABC):
     @abstractmethod
     def observations(self, numbers: NDArray[np.float64]) -> NDArray[Any]:
         """Observations of all lanes, a fresh array, from numbers of shape (lanes, numbers)."""
-
-    def _pooled(self, features: Tensor) -> Tensor:
-        return pool(features, self.groups) if self.groups else features
 
     def _append(self, numbers: Tensor, layer: float) -> Tensor:
         if not self.layer_index:
@@ -72,7 +105,7 @@ class Encoding(ABC):
 
 
 class DigitsEncoding(Encoding):
-    """The digits themselves: ``MultiDiscrete([11] * 2 * dims)``, the layer's index last."""
+    """The digits themselves: ``MultiDiscrete([11] * numbers)``, the layer's index last."""
 
     @property
     def space(self) -> spaces.Space[Any]:
@@ -83,7 +116,7 @@ class DigitsEncoding(Encoding):
 
     def numbers(self, features: Tensor, layer: int) -> Tensor:
         """Digits, the layer's index last; shape (lanes, numbers)."""
-        return self._append(digits(self._pooled(features)), layer)
+        return self._append(digits(features), layer)
 
     def observations(self, numbers: NDArray[np.float64]) -> NDArray[np.int64]:
         """Digits as int64, shape (lanes, numbers)."""
@@ -100,7 +133,7 @@ class BoxEncoding(Encoding):
 
     def numbers(self, features: Tensor, layer: int) -> Tensor:
         """Scaled digits, the scaled index of the layer last; shape (lanes, numbers)."""
-        scaled = digits(self._pooled(features)).double() * (2 / (DIGIT_VALUES - 1)) - 1
+        scaled = digits(features).double() * (2 / (DIGIT_VALUES - 1)) - 1
         return self._append(scaled, self._layer_in_unit_interval(layer))
 
     def observations(self, numbers: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -109,21 +142,22 @@ class BoxEncoding(Encoding):
 
 
 class FeaturesEncoding(Encoding):
-    """The raw means and variances, float32, within the bounds that layer normalisation sets."""
+    """The raw means, variances and lag correlations, float32, within their natural bounds."""
 
     @property
     def space(self) -> spaces.Space[Any]:
         """Space of one lane's observation."""
-        # A normalised entry is at most sqrt(dims - 1) in size.
-        half = self.width // 2
-        bound = np.sqrt(self.dims)
-        low = [-bound] * half + [0.0] * half + [-1.0] * self.layer_index
-        high = [bound] * half + [float(self.dims)] * half + [1.0] * self.layer_index
+        # Entries after layer normalisation average to at most the root of dims in size; learned
+        # gains may exceed that.
+        half = (self.width - self.lags) // 2
+        tail = self.lags + self.layer_index
+        low = [-np.inf] * half + [0.0] * half + [-1.0] * tail
+        high = [np.inf] * half + [np.inf] * half + [1.0] * tail
         return spaces.Box(np.array(low, np.float32), np.array(high, np.float32), dtype=np.float32)
 
     def numbers(self, features: Tensor, layer: int) -> Tensor:
         """Features, the scaled index of the layer last; shape (lanes, numbers)."""
-        return self._append(self._pooled(features), self._layer_in_unit_interval(layer))
+        return self._append(features, self._layer_in_unit_interval(layer))
 
     def observations(self, numbers: NDArray[np.float64]) -> NDArray[np.float32]:
         """Features as float32, shape (lanes, numbers)."""

@@ -10,8 +10,16 @@ import gymnasium as gym
 from ..attention.hints import did_you_mean
 from .settings import Settings
 
+NAMESPACE = "spangym"
+
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "spangym/SpanControl-v0": {},
+    "spangym/SpanBudget-v0": {
+        "weights": "span-budget",
+        "source": "mixed",
+        "reward": "task",
+        "price": 0.6,
+    },
 }
 """Ids, each with the arguments in which it differs from the defaults of `Settings`."""
 
@@ -20,7 +28,33 @@ def register_environments() -> None:
     """Make every id known to `gymnasium.make`; a second call changes nothing."""
     for name, arguments in ENVIRONMENTS.items():
         if name not in gym.registry:
-            gym.register(name, "spangym.envs.span_control:SpanControlEnv", kwargs=arguments)
+            gym.register(
+                name,
+                "spangym.envs.span_control:SpanControlEnv",
+                vector_entry_point="spangym.envs.vector_env:SpanControlVectorEnv",
+                kwargs=arguments,
+            )
+
+
+def full_id(name: str) -> str:
+    """An id with its namespace, which may be left out at the command line.
+
+    Example:
+        >>> full_id("SpanControl-v0")
+        'spangym/SpanControl-v0'
+    """
+    return name if "/" in name else f"{NAMESPACE}/{name}"
+
+
+def arguments_of(name: str) -> dict[str, Any]:
+    """The arguments in which an id differs from the defaults.
+
+    Raises:
+        ValueError: The id is unknown.
+    """
+    if name not in ENVIRONMENTS:
+        raise ValueError(f"environment {name!r} is unknown{did_you_mean(name, ENVIRONMENTS)}")
+    return dict(ENVIRONMENTS[name])
 
 
 def settings_for(name: str, arguments: Mapping[str, Any]) -> Settings:
@@ -34,6 +68,4 @@ def settings_for(name: str, arguments: Mapping[str, Any]) -> Settings:
         ValueError: The id is unknown, or an argument breaks its rule.
         TypeError: An argument is unknown.
     """
-    if name not in ENVIRONMENTS:
-        raise ValueError(f"environment {name!r} is unknown{did_you_mean(name, ENVIRONMENTS)}")
-    return Settings.from_arguments({**ENVIRONMENTS[name], **arguments})
+    return Settings.from_arguments({**arguments_of(name), **arguments})

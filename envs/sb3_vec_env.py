@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
-from ..attention import ACTIONS
-from .settings import Settings
+from .lookahead import lookahead, peek
+from .settings import Parts, Settings
 from .simulator import Simulator
 
 
@@ -29,6 +29,7 @@ class SpanControlVecEnv(VecEnv):
     Args:
         settings: What to run.
         lanes: How many streams.
+        parts: Objects of the user's own in place of named ones.
 
     Example:
         >>> env = SpanControlVecEnv(Settings(encoding="box", chunks=2), lanes=3)
@@ -40,11 +41,12 @@ class SpanControlVecEnv(VecEnv):
         (dtype('float32'), [False, False, False], 0)
     """
 
-    def __init__(self, settings: Settings, lanes: int = 1) -> None:
+    def __init__(self, settings: Settings, lanes: int = 1, parts: Parts = Parts()) -> None:  # noqa: B008
         self.render_mode = None
-        self.simulator = Simulator(settings, lanes)
+        self.simulator = Simulator(settings, lanes, parts)
         self._generators: list[np.random.Generator] = []
-        super().__init__(lanes, self.simulator.encoding.space, spaces.Discrete(ACTIONS))
+        space = self.simulator.encoding.space
+        super().__init__(lanes, space, self.simulator.action_space)
 
     @property
     def settings(self) -> Settings:
@@ -91,6 +93,37 @@ class SpanControlVecEnv(VecEnv):
     def _begin(self) -> NDArray[Any]:
         observations, self.reset_infos = self.simulator.reset(self._generators)
         return observations
+
+    def peek(self) -> NDArray[np.float32]:
+        """The reward of each action for the coming decision, shape (lanes, actions)."""
+        return peek(self.simulator)
+
+    def lookahead(self, beam: int = 10) -> NDArray[np.float32]:
+        """The best return of each action up to the end of the chunk, shape (lanes, actions)."""
+        return lookahead(self.simulator, beam)
+
+    def fork(self) -> SpanControlVecEnv:
+        """An environment that goes on from here by itself, on the same live layers."""
+        other = copy.copy(self)
+        other.simulator = self.simulator.fork()
+        other._generators = copy.deepcopy(self._generators)
+        return other
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes in the environment, as tensors and what JSON can hold."""
+        states = [generator.bit_generator.state for generator in self._generators]
+        return {**self.simulator.state_dict(), "generators": states}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on, to the bit, from where `state_dict` was called.
+
+        Raises:
+            ValueError: It is of an environment with other arguments or lanes.
+        """
+        self.simulator.load_state_dict(state_dict)
+        self._generators = [seeding.np_random(0)[0] for _ in state_dict["generators"]]
+        for generator, state in zip(self._generators, state_dict["generators"], strict=True):
+            generator.bit_generator.state = state
 
     def close(self) -> None:
         """Nothing to close."""

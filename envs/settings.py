@@ -1,21 +1,32 @@
-"""The arguments of an environment, typed and checked: one list for all its faces."""
+"""The arguments of an environment, typed and checked: one list for all its faces.
+
+What has a name or a number is a field of `Settings`. Live objects (layers, a source, a reward of
+the user's own) stand beside them in `Parts`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
+from ..attention import IntegratedAttention
 from ..attention.hints import did_you_mean
 from ..attention.options import SpanOptions, check_sizes
 from .encodings import ENCODINGS
-from .rewards import REWARDS
-from .sources import SOURCES, SPLITS
+from .open_source import check_source
+from .rewards import REWARDS, Reward
+from .sources import SPLITS, Source
+from .stack import Stack
+from .weights import read_sizes
+
+OWN = "own"
+"""Name of a source, a reward or layers that are an object of the user's."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +45,20 @@ class Settings:
         temp_scale: Strength of the layers' temperature law.
         sharpen: Sharper scores for longer spans (True) or for shorter ones (False).
         weights_seed: Seed of the layers' and the embedding's random weights.
-        source: Name of the source of the streams: ``text``.
+        weights: Trained layers instead: a shipped name, or a file that ``spangym pretrain`` wrote.
+            They bring their sizes with them; only ``ctx`` may be less.
+        source: What the streams are drawn from: a shipped name, or a file or folder of one's own;
+            see `spangym.envs.open_source`.
         split: Part of the source that is read: ``train`` or ``evaluation``.
-        reward: Name of the reward: ``quality``.
-        price: What one full attention's worth of visited keys costs, in units of reward.
+        reward: Name of the reward: ``quality``, ``attention`` or ``task``.
+        price: What it costs, in units of reward, to visit the keys of one full attention in every
+            layer of a chunk.
+        refresh: Whether the action also decides if keys and values are computed anew.
+        observe: Whether a decision is made from the chunk itself (``current``) or, so that nothing
+            of a token is known before it, from the chunk before (``previous``).
         encoding: Name of the encoding: ``digits``, ``box``, ``features`` or ``state``.
         groups: Groups of dimensions that the features are pooled to first; 0 leaves them.
+        lags: Whether lag correlations are observed, too.
         layer_index: Whether the observation says which layer is next.
         device: Where the layers run, as torch names it.
 
@@ -59,12 +78,16 @@ class Settings:
     temp_scale: float = 0.01
     sharpen: bool = True
     weights_seed: int = 0
+    weights: str = ""
     source: str = "text"
     split: str = "train"
     reward: str = "quality"
     price: float = 0.0
+    refresh: bool = False
+    observe: str = "current"
     encoding: str = "digits"
     groups: int = 0
+    lags: bool = False
     layer_index: bool = False
     device: str = "cpu"
 
@@ -94,28 +117,136 @@ class Settings:
         if not 0 <= self.price < math.inf:
             raise ValueError(f"price must be at least 0 and finite, got {self.price}")
         for name, known in (
-            ("source", SOURCES),
             ("split", SPLITS),
-            ("reward", REWARDS),
+            ("reward", (*REWARDS, OWN)),
+            ("observe", ("current", "previous")),
             ("encoding", ENCODINGS),
         ):
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(f"{name} {value!r} is unknown{did_you_mean(value, known)}")
+        if self.source != OWN:
+            check_source(self.source)
+        if self.weights and self.weights != OWN:
+            self._check_weights()
         check_device(self.device)
+
+    def _check_weights(self) -> None:
+        sizes = read_sizes(self.weights)
+        for name in _SIZES:
+            needed, given = getattr(sizes, name), getattr(self, name)
+            if given != needed and not (name == "ctx" and given < needed):
+                raise ValueError(
+                    f"{name} must be {needed}, as the weights {self.weights!r} have, got {given}"
+                )
+        for name in ("temp_scale", "sharpen", "weights_seed"):
+            if getattr(self, name) != getattr(type(self), name):
+                raise ValueError(
+                    f"{name} is of layers with random weights: leave it out beside the weights "
+                    f"{self.weights!r}"
+                )
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> Settings:
-        """Make settings from keyword arguments.
+        """Make settings from keyword arguments; weights bring their sizes with them.
 
         Raises:
             TypeError: An argument is unknown; the message names the nearest.
+            ValueError: An argument breaks its rule.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         for name in arguments:
             if name not in known:
                 raise TypeError(f"argument {name!r} is unknown{did_you_mean(name, known)}")
+        weights = arguments.get("weights")
+        if weights and weights != OWN and isinstance(weights, str):
+            sizes = read_sizes(weights)
+            arguments = {**{name: getattr(sizes, name) for name in _SIZES}, **arguments}
         return cls(**arguments)
+
+
+_SIZES = ("layers", "dims", "heads", "ctx", "win_size", "max_span", "max_dist")
+
+
+Layers = Stack | Sequence[IntegratedAttention] | torch.nn.ModuleList
+"""Live layers, as they may be handed in."""
+
+
+class Parts(NamedTuple):
+    """Live objects of the user's own that take the place of what `Settings` names.
+
+    Attributes:
+        layers: Layers, or a stack of them.
+        source: Where the streams come from.
+        reward: What judges decisions.
+    """
+
+    layers: Layers | None = None
+    source: Source | None = None
+    reward: Reward | None = None
+
+
+def split_arguments(arguments: Mapping[str, Any]) -> tuple[Settings, Parts]:
+    """Take keyword arguments apart: settings, and objects handed in for layers, source or reward.
+
+    Args:
+        arguments: As an environment is given them.
+
+    Raises:
+        TypeError: An argument is unknown, or an object is none of its kind.
+        ValueError: An argument breaks its rule.
+    """
+    named, objects = dict(arguments), {}
+    layers = named.get("layers")
+    if isinstance(layers, Stack | Sequence | torch.nn.ModuleList) and not isinstance(layers, str):
+        objects["layers"] = layers
+        named = {**_sizes_of(layers, named), **named, "layers": len(live_modules(layers))}
+        named["weights"] = OWN
+    for name, kind in (("source", Source), ("reward", Reward)):
+        if isinstance(named.get(name), kind):
+            objects[name] = named[name]
+            named[name] = OWN
+    return Settings.from_arguments(named), Parts(**objects)
+
+
+def live_modules(layers: Layers) -> list[IntegratedAttention]:
+    """The layers themselves.
+
+    Raises:
+        TypeError: One is no `IntegratedAttention`, or there is none.
+    """
+    given = [*(layers.layers if isinstance(layers, Stack) else layers)]
+    modules = [each for each in given if isinstance(each, IntegratedAttention)]
+    if not modules or len(modules) < len(given):
+        raise TypeError(
+            "layers must be a number, or a sequence of IntegratedAttention, at least one; got "
+            f"{[type(each).__name__ for each in given]}"
+        )
+    return modules
+
+
+def _sizes_of(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes of live layers, as settings; what else was said of them is refused."""
+    modules = live_modules(layers)
+    first = modules[0]
+    for name in ("dims", "heads", "win_size", "max_span", "max_dist", "temp_scale", "sharpen"):
+        if name in given:
+            raise TypeError(f"argument {name!r} is the layers' own: leave it out beside layers")
+    if len({each.dims for each in modules}) > 1:
+        raise ValueError(f"layers must be of the same dims, got {[each.dims for each in modules]}")
+    longest = min(each.ctx for each in modules)
+    if given.get("ctx", 0) > longest:
+        raise ValueError(f"ctx must be at most {longest}, as the layers have, got {given['ctx']}")
+    options = first.options
+    return {
+        "dims": first.dims,
+        "heads": first.head,
+        "ctx": min(longest, Settings.ctx),
+        "win_size": options.win_size,
+        "max_span": options.max_span,
+        "max_dist": options.max_dist,
+        "device": str(first.projection.weight.device),
+    }
 
 
 def _check_type(name: str, value: object, expected: type) -> None:

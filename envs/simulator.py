@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..attention import ACTIONS, IntegratedAttention, LayerCache
+from ..attention import ACTIONS, LayerCache
 from .encodings import ENCODINGS
-from .rewards import REWARDS
-from .settings import Settings
-from .sources import SOURCES
-
-BYTES = 256
-
-_ACTIONS = frozenset(range(ACTIONS))
+from .make_stack import make_stack
+from .open_source import open_source
+from .rewards import REWARDS, Decided
+from .settings import Parts, Settings
+from .sources import NO_TARGET
+from .state import Episode, Flattened, State, flatten
 
 _MEASURES = ("scale", "window", "span", "visited_keys", "focus_steps")
 """Fields of an `Outcome` that a step reports for each lane."""
+_REFRESH_MEASURES = ("refreshed_keys", "refreshed_values", "key_staleness", "value_staleness")
+
+FULL_SPAN = ACTIONS - 1
 
 
 @dataclass(frozen=True)
@@ -43,54 +47,75 @@ class Step:
     truncated: bool
 
 
+class Passed(NamedTuple):
+    """A decision in every lane and what came of it, on the device.
+
+    Attributes:
+        state: What the next decision begins with.
+        parts: Parts of the reward, shape (lanes, parts).
+        measures: What else is reported, float64 of shape (lanes, measures).
+    """
+
+    state: State
+    parts: Tensor
+    measures: Tensor
+
+
 class Simulator:
     """Runs streams through a stack of live layers, all lanes in step.
 
     A stream is cut in chunks of ``ctx`` tokens. A chunk passes through the layers; at each, the
-    lanes' actions set their spans, the layer runs, its local output is rewarded, and its output is
-    the next layer's input. Keys and values of the global paths are carried from chunk to chunk.
+    lanes' actions set their spans, the layer runs, what it did is rewarded, and its output is the
+    next layer's input. Keys and values of the global paths are carried from chunk to chunk.
 
-    The layers' weights come from ``settings.weights_seed`` and never change; streams come from the
-    generators handed to `reset`.
+    The stack's weights come from ``settings`` and never change, unless the layers are live modules
+    of the user's; streams come from the generators handed to `reset`.
 
     Args:
         settings: What to run.
         lanes: How many streams.
+        parts: Objects of the user's own in place of named ones.
+
+    Raises:
+        ValueError: There is no lane, or the parts do not go together.
     """
 
-    def __init__(self, settings: Settings, lanes: int) -> None:
+    def __init__(self, settings: Settings, lanes: int, parts: Parts = Parts()) -> None:  # noqa: B008
         if lanes < 1:
             raise ValueError(f"lanes must be at least 1, got {lanes}")
         self.settings = settings
         self.lanes = lanes
-        self.device = torch.device(settings.device)
-        self.source = SOURCES[settings.source](settings.split)
-        self.reward = REWARDS[settings.reward](settings.price)
+        self.source = parts.source or open_source(settings.source, settings.split)
+        self.reward = parts.reward or REWARDS[settings.reward](settings.price)
+        self.stack = make_stack(settings, parts.layers, self.source.channels)
+        self.device = self.stack.device
         self.encoding = ENCODINGS[settings.encoding](
-            settings.dims, settings.layers, settings.groups, settings.layer_index
+            settings.dims, settings.layers, settings.groups, settings.lags, settings.layer_index
         )
-        # Drawn on the CPU, so that every device runs the same weights.
-        generator = torch.Generator().manual_seed(settings.weights_seed)
-        self.embedding = torch.randn(BYTES, settings.dims, generator=generator).to(self.device)
-        self.layers = [
-            IntegratedAttention(
-                settings.ctx,
-                settings.dims,
-                settings.heads,
-                settings.max_dist,
-                settings.win_size,
-                settings.max_span,
-                settings.temp_scale,
-                sharpen=settings.sharpen,
-                generator=generator,
-            )
-            .to(self.device)
-            .eval()
-            for _ in range(settings.layers)
-        ]
         self.milliseconds = 0.0
         """Wall time of the last step, all lanes together."""
-        self._position = self._end = settings.chunks * settings.layers
+        self.position = self.end = settings.chunks * settings.layers
+        """Decisions taken of the episode, and decisions in an episode."""
+        self._kinds: list[tuple[str, ...]] = []
+        self._episode: Episode | None = None
+        self._state: State | None = None
+
+    @property
+    def layers(self) -> list[Any]:
+        """The live layers."""
+        return [*self.stack.layers]
+
+    @property
+    def action_space(self) -> spaces.Discrete | spaces.MultiDiscrete:
+        """Space of one lane's action."""
+        if self.settings.refresh:
+            return spaces.MultiDiscrete([ACTIONS, 2, 2])
+        return spaces.Discrete(ACTIONS)
+
+    @property
+    def layer(self) -> int:
+        """Index of the layer that is decided on next."""
+        return self.position % self.settings.layers
 
     @torch.no_grad()
     def reset(
@@ -103,20 +128,23 @@ class Simulator:
 
         Returns:
             The lanes' first observations, one row each, and an info each.
+
+        Raises:
+            ValueError: A stream has another shape than it was asked for.
         """
         settings = self.settings
-        # One chunk more than is decided on: the episode is truncated, and its last observation is
-        # what the next decision would have seen.
-        tokens = (settings.chunks + 1) * settings.ctx
-        streams = [self.source.stream(generator, tokens) for generator in generators]
-        self._kinds = [stream.kind for stream in streams]
-        stacked = np.stack([stream.tokens for stream in streams]).astype(np.int64)
-        self._tokens = torch.from_numpy(stacked).to(self.device)
-        self._caches: list[LayerCache | None] = [None for _ in self.layers]
-        self._position = 0
-        self._hidden = self._embed(0)
-        numbers = self._numbers().cpu().numpy()
-        infos: list[dict[str, Any]] = [{"source": kind} for kind in self._kinds]
+        self._kinds, self._episode = self._read(generators)
+        nothing = (None,) * settings.layers
+        staleness = None
+        if settings.refresh:
+            staleness = torch.zeros(self.lanes, settings.layers, 2, dtype=torch.int64).to(
+                self.device
+            )
+        begun = State(self._episode.content, nothing, nothing, staleness, None, None, nothing)
+        self.position = 0
+        self._state = self._enter(self._episode, begun, 0)
+        numbers = self._numbers(self._state, 0).cpu().numpy()
+        infos: list[dict[str, Any]] = [{"source": kinds[0]} for kinds in self._kinds]
         return self.encoding.observations(numbers), infos
 
     @torch.no_grad()
@@ -124,7 +152,8 @@ class Simulator:
         """Decide the span of the coming layer in every lane, and run it.
 
         Args:
-            actions: Integers 0..9 of shape (lanes,).
+            actions: Integers 0..9 of shape (lanes,); with ``refresh`` of shape (lanes, 3): the
+                span, and 0 or 1 for keys and for values.
 
         Returns:
             What came of it.
@@ -133,30 +162,189 @@ class Simulator:
             ValueError: The actions are not that.
             RuntimeError: The episode is over, or none has begun.
         """
-        if self._position == self._end:
-            raise RuntimeError("the episode is over: call reset() before step()")
+        state = self.state
         self._check(actions)
         started = time.perf_counter()
-        chunk, layer = divmod(self._position, len(self.layers))
-        decided = torch.as_tensor(actions, device=self.device)
-        outcome = self.layers[layer].outcome(self._hidden, decided, cache=self._caches[layer])
-        self._caches[layer] = outcome.cache
-        parts = self.reward(outcome)
-        self._position += 1
-        through_the_stack = layer + 1 == len(self.layers)
-        self._hidden = self._embed(chunk + 1) if through_the_stack else outcome.output
-        measures = torch.stack([getattr(outcome, name).double() for name in _MEASURES], dim=-1)
+        chunk, layer = divmod(self.position, self.settings.layers)
+        decided = torch.as_tensor(actions).to(self.device, non_blocking=True)
+        passed = self.decide(state, layer, decided)
+        self.position += 1
+        self._state = passed.state
+        if self.layer == 0:
+            assert self._episode is not None
+            self._state = self._enter(self._episode, passed.state, chunk + 1)
+        numbers = self._numbers(self._state, self.layer)
         # The only copy to the host; float64 holds every count exactly.
-        together = torch.cat([self._numbers(), parts.double(), measures], dim=-1).cpu().numpy()
+        together = [numbers, passed.parts.double(), passed.measures]
+        copied = torch.cat(together, dim=-1).cpu().numpy()
         self.milliseconds = (time.perf_counter() - started) * 1e3
-        cuts = np.cumsum([together.shape[1] - parts.shape[1] - len(_MEASURES), parts.shape[1]])
-        numbers, reward_parts, measured = np.split(together, cuts, axis=1)
+        cuts = np.cumsum([numbers.shape[1], passed.parts.shape[1]])
+        observed, reward_parts, measured = np.split(copied, cuts, axis=1)
         return Step(
-            observations=self.encoding.observations(numbers),
+            observations=self.encoding.observations(observed),
             rewards=reward_parts.sum(1).astype(np.float32),
             infos=self._infos(chunk, layer, reward_parts, measured),
-            truncated=self._position == self._end,
+            truncated=self.position == self.end,
         )
+
+    @property
+    def state(self) -> State:
+        """What the next decision begins with.
+
+        Raises:
+            RuntimeError: The episode is over, or none has begun.
+        """
+        if self.position == self.end or self._state is None:
+            raise RuntimeError("the episode is over: call reset() first")
+        return self._state
+
+    def decide(self, state: State, index: int, actions: Tensor) -> Passed:
+        """Run a layer under a decision: a pure function of what it is given.
+
+        Args:
+            state: What the decision begins with, in any number of lanes.
+            index: Of the layer.
+            actions: As in `step`, on the device.
+
+        Returns:
+            The state after the layer, the parts of the reward and what else is measured.
+        """
+        layers = self.settings.layers
+        refresh = None
+        if self.settings.refresh:
+            actions, refresh = actions[:, 0], actions[:, 1:] > 0
+        layer = self.stack.layer(index)
+        outcome = layer.outcome(
+            state.hidden,
+            actions,
+            refresh=refresh,
+            cache=state.caches[index],
+            return_stats=self.reward.needs_statistics,
+        )
+        seen = state.seen
+        if self.settings.observe == "previous":
+            seen = _replaced(seen, index, self.encoding.features(outcome.local_input))
+        caches = _replaced(state.caches, index, outcome.cache)
+        hidden = self.stack.follow(index, state.hidden, outcome)
+        excess = None
+        if index + 1 == layers and state.targets is not None:
+            assert state.full_bits is not None
+            excess = self.stack.bits(hidden, state.targets) - state.full_bits
+        ctx = self.settings.ctx
+        full_keys = ctx * (ctx + 1) // 2 if layer.options.causal else ctx**2
+        parts = self.reward(Decided(outcome, index, layers, full_keys, excess))
+        norm = outcome.output.flatten(1).norm(dim=1)
+        measures = [
+            each.double() for each in (*(getattr(outcome, name) for name in _MEASURES), norm)
+        ]
+        staleness = state.staleness
+        if staleness is not None:
+            assert outcome.cache.key_value is not None
+            kept = outcome.cache.key_value
+            anew = torch.stack([kept.refreshed_keys, kept.refreshed_values], dim=-1)
+            staleness = staleness.clone()
+            staleness[:, index] = torch.where(anew, 0, staleness[:, index] + 1)
+            measures += [*anew.double().unbind(-1), *staleness[:, index].double().unbind(-1)]
+        after = dataclasses.replace(
+            state, hidden=hidden, caches=caches, seen=seen, staleness=staleness
+        )
+        return Passed(after, parts, torch.stack(measures, dim=-1))
+
+    def fork(self) -> Simulator:
+        """A simulator that goes on from here by itself; both run the same layers."""
+        other = object.__new__(type(self))
+        # All else is never changed in place.
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that running has changed, as tensors and what JSON can hold."""
+        tensors = {**flatten(self._episode, "episode"), **flatten(self._state, "state")}
+        return {"position": self.position, "kinds": [*map(list, self._kinds)], "tensors": tensors}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from where `state_dict` was called, in a simulator of the same settings and lanes.
+
+        Raises:
+            ValueError: It is of other settings or lanes.
+        """
+        flat = Flattened(state_dict["tensors"], self.device)
+        position, kinds = state_dict["position"], [*map(tuple, state_dict["kinds"])]
+        if not state_dict["tensors"]:
+            self.position, self._kinds = self.end, []
+            self._episode = self._state = None
+            return
+        settings = self.settings
+        episode = flat.episode("episode")
+        state = flat.state("state", settings.layers)
+        shapes = (tuple(episode.content.shape[:3]), tuple(state.hidden.shape))
+        needed = (
+            (self.lanes, settings.chunks + 1, settings.ctx),
+            (self.lanes, settings.ctx, settings.dims),
+        )
+        if shapes != needed:
+            raise ValueError(
+                "state is of another environment: content and layer inputs have shapes "
+                f"{shapes[0]} and {shapes[1]}, this one needs {needed[0]} and {needed[1]}"
+            )
+        self.position, self._kinds = position, kinds
+        self._episode, self._state = episode, state
+
+    def _read(
+        self, generators: Sequence[np.random.Generator]
+    ) -> tuple[list[tuple[str, ...]], Episode]:
+        """Draw the lanes' streams."""
+        settings = self.settings
+        # One chunk more than is decided on: the episode is truncated, and its last observation is
+        # what the next decision would have seen.
+        chunks = settings.chunks + 1
+        streams = [self.source.stream(each, chunks, settings.ctx) for each in generators]
+        for stream in streams:
+            if stream.content.shape[:2] != (chunks, settings.ctx) or len(stream.kinds) != chunks:
+                raise ValueError(
+                    f"source {type(self.source).__name__} gave content of shape "
+                    f"{stream.content.shape} of {len(stream.kinds)} kinds; it was asked for "
+                    f"{chunks} chunks of {settings.ctx} tokens"
+                )
+        stacked = np.stack([stream.content for stream in streams])
+        kind = np.float32 if self.source.channels else np.int64
+        content = torch.from_numpy(stacked.astype(kind)).to(self.device)
+        targets = None
+        if self.reward.needs_task:
+            given = [each.targets for each in streams if each.targets is not None]
+            if given:
+                targets = torch.from_numpy(np.stack(given)).to(self.device)
+            else:
+                targets = next_tokens(content)
+        return [stream.kinds for stream in streams], Episode(content, targets)
+
+    def _enter(self, episode: Episode, state: State, chunk: int) -> State:
+        """The state as a chunk begins."""
+        hidden = self.stack.embed(episode.content[:, chunk])
+        state = dataclasses.replace(state, hidden=hidden)
+        if episode.targets is None:
+            return state
+        caches: list[LayerCache | None] = []
+        for index, cache in enumerate(state.full_caches):
+            outcome = self.stack.layer(index).outcome(hidden, FULL_SPAN, cache=cache)
+            hidden = self.stack.follow(index, hidden, outcome)
+            caches.append(outcome.cache)
+        targets = episode.targets[:, chunk]
+        bits = self.stack.bits(hidden, targets)
+        return dataclasses.replace(
+            state, targets=targets, full_bits=bits, full_caches=tuple(caches)
+        )
+
+    def _numbers(self, state: State, index: int) -> Tensor:
+        """What is observed before the coming layer, as the encoding's numbers."""
+        features = state.seen[index] if self.settings.observe == "previous" else None
+        if features is None:
+            hidden = state.hidden
+            if self.settings.observe == "previous":
+                # Where there is no chunk before, the first token, which every token may know of.
+                hidden = hidden[:, :1]
+            features = self.encoding.features(self.stack.layer(index).ln_a(hidden))
+        return self.encoding.numbers(features, index)
 
     def _infos(
         self,
@@ -165,10 +353,13 @@ class Simulator:
         reward_parts: NDArray[np.float64],
         measured: NDArray[np.float64],
     ) -> list[dict[str, Any]]:
-        rows = zip(self._kinds, reward_parts.tolist(), measured.tolist(), strict=True)
-        return [
-            {
-                "source": kind,
+        infos = []
+        for kinds, parts, row in zip(
+            self._kinds, reward_parts.tolist(), measured.tolist(), strict=True
+        ):
+            scale, window, span, visited_keys, focus_steps, output_norm, *refresh = row
+            info: dict[str, Any] = {
+                "source": kinds[chunk],
                 "chunk": chunk,
                 "layer": layer,
                 "reward_parts": dict(zip(self.reward.parts, parts, strict=True)),
@@ -177,23 +368,44 @@ class Simulator:
                 "span": int(span),
                 "visited_keys": int(visited_keys),
                 "focus_steps": int(focus_steps),
+                "output_norm": output_norm,
             }
-            for kind, parts, (scale, window, span, visited_keys, focus_steps) in rows
-        ]
+            if refresh:
+                named = dict(zip(_REFRESH_MEASURES, map(int, refresh), strict=True))
+                anew = named["refreshed_keys"] + named["refreshed_values"]
+                info |= {**named, "refresh_cost": anew * self.settings.ctx}
+            infos.append(info)
+        return infos
 
     def _check(self, actions: NDArray[Any]) -> None:
+        space = self.action_space
+        highest = space.nvec if isinstance(space, spaces.MultiDiscrete) else space.n
         integers = np.issubdtype(actions.dtype, np.integer)
-        if actions.shape != (self.lanes,) or not integers or not set(actions) <= _ACTIONS:
+        if (
+            actions.shape != (self.lanes, *(space.shape or ()))
+            or not integers
+            or ((actions < 0) | (actions >= highest)).any()
+        ):
+            spans = f"an integer in 0..{ACTIONS - 1}"
+            wanted = f"{spans}, 0 or 1, and 0 or 1," if self.settings.refresh else spans
             raise ValueError(
-                f"action must be an integer in 0..{ACTIONS - 1} for each of {self.lanes} lanes, "
-                f"got {actions.tolist()}"
+                f"action must be {wanted} for each of {self.lanes} lanes, got {actions.tolist()}"
             )
 
-    def _embed(self, chunk: int) -> Tensor:
-        ctx = self.settings.ctx
-        return self.embedding[self._tokens[:, chunk * ctx : (chunk + 1) * ctx]]
 
-    def _numbers(self) -> Tensor:
-        """The coming layer's input, as the encoding's numbers."""
-        layer = self._position % len(self.layers)
-        return self.encoding.numbers(self.layers[layer].features(self._hidden), layer)
+def next_tokens(content: Tensor) -> Tensor:
+    """What a language model is to predict: of every token but the last of a chunk, the next one.
+
+    Args:
+        content: Bytes, int64 of shape (..., ctx).
+
+    Raises:
+        ValueError: The content is no bytes.
+    """
+    if content.dtype != torch.int64:
+        raise ValueError("the reward 'task' needs targets, and frames have none: give the source's")
+    return torch.nn.functional.pad(content[..., 1:], (0, 1), value=NO_TARGET)
+
+
+def _replaced(values: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:
+    return (*values[:index], value, *values[index + 1 :])

@@ -1,13 +1,15 @@
-"""Where the streams come from: real text that every CPython carries."""
+"""Where the streams come from: what a source is, and those that every CPython carries or draws."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import string
 import sysconfig
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,77 +17,260 @@ from numpy.typing import NDArray
 SPLITS = ("train", "evaluation")
 """The first four fifths of a text are for training, the last fifth for evaluation."""
 
+NO_TARGET = -100
+"""Stands in targets where there is nothing to predict; PyTorch's losses ignore it."""
+
 
 class Stream(NamedTuple):
-    """One stream of an episode.
+    """The chunks of one episode, one after the other.
 
     Attributes:
-        tokens: Bytes, uint8 of shape (tokens,).
-        kind: What the stream is, for ``info``.
+        content: Bytes, uint8 of shape (chunks, ctx), or frames, float32 of shape (chunks, ctx,
+            channels).
+        kinds: What each chunk is, for ``info``.
+        targets: What a trained stack is to predict at each token: classes, int64 of shape (chunks,
+            ctx), `NO_TARGET` where nothing; the next byte of the chunk if None.
     """
 
-    tokens: NDArray[np.uint8]
-    kind: str
+    content: NDArray[Any]
+    kinds: tuple[str, ...]
+    targets: NDArray[np.int64] | None = None
 
 
-class Source(Protocol):
-    """Draws streams."""
+class Source(ABC):
+    """Draws streams. One's own source needs only `stream`.
 
-    def stream(self, generator: np.random.Generator, tokens: int) -> Stream:
-        """Draw a stream of a length, all randomness from the generator."""
-        ...
+    Attributes:
+        channels: Channels of a frame; 0 for sources of bytes.
+
+    Example:
+        >>> class Ramp(Source):
+        ...     def stream(self, generator, chunks, ctx):
+        ...         start = generator.integers(256)
+        ...         ramp = (start + np.arange(chunks * ctx)) % 256
+        ...         return Stream(ramp.astype(np.uint8).reshape(chunks, ctx), ("ramp",) * chunks)
+        >>> Ramp().stream(np.random.default_rng(0), 2, 3).content.tolist()
+        [[217, 218, 219], [220, 221, 222]]
+    """
+
+    channels: int = 0
+
+    @abstractmethod
+    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+        """Draw a stream, all randomness from the generator.
+
+        Args:
+            generator: What to draw from.
+            chunks: Chunks of the stream.
+            ctx: Tokens in a chunk.
+
+        Raises:
+            ValueError: What is read is too short.
+        """
 
     def content_hashes(self) -> dict[str, str]:
-        """SHA-256 of what is read, by kind: a run's numbers hang on it."""
-        ...
+        """SHA-256 of what is read, by kind: a run's numbers hang on it. Nothing by default."""
+        return {}
 
 
-class TextSource:
+class TextSource(Source):
     """Documentation and source code of the running CPython, read offline, as bytes.
 
     ``documentation`` is `pydoc_data.topics`, the language reference behind ``help()``; ``code`` is
-    the standard library's top-level modules. Each stream comes from one of the two, at equal odds,
-    from a random place. The texts differ between versions of Python: see `content_hashes`.
+    the standard library's top-level modules. Each stream comes from one of the kinds, at equal
+    odds, from a random place. The texts differ between versions of Python: see `content_hashes`.
 
     Args:
         split: ``train`` or ``evaluation``.
+        kinds: Which of ``documentation`` and ``code``.
 
     Example:
-        >>> stream = TextSource("train").stream(np.random.default_rng(0), 40)
-        >>> stream.kind, stream.tokens.shape, stream.tokens.dtype
-        ('code', (40,), dtype('uint8'))
+        >>> stream = TextSource("train").stream(np.random.default_rng(0), 2, 40)
+        >>> stream.kinds, stream.content.shape, stream.content.dtype
+        (('code', 'code'), (2, 40), dtype('uint8'))
     """
 
-    def __init__(self, split: str) -> None:
+    def __init__(self, split: str, kinds: Sequence[str] = ("documentation", "code")) -> None:
         self._split = split
-        self._texts = {kind: _cut(text, split) for kind, text in _texts().items()}
+        self._kinds = tuple(kinds)
+        self._texts = {kind: _cut(_texts()[kind], split) for kind in kinds}
 
-    def __reduce__(self) -> tuple[type[TextSource], tuple[str]]:
+    def __reduce__(self) -> tuple[type[TextSource], tuple[str, tuple[str, ...]]]:
         """Copies and pickles read the texts again rather than carry them."""
-        return TextSource, (self._split,)
+        return TextSource, (self._split, self._kinds)
 
-    def stream(self, generator: np.random.Generator, tokens: int) -> Stream:
-        """Draw a stream of a length.
+    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+        """Draw a stream from one of the texts.
 
         Raises:
             ValueError: The texts are shorter than that.
         """
-        kinds = list(self._texts)
-        kind = kinds[generator.integers(len(kinds))]
-        text = self._texts[kind]
-        if len(text) < tokens:
-            raise ValueError(
-                f"the {kind} text has {len(text)} bytes, an episode reads {tokens}: "
-                "use fewer chunks or a smaller ctx"
-            )
-        start = generator.integers(len(text) - tokens + 1)
-        return Stream(text[start : start + tokens], kind)
+        kind = self._kinds[generator.integers(len(self._kinds))]
+        passage = draw_passage(generator, self._texts[kind], chunks * ctx, f"the {kind} text")
+        return Stream(passage.reshape(chunks, ctx), (kind,) * chunks)
 
     def content_hashes(self) -> dict[str, str]:
         """SHA-256 of the texts that are read, by kind."""
+        return {kind: sha256(text) for kind, text in self._texts.items()}
+
+
+class NoiseSource(Source):
+    """Bytes drawn at equal odds, each by itself: nothing to be learnt from a context.
+
+    Args:
+        alphabet: The bytes; all 256 by default.
+        kind: What the chunks are called.
+    """
+
+    def __init__(self, alphabet: bytes = bytes(range(256)), kind: str = "noise") -> None:
+        self._alphabet = np.frombuffer(alphabet, np.uint8)
+        self._kind = kind
+
+    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+        """Draw every byte anew."""
+        drawn = generator.integers(len(self._alphabet), size=(chunks, ctx))
+        return Stream(self._alphabet[drawn], (self._kind,) * chunks)
+
+
+class LettersSource(Source):
+    """Chunks of one letter, over and over."""
+
+    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+        """Draw a letter for each chunk."""
+        letters = np.frombuffer(string.ascii_lowercase.encode(), np.uint8)
+        drawn = letters[generator.integers(len(letters), size=chunks)]
+        return Stream(np.repeat(drawn[:, None], ctx, axis=1), ("repeated letters",) * chunks)
+
+
+class RepetitionSource(Source):
+    """Chunks in which one passage of another source stands over and over.
+
+    The passage's length is drawn on a logarithmic scale, so that short and long distances to the
+    last repeat are alike frequent.
+
+    Args:
+        source: What the passages are drawn from, a source of bytes.
+        shortest: Tokens of the shortest passage.
+        longest: Tokens of the longest; three quarters of a chunk if that is less.
+    """
+
+    def __init__(self, source: Source, shortest: int = 8, longest: int = 192) -> None:
+        self._source = source
+        self._shortest = shortest
+        self._longest = longest
+
+    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+        """Draw a passage for each chunk."""
+        longest = min(self._longest, ctx * 3 // 4)
+        shortest = min(self._shortest, longest)
+        bounds = np.log([shortest, longest + 1])
+        rows = []
+        for _ in range(chunks):
+            length = min(int(np.exp(generator.uniform(*bounds))), longest)
+            passage = self._source.stream(generator, 1, length).content[0]
+            rows.append(np.resize(passage, ctx))
+        return Stream(np.stack(rows), ("repeated text",) * chunks)
+
+    def content_hashes(self) -> dict[str, str]:
+        """SHA-256 of what the passages are drawn from."""
+        return self._source.content_hashes()
+
+
+class MixtureSource(Source):
+    """Chunks of several sources; each chunk is of one of them, drawn by itself.
+
+    Args:
+        sources: The sources, all of bytes or all of frames with as many channels.
+        weights: How often each is drawn; alike often if None.
+
+    Raises:
+        ValueError: There is no source, a weight is negative or all are 0, or the sources do not
+            go together.
+
+    Example:
+        >>> mixture = MixtureSource([NoiseSource(b"01", "bits"), LettersSource()], [3, 1])
+        >>> stream = mixture.stream(np.random.default_rng(2), 4, 6)
+        >>> stream.kinds
+        ('bits', 'repeated letters', 'bits', 'bits')
+    """
+
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float] | None = None) -> None:
+        if not sources:
+            raise ValueError("sources must name at least one source")
+        odds = np.array([1.0] * len(sources) if weights is None else list(weights))
+        if odds.shape != (len(sources),) or (odds < 0).any() or not 0 < odds.sum() < np.inf:
+            raise ValueError(
+                f"weights must be {len(sources)} numbers, none negative and not all 0, "
+                f"got {odds.tolist()}"
+            )
+        if len({source.channels for source in sources}) > 1:
+            raise ValueError(
+                "sources of a mixture must have the same channels, got "
+                f"{[source.channels for source in sources]}"
+            )
+        self._sources = tuple(sources)
+        self._odds = odds / odds.sum()
+        self.channels = sources[0].channels
+
+    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+        """Draw each chunk from one of the sources.
+
+        Raises:
+            ValueError: One source says what is to be predicted, and another does not.
+        """
+        drawn = generator.choice(len(self._sources), size=chunks, p=self._odds)
+        streams = [self._sources[index].stream(generator, 1, ctx) for index in drawn]
+        targets = [each.targets for each in streams if each.targets is not None]
+        if targets and len(targets) < chunks:
+            raise ValueError("sources of a mixture must all say what is to be predicted, or none")
+        return Stream(
+            np.concatenate([each.content for each in streams]),
+            tuple(each.kinds[0] for each in streams),
+            np.concatenate(targets) if targets else None,
+        )
+
+    def content_hashes(self) -> dict[str, str]:
+        """SHA-256 of what the sources read, by kind."""
         return {
-            kind: hashlib.sha256(text.tobytes()).hexdigest() for kind, text in self._texts.items()
+            kind: digest
+            for source in self._sources
+            for kind, digest in source.content_hashes().items()
         }
+
+
+def draw_passage(
+    generator: np.random.Generator, text: NDArray[Any], tokens: int, name: str
+) -> NDArray[Any]:
+    """A passage from a random place.
+
+    Raises:
+        ValueError: The text is shorter than that; the message calls it by the name.
+    """
+    if len(text) < tokens:
+        raise ValueError(
+            f"{name} has {len(text)} tokens, an episode reads {tokens}: "
+            "use fewer chunks or a smaller ctx"
+        )
+    start = generator.integers(len(text) - tokens + 1)
+    return text[start : start + tokens]
+
+
+def sha256(content: NDArray[Any]) -> str:
+    """SHA-256 of an array's numbers."""
+    return hashlib.sha256(content.tobytes()).hexdigest()
+
+
+def mixed(split: str) -> MixtureSource:
+    """What `spangym/SpanBudget-v0` reads: five kinds, alike often."""
+    return MixtureSource(
+        [
+            TextSource(split, ["documentation"]),
+            TextSource(split, ["code"]),
+            NoiseSource(string.digits.encode(), "random digits"),
+            LettersSource(),
+            RepetitionSource(TextSource(split)),
+        ]
+    )
 
 
 def _cut(text: NDArray[np.uint8], split: str) -> NDArray[np.uint8]:
@@ -102,7 +287,3 @@ def _texts() -> dict[str, NDArray[np.uint8]]:
     code = b"\n".join(path.read_bytes() for path in modules)
     texts = {"documentation": documentation, "code": code}
     return {kind: np.frombuffer(text, dtype=np.uint8) for kind, text in texts.items()}
-
-
-SOURCES: dict[str, Callable[[str], Source]] = {"text": TextSource}
-"""Sources by name; each is made for a split."""

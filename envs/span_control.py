@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
+from numpy.typing import NDArray
 
-from ..attention import ACTIONS
-from .settings import Settings
+from .lookahead import lookahead, peek
+from .rendering import RENDER_MODES, Picture
+from .settings import split_arguments
 from .simulator import Simulator
 
 
-class SpanControlEnv(gym.Env[Any, int | np.integer[Any]]):
+class SpanControlEnv(gym.Env[Any, Any]):
     """Decide, layer by layer, how far the queries of live attention layers look.
 
     ## Description
@@ -96,17 +99,22 @@ class SpanControlEnv(gym.Env[Any, int | np.integer[Any]]):
     * v0: Initial version.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012  (Gymnasium's own declaration)
+    metadata = {"render_modes": [*RENDER_MODES], "render_fps": 4}  # noqa: RUF012  (Gymnasium's own)
 
-    def __init__(self, *, render_mode: None = None, timing: bool = False, **arguments: Any) -> None:
-        if render_mode is not None:
-            raise ValueError(f"render_mode must be None: nothing is drawn, got {render_mode!r}")
+    def __init__(
+        self, *, render_mode: str | None = None, timing: bool = False, **arguments: Any
+    ) -> None:
+        if render_mode not in (None, *RENDER_MODES):
+            raise ValueError(
+                f"render_mode must be None, {' or '.join(RENDER_MODES)}, got {render_mode!r}"
+            )
         self.render_mode = render_mode
-        self.settings = Settings.from_arguments(arguments)
+        self.settings, parts = split_arguments(arguments)
         self.timing = timing
-        self.simulator = Simulator(self.settings, lanes=1)
+        self.simulator = Simulator(self.settings, 1, parts)
         self.observation_space = self.simulator.encoding.space
-        self.action_space = spaces.Discrete(ACTIONS)
+        self.action_space = self.simulator.action_space
+        self._picture = Picture(self.settings)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -122,23 +130,86 @@ class SpanControlEnv(gym.Env[Any, int | np.integer[Any]]):
         """
         super().reset(seed=seed, options=options)
         observations, infos = self.simulator.reset([self.np_random])
+        self._picture = Picture(self.settings)
         return observations[0], infos[0]
 
-    def step(self, action: int | np.integer[Any]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Set the span of the coming layer and run it.
 
         Args:
-            action: 0..9.
+            action: 0..9; with ``refresh`` three integers.
 
         Returns:
             Observation, reward, terminated (always False), truncated and info.
 
         Raises:
-            ValueError: The action is none of 0..9.
+            ValueError: The action is not in the action space.
             RuntimeError: The episode is over.
         """
         step = self.simulator.step(np.array([action]))
         info = step.infos[0]
+        reward = float(step.rewards[0])
+        self._picture = self._picture.after(reward, info)
         if self.timing:
             info["milliseconds"] = self.simulator.milliseconds
-        return step.observations[0], float(step.rewards[0]), False, step.truncated, info
+        return step.observations[0], reward, False, step.truncated, info
+
+    def render(self) -> Any:
+        """Draw the chunk that was last decided on; see `spangym.envs.rendering`.
+
+        Returns:
+            With ``render_mode="rgb_array"`` a picture, uint8 of shape (height, width, 3); with
+            ``"ansi"`` text; None without a mode.
+        """
+        if self.render_mode is None:
+            return None
+        return self._picture.rgb_array() if self.render_mode == "rgb_array" else str(self._picture)
+
+    def fork(self) -> SpanControlEnv:
+        """An environment that goes on from here by itself, on the same live layers."""
+        other = copy.copy(self)
+        other.simulator = self.simulator.fork()
+        other._np_random = copy.deepcopy(self._np_random)
+        other.action_space = copy.deepcopy(self.action_space)
+        return other
+
+    def peek(self) -> NDArray[np.float32]:
+        """The reward of each action for the coming decision, shape (actions,); nothing changes.
+
+        Actions are ordered as by `spangym.envs.lookahead.choices`.
+
+        Raises:
+            RuntimeError: The episode is over, or none has begun.
+        """
+        return peek(self.simulator)[0]
+
+    def lookahead(self, beam: int = 10) -> NDArray[np.float32]:
+        """The best return of each action up to the end of the chunk, shape (actions,).
+
+        See `spangym.envs.lookahead.lookahead`: exact up to two layers from here, a beam beyond.
+
+        Raises:
+            RuntimeError: The episode is over, or none has begun.
+        """
+        return lookahead(self.simulator, beam)[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes in the environment, as tensors and what JSON can hold.
+
+        The layers' weights are not in it: they are the layers' own.
+        """
+        return {
+            **self.simulator.state_dict(),
+            "generators": [self.np_random.bit_generator.state],
+            "picture": self._picture.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on, to the bit, from where `state_dict` was called.
+
+        Raises:
+            ValueError: It is of an environment with other arguments.
+        """
+        self.simulator.load_state_dict(state_dict)
+        self.np_random.bit_generator.state = state_dict["generators"][0]
+        self._picture = Picture.from_state_dict(self.settings, state_dict["picture"])

@@ -181,14 +181,14 @@ def write_bench(path: Path, machine: dict[str, Any], rows: Sequence[dict[str, An
         aside.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def check_json_path(path: Path) -> None:
+def check_writable_file(option: str, path: Path) -> None:
     """Refuse a place that could not be written to, before minutes are spent on measuring.
 
     Raises:
         UserError: It is a folder, or lies in what is none, or may not be written.
     """
     if path.is_dir():
-        raise UserError(f"--json: {str(path)!r} is a folder; name a file")
+        raise UserError(f"{option}: {str(path)!r} is a folder; name a file")
     there = next(parent for parent in path.absolute().parents if parent.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"--json: {str(path)!r} cannot be written, since {str(there)!r} cannot")
+        raise UserError(f"{option}: {str(path)!r} cannot be written, since {str(there)!r} cannot")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -12,10 +13,13 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
 
+from ..agents.files import written_whole
+from ..envs.weights import ENDING, to_bytes
 from .bench import (
     Row,
-    check_json_path,
+    check_writable_file,
     describe_bench,
     make_bench_table,
     number,
@@ -141,7 +145,7 @@ def defects(
     from .defects import make_defects_table, measure_defects
 
     if json is not None:
-        check_json_path(json)
+        check_writable_file("--json", json)
     torch.set_num_threads(1)
     console = Console(width=None if sys.stdout.isatty() else 160)
     with console.status("measuring"):
@@ -150,6 +154,45 @@ def defects(
     if json is not None:
         write_bench(json, describe_bench(torch.device("cpu")), [asdict(each) for each in measured])
         print(f"written: {json}")
+
+
+@app.command()
+def pretrain(
+    environment: Annotated[
+        str, typer.Argument(metavar="ID", help="An id with trained layers: spangym/SpanBudget-v0.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="File for the weights; else NAME.safetensors here.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the optimiser; else the recipe's.")
+    ] = None,
+) -> None:
+    """Train the layers of an id at random spans, on one core of the CPU."""
+    from .pretraining import describe, judge, pretrain, recipe_of
+
+    name, recipe = recipe_of(environment)
+    if steps is not None:
+        recipe = replace(recipe, steps=steps)
+    path = out or Path(f"{name}{ENDING}")
+    check_writable_file("--out", path)
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn()) as bars:
+        bar = bars.add_task(name, total=recipe.steps)
+
+        def progress(done: int, loss: float) -> None:
+            said = f"{name}, step {done:,}: {loss:.3f} bits a target"
+            bars.update(bar, completed=done, description=said)
+
+        stack = pretrain(recipe, progress)
+    losses = judge(stack, recipe)
+    content = to_bytes(stack, describe(recipe, losses, time.perf_counter() - began))
+    with written_whole(path) as aside:
+        aside.write_bytes(content)
+    reached = ", ".join(f"{action}: {loss:.3f}" for action, loss in losses.items())
+    print(f"bits a target on evaluation streams, by span: {reached}")
+    print(f"written: {path} ({len(content):,} bytes)")
 
 
 @bench.command("attention")
@@ -167,7 +210,7 @@ def bench_attention(
     from .bench_attention import rows
 
     if json is not None:
-        check_json_path(json)
+        check_writable_file("--json", json)
     torch.set_num_threads(threads)
     cuda = torch.cuda.is_available()
     machine = describe_bench(torch.device("cuda" if cuda else "cpu"))

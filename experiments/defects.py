@@ -186,8 +186,8 @@ class _Text:
 
     def chunks(self, count: int) -> Tensor:
         """Shape (count, CTX, DIMS), from places of their own."""
-        streams = [self._source.stream(self._numbers, CTX).tokens for _ in range(count)]
-        return self._embedding[torch.from_numpy(np.stack(streams).astype(np.int64))]
+        streams = [self._source.stream(self._numbers, 1, CTX).content for _ in range(count)]
+        return self._embedding[torch.from_numpy(np.concatenate(streams).astype(np.int64))]
 
 
 def _weights() -> torch.Generator:

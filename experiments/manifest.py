@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-from ..envs.sources import SOURCES, SPLITS
+from ..envs.open_source import open_source
+from ..envs.sources import SPLITS
+from ..envs.weights import weights_sha256
 from .machine import describe_machine
 from .studies import Study
 
@@ -29,7 +31,7 @@ def make_manifest(study: Study, command: Sequence[str], jobs: int) -> dict[str, 
         Ready for JSON.
     """
     arguments = study.environment.arguments
-    source = SOURCES[arguments["source"]]
+    source, weights = arguments["source"], arguments["weights"]
     return {
         "command": list(command),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -40,5 +42,6 @@ def make_manifest(study: Study, command: Sequence[str], jobs: int) -> dict[str, 
         "machine": describe_machine(torch.device(arguments["device"])),
         "jobs": jobs,
         "threads_per_job": 1,
-        "content_sha256": {split: source(split).content_hashes() for split in SPLITS},
+        "content_sha256": {split: open_source(source, split).content_hashes() for split in SPLITS},
+        "weights_sha256": weights_sha256(weights) if weights else None,
     }

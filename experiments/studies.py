@@ -18,7 +18,7 @@ REFERENCES = ("random", *FIXED)
 """Policies that stand in every comparison."""
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
-OBSERVATION = ("encoding", "groups", "layer_index")
+OBSERVATION = ("encoding", "groups", "lags", "layer_index")
 """What of an environment's arguments belongs to the agents."""
 
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -49,6 +49,7 @@ class AgentEntry:
             empty.
         encoding: Encoding of its observations; the agent's own if empty.
         groups: Groups of dimensions that the features are pooled to; 0 leaves them.
+        lags: Whether lag correlations are observed, too.
         layer_index: Whether the observation says which layer is next.
         options: Options or hyperparameters of the agent.
     """
@@ -57,6 +58,7 @@ class AgentEntry:
     label: Annotated[str, Field(max_length=80)] = ""
     encoding: str = ""
     groups: Annotated[int, Field(ge=0)] = 0
+    lags: bool = False
     layer_index: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 

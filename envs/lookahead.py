@@ -1,0 +1,107 @@
+"""What each action would earn: at once, and at best up to the end of the chunk."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..attention import ACTIONS
+from .simulator import Simulator
+from .state import State, map_tensors
+
+_LANES = 4
+"""Lanes that are looked ahead in together: two layers have 100 ways through, for each of them."""
+
+
+def choices(simulator: Simulator) -> NDArray[np.int64]:
+    """All actions of one lane.
+
+    Returns:
+        Shape (10,); with ``refresh`` (40, 3), the span changing slowest.
+    """
+    spans = range(ACTIONS)
+    if not simulator.settings.refresh:
+        return np.array(spans)
+    return np.array([*itertools.product(spans, range(2), range(2))])
+
+
+@torch.no_grad()
+def peek(simulator: Simulator) -> NDArray[np.float32]:
+    """The reward of each action for the coming decision; nothing changes.
+
+    Args:
+        simulator: In mid-episode.
+
+    Returns:
+        Shape (lanes, 10), with ``refresh`` (lanes, 40): by `choices`.
+
+    Raises:
+        RuntimeError: The episode is over, or none has begun.
+    """
+    return _by_lanes(simulator, lambda some: _go_on(simulator, some, simulator.layer)[1])
+
+
+@torch.no_grad()
+def lookahead(simulator: Simulator, beam: int = 10) -> NDArray[np.float32]:
+    """The best return of each action up to the end of the chunk, over all that can follow.
+
+    All ways through the coming two layers are tried. Where more are left, only the best ``beam``
+    ways of each first action, by what they have earned so far, are followed further: with the
+    reward ``task``, whose greater part comes last, that is a bound from below.
+
+    Args:
+        simulator: In mid-episode.
+        beam: Ways of each first action that are followed beyond two layers, at least 1.
+
+    Returns:
+        Shape (lanes, 10), with ``refresh`` (lanes, 40): by `choices`.
+
+    Raises:
+        RuntimeError: The episode is over, or none has begun.
+        ValueError: The beam is less than 1.
+    """
+    if beam < 1:
+        raise ValueError(f"beam must be at least 1, got {beam}")
+
+    def best(some: State) -> Tensor:
+        state, returns = _go_on(simulator, some, simulator.layer)
+        first = len(returns)
+        for layer in range(simulator.layer + 1, simulator.settings.layers):
+            ways = returns.view(first, -1)
+            if ways.shape[1] > beam:
+                kept = ways.topk(beam, dim=1).indices
+                offsets = torch.arange(first, device=kept.device)[:, None] * ways.shape[1]
+                rows = (kept + offsets).flatten()
+                state, returns = map_tensors(_rows(rows), state), returns[rows]
+            state, earned = _go_on(simulator, state, layer)
+            returns = returns.repeat_interleave(len(earned) // len(returns)) + earned
+        return returns.view(first, -1).amax(1)
+
+    return _by_lanes(simulator, best)
+
+
+def _by_lanes(simulator: Simulator, returns: Callable[[State], Tensor]) -> NDArray[np.float32]:
+    """Returns of the actions in each lane, a few lanes at a time."""
+    state = simulator.state
+    groups = torch.arange(simulator.lanes, device=simulator.device).split(_LANES)
+    together = torch.cat([returns(map_tensors(_rows(group), state)) for group in groups])
+    return together.view(simulator.lanes, -1).cpu().numpy().astype(np.float32)
+
+
+def _rows(chosen: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda tensor: tensor[chosen]
+
+
+def _go_on(simulator: Simulator, state: State, layer: int) -> tuple[State, Tensor]:
+    """Every lane gone on with every action, side by side, and what that earned, float64."""
+    actions = torch.from_numpy(choices(simulator)).to(simulator.device)
+    lanes = len(state.hidden)
+    repeated = map_tensors(lambda each: each.repeat_interleave(len(actions), dim=0), state)
+    decided = actions.repeat(lanes, *[1] * (actions.ndim - 1))
+    passed = simulator.decide(repeated, layer, decided)
+    return passed.state, passed.parts.double().sum(-1)

@@ -1,0 +1,59 @@
+"""The stack that settings describe: trained, with seeded random weights, or of live layers."""
+
+from __future__ import annotations
+
+import torch
+
+from ..attention import IntegratedAttention
+from .settings import OWN, Layers, Settings, live_modules
+from .stack import BareStack, Stack, draw_embedding
+from .weights import load_stack
+
+
+def make_stack(
+    settings: Settings,
+    layers: Layers | None,
+    channels: int,
+) -> Stack:
+    """Make the stack of an environment.
+
+    Args:
+        settings: What to run.
+        layers: Layers or a stack of the user's own, used as they are; None for what the settings
+            name.
+        channels: Channels of the content's frames; 0 for bytes.
+
+    Raises:
+        ValueError: Trained layers read bytes, and the content is frames.
+    """
+    if isinstance(layers, Stack):
+        return layers
+    # Drawn on the CPU, so that every device runs the same weights.
+    generator = torch.Generator().manual_seed(settings.weights_seed)
+    if layers is not None:
+        return BareStack(live_modules(layers), draw_embedding(settings.dims, channels, generator))
+    if settings.weights == OWN:
+        raise ValueError(f"weights {OWN!r} stand for layers that are handed in, and none are")
+    if settings.weights:
+        if channels:
+            raise ValueError(
+                f"weights {settings.weights!r} read bytes, the source {settings.source!r} gives "
+                "frames"
+            )
+        return load_stack(settings.weights).to(settings.device)
+    embedding = draw_embedding(settings.dims, channels, generator)
+    modules = [
+        IntegratedAttention(
+            settings.ctx,
+            settings.dims,
+            settings.heads,
+            settings.max_dist,
+            settings.win_size,
+            settings.max_span,
+            settings.temp_scale,
+            sharpen=settings.sharpen,
+            generator=generator,
+        )
+        for _ in range(settings.layers)
+    ]
+    return BareStack(modules, embedding).to(settings.device).eval()

@@ -1,0 +1,39 @@
+"""How the shipped layers are trained: one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .stack import BlockSizes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the layers of an id are trained: at random spans, so that they work at any.
+
+    Attributes:
+        source: Name of the source they read.
+        sizes: Sizes of the stack.
+        steps: Steps of the optimiser.
+        batch: Chunks in a step.
+        learning_rate: Highest rate of a one-cycle schedule.
+        full_span: Share of the decisions that are the full span, over those drawn at random.
+        summary: Whether queries and keys of the global paths keep their first, small weights, so
+            that these paths only average: retrieval is then the local paths'.
+        seed: Of weights, batches and spans.
+    """
+
+    source: str
+    sizes: BlockSizes
+    steps: int
+    batch: int = 16
+    learning_rate: float = 3e-3
+    full_span: float = 0.2
+    summary: bool = False
+    seed: int = 0
+
+
+RECIPES: dict[str, Recipe] = {
+    "span-budget": Recipe("mixed", BlockSizes(), steps=3000),
+}
+"""Recipes by the name of the weights."""

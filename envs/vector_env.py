@@ -1,0 +1,170 @@
+"""The Gymnasium vector face: many lanes as a `gymnasium.vector.VectorEnv`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from .lookahead import lookahead, peek
+from .settings import split_arguments
+from .simulator import Simulator
+
+
+class SpanControlVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
+    """Many lanes of `SpanControlEnv` through one simulator, for Gymnasium's vector users.
+
+    Lane ``i`` behaves as the scalar environment seeded ``seed + i``: to the bit on the CPU for
+    chunks of 16 tokens or more. All lanes' episodes end at once, by truncation, and begin anew
+    within the step (``AutoresetMode.SAME_STEP``): the observations are then the new episodes',
+    the last ones stand in ``infos["final_obs"]`` and what was said of them in
+    ``infos["final_info"]``. Arrays are fresh at every step.
+
+    Args:
+        num_envs: Lanes.
+        render_mode: None: a single lane can be drawn by `SpanControlEnv`.
+        timing: Whether ``infos`` hold the wall time of the step.
+        **arguments: Those of `spangym.envs.SpanControlEnv`.
+
+    Raises:
+        TypeError: An argument is unknown.
+        ValueError: An argument breaks its rule.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> envs = gym.make_vec("spangym.envs:spangym/SpanControl-v0", 3, chunks=2, encoding="box")
+        >>> observations, infos = envs.reset(seed=0)
+        >>> observations, rewards, terminations, truncations, infos = envs.step(np.array([0, 5, 9]))
+        >>> observations.shape, rewards.dtype, infos["span"].tolist()[0]
+        ((3, 128), dtype('float32'), 0)
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        render_mode: None = None,
+        timing: bool = False,
+        **arguments: Any,
+    ) -> None:
+        if render_mode is not None:
+            raise ValueError(
+                f"render_mode must be None for many lanes, got {render_mode!r}: draw one with make"
+            )
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.settings, parts = split_arguments(arguments)
+        self.timing = timing
+        self.simulator = Simulator(self.settings, num_envs, parts)
+        self.single_observation_space = self.simulator.encoding.space
+        self.single_action_space = self.simulator.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._generators = [seeding.np_random(None)[0] for _ in range(num_envs)]
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Begin an episode in every lane.
+
+        Args:
+            seed: Lane ``i`` is seeded ``seed + i``, or by the ``i``-th of a sequence; lanes without
+                a seed go on.
+            options: Not used; ``reset_mask`` is refused, since all lanes' episodes end at once.
+
+        Returns:
+            The first observations, one row a lane, and infos.
+
+        Raises:
+            ValueError: There are other than ``num_envs`` seeds, or a mask is given.
+        """
+        if options and "reset_mask" in options:
+            raise ValueError("options must have no reset_mask: all lanes' episodes begin together")
+        seeds: Sequence[int | None]
+        if isinstance(seed, int | np.integer):
+            seeds = [int(seed) + lane for lane in range(self.num_envs)]
+        else:
+            seeds = [None] * self.num_envs if seed is None else [*seed]
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed must be of {self.num_envs} numbers, one a lane, got {seeds}")
+        for lane, each in enumerate(seeds):
+            if each is not None:
+                self._generators[lane] = seeding.np_random(each)[0]
+        observations, infos = self.simulator.reset(self._generators)
+        return observations, self._together(infos)
+
+    def step(
+        self, actions: NDArray[Any]
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
+        """Set the spans of the coming layer and run it.
+
+        Args:
+            actions: One row a lane.
+
+        Returns:
+            Observations, rewards (float32), terminations (never), truncations and infos.
+
+        Raises:
+            ValueError: The actions are not in the action space.
+            RuntimeError: No episode has begun.
+        """
+        step = self.simulator.step(np.asarray(actions))
+        observations, infos = step.observations, step.infos
+        if self.timing:
+            infos = [{**info, "milliseconds": self.simulator.milliseconds} for info in infos]
+        if step.truncated:
+            observations, first = self.simulator.reset(self._generators)
+            infos = [
+                {"final_obs": last, "final_info": info, **new}
+                for last, info, new in zip(step.observations, infos, first, strict=True)
+            ]
+        truncations = np.full(self.num_envs, step.truncated)
+        never = np.zeros(self.num_envs, dtype=np.bool_)
+        return observations, step.rewards, never, truncations, self._together(infos)
+
+    def fork(self) -> SpanControlVectorEnv:
+        """An environment that goes on from here by itself, on the same live layers."""
+        other = copy.copy(self)
+        other.simulator = self.simulator.fork()
+        other._generators = copy.deepcopy(self._generators)
+        return other
+
+    def peek(self) -> NDArray[np.float32]:
+        """The reward of each action for the coming decision, shape (lanes, actions)."""
+        return peek(self.simulator)
+
+    def lookahead(self, beam: int = 10) -> NDArray[np.float32]:
+        """The best return of each action up to the end of the chunk, shape (lanes, actions)."""
+        return lookahead(self.simulator, beam)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes in the environment, as tensors and what JSON can hold."""
+        states = [generator.bit_generator.state for generator in self._generators]
+        return {**self.simulator.state_dict(), "generators": states}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on, to the bit, from where `state_dict` was called.
+
+        Raises:
+            ValueError: It is of an environment with other arguments or lanes.
+        """
+        self.simulator.load_state_dict(state_dict)
+        for generator, state in zip(self._generators, state_dict["generators"], strict=True):
+            generator.bit_generator.state = state
+
+    def _together(self, infos: list[dict[str, Any]]) -> dict[str, Any]:
+        together: dict[str, Any] = {}
+        for lane, info in enumerate(infos):
+            together = self._add_info(together, info, lane)
+        return together

@@ -3,6 +3,7 @@
 Importing this package registers their ids with Gymnasium.
 """
 
+from .check_vector_env import check_vector_env
 from .registration import ENVIRONMENTS, register_environments, settings_for
 from .rewards import Decided, Reward
 from .sb3_vec_env import SpanControlVecEnv
@@ -29,6 +30,7 @@ __all__ = [
     "Stack",
     "Step",
     "Stream",
+    "check_vector_env",
     "register_environments",
     "settings_for",
 ]

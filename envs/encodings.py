@@ -39,6 +39,9 @@ class Encoding(ABC):
         groups: Groups of dimensions that means and variances are pooled to; 0 leaves them.
         lags: Whether lag correlations follow them.
         layer_index: Whether the observation ends with the index of the layer.
+
+    Attributes:
+        space: Space of one lane's observation.
     """
 
     def __init__(
@@ -55,10 +58,10 @@ class Encoding(ABC):
         self.lags = LAG_BUCKETS if lags else 0
         self.layer_index = layer_index
         self.width = 2 * (groups or dims) + self.lags
+        self.space = self._make_space()
 
-    @property
     @abstractmethod
-    def space(self) -> spaces.Space[Any]:
+    def _make_space(self) -> spaces.Space[Any]:
         """Space of one lane's observation."""
 
     def features(self, local_input: Tensor) -> Tensor:
@@ -107,9 +110,7 @@ class Encoding(ABC):
 class DigitsEncoding(Encoding):
     """The digits themselves: ``MultiDiscrete([11] * numbers)``, the layer's index last."""
 
-    @property
-    def space(self) -> spaces.Space[Any]:
-        """Space of one lane's observation."""
+    def _make_space(self) -> spaces.Space[Any]:
         return spaces.MultiDiscrete(
             [DIGIT_VALUES] * self.width + [self.layers] * self.layer_index, dtype=np.int64
         )
@@ -126,9 +127,7 @@ class DigitsEncoding(Encoding):
 class BoxEncoding(Encoding):
     """The digits scaled to [-1, 1], float32; what deep agents learn from fastest."""
 
-    @property
-    def space(self) -> spaces.Space[Any]:
-        """Space of one lane's observation."""
+    def _make_space(self) -> spaces.Space[Any]:
         return spaces.Box(-1.0, 1.0, (self.width + self.layer_index,), np.float32)
 
     def numbers(self, features: Tensor, layer: int) -> Tensor:
@@ -142,17 +141,18 @@ class BoxEncoding(Encoding):
 
 
 class FeaturesEncoding(Encoding):
-    """The raw means, variances and lag correlations, float32, within their natural bounds."""
+    """The raw means, variances and lag correlations, float32.
 
-    @property
-    def space(self) -> spaces.Space[Any]:
-        """Space of one lane's observation."""
-        # Entries after layer normalisation average to at most the root of dims in size; learned
-        # gains may exceed that.
+    A normalised entry is at most the root of ``dims`` in size. Learned gains could exceed that;
+    means beyond it, and variances beyond its square, are clamped.
+    """
+
+    def _make_space(self) -> spaces.Space[Any]:
+        bound = np.sqrt(self.dims)
         half = (self.width - self.lags) // 2
         tail = self.lags + self.layer_index
-        low = [-np.inf] * half + [0.0] * half + [-1.0] * tail
-        high = [np.inf] * half + [np.inf] * half + [1.0] * tail
+        low = [-bound] * half + [0.0] * half + [-1.0] * tail
+        high = [bound] * half + [float(self.dims)] * half + [1.0] * tail
         return spaces.Box(np.array(low, np.float32), np.array(high, np.float32), dtype=np.float32)
 
     def numbers(self, features: Tensor, layer: int) -> Tensor:
@@ -160,16 +160,15 @@ class FeaturesEncoding(Encoding):
         return self._append(features, self._layer_in_unit_interval(layer))
 
     def observations(self, numbers: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Features as float32, shape (lanes, numbers)."""
-        return numbers.astype(np.float32)
+        """Features as float32, shape (lanes, numbers), within their bounds."""
+        assert isinstance(self.space, spaces.Box)
+        return numbers.astype(np.float32).clip(self.space.low, self.space.high)
 
 
 class StateEncoding(DigitsEncoding):
     """The original's state id, ``hash(tuple(digits)) % 9999``: ``Discrete(9999)``, for tables."""
 
-    @property
-    def space(self) -> spaces.Space[Any]:
-        """Space of one lane's observation."""
+    def _make_space(self) -> spaces.Space[Any]:
         return spaces.Discrete(STATES)
 
     def observations(self, numbers: NDArray[np.float64]) -> NDArray[np.int64]:

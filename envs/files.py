@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -199,7 +197,7 @@ def log_mel(samples: NDArray[Any]) -> NDArray[np.float32]:
     """Log-mel frames as Whisper's, see `AudioSource`.
 
     Args:
-        samples: Mono at `RATE`, shape (samples,), in −1..1.
+        samples: Mono at `RATE`, shape (samples,), in -1..1.
 
     Returns:
         Shape (samples // `HOP`, `MELS`).
@@ -305,7 +303,8 @@ def _read_arrays(path: str | Path) -> Iterator[tuple[str, str, NDArray[Any]]]:
                 arrays = {"": loaded}
         except OSError as error:
             _refuse(error, each)
-        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        # NumPy's reader of a damaged file raises almost anything, tokenize.TokenError included.
+        except Exception as error:
             raise ValueError(f"{_quoted(each)} must be an .npy or .npz file of numbers") from error
         for key, array in arrays.items():
             kind = name if not key else key if len(files) == 1 else f"{name}/{key}"

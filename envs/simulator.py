@@ -19,7 +19,7 @@ from .encodings import ENCODINGS
 from .make_stack import make_stack
 from .open_source import open_source
 from .rewards import REWARDS, Decided
-from .settings import Parts, Settings
+from .settings import OWN, Parts, Settings
 from .sources import NO_TARGET
 from .state import Episode, Flattened, State, flatten
 
@@ -83,6 +83,11 @@ class Simulator:
     def __init__(self, settings: Settings, lanes: int, parts: Parts = Parts()) -> None:  # noqa: B008
         if lanes < 1:
             raise ValueError(f"lanes must be at least 1, got {lanes}")
+        for name in ("source", "reward"):
+            if getattr(settings, name) == OWN and getattr(parts, name) is None:
+                raise ValueError(
+                    f"{name} {OWN!r} stands for an object that is handed in, and none is"
+                )
         self.settings = settings
         self.lanes = lanes
         self.source = parts.source or open_source(settings.source, settings.split)

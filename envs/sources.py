@@ -191,7 +191,7 @@ class MixtureSource(Source):
         >>> mixture = MixtureSource([NoiseSource(b"01", "bits"), LettersSource()], [3, 1])
         >>> stream = mixture.stream(np.random.default_rng(2), 4, 6)
         >>> stream.kinds
-        ('bits', 'repeated letters', 'bits', 'bits')
+        ('bits', 'bits', 'repeated letters', 'bits')
     """
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float] | None = None) -> None:

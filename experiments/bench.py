@@ -135,6 +135,26 @@ def peak_memory(function: Callable[[], object]) -> int:
     return max(each["Total Allocated"] for each in memory) - before
 
 
+def copies_and_busy_share(function: Callable[[], object]) -> tuple[float, float]:
+    """Copies from the CUDA device to the host in a call, and the share of it the device is busy.
+
+    Taken from PyTorch's own profiler, of the second call.
+    """
+    function()
+    torch.cuda.synchronize()
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        began = time.perf_counter()
+        function()
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+    events = profile.events() or []
+    on_device = [event for event in events if str(event.device_type) == "DeviceType.CUDA"]
+    copies = sum("DtoH" in event.name for event in on_device)
+    busy = sum(event.time_range.elapsed_us() for event in on_device) / 1e6
+    return float(copies), busy / seconds
+
+
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
     """The profiler's library writes lines of its own there, past Python."""

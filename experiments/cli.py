@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from rich.progress import Progress, TimeElapsedColumn
+from rich.progress import Progress, TaskID, TimeElapsedColumn
 
 from ..agents.files import written_whole
+from ..envs.registration import ENVIRONMENTS, full_id
 from ..envs.weights import ENDING, to_bytes
 from .bench import (
     Row,
@@ -157,6 +159,32 @@ def defects(
 
 
 @app.command()
+def validate(
+    folder: Annotated[Path, typer.Argument(help="Folder of a run.")],
+) -> None:
+    """Play a run's stored evaluation episodes again and compare what comes of them."""
+    from .validation import validate as replay
+
+    run = RunFolder.open(folder)
+    study = run.study()
+    torch.set_num_threads(1)
+    failed = rounded = total = 0
+    for row in replay(run, study):
+        print(row)
+        total += 1
+        failed += not row.reproduced
+        rounded += row.reproduced and bool(row.difference)
+    if not total:
+        raise UserError(f"no trial is finished in {str(folder)!r}: there is nothing to replay")
+    print(
+        f"{total - failed} of {total} episodes are reproduced, "
+        f"{total - failed - rounded} of them to the bit"
+    )
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def pretrain(
     environment: Annotated[
         str, typer.Argument(metavar="ID", help="An id with trained layers: spangym/SpanBudget-v0.")
@@ -195,6 +223,39 @@ def pretrain(
     print(f"written: {path} ({len(content):,} bytes)")
 
 
+@app.command()
+def references(
+    environments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID]...", help="Registered ids; else all.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes of each policy.")] = 16,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write machine and rows to this file too.")
+    ] = None,
+) -> None:
+    """Measure what policies that learn nothing earn, and what the best would."""
+    from .references import make_references_table, measure_references
+
+    if json is not None:
+        check_writable_file("--json", json)
+    torch.set_num_threads(1)
+    names = [full_id(name) for name in environments or ENVIRONMENTS]
+    measured = []
+    with Progress(*Progress.get_default_columns(), TimeElapsedColumn()) as bars:
+        for name in names:
+            bar = bars.add_task(name, total=None)
+
+            def progress(done: int, total: int, bar: TaskID = bar) -> None:
+                bars.update(bar, completed=done, total=total)
+
+            measured.append(measure_references(name, episodes, progress))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(make_references_table(measured))
+    if json is not None:
+        write_bench(json, describe_bench(torch.device("cpu")), [asdict(each) for each in measured])
+        print(f"written: {json}")
+
+
 @bench.command("attention")
 def bench_attention(
     quick: Annotated[
@@ -209,6 +270,25 @@ def bench_attention(
     # Imported here: nothing else needs it.
     from .bench_attention import rows
 
+    _measure(lambda: rows(quick, torch.Generator().manual_seed(0)), threads, json)
+
+
+@bench.command("envs")
+def bench_envs(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds and lanes.")] = False,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write machine and rows to this file too.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the CPU.")] = 1,
+) -> None:
+    """Measure what the environment adds to the layers that it runs."""
+    from .bench_envs import rows
+
+    _measure(lambda: rows(quick), threads, json)
+
+
+def _measure(rows: Callable[[], Iterable[Row]], threads: int, json: Path | None) -> None:
+    """Show rows of figures as they are measured, and write them down."""
     if json is not None:
         check_writable_file("--json", json)
     torch.set_num_threads(threads)
@@ -217,7 +297,7 @@ def bench_attention(
     console = Console(width=None if sys.stdout.isatty() else 120)
     done: list[Row] = []
     with console.status("measuring") as status:
-        for row in rows(quick, torch.Generator().manual_seed(0)):
+        for row in rows():
             done.append(row)
             status.update(f"measured: {row.name}: {number(row.value)}")
     print(", ".join(f"{name} {value}" for name, value in machine.items()))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..agents import Agent
-from ..envs import Settings, SpanControlVecEnv
+from ..envs import Settings, SpanControlVectorEnv
 from .recorder import EpisodeTotals
 
 
@@ -29,18 +31,78 @@ def evaluate(
         progress: Called with the steps done after each step.
 
     Returns:
-        A row an episode: ``evaluation_seed`` and the episode's totals.
+        A row an episode: ``evaluation_seed``, the episode's totals, ``output_norm`` (the sum of
+        the norms of the layers' outputs, by which outputs can be checked) and ``actions``.
     """
-    env = SpanControlVecEnv(settings, episodes)
-    env.seed(first_seed)
-    observations = env.reset()
-    parts = env.simulator.reward.parts
-    totals = [EpisodeTotals(parts) for _ in range(episodes)]
-    steps = settings.chunks * settings.layers
-    for step in range(steps):
-        assert isinstance(observations, np.ndarray)
-        observations, rewards, _, infos = env.step(agent.predict(observations))
-        for lane, info in enumerate(infos):
-            totals[lane].add(float(rewards[lane]), info)
-        progress((step + 1) * episodes)
-    return [{"evaluation_seed": first_seed + i, **each.row()} for i, each in enumerate(totals)]
+
+    def decide(observations: NDArray[Any], step: int) -> NDArray[Any]:
+        progress(step * episodes)
+        return agent.predict(observations)
+
+    rows = play(settings, range(first_seed, first_seed + episodes), decide)
+    progress(settings.chunks * settings.layers * episodes)
+    return rows
+
+
+def play(
+    settings: Settings,
+    seeds: Sequence[int],
+    decide: Callable[[NDArray[Any], int], NDArray[Any]],
+) -> list[dict[str, Any]]:
+    """Play one episode a seed, side by side as lanes.
+
+    Args:
+        settings: Environment to play in.
+        seeds: Of the episodes.
+        decide: From observations and the number of the step to actions, one row a lane.
+
+    Returns:
+        Rows as `evaluate` gives them.
+    """
+    env = SpanControlVectorEnv(len(seeds), **dataclasses.asdict(settings))
+    observations, _ = env.reset(seed=seeds)
+    simulator = env.simulator
+    totals = [EpisodeTotals(simulator.reward.parts) for _ in seeds]
+    norms = [0.0 for _ in seeds]
+    played: list[list[str]] = [[] for _ in seeds]
+    for number in range(settings.chunks * settings.layers):
+        actions = np.asarray(decide(observations, number))
+        step = simulator.step(actions)
+        observations = step.observations
+        for lane, info in enumerate(step.infos):
+            totals[lane].add(float(step.rewards[lane]), info)
+            norms[lane] += info["output_norm"]
+            played[lane].append(write_action(actions[lane]))
+    return [
+        {
+            "evaluation_seed": seed,
+            **totals[lane].row(),
+            "output_norm": norms[lane],
+            "actions": " ".join(played[lane]),
+        }
+        for lane, seed in enumerate(seeds)
+    ]
+
+
+def write_action(action: Any) -> str:
+    """An action as text, its numbers joined by ``-``.
+
+    Example:
+        >>> write_action(np.int64(9)), write_action(np.array([9, 0, 1]))
+        ('9', '9-0-1')
+    """
+    return "-".join(str(number) for number in np.atleast_1d(action))
+
+
+def read_action(text: str) -> NDArray[np.int64]:
+    """An action that `write_action` wrote.
+
+    Raises:
+        ValueError: It is no action.
+
+    Example:
+        >>> read_action("9-0-1").tolist(), read_action("9").tolist()
+        ([9, 0, 1], 9)
+    """
+    numbers = np.array([int(number) for number in text.split("-")])
+    return numbers if len(numbers) > 1 else numbers[0]

@@ -27,6 +27,8 @@ _EVALUATION_COLUMNS = (
     "return",
     "mean_span",
     "visited_keys",
+    "output_norm",
+    "actions",
 )
 
 
@@ -219,14 +221,14 @@ class RunFolder:
         try:
             # A label is text, also where it looks like a number or like nothing.
             text = io.StringIO(self._read(name))
-            rows = pd.read_csv(text, dtype={"agent": str}, keep_default_na=False)
+            rows = pd.read_csv(text, dtype={"agent": str, "actions": str}, keep_default_na=False)
         except (EmptyDataError, ParserError) as error:
             raise self._damaged(name, error) from error
         if not text.getvalue().endswith("\n"):
             raise self._damaged(name, "its last row is cut short")
         if lacking := [column for column in columns if column not in rows]:
             raise self._damaged(name, f"it lacks the columns {', '.join(lacking)}")
-        numbers = rows.drop(columns="agent", errors="ignore")
+        numbers = rows.drop(columns=["agent", "actions"], errors="ignore")
         if len(rows) and (
             numbers.isna().any(axis=None) or len(numbers.select_dtypes(exclude="number").columns)
         ):

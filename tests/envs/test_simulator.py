@@ -19,13 +19,12 @@ def test_an_episode_in_words():
     env = SpanControlEnv(**SMALL, layers=2, encoding="digits", price=0.5)
     observation, info = env.reset(seed=3)
     simulator = env.simulator
-    stream = simulator.source.stream(seeding.np_random(3)[0], 4 * 32)
-    assert info == {"source": stream.kind}
+    stream = simulator.source.stream(seeding.np_random(3)[0], 4, 32)
+    assert info == {"source": stream.kinds[0]}
     caches: list[LayerCache | None] = [None, None]
     actions = iter([9, 3, 0, 5, 1, 8])
     for chunk in range(3):
-        tokens = torch.tensor(stream.tokens[chunk * 32 : chunk * 32 + 32].astype(int))
-        hidden = simulator.embedding[tokens][None]
+        hidden = simulator.stack.embed(torch.tensor(stream.content[chunk].astype(int))[None])
         for index, layer in enumerate(simulator.layers):
             seen = digits(layer.features(hidden))[0]
             assert observation.tolist() == seen.tolist()
@@ -34,7 +33,7 @@ def test_an_episode_in_words():
                 outcome = layer.outcome(hidden, action, cache=caches[index])
             caches[index] = outcome.cache
             observation, reward, terminated, truncated, info = env.step(action)
-            cost = 0.5 * outcome.visited_keys.item() / 32**2
+            cost = 0.5 * outcome.visited_keys.item() / 32**2 / 2
             judged = quality(outcome.local_output)
             assert reward == pytest.approx(judged.quality.item() - cost, abs=1e-6)
             assert info["reward_parts"] == pytest.approx(
@@ -48,6 +47,7 @@ def test_an_episode_in_words():
             assert (info["chunk"], info["layer"]) == (chunk, index)
             for name in ("window", "span", "visited_keys", "focus_steps", "scale"):
                 assert info[name] == getattr(outcome, name).item()
+            assert info["output_norm"] == pytest.approx(outcome.output.norm().item())
             assert not terminated
             assert truncated == ((chunk, index) == (2, 1))
             hidden = outcome.output
@@ -58,9 +58,9 @@ def test_an_episode_in_words():
 def test_the_last_observation_is_of_the_chunk_that_would_follow():
     env = SpanControlEnv(**SMALL)
     env.reset(seed=0)
-    stream = env.simulator.source.stream(seeding.np_random(0)[0], 4 * 32)
+    stream = env.simulator.source.stream(seeding.np_random(0)[0], 4, 32)
     observation = [env.step(5)[0] for _ in range(6)][-1]
-    hidden = env.simulator.embedding[torch.tensor(stream.tokens[96:].astype(int))][None]
+    hidden = env.simulator.stack.embed(torch.tensor(stream.content[3].astype(int))[None])
     expected = digits(env.simulator.layers[0].features(hidden))[0]
     assert observation.tolist() == expected.tolist()
 
@@ -163,7 +163,7 @@ def test_timing_is_there_when_asked_for():
 def test_features_are_of_the_normalised_input():
     env = SpanControlEnv(**SMALL, encoding="features")
     seen, _ = env.reset(seed=4)
-    layer, hidden = env.simulator.layers[0], env.simulator._hidden
+    layer, hidden = env.simulator.layers[0], env.simulator.state.hidden
     expected = features(torch.nn.functional.layer_norm(hidden, (16,)))
     np.testing.assert_allclose(seen, expected[0], atol=1e-6)
     assert layer.ln_a.weight.tolist() == [1.0] * 16
@@ -184,7 +184,7 @@ def test_a_bad_action_is_an_error(action: float):
     [
         ({"encodng": "box"}, TypeError, "did you mean 'encoding'?"),
         ({"encoding": "boxx"}, ValueError, "did you mean 'box'?"),
-        ({"reward": "x"}, ValueError, "known are: quality"),
+        ({"reward": "x"}, ValueError, "known are: attention, own, quality, task"),
         ({"layers": 0}, ValueError, "layers must be at least 1"),
         ({"layers": "2"}, TypeError, "layers must be of type int, got '2'"),
         ({"layers": True}, TypeError, "layers must be of type int"),
@@ -199,6 +199,13 @@ def test_a_bad_action_is_an_error(action: float):
         ({"heads": 3}, ValueError, "heads must divide dims, got heads=3, dims=64"),
         ({"weights_seed": 10**22}, ValueError, "weights_seed must be in 0..2**63 - 1"),
         ({"render_mode": "human"}, ValueError, "render_mode must be None"),
+        ({"source": "tetx"}, ValueError, "did you mean 'text'?"),
+        ({"observe": "now"}, ValueError, "observe 'now' is unknown"),
+        ({"weights": "span-bugdet"}, ValueError, "did you mean 'span-budget'?"),
+        ({"weights": "span-budget", "dims": 32}, ValueError, "dims must be 64, as the weights"),
+        ({"weights": "span-budget", "ctx": 512}, ValueError, "ctx must be 256, as the weights"),
+        ({"weights": "span-budget", "sharpen": False}, ValueError, "sharpen is of layers with"),
+        ({"reward": "task"}, ValueError, "these layers were trained on no task"),
         ({"price": math.nan}, ValueError, "price must be at least 0 and finite"),
         ({"chunks": 1_000_000}, ValueError, "use fewer chunks or a smaller ctx"),
     ],

@@ -1,7 +1,52 @@
+import copy
+import pickle
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from spangym.envs.sources import TextSource
+from spangym.envs.open_source import SOURCES, open_source
+from spangym.envs.sources import (
+    NO_TARGET,
+    LettersSource,
+    MixtureSource,
+    NoiseSource,
+    RepetitionSource,
+    Source,
+    Stream,
+    TextSource,
+)
+
+NAMES = pytest.mark.parametrize("name", SOURCES)
+
+
+@NAMES
+@given(chunks=st.integers(1, 4), ctx=st.sampled_from([128]), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=10, deadline=None)
+def test_streams_of_every_source(name: str, chunks: int, ctx: int, seed: int):
+    source = open_source(name, "evaluation")
+    one, other = (source.stream(np.random.default_rng(seed), chunks, ctx) for _ in range(2))
+    assert one.content.shape == (chunks, ctx)
+    assert one.content.dtype == np.uint8
+    assert len(one.kinds) == chunks
+    np.testing.assert_array_equal(one.content, other.content)
+    assert one.kinds == other.kinds
+    if one.targets is not None:
+        assert one.targets.shape == (chunks, ctx)
+        assert one.targets.dtype == np.int64
+        assert (one.targets != NO_TARGET).any(1).all()
+        np.testing.assert_array_equal(one.targets, other.targets)
+
+
+@NAMES
+def test_copies_draw_the_same(name: str):
+    source = open_source(name, "train")
+    for twin in (copy.deepcopy(source), pickle.loads(pickle.dumps(source))):
+        streams = [each.stream(np.random.default_rng(3), 2, 128) for each in (source, twin)]
+        np.testing.assert_array_equal(streams[0].content, streams[1].content)
+        assert twin.content_hashes() == source.content_hashes()
 
 
 @pytest.mark.parametrize("split", ["train", "evaluation"])
@@ -10,9 +55,9 @@ def test_streams_are_real_text(split: str):
     generator = np.random.default_rng(0)
     kinds = set()
     for _ in range(20):
-        stream = source.stream(generator, 400)
-        kinds.add(stream.kind)
-        text = stream.tokens.tobytes().decode("utf-8", errors="replace")
+        stream = source.stream(generator, 4, 100)
+        kinds.update(stream.kinds)
+        text = stream.content.tobytes().decode("utf-8", errors="replace")
         assert sum(each.isalpha() or each.isspace() for each in text) > 200
     assert kinds == {"documentation", "code"}
 
@@ -26,7 +71,82 @@ def test_splits_share_no_text():
         assert len(other) == pytest.approx(len(text) / 4, abs=4)
 
 
-def test_same_generator_same_stream():
-    one, other = (TextSource("train").stream(np.random.default_rng(5), 100) for _ in range(2))
-    np.testing.assert_array_equal(one.tokens, other.tokens)
-    assert one.kind == other.kind
+def test_noise_has_every_byte_of_its_alphabet_alike_often():
+    stream = NoiseSource(b"abcd").stream(np.random.default_rng(0), 1, 40_000)
+    values, counts = np.unique(stream.content, return_counts=True)
+    assert bytes(values) == b"abcd"
+    np.testing.assert_allclose(counts, 10_000, rtol=0.05)
+
+
+def test_a_chunk_of_letters_is_one_letter():
+    content = LettersSource().stream(np.random.default_rng(0), 9, 50).content
+    assert (content == content[:, :1]).all()
+    assert len(np.unique(content)) > 3
+
+
+def test_repetition_repeats_at_all_distances():
+    source = RepetitionSource(NoiseSource(), shortest=8, longest=192)
+    content = source.stream(np.random.default_rng(0), 300, 256).content
+    periods = []
+    for chunk in content:
+        same = [lag for lag in range(1, 256) if (chunk[lag:] == chunk[:-lag]).all()]
+        periods.append(same[0])
+    assert min(periods) >= 8
+    assert max(periods) <= 192
+    # On a logarithmic scale the middle between 8 and 192 is 39.
+    assert np.mean(np.array(periods) < 39) == pytest.approx(0.5, abs=0.1)
+
+
+def test_repetition_of_a_short_chunk_repeats_within_it():
+    content = RepetitionSource(NoiseSource()).stream(np.random.default_rng(0), 50, 16).content
+    for chunk in content:
+        assert any((chunk[lag:] == chunk[:-lag]).all() for lag in range(1, 13))
+
+
+def test_a_mixture_draws_by_weight():
+    mixture = MixtureSource([NoiseSource(b"0", "zero"), NoiseSource(b"1", "one")], [3, 1])
+    stream = mixture.stream(np.random.default_rng(0), 4000, 2)
+    ones = np.array(stream.kinds) == "one"
+    assert ones.mean() == pytest.approx(0.25, abs=0.03)
+    assert (stream.content == np.where(ones, ord("1"), ord("0"))[:, None]).all()
+
+
+class Frames(Source):
+    channels = 3
+
+    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+        content = generator.normal(size=(chunks, ctx, 3)).astype(np.float32)
+        return Stream(content, ("frames",) * chunks)
+
+
+class Labelled(Source):
+    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+        content = generator.integers(256, size=(chunks, ctx)).astype(np.uint8)
+        return Stream(content, ("labelled",) * chunks, content.astype(np.int64))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: MixtureSource([]), "sources must name at least one"),
+        (lambda: MixtureSource([NoiseSource()], [1, 2]), "weights must be 1 numbers"),
+        (lambda: MixtureSource([NoiseSource()], [0]), "not all 0"),
+        (lambda: MixtureSource([NoiseSource()] * 2, [2, -1]), "none negative"),
+        (lambda: MixtureSource([NoiseSource(), Frames()]), "the same channels, got [0, 3]"),
+        (lambda: open_source("txt", "train"), "did you mean 'text'?"),
+        (
+            lambda: TextSource("train").stream(np.random.default_rng(0), 10**6, 100),
+            "use fewer chunks or a smaller ctx",
+        ),
+        (
+            lambda: MixtureSource([NoiseSource(), Labelled()]).stream(
+                np.random.default_rng(0), 20, 4
+            ),
+            "must all say what is to be predicted, or none",
+        ),
+    ],
+)
+def test_what_is_refused(make: Callable[[], object], message: str):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (the message is looked at below)
+        make()
+    assert message in str(caught.value)

@@ -1,0 +1,12 @@
+"""Small arguments for every id, for tests."""
+
+from typing import Any
+
+from spangym.envs import ENVIRONMENTS
+
+UNTRAINED: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks": 3}
+
+
+def small(name: str) -> dict[str, Any]:
+    """Arguments that make an id quick; trained layers have their sizes."""
+    return {"chunks": 3} if "weights" in ENVIRONMENTS[name] else UNTRAINED

@@ -1,0 +1,173 @@
+"""The three faces of the environment show the same."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import data_equivalence
+from gymnasium.vector import AutoresetMode
+
+from spangym.envs import (
+    ENVIRONMENTS,
+    SpanControlEnv,
+    SpanControlVecEnv,
+    SpanControlVectorEnv,
+    settings_for,
+)
+
+from .arguments import UNTRAINED, small
+
+IDS = pytest.mark.parametrize("name", ENVIRONMENTS)
+
+
+@IDS
+def test_lanes_are_scalar_environments_to_the_bit(name: str):
+    """Three lanes of both vector faces beside three scalar environments, over two episodes."""
+    arguments = {**small(name), "encoding": "features", "lags": True}
+    scalars = [gym.make(name, **arguments) for _ in range(3)]
+    vector = gym.make_vec(name, 3, **arguments)
+    stable = SpanControlVecEnv(settings_for(name, arguments), 3)
+    assert isinstance(vector, SpanControlVectorEnv)
+    stable.seed(11)
+    firsts = [env.reset(seed=11 + lane) for lane, env in enumerate(scalars)]
+    expected = np.stack([observation for observation, _ in firsts])
+    observations, infos = vector.reset(seed=11)
+    np.testing.assert_array_equal(observations, expected)
+    np.testing.assert_array_equal(stable.reset(), expected)
+    assert infos["source"].tolist() == [info["source"] for _, info in firsts]
+    assert [info["source"] for info in stable.reset_infos] == infos["source"].tolist()
+    generator = np.random.default_rng(0)
+    ends = 0
+    for _ in range(2 * 3 * 2 + 1):
+        actions = generator.integers(10, size=3)
+        observations, rewards, terminations, truncations, infos = vector.step(actions)
+        seen, earned, dones, lane_infos = stable.step(actions)
+        assert not terminations.any()
+        for lane, env in enumerate(scalars):
+            observation, reward, _, truncated, info = env.step(actions[lane])
+            assert rewards[lane] == earned[lane] == reward
+            assert truncations[lane] == dones[lane] == truncated
+            assert lane_infos[lane]["TimeLimit.truncated"] == truncated
+            assert {key: lane_infos[lane][key] for key in info} == info
+            if truncated:
+                ends += 1
+                np.testing.assert_array_equal(infos["final_obs"][lane], observation)
+                np.testing.assert_array_equal(lane_infos[lane]["terminal_observation"], observation)
+                assert infos["final_info"]["span"][lane] == info["span"]
+                assert infos["_final_info"].all()
+                observation, info = env.reset()
+                assert infos["source"][lane] == info["source"]
+                assert stable.reset_infos[lane] == info
+            else:
+                assert "final_obs" not in infos
+                assert infos["visited_keys"][lane] == info["visited_keys"]
+                assert infos["reward_parts"]["price"][lane] == info["reward_parts"]["price"]
+            np.testing.assert_array_equal(observations[lane], observation)
+            np.testing.assert_array_equal(np.asarray(seen)[lane], observation)
+    assert ends == 6
+
+
+def test_make_vec_uses_the_face_of_its_own():
+    envs = gym.make_vec("spangym/SpanControl-v0", 4, vectorization_mode="vector_entry_point")
+    assert isinstance(envs.unwrapped, SpanControlVectorEnv)
+    assert envs.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    assert envs.reset(seed=0)[0].shape == (4, 128)
+
+
+def test_seeds_of_lanes():
+    envs = SpanControlVectorEnv(3, **UNTRAINED)
+    by_list, _ = envs.reset(seed=[7, 8, 9])
+    by_number, _ = envs.reset(seed=7)
+    np.testing.assert_array_equal(by_list, by_number)
+    envs.reset(seed=7)
+    going_on, _ = envs.reset(seed=[None, 8, None])
+    assert not np.array_equal(going_on[0], by_list[0])
+    np.testing.assert_array_equal(going_on[1], by_list[1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: SpanControlVectorEnv(0), "lanes must be at least 1, got 0"),
+        (
+            lambda: SpanControlVectorEnv(2, render_mode="ansi"),  # pyright: ignore[reportArgumentType]
+            "None for many lanes",
+        ),
+        (lambda: SpanControlVectorEnv(2, **UNTRAINED).reset(seed=[1]), "seed must be of 2 numbers"),
+        (
+            lambda: SpanControlVectorEnv(2, **UNTRAINED).reset(
+                options={"reset_mask": np.array([True, False])}
+            ),
+            "options must have no reset_mask",
+        ),
+        (lambda: SpanControlVectorEnv(2, **UNTRAINED).step(np.array([1, 2])), "call reset() first"),
+        (lambda: SpanControlEnv(**UNTRAINED).peek(), "call reset() first"),
+    ],
+)
+def test_what_is_refused(call: Callable[[], object], message: str):
+    with pytest.raises((ValueError, RuntimeError)) as caught:
+        call()
+    assert message in str(caught.value)
+
+
+FACES = pytest.mark.parametrize(
+    "face",
+    [
+        lambda **arguments: SpanControlVectorEnv(3, **arguments),
+        lambda **arguments: SpanControlVecEnv(settings_for("spangym/SpanControl-v0", arguments), 3),
+    ],
+    ids=["gymnasium", "stable-baselines3"],
+)
+
+
+def start(envs: Any) -> None:
+    if isinstance(envs, SpanControlVecEnv):
+        envs.seed(5)
+        envs.reset()
+    else:
+        envs.reset(seed=5)
+
+
+@FACES
+@pytest.mark.parametrize(
+    "duplicate",
+    [
+        lambda envs: envs.fork(),
+        copy.deepcopy,
+        lambda envs: pickle.loads(pickle.dumps(envs)),
+    ],
+    ids=["fork", "deepcopy", "pickle"],
+)
+def test_copies_of_many_lanes_go_on_alike(face: Any, duplicate: Any):
+    envs = face(**UNTRAINED)
+    start(envs)
+    envs.step(np.array([1, 2, 3]))
+    twin = duplicate(envs)
+    for shift in range(8):
+        actions = (np.arange(3) + shift) % 10
+        assert data_equivalence(drop_times(envs.step(actions)), drop_times(twin.step(actions)))
+
+
+@FACES
+def test_many_lanes_are_restored_to_the_bit(face: Any):
+    envs, other = face(**UNTRAINED), face(**UNTRAINED)
+    start(envs)
+    envs.step(np.array([1, 2, 3]))
+    kept = envs.state_dict()
+    other.load_state_dict(kept)
+    assert (other.lookahead() == envs.lookahead()).all()
+    for shift in range(8):
+        actions = (np.arange(3) + shift) % 10
+        assert data_equivalence(drop_times(envs.step(actions)), drop_times(other.step(actions)))
+
+
+def drop_times(step: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A step without the wall time that the Stable-Baselines3 face always tells."""
+    *rest, infos = step
+    if isinstance(infos, list):
+        infos = [{key: info[key] for key in info if key != "milliseconds"} for info in infos]
+    return (*rest, infos)

@@ -1,0 +1,572 @@
+import builtins
+import hashlib
+import io
+import os
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from spangym.envs.files import (
+    HOP,
+    MELS,
+    RATE,
+    WINDOW,
+    ArraySource,
+    AudioSource,
+    FilesSource,
+    log_mel,
+    mel_bank,
+    open_files,
+)
+from spangym.envs.open_source import check_source, open_source
+from spangym.envs.sources import LettersSource, MixtureSource, Source, Stream, TextSource
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a file of bytes, an array, several of them, or audio below the test's folder."""
+
+    def write(name: str, content: Any, rate: int = RATE) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        elif isinstance(content, dict):
+            np.savez(path, **content)
+        elif path.suffix == ".npy":
+            np.save(path, content)
+        else:
+            soundfile.write(path, content, rate)
+        return path
+
+    return write
+
+
+def tone(seconds: float = 1.0, rate: int = RATE, hertz: float = 440.0) -> np.ndarray:
+    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
+
+
+def draw(source: Source, chunks: int = 2, ctx: int = 4, seed: int = 0) -> Stream:
+    return source.stream(np.random.default_rng(seed), chunks, ctx)
+
+
+def refused(make: Callable[[], object], *said: object) -> str:
+    """The message of what is refused; it is one line and says all of these."""
+    with pytest.raises(ValueError, match=r".") as error:
+        make()
+    message = str(error.value)
+    assert "\n" not in message
+    for each in said:
+        assert str(each) in message
+    return message
+
+
+# Bytes
+
+
+@given(
+    length=st.integers(1, 300),
+    chunks=st.integers(1, 4),
+    ctx=st.integers(1, 20),
+    split=st.sampled_from(["train", "evaluation"]),
+    seed=st.integers(0, 9),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_streams_are_passages_of_their_split(
+    write: Write, length: int, chunks: int, ctx: int, split: str, seed: int
+):
+    content = np.random.default_rng(length).bytes(length)
+    path = write("a.bin", content)
+    boundary = length * 4 // 5
+    part = content[:boundary] if split == "train" else content[boundary:]
+    if not part:
+        refused(lambda: FilesSource(path, split), path)
+        return
+    source = FilesSource(path, split)
+    if len(part) < chunks * ctx:
+        refused(lambda: draw(source, chunks, ctx, seed), path, len(part), chunks * ctx)
+        return
+    stream = draw(source, chunks, ctx, seed)
+    assert stream.content.dtype == np.uint8
+    assert stream.content.shape == (chunks, ctx)
+    assert stream.kinds == ("a.bin",) * chunks
+    assert stream.content.tobytes() in part
+    np.testing.assert_array_equal(stream.content, draw(source, chunks, ctx, seed).content)
+
+
+def test_splits_do_not_overlap(write: Write):
+    path = write("a.bin", bytes(range(250)))
+    whole = draw(FilesSource(path, "train"), 20, 10), draw(FilesSource(path, "evaluation"), 5, 10)
+    assert b"".join(each.content.tobytes() for each in whole) == bytes(range(250))
+
+
+def test_files_are_drawn_at_odds_that_go_with_their_length(write: Write):
+    write("long.txt", b"l" * 3000)
+    write("deep/er/short.txt", b"s" * 1000)
+    write("tiny.txt", b"t" * 9)
+    write("empty.txt", b"")
+    write(".hidden.txt", b"h" * 9000)
+    write(".git/hidden.txt", b"h" * 9000)
+    folder = write("deep/empty.txt", b"").parents[1]
+    source = FilesSource(folder, "train")
+    generator = np.random.default_rng(0)
+    drawn = [source.stream(generator, 2, 10) for _ in range(400)]
+    kinds = [each.kinds[0] for each in drawn]
+    assert set(kinds) == {"long.txt", "deep/er/short.txt"}
+    assert kinds.count("long.txt") / len(kinds) == pytest.approx(0.75, abs=0.06)
+    for each in drawn:
+        assert {*each.content.flat} == {ord(Path(each.kinds[0]).name[0])}
+    assert draw(source, 1, 2400).kinds == ("long.txt",)
+    refused(lambda: draw(source, 1, 2401), folder, "'long.txt'", 2400, 2401)
+
+
+def test_a_hidden_file_can_be_named(write: Write):
+    assert draw(FilesSource(write(".hidden", b"h" * 50), "train")).kinds == (".hidden",) * 2
+
+
+def test_hashes_are_of_the_split(write: Write):
+    folder = write("a.txt", b"a" * 50).parent
+    write("b.txt", b"b" * 10)
+    assert FilesSource(folder, "train").content_hashes() == {
+        "a.txt": hashlib.sha256(b"a" * 40).hexdigest(),
+        "b.txt": hashlib.sha256(b"b" * 8).hexdigest(),
+    }
+
+
+@pytest.mark.parametrize("kind", [FilesSource, ArraySource, AudioSource, open_files])
+@pytest.mark.parametrize(
+    "name", ["nowhere", "", "nul\0", "x" * 300, "line\nbreak", "a.txt/b", "folder"]
+)
+def test_there_must_be_a_file(tmp_path: Path, write: Write, kind: Any, name: str):
+    write("a.txt", b"a")
+    write("folder/.hidden", b"a")
+    path = str(tmp_path / name) if name else str(tmp_path / "folder")
+    refused(lambda: kind(path, "train"), repr(path))
+
+
+def test_nothing_but_regular_files_is_read(tmp_path: Path, write: Write):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    write("a.txt", b"a" * 50)
+    assert set(FilesSource(tmp_path, "train").content_hashes()) == {"a.txt"}
+    refused(lambda: FilesSource(tmp_path / "fifo", "train"), tmp_path / "fifo")
+    refused(lambda: FilesSource("/dev/zero", "train"), "/dev/zero")
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.npy", "a.npz", "a.wav"])
+def test_files_that_may_not_be_read(write: Write, monkeypatch: pytest.MonkeyPatch, name: str):
+    path = write(name, b"a" * 99)
+    path.chmod(0)
+    if os.access(path, os.R_OK):  # Root may read all; so it is refused in its stead.
+
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied", str(path))
+
+        for module, function in ((np, "fromfile"), (np, "load"), (soundfile, "read")):
+            monkeypatch.setattr(module, function, refuse)
+    refused(lambda: open_files(path, "train"), repr(str(path)), "cannot be read")
+
+
+def test_folders_that_may_not_be_read(write: Write, monkeypatch: pytest.MonkeyPatch):
+    folder = write("folder/below/a.txt", b"a" * 50).parent
+
+    def scandir(path: Any) -> Any:
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(folder))
+        return real(path)
+
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    refused(lambda: FilesSource(folder.parent, "train"), f"{folder!s}", "Permission denied")
+
+
+@pytest.mark.parametrize("kind", [FilesSource, ArraySource, AudioSource])
+def test_splits_are_checked(write: Write, kind: Any):
+    path = write("a.npy" if kind is ArraySource else "a.wav", np.zeros((99, 2)))
+    refused(lambda: kind(path, "test"), "'test'", "train", "evaluation")
+
+
+# Arrays
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, ">i4"])
+def test_integers_are_bytes(write: Write, dtype: Any):
+    content = np.arange(200).astype(dtype)
+    for source in (
+        ArraySource(content, "evaluation"),
+        ArraySource(write("a.npy", content), "evaluation"),
+        ArraySource(torch.from_numpy(content.astype(np.int32)), "evaluation"),
+    ):
+        stream = draw(source, 4, 10)
+        assert source.channels == 0
+        assert stream.content.dtype == np.uint8
+        assert stream.content.ravel().tolist() == list(range(160, 200))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
+def test_floats_are_frames(write: Write, dtype: Any):
+    content = np.arange(150).reshape(50, 3).astype(dtype)
+    for source in (
+        ArraySource(content, "train"),
+        ArraySource(write("a.npy", content), "train"),
+        ArraySource(torch.from_numpy(content.astype(np.float32)), "train"),
+    ):
+        stream = draw(source, 4, 10)
+        assert source.channels == 3
+        assert stream.content.dtype == np.dtype(np.float32)
+        np.testing.assert_array_equal(stream.content.reshape(40, 3), content[:40])
+
+
+def test_tensors_of_any_kind():
+    frames = torch.arange(24.0).reshape(8, 3)
+    for tensor in (frames.bfloat16(), frames.double().requires_grad_(), frames.T.clone().T):
+        np.testing.assert_array_equal(draw(ArraySource(tensor, "train"), 2, 3).content.sum(), 153)
+    refused(lambda: ArraySource(frames.to(torch.complex64), "train"), "the array", "complex64")
+
+
+def test_arrays_handed_in_are_copied():
+    frames = np.zeros((20, 2), np.float32)
+    source = ArraySource(frames, "train")
+    frames += 1
+    assert not draw(source).content.any()
+    assert frames.flags.writeable
+
+
+def test_several_sequences():
+    content = np.arange(6)[:, None, None] + np.zeros((6, 10, 2))
+    source = ArraySource(content, "train")
+    drawn = [draw(source, 2, 4, seed) for seed in range(60)]
+    assert {float(each.content.mean()) for each in drawn} == set(range(6))
+    assert all(each.content.std() == 0 for each in drawn)
+    digest = hashlib.sha256(content[:, :8].astype(np.float32).tobytes()).hexdigest()
+    assert source.content_hashes() == {"array": digest}
+
+
+def test_each_array_of_an_npz_is_a_sequence(write: Write):
+    arrays = {"low": np.zeros((20, 2)), "high": np.ones((20, 2))}
+    source = ArraySource(write("a.npz", arrays), "train")
+    drawn = [draw(source, seed=seed) for seed in range(20)]
+    assert {each.kinds for each in drawn} == {("low", "low"), ("high", "high")}
+    assert all((each.content == (each.kinds[0] == "high")).all() for each in drawn)
+    assert set(source.content_hashes()) == {"low", "high"}
+
+
+def test_a_folder_of_arrays(write: Write):
+    write("a.npz", {"x": np.zeros((20, 2))})
+    write("b/a.npz", {"x": np.ones((20, 2))})
+    folder = write("c.npy", np.ones((20, 2))).parent
+    hashes = ArraySource(folder, "train").content_hashes()
+    assert set(hashes) == {"a.npz/x", "b/a.npz/x", "c.npy"}
+    assert hashes["b/a.npz/x"] == hashes["c.npy"] != hashes["a.npz/x"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (np.array([[0.0, np.nan]] * 9), "NaN"),
+        (np.array([[0.0, -np.inf]] * 9), "infinite"),
+        (np.array([[1e300]] * 9), "float32"),
+        (np.array([3, 256] * 9), "3..256"),
+        (np.array([3, -1] * 9), "-1..3"),
+        (np.array([2**64 - 1], np.uint64), 2**64 - 1),
+        (np.zeros(9), "float64 of shape (9,)"),
+        (np.zeros((9, 2), int), "int64 of shape (9, 2)"),
+        (np.zeros((9, 2), complex), "complex128"),
+        (np.zeros(9, bool), "bool"),
+        (np.array(["a"] * 9), "<U1"),
+        (np.float64(3), "shape ()"),
+        (np.zeros((2, 2, 2, 2)), "shape (2, 2, 2, 2)"),
+        (np.zeros((9, 0)), "(9, 0)"),
+        (np.zeros((0, 9)), "(0, 9)"),
+        (np.zeros(0, int), "no tokens"),
+    ],
+)
+def test_arrays_of_another_form(write: Write, content: np.ndarray, said: object):
+    refused(lambda: ArraySource(content, "train"), "the array", said)
+    path = write("a.npy", content)
+    refused(lambda: ArraySource(path, "train"), path, said)
+    path = write("a.npz", {"name": content})
+    refused(lambda: ArraySource(path, "train"), path, said)
+
+
+def test_arrays_of_a_source_are_alike(write: Write):
+    path = write("a.npz", {"x": np.zeros((20, 2)), "y": np.zeros((20, 3))})
+    refused(lambda: ArraySource(path, "train"), path, "'x'", "'y'", "2 channels", "3 channels")
+    folder = write("b/x.npy", np.zeros((20, 2))).parent
+    write("b/y.npy", np.arange(20))
+    refused(lambda: ArraySource(folder, "train"), folder / "x.npy", folder / "y.npy", "bytes")
+
+
+def test_arrays_are_not_unpickled(write: Write):
+    class Harm:
+        def __reduce__(self) -> Any:
+            return pytest.fail, ("unpickled",)
+
+    path = write("a.npy", np.array([Harm()], dtype=object))
+    refused(lambda: ArraySource(path, "train"), path)
+    path.write_bytes(pickle.dumps(Harm()))
+    refused(lambda: ArraySource(path, "train"), path)
+
+
+@pytest.mark.parametrize("shape", ["(10**15,)", "(999999999999999,)", "(-3,)"])
+def test_headers_that_promise_too_much(write: Write, shape: str):
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}".ljust(117) + "\n"
+    path = write(
+        "a.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    )
+    refused(lambda: ArraySource(path, "train"), path)
+
+
+def array_bytes(name: str) -> bytes:
+    buffer = io.BytesIO()
+    arrays = np.arange(40), np.arange(40)
+    {"a.npy": np.save, "a.npz": np.savez, "c.npz": np.savez_compressed}[name](buffer, arrays[0])
+    return buffer.getvalue()
+
+
+@given(
+    name=st.sampled_from(["a.npy", "a.npz", "c.npz"]),
+    cut=st.floats(0, 1),
+    flips=st.lists(st.tuples(st.floats(0, 0.99), st.integers(0, 255)), max_size=4),
+)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300
+)
+def test_damaged_arrays(write: Write, name: str, cut: float, flips: list[tuple[float, int]]):
+    content = bytearray(array_bytes(name))
+    for place, value in flips:
+        content[int(place * len(content))] = value
+    path = write(name, bytes(content[: int(np.ceil(cut * len(content)))]))
+    try:
+        ArraySource(path, "train")
+    except ValueError as error:
+        assert str(path) in str(error)  # noqa: PT017
+        assert "\n" not in str(error)  # noqa: PT017
+
+
+# Audio
+
+
+def test_frames_are_those_of_torch():
+    samples = np.random.default_rng(0).normal(size=RATE // 2) * 0.1
+    spectrum = torch.stft(
+        torch.from_numpy(samples),
+        WINDOW,
+        HOP,
+        window=torch.hann_window(WINDOW, dtype=torch.float64),
+        return_complex=True,
+    )
+    power = spectrum[:, :-1].abs().numpy() ** 2
+    log = np.log10(np.maximum(mel_bank(RATE, WINDOW, MELS) @ power, 1e-10))
+    whisper = (np.maximum(log, log.max() - 8) + 4) / 4
+    np.testing.assert_allclose(log_mel(samples), whisper.T, atol=1e-6)
+
+
+def test_filters_are_those_of_librosa():
+    # librosa.filters.mel(sr=22050, n_fft=2048), as the documentation of its ports prints it.
+    bank = mel_bank(22050, 2048, 128)
+    assert bank.shape == (128, 1025)
+    first = [0, 0.016182853208219942, 0.032365706416439884, 0.028990088037379964]
+    second = [0, 0, 0, 0.009779235793639925, 0.025962089001859864, 0.035393705451959974]
+    np.testing.assert_allclose(bank[0, :4], first, rtol=1e-12)
+    np.testing.assert_allclose(bank[1, :6], second, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rate", [1500, 8000, RATE, 44100])
+def test_filters_have_equal_areas(rate: int):
+    bank = mel_bank(rate, 4096, 20)
+    np.testing.assert_allclose(bank.sum(axis=1) * rate / 4096, 1, rtol=0.02)
+
+
+@pytest.mark.parametrize("hertz", [200.0, 440.0, 3000.0])
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+def test_a_tone_lies_in_its_band(write: Write, hertz: float, rate: int, suffix: str):
+    source = AudioSource(write("a" + suffix, tone(1, rate, hertz), rate), "train")
+    stream = draw(source, 2, 30)
+    assert source.channels == 80
+    assert stream.content.dtype == np.float32
+    assert stream.content.shape == (2, 30, 80)
+    assert stream.kinds == ("a" + suffix,) * 2
+    bins = np.fft.rfftfreq(WINDOW, 1 / RATE)
+    bank = mel_bank(RATE, WINDOW, MELS)
+    centres = bank @ bins / bank.sum(axis=1)
+    # The ends may ring.
+    bands = source.stream(np.random.default_rng(0), 1, 80).content[0, 5:-5].argmax(axis=1)
+    assert np.abs(centres[bands] - hertz).max() < 1.5 * RATE / WINDOW
+
+
+def test_lengths_and_splits_of_audio(write: Write):
+    path = write("a.wav", np.concatenate([tone(4), tone(1, hertz=3000)]))
+    train, evaluation = (AudioSource(path, split) for split in ("train", "evaluation"))
+    assert draw(train, 4, 100).content.shape == (4, 100, 80)
+    refused(lambda: draw(train, 1, 401), path, 400, 401)
+    refused(lambda: draw(evaluation, 1, 101), path, 100, 101)
+    low, high = (draw(each, 1, 100).content[0].argmax(axis=1) for each in (train, evaluation))
+    assert low.max() < high.min()
+
+
+def test_the_training_part_knows_nothing_of_the_other(write: Write):
+    quiet = 0.01 * tone(4)
+    hashes = [
+        AudioSource(write("a.wav", np.append(quiet, end)), "train").content_hashes()
+        for end in (tone(1), tone(1, hertz=3000), np.zeros(RATE))
+    ]
+    assert hashes[0] == hashes[1] == hashes[2]
+
+
+def test_channels_are_mixed(write: Write):
+    left, right = tone(1), tone(1, hertz=2000)
+    stereo = AudioSource(write("a.wav", np.stack([left, right], axis=1)), "train")
+    mono = AudioSource(write("b.wav", (left + right) / 2), "train")
+    difference = draw(stereo, 1, 80).content - draw(mono, 1, 80).content
+    # Rounded to 16 bits, the files are alike where they are loud.
+    loud = draw(mono, 1, 80).content > 0.5
+    assert loud.any()
+    assert np.abs(difference[loud]).max() < 0.01
+
+
+def test_resampling_keeps_the_frames(write: Write):
+    near, far = (
+        draw(AudioSource(write(f"{rate}.wav", tone(1, rate), rate), "train"), 1, 80).content[
+            0, 5:75
+        ]
+        for rate in (RATE, 44100)
+    )
+    loud = near > near.max() - 0.5
+    np.testing.assert_allclose(near[loud], far[loud], atol=0.02)
+
+
+def test_silence_and_blocks():
+    assert (log_mel(np.zeros(RATE)) == -1.5).all()
+    # Longer than a block.
+    samples = np.random.default_rng(0).normal(size=45 * RATE)
+    frames = log_mel(samples)
+    assert frames.shape == (4500, 80)
+    alone = log_mel(samples[40 * RATE :])
+    np.testing.assert_allclose(frames[4010:], alone[10:], atol=1e-6)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 159])
+def test_audio_of_no_frame(write: Write, samples: int):
+    assert log_mel(np.zeros(samples)).shape == (0, 80)
+    path = write("a.wav", np.zeros(samples))
+    refused(lambda: AudioSource(path, "train"), path)
+
+
+@pytest.mark.parametrize("samples", [160, 161, 200, 201, 399, 400])
+def test_audio_of_few_frames(samples: int):
+    assert log_mel(tone()[:samples]).shape == (samples // 160, 80)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_samples_are_finite(tmp_path: Path, wrong: float):
+    soundfile.write(tmp_path / "a.wav", np.array([0, wrong] * 400), RATE, subtype="FLOAT")
+    refused(lambda: AudioSource(tmp_path / "a.wav", "train"), tmp_path / "a.wav", "NaN")
+
+
+@pytest.mark.parametrize("content", [b"", b"no audio", b"RIFF" + bytes(40)])
+def test_what_is_no_audio(write: Write, content: bytes):
+    path = write("a.wav", content)
+    refused(lambda: AudioSource(path, "train"), path, "audio")
+
+
+@given(cut=st.floats(0, 1), flips=st.lists(st.tuples(st.floats(0, 0.99), st.integers(0, 255))))
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
+)
+@pytest.mark.parametrize("suffix", [".flac", ".ogg"])
+def test_damaged_audio(write: Write, suffix: str, cut: float, flips: list[tuple[float, int]]):
+    content = bytearray(write("whole" + suffix, tone(0.1)).read_bytes())
+    for place, value in flips:
+        content[int(place * len(content))] = value
+    path = write("a" + suffix, bytes(content[: int(np.ceil(cut * len(content)))]))
+    try:
+        AudioSource(path, "train")
+    except ValueError as error:
+        assert str(path) in str(error)  # noqa: PT017
+        assert "\n" not in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize("error", [ImportError, OSError])
+def test_the_extra_is_named(write: Write, monkeypatch: pytest.MonkeyPatch, error: type[Exception]):
+    path = write("a.wav", tone())
+
+    def refuse(name: str, *rest: Any, **named: Any) -> Any:
+        if name == "soundfile":
+            raise error("sndfile library not found")
+        return real(name, *rest, **named)
+
+    real = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    refused(lambda: AudioSource(path, "train"), "audio", "pip install 'spangym[audio]'")
+
+
+# By name
+
+
+def test_suffixes_decide(write: Write):
+    assert isinstance(open_files(write("t/a.txt", b"a" * 9), "train"), FilesSource)
+    assert isinstance(open_files(write("n/a.npy", np.zeros((9, 2))), "train"), ArraySource)
+    assert isinstance(open_files(write("n/a.npz", {"x": np.zeros((9, 2))}), "train"), ArraySource)
+    assert isinstance(open_files(write("s/a.flac", tone()), "train"), AudioSource)
+    audio = write("s/below/a.WAV", tone())
+    assert isinstance(open_files(str(audio), "train"), AudioSource)
+    source = open_files(audio.parents[1], "train")
+    assert isinstance(source, AudioSource)
+    assert set(source.content_hashes()) == {"a.flac", "below/a.WAV"}
+    assert isinstance(open_files(audio.parents[2] / "t", "train"), FilesSource)
+    assert isinstance(open_files(audio.parents[2] / "n", "train"), ArraySource)
+
+
+@pytest.mark.parametrize(
+    "names", [("a.txt", "b.wav"), ("a.npy", "b.wav"), ("a.npy", "deep/b"), ("a", "b.npy", "c.ogg")]
+)
+def test_folders_are_of_one_kind(tmp_path: Path, write: Write, names: tuple[str, ...]):
+    for name in names:
+        write(name, b"a" * 99)
+    refused(lambda: open_files(tmp_path, "train"), tmp_path, "separate", *map(repr, names))
+
+
+def test_hidden_files_do_not_mix(write: Write):
+    write(".DS_Store", b"a")
+    assert isinstance(open_files(write("a.npy", np.arange(99)).parent, "train"), ArraySource)
+
+
+def test_names_of_files(write: Write, monkeypatch: pytest.MonkeyPatch):
+    path = write("text", b"a" * 99)
+    monkeypatch.chdir(path.parent)
+    assert isinstance(open_source("text", "train"), TextSource)
+    assert isinstance(open_source("./text", "train"), FilesSource)
+    assert isinstance(open_source(str(path.parent), "train"), FilesSource)
+    check_source("./text")
+
+
+@pytest.mark.parametrize("name", ["", "texd", "x" * 300, "nul\0", "text/below"])
+def test_names_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
+    monkeypatch.chdir(tmp_path)
+    for check in (check_source, lambda name: open_source(name, "train")):
+        message = refused(lambda check=check: check(name), repr(name))
+        assert re.search("did you mean 'text'|known are", message)
+
+
+def test_mixtures_copies_and_pickles(write: Write):
+    source = FilesSource(write("a.txt", bytes(range(250))), "train")
+    copy = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(draw(source).content, draw(copy).content)
+    mixture = MixtureSource([source, LettersSource()])
+    assert draw(mixture, 20, 5).content.shape == (20, 5)
+    with pytest.raises(ValueError, match="same channels"):
+        MixtureSource([source, ArraySource(np.zeros((9, 2)), "train")])

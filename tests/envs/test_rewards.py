@@ -1,0 +1,283 @@
+"""Rewards and their parts, and what the layers are that earn them."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from spangym.attention import IntegratedAttention
+from spangym.envs import Decided, Reward, SpanControlEnv, SpanControlVecEnv, Stack, settings_for
+from spangym.envs.rewards import REWARDS
+from spangym.envs.sources import NO_TARGET, NoiseSource, Source, Stream
+from spangym.envs.stack import BlockSizes, BlockStack
+
+TINY: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks": 2}
+BUDGET: dict[str, Any] = {"weights": "span-budget", "source": "mixed", "chunks": 2}
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_every_reward_says_what_it_is(name: str):
+    reward = REWARDS[name](0.5)
+    assert reward.parts[-1] == "price"
+    assert reward.deterministic
+    assert reward.platform_dependent
+    assert reward.price == 0.5
+
+
+def test_the_price_of_seeing_everything_in_every_layer_is_the_price():
+    env = SpanControlEnv(**BUDGET, reward="task", price=0.6)
+    env.reset(seed=0)
+    parts = [env.step(9)[4]["reward_parts"] for _ in range(2)]
+    assert sum(each["price"] for each in parts) == pytest.approx(-0.6)
+    assert [each["task"] for each in parts] == [0.0, 0.0]
+
+
+def test_attention_is_of_the_weights_themselves():
+    env = SpanControlEnv(**TINY, reward="attention", win_size=8, max_span=12)
+    env.reset(seed=0)
+    layer, hidden = env.simulator.layers[0], env.simulator.state.hidden
+    weights = layer.attention_weights(hidden, scale=layer.outcome(hidden, 6).scale)[0]
+    logs = torch.where(weights > 0, weights, 1).log()
+    entropy = -(weights * logs).sum(-1).mean()
+    parts = env.step(6)[4]["reward_parts"]
+    assert parts["entropy"] == pytest.approx(-0.1 * entropy.item(), abs=1e-5)
+    assert 0 < parts["coverage"] < 1
+
+
+def test_task_is_minus_the_excess_over_full_span():
+    env = SpanControlEnv(**BUDGET, reward="task")
+    env.reset(seed=4)
+    simulator = env.simulator
+    stack = simulator.stack
+    content = simulator._episode.content[:, 0]  # pyright: ignore[reportOptionalMemberAccess]
+    targets = torch.full_like(content, NO_TARGET)
+    targets[:, :-1] = content[:, 1:]
+    losses = []
+    for actions in ((9, 9), (2, 1)):
+        hidden = stack.embed(content)
+        for index, action in enumerate(actions):
+            outcome = stack.layer(index).outcome(hidden, action)
+            hidden = stack.follow(index, hidden, outcome)
+        losses.append(stack.bits(hidden, targets).item())
+    first, last = env.step(2), env.step(1)
+    assert first[4]["reward_parts"]["task"] == 0
+    assert last[1] == pytest.approx(losses[0] - losses[1], abs=1e-5)
+    assert last[4]["source"] == first[4]["source"]
+
+
+def test_bits_are_the_mean_cross_entropy_of_the_targets():
+    stack = BlockStack(BlockSizes(layers=1, dims=8, heads=2, ctx=16), torch.Generator())
+    hidden = torch.randn(3, 16, 8, generator=torch.Generator().manual_seed(0))
+    targets = torch.full((3, 16), NO_TARGET)
+    targets[0, 2], targets[0, 5], targets[1, 0] = 7, 9, 255
+    log_p = stack.head(hidden).log_softmax(-1)
+    expected = [-(log_p[0, 2, 7] + log_p[0, 5, 9]) / 2, -log_p[1, 0, 255], torch.zeros(())]
+    found = stack.bits(hidden, targets)
+    torch.testing.assert_close(found, torch.stack(expected) / np.log(2))
+
+
+class ShortSpan(Reward):
+    parts = ("tokens", "price")
+
+    def __call__(self, decided: Decided) -> Tensor:
+        return torch.stack([-decided.outcome.span.float(), self.cost(decided)], dim=-1)
+
+
+class Ramp(Source):
+    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+        ramp = (generator.integers(256) + np.arange(chunks * ctx)) % 256
+        return Stream(ramp.astype(np.uint8).reshape(chunks, ctx), ("ramp",) * chunks)
+
+
+def test_a_reward_and_a_source_of_ones_own():
+    env = SpanControlEnv(**TINY, reward=ShortSpan(price=2.0), source=Ramp())
+    _, info = env.reset(seed=0)
+    assert info["source"] == "ramp"
+    info = env.step(7)[4]
+    assert info["reward_parts"]["tokens"] == -info["span"]
+    assert info["reward_parts"]["price"] == pytest.approx(-2 * info["visited_keys"] / 32**2 / 2)
+
+
+def layers(count: int = 2, **options: Any) -> list[IntegratedAttention]:
+    generator = torch.Generator().manual_seed(3)
+    return [
+        IntegratedAttention(48, 16, 2, 48, 8, 48, generator=generator, **options)
+        for _ in range(count)
+    ]
+
+
+def test_layers_of_ones_own_are_live_while_they_train():
+    own = layers()
+    env = SpanControlEnv(layers=own, chunks=2, ctx=32)
+    assert (env.settings.dims, env.settings.heads, env.settings.layers) == (16, 2, 2)
+    assert env.simulator.layers == own
+    env.reset(seed=0)
+    before = env.step(9)
+    fork = env.fork()
+    with torch.no_grad():
+        for each in own:
+            each.projection.weight.mul_(2)
+    env.reset(seed=0)
+    after = env.step(9)
+    assert after[4]["output_norm"] > 1.5 * before[4]["output_norm"]
+    assert fork.simulator.layers[0] is own[0]
+    assert own[0].training
+    assert all(each.grad is None for each in own[0].parameters())
+
+
+def test_a_module_list_and_longer_ctx():
+    modules = torch.nn.ModuleList(layers(3))
+    env = SpanControlEnv(layers=modules, chunks=1)
+    assert env.settings.ctx == 48
+    env.reset(seed=0)
+    assert [env.step(4)[4]["layer"] for _ in range(3)] == [0, 1, 2]
+
+
+class OneMore(Stack):
+    """Adds one to what the layers give, and judges it by its size."""
+
+    def embed(self, content: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(content % 16, 16).float()
+
+    def bits(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        assert targets.shape == hidden.shape[:2]
+        return hidden.square().mean((1, 2))
+
+
+def test_a_stack_of_ones_own_has_a_task():
+    env = SpanControlEnv(layers=OneMore(layers()), reward="task", chunks=2, ctx=32)
+    env.reset(seed=0)
+    env.step(0)
+    assert env.step(0)[1] != 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layers": []}, "at least one; got []"),
+        ({"layers": [torch.nn.Linear(2, 2)]}, "got ['Linear']"),
+        ({"layers": layers(), "dims": 16}, "'dims' is the layers' own"),
+        ({"layers": layers(), "ctx": 64}, "ctx must be at most 48"),
+        ({"layers": layers(), "reward": "task"}, "trained on no task"),
+        ({"weights": "own"}, "stand for layers that are handed in"),
+        ({"source": "own"}, "stands for an object that is handed in"),
+        ({"reward": "own"}, "stands for an object that is handed in"),
+        ({"layers": 2.5}, "layers must be of type int"),
+        ({"reward": ShortSpan}, "reward must be of type str"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(arguments: dict[str, Any], message: str):
+    with pytest.raises((ValueError, TypeError)) as caught:
+        SpanControlEnv(**{"chunks": 2, **arguments}).reset(seed=0)
+    assert message in str(caught.value)
+
+
+class Frames(Source):
+    channels = 5
+
+    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+        content = generator.normal(size=(chunks, ctx, 5)).astype(np.float32)
+        return Stream(content, ("frames",) * chunks)
+
+
+def test_frames_are_projected():
+    env = SpanControlEnv(**TINY, source=Frames())
+    env.reset(seed=0)
+    hidden = env.simulator.state.hidden
+    assert hidden.shape == (1, 32, 16)
+    assert hidden.std().item() == pytest.approx(1, abs=0.2)
+    with pytest.raises(ValueError, match="read bytes"):
+        SpanControlEnv(**{**BUDGET, "source": Frames()})
+
+
+class TooShort(Source):
+    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+        drawn = generator.integers(256, size=(chunks, ctx - 1))
+        return Stream(drawn.astype(np.uint8), ("short",) * chunks)
+
+
+def test_a_source_that_gives_another_shape_is_named():
+    env = SpanControlEnv(**TINY, source=TooShort())
+    with pytest.raises(ValueError, match=r"source TooShort gave .* asked for 3 chunks of 32"):
+        env.reset(seed=0)
+
+
+class TestRefresh:
+    def test_the_action_decides_and_info_tells(self):
+        env = SpanControlEnv(**{**TINY, "chunks": 4}, refresh=True)
+        env.reset(seed=0)
+        told = []
+        for keys, values in ((0, 0), (0, 1), (1, 0), (0, 0)):
+            env.step(np.array([5, keys, values]))
+            info = env.step(np.array([5, keys, values]))[4]
+            names = ("refreshed_keys", "refreshed_values", "key_staleness", "value_staleness")
+            told.append((*(info[name] for name in names), info["refresh_cost"]))
+        assert told == [
+            (1, 1, 0, 0, 64),  # where there is nothing to use again, all is computed
+            (0, 1, 1, 0, 32),
+            (1, 0, 0, 1, 32),
+            (0, 0, 1, 2, 0),
+        ]
+
+    def test_stale_keys_change_the_output(self):
+        norms = set()
+        for refresh in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            env = SpanControlEnv(**TINY, refresh=True)
+            env.reset(seed=0)
+            env.step(np.array([5, 1, 1]))
+            env.step(np.array([5, 1, 1]))
+            norms.add(env.step(np.array([5, *refresh]))[4]["output_norm"])
+        assert len(norms) == 4
+
+    @pytest.mark.parametrize("action", [5, [5, 1], [5, 2, 0], [10, 0, 0], [5, 1, -1]])
+    def test_other_actions_are_refused(self, action: Any):
+        env = SpanControlEnv(**TINY, refresh=True)
+        env.reset(seed=0)
+        with pytest.raises(ValueError, match=r"action must be an integer in 0\.\.9, 0 or 1"):
+            env.step(action)
+
+
+class TestObservingThePreviousChunk:
+    def test_the_observation_is_of_the_chunk_before(self):
+        current = SpanControlEnv(**TINY, encoding="features", lags=True)
+        previous = SpanControlEnv(**TINY, encoding="features", lags=True, observe="previous")
+        seen = [current.reset(seed=1)[0], *(current.step(4)[0] for _ in range(3))]
+        late = [previous.reset(seed=1)[0], *(previous.step(4)[0] for _ in range(3))]
+        np.testing.assert_array_equal(late[2], seen[0])
+        np.testing.assert_array_equal(late[3], seen[1])
+        assert not np.array_equal(late[0], seen[0])
+
+    def test_nothing_of_a_chunk_but_its_first_token_is_known_before_it(self):
+        class Late(Source):
+            """The same first token and chunks before, other tokens after."""
+
+            def __init__(self, last: int) -> None:
+                self._last = last
+
+            def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+                content = generator.integers(256, size=(chunks, ctx)).astype(np.uint8)
+                content[1, 1:] = (content[1, 1:].astype(int) + self._last) % 256
+                return Stream(content, ("late",) * chunks)
+
+        for observe, same in (("previous", True), ("current", False)):
+            envs = [
+                SpanControlEnv(**TINY, source=Late(last), observe=observe, encoding="features")
+                for last in (0, 9)
+            ]
+            seen = []
+            for env in envs:
+                env.reset(seed=1)
+                env.step(3)
+                seen.append(env.step(3)[0])
+            assert np.array_equal(*seen) == same
+
+
+def test_studies_share_settings_with_environments():
+    env = SpanControlVecEnv(settings_for("spangym/SpanBudget-v0", {"chunks": 1}), 2)
+    env.seed(0)
+    assert np.asarray(env.reset()).shape == (2, 128)
+    assert env.simulator.reward.parts == ("task", "price")
+    assert isinstance(env.simulator.source, Source)
+    assert not isinstance(env.simulator.source, NoiseSource)

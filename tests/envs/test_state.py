@@ -1,0 +1,159 @@
+"""Step, reset, fork and restore in any order: what was kept goes on to the bit."""
+
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import data_equivalence
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from spangym.envs import SpanControlEnv
+
+TINY: dict[str, Any] = {"dims": 8, "heads": 2, "ctx": 16, "chunks": 2, "encoding": "features"}
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"refresh": True, "price": 0.5},
+    {"observe": "previous", "lags": True},
+    {"reward": "attention", "layers": 3},
+]
+VARIANT = pytest.mark.parametrize("variant", VARIANTS, ids=lambda each: "-".join(each) or "plain")
+
+
+def play(env: SpanControlEnv, steps: int = 7) -> list[Any]:
+    """What a fixed sequence of actions leads to, across the end of an episode."""
+    seen = []
+    for index in range(steps):
+        action: Any = index * 3 % 10
+        if env.settings.refresh:
+            action = np.array([action, index % 2, index % 3 > 0])
+        step = env.step(action)
+        seen.append(step)
+        if step[3]:
+            seen.append(env.reset())
+    return seen
+
+
+@VARIANT
+def test_a_restored_environment_goes_on_to_the_bit(variant: dict[str, Any]):
+    env = SpanControlEnv(**TINY, **variant)
+    env.reset(seed=3)
+    play(env, 3)
+    file = io.BytesIO()
+    torch.save(env.state_dict(), file)
+    file.seek(0)
+    other = SpanControlEnv(**TINY, **variant)
+    other.reset(seed=99)
+    # Weights only: nothing in it needs a pickle.
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert str(env.render()) == str(other.render())
+    assert data_equivalence(play(env), play(other), exact=True)
+
+
+@VARIANT
+def test_what_is_kept_is_not_changed_by_going_on(variant: dict[str, Any]):
+    env = SpanControlEnv(**TINY, **variant)
+    env.reset(seed=3)
+    kept = env.state_dict()
+    expected = play(env)
+    for _ in range(2):
+        env.load_state_dict(kept)
+        assert data_equivalence(play(env), expected, exact=True)
+
+
+def test_before_the_first_reset_there_is_nothing_to_keep():
+    env, other = SpanControlEnv(**TINY), SpanControlEnv(**TINY)
+    env.reset(seed=1)
+    env.load_state_dict(other.state_dict())
+    with pytest.raises(RuntimeError, match=r"call reset\(\) first"):
+        env.step(0)
+
+
+@pytest.mark.parametrize("change", [{"ctx": 32}, {"chunks": 3}, {"dims": 16}])
+def test_a_state_of_another_environment_is_refused(change: dict[str, Any]):
+    env, other = SpanControlEnv(**TINY), SpanControlEnv(**{**TINY, **change})
+    env.reset(seed=1)
+    with pytest.raises(ValueError, match="state is of another environment"):
+        other.load_state_dict(env.state_dict())
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Some environments beside the sequence of actions that each was led by from its seed."""
+
+    make: Callable[[], SpanControlEnv]
+
+    @initialize()
+    def begin(self) -> None:
+        self.envs = [self.make()]
+        self.histories: list[tuple[int, list[Any]]] = [(0, [])]
+        self.envs[0].reset(seed=0)
+        self.kept: list[tuple[dict[str, Any], tuple[int, list[Any]]]] = []
+
+    @rule(which=st.integers(0, 9), seed=st.integers(0, 5))
+    def reset(self, which: int, seed: int) -> None:
+        index = which % len(self.envs)
+        self.envs[index].reset(seed=seed)
+        self.histories[index] = (seed, [])
+
+    @rule(which=st.integers(0, 9), span=st.integers(0, 9), refresh=st.integers(0, 3))
+    def step(self, which: int, span: int, refresh: int) -> None:
+        index = which % len(self.envs)
+        env, (seed, actions) = self.envs[index], self.histories[index]
+        action: Any = np.array([span, *divmod(refresh, 2)]) if env.settings.refresh else span
+        observation, reward, terminated, truncated, info = env.step(action)
+        assert env.observation_space.contains(observation)
+        assert np.isfinite(reward)
+        assert reward == pytest.approx(sum(info["reward_parts"].values()), abs=1e-6)
+        assert not terminated
+        self.histories[index] = (seed, [*actions, action])
+        if truncated:
+            assert (info["chunk"], info["layer"]) == (TINY["chunks"] - 1, env.settings.layers - 1)
+            self.reset(index, seed)
+
+    @precondition(lambda self: len(self.envs) < 4)
+    @rule(which=st.integers(0, 9))
+    def fork(self, which: int) -> None:
+        index = which % len(self.envs)
+        self.envs.append(self.envs[index].fork())
+        self.histories.append(copy.copy(self.histories[index]))
+
+    @rule(which=st.integers(0, 9))
+    def keep(self, which: int) -> None:
+        index = which % len(self.envs)
+        self.kept.append((self.envs[index].state_dict(), self.histories[index]))
+
+    @precondition(lambda self: self.kept)
+    @rule(which=st.integers(0, 9), what=st.integers(0, 9))
+    def restore(self, which: int, what: int) -> None:
+        index = which % len(self.envs)
+        state, history = self.kept[what % len(self.kept)]
+        self.envs[index].load_state_dict(state)
+        self.histories[index] = history
+
+    @invariant()
+    def every_one_is_where_its_actions_lead(self) -> None:
+        for env, (seed, actions) in zip(self.envs, self.histories, strict=True):
+            assert env.simulator.position == len(actions)
+            fresh = self.make()
+            fresh.reset(seed=seed)
+            for action in actions:
+                fresh.step(action)
+            assert torch.equal(env.simulator.state.hidden, fresh.simulator.state.hidden)
+            assert (env.peek() == fresh.peek()).all()
+
+
+def any_order(variant: dict[str, Any]) -> type[Any]:
+    machine = type("AnyOrderOf", (AnyOrder,), {"make": lambda _: SpanControlEnv(**TINY, **variant)})
+    case = machine.TestCase
+    case.settings = settings(max_examples=6, stateful_step_count=12, deadline=None)
+    return case
+
+
+TestAnyOrder = any_order({})
+TestAnyOrderWithRefresh = any_order({"refresh": True, "price": 0.5})
+TestAnyOrderOfPreviousChunks = any_order({"observe": "previous", "lags": True})

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PACKAGES := $(shell find attention envs agents experiments -type d -not -name __pycache__)
 INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt --config-settings editable_mode=strict
 
-.PHONY: compare test clean
+.PHONY: compare test test-slow clean
 
 compare: $(VENV)/.installed
 	$(BIN)/spangym compare
@@ -17,6 +17,9 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow
 
 clean:
 	rm -rf $(VENV) build *.egg-info

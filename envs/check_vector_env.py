@@ -64,8 +64,9 @@ def check_vector_env(
         >>> check_vector_env(envs, lambda: gym.make(name, **arguments), steps=20)
     """
     mode = _check_declarations(envs)
+    first = _Run(envs, mode).run(seed, steps)
     _check_seeds(envs, seed)
-    first, again = (_Run(envs, mode).run(seed, steps) for _ in range(2))
+    again = _Run(envs, mode).run(seed, steps)
     for one, other in zip(first, again, strict=True):
         for lane in range(envs.num_envs):
             wanted, got = one.seen_by(envs, lane), other.seen_by(envs, lane)
@@ -392,7 +393,8 @@ def _check_lane(
                 # Flags first: where they differ, all else does.
                 for name in ("reward", "terminated", "truncated"):
                     _compare_with_scalar(lane, call, name, told[name], wanted[name])
-                wanted |= {"final_obs": observation, "final_info": info}
+                # Copies: a scalar environment may use its arrays again.
+                wanted |= copy.deepcopy({"final_obs": observation, "final_info": info})
                 observation, info = env.reset()
             wanted |= {"observation": observation, "info": info}
         if mode is AutoresetMode.SAME_STEP:

@@ -8,6 +8,13 @@ from pathlib import Path
 
 from ..attention.hints import did_you_mean
 from .files import open_files
+from .scenarios import (
+    CollapseSource,
+    HierarchySource,
+    LongRangeSource,
+    PrecisionSource,
+    SparsitySource,
+)
 from .sources import LettersSource, NoiseSource, RepetitionSource, Source, TextSource, mixed
 
 SOURCES: dict[str, Callable[[str], Source]] = {
@@ -19,6 +26,11 @@ SOURCES: dict[str, Callable[[str], Source]] = {
     "letters": lambda _: LettersSource(),
     "repetition": lambda split: RepetitionSource(TextSource(split)),
     "mixed": mixed,
+    "long-range": lambda _: LongRangeSource(),
+    "collapse": lambda _: CollapseSource(),
+    "precision": lambda _: PrecisionSource(),
+    "hierarchy": lambda _: HierarchySource(),
+    "sparsity": lambda _: SparsitySource(),
 }
 """Shipped sources by name; each is made for a split."""
 

@@ -33,7 +33,27 @@ class Recipe:
     seed: int = 0
 
 
+def _scenario(
+    source: str, steps: int, *, causal: bool, win_size: int = 16, max_span: int = 144
+) -> Recipe:
+    sizes = BlockSizes(
+        dims=32,
+        ctx=128,
+        win_size=win_size,
+        max_span=max_span,
+        causal=causal,
+        hidden=64,
+        classes=4,
+    )
+    return Recipe(source, sizes, steps, learning_rate=5e-3, summary=True)
+
+
 RECIPES: dict[str, Recipe] = {
     "span-budget": Recipe("mixed", BlockSizes(), steps=3000),
+    "long-range": _scenario("long-range", 600, causal=True),
+    "collapse": _scenario("collapse", 500, causal=False),
+    "precision": _scenario("precision", 500, causal=False),
+    "hierarchy": _scenario("hierarchy", 1000, causal=True),
+    "sparsity": _scenario("sparsity", 600, causal=True, win_size=8, max_span=72),
 }
 """Recipes by the name of the weights."""

@@ -12,14 +12,19 @@ from .settings import Settings
 
 NAMESPACE = "spangym"
 
+
+def _trained(weights: str, source: str, price: float) -> dict[str, Any]:
+    return {"weights": weights, "source": source, "reward": "task", "price": price}
+
+
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "spangym/SpanControl-v0": {},
-    "spangym/SpanBudget-v0": {
-        "weights": "span-budget",
-        "source": "mixed",
-        "reward": "task",
-        "price": 0.6,
-    },
+    "spangym/SpanBudget-v0": _trained("span-budget", "mixed", price=0.6),
+    "spangym/LongRange-v0": _trained("long-range", "long-range", price=1.0),
+    "spangym/Collapse-v0": _trained("collapse", "collapse", price=0.5),
+    "spangym/Precision-v0": _trained("precision", "precision", price=0.5),
+    "spangym/Hierarchy-v0": _trained("hierarchy", "hierarchy", price=0.5),
+    "spangym/Sparsity-v0": _trained("sparsity", "sparsity", price=1.0),
 }
 """Ids, each with the arguments in which it differs from the defaults of `Settings`."""
 

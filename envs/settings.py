@@ -157,7 +157,9 @@ class Settings:
         known = [field.name for field in dataclasses.fields(cls)]
         for name in arguments:
             if name not in known:
-                raise TypeError(f"argument {name!r} is unknown{did_you_mean(name, known)}")
+                raise TypeError(
+                    f"got an unexpected keyword argument {name!r}{did_you_mean(name, known)}"
+                )
         weights = arguments.get("weights")
         if weights and weights != OWN and isinstance(weights, str):
             sizes = read_sizes(weights)

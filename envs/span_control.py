@@ -114,7 +114,7 @@ class SpanControlEnv(gym.Env[Any, Any]):
         self.simulator = Simulator(self.settings, 1, parts)
         self.observation_space = self.simulator.encoding.space
         self.action_space = self.simulator.action_space
-        self._picture = Picture(self.settings)
+        self._picture = self._blank()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -130,7 +130,7 @@ class SpanControlEnv(gym.Env[Any, Any]):
         """
         super().reset(seed=seed, options=options)
         observations, infos = self.simulator.reset([self.np_random])
-        self._picture = Picture(self.settings)
+        self._picture = self._blank(infos[0]["source"])
         return observations[0], infos[0]
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -212,4 +212,8 @@ class SpanControlEnv(gym.Env[Any, Any]):
         """
         self.simulator.load_state_dict(state_dict)
         self.np_random.bit_generator.state = state_dict["generators"][0]
-        self._picture = Picture.from_state_dict(self.settings, state_dict["picture"])
+        self._picture = self._blank().restored(state_dict["picture"])
+
+    def _blank(self, source: str = "") -> Picture:
+        options = tuple(layer.options for layer in self.simulator.layers)
+        return Picture(self.settings, options, source)

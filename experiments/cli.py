@@ -176,12 +176,42 @@ def validate(
         rounded += row.reproduced and bool(row.difference)
     if not total:
         raise UserError(f"no trial is finished in {str(folder)!r}: there is nothing to replay")
-    print(
-        f"{total - failed} of {total} episodes are reproduced, "
-        f"{total - failed - rounded} of them to the bit"
-    )
+    exact = total - failed - rounded
+    exactly = "all" if exact == total else f"{exact} of them"
+    print(f"{total - failed} of {total} episodes are reproduced, {exactly} to the bit")
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def watch(
+    environment: Annotated[str, typer.Argument(metavar="ID", help="A registered environment.")],
+    agent: Annotated[
+        str,
+        typer.Option(
+            help="Who plays: random, fixed:0 to fixed:9, refiner or module:Class as yet untrained, "
+            "or the folder of a finished trial, RUN/trials/AGENT/seed-N."
+        ),
+    ],
+    video: Annotated[
+        Path | None,
+        typer.Option(help="File for a video, .mp4 or .gif; else the pictures are printed as text."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the episode.")] = 0,
+) -> None:
+    """Play one episode of evaluation, as a video or as text."""
+    from .watch import check_video, find_player, pictures, write_video
+
+    if video is not None:
+        check_video(video)
+    torch.set_num_threads(1)
+    player = find_player(environment, agent, seed)
+    if video is None:
+        for text in pictures(player, seed, "ansi"):
+            print(text, end="\n\n")
+    else:
+        frames = write_video(video, pictures(player, seed, "rgb_array"))
+        print(f"written: {video} ({frames} frames)")
 
 
 @app.command()

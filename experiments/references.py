@@ -1,4 +1,4 @@
-"""``spangym references``: what policies that learn nothing earn in an id, and what the best would."""
+"""``spangym references``: what an id pays to policies that learn nothing, and to the best."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from ..envs import Settings
 from ..envs.rewards import REWARDS
+from .errors import UserError
 from .evaluation import play, read_action
 from .run_folder import RunFolder
 from .studies import Study
@@ -85,18 +86,26 @@ def validate(folder: RunFolder, study: Study) -> Iterator[Replayed]:
         rows = folder.evaluation(study, [trial])
         settings = study.judging(trial.entry)
         for start in range(0, len(rows), _LANES):
-            some = rows.iloc[start : start + _LANES]
-            yield from _replay(trial.name, settings, some)
+            try:
+                yield from _replay(trial.name, settings, rows.iloc[start : start + _LANES])
+            except ValueError as error:
+                path = folder.trial(trial) / "evaluation.csv"
+                raise UserError(
+                    f"run folder is damaged: {path}: its actions cannot be played: {error}"
+                ) from error
 
 
 def _replay(trial: str, settings: Settings, rows: pd.DataFrame) -> Iterator[Replayed]:
     actions = [[read_action(each) for each in row.split(" ")] for row in rows["actions"]]
+    decisions = settings.chunks * settings.layers
+    if {len(lane) for lane in actions} != {decisions}:
+        raise ValueError(f"there must be {decisions} in each row")
     seeds = [int(seed) for seed in rows["evaluation_seed"]]
     again = play(settings, seeds, lambda _, step: np.stack([lane[step] for lane in actions]))
     rounds = REWARDS[settings.reward](settings.price).platform_dependent
     for stored, new in zip(rows.to_dict("records"), again, strict=True):
         judged = [name for name in new if name in stored and name not in _GIVEN]
-        verdicts = {name: _compare(stored[name], new[name], rounds) for name in judged}
+        verdicts = {name: compared(stored[name], new[name], rounds) for name in judged}
         worst = max(judged, key=lambda name: verdicts[name])
         difference = ""
         if verdicts[worst]:
@@ -106,7 +115,8 @@ def _replay(trial: str, settings: Settings, rows: pd.DataFrame) -> Iterator[Repl
         yield Replayed(trial, seed, max(verdicts.values()), outputs, difference)
 
 
-def _compare(stored: float, new: float, rounds: bool) -> Verdict:
+def compared(stored: float, new: float, rounds: bool) -> Verdict:
+    """How a number compares with the stored one, where rounding may differ or not."""
     if stored == new:
         return Verdict.TO_THE_BIT
     close = math.isclose(stored, new, rel_tol=_ROUNDING, abs_tol=_ROUNDING)

@@ -1,5 +1,6 @@
 """Masks, padding, cross-attention, causality, soft spans, statistics: through whole layers."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from spangym.attention import (
     SpanOptions,
     TwoPathAttention,
 )
+from spangym.attention.heads import join_heads, split_heads
 from spangym.attention.metrics import features, token_mean
 from spangym.attention.temperature import temperature
 
@@ -294,6 +296,76 @@ def test_learned_local_projections(x: Tensor):
     assert set(layer.attn_local.projections) == names
     for name in names:
         assert layer.attn_local.projections[name].proj.weight.grad.abs().max() > 0
+
+
+def test_focus_takes_as_many_passes_as_it_is_told(x: Tensor):
+    assert make(focus_steps=3).outcome(x, 9).focus_steps.tolist() == [3, 3, 3]
+    layer = make(focus_steps=1, sharpen="none", action_scale="absolute")
+    one = layer.outcome(x, 9)
+    written = layer.attention_weights(x, scale=one.scale) @ split_heads(layer.ln_a(x), 4)
+    torch.testing.assert_close(one.local_output, join_heads(written))
+
+
+class TestShiftedHeads:
+    def test_keys_are_those_of_the_token_before(self, x: Tensor):
+        options = {"focus_steps": 1, "sharpen": "none", "action_scale": "absolute"}
+        plain, shifted = make(**options), make(**options, shifted_heads=2)
+        scale = torch.ones(len(x))
+        one, other = (each.attention_weights(x, scale=scale) for each in (plain, shifted))
+        torch.testing.assert_close(other[:, 2:], one[:, 2:])
+        key = split_heads(plain.ln_a(x), 4)[:, :2]
+        moved = torch.cat([torch.zeros_like(key[:, :, :1]), key[:, :, :-1]], dim=2)
+        scores = key @ moved.transpose(-1, -2) * key.shape[-1] ** -0.5
+        seen = one[:, :2] > 0
+        expected = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+        torch.testing.assert_close(other[:, :2], expected, atol=1e-5, rtol=1e-4)
+
+    @pytest.mark.parametrize("causal", [False, True])
+    def test_the_future_does_not_leak(self, causal: bool, x: Tensor):
+        layer = make(shifted_heads=2, causal=causal, local_projections=True)
+        cut = x.clone()
+        cut[:, 30:] = 0
+        same = torch.allclose(layer(x)[:, :30], layer(cut)[:, :30], atol=1e-6)
+        assert same == causal
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"shifted_heads": 5}, "shifted_heads must be in 0..head, got shifted_heads=5, head=4"),
+            ({"shifted_heads": -1}, "shifted_heads must be in 0..head"),
+            ({"focus_steps": 0}, "focus_steps must be at least 1, got 0"),
+            ({"focus_steps": 1.5}, "focus_steps must be an integer, got 1.5"),
+        ],
+    )
+    def test_bad_options(self, options: dict[str, Any], message: str):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            make(**options)
+
+
+class TestForcedRefresh:
+    @pytest.mark.parametrize("causal", [False, True])
+    def test_is_what_is_done(self, causal: bool, x: Tensor):
+        layer = make(causal=causal)
+        first = layer.outcome(x, 5).cache
+        wanted = torch.tensor([[True, False], [False, True], [False, False]])
+        kept = layer.outcome(x.cos(), 5, refresh=wanted, cache=first).cache.key_value
+        assert torch.equal(kept.refreshed_keys, wanted[:, 0])
+        assert torch.equal(kept.refreshed_values, wanted[:, 1])
+        anew = layer.attn_global.key_module(layer.ln_b(x.cos()))
+        torch.testing.assert_close(kept.keys[0], anew[0])
+        assert torch.equal(kept.keys[1:], first.key_value.keys[1:])
+
+    @pytest.mark.parametrize(
+        ("kind", "refresh", "message"),
+        [
+            (IntegratedAttention, torch.ones(3, 2), "must be boolean of shape (3, 2)"),
+            (IntegratedAttention, torch.ones(2, 2).bool(), "must be boolean of shape (3, 2)"),
+            (FocusAttention, torch.ones(3, 2).bool(), "FocusAttention keeps no keys"),
+        ],
+    )
+    def test_what_is_refused(self, kind: Kind, refresh: Tensor, message: str, x: Tensor):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            make(kind).outcome(x, 5, refresh=refresh)
 
 
 class TestStatistics:

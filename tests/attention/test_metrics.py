@@ -4,7 +4,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spangym.attention.metrics import digits, features, pool, quality, state_id
+from spangym.attention.metrics import (
+    digits,
+    features,
+    lag_correlations,
+    pool,
+    quality,
+    state_id,
+)
 
 from ..conftest import Golden
 
@@ -50,3 +57,31 @@ def test_quality_in_words():
 def test_pooling_keeps_means_and_variances_apart():
     pooled = pool(torch.tensor([[1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0]]), groups=2)
     assert pooled.tolist() == [[1.5, 3.5, 15.0, 35.0]]
+
+
+@given(
+    tokens=st.integers(1, 40),
+    buckets=st.integers(1, 8),
+    seed=st.integers(0, 2**31),
+)
+def test_lag_correlations_are_mean_cosines(tokens: int, buckets: int, seed: int):
+    x = torch.randn(2, tokens, 5, generator=torch.Generator().manual_seed(seed))
+    unit = x / x.norm(dim=-1, keepdim=True)
+    means = [0.0, *((unit[:, k:] * unit[:, :-k]).sum(-1).mean(1) for k in range(1, tokens))]
+    found = lag_correlations(x, buckets)
+    assert found.shape == (2, buckets)
+    for bucket in range(buckets):
+        first = 2 ** (bucket - 1) + 1 if bucket > 1 else bucket + 1
+        last = tokens - 1 if bucket == buckets - 1 else min(2**bucket, tokens - 1)
+        expected = torch.zeros(2)
+        if first <= last:
+            expected = torch.stack(means[first : last + 1]).amax(0)
+        torch.testing.assert_close(found[:, bucket], expected, atol=1e-5, rtol=0)
+
+
+def test_lag_correlations_find_a_repeat():
+    passage = torch.randn(1, 24, 16, generator=torch.Generator().manual_seed(0))
+    found = lag_correlations(passage.repeat(1, 6, 1), 9)[0]
+    assert found.argmax() == 5  # 24 lies in 17..32
+    assert found[5] == pytest.approx(1, abs=1e-5)
+    assert found[:4].max() < 0.5

@@ -347,12 +347,14 @@ class FourThings(SpanControlVectorEnv):
 
 
 class OnlyObservations(SpanControlVectorEnv):
-    seeded = 0
-
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:
-        self.seeded += 1
-        returned = super().reset(seed=seed, options=options)
-        return returned if self.seeded <= 2 else returned[0]
+        return super().reset(seed=seed, options=options)[0]
+
+
+class ListOfObservations(SpanControlVectorEnv):
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        observations, infos = super().reset(seed=seed, options=options)
+        return [*observations], infos
 
 
 class ChangesActions(SpanControlVectorEnv):
@@ -389,7 +391,7 @@ class SeededOnce(SpanControlVectorEnv):
 
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         self.seeded += 1
-        return super().reset(seed=seed if self.seeded <= 3 else None, options=options)
+        return super().reset(seed=seed if self.seeded <= 4 else None, options=options)
 
 
 class NotReproducible(SpanControlVectorEnv):
@@ -417,6 +419,7 @@ class ReseededEveryReset(SpanControlVectorEnv):
         (FourThings, r"step 0: step must return five things"),
         (ChangesActions, r"step 0: step must leave the actions as they are, it has changed them"),
         (OnlyObservations, r"reset\(seed=7\): reset must return observations and infos, got array"),
+        (ListOfObservations, r"reset\(seed=7\): observations must be a NumPy array, got list"),
         (OneSeedForAll, r"lane 1, reset\(seed=\[7, 8, 9\]\): observation is .*, with seed=7 it is"),
         (AnotherFirstSeed, rf"lane 0, reset\(seed=7\): observation is .*, {SCALAR}"),
         (NoSeeds, r"reset\(seed=\[7, 8, 9\]\): reset must take a list of seeds, .*be a number"),
@@ -617,3 +620,40 @@ def test_nothing_of_the_environment_is_left_changed_but_its_episode():
     check_vector_env(envs, steps=5)
     assert envs.metadata == metadata
     assert not envs.closed
+
+
+class OneBuffer(gym.Env[Any, Any]):
+    """Observes how often it stepped, always in the same array."""
+
+    observation_space = spaces.Box(0, 9, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self) -> None:
+        self.count = np.zeros(1, np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed, options=options)
+        self.count[:] = 0
+        return self.count, {}
+
+    def step(self, action: Any) -> Any:
+        self.count += 1 + int(action)
+        return self.count, 0.0, bool(self.count > 3), False, {}
+
+
+class FreshArrays(OneBuffer):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        observation, info = super().reset(seed=seed, options=options)
+        return observation.copy(), info
+
+    def step(self, action: Any) -> Any:
+        observation, *rest = super().step(action)
+        return observation.copy(), *rest
+
+
+def test_a_scalar_environment_may_use_its_arrays_again():
+    envs = SyncVectorEnv([FreshArrays] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    check_vector_env(envs, OneBuffer, steps=9)
+    careless = SyncVectorEnv([OneBuffer] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    with pytest.raises(AssertionError, match=r"has changed infos\['final_obs'\]\[0\], which step"):
+        check_vector_env(careless, OneBuffer, steps=9)

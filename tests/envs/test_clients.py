@@ -43,7 +43,7 @@ NET: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}}
 ALGORITHMS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "DQN": ("stable_baselines3", "MlpPolicy", {**OFF_POLICY, **NET}),
     "PPO": ("stable_baselines3", "MlpPolicy", {"n_steps": 8, "batch_size": 8, **NET}),
-    "A2C": ("stable_baselines3", "MlpPolicy", NET),
+    "A2C": ("stable_baselines3", "MlpPolicy", {"n_steps": 8, **NET}),
     "QRDQN": ("sb3_contrib", "MlpPolicy", {**OFF_POLICY, **NET}),
     "RecurrentPPO": (
         "sb3_contrib",
@@ -71,6 +71,10 @@ def parameters(model: BaseAlgorithm) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("encoding", ["box", "digits"])
 def test_sb3_learns_the_same_from_lanes_and_from_scalar_environments(name: str, encoding: str):
+    if (name, encoding) == ("RecurrentPPO", "digits"):
+        pytest.skip(
+            "sb3-contrib sizes its LSTM by a NumPy integer for MultiDiscrete: torch objects"
+        )
     arguments = {**SMALL, "encoding": encoding}
     scalar = [functools.partial(gym.make, NAME, **arguments)] * 2
     ours = train(name, SpanControlVecEnv(Settings(**arguments), lanes=2))
@@ -131,11 +135,13 @@ def test_vec_normalize_normalizes_last_observations_too():
     plain, env = lanes(), VecNormalize(lanes())
     plain.reset()
     env.reset()
+    infos = raw_infos = []
     for _ in range(EPISODE):
         raw, _, _, raw_infos = plain.step(np.array([2, 5, 9]))
         seen, _, _, infos = env.step(np.array([2, 5, 9]))
         np.testing.assert_array_equal(env.get_original_obs(), raw)
-        np.testing.assert_array_equal(seen, env.normalize_obs(raw))
+        np.testing.assert_array_equal(seen, env.normalize_obs(np.asarray(raw)))
+    assert len(infos) == 3
     for info, raw_info in zip(infos, raw_infos, strict=True):
         last = env.normalize_obs(raw_info["terminal_observation"])
         np.testing.assert_array_equal(info["terminal_observation"], last)
@@ -165,7 +171,7 @@ def test_sb3_learns_through_wrappers(wrap: Callable[[VecEnv], VecEnv]):
 def test_gymnasium_counts_episodes_of_the_scalar_environment():
     env = RecordEpisodeStatistics(make())
     env.reset(seed=0)
-    rewards = []
+    rewards, info = [], {}
     for _ in range(EPISODE):
         _, reward, _, truncated, info = env.step(7)
         rewards.append(reward)
@@ -189,6 +195,7 @@ def test_gymnasium_counts_episodes_of_lanes():
             rewards[:] = 0
 
 
+@pytest.mark.slow
 def test_gymnasium_in_processes():
     envs = AsyncVectorEnv([make] * 2, context="spawn", autoreset_mode=AutoresetMode.SAME_STEP)
     try:
@@ -197,21 +204,41 @@ def test_gymnasium_in_processes():
         envs.close()
 
 
+@pytest.fixture
+def torchrl() -> Any:
+    return pytest.importorskip("torchrl.envs", reason="torchrl is not installed")
+
+
+def rolled_out(torchrl: Any, env: Any) -> Any:
+    """Two random episodes, the same again from the same seeds."""
+    torchrl.check_env_specs(env)
+    runs = []
+    for _ in range(2):
+        env.set_seed(0)
+        torch.manual_seed(0)
+        runs.append(env.rollout(2 * EPISODE, break_when_any_done=False))
+    for key in ("observation", "action", ("next", "reward")):
+        assert torch.equal(runs[0][key], runs[1][key])
+    return runs[0]
+
+
 @pytest.mark.parametrize("encoding", ["digits", "box", "features", "state"])
-def test_torchrl_rolls_out(encoding: str):
-    envs = pytest.importorskip("torchrl.envs", reason="torchrl is not installed")
-    utils = pytest.importorskip("torchrl.envs.utils")
-    env = envs.GymEnv(NAME, **{**SMALL, "encoding": encoding})
-    utils.check_env_specs(env)
-    env.set_seed(0)
-    one = env.rollout(2 * EPISODE, break_when_any_done=False)
-    env.set_seed(0)
-    torch.manual_seed(0)
-    assert one.batch_size == (2 * EPISODE,)
-    truncated = one["next", "truncated"].flatten()
+def test_torchrl_rolls_out(torchrl: Any, encoding: str):
+    run = rolled_out(torchrl, torchrl.GymWrapper(gym.make(NAME, **{**SMALL, "encoding": encoding})))
+    truncated = run["next", "truncated"].flatten()
     assert truncated.nonzero().flatten().tolist() == [EPISODE - 1, 2 * EPISODE - 1]
-    assert not one["next", "terminated"].any()
-    assert torch.isfinite(one["next", "reward"]).all()
+    assert not run["next", "terminated"].any()
+    assert torch.isfinite(run["next", "reward"]).all()
+    assert run["next", "reward"].unique().numel() > 1
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=TypeError,
+    reason="TorchRL tries `frameskip` and wants Python's words, 'unexpected keyword argument'",
+)
+def test_torchrl_makes_it_by_name(torchrl: Any):
+    rolled_out(torchrl, torchrl.GymEnv(NAME, **SMALL))
 
 
 CONFIGURATION = """
@@ -225,6 +252,7 @@ spangym/SpanControl-v0:
 """
 
 
+@pytest.mark.slow
 def test_rl_zoo_trains(tmp_path: Path):
     if not importlib.util.find_spec("rl_zoo3"):
         pytest.skip(
@@ -246,7 +274,7 @@ def test_rl_zoo_trains(tmp_path: Path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    (saved,) = (tmp_path / "logs").rglob("SpanControl-v0.zip")
+    (saved,) = (tmp_path / "logs").rglob("spangym-SpanControl-v0.zip")
     model = sb3.PPO.load(saved, device="cpu")
     assert model.num_timesteps >= 64
     seen, _ = make().reset(seed=0)

@@ -10,7 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from spangym.attention import IntegratedAttention
-from spangym.experiments import bench_attention
+from spangym.experiments import bench_attention, bench_envs
 from spangym.experiments.bench import Row, make_bench_table, peak_memory, side_by_side
 from spangym.experiments.cli import app
 from spangym.experiments.defects import COLUMNS, Defect, measure_defects
@@ -65,12 +65,17 @@ def test_side_by_side_measures_both():
     assert 0 < little < much
 
 
-def test_bench_attention_has_one_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    # Real kernels and layers, each figure taken once from short turns.
+@pytest.mark.parametrize("name", ["attention", "envs"])
+def test_every_bench_has_one_form(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # Real kernels, layers and environments, figures taken from short turns.
     monkeypatch.setattr(bench_attention, "DIMS", 24)
     monkeypatch.setattr(bench_attention, "_SECONDS", 0.0005)
+    monkeypatch.setattr(bench_envs, "CTX", 16)
+    monkeypatch.setattr(bench_envs, "DIMS", 8)
+    monkeypatch.setattr(bench_envs, "_STEPS", 2)
+    monkeypatch.setattr(bench_envs, "_SECONDS", 0.0005)
     path = tmp_path / "new" / "bench.json"
-    done = CliRunner().invoke(app, ["bench", "attention", "--quick", "--json", str(path)])
+    done = CliRunner().invoke(app, ["bench", name, "--quick", "--json", str(path)])
     assert done.exit_code == 0, done.output
     written = json.loads(path.read_text())
     assert set(written) == {"machine", "rows"}

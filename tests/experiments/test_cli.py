@@ -18,6 +18,7 @@ from PIL import Image
 from spangym.experiments.curves import smoothed
 from spangym.experiments.main import main
 from spangym.experiments.study_reading import parse_study
+from spangym.experiments.validation import compared
 
 from .conftest import TINY, spangym
 
@@ -396,7 +397,8 @@ def test_bad_input_gets_one_line_and_exit_code_2(
         ("trials/dqn/seed-0/curve.csv", "", "curves", "dqn/seed-0/curve.csv"),
         (
             "trials/dqn/seed-0/evaluation.csv",
-            "agent,training_seed,evaluation_seed,return,mean_span,visited_keys\na,1,2,x,3,4\n",
+            "agent,training_seed,evaluation_seed,return,mean_span,visited_keys,output_norm,actions\n"
+            "a,1,2,x,3,4,5,6\n",
             "curves",
             "holds no number",
         ),
@@ -427,6 +429,72 @@ def test_a_damaged_run_folder_is_named(
     assert said.count("\n") == 1
     assert str(copied_run / name) in said
     assert message in said
+
+
+class TestValidate:
+    def test_a_fresh_run_is_reproduced_to_the_bit(
+        self,
+        finished_run: tuple[Path, str],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ):
+        assert run_here(monkeypatch, "validate", finished_run[0]) == 0
+        *rows, last = capsys.readouterr().out.splitlines()
+        trials = 2 * 2 + 2 + 10
+        assert len(rows) == 2 * trials
+        assert all(
+            row.endswith("rewards reproduced to the bit, outputs reproduced to the bit")
+            for row in rows
+        )
+        assert last == f"{2 * trials} of {2 * trials} episodes are reproduced, all to the bit"
+
+    @pytest.mark.parametrize(
+        ("column", "change", "said", "code"),
+        [
+            ("return", 1e-2, "rewards NOT reproduced, outputs reproduced to the bit (return: ", 1),
+            ("output_norm", 1.0, "rewards reproduced to the bit, outputs NOT reproduced", 1),
+            ("reward_entropy", 1e-9, "rewards reproduced up to rounding", 0),
+        ],
+    )
+    def test_what_differs_is_named(
+        self,
+        copied_run: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        column: str,
+        change: float,
+        said: str,
+        code: int,
+    ):
+        path = copied_run / "trials" / "dqn" / "seed-1" / "evaluation.csv"
+        rows = pd.read_csv(path)
+        rows.loc[1, column] += change
+        rows.to_csv(path, index=False)
+        assert run_here(monkeypatch, "validate", copied_run) == code
+        changed = [row for row in capsys.readouterr().out.splitlines() if said in row]
+        assert len(changed) == 1
+        assert changed[0].startswith("dqn/seed-1, episode 1000001: ")
+
+    def test_a_reward_that_does_not_round_must_be_equal(self):
+        assert str(compared(1.0, 1.0 + 1e-9, rounds=True)) == "reproduced up to rounding"
+        assert str(compared(1.0, 1.0 + 1e-9, rounds=False)) == "NOT reproduced"
+
+    @pytest.mark.parametrize("actions", ["x", "1 2", "1 2 3 99"])
+    def test_actions_that_cannot_be_played(
+        self,
+        copied_run: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        actions: str,
+    ):
+        path = copied_run / "trials" / "dqn" / "seed-1" / "evaluation.csv"
+        rows = pd.read_csv(path, dtype={"actions": str})
+        rows["actions"] = actions
+        rows.to_csv(path, index=False)
+        assert run_here(monkeypatch, "validate", copied_run) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert f"{path}: its actions cannot be played" in said
 
 
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

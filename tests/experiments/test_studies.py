@@ -67,7 +67,7 @@ def test_changes_from_the_command_line(tiny: Study):
         ("seeds = [0, 1]", "seeds = []", "key 'seeds'"),
         ("seeds = [0, 1]", "seeds = [1, 1]", "seeds must differ"),
         ("SpanControl-v0", "SpanControl-v9", "did you mean 'spangym/SpanControl-v0'?"),
-        ("ctx = 16", "ctxx = 16", "argument 'ctxx' is unknown; did you mean 'ctx'?"),
+        ("ctx = 16", "ctxx = 16", "unexpected keyword argument 'ctxx'; did you mean 'ctx'?"),
         ("ctx = 16", "heads = 16", "not TOML"),
         ("heads = 2", "heads = 3", "heads must divide dims, got heads=3, dims=8"),
         ("chunks = 2", "encoding = 'box'", "set it for an agent"),

@@ -1,0 +1,211 @@
+"""What an environment shows of itself."""
+
+import itertools
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers import RecordVideo
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spangym.attention import IntegratedAttention
+from spangym.attention.options import SpanOptions
+from spangym.envs import Settings, SpanControlEnv
+from spangym.envs.rendering import Band, Picture
+
+from .arguments import UNTRAINED
+
+CTX = 16
+INFO: dict[str, Any] = {"source": "code", "window": 4, "span": 6, "visited_keys": 64}
+
+
+def picture(layers: int = 2, **options: Any) -> Picture:
+    settings = Settings(layers=layers, ctx=CTX, chunks=3)
+    return Picture(settings, (SpanOptions(**options),) * layers, "code")
+
+
+def make(render_mode: str | None, **arguments: Any) -> SpanControlEnv:
+    return SpanControlEnv(render_mode=render_mode, **{**UNTRAINED, **arguments})
+
+
+@given(
+    st.integers(1, 40), st.integers(1, 50), st.integers(0, 50), st.booleans(), st.integers(1, 60)
+)
+def test_coverage_is_the_interval_of_each_querys_window(
+    ctx: int, window: int, reach: int, causal: bool, cells: int
+):
+    band = Band(window, window + reach, 0.0, 0.0)
+    options = SpanOptions(causal=causal)
+    covered = band.coverage(options, ctx, np.arange(ctx), ctx)
+    for query in range(ctx):
+        start = query // window * window
+        end = start + window + reach
+        for key in range(ctx):
+            seen = start - reach <= key < end and not (causal and key > query)
+            assert covered[query, key] == pytest.approx(float(seen)), (query, key)
+    # In cells of other sizes the same share of the keys is seen.
+    coarse = band.coverage(options, ctx, np.arange(ctx), cells)
+    np.testing.assert_allclose(coarse.mean(1), covered.mean(1), atol=1e-12)
+
+
+def test_a_soft_edge_is_seen_too_and_off_sees_nothing():
+    soft = SpanOptions(soft_span=True, ramp=3)
+    first, end = Band(4, 6, 0.0, 0.0).intervals(soft, CTX)
+    assert (first[8], end[8]) == (8 - 2 - 3, CTX)
+    assert (first[4], end[4]) == (0, 4 + 6 + 3)
+    assert not Band(1, 0, 0.0, 0.0).coverage(SpanOptions(), CTX, np.arange(CTX), CTX).any()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_panel_shows_the_keys_that_are_seen(causal: bool):
+    drawn = picture(causal=causal).after(0.5, {**INFO, "layer": 0})
+    image = drawn.rgb_array().astype(int)
+    blank = picture(causal=causal).rgb_array().astype(int)
+    rows, columns = np.nonzero((image != blank).any(-1) & (image == (0, 0x72, 0xB2)).all(-1))
+    # Bars of the histories have the layer's colour too, below the panel.
+    panel = rows < image.shape[0] - 176
+    left, top, side = columns[panel].min(), rows[panel].min(), 240
+    centres = ((np.arange(CTX) + 0.5) * side / CTX).astype(int)
+    coloured = (image[top + centres[:, None], left + centres] == (0, 0x72, 0xB2)).all(-1)
+    first, end = drawn.bands[0].spans(SpanOptions(causal=causal)).intervals(CTX)
+    keys = torch.arange(CTX)
+    np.testing.assert_array_equal(coloured, (keys >= first[0, :, None]) & (keys < end[0, :, None]))
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 5, 8])
+def test_frames_of_an_episode_differ_but_in_size(layers: int):
+    env = make("rgb_array", layers=layers, chunks=2, price=0.5)
+    env.reset(seed=0)
+    frames = [env.render()]
+    for step in range(2 * layers):
+        env.step(step % 10)
+        frames.append(env.render())
+    assert len({frame.shape for frame in frames}) == 1
+    height, width, channels = frames[0].shape
+    assert (height % 16, width % 16, channels) == (0, 0, 3)
+    assert all(frame.dtype == np.uint8 for frame in frames)
+    for one, other in itertools.pairwise(frames):
+        assert (one != other).any()
+
+
+@pytest.mark.parametrize("ctx", [1, 7, 300])
+def test_any_length_can_be_drawn(ctx: int):
+    for mode in ("rgb_array", "ansi"):
+        env = make(mode, ctx=ctx)
+        env.reset(seed=0)
+        env.step(9)
+        assert len(env.render())
+
+
+@pytest.mark.parametrize("reward", [np.nan, -np.inf, 0.0, -3e38, 1e-38])
+def test_any_reward_can_be_drawn(reward: float):
+    drawn = picture().after(reward, {**INFO, "layer": 0}).after(-1.0, {**INFO, "layer": 1})
+    assert drawn.rgb_array().shape == picture().rgb_array().shape
+    assert f"reward {reward:+10.3g}" in str(drawn)
+
+
+def test_a_name_of_a_source_is_only_a_name():
+    info = {**INFO, "source": "$x_$" * 200, "layer": 0}
+    assert picture().after(0.0, info).rgb_array().shape == picture().rgb_array().shape
+
+
+def test_text_says_what_was_decided():
+    drawn = picture().after(0.125, {**INFO, "layer": 0})
+    head, first, second, totals = str(drawn).splitlines()
+    assert head == "chunk 1/3  code"
+    for said in ("layer 0", "window    4", "span    6", "visited  25.0%", "reward     +0.125"):
+        assert said in first
+    # Query 8 begins the third window, which sees the keys 6 to 13.
+    assert first.endswith("▕      ████████  ▏")
+    assert second == "layer 1  not yet decided"
+    assert totals == "return +0.125, mean visited keys 25.0%, decision 1/6"
+    off = drawn.after(0.0, {**INFO, "layer": 1, "window": 1, "span": 0, "visited_keys": 0})
+    assert "off" in str(off).splitlines()[2]
+
+
+def test_text_follows_the_chunks():
+    env = make("ansi")
+    env.reset(seed=0)
+    assert str(env.render()).startswith("chunk 1/3  ")
+    earned, chunks = 0.0, []
+    for step in range(6):
+        earned += env.step(step)[1]
+        chunks.append(env.render().partition("/")[0])
+    assert chunks == ["chunk 1"] * 2 + ["chunk 2"] * 2 + ["chunk 3"] * 2
+    assert f"return {earned:+.3g}" in env.render()
+
+
+def test_visited_keys_of_causal_layers_are_shares_of_what_they_could_see():
+    drawn = picture(causal=True).after(0.0, {**INFO, "layer": 0, "visited_keys": 136})
+    assert drawn.mean_share == 1
+
+
+def test_layers_of_ones_own_are_drawn_as_they_are():
+    layers = [IntegratedAttention(CTX, 8, 2, causal=causal) for causal in (False, True)]
+    env = SpanControlEnv(render_mode="ansi", layers=layers, chunks=2)
+    env.reset(seed=0)
+    env.step(9)
+    env.step(9)
+    free, causal = (line.partition("▕")[2] for line in env.render().splitlines()[1:3])
+    assert free.rstrip("▏") == "█" * CTX
+    assert causal.rstrip("▏") == "█" * (CTX // 2 + 1) + " " * (CTX // 2 - 1)
+
+
+def test_without_a_mode_nothing_is_drawn_and_unknown_ones_are_refused():
+    env = make(None)
+    env.reset(seed=0)
+    assert env.render() is None
+    with pytest.raises(ValueError, match="render_mode must be None, ansi or rgb_array, got 'hu"):
+        make("human")
+
+
+def test_state_keeps_the_picture():
+    env, other = make("rgb_array"), make("rgb_array")
+    env.reset(seed=0)
+    for action in (3, 0, 9):
+        env.step(action)
+    state = env.state_dict()
+    other.load_state_dict({**state, "picture": json.loads(json.dumps(state["picture"]))})
+    np.testing.assert_array_equal(env.render(), other.render())
+    env.step(5)
+    other.step(5)
+    np.testing.assert_array_equal(env.render(), other.render())
+
+
+def test_a_fork_draws_its_own():
+    env = make("ansi")
+    env.reset(seed=0)
+    before = env.render()
+    fork = env.fork()
+    fork.step(9)
+    assert env.render() == before != fork.render()
+
+
+def test_gymnasium_finds_nothing_to_warn_of():
+    env = gym.make("spangym/SpanControl-v0", render_mode="rgb_array", **UNTRAINED)
+    assert env.metadata["render_fps"] > 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(env.unwrapped)
+
+
+def test_gymnasium_records_a_video(tmp_path: Path):
+    pytest.importorskip("moviepy", reason="RecordVideo needs moviepy, of gymnasium[other]")
+    import imageio_ffmpeg
+
+    env = RecordVideo(make("rgb_array"), str(tmp_path / "videos"), name_prefix="span")
+    env.reset(seed=0)
+    truncated = False
+    while not truncated:
+        *_, truncated, _ = env.step(7)
+    env.close()
+    frames, seconds = imageio_ffmpeg.count_frames_and_secs(tmp_path / "videos/span-episode-0.mp4")
+    assert frames == 7
+    assert seconds == pytest.approx(7 / 4, abs=0.1)

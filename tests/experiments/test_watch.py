@@ -1,0 +1,208 @@
+"""``spangym watch``: an episode as a video or as text."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from spangym.envs import SpanControlEnv
+from spangym.experiments import watch
+from spangym.experiments.main import main
+
+ID = "spangym/SpanControl-v0"
+FRAMES = 8 * 2 + 1
+"""Of the id's episode, one before the first decision."""
+
+Watch = Callable[..., int]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watch:
+    """The command within this process and an own folder; gives the exit code."""
+
+    def watch(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["spangym", "watch", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    monkeypatch.chdir(tmp_path)
+    return watch
+
+
+@pytest.fixture(scope="session")
+def trials(finished_run: tuple[Path, str]) -> Path:
+    return finished_run[0] / "trials"
+
+
+def read_mp4(path: Path) -> list[np.ndarray[Any, Any]]:
+    reader = imageio_ffmpeg.read_frames(path)
+    width, height = next(reader)["size"]
+    return [np.frombuffer(each, np.uint8).reshape(height, width, 3) for each in reader]
+
+
+def test_mp4_shows_every_decision(run: Watch, capsys: pytest.CaptureFixture[str]):
+    assert run(ID, "--agent", "fixed:3", "--video", "new/fixed.mp4", "--seed", 4) == 0
+    assert f"written: new/fixed.mp4 ({FRAMES} frames)" in capsys.readouterr().out
+    frames = read_mp4(Path("new/fixed.mp4"))
+    assert len(frames) == FRAMES
+    assert [each.name for each in Path("new").iterdir()] == ["fixed.mp4"]
+    env = SpanControlEnv(render_mode="rgb_array", split="evaluation")
+    env.reset(seed=4)
+    np.testing.assert_allclose(frames[0], env.render(), atol=60)
+    for _ in range(FRAMES - 1):
+        env.step(3)
+    assert np.abs(frames[-1].astype(int) - env.render()).mean() < 3
+
+
+def test_gif_of_a_trained_agent(run: Watch, trials: Path):
+    assert run(ID, "--agent", trials / "dqn" / "seed-1", "--video", "dqn.gif") == 0
+    with Image.open("dqn.gif") as video:
+        assert (video.format, getattr(video, "n_frames", 1)) == ("GIF", 2 * 2 + 1)
+        assert video.info["duration"] == 250
+
+
+@pytest.mark.parametrize("agent", ["pooled", "dqn", "fixed-9"])
+def test_a_trained_agent_plays_as_in_its_evaluation(
+    run: Watch, trials: Path, agent: str, capsys: pytest.CaptureFixture[str]
+):
+    """The study says how the agent observes and what the layers are like."""
+    folder = trials / agent / "seed-0"
+    assert run("SpanControl-v0", "--agent", folder, "--seed", 1_000_001) == 0
+    pictures = capsys.readouterr().out.strip().split("\n\n")
+    assert len(pictures) == 2 * 2 + 1
+    evaluation = pd.read_csv(folder / "evaluation.csv")
+    assert f"return {evaluation['return'][1]:+.3g}," in pictures[-1]
+
+
+def test_text_is_the_same_for_the_same_seed(run: Watch, capsys: pytest.CaptureFixture[str]):
+    printed = []
+    for seed in (0, 0, 1):
+        assert run(ID, "--agent", "random", "--seed", seed) == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] != printed[2]
+    assert printed[0].count("return ") == FRAMES
+    for said in ("chunk 1/8", "chunk 8/8", "window ", "span ", "reward ", "not yet decided"):
+        assert said in printed[0]
+
+
+OWN = """
+class Mine:
+    def choose_action(self, state):
+        return 7
+    def update(self, state, action, reward, next_state):
+        pass
+
+class Raises(Mine):
+    def choose_action(self, state):
+        raise KeyError("not today")
+
+class TooFar(Mine):
+    def choose_action(self, state):
+        return 10
+
+class Unmakeable(Mine):
+    def __init__(self):
+        raise KeyError("no key")
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "own_watched.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_watched", raising=False)
+    return "own_watched"
+
+
+def test_a_refiner_of_ones_own_plays(run: Watch, own: str, capsys: pytest.CaptureFixture[str]):
+    assert run(ID, "--agent", f"{own}:Mine") == 0
+    mine = capsys.readouterr().out
+    assert run(ID, "--agent", "fixed:7") == 0
+    assert capsys.readouterr().out == mine
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Raises", "failed: KeyError: 'not today'"),
+        ("TooFar", "action must be an integer in 0..9"),
+        ("Unmakeable", "cannot be made: KeyError: 'no key'"),
+        ("Nobody", "has no class 'Nobody'"),
+    ],
+)
+def test_a_refiner_that_fails_leaves_no_video(
+    run: Watch, own: str, name: str, message: str, capsys: pytest.CaptureFixture[str]
+):
+    assert run(ID, "--agent", f"{own}:{name}", "--video", "a.mp4") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"agent '{own}:{name}'" in line
+    assert message in line
+    assert not [*Path().glob("*.mp4")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([ID, "--agent", "refinr"], "agent 'refinr' is unknown; did you mean 'refiner'?"),
+        ([ID, "--agent", "ppo"], "agent 'ppo' has to be trained first: name the folder of a trial"),
+        ([ID, "--agent", "runs/x/trials/ppo/seed-0"], "is no folder; name that of a trial"),
+        ([ID, "--agent", "."], "folder '.' is not of a trial: name one as RUN/trials/AGENT"),
+        (["SpanContrl-v0", "--agent", "random"], "did you mean 'spangym/SpanControl-v0'"),
+        ([ID, "--agent", "random", "--video", "a.avi"], "'a.avi' must end in .mp4 or .gif"),
+        ([ID, "--agent", "random", "--video", "mp4"], "'mp4' must end in .mp4 or .gif"),
+        ([ID, "--agent", "random", "--video", "/proc/a.gif"], "'/proc/a.gif' cannot be written"),
+        ([ID, "--agent", "random", "--seed", -1], "--seed"),
+        ([ID], "Missing option '--agent'"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(
+    run: Watch, arguments: list[object], message: str, capsys: pytest.CaptureFixture[str]
+):
+    assert run(*arguments) == 2
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert line.startswith("spangym: ")
+    assert message in line
+    assert not printed.out
+
+
+@pytest.fixture
+def copied(trials: Path, tmp_path: Path) -> Path:
+    shutil.copytree(trials.parent, tmp_path / "copied")
+    return tmp_path / "copied" / "trials"
+
+
+def test_trials_that_cannot_be_watched(
+    run: Watch, copied: Path, capsys: pytest.CaptureFixture[str]
+):
+    dqn = copied / "dqn"
+    (dqn / "seed-0" / "agent.zip").write_bytes(b"no archive")
+    (dqn / "seed-1" / "result.json").unlink()
+    shutil.copytree(dqn / "seed-0", dqn / "seed-7")
+    for environment, folder, message in (
+        (ID, dqn / "seed-0", "cannot be read: "),
+        (ID, dqn / "seed-1", "is not finished: go on with spangym compare --resume"),
+        (ID, dqn / "seed-7", "is not of a trial of the study"),
+        (ID, dqn, "is not of a trial: name one as"),
+        ("SpanBudget-v0", copied / "pooled" / "seed-0", "is of spangym/SpanControl-v0, not of"),
+    ):
+        assert run(environment, "--agent", folder) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+
+
+def test_a_missing_package_is_told(
+    run: Watch, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(watch.importlib.util, "find_spec", lambda name: None)
+    assert run(ID, "--agent", "fixed:9", "--video", "a.mp4") == 2
+    assert "pip install 'spangym[video]'" in capsys.readouterr().err
+    assert run(ID, "--agent", "fixed:9", "--video", "a.gif") == 0

@@ -44,8 +44,8 @@ class LongRangeSource(Source):
         for row, kind in enumerate(drawn):
             keys = generator.choice(KEYS, size=facts, replace=False)
             values = generator.integers(len(VALUES), size=facts)
-            gap = generator.integers(*self._gaps[kind], endpoint=True)
-            start = generator.integers(ctx - 3 * facts - gap, endpoint=True)
+            gap = int(generator.integers(*self._gaps[kind], endpoint=True))
+            start = int(generator.integers(ctx - 3 * facts - gap, endpoint=True))
             _write_pairs(content[row], start, keys, VALUES[values])
             order = generator.permutation(facts)
             asked = slice(start + 2 * facts + gap, start + 3 * facts + gap)
@@ -80,12 +80,12 @@ class CollapseSource(Source):
         facts = self._facts
         for row, kind in enumerate(drawn):
             keys = generator.choice(KEYS, size=facts, replace=False)
-            reach = generator.integers(*self._reaches[kind], endpoint=True)
+            reach = int(generator.integers(*self._reaches[kind], endpoint=True))
             if generator.random() < 0.5:
-                asked = generator.integers(reach, ctx - facts, endpoint=True)
+                asked = int(generator.integers(reach, ctx - facts, endpoint=True))
                 nearest = asked + facts - 2 - reach
             else:
-                asked = generator.integers(ctx - facts - reach, endpoint=True)
+                asked = int(generator.integers(ctx - facts - reach, endpoint=True))
                 nearest = asked + reach - 2 * facts + 1
             # No answer of the other editions is within this of any question.
             apart = self._reaches[kind][1] + self._margin
@@ -167,13 +167,13 @@ class HierarchySource(Source):
             topics = generator.choice(KEYS[:13], size=entries, replace=False)
             sections = generator.choice(KEYS[13:], size=entries, replace=False)
             items = generator.integers(len(VALUES), size=entries)
-            far = generator.integers(*self._far, endpoint=True)
+            far = int(generator.integers(*self._far, endpoint=True))
             before_index = far if self._kinds[kind] == "sections far" else 0
             before_questions = far if self._kinds[kind] == "index far" else 0
             questions = np.concatenate([topics, sections[: self._direct]])
             answers = np.concatenate([items, items[: self._direct]])
             length = 4 * entries + before_index + before_questions + len(questions)
-            start = generator.integers(ctx - length, endpoint=True)
+            start = int(generator.integers(ctx - length, endpoint=True))
             order = generator.permutation(entries)
             _write_pairs(content[row], start, sections[order], VALUES[items[order]])
             start += 2 * entries + before_index
@@ -207,7 +207,7 @@ class SparsitySource(Source):
         """
         drawn, content, targets = _begin(generator, chunks, ctx)
         for row, kind in enumerate(drawn):
-            period = generator.integers(*self._periods[kind], endpoint=True)
+            period = int(generator.integers(*self._periods[kind], endpoint=True))
             passage = generator.choice(self._notes[kind], size=period, replace=False)
             content[row] = np.resize(passage, ctx)
             targets[row, period:-1] = content[row, period + 1 :] % 4

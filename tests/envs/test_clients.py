@@ -232,11 +232,6 @@ def test_torchrl_rolls_out(torchrl: Any, encoding: str):
     assert run["next", "reward"].unique().numel() > 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=TypeError,
-    reason="TorchRL tries `frameskip` and wants Python's words, 'unexpected keyword argument'",
-)
 def test_torchrl_makes_it_by_name(torchrl: Any):
     rolled_out(torchrl, torchrl.GymEnv(NAME, **SMALL))
 
@@ -255,9 +250,7 @@ spangym/SpanControl-v0:
 @pytest.mark.slow
 def test_rl_zoo_trains(tmp_path: Path):
     if not importlib.util.find_spec("rl_zoo3"):
-        pytest.skip(
-            "rl_zoo3 is not installed: it needs python-dateutil<3, constraints.txt has 4.0.0"
-        )
+        pytest.skip("rl_zoo3 is not installed: it comes with the extra clients")
     (tmp_path / "ppo.yml").write_text(CONFIGURATION)
     arguments = [f"{key}:{value!r}" for key, value in SMALL.items()]
     done = subprocess.run(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -16,17 +16,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
+from .nested import ABSENT, arrays, compare, difference, fail, shown
+
 _FINAL = ("final_obs", "final_info")
-
-
-class _Absent:
-    """Stands for what is not there."""
-
-    def __repr__(self) -> str:
-        return "absent"
-
-
-_ABSENT = _Absent()
 
 
 def check_vector_env(
@@ -72,7 +64,7 @@ def check_vector_env(
             wanted, got = one.seen_by(envs, lane), other.seen_by(envs, lane)
             for name in wanted:
                 whose = "in the first run from the same seed"
-                _compare(
+                compare(
                     f"lane {lane}, {one.name}, second run", name, got[name], wanted[name], whose
                 )
     if not any(call.ended.any() for call in first):
@@ -171,7 +163,7 @@ class _Run:
     def _reset(self, name: str, mask: NDArray[np.bool_] | None = None, **arguments: Any) -> _Call:
         returned = self.envs.reset(**arguments)
         if not isinstance(returned, tuple) or len(returned) != 2:
-            _fail(name, f"reset must return observations and infos, got {_shown(returned)}")
+            fail(name, f"reset must return observations and infos, got {shown(returned)}")
         none = np.zeros(self.envs.num_envs, dtype=np.bool_)
         return self._add(_Call(name, *returned, ended=none, mask=mask))
 
@@ -182,20 +174,20 @@ class _Run:
         except AssertionError:
             raise
         except Exception as error:
-            text = f"mode DISABLED needs options={{'reset_mask': ...}}, got {_shown(error)}"
+            text = f"mode DISABLED needs options={{'reset_mask': ...}}, got {shown(error)}"
             raise AssertionError(f"{name}: {text}") from error
         for lane in np.flatnonzero(~mask).tolist():
             one, other = (
                 _of_lane(self.envs.observation_space, each.observations, lane)
                 for each in (call, reset)
             )
-            _compare(f"lane {lane}, {name}", "observation", other, one, "not reset, before it")
+            compare(f"lane {lane}, {name}", "observation", other, one, "not reset, before it")
 
     def _step(self, name: str, actions: Any) -> _Call:
         before = copy.deepcopy(actions)
         returned = self.envs.step(actions)
         if not isinstance(returned, tuple) or len(returned) != 5:
-            _fail(name, f"step must return five things, got {_shown(returned)}")
+            fail(name, f"step must return five things, got {shown(returned)}")
         observations, rewards, terminations, truncations, infos = returned
         lanes = (self.envs.num_envs,)
         for title, array, kind, wanted in (
@@ -204,14 +196,14 @@ class _Run:
             ("truncations", truncations, np.bool_, "bool"),
         ):
             if not isinstance(array, np.ndarray):
-                _fail(name, f"{title} must be a NumPy array, got {type(array).__name__}")
+                fail(name, f"{title} must be a NumPy array, got {type(array).__name__}")
             if array.shape != lanes or not np.issubdtype(array.dtype, kind):
                 got = f"{array.shape} and {array.dtype}"
-                _fail(name, f"{title} must have shape {lanes} and a {wanted} dtype, got {got}")
+                fail(name, f"{title} must have shape {lanes} and a {wanted} dtype, got {got}")
         for lane in np.flatnonzero(np.isnan(rewards)).tolist():
-            _fail(f"lane {lane}, {name}", "reward is not a number")
-        if _difference(actions, before):
-            _fail(name, "step must leave the actions as they are, it has changed them")
+            fail(f"lane {lane}, {name}", "reward is not a number")
+        if difference(actions, before):
+            fail(name, "step must leave the actions as they are, it has changed them")
         ended = terminations | truncations
         call = _Call(name, observations, infos, ended, rewards, terminations, truncations, before)
         over = self.calls[-1].ended
@@ -240,18 +232,18 @@ class _Run:
                     told = f"ended, so that infos must hold its {key} and say so in '_{key}'"
                 else:
                     told = f"did not end, but infos['_{key}'] says that it has a {key}"
-                _fail(f"lane {lane}, {call.name}", f"the episode {told}")
+                fail(f"lane {lane}, {call.name}", f"the episode {told}")
         for lane in np.flatnonzero(call.ended).tolist():
             last = _lane_value(call.infos, "final_obs", lane)
             if last not in self.envs.single_observation_space:
-                text = f"final_obs is not in single_observation_space: {_shown(last)}"
-                _fail(f"lane {lane}, {call.name}", text)
+                text = f"final_obs is not in single_observation_space: {shown(last)}"
+                fail(f"lane {lane}, {call.name}", text)
 
     def _check_next(self, call: _Call, over: NDArray[np.bool_]) -> None:
         for lane in np.flatnonzero(over).tolist():
             told = (call.rewards[lane], call.terminations[lane], call.truncations[lane])
             if any(told):
-                _fail(
+                fail(
                     f"lane {lane}, {call.name}",
                     "the step after an episode's end only resets: reward 0 and no flag, got "
                     f"reward {told[0]}, terminated {told[1]}, truncated {told[2]}",
@@ -261,15 +253,15 @@ class _Run:
 def _check_declarations(envs: VectorEnv[Any, Any, Any]) -> AutoresetMode:
     mode = (envs.metadata or {}).get("autoreset_mode")
     if not isinstance(mode, AutoresetMode):
-        _fail("metadata", f"'autoreset_mode' must be an AutoresetMode, got {_shown(mode)}")
+        fail("metadata", f"'autoreset_mode' must be an AutoresetMode, got {shown(mode)}")
     if not isinstance(envs.num_envs, int) or envs.num_envs < 1:
-        _fail("num_envs", f"must be a number of lanes, at least 1, got {_shown(envs.num_envs)}")
+        fail("num_envs", f"must be a number of lanes, at least 1, got {shown(envs.num_envs)}")
     for name in ("observation_space", "action_space"):
         single, batched = getattr(envs, f"single_{name}"), getattr(envs, name)
         wanted = batch_space(single, envs.num_envs)
         if batched != wanted:
-            text = f"must be that of {envs.num_envs} times single_{name}, {_shown(wanted)}"
-            _fail(name, f"{text}, got {_shown(batched)}")
+            text = f"must be that of {envs.num_envs} times single_{name}, {shown(wanted)}"
+            fail(name, f"{text}, got {shown(batched)}")
     return mode
 
 
@@ -281,39 +273,39 @@ def _check_seeds(envs: VectorEnv[Any, Any, Any], seed: int) -> None:
     try:
         other, _ = envs.reset(seed=seeds)  # pyright: ignore[reportArgumentType]
     except Exception as error:
-        text = f"reset must take a list of seeds, one a lane, got {_shown(error)}"
+        text = f"reset must take a list of seeds, one a lane, got {shown(error)}"
         raise AssertionError(f"reset(seed={seeds}): {text}") from error
     for lane in range(envs.num_envs):
         wanted, got = (_of_lane(envs.observation_space, each, lane) for each in (one, other))
-        _compare(f"lane {lane}, reset(seed={seeds})", "observation", got, wanted, f"with {seed=}")
+        compare(f"lane {lane}, reset(seed={seeds})", "observation", got, wanted, f"with {seed=}")
 
 
 def _check_observations(envs: VectorEnv[Any, Any, Any], call: _Call) -> None:
     space = envs.observation_space
     misfit = _misfit(space, call.observations, "observations")
     if misfit:
-        _fail(call.name, misfit)
+        fail(call.name, misfit)
     if call.observations in space:
         return
     for lane, each in enumerate(iterate(space, call.observations)):
         if each not in envs.single_observation_space:
-            _fail(f"lane {lane}, {call.name}", f"observation is not in its space: {_shown(each)}")
-    _fail(call.name, f"observations are not in their space: {_shown(call.observations)}")
+            fail(f"lane {lane}, {call.name}", f"observation is not in its space: {shown(each)}")
+    fail(call.name, f"observations are not in their space: {shown(call.observations)}")
 
 
 def _check_infos(infos: Any, name: str, call: _Call) -> None:
     """Every value has one entry a lane, and every mask is boolean."""
     if not isinstance(infos, Mapping):
-        _fail(call.name, f"{name} must be a dict, got {type(infos).__name__}")
+        fail(call.name, f"{name} must be a dict, got {type(infos).__name__}")
     lanes = len(call.ended)
     for key, value in infos.items():
         title = f"{name}[{key!r}]"
         if isinstance(value, Mapping):
             _check_infos(value, title, call)
         elif not isinstance(value, np.ndarray | list | tuple) or len(value) != lanes:
-            _fail(call.name, f"{title} must have {lanes} entries, one a lane, got {_shown(value)}")
+            fail(call.name, f"{title} must have {lanes} entries, one a lane, got {shown(value)}")
         elif key.startswith("_") and key[1:] in infos and getattr(value, "dtype", None) != np.bool_:
-            _fail(call.name, f"{title} is the mask of {key[1:]!r} and must be an array of bool")
+            fail(call.name, f"{title} is the mask of {key[1:]!r} and must be an array of bool")
 
 
 def _misfit(space: spaces.Space[Any], value: Any, name: str) -> str | None:
@@ -337,9 +329,9 @@ def _misfit(space: spaces.Space[Any], value: Any, name: str) -> str | None:
 
 
 def _check_unchanged(call: _Call, later: str) -> None:
-    found = _difference(call.returned(), call.kept)
+    found = difference(call.returned(), call.kept)
     if found:
-        _fail(later, f"has changed {found[0]}, which {call.name} returned: return fresh arrays")
+        fail(later, f"has changed {found[0]}, which {call.name} returned: return fresh arrays")
 
 
 def _check_memory(calls: list[_Call]) -> None:
@@ -347,7 +339,7 @@ def _check_memory(calls: list[_Call]) -> None:
     found = [
         _Array(*np.lib.array_utils.byte_bounds(array), index, f"{name} of {call.name}", array)
         for index, call in enumerate(calls)
-        for name, array in _arrays(call.returned(), "")
+        for name, array in arrays(call.returned(), "")
         if array.nbytes
     ]
     shared: list[tuple[_Array, _Array]] = []
@@ -361,7 +353,7 @@ def _check_memory(calls: list[_Call]) -> None:
         reach.append(each)
     if shared:
         one, two = min(shared, key=lambda both: (both[1].call, both[0].call))
-        _fail(f"{one.name} and {two.name}", "share memory: return arrays of their own")
+        fail(f"{one.name} and {two.name}", "share memory: return arrays of their own")
 
 
 def _check_lane(
@@ -398,13 +390,13 @@ def _check_lane(
                 observation, info = env.reset()
             wanted |= {"observation": observation, "info": info}
         if mode is AutoresetMode.SAME_STEP:
-            told |= {key: told["info"].pop(key, _ABSENT) for key in _FINAL}
+            told |= {key: told["info"].pop(key, ABSENT) for key in _FINAL}
         for name, value in wanted.items():
             _compare_with_scalar(lane, call, name, told[name], value)
 
 
 def _compare_with_scalar(lane: int, call: _Call, name: str, got: Any, wanted: Any) -> None:
-    _compare(f"lane {lane}, {call.name}", name, got, wanted, "in the scalar environment")
+    compare(f"lane {lane}, {call.name}", name, got, wanted, "in the scalar environment")
 
 
 def _lane_info(infos: Mapping[str, Any], lane: int) -> dict[str, Any]:
@@ -424,68 +416,3 @@ def _lane_value(infos: Mapping[str, Any], key: str, lane: int) -> Any:
 
 def _of_lane(space: spaces.Space[Any], batch: Any, lane: int) -> Any:
     return next(itertools.islice(iterate(space, batch), lane, None))
-
-
-def _arrays(value: Any, name: str) -> Iterator[tuple[str, NDArray[Any]]]:
-    """All arrays in nested dicts, sequences and arrays of objects, by name."""
-    if isinstance(value, np.ndarray):
-        yield name, value
-    if isinstance(value, Mapping):
-        for key, each in value.items():
-            yield from _arrays(each, f"{name}[{key!r}]" if name else key)
-    elif isinstance(value, list | tuple) or (
-        isinstance(value, np.ndarray) and value.dtype == object
-    ):
-        for index, each in enumerate(value):
-            yield from _arrays(each, f"{name}[{index}]")
-
-
-def _compare(where: str, name: str, got: Any, wanted: Any, whose: str) -> None:
-    found = _difference(got, wanted, name)
-    if found:
-        path, one, other = found
-        _fail(where, f"{path} is {_shown(one)}, {whose} it is {_shown(other)}")
-
-
-def _difference(got: Any, wanted: Any, path: str = "") -> tuple[str, Any, Any] | None:
-    """Where two nested values first differ, and how."""
-    if isinstance(got, Mapping) and isinstance(wanted, Mapping):
-        for key in [*wanted, *(key for key in got if key not in wanted)]:
-            inner = f"{path}[{key!r}]" if path else str(key)
-            found = _difference(got.get(key, _ABSENT), wanted.get(key, _ABSENT), inner)
-            if found:
-                return found
-        return None
-    if _is_sequence(got) and _is_sequence(wanted) and len(got) == len(wanted):
-        for index, both in enumerate(zip(got, wanted, strict=True)):
-            found = _difference(*both, f"{path}[{index}]")
-            if found:
-                return found
-        return None
-    return None if _equal(got, wanted) else (path, got, wanted)
-
-
-def _is_sequence(value: Any) -> bool:
-    if isinstance(value, np.ndarray):
-        return value.dtype == object and value.ndim > 0
-    return isinstance(value, list | tuple)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if any(isinstance(each, Mapping | list | tuple) for each in (one, other)):
-        # Those alike have been taken apart by now.
-        return False
-    if all(np.asarray(each).dtype.kind in "biufc" for each in (one, other)):
-        return np.array_equal(one, other, equal_nan=True)
-    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
-        return np.array_equal(one, other)
-    return bool(one == other)
-
-
-def _shown(value: Any, longest: int = 120) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= longest else f"{text[:longest]}..."
-
-
-def _fail(where: str, text: str) -> NoReturn:
-    raise AssertionError(f"{where}: {text}")

@@ -11,22 +11,15 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 from numpy.lib.npyio import NpzFile
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy.signal import get_window, resample_poly
+from scipy.signal import resample_poly
 
 from ..attention.hints import did_you_mean
-from .sources import SPLITS, Source, Stream, _cut, draw_passage, sha256
+from .log_mel import RATE, log_mel
+from .sources import SPLITS, Source, Stream, cut, draw_passage, sha256
 
 ARRAYS = (".npy", ".npz")
 AUDIO = (".flac", ".ogg", ".wav")
-
-RATE = 16_000
-"""Samples a second that audio is brought to."""
-
-WINDOW = RATE * 25 // 1000
-HOP = RATE * 10 // 1000
-MELS = 80
 
 Sequences = Iterable[tuple[str, NDArray[Any]]]
 """Kinds, each with bytes, uint8 of shape (tokens,), or frames, float32 of shape (tokens,
@@ -173,7 +166,7 @@ class AudioSource(_SequencesSource):
     They are those that Whisper reads (Radford et al., "Robust Speech Recognition via Large-Scale
     Weak Supervision", 2022): mono at 16 kHz, Hann windows of 25 ms each 10 ms, centred and
     reflected at the ends, power in 80 mel bands, log10 floored at 1e-10 and at 8 below its
-    maximum, plus 4, over 4. See `mel_bank` for the bands.
+    maximum, plus 4, over 4. See `spangym.envs.log_mel`.
 
     The first four fifths of each file's samples are for training, the last fifth for evaluation.
     They are cut before the frames are computed, so no frame nor maximum is of both; frames are
@@ -191,61 +184,6 @@ class AudioSource(_SequencesSource):
     def __init__(self, path: str | Path, split: str) -> None:
         parts = ((name, _read_audio(each, split)) for name, each in _files(path))
         super().__init__(_quoted(path), split, parts)
-
-
-def log_mel(samples: NDArray[Any]) -> NDArray[np.float32]:
-    """Log-mel frames as Whisper's, see `AudioSource`.
-
-    Args:
-        samples: Mono at `RATE`, shape (samples,), in -1..1.
-
-    Returns:
-        Shape (samples // `HOP`, `MELS`).
-    """
-    frames = len(samples) // HOP
-    if not frames:
-        return np.empty((0, MELS), np.float32)
-    padded = np.pad(samples.astype(np.float64), WINDOW // 2, mode="reflect")
-    windows = sliding_window_view(padded, WINDOW)[::HOP][:frames]
-    hann, bank = get_window("hann", WINDOW), mel_bank(RATE, WINDOW, MELS).T
-    # In blocks: an hour's spectrum would take some gigabytes.
-    mels = np.concatenate(
-        [
-            np.abs(np.fft.rfft(block * hann)) ** 2 @ bank
-            for block in np.array_split(windows, -(-frames // 4096))
-        ]
-    )
-    log = np.log10(np.maximum(mels, 1e-10))
-    return ((np.maximum(log, log.max() - 8) + 4) / 4).astype(np.float32)
-
-
-def mel_bank(rate: int, window: int, bands: int) -> NDArray[np.float64]:
-    """Triangular mel filters of equal area, on Slaney's scale from 0 Hz to half the rate.
-
-    The scale is linear to 1 kHz and logarithmic beyond (Slaney, "Auditory Toolbox", Interval
-    Research Technical Report 1998-010), unlike HTK's; librosa and Whisper use the same filters.
-
-    Args:
-        rate: Samples a second.
-        window: Samples of a window.
-        bands: How many filters.
-
-    Returns:
-        Shape (bands, window // 2 + 1).
-    """
-    linear, step = 200 / 3, math.log(6.4) / 27
-    knee = 1000 / linear
-    top = rate / 2
-    top = top / linear if top < 1000 else knee + math.log(top / 1000) / step
-    mels = np.linspace(0, top, bands + 2)
-    edges = np.where(mels < knee, mels * linear, 1000 * np.exp((mels - knee) * step))
-    bins = np.fft.rfftfreq(window, 1 / rate)
-    return np.stack(
-        [
-            np.interp(bins, edges[band : band + 3], [0, 2 / (edges[band + 2] - edges[band]), 0])
-            for band in range(bands)
-        ]
-    )
 
 
 def _files(path: str | Path) -> list[tuple[str, Path]]:
@@ -281,7 +219,7 @@ def _reader(path: Path) -> type[FilesSource | ArraySource | AudioSource]:
 def _part(sequence: NDArray[Any], split: str) -> NDArray[Any]:
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown{did_you_mean(split, SPLITS)}")
-    return _cut(sequence, split)
+    return cut(sequence, split)
 
 
 def _read_bytes(path: Path) -> NDArray[np.uint8]:

@@ -16,17 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spangym.envs.files import (
-    HOP,
-    MELS,
-    RATE,
-    WINDOW,
     ArraySource,
     AudioSource,
     FilesSource,
-    log_mel,
-    mel_bank,
     open_files,
 )
+from spangym.envs.log_mel import HOP, MELS, RATE, WINDOW, log_mel, mel_bank
 from spangym.envs.open_source import check_source, open_source
 from spangym.envs.sources import LettersSource, MixtureSource, Source, Stream, TextSource
 

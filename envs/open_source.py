@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..attention.hints import did_you_mean
-from .files import open_files
 from .scenarios import (
     CollapseSource,
     HierarchySource,
@@ -39,15 +38,20 @@ def open_source(name: str, split: str) -> Source:
     """Make a source.
 
     Args:
-        name: A shipped name, or a file or folder, see `open_files`. Where a file has a shipped
-            name, ``./`` before it means the file.
+        name: A shipped name, or a file or folder: see `spangym.envs.files.open_files`. Where a
+            file has a shipped name, ``./`` before it means the file.
         split: ``train`` or ``evaluation``.
 
     Raises:
         ValueError: There is no such source, or its files cannot be read.
     """
     check_source(name)
-    return SOURCES[name](split) if name in SOURCES else open_files(name, split)
+    if name in SOURCES:
+        return SOURCES[name](split)
+    # Imported here: signal processing takes long to import, and few need it.
+    from .files import open_files
+
+    return open_files(name, split)
 
 
 def check_source(name: str) -> None:

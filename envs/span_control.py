@@ -20,21 +20,35 @@ class SpanControlEnv(gym.Env[Any, Any]):
     """Decide, layer by layer, how far the queries of live attention layers look.
 
     ## Description
-    A document is cut in chunks of ``ctx`` tokens. Each chunk passes through a stack of live
-    `spangym.attention.IntegratedAttention` layers with seeded random weights. Before a layer runs,
-    the agent sees the state of its input and sets its attention span; the layer's local output is
-    rewarded, and its output is the next layer's input. The decision, its state and its reward are
-    those of the tabular Q-learning *Refiner* that the layer was designed with.
+    A stream is cut in chunks of ``ctx`` tokens. Each chunk passes through a stack of live
+    `spangym.attention.IntegratedAttention` layers. Before a layer runs, the agent sees the state of
+    its input and sets its attention span; what the layer does is rewarded, and its output is the
+    next layer's input. The decision and its state, and in `SpanControl-v0` its reward, are those of
+    the tabular Q-learning *Refiner* that the layer was designed with.
+
+    | id               | layers                       | content                       | reward    |
+    |------------------|------------------------------|-------------------------------|-----------|
+    | `SpanControl-v0` | 2, seeded random weights     | documentation and code        | `quality` |
+    | `SpanBudget-v0`  | 2 blocks of a language model | text, digits, repeats         | `task`    |
+    | `LongRange-v0`   | 2 blocks trained on it       | facts of just now or long ago | `task`    |
+    | `Collapse-v0`    | 2 blocks trained on it       | the nearest of many alike     | `task`    |
+    | `Precision-v0`   | 2 blocks trained on it       | entities and their cues       | `task`    |
+    | `Hierarchy-v0`   | 2 blocks trained on it       | topics, sections and items    | `task`    |
+    | `Sparsity-v0`    | 2 blocks trained on it       | melodies that repeat          | `task`    |
 
     ## Action Space
-    ``Discrete(10)``: action ``a`` sets the span scale ``m = p * a / 9``, where ``p`` in (0, 1) is
-    the layer's own prediction.
+    ``Discrete(10)``: action ``a`` sets the span scale, ``m = p * a / 9`` with random layers, where
+    ``p`` in (0, 1) is the layer's own prediction, and ``m = a / 9`` with trained ones.
 
     | Action | Meaning                                                                      |
     |--------|------------------------------------------------------------------------------|
     | 0      | the local path is off                                                        |
     | 1 .. 8 | windows of ``int(win_size * m)`` queries, spans of ``int(max_span * m)`` keys |
-    | 9      | all of the predicted span                                                    |
+    | 9      | all of the span that can be had                                              |
+
+    With ``refresh=True`` it is ``MultiDiscrete([10, 2, 2])``: the span, and whether the global path
+    computes its keys, and its values, anew (1) or uses the last chunk's again (0). Else the layers'
+    refresh predictors decide.
 
     ## Observation Space
     Mean and population variance, over the tokens, of each dimension of the layer's normalised
@@ -48,17 +62,25 @@ class SpanControlEnv(gym.Env[Any, Any]):
     | `features` | ``Box(..., (2 * dims,), float32)``     | the numbers themselves              |
     | `state`    | ``Discrete(9999)``                     | ``hash(tuple(digits)) % 9999``      |
 
-    ``groups=G`` averages neighbouring dimensions to ``G`` groups first; ``layer_index=True`` adds
-    the index of the layer at the end.
+    ``groups=G`` averages neighbouring dimensions to ``G`` groups first; ``lags=True`` adds nine lag
+    correlations (`spangym.attention.metrics.lag_correlations`), ``layer_index=True`` the index of
+    the layer at the end. With ``observe="previous"`` all this is of the chunk before, and of the
+    first token where there is none.
 
     ## Rewards
-    ``quality``: the coverage of the local output (share of entries above 0.01) minus a tenth of its
-    entropy, minus ``price`` times the share of visited keys in one full attention's. With random
-    layers it rises with the span almost without exception: the best fixed action is 8 or 9, and
-    there is little to learn. It is kept because it is the original's.
+    Each has the part ``price``: minus ``price`` times the share of visited keys in one full
+    attention's, divided by the number of layers.
+
+    * ``quality``: the coverage of the local output (share of entries above 0.01) minus a tenth of
+      its entropy. With random layers it rises with the span almost without exception: the best
+      fixed action is 8 or 9, and there is little to learn. It is kept because it is the original's.
+    * ``attention``: the share of full attention's weight that lies within the span, minus a tenth
+      of the entropy of the attention weights.
+    * ``task``: minus the excess of the chunk's loss over that at full span, in bits a target; it
+      arrives with the chunk's last layer.
 
     ## Starting State
-    A random place in the source's text, the global paths' caches empty.
+    A new stream, in texts from a random place, the global paths' caches empty.
 
     ## Episode End
     1. Truncation: after ``chunks`` chunks, that is ``chunks * layers`` steps.
@@ -66,21 +88,31 @@ class SpanControlEnv(gym.Env[Any, Any]):
     There is no termination.
 
     ## Information
-    After `reset`: ``source``, the kind of text. After `step` also:
+    After `reset`: ``source``, what the first chunk is. After `step` also:
 
     | key             | value                                                                    |
     |-----------------|--------------------------------------------------------------------------|
+    | `source`        | what the chunk is                                                        |
     | `chunk`, `layer`| where the decision fell                                                  |
-    | `reward_parts`  | ``coverage``, ``entropy`` and ``price``; their sum is the reward         |
+    | `reward_parts`  | parts of the reward by name; their sum is the reward                     |
     | `scale`         | span scale ``m``                                                         |
     | `window`, `span`| tokens                                                                   |
     | `visited_keys`  | query-key pairs scored, over all passes of iterative focus               |
     | `focus_steps`   | passes that the slowest window took                                      |
+    | `output_norm`   | Euclidean norm of the layer's output                                     |
     | `milliseconds`  | wall time of the step; only with ``timing=True``                         |
 
+    With ``refresh=True`` also ``refreshed_keys`` and ``refreshed_values`` (1 where they were
+    computed anew), ``key_staleness`` and ``value_staleness`` (chunks since they were) and
+    ``refresh_cost`` (tokens whose keys, and tokens whose values, were projected).
+
     ## Arguments
-    Those of `spangym.envs.Settings`, all optional, by keyword; and ``timing``, which adds the wall
-    time of a step to ``info`` (off, since Gymnasium's checker wants equal infos for equal seeds).
+    Those of `spangym.envs.Settings`, all optional, by keyword. In place of names, ``source`` takes
+    a `spangym.envs.Source`, ``reward`` a `spangym.envs.Reward`, and ``layers`` a sequence of
+    `spangym.attention.IntegratedAttention`, or a `spangym.envs.Stack` of them: used as they are, on
+    their device, live while they train. ``render_mode`` is ``ansi`` or ``rgb_array``. ``timing``
+    adds the wall time of a step to ``info`` (off, since Gymnasium's checker wants equal infos for
+    equal seeds).
 
     >>> import gymnasium as gym
     >>> env = gym.make("spangym.envs:spangym/SpanControl-v0", encoding="state", chunks=2)
@@ -90,10 +122,10 @@ class SpanControlEnv(gym.Env[Any, Any]):
     (False, False, 0, 'code')
 
     ## Vectorized environment
-    `spangym.envs.SpanControlVecEnv` runs many lanes for Stable-Baselines3 through the same
-    simulator; its lane ``i`` behaves as this environment seeded ``seed + i``. Processes of
-    Gymnasium's ``AsyncVectorEnv`` have to be spawned (``context="spawn"``): a fork of a process in
-    which PyTorch has run may hang.
+    `spangym.envs.SpanControlVectorEnv` (which ``gym.make_vec`` makes) and, for Stable-Baselines3,
+    `spangym.envs.SpanControlVecEnv` run many lanes through one simulator; lane ``i`` behaves as
+    this environment seeded ``seed + i``. Processes of Gymnasium's ``AsyncVectorEnv`` have to be
+    spawned (``context="spawn"``): a fork of a process in which PyTorch has run may hang.
 
     ## Version History
     * v0: Initial version.

@@ -6,7 +6,6 @@ import copy
 import re
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,30 +15,20 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-import spangym.envs
 from spangym.envs import ENVIRONMENTS, SpanControlEnv, SpanControlVectorEnv
 from spangym.envs.check_vector_env import check_vector_env
 from spangym.envs.encodings import ENCODINGS
 
+from .arguments import small
+
 SMALL: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks": 2, "encoding": "features"}
-SHIPPED = Path(spangym.envs.__file__ or "").resolve().parent / "weights"
 MODES = pytest.mark.parametrize("mode", AutoresetMode)
-
-
-def arguments_for(name: str) -> dict[str, Any]:
-    weights = ENVIRONMENTS[name].get("weights")
-    if not weights:
-        return {**SMALL}
-    # Trained layers have their own sizes.
-    if not (SHIPPED / f"{weights}.safetensors").is_file():
-        pytest.skip(f"the weights {weights!r} of {name} are not there")
-    return {"ctx": 32, "chunks": 2}
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_ours_passes(name: str, encoding: str):
-    arguments = {**arguments_for(name), "encoding": encoding}
+    arguments = {**small(name), "encoding": encoding}
     envs = gym.make_vec(name, 3, **arguments)
     check_vector_env(envs, lambda: gym.make(name, **arguments), seed=5, steps=14)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 
@@ -14,8 +15,8 @@ from ..attention import ACTIONS
 from .simulator import Simulator
 from .state import State, map_tensors
 
-_LANES = 4
-"""Lanes that are looked ahead in together: two layers have 100 ways through, for each of them."""
+_AT_ONCE = 400
+"""Ways that are gone side by side; more would only take more memory."""
 
 
 def choices(simulator: Simulator) -> NDArray[np.int64]:
@@ -43,7 +44,7 @@ def peek(simulator: Simulator) -> NDArray[np.float32]:
     Raises:
         RuntimeError: The episode is over, or none has begun.
     """
-    return _by_lanes(simulator, lambda some: _go_on(simulator, some, simulator.layer)[1])
+    return _by_lanes(simulator, lambda some: _earned(simulator, some, simulator.layer))
 
 
 @torch.no_grad()
@@ -68,33 +69,46 @@ def lookahead(simulator: Simulator, beam: int = 10) -> NDArray[np.float32]:
     if beam < 1:
         raise ValueError(f"beam must be at least 1, got {beam}")
 
-    def best(some: State) -> Tensor:
-        state, returns = _go_on(simulator, some, simulator.layer)
+    last = simulator.settings.layers - 1
+
+    def best(state: State) -> Tensor:
+        if simulator.layer == last:
+            return _earned(simulator, state, last)
+        state, returns = _go_on(simulator, state, simulator.layer)
         first = len(returns)
-        for layer in range(simulator.layer + 1, simulator.settings.layers):
-            ways = returns.view(first, -1)
-            if ways.shape[1] > beam:
-                kept = ways.topk(beam, dim=1).indices
-                offsets = torch.arange(first, device=kept.device)[:, None] * ways.shape[1]
-                rows = (kept + offsets).flatten()
-                state, returns = map_tensors(_rows(rows), state), returns[rows]
+        for layer in range(simulator.layer + 1, last):
             state, earned = _go_on(simulator, state, layer)
-            returns = returns.repeat_interleave(len(earned) // len(returns)) + earned
-        return returns.view(first, -1).amax(1)
+            ways = (returns[:, None] + earned.view(len(returns), -1)).view(first, -1)
+            kept = ways.topk(min(beam, ways.shape[1]), dim=1).indices
+            offsets = torch.arange(first, device=kept.device)[:, None] * ways.shape[1]
+            rows = (kept + offsets).flatten()
+            state, returns = map_tensors(_rows(rows), state), ways.flatten()[rows]
+        # The ways through the last layer are not gone on from: only what they earn is kept.
+        groups = torch.arange(len(returns), device=returns.device).split(_AT_ONCE // ACTIONS)
+        earned = torch.cat(
+            [_earned(simulator, map_tensors(_rows(each), state), last) for each in groups]
+        )
+        return (returns[:, None] + earned.view(len(returns), -1)).view(first, -1).amax(1)
 
     return _by_lanes(simulator, best)
 
 
 def _by_lanes(simulator: Simulator, returns: Callable[[State], Tensor]) -> NDArray[np.float32]:
-    """Returns of the actions in each lane, a few lanes at a time."""
-    state = simulator.state
-    groups = torch.arange(simulator.lanes, device=simulator.device).split(_LANES)
-    together = torch.cat([returns(map_tensors(_rows(group), state)) for group in groups])
+    """Returns of the actions in each lane, one lane after the other."""
+    # What is kept of full spans is for chunks to come.
+    state = dataclasses.replace(simulator.state, full_caches=())
+    lanes = torch.arange(simulator.lanes, device=simulator.device).split(1)
+    together = torch.cat([returns(map_tensors(_rows(lane), state)) for lane in lanes])
     return together.view(simulator.lanes, -1).cpu().numpy().astype(np.float32)
 
 
 def _rows(chosen: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda tensor: tensor[chosen]
+
+
+def _earned(simulator: Simulator, state: State, layer: int) -> Tensor:
+    """What every action earns in every lane, float64 of shape (lanes * actions,)."""
+    return _go_on(simulator, state, layer)[1]
 
 
 def _go_on(simulator: Simulator, state: State, layer: int) -> tuple[State, Tensor]:

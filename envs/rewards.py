@@ -41,6 +41,7 @@ class Reward(ABC):
         deterministic: Whether the same decisions on the same streams always earn the same.
         platform_dependent: Whether another machine or device may round it otherwise.
         needs_statistics: Whether ``outcome.stats`` is read, which costs a pass of full attention.
+        price: As below.
         needs_task: Whether ``excess_bits`` is read, which costs a pass of the stack at full span.
 
     Args:
@@ -61,6 +62,7 @@ class Reward(ABC):
     platform_dependent: bool = True
     needs_statistics: bool = False
     needs_task: bool = False
+    price: float = 0.0
 
     def __init__(self, price: float = 0.0) -> None:
         self.price = price

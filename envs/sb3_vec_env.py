@@ -61,9 +61,9 @@ class SpanControlVecEnv(VecEnv):
         """
         for lane, seed in enumerate(self._seeds):
             if lane == len(self._generators):
-                self._generators.append(seeding.np_random(seed)[0])
+                self._generators.append(seeding.np_random(_plain(seed))[0])
             elif seed is not None:
-                self._generators[lane] = seeding.np_random(seed)[0]
+                self._generators[lane] = seeding.np_random(_plain(seed))[0]
         self._reset_seeds()
         self._reset_options()
         return self._begin()
@@ -107,12 +107,14 @@ class SpanControlVecEnv(VecEnv):
         other = copy.copy(self)
         other.simulator = self.simulator.fork()
         other._generators = copy.deepcopy(self._generators)
+        other.action_space = copy.deepcopy(self.action_space)
         return other
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes in the environment, as tensors and what JSON can hold."""
         states = [generator.bit_generator.state for generator in self._generators]
-        return {**self.simulator.state_dict(), "generators": states}
+        seeds = [_plain(seed) for seed in self._seeds]
+        return {**self.simulator.state_dict(), "generators": states, "seeds": seeds}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on, to the bit, from where `state_dict` was called.
@@ -121,6 +123,7 @@ class SpanControlVecEnv(VecEnv):
             ValueError: It is of an environment with other arguments or lanes.
         """
         self.simulator.load_state_dict(state_dict)
+        self._seeds = [*state_dict.get("seeds", [None] * self.num_envs)]
         self._generators = [seeding.np_random(0)[0] for _ in state_dict["generators"]]
         for generator, state in zip(self._generators, state_dict["generators"], strict=True):
             generator.bit_generator.state = state
@@ -165,3 +168,8 @@ class SpanControlVecEnv(VecEnv):
     def get_images(self) -> Sequence[np.ndarray | None]:
         """None for every lane: there is nothing to draw yet."""
         return [None] * self.num_envs
+
+
+def _plain(seed: int | None) -> int | None:
+    """A seed that Gymnasium takes: it knows no integers of NumPy."""
+    return None if seed is None else int(seed)

@@ -191,6 +191,8 @@ class Parts(NamedTuple):
 def split_arguments(arguments: Mapping[str, Any]) -> tuple[Settings, Parts]:
     """Take keyword arguments apart: settings, and objects handed in for layers, source or reward.
 
+    Layers take the place of weights, a reward brings its own price.
+
     Args:
         arguments: As an environment is given them.
 
@@ -200,6 +202,8 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[Settings, Parts]:
     """
     named, objects = dict(arguments), {}
     layers = named.get("layers")
+    if isinstance(layers, IntegratedAttention):
+        layers = [layers]
     if isinstance(layers, Stack | Sequence | torch.nn.ModuleList) and not isinstance(layers, str):
         objects["layers"] = layers
         named = {**_sizes_of(layers, named), **named, "layers": len(live_modules(layers))}
@@ -208,6 +212,8 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[Settings, Parts]:
         if isinstance(named.get(name), kind):
             objects[name] = named[name]
             named[name] = OWN
+    if "reward" in objects:
+        named["price"] = objects["reward"].price
     return Settings.from_arguments(named), Parts(**objects)
 
 
@@ -237,7 +243,7 @@ def _sizes_of(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
     if len({each.dims for each in modules}) > 1:
         raise ValueError(f"layers must be of the same dims, got {[each.dims for each in modules]}")
     longest = min(each.ctx for each in modules)
-    if given.get("ctx", 0) > longest:
+    if isinstance(given.get("ctx"), int) and given["ctx"] > longest:
         raise ValueError(f"ctx must be at most {longest}, as the layers have, got {given['ctx']}")
     options = first.options
     return {
@@ -254,7 +260,9 @@ def _sizes_of(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
 def _check_type(name: str, value: object, expected: type) -> None:
     number = {int: numbers.Integral, float: numbers.Real}.get(expected, expected)
     if not isinstance(value, number) or (isinstance(value, bool) and expected is not bool):
-        raise TypeError(f"{name} must be of type {expected.__name__}, got {value!r}")
+        plain = isinstance(value, str | int | float | bool | None)
+        shown = repr(value) if plain else f"a {type(value).__name__}"
+        raise TypeError(f"{name} must be of type {expected.__name__}, got {shown}")
 
 
 def check_device(name: str) -> torch.device:

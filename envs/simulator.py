@@ -20,12 +20,15 @@ from .make_stack import make_stack
 from .open_source import open_source
 from .rewards import REWARDS, Decided
 from .settings import OWN, Parts, Settings
-from .sources import NO_TARGET
+from .sources import check_stream, check_targets, next_tokens
 from .state import Episode, Flattened, State, flatten
 
 _MEASURES = ("scale", "window", "span", "visited_keys", "focus_steps")
 """Fields of an `Outcome` that a step reports for each lane."""
 _REFRESH_MEASURES = ("refreshed_keys", "refreshed_values", "key_staleness", "value_staleness")
+
+_OF_STATES = ("layers", "chunks", "ctx", "dims", "refresh", "observe")
+"""Settings that the shape of a state hangs on."""
 
 FULL_SPAN = ACTIONS - 1
 
@@ -93,6 +96,10 @@ class Simulator:
         self.source = parts.source or open_source(settings.source, settings.split)
         self.reward = parts.reward or REWARDS[settings.reward](settings.price)
         self.stack = make_stack(settings, parts.layers, self.source.channels)
+        if self.reward.needs_task and not self.stack.classes:
+            raise ValueError(
+                "these layers were trained on no task: use another reward than 'task', or weights"
+            )
         self.device = self.stack.device
         self.encoding = ENCODINGS[settings.encoding](
             settings.dims, settings.layers, settings.groups, settings.lags, settings.layer_index
@@ -135,7 +142,7 @@ class Simulator:
             The lanes' first observations, one row each, and an info each.
 
         Raises:
-            ValueError: A stream has another shape than it was asked for.
+            ValueError: A stream is not what its source was asked for.
         """
         settings = self.settings
         self._kinds, self._episode = self._read(generators)
@@ -171,14 +178,14 @@ class Simulator:
         self._check(actions)
         started = time.perf_counter()
         chunk, layer = divmod(self.position, self.settings.layers)
-        decided = torch.as_tensor(actions).to(self.device, non_blocking=True)
+        decided = torch.from_numpy(actions.astype(np.int64)).to(self.device, non_blocking=True)
         passed = self.decide(state, layer, decided)
-        self.position += 1
-        self._state = passed.state
-        if self.layer == 0:
+        following = passed.state
+        if layer + 1 == self.settings.layers:
             assert self._episode is not None
-            self._state = self._enter(self._episode, passed.state, chunk + 1)
-        numbers = self._numbers(self._state, self.layer)
+            following = self._enter(self._episode, following, chunk + 1)
+        self.position, self._state = self.position + 1, following
+        numbers = self._numbers(following, self.layer)
         # The only copy to the host; float64 holds every count exactly.
         together = [numbers, passed.parts.double(), passed.measures]
         copied = torch.cat(together, dim=-1).cpu().numpy()
@@ -238,6 +245,11 @@ class Simulator:
         ctx = self.settings.ctx
         full_keys = ctx * (ctx + 1) // 2 if layer.options.causal else ctx**2
         parts = self.reward(Decided(outcome, index, layers, full_keys, excess))
+        if parts.shape != (len(state.hidden), len(self.reward.parts)):
+            raise ValueError(
+                f"reward {type(self.reward).__name__} gave shape {tuple(parts.shape)}; it must be "
+                f"(lanes, parts), {(len(state.hidden), len(self.reward.parts))}"
+            )
         norm = outcome.output.flatten(1).norm(dim=1)
         measures = [
             each.double() for each in (*(getattr(outcome, name) for name in _MEASURES), norm)
@@ -265,7 +277,12 @@ class Simulator:
     def state_dict(self) -> dict[str, Any]:
         """All that running has changed, as tensors and what JSON can hold."""
         tensors = {**flatten(self._episode, "episode"), **flatten(self._state, "state")}
-        return {"position": self.position, "kinds": [*map(list, self._kinds)], "tensors": tensors}
+        return {
+            "of": self._identity(),
+            "position": self.position,
+            "kinds": [*map(list, self._kinds)],
+            "tensors": tensors,
+        }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on from where `state_dict` was called, in a simulator of the same settings and lanes.
@@ -273,55 +290,55 @@ class Simulator:
         Raises:
             ValueError: It is of other settings or lanes.
         """
-        flat = Flattened(state_dict["tensors"], self.device)
-        position, kinds = state_dict["position"], [*map(tuple, state_dict["kinds"])]
-        if not state_dict["tensors"]:
-            self.position, self._kinds = self.end, []
-            self._episode = self._state = None
-            return
+        given, own = state_dict["of"], self._identity()
+        for name, value in own.items():
+            if given.get(name) != value:
+                raise ValueError(
+                    f"state is of another environment: its {name} is {given.get(name)}, "
+                    f"this one's {value}"
+                )
+        episode = state = None
+        if state_dict["tensors"]:
+            flat = Flattened(state_dict["tensors"], self.device)
+            episode, state = flat.episode("episode"), flat.state("state", self.settings.layers)
+        self._kinds = [*map(tuple, state_dict["kinds"])]
+        self.position, self._episode, self._state = state_dict["position"], episode, state
+
+    def _identity(self) -> dict[str, Any]:
+        """What environments must have in common to go on from each other's states."""
         settings = self.settings
-        episode = flat.episode("episode")
-        state = flat.state("state", settings.layers)
-        shapes = (tuple(episode.content.shape[:3]), tuple(state.hidden.shape))
-        needed = (
-            (self.lanes, settings.chunks + 1, settings.ctx),
-            (self.lanes, settings.ctx, settings.dims),
-        )
-        if shapes != needed:
-            raise ValueError(
-                "state is of another environment: content and layer inputs have shapes "
-                f"{shapes[0]} and {shapes[1]}, this one needs {needed[0]} and {needed[1]}"
-            )
-        self.position, self._kinds = position, kinds
-        self._episode, self._state = episode, state
+        return {
+            "lanes": self.lanes,
+            **{name: getattr(settings, name) for name in _OF_STATES},
+            "task": self.reward.needs_task,
+            "numbers": self.encoding.width,
+        }
 
     def _read(
         self, generators: Sequence[np.random.Generator]
     ) -> tuple[list[tuple[str, ...]], Episode]:
-        """Draw the lanes' streams."""
+        """Draw the lanes' streams, and look whether they are what they are to be."""
         settings = self.settings
         # One chunk more than is decided on: the episode is truncated, and its last observation is
         # what the next decision would have seen.
         chunks = settings.chunks + 1
         streams = [self.source.stream(each, chunks, settings.ctx) for each in generators]
+        channels, classes = self.source.channels, self.stack.classes
         for stream in streams:
-            if stream.content.shape[:2] != (chunks, settings.ctx) or len(stream.kinds) != chunks:
-                raise ValueError(
-                    f"source {type(self.source).__name__} gave content of shape "
-                    f"{stream.content.shape} of {len(stream.kinds)} kinds; it was asked for "
-                    f"{chunks} chunks of {settings.ctx} tokens"
-                )
+            try:
+                check_stream(stream, chunks, settings.ctx, channels)
+                if self.reward.needs_task:
+                    check_targets(stream, classes)
+            except ValueError as error:
+                raise ValueError(f"source {type(self.source).__name__}: {error}") from error
         stacked = np.stack([stream.content for stream in streams])
-        kind = np.float32 if self.source.channels else np.int64
-        content = torch.from_numpy(stacked.astype(kind)).to(self.device)
+        content = torch.from_numpy(stacked.astype(np.float32 if channels else np.int64))
         targets = None
         if self.reward.needs_task:
-            given = [each.targets for each in streams if each.targets is not None]
-            if given:
-                targets = torch.from_numpy(np.stack(given)).to(self.device)
-            else:
-                targets = next_tokens(content)
-        return [stream.kinds for stream in streams], Episode(content, targets)
+            given = [stream.targets for stream in streams if stream.targets is not None]
+            targets = torch.from_numpy(np.stack(given)) if given else next_tokens(content)
+            targets = targets.to(self.device)
+        return [stream.kinds for stream in streams], Episode(content.to(self.device), targets)
 
     def _enter(self, episode: Episode, state: State, chunk: int) -> State:
         """The state as a chunk begins."""
@@ -396,20 +413,6 @@ class Simulator:
             raise ValueError(
                 f"action must be {wanted} for each of {self.lanes} lanes, got {actions.tolist()}"
             )
-
-
-def next_tokens(content: Tensor) -> Tensor:
-    """What a language model is to predict: of every token but the last of a chunk, the next one.
-
-    Args:
-        content: Bytes, int64 of shape (..., ctx).
-
-    Raises:
-        ValueError: The content is no bytes.
-    """
-    if content.dtype != torch.int64:
-        raise ValueError("the reward 'task' needs targets, and frames have none: give the source's")
-    return torch.nn.functional.pad(content[..., 1:], (0, 1), value=NO_TARGET)
 
 
 def _replaced(values: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:

@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 SPLITS = ("train", "evaluation")
 """The first four fifths of a text are for training, the last fifth for evaluation."""
+
+BYTES = 256
 
 NO_TARGET = -100
 """Stands in targets where there is nothing to predict; PyTorch's losses ignore it."""
@@ -152,16 +156,25 @@ class RepetitionSource(Source):
         source: What the passages are drawn from, a source of bytes.
         shortest: Tokens of the shortest passage.
         longest: Tokens of the longest; three quarters of a chunk if that is less.
+
+    Raises:
+        ValueError: The source is of frames, or the lengths are none.
     """
 
     def __init__(self, source: Source, shortest: int = 8, longest: int = 192) -> None:
+        if source.channels:
+            raise ValueError("source must be of bytes, it is of frames")
+        if not 1 <= shortest <= longest:
+            raise ValueError(
+                f"shortest must be in 1..longest, got shortest={shortest}, longest={longest}"
+            )
         self._source = source
         self._shortest = shortest
         self._longest = longest
 
     def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
         """Draw a passage for each chunk."""
-        longest = min(self._longest, ctx * 3 // 4)
+        longest = max(1, min(self._longest, ctx * 3 // 4))
         shortest = min(self._shortest, longest)
         bounds = np.log([shortest, longest + 1])
         rows = []
@@ -236,6 +249,61 @@ class MixtureSource(Source):
             for source in self._sources
             for kind, digest in source.content_hashes().items()
         }
+
+
+def check_stream(stream: Stream, chunks: int, ctx: int, channels: int) -> None:
+    """Refuse a stream that is not what was asked for.
+
+    Raises:
+        ValueError: The message says what would be right.
+    """
+    content, size = stream.content, (chunks, ctx, channels) if channels else (chunks, ctx)
+    if content.shape != size or len(stream.kinds) != chunks:
+        raise ValueError(
+            f"content must have shape {size} and {chunks} kinds, it has {content.shape} and "
+            f"{len(stream.kinds)}"
+        )
+    wanted = np.floating if channels else np.integer
+    if not np.issubdtype(content.dtype, wanted):
+        what = "floating frames" if channels else "bytes, integers in 0..255"
+        raise ValueError(f"content must be {what}, it is {content.dtype}")
+    if not channels and not 0 <= content.min() <= content.max() <= 255:
+        raise ValueError(
+            f"content must be bytes, integers in 0..255, it is in {content.min()}..{content.max()}"
+        )
+
+
+def check_targets(stream: Stream, classes: int) -> None:
+    """Refuse a stream that does not go with a task of so many classes.
+
+    Raises:
+        ValueError: The message says what would be right.
+    """
+    content, targets = stream.content, stream.targets
+    if targets is None:
+        if content.ndim > 2 or classes != BYTES:
+            raise ValueError(
+                f"it must say what is to be predicted: the layers tell {classes} classes apart, "
+                "which next bytes are only for 256"
+            )
+        return
+    fits = targets.shape == content.shape[:2] and np.issubdtype(targets.dtype, np.int64)
+    named = targets[targets != NO_TARGET]
+    if not fits or (named.size and not 0 <= named.min() <= named.max() < classes):
+        raise ValueError(
+            f"targets must be int64 of shape {content.shape[:2]}, 0..{classes - 1} or {NO_TARGET}, "
+            f"they are {targets.dtype} of shape {targets.shape}"
+            + (f" in {named.min()}..{named.max()}" if named.size else "")
+        )
+
+
+def next_tokens(content: Tensor) -> Tensor:
+    """What a language model is to predict: of every token but the last of a chunk, the next one.
+
+    Args:
+        content: Bytes, int64 of shape (..., ctx).
+    """
+    return torch.nn.functional.pad(content[..., 1:], (0, 1), value=NO_TARGET)
 
 
 def draw_passage(

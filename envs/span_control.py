@@ -233,6 +233,7 @@ class SpanControlEnv(gym.Env[Any, Any]):
         return {
             **self.simulator.state_dict(),
             "generators": [self.np_random.bit_generator.state],
+            "seed": self.np_random_seed,
             "picture": self._picture.state_dict(),
         }
 
@@ -244,7 +245,10 @@ class SpanControlEnv(gym.Env[Any, Any]):
         """
         self.simulator.load_state_dict(state_dict)
         self.np_random.bit_generator.state = state_dict["generators"][0]
-        self._picture = self._blank().restored(state_dict["picture"])
+        self._np_random_seed = state_dict.get("seed", self._np_random_seed)
+        # Of one lane the other faces have states, too, but nothing to draw.
+        picture, drawn = self._blank(), state_dict.get("picture")
+        self._picture = picture.restored(drawn) if drawn else picture
 
     def _blank(self, source: str = "") -> Picture:
         options = tuple(layer.options for layer in self.simulator.layers)

@@ -11,10 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..attention import IntegratedAttention, Outcome
-from .sources import NO_TARGET
-
-BYTES = 256
+from ..attention import AdaptiveUpdateAttention, IntegratedAttention, Outcome
+from .sources import BYTES, NO_TARGET
 
 
 class Stack(nn.Module, ABC):
@@ -22,7 +20,12 @@ class Stack(nn.Module, ABC):
 
     Args:
         layers: The layers, all of one width.
+
+    Attributes:
+        classes: What `bits` tells apart; 0 for a stack that was trained on no task.
     """
+
+    classes: int = 0
 
     def __init__(self, layers: Sequence[IntegratedAttention]) -> None:
         super().__init__()
@@ -71,10 +74,9 @@ class Stack(nn.Module, ABC):
             Mean cross entropy of each lane's targets in bits, shape (lanes,).
 
         Raises:
-            ValueError: The stack was trained on no task.
+            NotImplementedError: The stack was trained on no task.
         """
-        del hidden, targets
-        raise ValueError("these layers were trained on no task: use another reward than 'task'")
+        raise NotImplementedError
 
 
 class BareStack(Stack):
@@ -153,7 +155,8 @@ class BlockStack(Stack):
 
     The attention's local paths learn projections, take one pass, and half of their heads are
     shifted, so that a long span can be used (`spangym.attention.SlidingWindowAttention`); an action
-    is a share of the longest span.
+    is a share of the longest span. Keys and values of the global paths are computed anew for each
+    chunk, unless that is decided from outside: chunks are learnt from one by one.
 
     Args:
         sizes: Sizes.
@@ -181,7 +184,12 @@ class BlockStack(Stack):
                 for _ in range(sizes.layers)
             ]
         )
+        for layer in self.layers:
+            attention = cast(AdaptiveUpdateAttention, layer.attn_global)
+            attention.key_update_predictor.always()
+            attention.value_update_predictor.always()
         self.sizes = sizes
+        self.classes = sizes.classes
         dims = sizes.dims
         with torch.random.fork_rng(devices=[]):
             self.tokens = nn.Embedding(BYTES, dims)

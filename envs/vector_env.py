@@ -100,7 +100,7 @@ class SpanControlVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             raise ValueError(f"seed must be of {self.num_envs} numbers, one a lane, got {seeds}")
         for lane, each in enumerate(seeds):
             if each is not None:
-                self._generators[lane] = seeding.np_random(each)[0]
+                self._generators[lane] = seeding.np_random(int(each))[0]
         observations, infos = self.simulator.reset(self._generators)
         return observations, self._together(infos)
 
@@ -138,6 +138,7 @@ class SpanControlVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         other = copy.copy(self)
         other.simulator = self.simulator.fork()
         other._generators = copy.deepcopy(self._generators)
+        other.action_space = copy.deepcopy(self.action_space)
         return other
 
     def peek(self) -> NDArray[np.float32]:

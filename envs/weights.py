@@ -60,7 +60,12 @@ def read_sizes(name: str) -> BlockSizes:
     Raises:
         ValueError: There is no such file, or it is none of trained layers.
     """
-    return BlockSizes(**read_manifest(name)["sizes"])
+    try:
+        return BlockSizes(**read_manifest(name)["sizes"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"weights {name!r} are none that `spangym pretrain` wrote: they lack their sizes"
+        ) from error
 
 
 def load_stack(name: str) -> BlockStack:

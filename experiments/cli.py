@@ -246,6 +246,7 @@ def pretrain(
         stack = pretrain(recipe, progress)
     losses = judge(stack, recipe)
     content = to_bytes(stack, describe(recipe, losses, time.perf_counter() - began))
+    path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as aside:
         aside.write_bytes(content)
     reached = ", ".join(f"{action}: {loss:.3f}" for action, loss in losses.items())
@@ -359,8 +360,13 @@ def _resume(folder: RunFolder, jobs: int) -> Study:
     then, now = folder.manifest(), make_manifest(study, sys.argv, jobs)
     if then["content_sha256"] != now["content_sha256"]:
         raise UserError(
-            f"the run in {str(folder.path)!r} read other texts than this Python carries: "
-            "resume it with the Python that its manifest.json names"
+            f"the run in {str(folder.path)!r} read other content than there is now: resume it with "
+            "the Python and the files that its manifest.json and study.toml name"
+        )
+    if then.get("weights_sha256") != now["weights_sha256"]:
+        raise UserError(
+            f"the run in {str(folder.path)!r} ran other weights than there are now: run the study "
+            "again in another folder"
         )
     earlier = then.pop("resumed", None)
     again = [*earlier, now] if isinstance(earlier, list) else [now]

@@ -14,8 +14,8 @@ from ..attention import ACTIONS
 from ..envs.open_source import open_source
 from ..envs.recipes import RECIPES, Recipe
 from ..envs.registration import ENVIRONMENTS, arguments_of, full_id
-from ..envs.simulator import FULL_SPAN, next_tokens
-from ..envs.sources import Source
+from ..envs.simulator import FULL_SPAN
+from ..envs.sources import Source, next_tokens
 from ..envs.stack import BlockStack
 from .errors import UserError
 
@@ -71,7 +71,11 @@ def pretrain(recipe: Recipe, progress: Callable[[int, float], None]) -> BlockSta
     learning = [each for each in stack.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(learning, recipe.learning_rate, weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=_WARM_UP
+        # In a shorter rise than of two steps the library divides by zero.
+        optimizer,
+        recipe.learning_rate,
+        total_steps=recipe.steps,
+        pct_start=max(_WARM_UP, min(1.0, 2 / recipe.steps)),
     )
     source = open_source(recipe.source, "train")
     numbers = np.random.default_rng(recipe.seed)

@@ -13,7 +13,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from ..attention.hints import did_you_mean
-from ..envs import settings_for
+from ..envs import Settings, settings_for
+from ..envs.open_source import SOURCES
+from ..envs.weights import shipped_weights
 from .errors import UserError
 from .studies import (
     OBSERVATION,
@@ -158,7 +160,28 @@ def _resolve_environment(entry: EnvironmentEntry) -> EnvironmentEntry:
         raise UserError(f"environment: {error}") from error
     for name in (*OBSERVATION, "split"):
         del settings[name]
+    if settings["refresh"]:
+        raise UserError(
+            "environment argument 'refresh' is not for comparisons: their reference policies "
+            "decide on spans alone"
+        )
+    for name, shipped in (("source", SOURCES), ("weights", shipped_weights())):
+        if settings[name] and settings[name] not in shipped:
+            # A run is gone on with from any folder.
+            settings[name] = str(Path(settings[name]).resolve())
     return EnvironmentEntry(entry.id, settings)
+
+
+def judging(study: Study, entry: AgentEntry) -> Settings:
+    """Settings in which an agent of a stored study is evaluated.
+
+    Raises:
+        UserError: What the study reads is no longer there, or not on this machine.
+    """
+    try:
+        return study.judging(entry)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the study's environment cannot be made: {error}") from error
 
 
 def _check_budget(study: Study) -> None:

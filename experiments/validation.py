@@ -16,6 +16,7 @@ from .errors import UserError
 from .evaluation import play, read_action
 from .run_folder import RunFolder
 from .studies import Study
+from .study_reading import judging
 
 
 class Verdict(IntEnum):
@@ -84,7 +85,7 @@ def validate(folder: RunFolder, study: Study) -> Iterator[Replayed]:
     """
     for trial in folder.finished(study):
         rows = folder.evaluation(study, [trial])
-        settings = study.judging(trial.entry)
+        settings = judging(study, trial.entry)
         for start in range(0, len(rows), _LANES):
             try:
                 yield from _replay(trial.name, settings, rows.iloc[start : start + _LANES])

@@ -23,7 +23,8 @@ from ..envs.registration import full_id
 from .bench import check_writable_file
 from .errors import UserError
 from .run_folder import RunFolder, resume_command
-from .studies import AgentEntry, Study, make_agent
+from .studies import AgentEntry, make_agent
+from .study_reading import judging
 
 FRAMES_A_SECOND: int = SpanControlEnv.metadata["render_fps"]
 _QUALITY = 8
@@ -112,14 +113,7 @@ def _trained_player(environment: str, name: str, folder: Path) -> Player:
         raise UserError(
             f"the agent in {name!r} cannot be read: {type(error).__name__}: {error}"
         ) from error
-    return Player(name, agent, _judging(study, trial.entry))
-
-
-def _judging(study: Study, entry: AgentEntry) -> Settings:
-    try:
-        return study.judging(entry)
-    except (TypeError, ValueError) as error:
-        raise UserError(str(error)) from error
+    return Player(name, agent, judging(study, trial.entry))
 
 
 def _make(entry: AgentEntry, seed: int) -> Agent:

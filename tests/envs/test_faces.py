@@ -81,7 +81,9 @@ def test_make_vec_uses_the_face_of_its_own():
 def test_seeds_of_lanes():
     envs = SpanControlVectorEnv(3, **UNTRAINED)
     by_list, _ = envs.reset(seed=[7, 8, 9])
-    by_number, _ = envs.reset(seed=7)
+    by_number, _ = envs.reset(seed=np.int64(7))  # pyright: ignore[reportArgumentType]
+    by_array, _ = envs.reset(seed=np.array([7, 8, 9]))  # pyright: ignore[reportArgumentType]
+    np.testing.assert_array_equal(by_list, by_array)
     np.testing.assert_array_equal(by_list, by_number)
     envs.reset(seed=7)
     going_on, _ = envs.reset(seed=[None, 8, None])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spangym.attention import IntegratedAttention
+from spangym.attention import FocusAttention, IntegratedAttention
 from spangym.envs import Decided, Reward, SpanControlEnv, SpanControlVecEnv, Stack, settings_for
 from spangym.envs.rewards import REWARDS
 from spangym.envs.sources import NO_TARGET, NoiseSource, Source, Stream
@@ -135,8 +135,10 @@ def test_a_module_list_and_longer_ctx():
     assert [env.step(4)[4]["layer"] for _ in range(3)] == [0, 1, 2]
 
 
-class OneMore(Stack):
-    """Adds one to what the layers give, and judges it by its size."""
+class Sized(Stack):
+    """Is judged by the size of what it gives."""
+
+    classes = 256
 
     def embed(self, content: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(content % 16, 16).float()
@@ -147,7 +149,7 @@ class OneMore(Stack):
 
 
 def test_a_stack_of_ones_own_has_a_task():
-    env = SpanControlEnv(layers=OneMore(layers()), reward="task", chunks=2, ctx=32)
+    env = SpanControlEnv(layers=Sized(layers()), reward="task", chunks=2, ctx=32)
     env.reset(seed=0)
     env.step(0)
     assert env.step(0)[1] != 0
@@ -164,7 +166,10 @@ def test_a_stack_of_ones_own_has_a_task():
         ({"weights": "own"}, "stand for layers that are handed in"),
         ({"source": "own"}, "stands for an object that is handed in"),
         ({"reward": "own"}, "stands for an object that is handed in"),
-        ({"layers": 2.5}, "layers must be of type int"),
+        ({"layers": 2.5}, "layers must be of type int, got 2.5"),
+        ({"layers": torch.nn.Linear(2, 2)}, "layers must be of type int, got a Linear"),
+        ({"layers": layers(), "ctx": "3"}, "ctx must be of type int, got '3'"),
+        ({"source": "text", "weights": "sparsity", "reward": "task"}, "tell 4 classes apart"),
         ({"reward": ShortSpan}, "reward must be of type str"),
     ],
 )
@@ -200,8 +205,64 @@ class TooShort(Source):
 
 def test_a_source_that_gives_another_shape_is_named():
     env = SpanControlEnv(**TINY, source=TooShort())
-    with pytest.raises(ValueError, match=r"source TooShort gave .* asked for 3 chunks of 32"):
+    with pytest.raises(ValueError, match=r"source TooShort: content must have shape \(3, 32\)"):
         env.reset(seed=0)
+
+
+class Wrong(Source):
+    """Gives what it is told to, whatever it is asked for."""
+
+    def __init__(self, content: np.ndarray, targets: np.ndarray | None = None) -> None:
+        self._stream = Stream(content, ("wrong",) * 3, targets)
+
+    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:  # noqa: ARG002
+        return self._stream
+
+
+BYTES_OF_3 = np.zeros((3, 32), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("content", "targets", "message"),
+    [
+        (np.random.default_rng(0).random((3, 32)), None, "must be bytes, integers in 0..255, it"),
+        (np.full((3, 32), -3), None, "it is in -3..-3"),
+        (np.full((3, 32), 300), None, "it is in 300..300"),
+        (np.zeros((3, 32, 2)), None, "content must have shape (3, 32)"),
+        (BYTES_OF_3, np.zeros((3, 31), np.int64), "targets must be int64 of shape (3, 32)"),
+        (BYTES_OF_3, np.full((3, 32), 256), "0..255 or -100, they are int64 of shape (3, 32) in 2"),
+        (BYTES_OF_3, np.zeros((3, 32)), "they are float64"),
+    ],
+)
+def test_wrong_streams_are_refused(content: np.ndarray, targets: np.ndarray | None, message: str):
+    arguments = {**BUDGET, "ctx": 32, "source": Wrong(content, targets)}
+    with pytest.raises(ValueError, match="source Wrong: ") as caught:
+        SpanControlEnv(**arguments, reward="task").reset(seed=0)
+    assert message in str(caught.value)
+
+
+def test_a_reward_of_another_shape_is_named():
+    class Flat(Reward):
+        parts = ("one",)
+
+        def __call__(self, decided: Decided) -> Tensor:
+            return decided.outcome.scale
+
+    env = SpanControlEnv(**TINY, reward=Flat())
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"reward Flat gave shape \(1,\); it must be"):
+        env.step(1)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint64, np.int32])
+def test_actions_of_any_integers(kind: type[np.integer[Any]]):
+    env = SpanControlVecEnv(settings_for("spangym/SpanControl-v0", TINY), 3)
+    env.seed(0)
+    env.reset()
+    given = np.arange(9, dtype=kind)[::-3]
+    given.flags.writeable = False
+    infos = env.step(given)[3]
+    assert infos[0]["span"] > infos[2]["span"]
 
 
 class TestRefresh:
@@ -230,6 +291,12 @@ class TestRefresh:
             env.step(np.array([5, 1, 1]))
             norms.add(env.step(np.array([5, *refresh]))[4]["output_norm"])
         assert len(norms) == 4
+
+    def test_layers_that_keep_nothing_are_refused(self):
+        env = SpanControlEnv(layers=[FocusAttention(32, 16, 2)], refresh=True, chunks=1)
+        env.reset(seed=0)
+        with pytest.raises(ValueError, match="FocusAttention keeps no keys"):
+            env.step(np.array([1, 1, 1]))
 
     @pytest.mark.parametrize("action", [5, [5, 1], [5, 2, 0], [10, 0, 0], [5, 1, -1]])
     def test_other_actions_are_refused(self, action: Any):

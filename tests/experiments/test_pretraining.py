@@ -16,7 +16,7 @@ from spangym.envs.weights import load_stack, read_manifest, shipped_weights, to_
 from spangym.experiments.cli import app
 from spangym.experiments.errors import UserError
 from spangym.experiments.pretraining import describe, judge, pretrain, recipe_of
-from spangym.experiments.references import References, measure_references
+from spangym.experiments.references import COLUMNS, References, measure_references
 
 SIZES = BlockSizes(layers=1, dims=16, heads=2, ctx=32, win_size=4, max_span=36, hidden=16)
 SMALL = Recipe("letters", SIZES, steps=60, batch=8, learning_rate=1e-2)
@@ -163,3 +163,82 @@ def test_a_row_of_references_as_text():
     row = References("spangym/A-v0", 9, -1.0, fixed, 0.6, 0.7, 1.0, (1, 2))
     assert row.cells()[:3] == ("A-v0", "-1.000", "0.000")
     assert row.cells()[-2:] == ("1", "0.75")
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_stored_references_are_those_of_the_readme_and_no_fixed_span_is_near_the_oracle():
+    stored = json.loads((ROOT / "experiments" / "results" / "references.json").read_text())
+    rows = [References(**row) for row in stored["rows"]]
+    assert [row.id for row in rows] == [*ENVIRONMENTS]
+    readme = [" ".join(line.split()) for line in (ROOT / "README.md").read_text().splitlines()]
+    for names, *cells in zip(COLUMNS, *(row.cells() for row in rows), strict=True):
+        if names != "id":
+            assert f"| {names} | {' | '.join(cells)} |" in readme
+    for row in rows[1:]:
+        assert row.oracle - row.best_fixed > 0.05 * abs(row.oracle)
+        assert row.score < 0.95
+        assert row.told > row.best_fixed
+
+
+def test_the_stored_oracle_is_that_of_the_shipped_layers():
+    """One id played again, with fewer episodes: the first of those stored."""
+    stored = json.loads((ROOT / "experiments" / "results" / "references.json").read_text())
+    (row,) = (References(**row) for row in stored["rows"] if row["id"].endswith("Sparsity-v0"))
+    env = SpanControlEnv(**ENVIRONMENTS[row.id], split="evaluation")
+    returns = []
+    for seed in range(3):
+        env.reset(seed=1_000_000 + seed)
+        for _ in range(env.settings.chunks):
+            returns.append(env.lookahead().max())
+            env.step(9)
+            env.step(9)
+    assert np.mean(returns) == pytest.approx(row.oracle, abs=0.1)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 11])
+def test_any_number_of_steps(steps: int):
+    seen: list[int] = []
+    pretrain(dataclasses.replace(SMALL, steps=steps, batch=1), lambda done, _: seen.append(done))
+    assert seen == [*range(1, steps + 1)]
+
+
+STUDY = """
+name = "own-weights"
+steps = 4
+seeds = [0]
+[environment]
+id = "spangym/SpanControl-v0"
+arguments = { weights = "own.safetensors", source = "own.txt", reward = "task", chunks = 1 }
+[evaluation]
+episodes = 1
+"""
+
+
+def test_a_run_with_weights_and_content_of_ones_own(
+    trained: BlockStack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """From another folder it can be replayed; changed or gone files are named in a line."""
+    (tmp_path / "own.safetensors").write_bytes(to_bytes(trained, {}))
+    (tmp_path / "own.txt").write_text("abcdefgh" * 100)
+    (tmp_path / "study.toml").write_text(STUDY)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    runner = CliRunner()
+    done = runner.invoke(app, ["compare", "study.toml", "--out", "run", "--jobs", "1"])
+    assert done.exit_code == 0, done.output
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    done = runner.invoke(app, ["validate", "../run"])
+    assert done.exit_code == 0, done.output
+    assert done.output.endswith("11 of 11 episodes are reproduced, all to the bit\n")
+    (tmp_path / "own.safetensors").write_bytes(to_bytes(trained, {"another": 1}))
+    for command, said in (
+        (["compare", "--resume", "../run"], "ran other weights than there are now"),
+        (["validate", "../run"], "are neither shipped nor a file"),
+    ):
+        done = runner.invoke(app, command)
+        assert isinstance(done.exception, UserError)
+        assert said in str(done.exception)
+        (tmp_path / "own.safetensors").unlink(missing_ok=True)
+    assert runner.invoke(app, ["curves", "../run"]).exit_code == 0

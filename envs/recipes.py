@@ -14,7 +14,7 @@ class Recipe:
     Attributes:
         source: Name of the source they read.
         sizes: Sizes of the stack.
-        steps: Steps of the optimiser.
+        steps: Steps of the optimiser, at least 3.
         batch: Chunks in a step.
         learning_rate: Highest rate of a one-cycle schedule.
         full_span: Share of the decisions that are the full span, over those drawn at random.

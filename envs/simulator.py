@@ -145,16 +145,16 @@ class Simulator:
             ValueError: A stream is not what its source was asked for.
         """
         settings = self.settings
-        self._kinds, self._episode = self._read(generators)
+        kinds, episode = self._read(generators)
         nothing = (None,) * settings.layers
         staleness = None
         if settings.refresh:
             staleness = torch.zeros(self.lanes, settings.layers, 2, dtype=torch.int64).to(
                 self.device
             )
-        begun = State(self._episode.content, nothing, nothing, staleness, None, None, nothing)
-        self.position = 0
-        self._state = self._enter(self._episode, begun, 0)
+        begun = State(episode.content, nothing, nothing, staleness, None, None, nothing)
+        self._state = self._enter(episode, begun, 0)
+        self.position, self._kinds, self._episode = 0, kinds, episode
         numbers = self._numbers(self._state, 0).cpu().numpy()
         infos: list[dict[str, Any]] = [{"source": kinds[0]} for kinds in self._kinds]
         return self.encoding.observations(numbers), infos
@@ -310,6 +310,7 @@ class Simulator:
         return {
             "lanes": self.lanes,
             **{name: getattr(settings, name) for name in _OF_STATES},
+            "channels": self.source.channels,
             "task": self.reward.needs_task,
             "numbers": self.encoding.width,
         }

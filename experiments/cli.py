@@ -223,7 +223,7 @@ def pretrain(
         Path | None, typer.Option(help="File for the weights; else NAME.safetensors here.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of the optimiser; else the recipe's.")
+        int | None, typer.Option(min=3, help="Steps of the optimiser; else the recipe's.")
     ] = None,
 ) -> None:
     """Train the layers of an id at random spans, on one core of the CPU."""

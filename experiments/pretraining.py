@@ -75,7 +75,7 @@ def pretrain(recipe: Recipe, progress: Callable[[int, float], None]) -> BlockSta
         optimizer,
         recipe.learning_rate,
         total_steps=recipe.steps,
-        pct_start=max(_WARM_UP, min(1.0, 2 / recipe.steps)),
+        pct_start=max(_WARM_UP, 2 / recipe.steps),
     )
     source = open_source(recipe.source, "train")
     numbers = np.random.default_rng(recipe.seed)

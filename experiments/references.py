@@ -60,7 +60,9 @@ class References:
         means = (self.random, *self.fixed, self.best_by_layer, self.told, self.oracle)
         best = self.fixed.index(self.best_fixed)
         name = self.id.removeprefix("spangym/")
-        return (name, *(f"{mean:.3f}" for mean in means), f"{best}", f"{self.score:.2f}")
+        # Lest a sum of roundings be shown as a negative nothing.
+        shown = (f"{round(mean, 3) + 0.0:.3f}" for mean in means)
+        return (name, *shown, f"{best}", f"{self.score:.2f}")
 
 
 COLUMNS = (

@@ -41,7 +41,7 @@ def test_the_same_recipe_gives_the_same_weights(trained: BlockStack):
 
 
 def test_a_global_path_that_only_averages_keeps_its_first_queries_and_keys():
-    recipe = dataclasses.replace(SMALL, steps=2, summary=True)
+    recipe = dataclasses.replace(SMALL, steps=3, summary=True)
     stack, first = (
         pretrain(recipe, lambda *_: None),
         BlockStack(SIZES, torch.Generator().manual_seed(0)),
@@ -197,7 +197,7 @@ def test_the_stored_oracle_is_that_of_the_shipped_layers():
     assert np.mean(returns) == pytest.approx(row.oracle, abs=0.1)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 10, 11])
+@pytest.mark.parametrize("steps", [3, 9, 10, 11])
 def test_any_number_of_steps(steps: int):
     seen: list[int] = []
     pretrain(dataclasses.replace(SMALL, steps=steps, batch=1), lambda done, _: seen.append(done))

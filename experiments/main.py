@@ -17,7 +17,7 @@ def main() -> None:
     try:
         _run()
     except KeyboardInterrupt:
-        _fail("interrupted before a trial was started", code=130)
+        _fail("interrupted: nothing was written", code=130)
 
 
 def _run() -> None:

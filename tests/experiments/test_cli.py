@@ -290,7 +290,7 @@ class TestSignals:
         os.killpg(running.pid, signal.SIGINT)
         _, errors = running.communicate(timeout=30)
         assert running.returncode == 130
-        assert errors == "spangym: interrupted before a trial was started\n"
+        assert errors == "spangym: interrupted: nothing was written\n"
 
     def test_terminated_while_it_runs(self, tmp_path: Path):
         running = self.start(tmp_path)

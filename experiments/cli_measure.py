@@ -1,0 +1,102 @@
+"""Commands that measure: ``spangym bench`` and ``defects``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from .bench import (
+    Row,
+    check_writable_file,
+    describe_bench,
+    make_bench_table,
+    number,
+    write_bench,
+)
+
+
+def defects(
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write machine and rows to this file too.")
+    ] = None,
+) -> None:
+    """Measure what each defect of the original layer does."""
+    from .defects import make_defects_table, measure_defects
+
+    if json is not None:
+        check_writable_file("--json", json)
+    torch.set_num_threads(1)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    with console.status("measuring"):
+        measured = list(measure_defects())
+    console.print(make_defects_table(measured))
+    if json is not None:
+        write_bench(json, describe_bench(torch.device("cpu")), [asdict(each) for each in measured])
+        print(f"written: {json}")
+
+
+def bench_attention(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Shorter sequences and fewer rounds.")
+    ] = False,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write machine and rows to this file too.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the CPU.")] = 1,
+) -> None:
+    """Measure local attention against the cost that its visited keys should have."""
+    # Imported here: nothing else needs it.
+    from .bench_attention import rows
+
+    _measure(lambda: rows(quick, torch.Generator().manual_seed(0)), threads, json)
+
+
+def bench_envs(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds and lanes.")] = False,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write machine and rows to this file too.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the CPU.")] = 1,
+) -> None:
+    """Measure what the environment adds to the layers that it runs."""
+    from .bench_envs import rows
+
+    _measure(lambda: rows(quick), threads, json)
+
+
+def _measure(rows: Callable[[], Iterable[Row]], threads: int, json: Path | None) -> None:
+    """Show rows of figures as they are measured, and write them down."""
+    if json is not None:
+        check_writable_file("--json", json)
+    torch.set_num_threads(threads)
+    cuda = torch.cuda.is_available()
+    machine = describe_bench(torch.device("cuda" if cuda else "cpu"))
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    done: list[Row] = []
+    with console.status("measuring") as status:
+        for row in rows():
+            done.append(row)
+            status.update(f"measured: {row.name}: {number(row.value)}")
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    console.print(make_bench_table([row for row in done if row.value is not None]))
+    missing = [row.name for row in done if row.value is None]
+    if missing:
+        needs = [
+            need
+            for word, need in (
+                ("CUDA", "a CUDA device"),
+                ("local-attention", "the package local-attention (extra dev)"),
+            )
+            if any(word in name for name in missing)
+        ]
+        print(f"not measured: {len(missing)} figures that need {' or '.join(needs)}")
+    if json is not None:
+        write_bench(json, machine, [row.as_json() for row in done])
+        print(f"written: {json}")

@@ -18,7 +18,9 @@ test: $(VENV)/.installed-dev
 	$(BIN)/pyright
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+# With the clients of the extra; what `make test` leaves out.
 test-slow: $(VENV)/.installed-dev
+	$(INSTALL) --editable ".[dev,clients]"
 	$(BIN)/python -m pytest -m slow
 
 clean:

@@ -64,8 +64,8 @@ class SpanControlEnv(gym.Env[Any, Any]):
 
     ``groups=G`` averages neighbouring dimensions to ``G`` groups first; ``lags=True`` adds nine lag
     correlations (`spangym.attention.metrics.lag_correlations`), ``layer_index=True`` the index of
-    the layer at the end. With ``observe="previous"`` all this is of the chunk before, and of the
-    first token where there is none.
+    the layer at the end. With ``observe="previous"`` all this is of the chunk before; where there
+    is none, of the first token, which behind a layer that is not causal has seen the others.
 
     ## Rewards
     Each has the part ``price``: minus ``price`` times the share of visited keys in one full

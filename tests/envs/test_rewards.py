@@ -67,6 +67,28 @@ def test_task_is_minus_the_excess_over_full_span():
     assert last[4]["source"] == first[4]["source"]
 
 
+def test_full_span_is_a_stream_of_its_own():
+    """Its keys are those that it kept itself, not those of the chosen spans."""
+    own = Sized(layers())
+    for index in range(2):
+        for parameter in own.layer(index).attn_global.key_update_predictor.parameters():
+            parameter.data.fill_(-1.0)  # Keys are never computed anew.
+    env = SpanControlEnv(layers=own, reward="task", chunks=2, ctx=32)
+    env.reset(seed=0)
+    episode = env.simulator._episode
+    assert episode is not None
+    caches: list[Any] = [None, None]
+    for chunk in range(2):
+        hidden = own.embed(episode.content[:, chunk])
+        for index in range(2):
+            outcome = own.layer(index).outcome(hidden, 9, cache=caches[index])
+            caches[index], hidden = outcome.cache, outcome.output
+        assert env.simulator.state.full_bits == own.bits(hidden, episode.content[:, chunk])
+        for action in (2, 0):
+            if chunk == 0:
+                env.step(action)
+
+
 def test_bits_are_the_mean_cross_entropy_of_the_targets():
     stack = BlockStack(BlockSizes(layers=1, dims=8, heads=2, ctx=16), torch.Generator())
     hidden = torch.randn(3, 16, 8, generator=torch.Generator().manual_seed(0))
@@ -318,14 +340,15 @@ class TestObservingThePreviousChunk:
 
     def test_nothing_of_a_chunk_but_its_first_token_is_known_before_it(self):
         class Late(Source):
-            """The same first token and chunks before, other tokens after."""
+            """The same first tokens, and others after them."""
 
             def __init__(self, last: int) -> None:
                 self._last = last
 
             def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
                 content = generator.integers(256, size=(chunks, ctx)).astype(np.uint8)
-                content[1, 1:] = (content[1, 1:].astype(int) + self._last) % 256
+                for chunk in (0, 1):
+                    content[chunk, 1:] = (content[chunk, 1:].astype(int) + self._last) % 256
                 return Stream(content, ("late",) * chunks)
 
         for observe, same in (("previous", True), ("current", False)):
@@ -333,8 +356,24 @@ class TestObservingThePreviousChunk:
                 SpanControlEnv(**TINY, source=Late(last), observe=observe, encoding="features")
                 for last in (0, 9)
             ]
+            assert np.array_equal(*(env.reset(seed=1)[0] for env in envs)) == same
+
+    def test_of_a_chunk_nothing_is_known_before_it(self):
+        class Last(Source):
+            """Chunks of noise, and a last one that is told."""
+
+            def __init__(self, last: int) -> None:
+                self._last = last
+
+            def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+                content = generator.integers(256, size=(chunks, ctx)).astype(np.uint8)
+                content[1] = self._last
+                return Stream(content, ("last",) * chunks)
+
+        for observe, same in (("previous", True), ("current", False)):
             seen = []
-            for env in envs:
+            for last in (0, 9):
+                env = SpanControlEnv(**TINY, source=Last(last), observe=observe)
                 env.reset(seed=1)
                 env.step(3)
                 seen.append(env.step(3)[0])

@@ -165,7 +165,7 @@ def test_resume_refuses_other_texts(
     manifest["content_sha256"]["train"]["code"] = "0" * 64
     (copied_run / "manifest.json").write_text(json.dumps(manifest))
     assert run_here(monkeypatch, "compare", "--resume", copied_run) == 2
-    assert "read other texts than this Python carries" in capsys.readouterr().err
+    assert "read other content than there is now" in capsys.readouterr().err
 
 
 def test_resume_keeps_what_is_finished(copied_run: Path, finished_run: tuple[Path, str]):

@@ -112,8 +112,9 @@ class TestShippedWeights:
     ):
         monkeypatch.setattr(pretraining, "_JUDGED_CHUNKS", 48)  # Of 256.
         found = judge(load_stack(name), RECIPES[name])
-        for action, loss in read_manifest(name)["bits_by_action"].items():
-            assert found[action] == pytest.approx(loss, rel=0.35, abs=0.1)
+        said = read_manifest(name)["bits_by_action"]
+        for action in ("0", min(said, key=said.__getitem__), "9"):
+            assert found[action] == pytest.approx(said[action], rel=0.3, abs=0.1)
 
     def test_together_they_are_small(self):
         assert sum(path.stat().st_size for path in shipped_weights().values()) < 5_000_000

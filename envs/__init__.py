@@ -7,7 +7,7 @@ from .check_vector_env import check_vector_env
 from .registration import ENVIRONMENTS, register_environments, settings_for
 from .rewards import Decided, Reward
 from .sb3_vec_env import SpanControlVecEnv
-from .settings import Parts, Settings
+from .settings import Parts, Settings, split_arguments
 from .simulator import Simulator, Step
 from .sources import Source, Stream
 from .span_control import SpanControlEnv
@@ -33,4 +33,5 @@ __all__ = [
     "check_vector_env",
     "register_environments",
     "settings_for",
+    "split_arguments",
 ]

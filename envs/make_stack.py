@@ -24,8 +24,18 @@ def make_stack(
         channels: Channels of the content's frames; 0 for bytes.
 
     Raises:
-        ValueError: Trained layers read bytes, and the content is frames.
+        ValueError: Layers are of other sizes than the settings say, or trained ones read bytes,
+            and the content is frames.
     """
+    if layers is not None:
+        modules = live_modules(layers)
+        widths = {each.dims for each in modules}
+        shortest = min(each.ctx for each in modules)
+        if (len(modules), widths) != (settings.layers, {settings.dims}) or shortest < settings.ctx:
+            raise ValueError(
+                f"layers do not go with the settings, which say layers={settings.layers}, "
+                f"dims={settings.dims}, ctx={settings.ctx}: make both by `split_arguments`"
+            )
     if isinstance(layers, Stack):
         return layers
     # Drawn on the CPU, so that every device runs the same weights.

@@ -57,6 +57,7 @@ def arguments_of(name: str) -> dict[str, Any]:
     Raises:
         ValueError: The id is unknown.
     """
+    name = full_id(name)
     if name not in ENVIRONMENTS:
         raise ValueError(f"environment {name!r} is unknown{did_you_mean(name, ENVIRONMENTS)}")
     return dict(ENVIRONMENTS[name])
@@ -66,7 +67,7 @@ def settings_for(name: str, arguments: Mapping[str, Any]) -> Settings:
     """Settings of an id, with arguments of one's own.
 
     Args:
-        name: A registered id.
+        name: A registered id; ``spangym/`` may be left out.
         arguments: Arguments to change.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -65,7 +66,9 @@ class Reward(ABC):
     price: float = 0.0
 
     def __init__(self, price: float = 0.0) -> None:
-        self.price = price
+        if not isinstance(price, int | float) or not 0 <= price < math.inf:
+            raise ValueError(f"price must be a number, at least 0 and finite, got {price!r}")
+        self.price = float(price)
 
     @abstractmethod
     def __call__(self, decided: Decided) -> Tensor:

@@ -29,7 +29,8 @@ class SpanControlVecEnv(VecEnv):
     Args:
         settings: What to run.
         lanes: How many streams.
-        parts: Objects of the user's own in place of named ones.
+        parts: Objects of the user's own in place of named ones; `split_arguments` makes both
+            settings and parts from the arguments that ``gym.make`` takes.
 
     Example:
         >>> env = SpanControlVecEnv(Settings(encoding="box", chunks=2), lanes=3)
@@ -166,7 +167,7 @@ class SpanControlVecEnv(VecEnv):
         return [False for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """None for every lane: there is nothing to draw yet."""
+        """None for every lane: a single one is drawn by `SpanControlEnv`."""
         return [None] * self.num_envs
 
 

@@ -11,6 +11,7 @@ import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,13 @@ from .rewards import REWARDS, Reward
 from .sources import SPLITS, Source
 from .stack import Stack
 from .weights import read_sizes
+
+_OBJECTS = {
+    "source": "a path, or a Source that is made",
+    "reward": "a Reward that is made",
+    "layers": "a list of IntegratedAttention",
+}
+"""What may be handed in to an environment instead of a name or a number."""
 
 OWN = "own"
 """Name of a source, a reward or layers that are an object of the user's."""
@@ -131,6 +139,12 @@ class Settings:
             self._check_weights()
         check_device(self.device)
 
+    @property
+    def full_keys(self) -> int:
+        """Query-key pairs of one pass of full attention, in layers that settings can name."""
+        named = self.weights and self.weights != OWN
+        return full_keys(self.ctx, read_sizes(self.weights).causal if named else False)
+
     def _check_weights(self) -> None:
         sizes = read_sizes(self.weights)
         for name in _SIZES:
@@ -208,6 +222,8 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[Settings, Parts]:
         objects["layers"] = layers
         named = {**_sizes_of(layers, named), **named, "layers": len(live_modules(layers))}
         named["weights"] = OWN
+    if isinstance(named.get("source"), Path):
+        named["source"] = str(named["source"])
     for name, kind in (("source", Source), ("reward", Reward)):
         if isinstance(named.get(name), kind):
             objects[name] = named[name]
@@ -257,12 +273,20 @@ def _sizes_of(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def full_keys(ctx: int, causal: bool) -> int:
+    """Query-key pairs of one pass of full attention over so many tokens."""
+    return ctx * (ctx + 1) // 2 if causal else ctx**2
+
+
 def _check_type(name: str, value: object, expected: type) -> None:
     number = {int: numbers.Integral, float: numbers.Real}.get(expected, expected)
     if not isinstance(value, number) or (isinstance(value, bool) and expected is not bool):
         plain = isinstance(value, str | int | float | bool | None)
         shown = repr(value) if plain else f"a {type(value).__name__}"
-        raise TypeError(f"{name} must be of type {expected.__name__}, got {shown}")
+        if isinstance(value, type):
+            shown = f"the class {value.__name__}"
+        besides = f", or {_OBJECTS[name]}" if name in _OBJECTS else ""
+        raise TypeError(f"{name} must be of type {expected.__name__}{besides}; got {shown}")
 
 
 def check_device(name: str) -> torch.device:

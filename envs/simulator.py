@@ -19,8 +19,8 @@ from .encodings import ENCODINGS
 from .make_stack import make_stack
 from .open_source import open_source
 from .rewards import REWARDS, Decided
-from .settings import OWN, Parts, Settings
-from .sources import check_stream, check_targets, next_tokens
+from .settings import OWN, Parts, Settings, full_keys
+from .sources import Stream, check_stream, check_targets, next_tokens
 from .state import Episode, Flattened, State, flatten
 
 _MEASURES = ("scale", "window", "span", "visited_keys", "focus_steps")
@@ -84,8 +84,8 @@ class Simulator:
     """
 
     def __init__(self, settings: Settings, lanes: int, parts: Parts = Parts()) -> None:  # noqa: B008
-        if lanes < 1:
-            raise ValueError(f"lanes must be at least 1, got {lanes}")
+        if not isinstance(lanes, int) or lanes < 1:
+            raise ValueError(f"lanes must be an integer, at least 1, got {lanes!r}")
         for name in ("source", "reward"):
             if getattr(settings, name) == OWN and getattr(parts, name) is None:
                 raise ValueError(
@@ -171,7 +171,7 @@ class Simulator:
             What came of it.
 
         Raises:
-            ValueError: The actions are not that.
+            ValueError: The actions are not that, or the layers put out NaN or infinite numbers.
             RuntimeError: The episode is over, or none has begun.
         """
         state = self.state
@@ -184,11 +184,16 @@ class Simulator:
         if layer + 1 == self.settings.layers:
             assert self._episode is not None
             following = self._enter(self._episode, following, chunk + 1)
-        self.position, self._state = self.position + 1, following
-        numbers = self._numbers(following, self.layer)
+        numbers = self._numbers(following, (layer + 1) % self.settings.layers)
         # The only copy to the host; float64 holds every count exactly.
         together = [numbers, passed.parts.double(), passed.measures]
         copied = torch.cat(together, dim=-1).cpu().numpy()
+        if not np.isfinite(copied).all():
+            raise ValueError(
+                f"layer {layer} of chunk {chunk} led to numbers that are not finite: look at its "
+                "weights, the reward and the source's frames"
+            )
+        self.position, self._state = self.position + 1, following
         self.milliseconds = (time.perf_counter() - started) * 1e3
         cuts = np.cumsum([numbers.shape[1], passed.parts.shape[1]])
         observed, reward_parts, measured = np.split(copied, cuts, axis=1)
@@ -207,7 +212,7 @@ class Simulator:
             RuntimeError: The episode is over, or none has begun.
         """
         if self.position == self.end or self._state is None:
-            raise RuntimeError("the episode is over: call reset() first")
+            raise RuntimeError("no episode is running: call reset() first")
         return self._state
 
     def decide(self, state: State, index: int, actions: Tensor) -> Passed:
@@ -243,8 +248,13 @@ class Simulator:
             assert state.full_bits is not None
             excess = self.stack.bits(hidden, state.targets) - state.full_bits
         ctx = self.settings.ctx
-        full_keys = ctx * (ctx + 1) // 2 if layer.options.causal else ctx**2
-        parts = self.reward(Decided(outcome, index, layers, full_keys, excess))
+        pairs = full_keys(ctx, layer.options.causal)
+        parts = self.reward(Decided(outcome, index, layers, pairs, excess))
+        if not isinstance(parts, Tensor):
+            raise ValueError(
+                f"reward {type(self.reward).__name__} must give a tensor, it gave a "
+                f"{type(parts).__name__}"
+            )
         if parts.shape != (len(state.hidden), len(self.reward.parts)):
             raise ValueError(
                 f"reward {type(self.reward).__name__} gave shape {tuple(parts.shape)}; it must be "
@@ -290,7 +300,7 @@ class Simulator:
         Raises:
             ValueError: It is of other settings or lanes.
         """
-        given, own = state_dict["of"], self._identity()
+        given, own = state_dict.get("of", {}), self._identity()
         for name, value in own.items():
             if given.get(name) != value:
                 raise ValueError(
@@ -326,6 +336,11 @@ class Simulator:
         streams = [self.source.stream(each, chunks, settings.ctx) for each in generators]
         channels, classes = self.source.channels, self.stack.classes
         for stream in streams:
+            if not isinstance(stream, Stream):
+                raise ValueError(
+                    f"source {type(self.source).__name__} must give a Stream, it gave a "
+                    f"{type(stream).__name__}"
+                )
             try:
                 check_stream(stream, chunks, settings.ctx, channels)
                 if self.reward.needs_task:

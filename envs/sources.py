@@ -258,6 +258,8 @@ def check_stream(stream: Stream, chunks: int, ctx: int, channels: int) -> None:
         ValueError: The message says what would be right.
     """
     content, size = stream.content, (chunks, ctx, channels) if channels else (chunks, ctx)
+    if not isinstance(content, np.ndarray):
+        raise ValueError(f"content must be a NumPy array, it is a {type(content).__name__}")
     if content.shape != size or len(stream.kinds) != chunks:
         raise ValueError(
             f"content must have shape {size} and {chunks} kinds, it has {content.shape} and "
@@ -267,6 +269,8 @@ def check_stream(stream: Stream, chunks: int, ctx: int, channels: int) -> None:
     if not np.issubdtype(content.dtype, wanted):
         what = "floating frames" if channels else "bytes, integers in 0..255"
         raise ValueError(f"content must be {what}, it is {content.dtype}")
+    if channels and not np.isfinite(content).all():
+        raise ValueError("content must be finite numbers, it holds NaN or infinite ones")
     if not channels and not 0 <= content.min() <= content.max() <= 255:
         raise ValueError(
             f"content must be bytes, integers in 0..255, it is in {content.min()}..{content.max()}"
@@ -283,8 +287,8 @@ def check_targets(stream: Stream, classes: int) -> None:
     if targets is None:
         if content.ndim > 2 or classes != BYTES:
             raise ValueError(
-                f"it must say what is to be predicted: the layers tell {classes} classes apart, "
-                "which next bytes are only for 256"
+                f"its streams have no targets, and the layers tell {classes} classes apart, not "
+                "next bytes: give it targets, or use another reward than 'task' or other layers"
             )
         return
     fits = targets.shape == content.shape[:2] and np.issubdtype(targets.dtype, np.int64)

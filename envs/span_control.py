@@ -110,7 +110,8 @@ class SpanControlEnv(gym.Env[Any, Any]):
     Those of `spangym.envs.Settings`, all optional, by keyword. In place of names, ``source`` takes
     a `spangym.envs.Source`, ``reward`` a `spangym.envs.Reward`, and ``layers`` a sequence of
     `spangym.attention.IntegratedAttention`, or a `spangym.envs.Stack` of them: used as they are, on
-    their device, live while they train. ``render_mode`` is ``ansi`` or ``rgb_array``. ``timing``
+    their device, live while they train. Layers take the place of weights; a reward brings its own
+    price. ``render_mode`` is ``ansi`` or ``rgb_array``. ``timing``
     adds the wall time of a step to ``info`` (off, since Gymnasium's checker wants equal infos for
     equal seeds).
 

@@ -76,7 +76,7 @@ class Stack(nn.Module, ABC):
         Raises:
             NotImplementedError: The stack was trained on no task.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has classes, but no bits()")
 
 
 class BareStack(Stack):

@@ -116,9 +116,7 @@ def _read_version(path: Path, *_: int) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             return json.loads(file.metadata()[_MANIFEST])
     except (SafetensorError, OSError, TypeError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"weights {str(path)!r} are none that `spangym pretrain` wrote: {_in_a_line(error)}"
-        ) from error
+        raise ValueError(f"weights {str(path)!r} are none that `spangym pretrain` wrote") from error
 
 
 def _in_a_line(error: Exception) -> str:

@@ -110,14 +110,14 @@ def conclude(
 
 def notes(study: Study, failed: Mapping[str, str]) -> list[str]:
     """What has to be known to read the table."""
-    arguments = study.environment.arguments
-    ctx, longest = arguments["ctx"], min(arguments["max_span"], arguments["max_dist"])
+    settings = study.judging(study.entries()[-1])
+    longest, full = min(settings.max_span, settings.max_dist), settings.full_keys
     return [
         "mean return ± half of the 95 % interval over training seeds (Student's t); a fixed span "
         "has nothing to train, so it is evaluated once",
         "score: random 0, best fixed span 1",
         f"mean span in tokens, of {longest} at most; visited keys a decision, all its passes "
-        f"together, where one pass of full attention visits {ctx**2:,}; seconds a trial",
+        f"together, where one pass of full attention visits {full:,}; seconds a trial",
         *(f"failed: {name}: {error}" for name, error in failed.items()),
     ]
 

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from ..attention.hints import did_you_mean
 from ..envs import Settings, settings_for
 from ..envs.open_source import SOURCES
+from ..envs.registration import full_id
 from ..envs.weights import shipped_weights
 from .errors import UserError
 from .studies import (
@@ -169,7 +170,7 @@ def _resolve_environment(entry: EnvironmentEntry) -> EnvironmentEntry:
         if settings[name] and settings[name] not in shipped:
             # A run is gone on with from any folder.
             settings[name] = str(Path(settings[name]).resolve())
-    return EnvironmentEntry(entry.id, settings)
+    return EnvironmentEntry(full_id(entry.id), settings)
 
 
 def judging(study: Study, entry: AgentEntry) -> Settings:

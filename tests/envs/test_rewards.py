@@ -1,5 +1,7 @@
 """Rewards and their parts, and what the layers are that earn them."""
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,15 @@ import torch
 from torch import Tensor
 
 from spangym.attention import FocusAttention, IntegratedAttention
-from spangym.envs import Decided, Reward, SpanControlEnv, SpanControlVecEnv, Stack, settings_for
+from spangym.envs import (
+    Decided,
+    Reward,
+    SpanControlEnv,
+    SpanControlVecEnv,
+    Stack,
+    settings_for,
+    split_arguments,
+)
 from spangym.envs.rewards import REWARDS
 from spangym.envs.sources import NO_TARGET, NoiseSource, Source, Stream
 from spangym.envs.stack import BlockSizes, BlockStack
@@ -188,11 +198,12 @@ def test_a_stack_of_ones_own_has_a_task():
         ({"weights": "own"}, "stand for layers that are handed in"),
         ({"source": "own"}, "stands for an object that is handed in"),
         ({"reward": "own"}, "stands for an object that is handed in"),
-        ({"layers": 2.5}, "layers must be of type int, got 2.5"),
-        ({"layers": torch.nn.Linear(2, 2)}, "layers must be of type int, got a Linear"),
-        ({"layers": layers(), "ctx": "3"}, "ctx must be of type int, got '3'"),
+        ({"layers": 2.5}, "layers must be of type int, or a list of IntegratedAttention; got 2.5"),
+        ({"layers": torch.nn.Linear(2, 2)}, "or a list of IntegratedAttention; got a Linear"),
+        ({"layers": layers(), "ctx": "3"}, "ctx must be of type int; got '3'"),
         ({"source": "text", "weights": "sparsity", "reward": "task"}, "tell 4 classes apart"),
-        ({"reward": ShortSpan}, "reward must be of type str"),
+        ({"reward": ShortSpan}, "or a Reward that is made; got the class ShortSpan"),
+        ({"source": Ramp}, "or a Source that is made; got the class Ramp"),
     ],
 )
 def test_what_does_not_go_together_is_refused(arguments: dict[str, Any], message: str):
@@ -285,6 +296,45 @@ def test_actions_of_any_integers(kind: type[np.integer[Any]]):
     given.flags.writeable = False
     infos = env.step(given)[3]
     assert infos[0]["span"] > infos[2]["span"]
+
+
+def test_numbers_that_are_not_finite_are_an_error():
+    own = layers()
+    env = SpanControlEnv(layers=own, chunks=2)
+    env.reset(seed=0)
+    env.step(3)
+    with torch.no_grad():
+        own[1].projection.weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="layer 1 of chunk 0 led to numbers that are not finite"):
+        env.step(3)
+    frames = Wrong(np.full((3, 32, 5), np.nan, np.float32))
+    frames.channels = 5
+    with pytest.raises(ValueError, match="content must be finite numbers"):
+        SpanControlEnv(**{**TINY, "chunks": 2}, source=frames).reset(seed=0)
+
+
+def test_a_price_is_no_less_than_nothing():
+    for price in (-1, float("nan"), "a"):
+        with pytest.raises(ValueError, match="price must be a number, at least 0 and finite"):
+            ShortSpan(price=price)  # pyright: ignore[reportArgumentType]
+
+
+def test_layers_in_many_lanes_and_those_that_do_not_go_with_the_settings():
+    arguments = {"layers": layers(), "source": Ramp(), "reward": ShortSpan(), "chunks": 1}
+    settings, parts = split_arguments(arguments)
+    env = SpanControlVecEnv(settings, 3, parts)
+    env.seed(0)
+    env.reset()
+    assert env.step(np.array([1, 2, 3]))[3][0]["source"] == "ramp"
+    for change in ({"layers": 3}, {"dims": 32}, {"ctx": 64}):
+        with pytest.raises(ValueError, match="layers do not go with the settings"):
+            SpanControlVecEnv(dataclasses.replace(settings, **change), 3, parts)
+
+
+def test_paths_name_sources(tmp_path: Path):
+    (tmp_path / "a.txt").write_text("text " * 100)
+    env = SpanControlEnv(**TINY, source=tmp_path / "a.txt")
+    assert env.reset(seed=0)[1] == {"source": "a.txt"}
 
 
 class TestRefresh:

@@ -186,7 +186,11 @@ def test_a_bad_action_is_an_error(action: float):
         ({"encoding": "boxx"}, ValueError, "did you mean 'box'?"),
         ({"reward": "x"}, ValueError, "known are: attention, own, quality, task"),
         ({"layers": 0}, ValueError, "layers must be at least 1"),
-        ({"layers": "2"}, TypeError, "layers must be of type int, got '2'"),
+        (
+            {"layers": "2"},
+            TypeError,
+            "layers must be of type int, or a list of IntegratedAttention; got '2'",
+        ),
         ({"layers": True}, TypeError, "layers must be of type int"),
         ({"groups": 5}, ValueError, "groups must divide dims"),
         ({"price": -1.0}, ValueError, "price must be at least 0"),

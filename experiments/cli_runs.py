@@ -120,6 +120,10 @@ def validate(
     exactly = "all" if exact == total else f"{exact} of them"
     print(f"{total - failed} of {total} episodes are reproduced, {exactly} to the bit")
     if failed:
+        then, now = run.manifest(), make_manifest(study, sys.argv, 1)
+        for name, what in (("content_sha256", "content"), ("weights_sha256", "weights")):
+            if then.get(name) != now[name]:
+                print(f"the run was made with other {what} than there are now")
         raise typer.Exit(1)
 
 

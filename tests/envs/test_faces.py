@@ -94,7 +94,7 @@ def test_seeds_of_lanes():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: SpanControlVectorEnv(0), "lanes must be at least 1, got 0"),
+        (lambda: SpanControlVectorEnv(0), "lanes must be an integer, at least 1, got 0"),
         (
             lambda: SpanControlVectorEnv(2, render_mode="ansi"),  # pyright: ignore[reportArgumentType]
             "None for many lanes",

@@ -123,7 +123,7 @@ def validate(
         then, now = run.manifest(), make_manifest(study, sys.argv, 1)
         for name, what in (("content_sha256", "content"), ("weights_sha256", "weights")):
             if then.get(name) != now[name]:
-                print(f"the run was made with other {what} than there are now")
+                print(f"the run was made with other {what}, see its manifest.json")
         raise typer.Exit(1)
 
 

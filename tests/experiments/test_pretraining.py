@@ -239,7 +239,7 @@ def test_a_run_with_weights_and_content_of_ones_own(
     (tmp_path / "own.txt").write_text("hgfedcba" * 100)
     done = runner.invoke(app, ["validate", "../run"])
     assert done.exit_code == 1
-    assert done.output.endswith("the run was made with other content than there is now\n")
+    assert done.output.endswith("the run was made with other content, see its manifest.json\n")
     (tmp_path / "own.txt").write_text("abcdefgh" * 100)
     (tmp_path / "own.safetensors").write_bytes(to_bytes(trained, {"another": 1}))
     for command, said in (

@@ -104,6 +104,10 @@ class Simulator:
         self.encoding = ENCODINGS[settings.encoding](
             settings.dims, settings.layers, settings.groups, settings.lags, settings.layer_index
         )
+        self.action_space = (
+            spaces.MultiDiscrete([ACTIONS, 2, 2]) if settings.refresh else spaces.Discrete(ACTIONS)
+        )
+        """Space of one lane's action."""
         self.milliseconds = 0.0
         """Wall time of the last step, all lanes together."""
         self.position = self.end = settings.chunks * settings.layers
@@ -116,13 +120,6 @@ class Simulator:
     def layers(self) -> list[Any]:
         """The live layers."""
         return [*self.stack.layers]
-
-    @property
-    def action_space(self) -> spaces.Discrete | spaces.MultiDiscrete:
-        """Space of one lane's action."""
-        if self.settings.refresh:
-            return spaces.MultiDiscrete([ACTIONS, 2, 2])
-        return spaces.Discrete(ACTIONS)
 
     @property
     def layer(self) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..attention.options import SpanOptions
 from ..attention.spans import SoftEdge, Spans
-from .settings import Settings
+from .settings import Settings, full_keys
 from .sheet import FAINT, Sheet
 
 RENDER_MODES = ("ansi", "rgb_array")
@@ -133,10 +133,8 @@ class Picture:
 
     def after(self, reward: float, info: Mapping[str, Any]) -> Picture:
         """The picture after one more step."""
-        ctx = self.settings.ctx
-        causal = self.options[info["layer"]].causal
-        full_keys = ctx * (ctx + 1) // 2 if causal else ctx**2
-        band = Band(info["window"], info["span"], reward, info["visited_keys"] / full_keys)
+        pairs = full_keys(self.settings.ctx, self.options[info["layer"]].causal)
+        band = Band(info["window"], info["span"], reward, info["visited_keys"] / pairs)
         return dataclasses.replace(self, source=info["source"], bands=(*self.bands, band))
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,7 +1,9 @@
-"""Every kernel ainversest the definition, written out here query by query in float64."""
+"""Every kernel against the definition, written out here query by query in float64."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from spangym.attention import Spans
-from spangym.attention.kernels import Kernel, cpu, flex, reference
+from spangym.attention.kernels import Attended, Kernel, cpu, cpu_dense, flex, reference
 from spangym.attention.spans import SoftEdge
 
 pytestmark = [
@@ -27,12 +29,20 @@ def _eager_flex() -> Iterator[None]:
         yield
 
 
+def windows(*tensors: Any, **others: Any) -> Attended:
+    """The CPU kernel, its windows cut however short the sequence is."""
+    with mock.patch.object(cpu_dense, "MOST_PAIRS", 0):
+        return cpu.attend(*tensors, **others)
+
+
 KERNELS = pytest.mark.parametrize(
-    "attend", [cpu.attend, reference.attend, flex.attend], ids=["cpu", "reference", "flex"]
+    "attend",
+    [cpu.attend, windows, reference.attend, flex.attend],
+    ids=["cpu", "windows", "reference", "flex"],
 )
 # FlexAttention has no gradients on the CPU.
 DIFFERENTIABLE = pytest.mark.parametrize(
-    "attend", [cpu.attend, reference.attend], ids=["cpu", "reference"]
+    "attend", [cpu.attend, windows, reference.attend], ids=["cpu", "windows", "reference"]
 )
 
 
@@ -147,6 +157,13 @@ def cases(draw: st.DrawFn, dtype: torch.dtype = torch.float32) -> Case:
     return Case(q, k, k if draw(st.booleans()) else v, spans, masks[kind], inverse)
 
 
+def plain_or_not(dtype: torch.dtype = torch.float32) -> st.SearchStrategy[Case]:
+    """Half of them with neither mask nor edge: so the trained environments are."""
+    return cases(dtype) | cases(dtype).map(
+        lambda case: replace(case, mask=None, spans=replace(case.spans, edge=None))
+    )
+
+
 def _lengths(lanes: int, tokens: int) -> st.SearchStrategy[Tensor]:
     each = st.integers(0, tokens)
     return st.lists(each, min_size=lanes, max_size=lanes).map(torch.tensor)
@@ -154,7 +171,7 @@ def _lengths(lanes: int, tokens: int) -> st.SearchStrategy[Tensor]:
 
 @KERNELS
 @settings(max_examples=60, deadline=None)
-@given(case=cases())
+@given(case=plain_or_not())
 def test_one_pass_equals_the_definition(attend: Kernel, case: Case):
     got = attend(
         case.q,
@@ -225,7 +242,7 @@ def test_blocks_of_windows_are_joined_in_order(generator: torch.Generator):
 
 @DIFFERENTIABLE
 @settings(max_examples=25, deadline=None)
-@given(case=cases(torch.float64), steps=st.sampled_from([1, 3]))
+@given(case=plain_or_not(torch.float64), steps=st.sampled_from([1, 3]))
 def test_gradients_equal_those_of_the_definition(attend: Kernel, case: Case, steps: int):
     """The soft span's and an additive mask's among them."""
     weight = torch.randn(case.q.shape, generator=torch.Generator().manual_seed(0))
@@ -282,9 +299,9 @@ def test_other_types_and_lanes_that_are_off(
 
 @KERNELS
 @settings(max_examples=20, deadline=None)
-@given(case=cases())
-def test_a_lane_has_the_same_bits_alone(attend: Kernel, case: Case):
-    arguments = {"steps": 3, "inverse_temperature": case.inverse}
+@given(case=plain_or_not(), steps=st.sampled_from([1, 3]))
+def test_a_lane_has_the_same_bits_alone(attend: Kernel, case: Case, steps: int):
+    arguments = {"steps": steps, "inverse_temperature": case.inverse}
     together = attend(case.q, case.k, case.v, case.spans, mask=case.mask, **arguments)
     for lane in range(len(case.q)):
         one = slice(lane, lane + 1)
@@ -297,13 +314,69 @@ def test_a_lane_has_the_same_bits_alone(attend: Kernel, case: Case):
             case.k[one] if case.v is case.k else case.v[one],
             case.spans.of_lane(lane),
             mask=mask,
-            steps=3,
+            steps=steps,
             inverse_temperature=case.inverse[one],
         )
-        if attend is cpu.attend:
+        if attend in (cpu.attend, windows):
             assert torch.equal(together.output[one], alone.output)
         else:  # A batched matrix product may round otherwise.
             torch.testing.assert_close(together.output[one], alone.output)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("queries", [256, 257])
+def test_the_ways_of_the_cpu_agree_where_they_meet(
+    queries: int, causal: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+):
+    whole = mock.Mock(wraps=cpu_dense.attend)
+    monkeypatch.setattr(cpu_dense, "attend", whole)
+    q = torch.randn(3, 2, queries, 8, generator=generator)
+    k = torch.randn(3, 2, 256, 8, generator=generator)
+    spans = Spans(torch.tensor([4, 1, 90]), torch.tensor([6, 0, 120]), causal=causal)
+    inverse = torch.tensor([0.5, 1.0, 1.5])
+    got = cpu.attend(q, k, k, spans, inverse_temperature=inverse)
+    assert whole.called == (queries == 256)
+    for other in (windows, reference.attend):
+        expected = other(q, k, k, spans, inverse_temperature=inverse)
+        torch.testing.assert_close(got.output, expected.output, rtol=1e-4, atol=1e-5)
+        assert torch.equal(got.passes, expected.passes)
+
+
+def test_sequences_are_scored_whole_where_it_is_possible_and_faster():
+    q, spans = torch.zeros(2, 1, 8, 4), Spans(torch.tensor([4, 4]), torch.tensor([4, 4]))
+    long = torch.zeros(2, 1, cpu_dense.MOST_PAIRS // 8 + 1, 4)
+    edge = replace(spans, edge=SoftEdge(spans.span, 2))
+    assert cpu_dense.takes(q, q, spans, None, 1)
+    assert not cpu_dense.takes(q, long, spans, None, 1)
+    assert not cpu_dense.takes(q, q[:, :, :0], spans, None, 1)
+    assert not cpu_dense.takes(q, q, spans, None, 2)
+    assert not cpu_dense.takes(q, q, edge, None, 1)
+    padded = replace(spans, key_lengths=torch.tensor([8, 3]))
+    assert not cpu_dense.takes(q, q, padded, None, 1)
+    assert not cpu_dense.takes(q, q, spans, torch.ones(8, 8, dtype=torch.bool), 1)
+    assert not cpu_dense.takes(q.bfloat16(), q.bfloat16(), spans, None, 1)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_lane_among_many_has_the_same_bits_alone(threads: int, generator: torch.Generator):
+    """So many that they are masked block by block, at the size of trained environments."""
+    lanes, before = 100, torch.get_num_threads()
+    q, k, v = torch.randn(3, lanes, 128, 4, 8, generator=generator).transpose(2, 3)
+    scale = torch.rand(lanes, generator=generator).where(torch.arange(lanes) % 7 > 0, 0)
+    spans = replace(Spans.from_scale(scale, win_size=16, max_span=144), causal=True)
+    inverse = 0.5 + torch.rand(lanes, generator=generator)
+    torch.set_num_threads(threads)
+    try:
+        many = cpu.attend(q, k, v, spans, inverse_temperature=inverse)
+        for lane in range(lanes):
+            one = slice(lane, lane + 1)
+            alone = cpu.attend(
+                q[one], k[one], v[one], spans.of_lane(lane), inverse_temperature=inverse[one]
+            )
+            assert torch.equal(many.output[one], alone.output)
+            assert (scale[lane] > 0) == alone.output.any()
+    finally:
+        torch.set_num_threads(before)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,9 +1,9 @@
-"""The seam between layers and agents: whatever has these two methods can control a layer's span."""
+"""The seam between layers and agents: what can control a layer's span."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -61,3 +61,63 @@ class StoredController(SpanController, Protocol):
             ValueError: It does not fit.
         """
         ...
+
+
+@runtime_checkable
+class TensorController(Protocol):
+    """Decides for all lanes at once where the tensors are, and never learns in the layer.
+
+    `spangym.attention.load_controller` gives one; so is a module of the user's with these methods.
+    Nothing is copied to the host, and a pass may ask twice.
+    """
+
+    @property
+    def observes(self) -> Literal["current", "previous"]:
+        """What a decision is made from.
+
+        The ``current`` input, or the ``previous`` one of the stream, which the layer's cache holds;
+        where there is none, the first token.
+        """
+        ...
+
+    def observe(
+        self, features: Tensor, local_input: Tensor, lengths: Tensor | None = None
+    ) -> Tensor:
+        """What is to be known of an input for a decision.
+
+        Args:
+            features: Its means and variances, shape (lanes, 2 * dims), detached.
+            local_input: The layer's normalised input, shape (lanes, tokens, dims), detached.
+            lengths: Tokens of each lane that are no padding, shape (lanes,); all if None.
+
+        Returns:
+            Lanes first.
+        """
+        ...
+
+    def actions(self, observed: Tensor) -> Tensor:
+        """Decide.
+
+        Args:
+            observed: What `observe` gave.
+
+        Returns:
+            Actions in 0..9, integers of shape (lanes,), on the same device.
+        """
+        ...
+
+    def check(self, dims: int, action_scale: str) -> None:
+        """Refuse a layer that this cannot decide for; called as it is assigned.
+
+        Args:
+            dims: Width of the layer.
+            action_scale: What its actions are shares of: ``relative`` or ``absolute``.
+
+        Raises:
+            ValueError: The message says why.
+        """
+        ...
+
+
+Controller = SpanController | TensorController
+"""What may be a layer's ``refiner``."""

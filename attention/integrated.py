@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, MutableMapping
-from typing import Any, Literal, TypeGuard, get_args
+from typing import Any, Literal, TypeGuard, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from .adaptive_update import AdaptiveUpdateAttention, KeyValueCache
-from .controllers import SpanController, StoredController
+from .controllers import Controller, SpanController, StoredController, TensorController
 from .hints import did_you_mean
 from .inputs import Inputs, check_values
-from .metrics import state_ids
+from .metrics import features, state_ids
 from .multi_head import MultiHeadAttention
 from .options import SpanOptions, check_sizes
-from .outcome import LayerCache, Outcome
+from .outcome import LayerCache, Outcome, check_cache
 from .sliding_window import FOCUS_STEPS, SlidingWindowAttention
 from .spans import ACTIONS
 from .temperature import Sharpen
-from .two_path import Decision, TwoPathAttention
+from .two_path import Decision, Observable, TwoPathAttention
 
 ActionScale = Literal["relative", "absolute"]
 
@@ -44,7 +44,10 @@ class IntegratedAttention(TwoPathAttention):
     of the lane's normalised input. In train mode it also learns, from the quality of the local
     output and the state id of that output (the original's bootstrap); in eval mode it is asked for
     its ``greedy_action``, if it has one. What it has learnt is saved
-    with the layer (`spangym.attention.StoredController`).
+    with the layer (`spangym.attention.StoredController`). A `spangym.attention.TensorController`,
+    as `spangym.attention.load_controller` gives, decides for all lanes on their device instead, in
+    train and in eval mode, and learns nothing. One that was trained to see what it decides on reads
+    all of its input, in a causal layer too.
 
     Cross-attention and causality are explained at `TwoPathAttention`.
 
@@ -77,7 +80,7 @@ class IntegratedAttention(TwoPathAttention):
         focus_steps: Most passes of iterative focus, at least 1.
         shifted_heads: How many local heads take the key of the token before, so that they can
             continue what was seen before: see `SlidingWindowAttention`.
-        refiner: Controller of the span, any `SpanController`.
+        refiner: Controller of the span, any `SpanController` or `TensorController`.
         generator: Source of the initial weights; torch's default generator if None.
 
     Raises:
@@ -97,6 +100,7 @@ class IntegratedAttention(TwoPathAttention):
     """
 
     attn_global: AdaptiveUpdateAttention
+    _decides_on_device = False
 
     def __init__(
         self,
@@ -117,7 +121,7 @@ class IntegratedAttention(TwoPathAttention):
         local_projections: bool = False,
         focus_steps: int = FOCUS_STEPS,
         shifted_heads: int = 0,
-        refiner: SpanController | None = None,
+        refiner: Controller | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         options = SpanOptions(
@@ -158,7 +162,7 @@ class IntegratedAttention(TwoPathAttention):
         temp_scale: float = 0.01,
         *,
         sharpen: bool = True,
-        refiner: SpanController | None = None,
+        refiner: Controller | None = None,
         generator: torch.Generator | None = None,
     ) -> IntegratedAttention:
         """The layer as it was, defects and all: see `spangym.attention.original`.
@@ -205,7 +209,9 @@ class IntegratedAttention(TwoPathAttention):
         lengths: Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor | None:
-        """Ask the refiner for the actions of the coming pass; copies to the host.
+        """Ask the refiner for the actions of the coming pass.
+
+        That copies to the host, but for a `TensorController`.
 
         Args:
             x: Shape (lanes, tokens, dims).
@@ -267,7 +273,7 @@ class IntegratedAttention(TwoPathAttention):
         return self._run(inputs, cache, return_stats, Decision(share, absolute, refresh))
 
     def _step(self, inputs: Inputs, cache: LayerCache | None, return_stats: bool) -> Outcome:
-        if self.refiner is None:
+        if self.refiner is None or self._tensor_controller is not None:
             return self._run(inputs, cache, return_stats)
         if torch._C._current_graph_task_id() != -1 and not self._is_greedy:
             raise RuntimeError(
@@ -286,22 +292,28 @@ class IntegratedAttention(TwoPathAttention):
         """Have the refiner learn what its decisions led to; copies to the host.
 
         `forward` and `step` do so in train mode. After `outcome` it is for the caller to do, say
-        under gradient checkpointing.
+        under gradient checkpointing. A `TensorController` learns nothing.
 
         Args:
             outcome: What came of them.
             action: The decisions, integers of shape (lanes,), of `decide`.
         """
-        if self.refiner is None:
+        if self.refiner is None or self._tensor_controller is not None:
             return
         rewards = outcome.reward.tolist()
         decisions = (outcome.state, action.tolist(), rewards, outcome.next_state)
+        refiner = cast(SpanController, self.refiner)
         for decision in zip(*decisions, strict=True):
-            self.refiner.update(*decision)
+            refiner.update(*decision)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "refiner":
             _check_refiner(value)
+            refiner: object = value
+            # Looked at once: to compare with a protocol takes longer than many a decision.
+            self._decides_on_device = isinstance(refiner, TensorController)
+            if isinstance(refiner, TensorController):
+                refiner.check(self.dims, self.action_scale)
             # A module that controlled the layer before is no longer part of it.
             self._modules.pop(name, None)
         super().__setattr__(name, value)
@@ -370,6 +382,13 @@ class IntegratedAttention(TwoPathAttention):
 
     def _asked(self, inputs: Inputs, cache: LayerCache | None) -> Tensor:
         """The refiner's actions."""
+        controller = self._tensor_controller
+        if controller is not None:
+            local_input = self.ln_a(inputs.x).detach()
+            observable = Observable(
+                features(local_input, inputs.lengths), local_input, inputs.lengths
+            )
+            return controller.actions(self._observed(controller, observable, cache))
         states = state_ids(self.features(inputs.x, lengths=inputs.lengths, cache=cache))
         name = "greedy_action" if self._is_greedy else "choose_action"
         chosen = [getattr(self.refiner, name)(state) for state in states]
@@ -381,6 +400,33 @@ class IntegratedAttention(TwoPathAttention):
         if not set(actions) <= set(range(ACTIONS)):
             raise ValueError(f"refiner must choose actions in 0..{ACTIONS - 1}, chose {chosen}")
         return torch.tensor(actions, device=inputs.x.device)
+
+    def _own_decision(self, observable: Observable, cache: LayerCache | None) -> Decision:
+        controller = self._tensor_controller
+        if controller is None:
+            return Decision()
+        actions = controller.actions(self._observed(controller, observable, cache))
+        return Decision(*self._share(observable.local_input, actions))
+
+    def _observed(
+        self, controller: TensorController, observable: Observable, cache: LayerCache | None
+    ) -> Tensor:
+        """What a decision is made from."""
+        if controller.observes == "current":
+            return controller.observe(*observable)
+        if cache is not None:
+            check_cache(cache, len(observable.local_input), self.dims)
+            if cache.observed is not None:
+                return cache.observed
+        # Where there is no pass before, the first token, which every token may know of.
+        first = observable.local_input[:, :1]
+        return controller.observe(features(first), first)
+
+    def _to_remember(self, observable: Observable) -> Tensor | None:
+        controller = self._tensor_controller
+        if controller is None or controller.observes == "current":
+            return None
+        return controller.observe(*observable)
 
     def _share(self, x: Tensor, action: Tensor | int | None) -> tuple[Tensor | None, bool]:
         """The action as a share of the span, (lanes,), and whether it is of the longest span.
@@ -405,6 +451,11 @@ class IntegratedAttention(TwoPathAttention):
         return (actions / (ACTIONS - 1)).clamp(0, 1).expand(len(x)), absolute
 
     @property
+    def _tensor_controller(self) -> TensorController | None:
+        """The refiner, if it decides for all lanes on their device."""
+        return cast(TensorController, self.refiner) if self._decides_on_device else None
+
+    @property
     def _is_greedy(self) -> bool:
         """Whether the refiner is asked what it thinks best, which changes nothing."""
         return not self.training and hasattr(self.refiner, "greedy_action")
@@ -418,7 +469,7 @@ class IntegratedAttention(TwoPathAttention):
 def _check_refiner(refiner: object) -> None:
     if isinstance(refiner, type):
         raise TypeError(f"refiner is the class {refiner.__name__}; it must be made: call the class")
-    if refiner is not None and not isinstance(refiner, SpanController):
+    if refiner is not None and not isinstance(refiner, SpanController | TensorController):
         raise TypeError(
             "refiner must have the methods choose_action(state) and update(state, action, reward, "
             f"next_state), {type(refiner).__name__} has not"

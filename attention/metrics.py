@@ -88,7 +88,7 @@ def pool(features: Tensor, groups: int) -> Tensor:
     return features.unflatten(-1, (2 * groups, -1)).mean(-1)
 
 
-def lag_correlations(x: Tensor, buckets: int) -> Tensor:
+def lag_correlations(x: Tensor, buckets: int, lengths: Tensor | None = None) -> Tensor:
     """How much tokens resemble those some tokens before: the highest of each bucket of lags.
 
     The correlation at lag ``k`` is the mean cosine of ``x_t`` and ``x_(t-k)``. Bucket 0 is lag 1,
@@ -98,6 +98,7 @@ def lag_correlations(x: Tensor, buckets: int) -> Tensor:
     Args:
         x: Shape (lanes, tokens, dims).
         buckets: Number of buckets, at least 1.
+        lengths: Tokens of each lane that are no padding, shape (lanes,); all if None.
 
     Returns:
         Shape (lanes, buckets), in [-1, 1], at least float32; 0 for a bucket beyond the sequence.
@@ -111,21 +112,29 @@ def lag_correlations(x: Tensor, buckets: int) -> Tensor:
     unit = torch.nn.functional.normalize(
         x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1
     ).transpose(-1, -2)
+    if lengths is not None:
+        unit = torch.where(real_tokens(tokens, lengths)[:, None], unit, 0)
     # Twice the length, lest the end be correlated with the beginning.
     spectrum = torch.view_as_real(torch.fft.rfft(unit, n=2 * tokens)).square().sum(-1)
     sums = torch.fft.irfft(spectrum.sum(-2), n=2 * tokens)[..., :tokens]
-    means = sums / torch.arange(tokens, 0, -1, device=x.device)
+    pairs = torch.arange(tokens, 0, -1, device=x.device)
+    if lengths is None:
+        means = sums / pairs
+    else:
+        pairs = pairs - tokens + lengths[:, None]
+        means = torch.where(pairs > 0, sums / pairs, -torch.inf)
     ends = [2**bucket + 1 for bucket in range(buckets - 1)] + [tokens]
     starts = [1, *ends[:-1]]
-    return torch.stack(
+    highest = torch.stack(
         [
-            means[..., start:end].amax(-1).clamp(-1, 1)
+            means[..., start:end].amax(-1)
             if start < min(end, tokens)
             else means.new_zeros(means.shape[:-1])
             for start, end in zip(starts, ends, strict=True)
         ],
         dim=-1,
     )
+    return torch.where(highest == -torch.inf, 0, highest).clamp(-1, 1)
 
 
 def digits(features: Tensor) -> Tensor:

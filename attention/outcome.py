@@ -19,11 +19,14 @@ class LayerCache:
         key_value: Keys and values of the global path; None if it keeps none.
         global_mean: Mean of the global output, shape (lanes, dims).
         features: Features of the local path's input, shape (lanes, 2 * dims).
+        observed: What a `TensorController` that decides from the previous pass observed of it,
+            lanes first; None without one.
     """
 
     key_value: KeyValueCache | None
     global_mean: Tensor
     features: Tensor
+    observed: Tensor | None = None
 
 
 def check_cache(cache: LayerCache, lanes: int, dims: int) -> None:

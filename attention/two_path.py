@@ -34,6 +34,20 @@ class Decision(NamedTuple):
     refresh: Tensor | None = None
 
 
+class Observable(NamedTuple):
+    """What a pass shows to those who decide on it, detached.
+
+    Attributes:
+        features: Means and variances of the local path's input, shape (lanes, 2 * dims).
+        local_input: That input, shape (lanes, tokens, dims).
+        lengths: Tokens of each lane that are no padding, shape (lanes,); all if None.
+    """
+
+    features: Tensor
+    local_input: Tensor
+    lengths: Tensor | None
+
+
 class TwoPathAttention(nn.Module):
     """Attention with a local path whose span is predicted for each input.
 
@@ -310,11 +324,13 @@ class TwoPathAttention(nn.Module):
         lengths = inputs.lengths
         if cache is not None:
             check_cache(cache, len(inputs.x), self.dims)
-        share, absolute, refresh = decision or Decision()
+        local_input = self.ln_a(inputs.x)
+        own_features = features(local_input.detach(), lengths)
+        observable = Observable(own_features, local_input.detach(), lengths)
+        share, absolute, refresh = decision or self._own_decision(observable, cache)
         kept = None if cache is None else cache.key_value
         globe, key_value = self._global(inputs, kept, refresh)
         scale = self._scale(globe, lengths, cache, share, absolute)
-        local_input = self.ln_a(inputs.x)
         local = self.attn_local(
             local_input,
             scale,
@@ -324,7 +340,6 @@ class TwoPathAttention(nn.Module):
             key_lengths=inputs.key_lengths,
             return_stats=return_stats,
         )
-        own_features = features(local_input.detach(), lengths)
         decided_from = own_features
         if self.options.causal:
             decided_from = self.features(inputs.x, cache=cache).detach()
@@ -341,10 +356,24 @@ class TwoPathAttention(nn.Module):
             visited_keys=local.visited_keys,
             focus_steps=local.focus_steps,
             features=decided_from,
-            cache=LayerCache(key_value, token_mean(globe.detach(), lengths), own_features),
+            cache=LayerCache(
+                key_value,
+                token_mean(globe.detach(), lengths),
+                own_features,
+                self._to_remember(observable),
+            ),
             lengths=lengths,
             stats=local.stats,
         )
+
+    def _own_decision(self, observable: Observable, cache: LayerCache | None) -> Decision:
+        """What the layer itself decides from its input."""
+        del observable, cache
+        return Decision()
+
+    def _to_remember(self, observable: Observable) -> Tensor | None:
+        """What is to be known of this input in the next pass."""
+        del observable
 
     def _global(
         self,

@@ -1,33 +1,22 @@
 """How an agent sees the features of a layer's input.
 
-An encoding turns features into numbers on the device, and the numbers, once copied to the host,
-into observations of its space. The two halves stand apart so that one copy a step carries both
-observations and rewards.
+An `Observation` turns features into numbers on the device, and an encoding the numbers, once copied
+to the host, into observations of its space. The two halves stand apart so that one copy a step
+carries both observations and rewards, and that a controller in a layer needs the first only.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..attention.metrics import (
-    DIGIT_VALUES,
-    STATES,
-    digits,
-    features,
-    lag_correlations,
-    pool,
-    state_id,
-)
-
-LAG_BUCKETS = 9
-"""Lag correlations that are observed: the last bucket begins beyond 128 tokens."""
+from ..attention.metrics import STATES, state_id
+from ..attention.observation import Observation
 
 
 class Encoding(ABC):
@@ -41,8 +30,11 @@ class Encoding(ABC):
         layer_index: Whether the observation ends with the index of the layer.
 
     Attributes:
+        observation: What is observed, on the device.
         space: Space of one lane's observation.
     """
+
+    name: ClassVar[str]
 
     def __init__(
         self,
@@ -52,13 +44,13 @@ class Encoding(ABC):
         lags: bool = False,
         layer_index: bool = False,
     ) -> None:
-        self.dims = dims
-        self.layers = layers
-        self.groups = groups
-        self.lags = LAG_BUCKETS if lags else 0
-        self.layer_index = layer_index
-        self.width = 2 * (groups or dims) + self.lags
+        self.observation = Observation(dims, layers, self.name, groups, lags, layer_index)
         self.space = self._make_space()
+
+    @property
+    def width(self) -> int:
+        """How many numbers `features` gives."""
+        return self.observation.width
 
     @abstractmethod
     def _make_space(self) -> spaces.Space[Any]:
@@ -73,14 +65,8 @@ class Encoding(ABC):
         Returns:
             Means, variances and lag correlations, shape (lanes, numbers), float32 or wider.
         """
-        found = features(local_input)
-        if self.groups:
-            found = pool(found, self.groups)
-        if self.lags:
-            found = torch.cat([found, lag_correlations(local_input, self.lags)], dim=-1)
-        return found
+        return self.observation.features(local_input)
 
-    @abstractmethod
     def numbers(self, features: Tensor, layer: int) -> Tensor:
         """Numbers to copy to the host.
 
@@ -91,33 +77,20 @@ class Encoding(ABC):
         Returns:
             Shape (lanes, numbers), float64, on the device.
         """
+        return self.observation.numbers(features, layer)
 
     @abstractmethod
     def observations(self, numbers: NDArray[np.float64]) -> NDArray[Any]:
         """Observations of all lanes, a fresh array, from numbers of shape (lanes, numbers)."""
 
-    def _append(self, numbers: Tensor, layer: float) -> Tensor:
-        if not self.layer_index:
-            return numbers.double()
-        column = torch.full_like(numbers[:, :1], layer, dtype=torch.float64)
-        return torch.cat([numbers.double(), column], dim=-1)
-
-    def _layer_in_unit_interval(self, layer: int) -> float:
-        """The layer's index on a scale from -1 (first) to 1 (last)."""
-        return 2 * layer / max(self.layers - 1, 1) - 1
-
 
 class DigitsEncoding(Encoding):
     """The digits themselves: ``MultiDiscrete([11] * numbers)``, the layer's index last."""
 
-    def _make_space(self) -> spaces.Space[Any]:
-        return spaces.MultiDiscrete(
-            [DIGIT_VALUES] * self.width + [self.layers] * self.layer_index, dtype=np.int64
-        )
+    name = "digits"
 
-    def numbers(self, features: Tensor, layer: int) -> Tensor:
-        """Digits, the layer's index last; shape (lanes, numbers)."""
-        return self._append(digits(features), layer)
+    def _make_space(self) -> spaces.Space[Any]:
+        return spaces.MultiDiscrete(self.observation.sizes, dtype=np.int64)
 
     def observations(self, numbers: NDArray[np.float64]) -> NDArray[np.int64]:
         """Digits as int64, shape (lanes, numbers)."""
@@ -127,13 +100,10 @@ class DigitsEncoding(Encoding):
 class BoxEncoding(Encoding):
     """The digits scaled to [-1, 1], float32; what deep agents learn from fastest."""
 
-    def _make_space(self) -> spaces.Space[Any]:
-        return spaces.Box(-1.0, 1.0, (self.width + self.layer_index,), np.float32)
+    name = "box"
 
-    def numbers(self, features: Tensor, layer: int) -> Tensor:
-        """Scaled digits, the scaled index of the layer last; shape (lanes, numbers)."""
-        scaled = digits(features).double() * (2 / (DIGIT_VALUES - 1)) - 1
-        return self._append(scaled, self._layer_in_unit_interval(layer))
+    def _make_space(self) -> spaces.Space[Any]:
+        return spaces.Box(-1.0, 1.0, (len(self.observation.sizes),), np.float32)
 
     def observations(self, numbers: NDArray[np.float64]) -> NDArray[np.float32]:
         """Scaled digits as float32, shape (lanes, numbers)."""
@@ -141,23 +111,13 @@ class BoxEncoding(Encoding):
 
 
 class FeaturesEncoding(Encoding):
-    """The raw means, variances and lag correlations, float32.
+    """The raw means, variances and lag correlations, float32, within their bounds."""
 
-    A normalised entry is at most the root of ``dims`` in size. Learned gains could exceed that;
-    means beyond it, and variances beyond its square, are clamped.
-    """
+    name = "features"
 
     def _make_space(self) -> spaces.Space[Any]:
-        bound = np.sqrt(self.dims)
-        half = (self.width - self.lags) // 2
-        tail = self.lags + self.layer_index
-        low = [-bound] * half + [0.0] * half + [-1.0] * tail
-        high = [bound] * half + [float(self.dims)] * half + [1.0] * tail
-        return spaces.Box(np.array(low, np.float32), np.array(high, np.float32), dtype=np.float32)
-
-    def numbers(self, features: Tensor, layer: int) -> Tensor:
-        """Features, the scaled index of the layer last; shape (lanes, numbers)."""
-        return self._append(features, self._layer_in_unit_interval(layer))
+        low, high = (np.array(each, np.float32) for each in self.observation.bounds)
+        return spaces.Box(low, high, dtype=np.float32)
 
     def observations(self, numbers: NDArray[np.float64]) -> NDArray[np.float32]:
         """Features as float32, shape (lanes, numbers), within their bounds."""
@@ -167,6 +127,8 @@ class FeaturesEncoding(Encoding):
 
 class StateEncoding(DigitsEncoding):
     """The original's state id, ``hash(tuple(digits)) % 9999``: ``Discrete(9999)``, for tables."""
+
+    name = "state"
 
     def _make_space(self) -> spaces.Space[Any]:
         return spaces.Discrete(STATES)
@@ -178,9 +140,6 @@ class StateEncoding(DigitsEncoding):
 
 
 ENCODINGS: dict[str, type[Encoding]] = {
-    "digits": DigitsEncoding,
-    "box": BoxEncoding,
-    "features": FeaturesEncoding,
-    "state": StateEncoding,
+    each.name: each for each in (DigitsEncoding, BoxEncoding, FeaturesEncoding, StateEncoding)
 }
 """Encodings by name."""

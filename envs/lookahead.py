@@ -1,4 +1,4 @@
-"""What each action would earn: at once, and at best up to the end of the chunk."""
+"""What each action would do: earn at once, earn at best up to the chunk's end, and cover."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..attention import ACTIONS
+from .dynamics import FULL_SPAN
 from .simulator import Simulator
 from .state import State, map_tensors
 
@@ -45,6 +46,54 @@ def peek(simulator: Simulator) -> NDArray[np.float32]:
         RuntimeError: The episode is over, or none has begun.
     """
     return _by_lanes(simulator, lambda some: _earned(simulator, some, simulator.layer))
+
+
+@torch.no_grad()
+def coverages(simulator: Simulator) -> NDArray[np.float32]:
+    """How much of full attention's weight each action would leave within the span.
+
+    That is `spangym.attention.AttentionStats.coverage` of the coming decision; nothing changes.
+
+    Args:
+        simulator: In mid-episode.
+
+    Returns:
+        In [0, 1], of shape (lanes, 10), with ``refresh`` (lanes, 40): by `choices`.
+
+    Raises:
+        RuntimeError: The episode is over, or none has begun.
+    """
+
+    def covered(state: State) -> Tensor:
+        tried = _side_by_side(simulator, state, simulator.layer)
+        outcome = simulator.dynamics.run(*tried, return_stats=True)
+        assert outcome.stats is not None
+        return outcome.stats.coverage
+
+    return _by_lanes(simulator, covered)
+
+
+@torch.no_grad()
+def predicted_actions(simulator: Simulator) -> NDArray[np.int64]:
+    """The action whose span scale is nearest to what the coming layer predicts itself.
+
+    Where an action is a share of the prediction that is the whole of it: 9.
+
+    Args:
+        simulator: In mid-episode.
+
+    Returns:
+        Actions for the span, shape (lanes,).
+
+    Raises:
+        RuntimeError: The episode is over, or none has begun.
+    """
+    state, index = simulator.state, simulator.layer
+    layer = simulator.stack.layer(index)
+    if layer.action_scale == "relative":
+        return np.full(simulator.lanes, FULL_SPAN)
+    predicted = layer.outcome(state.hidden, cache=state.caches[index]).scale
+    return (FULL_SPAN * predicted).round().long().cpu().numpy()
 
 
 @torch.no_grad()
@@ -113,9 +162,12 @@ def _earned(simulator: Simulator, state: State, layer: int) -> Tensor:
 
 def _go_on(simulator: Simulator, state: State, layer: int) -> tuple[State, Tensor]:
     """Every lane gone on with every action, side by side, and what that earned, float64."""
-    actions = torch.from_numpy(choices(simulator)).to(simulator.device)
-    lanes = len(state.hidden)
-    repeated = map_tensors(lambda each: each.repeat_interleave(len(actions), dim=0), state)
-    decided = actions.repeat(lanes, *[1] * (actions.ndim - 1))
-    passed = simulator.decide(repeated, layer, decided)
+    passed = simulator.dynamics.decide(*_side_by_side(simulator, state, layer))
     return passed.state, passed.parts.double().sum(-1)
+
+
+def _side_by_side(simulator: Simulator, state: State, layer: int) -> tuple[State, int, Tensor]:
+    """Every lane once for each action; the layer; and those actions."""
+    actions = torch.from_numpy(choices(simulator)).to(simulator.device)
+    repeated = map_tensors(lambda each: each.repeat_interleave(len(actions), dim=0), state)
+    return repeated, layer, actions.repeat(len(state.hidden), *[1] * (actions.ndim - 1))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,12 +11,12 @@ from gymnasium.utils import seeding
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
-from .lookahead import lookahead, peek
+from .lanes import Lanes
 from .settings import Parts, Settings
 from .simulator import Simulator
 
 
-class SpanControlVecEnv(VecEnv):
+class SpanControlVecEnv(Lanes, VecEnv):
     """Many lanes of `SpanControlEnv` through one simulator, for Stable-Baselines3.
 
     Lane ``i`` behaves as the scalar environment seeded ``seed + i``: to the bit on the CPU for
@@ -45,7 +44,7 @@ class SpanControlVecEnv(VecEnv):
     def __init__(self, settings: Settings, lanes: int = 1, parts: Parts = Parts()) -> None:  # noqa: B008
         self.render_mode = None
         self.simulator = Simulator(settings, lanes, parts)
-        self._generators: list[np.random.Generator] = []
+        self._generators = [seeding.np_random(None)[0] for _ in range(lanes)]
         space = self.simulator.encoding.space
         super().__init__(lanes, space, self.simulator.action_space)
 
@@ -61,9 +60,7 @@ class SpanControlVecEnv(VecEnv):
             First observations, one row a lane.
         """
         for lane, seed in enumerate(self._seeds):
-            if lane == len(self._generators):
-                self._generators.append(seeding.np_random(_plain(seed))[0])
-            elif seed is not None:
+            if seed is not None:
                 self._generators[lane] = seeding.np_random(_plain(seed))[0]
         self._reset_seeds()
         self._reset_options()
@@ -95,27 +92,9 @@ class SpanControlVecEnv(VecEnv):
         observations, self.reset_infos = self.simulator.reset(self._generators)
         return observations
 
-    def peek(self) -> NDArray[np.float32]:
-        """The reward of each action for the coming decision, shape (lanes, actions)."""
-        return peek(self.simulator)
-
-    def lookahead(self, beam: int = 10) -> NDArray[np.float32]:
-        """The best return of each action up to the end of the chunk, shape (lanes, actions)."""
-        return lookahead(self.simulator, beam)
-
-    def fork(self) -> SpanControlVecEnv:
-        """An environment that goes on from here by itself, on the same live layers."""
-        other = copy.copy(self)
-        other.simulator = self.simulator.fork()
-        other._generators = copy.deepcopy(self._generators)
-        other.action_space = copy.deepcopy(self.action_space)
-        return other
-
     def state_dict(self) -> dict[str, Any]:
         """All that changes in the environment, as tensors and what JSON can hold."""
-        states = [generator.bit_generator.state for generator in self._generators]
-        seeds = [_plain(seed) for seed in self._seeds]
-        return {**self.simulator.state_dict(), "generators": states, "seeds": seeds}
+        return {**super().state_dict(), "seeds": [_plain(seed) for seed in self._seeds]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on, to the bit, from where `state_dict` was called.
@@ -123,11 +102,8 @@ class SpanControlVecEnv(VecEnv):
         Raises:
             ValueError: It is of an environment with other arguments or lanes.
         """
-        self.simulator.load_state_dict(state_dict)
+        super().load_state_dict(state_dict)
         self._seeds = [*state_dict.get("seeds", [None] * self.num_envs)]
-        self._generators = [seeding.np_random(0)[0] for _ in state_dict["generators"]]
-        for generator, state in zip(self._generators, state_dict["generators"], strict=True):
-            generator.bit_generator.state = state
 
     def close(self) -> None:
         """Nothing to close."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,23 +13,20 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..attention import ACTIONS, LayerCache
+from ..attention import ACTIONS
+from .dynamics import FULL_SPAN as FULL_SPAN
+from .dynamics import Dynamics
 from .encodings import ENCODINGS
 from .make_stack import make_stack
+from .measures import name_measures
 from .open_source import open_source
-from .rewards import REWARDS, Decided
-from .settings import OWN, Parts, Settings, full_keys
-from .sources import Stream, check_stream, check_targets, next_tokens
-from .state import Episode, Flattened, State, flatten
-
-_MEASURES = ("scale", "window", "span", "visited_keys", "focus_steps")
-"""Fields of an `Outcome` that a step reports for each lane."""
-_REFRESH_MEASURES = ("refreshed_keys", "refreshed_values", "key_staleness", "value_staleness")
+from .reading import read_episode
+from .rewards import REWARDS
+from .settings import OWN, Parts, Settings
+from .state import Episode, Flattened, State, flatten, map_tensors
 
 _OF_STATES = ("layers", "chunks", "ctx", "dims", "refresh", "observe")
 """Settings that the shape of a state hangs on."""
-
-FULL_SPAN = ACTIONS - 1
 
 
 @dataclass(frozen=True)
@@ -48,20 +44,6 @@ class Step:
     rewards: NDArray[np.float32]
     infos: list[dict[str, Any]]
     truncated: bool
-
-
-class Passed(NamedTuple):
-    """A decision in every lane and what came of it, on the device.
-
-    Attributes:
-        state: What the next decision begins with.
-        parts: Parts of the reward, shape (lanes, parts).
-        measures: What else is reported, float64 of shape (lanes, measures).
-    """
-
-    state: State
-    parts: Tensor
-    measures: Tensor
 
 
 class Simulator:
@@ -104,6 +86,7 @@ class Simulator:
         self.encoding = ENCODINGS[settings.encoding](
             settings.dims, settings.layers, settings.groups, settings.lags, settings.layer_index
         )
+        self.dynamics = Dynamics(settings, self.stack, self.reward, self.encoding)
         self.action_space = (
             spaces.MultiDiscrete([ACTIONS, 2, 2]) if settings.refresh else spaces.Discrete(ACTIONS)
         )
@@ -115,6 +98,7 @@ class Simulator:
         self._kinds: list[tuple[str, ...]] = []
         self._episode: Episode | None = None
         self._state: State | None = None
+        self._local_output: Tensor | None = None
 
     @property
     def layers(self) -> list[Any]:
@@ -125,6 +109,16 @@ class Simulator:
     def layer(self) -> int:
         """Index of the layer that is decided on next."""
         return self.position % self.settings.layers
+
+    @property
+    def kinds(self) -> list[str]:
+        """What the chunk is that is decided on next, one a lane.
+
+        Raises:
+            RuntimeError: The episode is over, or none has begun.
+        """
+        self._check_running()
+        return [kinds[self.position // self.settings.layers] for kinds in self._kinds]
 
     @torch.no_grad()
     def reset(
@@ -142,17 +136,16 @@ class Simulator:
             ValueError: A stream is not what its source was asked for.
         """
         settings = self.settings
-        kinds, episode = self._read(generators)
-        nothing = (None,) * settings.layers
-        staleness = None
-        if settings.refresh:
-            staleness = torch.zeros(self.lanes, settings.layers, 2, dtype=torch.int64).to(
-                self.device
-            )
-        begun = State(episode.content, nothing, nothing, staleness, None, None, nothing)
-        self._state = self._enter(episode, begun, 0)
+        kinds, episode = read_episode(
+            settings, generators, self.source, self.stack.classes, self.reward.needs_task
+        )
+        episode = map_tensors(lambda each: each.to(self.device), episode)
+        self._state = self.dynamics.begin(episode)
+        if self.position != self.end:
+            # Of an episode that came to its end, the last decision can still be asked for.
+            self._local_output = None
         self.position, self._kinds, self._episode = 0, kinds, episode
-        numbers = self._numbers(self._state, 0).cpu().numpy()
+        numbers = self.dynamics.numbers(self._state, 0).cpu().numpy()
         infos: list[dict[str, Any]] = [{"source": kinds[0]} for kinds in self._kinds]
         return self.encoding.observations(numbers), infos
 
@@ -176,12 +169,12 @@ class Simulator:
         started = time.perf_counter()
         chunk, layer = divmod(self.position, self.settings.layers)
         decided = torch.from_numpy(actions.astype(np.int64)).to(self.device, non_blocking=True)
-        passed = self.decide(state, layer, decided)
+        passed = self.dynamics.decide(state, layer, decided)
         following = passed.state
         if layer + 1 == self.settings.layers:
             assert self._episode is not None
-            following = self._enter(self._episode, following, chunk + 1)
-        numbers = self._numbers(following, (layer + 1) % self.settings.layers)
+            following = self.dynamics.enter(self._episode, following, chunk + 1)
+        numbers = self.dynamics.numbers(following, (layer + 1) % self.settings.layers)
         # The only copy to the host; float64 holds every count exactly.
         together = [numbers, passed.parts.double(), passed.measures]
         copied = torch.cat(together, dim=-1).cpu().numpy()
@@ -191,6 +184,7 @@ class Simulator:
                 "weights, the reward and the source's frames"
             )
         self.position, self._state = self.position + 1, following
+        self._local_output = passed.local_output
         self.milliseconds = (time.perf_counter() - started) * 1e3
         cuts = np.cumsum([numbers.shape[1], passed.parts.shape[1]])
         observed, reward_parts, measured = np.split(copied, cuts, axis=1)
@@ -208,71 +202,28 @@ class Simulator:
         Raises:
             RuntimeError: The episode is over, or none has begun.
         """
-        if self.position == self.end or self._state is None:
-            raise RuntimeError("no episode is running: call reset() first")
+        self._check_running()
+        assert self._state is not None
         return self._state
 
-    def decide(self, state: State, index: int, actions: Tensor) -> Passed:
-        """Run a layer under a decision: a pure function of what it is given.
+    @torch.no_grad()
+    def output_observations(self) -> NDArray[Any]:
+        """The local output of the last decision, encoded as its local input is.
 
-        Args:
-            state: What the decision begins with, in any number of lanes.
-            index: Of the layer.
-            actions: As in `step`, on the device.
+        It is what the original bootstraps on, in place of the next observation. Where an episode
+        has come to its end, its last decision is meant until the next one falls.
 
         Returns:
-            The state after the layer, the parts of the reward and what else is measured.
+            One row a lane.
+
+        Raises:
+            RuntimeError: Nothing was decided since the episode began.
         """
-        layers = self.settings.layers
-        refresh = None
-        if self.settings.refresh:
-            actions, refresh = actions[:, 0], actions[:, 1:] > 0
-        layer = self.stack.layer(index)
-        outcome = layer.outcome(
-            state.hidden,
-            actions,
-            refresh=refresh,
-            cache=state.caches[index],
-            return_stats=self.reward.needs_statistics,
-        )
-        seen = state.seen
-        if self.settings.observe == "previous":
-            seen = _replaced(seen, index, self.encoding.features(outcome.local_input))
-        caches = _replaced(state.caches, index, outcome.cache)
-        hidden = self.stack.follow(index, state.hidden, outcome)
-        excess = None
-        if index + 1 == layers and state.targets is not None:
-            assert state.full_bits is not None
-            excess = self.stack.bits(hidden, state.targets) - state.full_bits
-        ctx = self.settings.ctx
-        pairs = full_keys(ctx, layer.options.causal)
-        parts = self.reward(Decided(outcome, index, layers, pairs, excess))
-        if not isinstance(parts, Tensor):
-            raise ValueError(
-                f"reward {type(self.reward).__name__} must give a tensor, it gave a "
-                f"{type(parts).__name__}"
-            )
-        if parts.shape != (len(state.hidden), len(self.reward.parts)):
-            raise ValueError(
-                f"reward {type(self.reward).__name__} gave shape {tuple(parts.shape)}; it must be "
-                f"(lanes, parts), {(len(state.hidden), len(self.reward.parts))}"
-            )
-        norm = outcome.output.flatten(1).norm(dim=1)
-        measures = [
-            each.double() for each in (*(getattr(outcome, name) for name in _MEASURES), norm)
-        ]
-        staleness = state.staleness
-        if staleness is not None:
-            assert outcome.cache.key_value is not None
-            kept = outcome.cache.key_value
-            anew = torch.stack([kept.refreshed_keys, kept.refreshed_values], dim=-1)
-            staleness = staleness.clone()
-            staleness[:, index] = torch.where(anew, 0, staleness[:, index] + 1)
-            measures += [*anew.double().unbind(-1), *staleness[:, index].double().unbind(-1)]
-        after = dataclasses.replace(
-            state, hidden=hidden, caches=caches, seen=seen, staleness=staleness
-        )
-        return Passed(after, parts, torch.stack(measures, dim=-1))
+        if self._local_output is None:
+            raise RuntimeError("nothing was decided in this episode: call step() first")
+        features = self.encoding.features(self._local_output)
+        layer = (self.position - 1) % self.settings.layers
+        return self.encoding.observations(self.encoding.numbers(features, layer).cpu().numpy())
 
     def fork(self) -> Simulator:
         """A simulator that goes on from here by itself; both run the same layers."""
@@ -283,7 +234,11 @@ class Simulator:
 
     def state_dict(self) -> dict[str, Any]:
         """All that running has changed, as tensors and what JSON can hold."""
-        tensors = {**flatten(self._episode, "episode"), **flatten(self._state, "state")}
+        tensors = {
+            **flatten(self._episode, "episode"),
+            **flatten(self._state, "state"),
+            **flatten(self._local_output, "local_output"),
+        }
         return {
             "of": self._identity(),
             "position": self.position,
@@ -305,11 +260,12 @@ class Simulator:
                     f"this one's {value}"
                 )
         episode = state = None
+        flat = Flattened(state_dict["tensors"], self.device)
         if state_dict["tensors"]:
-            flat = Flattened(state_dict["tensors"], self.device)
             episode, state = flat.episode("episode"), flat.state("state", self.settings.layers)
         self._kinds = [*map(tuple, state_dict["kinds"])]
         self.position, self._episode, self._state = state_dict["position"], episode, state
+        self._local_output = flat.optional("local_output")
 
     def _identity(self) -> dict[str, Any]:
         """What environments must have in common to go on from each other's states."""
@@ -322,65 +278,6 @@ class Simulator:
             "numbers": self.encoding.width,
         }
 
-    def _read(
-        self, generators: Sequence[np.random.Generator]
-    ) -> tuple[list[tuple[str, ...]], Episode]:
-        """Draw the lanes' streams, and look whether they are what they are to be."""
-        settings = self.settings
-        # One chunk more than is decided on: the episode is truncated, and its last observation is
-        # what the next decision would have seen.
-        chunks = settings.chunks + 1
-        streams = [self.source.stream(each, chunks, settings.ctx) for each in generators]
-        channels, classes = self.source.channels, self.stack.classes
-        for stream in streams:
-            if not isinstance(stream, Stream):
-                raise ValueError(
-                    f"source {type(self.source).__name__} must give a Stream, it gave a "
-                    f"{type(stream).__name__}"
-                )
-            try:
-                check_stream(stream, chunks, settings.ctx, channels)
-                if self.reward.needs_task:
-                    check_targets(stream, classes)
-            except ValueError as error:
-                raise ValueError(f"source {type(self.source).__name__}: {error}") from error
-        stacked = np.stack([stream.content for stream in streams])
-        content = torch.from_numpy(stacked.astype(np.float32 if channels else np.int64))
-        targets = None
-        if self.reward.needs_task:
-            given = [stream.targets for stream in streams if stream.targets is not None]
-            targets = torch.from_numpy(np.stack(given)) if given else next_tokens(content)
-            targets = targets.to(self.device)
-        return [stream.kinds for stream in streams], Episode(content.to(self.device), targets)
-
-    def _enter(self, episode: Episode, state: State, chunk: int) -> State:
-        """The state as a chunk begins."""
-        hidden = self.stack.embed(episode.content[:, chunk])
-        state = dataclasses.replace(state, hidden=hidden)
-        if episode.targets is None:
-            return state
-        caches: list[LayerCache | None] = []
-        for index, cache in enumerate(state.full_caches):
-            outcome = self.stack.layer(index).outcome(hidden, FULL_SPAN, cache=cache)
-            hidden = self.stack.follow(index, hidden, outcome)
-            caches.append(outcome.cache)
-        targets = episode.targets[:, chunk]
-        bits = self.stack.bits(hidden, targets)
-        return dataclasses.replace(
-            state, targets=targets, full_bits=bits, full_caches=tuple(caches)
-        )
-
-    def _numbers(self, state: State, index: int) -> Tensor:
-        """What is observed before the coming layer, as the encoding's numbers."""
-        features = state.seen[index] if self.settings.observe == "previous" else None
-        if features is None:
-            hidden = state.hidden
-            if self.settings.observe == "previous":
-                # Where there is no chunk before, the first token, which every token may know of.
-                hidden = hidden[:, :1]
-            features = self.encoding.features(self.stack.layer(index).ln_a(hidden))
-        return self.encoding.numbers(features, index)
-
     def _infos(
         self,
         chunk: int,
@@ -388,29 +285,22 @@ class Simulator:
         reward_parts: NDArray[np.float64],
         measured: NDArray[np.float64],
     ) -> list[dict[str, Any]]:
-        infos = []
-        for kinds, parts, row in zip(
-            self._kinds, reward_parts.tolist(), measured.tolist(), strict=True
-        ):
-            scale, window, span, visited_keys, focus_steps, output_norm, *refresh = row
-            info: dict[str, Any] = {
+        return [
+            {
                 "source": kinds[chunk],
                 "chunk": chunk,
                 "layer": layer,
                 "reward_parts": dict(zip(self.reward.parts, parts, strict=True)),
-                "scale": scale,
-                "window": int(window),
-                "span": int(span),
-                "visited_keys": int(visited_keys),
-                "focus_steps": int(focus_steps),
-                "output_norm": output_norm,
+                **name_measures(row, self.settings.ctx),
             }
-            if refresh:
-                named = dict(zip(_REFRESH_MEASURES, map(int, refresh), strict=True))
-                anew = named["refreshed_keys"] + named["refreshed_values"]
-                info |= {**named, "refresh_cost": anew * self.settings.ctx}
-            infos.append(info)
-        return infos
+            for kinds, parts, row in zip(
+                self._kinds, reward_parts.tolist(), measured.tolist(), strict=True
+            )
+        ]
+
+    def _check_running(self) -> None:
+        if self.position == self.end or self._state is None:
+            raise RuntimeError("no episode is running: call reset() first")
 
     def _check(self, actions: NDArray[Any]) -> None:
         space = self.action_space
@@ -426,7 +316,3 @@ class Simulator:
             raise ValueError(
                 f"action must be {wanted} for each of {self.lanes} lanes, got {actions.tolist()}"
             )
-
-
-def _replaced(values: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:
-    return (*values[:index], value, *values[index + 1 :])

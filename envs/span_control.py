@@ -9,11 +9,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from .lookahead import lookahead, peek
+from .lookahead import coverages, lookahead, peek, predicted_actions
 from .rendering import RENDER_MODES, Picture
 from .settings import split_arguments
 from .simulator import Simulator
+from .soft_span import soft_bits
 
 
 class SpanControlEnv(gym.Env[Any, Any]):
@@ -206,6 +208,14 @@ class SpanControlEnv(gym.Env[Any, Any]):
         other.action_space = copy.deepcopy(self.action_space)
         return other
 
+    def kinds(self) -> str:
+        """What the chunk is that is decided on next: its ``info["source"]``.
+
+        Raises:
+            RuntimeError: The episode is over, or none has begun.
+        """
+        return self.simulator.kinds[0]
+
     def peek(self) -> NDArray[np.float32]:
         """The reward of each action for the coming decision, shape (actions,); nothing changes.
 
@@ -225,6 +235,50 @@ class SpanControlEnv(gym.Env[Any, Any]):
             RuntimeError: The episode is over, or none has begun.
         """
         return lookahead(self.simulator, beam)[0]
+
+    def coverages(self) -> NDArray[np.float32]:
+        """The share of full attention's weight within the span that each action would give.
+
+        Returns:
+            Shape (actions,), for the coming decision, ordered as by `peek`.
+
+        Raises:
+            RuntimeError: The episode is over, or none has begun.
+        """
+        return coverages(self.simulator)[0]
+
+    def predicted_actions(self) -> np.int64:
+        """The span whose scale is nearest to what the coming layer predicts itself.
+
+        Raises:
+            RuntimeError: The episode is over, or none has begun.
+        """
+        return predicted_actions(self.simulator)[0]
+
+    def output_observations(self) -> Any:
+        """The local output of the last decision, encoded as an observation.
+
+        Raises:
+            RuntimeError: Nothing was decided yet.
+        """
+        return self.simulator.output_observations()[0]
+
+    def soft_bits(self, scales: Tensor) -> Tensor:
+        """The coming chunk's loss in bits a target if spans had a soft edge, differentiable.
+
+        See `spangym.envs.soft_span.soft_bits`.
+
+        Args:
+            scales: Shares of the longest span, floating of shape (layers,), in [0, 1].
+
+        Returns:
+            Shape ().
+
+        Raises:
+            ValueError: There is no task, or the scales are not that.
+            RuntimeError: No chunk begins here.
+        """
+        return soft_bits(self.simulator, scales)[0]
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes in the environment, as tensors and what JSON can hold.

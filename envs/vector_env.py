@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from .lookahead import lookahead, peek
+from .lanes import Lanes
 from .settings import split_arguments
 from .simulator import Simulator
 
 
-class SpanControlVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
+class SpanControlVectorEnv(Lanes, VectorEnv[Any, Any, NDArray[Any]]):
     """Many lanes of `SpanControlEnv` through one simulator, for Gymnasium's vector users.
 
     Lane ``i`` behaves as the scalar environment seeded ``seed + i``: to the bit on the CPU for
@@ -132,37 +131,6 @@ class SpanControlVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         truncations = np.full(self.num_envs, step.truncated)
         never = np.zeros(self.num_envs, dtype=np.bool_)
         return observations, step.rewards, never, truncations, self._together(infos)
-
-    def fork(self) -> SpanControlVectorEnv:
-        """An environment that goes on from here by itself, on the same live layers."""
-        other = copy.copy(self)
-        other.simulator = self.simulator.fork()
-        other._generators = copy.deepcopy(self._generators)
-        other.action_space = copy.deepcopy(self.action_space)
-        return other
-
-    def peek(self) -> NDArray[np.float32]:
-        """The reward of each action for the coming decision, shape (lanes, actions)."""
-        return peek(self.simulator)
-
-    def lookahead(self, beam: int = 10) -> NDArray[np.float32]:
-        """The best return of each action up to the end of the chunk, shape (lanes, actions)."""
-        return lookahead(self.simulator, beam)
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that changes in the environment, as tensors and what JSON can hold."""
-        states = [generator.bit_generator.state for generator in self._generators]
-        return {**self.simulator.state_dict(), "generators": states}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on, to the bit, from where `state_dict` was called.
-
-        Raises:
-            ValueError: It is of an environment with other arguments or lanes.
-        """
-        self.simulator.load_state_dict(state_dict)
-        for generator, state in zip(self._generators, state_dict["generators"], strict=True):
-            generator.bit_generator.state = state
 
     def _together(self, infos: list[dict[str, Any]]) -> dict[str, Any]:
         together: dict[str, Any] = {}

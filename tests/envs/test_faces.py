@@ -8,9 +8,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode
 
+from spangym.attention.metrics import digits, lag_correlations, state_id
 from spangym.envs import (
     ENVIRONMENTS,
     SpanControlEnv,
@@ -18,9 +20,11 @@ from spangym.envs import (
     SpanControlVectorEnv,
     settings_for,
 )
+from spangym.envs.encodings import ENCODINGS
 
 from .arguments import UNTRAINED, small
 
+MIXED = "spangym/SpanBudget-v0"
 IDS = pytest.mark.parametrize("name", ENVIRONMENTS)
 
 
@@ -108,12 +112,88 @@ def test_seeds_of_lanes():
         ),
         (lambda: SpanControlVectorEnv(2, **UNTRAINED).step(np.array([1, 2])), "call reset() first"),
         (lambda: SpanControlEnv(**UNTRAINED).peek(), "call reset() first"),
+        (lambda: SpanControlEnv(**UNTRAINED).kinds(), "call reset() first"),
+        (lambda: SpanControlEnv(**UNTRAINED).output_observations(), "call step() first"),
     ],
 )
 def test_what_is_refused(call: Callable[[], object], message: str):
     with pytest.raises((ValueError, RuntimeError)) as caught:
         call()
     assert message in str(caught.value)
+
+
+def test_kinds_are_of_the_chunk_that_comes():
+    env = SpanControlEnv(**{**small(MIXED), **ENVIRONMENTS[MIXED]})
+    env.reset(seed=1)
+    told, found = [], []
+    for _ in range(6):
+        told.append(env.kinds())
+        found.append(env.step(0)[4]["source"])
+    assert told == found
+    assert len({*told}) > 1
+    with pytest.raises(RuntimeError, match=r"call reset\(\) first"):
+        env.kinds()
+
+
+def test_kinds_of_many_lanes_over_the_end_of_an_episode():
+    env = SpanControlVecEnv(settings_for(MIXED, {"chunks": 2}), 3)
+    env.seed(1)
+    env.reset()
+    for _ in range(9):
+        told = env.kinds()
+        assert told == [info["source"] for info in env.step(np.zeros(3, int))[3]]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_output_observations_are_of_the_local_output(encoding: str):
+    """Beside the layers run by hand, over the ends of episodes."""
+    arguments = {**UNTRAINED, "chunks": 2, "layer_index": encoding != "state", "lags": True}
+    env = SpanControlVecEnv(
+        settings_for("spangym/SpanControl-v0", {**arguments, "encoding": encoding}), 3
+    )
+    env.seed(5)
+    env.reset()
+    simulator = env.simulator
+    for number in range(9):
+        state, index, actions = simulator.state, simulator.layer, (np.arange(3) + number) % 10
+        with torch.no_grad():
+            outcome = simulator.layers[index].outcome(
+                state.hidden, torch.from_numpy(actions), cache=state.caches[index]
+            )
+        output, lags = outcome.local_output, lag_correlations(outcome.local_output, 9)
+        numbers = torch.cat([output.mean(1), output.var(1, unbiased=False), lags], dim=-1)
+        env.step(actions)
+        seen = env.output_observations()
+        assert len(seen) == 3
+        expected = digits(numbers).numpy()
+        if encoding == "state":
+            assert seen.tolist() == [state_id(row) for row in expected.tolist()]
+            continue
+        if encoding == "features":
+            np.testing.assert_allclose(seen[:, :-1], numbers, atol=1e-6)
+        else:
+            shown = seen[:, :-1] if encoding == "digits" else (seen[:, :-1] + 1) * 5
+            np.testing.assert_allclose(shown, expected, atol=1e-5)
+        assert (seen[:, -1] == (index if encoding == "digits" else 2 * index - 1)).all()
+
+
+def test_output_observations_are_the_originals_next_state():
+    env = SpanControlEnv(**UNTRAINED, encoding="state")
+    env.reset(seed=2)
+    state = env.simulator.state
+    with torch.no_grad():
+        outcome = env.simulator.layers[0].outcome(state.hidden, 7)
+    env.step(7)
+    assert [env.output_observations()] == outcome.next_state
+
+
+def test_a_new_episode_forgets_the_output_of_one_that_was_broken_off():
+    env = SpanControlEnv(**UNTRAINED)
+    env.reset(seed=2)
+    env.step(7)
+    env.reset()
+    with pytest.raises(RuntimeError, match=r"call step\(\) first"):
+        env.output_observations()
 
 
 FACES = pytest.mark.parametrize(
@@ -162,6 +242,7 @@ def test_many_lanes_are_restored_to_the_bit(face: Any):
     kept = envs.state_dict()
     other.load_state_dict(kept)
     assert (other.lookahead() == envs.lookahead()).all()
+    assert (other.output_observations() == envs.output_observations()).all()
     for shift in range(8):
         actions = (np.arange(3) + shift) % 10
         assert data_equivalence(drop_times(envs.step(actions)), drop_times(other.step(actions)))

@@ -7,10 +7,20 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from spangym.envs import Decided, Reward, SpanControlEnv, SpanControlVectorEnv
+from spangym.attention import IntegratedAttention
+from spangym.envs import (
+    ENVIRONMENTS,
+    Decided,
+    Reward,
+    SpanControlEnv,
+    SpanControlVecEnv,
+    SpanControlVectorEnv,
+    settings_for,
+)
 from spangym.envs.lookahead import choices
 
 TINY: dict[str, Any] = {"dims": 8, "heads": 2, "ctx": 16, "chunks": 2, "price": 0.7}
+NAME = "spangym/SpanControl-v0"
 VARIANTS = pytest.mark.parametrize(
     "variant",
     [{}, {"refresh": True}, {"reward": "attention"}, {"observe": "previous", "lags": True}],
@@ -91,26 +101,105 @@ def test_following_it_earns_what_it_promised():
         assert earned == pytest.approx(promised, abs=1e-6)
 
 
+@pytest.mark.parametrize("variant", [{}, {"refresh": True}], ids=["plain", "refresh"])
+def test_coverages_are_those_that_each_action_leads_to(variant: dict[str, Any]):
+    """Beside the reward that is made from them, of which they are a part."""
+    env = SpanControlEnv(**TINY, reward="attention", **variant)
+    env.reset(seed=1)
+    env.step(env.action_space.sample())
+    seen = env.coverages()
+    assert seen.dtype == np.float32
+    led_to = [
+        env.fork().step(action)[4]["reward_parts"]["coverage"] for action in choices(env.simulator)
+    ]
+    np.testing.assert_array_equal(seen, np.array(led_to, np.float32))
+
+
+def test_longer_spans_cover_more():
+    """Where a query's last pass is its first, a longer interval holds the shorter one's weight."""
+    arguments = {**ENVIRONMENTS["spangym/LongRange-v0"], "chunks": 1}
+    envs = SpanControlVectorEnv(3, **arguments)
+    envs.reset(seed=2)
+    for _ in range(2):
+        seen = envs.coverages()
+        assert (np.diff(seen, axis=1) > 0).all()
+        np.testing.assert_array_equal(seen[:, 0], 0)
+        np.testing.assert_allclose(seen[:, 9], 1, atol=1e-5)
+        envs.step(np.full(3, 5))
+
+
+def absolute_layers(*predictions: float) -> list[IntegratedAttention]:
+    """Layers that predict those scales, whatever they read."""
+    layers = [
+        IntegratedAttention(
+            16, 8, 2, win_size=8, max_span=16, max_dist=16, action_scale="absolute"
+        ).eval()
+        for _ in predictions
+    ]
+    for layer, prediction in zip(layers, predictions, strict=True):
+        layer.span_pred.linear.weight.data.zero_()
+        layer.span_pred.linear.bias.data.fill_(np.log(prediction / (1 - prediction)))
+    return layers
+
+
+def test_predicted_actions_are_the_nearest():
+    envs = SpanControlVectorEnv(3, layers=absolute_layers(0.3, 0.8), chunks=2)
+    envs.reset(seed=0)
+    seen = []
+    for _ in range(4):
+        predicted = envs.predicted_actions()
+        assert (predicted.dtype, predicted.shape) == (np.int64, (3,))
+        seen.append(predicted.tolist())
+        envs.step(predicted)
+    assert seen == [[3, 3, 3], [7, 7, 7]] * 2
+
+
+@pytest.mark.parametrize("refresh", [False, True])
+def test_shares_of_the_prediction_are_predicted_to_be_whole(refresh: bool):
+    env = SpanControlEnv(**TINY, refresh=refresh)
+    env.reset(seed=0)
+    assert env.predicted_actions() == 9
+
+
+def test_predicted_actions_follow_the_layer():
+    """Of trained layers, beside the scale that a layer takes when nobody decides."""
+    arguments = {**ENVIRONMENTS["spangym/LongRange-v0"], "chunks": 3}
+    env = SpanControlEnv(**arguments)
+    env.reset(seed=1)
+    for action in (9, 2, 0, 5, 7):
+        state, index = env.simulator.state, env.simulator.layer
+        own = env.simulator.layers[index].step(state.hidden, cache=state.caches[index])
+        assert abs(env.predicted_actions() / 9 - own.scale.item()) <= 0.5 / 9 + 1e-6
+        env.step(action)
+
+
 def test_of_many_lanes_each_is_as_alone():
-    envs = SpanControlVectorEnv(6, **TINY)
+    envs, stable = SpanControlVectorEnv(6, **TINY), SpanControlVecEnv(settings_for(NAME, TINY), 6)
     envs.reset(seed=4)
+    stable.seed(4)
+    stable.reset()
     envs.step(np.arange(6))
-    ahead, at_once = envs.lookahead(), envs.peek()
-    assert ahead.shape == at_once.shape == (6, 10)
+    stable.step(np.arange(6))
+    asked = ("lookahead", "peek", "coverages", "predicted_actions", "output_observations", "kinds")
+    answers = {name: getattr(envs, name)() for name in asked}
+    for name in ("lookahead", "peek", "coverages"):
+        assert answers[name].shape == (6, 10)
+    for name, answer in answers.items():
+        np.testing.assert_array_equal(getattr(stable, name)(), answer)
     for lane in range(6):
         alone = SpanControlEnv(**TINY)
         alone.reset(seed=4 + lane)
         alone.step(lane)
-        np.testing.assert_array_equal(ahead[lane], alone.lookahead())
-        np.testing.assert_array_equal(at_once[lane], alone.peek())
+        for name, answer in answers.items():
+            np.testing.assert_array_equal(answer[lane], getattr(alone, name)())
 
 
 def test_looking_changes_nothing():
     env, other = SpanControlEnv(**TINY), SpanControlEnv(**TINY)
     env.reset(seed=3)
     other.reset(seed=3)
-    env.peek()
-    env.lookahead()
+    for name in ("peek", "lookahead", "coverages", "predicted_actions", "kinds"):
+        getattr(env, name)()
     for action in (1, 9, 4):
         one, two = env.step(action), other.step(action)
         np.testing.assert_array_equal(one[0], two[0])

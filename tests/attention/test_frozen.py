@@ -1,0 +1,373 @@
+"""Frozen controllers by themselves: what they read, how they decide, their files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from spangym.attention.frozen import FrozenController, load_controller
+from spangym.attention.frozen_heads import (
+    ACTIVATIONS,
+    GRID,
+    ClusterTable,
+    Head,
+    Network,
+    Normalisation,
+    Table,
+)
+from spangym.attention.metrics import STATES, lag_correlations, state_id
+from spangym.attention.observation import ENCODINGS, Observation
+from spangym.attention.state_hash import hash_rows, hashed_states
+
+DIMS = 16
+KINDS = [
+    *((encoding, "network") for encoding in ENCODINGS),
+    ("state", "table"),
+    *((encoding, "clusters") for encoding in ("digits", "box", "features")),
+]
+EVERY_KIND = pytest.mark.parametrize(("encoding", "kind"), KINDS)
+
+
+def make_head(observation: Observation, kind: str = "network", **options: Any) -> Head:
+    generator = torch.Generator().manual_seed(3)
+    if kind == "table":
+        return Table(observation, torch.randint(10, (STATES,), generator=generator))
+    if kind == "clusters":
+        numbers = observation.width
+        means = torch.zeros(numbers).double()
+        centres = torch.randn(observation.layers, 10, numbers, generator=generator).double()
+        if observation.encoding == "digits":
+            means += 5
+        actions = torch.cat([torch.randperm(10, generator=generator) for _ in centres])
+        return ClusterTable(
+            observation, means, means * 0 + 1, (centres * GRID).round(), actions, by_layer=True
+        )
+    one_hot = {"digits": sum(observation.sizes), "state": STATES}
+    inputs = one_hot.get(observation.encoding, len(observation.sizes))
+    outputs = 10 * options.get("quantiles", 1)
+    weights = [torch.randn(size, generator=generator) / 3 for size in ((20, inputs), (outputs, 20))]
+    biases = [torch.randn(len(each), generator=generator) / 3 for each in weights]
+    if observation.encoding in ("box", "features"):
+        mean, deviation = torch.rand(2, inputs, generator=generator, dtype=torch.float64) + 0.1
+        options["normalisation"] = Normalisation(mean, deviation, 1.5)
+    return Network(observation, weights, biases, **options)
+
+
+def make(encoding: str = "box", kind: str = "network", **more: Any) -> FrozenController:
+    observation = Observation(
+        DIMS,
+        layers=3,
+        encoding=encoding,
+        groups=2 if encoding == "state" else 0,
+        lags=encoding == "features",
+        layer_index=True,
+    )
+    return FrozenController(observation, make_head(observation, kind), **{"layer": 1, **more})
+
+
+def inputs(lanes: int, tokens: int = 12, seed: int = 0) -> Tensor:
+    """Inputs that differ in mean and variance."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(lanes, tokens, DIMS, generator=generator)
+    scale, shift = torch.randn(2, lanes, 1, DIMS, generator=generator)
+    return x * scale + shift
+
+
+@pytest.mark.parametrize("numbers", [1, 2, 3, 8, 33, 130, 769])
+def test_the_device_hashes_as_python_does(numbers: int, generator: torch.Generator):
+    digits = torch.randint(11, (100, numbers), generator=generator)
+    digits[0], digits[1] = 0, 10
+    expected = [state_id(row) for row in digits.tolist()]
+    assert hash_rows(digits).tolist() == expected
+    assert hashed_states(digits).tolist() == expected
+
+
+def test_decides_by_the_highest_output_of_the_network_in_words(generator: torch.Generator):
+    observation = Observation(DIMS, encoding="features")
+    sizes = ((7, 32), (10, 7))
+    weights = [torch.randn(size, generator=generator) for size in sizes]
+    biases = [torch.randn(size[0], generator=generator) for size in sizes]
+    x = inputs(50)
+    found = torch.cat([x.mean(1), x.var(1, correction=0)], dim=-1)
+    low, high = (torch.tensor(each) for each in observation.bounds)
+    hidden = torch.tanh(found.clamp(low, high) @ weights[0].T + biases[0])
+    expected = (hidden @ weights[1].T + biases[1]).argmax(-1)
+    frozen = FrozenController(observation, Network(observation, weights, biases, "Tanh"))
+    decided = frozen(x)
+    assert decided.dtype == torch.int64
+    assert torch.equal(decided, expected)
+    assert len(set(decided.tolist())) > 3
+
+
+def test_value_of_an_action_is_the_mean_of_its_quantiles():
+    observation = Observation(4, encoding="box", groups=1)
+    bias = torch.zeros(3, 10)
+    bias[:, 4], bias[0, 7] = 0.5, 1.4  # Means of 0.5 and 0.47.
+    head = Network(observation, [torch.zeros(30, 2)], [bias.flatten()], quantiles=3)
+    assert FrozenController(observation, head)(torch.zeros(2, 3, 4)).tolist() == [4, 4]
+
+
+@EVERY_KIND
+def test_a_lane_never_depends_on_its_neighbours(encoding: str, kind: str):
+    frozen, x = make(encoding, kind), inputs(300)
+    together = frozen(x)
+    assert together.tolist() == [frozen(each[None]).item() for each in x]
+    assert len(set(together.tolist())) > 3
+
+
+@EVERY_KIND
+def test_padding_is_not_seen(encoding: str, kind: str):
+    frozen, x = make(encoding, kind), inputs(40)
+    lengths = torch.randint(1, 13, (40,), generator=torch.Generator().manual_seed(1))
+    expected = [frozen(x[i : i + 1, :n]).item() for i, n in enumerate(lengths.tolist())]
+    for lane, length in enumerate(lengths.tolist()):
+        x[lane, length:] = 1e3
+    assert frozen(x, lengths).tolist() == expected
+
+
+def test_lag_correlations_of_padded_lanes(generator: torch.Generator):
+    x = torch.randn(4, 40, 8, generator=generator)
+    lengths = torch.tensor([40, 17, 3, 1])
+    got = lag_correlations(x, 9, lengths)
+    for lane, length in enumerate(lengths.tolist()):
+        alone = lag_correlations(x[lane : lane + 1, :length], 9)[0]
+        torch.testing.assert_close(got[lane], alone, rtol=1e-4, atol=1e-6)
+
+
+class NoCopiesToTheHost(TorchDispatchMode):
+    """Fails where a number is read off a tensor."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        assert "_local_scalar_dense" not in str(func), "a tensor's number was read"
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_nearest_centre_in_words():
+    frozen, x = make("features", "clusters", layer=2), inputs(80)
+    head = frozen.head
+    assert isinstance(head, ClusterTable)
+    observed = frozen.observation.features(x)
+    low, high = (torch.tensor(each)[:-1] for each in frozen.observation.bounds)
+    numbers = (observed.clamp(low, high).double() * 1024).round()
+    expected = [
+        head.actions[20 + (head.centres[2] - row).square().sum(-1).argmin()].item()
+        for row in numbers
+    ]
+    assert frozen(x).tolist() == expected
+
+
+@EVERY_KIND
+def test_nothing_is_copied_to_the_host(encoding: str, kind: str):
+    frozen, x = make(encoding, kind), inputs(3)
+    with NoCopiesToTheHost():
+        frozen(x)
+    # A tensor without content cannot be copied at all.
+    decided = frozen.to("meta")(x.to("meta"))
+    assert (decided.shape, decided.dtype) == ((3,), torch.int64)
+
+
+@EVERY_KIND
+def test_compiles_to_one_graph(encoding: str, kind: str):
+    torch.compiler.reset()
+    frozen, x = make(encoding, kind), inputs(30)
+    compiled = torch.compile(frozen, fullgraph=True, backend="eager")
+    assert torch.equal(compiled(x), frozen(x))
+
+
+def test_layers_of_a_stack_are_compiled_once():
+    torch.compiler.reset()
+    counters = torch._dynamo.utils.counters["stats"]
+    before, x = counters["unique_graphs"], inputs(2)
+    observation = Observation(DIMS, layers=12, encoding="box", layer_index=True)
+    for layer in range(12):
+        frozen = FrozenController(observation, make_head(observation), layer=layer)
+        torch.compile(frozen, fullgraph=True, backend="eager")(x)
+    assert counters["unique_graphs"] == before + 1
+
+
+@pytest.mark.slow
+@EVERY_KIND
+def test_compiled_by_inductor_it_decides_alike(encoding: str, kind: str):
+    torch.compiler.reset()
+    frozen, x = make(encoding, kind), inputs(200)
+    compiled = torch.compile(frozen, fullgraph=True)
+    # Sums in another order may turn a near tie.
+    assert (compiled(x) == frozen(x)).float().mean() >= 0.99
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("observes", ["current", "previous"])
+def test_file_holds_all_of_it(encoding: str, kind: str, observes: Any, tmp_path: Path):
+    frozen = make(
+        encoding, kind, observes=observes, action_scale="absolute", made={"agent": "it", "seed": 3}
+    )
+    path = tmp_path / "frozen.safetensors"
+    frozen.save(path)
+    loaded = load_controller(path, layer=1)
+    x = inputs(300)
+    assert torch.equal(loaded(x), frozen(x))
+    assert repr(loaded) == repr(frozen)
+    for name in ("observation", "observes", "action_scale", "made"):
+        assert getattr(loaded, name) == getattr(frozen, name)
+    assert b"pickle" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_is_kept(activation: str, tmp_path: Path):
+    observation = Observation(DIMS, encoding="features")
+    frozen = FrozenController(observation, make_head(observation, activation=activation))
+    frozen.save(tmp_path / "frozen.safetensors")
+    loaded = load_controller(tmp_path / "frozen.safetensors")
+    assert activation in repr(loaded)
+    assert torch.equal(loaded(inputs(100)), frozen(inputs(100)))
+
+
+def test_holds_buffers_that_keep_their_types():
+    frozen, x = make("features"), inputs(200)
+    decided = frozen(x)
+    assert not list(frozen.parameters())
+    for changed in (frozen.half(), frozen.double(), frozen.to(torch.bfloat16)):
+        assert torch.equal(changed(x), decided)
+
+
+def test_the_layer_that_it_observes_must_be_said(tmp_path: Path):
+    path = tmp_path / "frozen.safetensors"
+    make().save(path)
+    assert load_controller(path, layer=2).layer == 2
+    with pytest.raises(ValueError, match=r"say which, layer=0 to layer=2"):
+        load_controller(path)
+    for wrong in (3, -1, "1"):
+        with pytest.raises(ValueError, match=r"layer must be in 0\.\.2"):
+            load_controller(path, layer=wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_layers_decide_by_the_index_that_they_observe():
+    x = inputs(200)
+    first, last = make(layer=0)(x), make(layer=2)(x)
+    assert not torch.equal(first, last)
+
+
+def rewritten(path: Path, **changes: Any) -> None:
+    """A file whose manifest says something else, or whose tensors are others."""
+    tensors = dict(make(kind="network").head.state_dict())
+    tensors.update(changes.pop("tensors", {}))
+    with safe_open(path, framework="pt") as file:
+        manifest = json.loads(file.metadata()["controller"])
+    save_file(tensors, path, metadata={"controller": json.dumps({**manifest, **changes})})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "is of format 2, this spangym reads 1"),
+        ({"observation": {"dims": 16}}, "does not go with the observation"),
+        ({"observation": {"dims": 16, "encoding": "boxx"}}, "did you mean 'box'"),
+        ({"observation": {"dms": 16}}, "is damaged: TypeError"),
+        ({"head": {"kind": "tree"}}, "is damaged: KeyError: 'tree'"),
+        ({"head": {"kind": "network"}}, "is damaged: KeyError: 'clip'"),
+        ({"observes": "next"}, "observes 'next' is unknown"),
+        ({"tensors": {"first.bias": torch.zeros(3)}}, "do not go together"),
+        ({"tensors": {"more": torch.zeros(3)}}, "its tensors are not those of its manifest"),
+    ],
+)
+def test_a_file_that_does_not_hold_together_is_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+):
+    path = tmp_path / "frozen.safetensors"
+    make().save(path)
+    rewritten(path, **changes)
+    with pytest.raises(ValueError, match=r"frozen\.safetensors") as caught:
+        load_controller(path, layer=0)
+    assert message in str(caught.value)
+
+
+def test_damaged_and_foreign_files_are_refused_by_name(tmp_path: Path):
+    path = tmp_path / "frozen.safetensors"
+    make().save(path)
+    whole = path.read_bytes()
+    other = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(2)}, other)
+    for content in (b"", b"not a file", whole[:100], whole[:-1], other.read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"frozen.safetensors' is none that `spangym export`"):
+            load_controller(path, layer=0)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_controller(tmp_path / "nowhere.safetensors")
+    with pytest.raises(ValueError, match="is none that"):
+        load_controller(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weights": [torch.zeros(10, 31)]}, "reads 31 numbers .* encoding 'box' gives 32"),
+        ({"weights": [torch.zeros(9, 32)]}, "must give 10 numbers, one for each action, not 9"),
+        ({"weights": []}, "at least one"),
+        ({"biases": [torch.zeros(9)]}, "do not go together"),
+        ({"activation": "ReLu"}, "did you mean 'ReLU'"),
+        (
+            {"normalisation": Normalisation(torch.zeros(3), torch.zeros(32), 10.0)},
+            r"shapes \[\(3,\), \(32,\)\]; they must be \(32,\)",
+        ),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused(arguments: dict[str, Any], message: str):
+    good: dict[str, Any] = {"weights": [torch.zeros(10, 32)], "biases": [torch.zeros(10)]}
+    with pytest.raises(ValueError, match=message):
+        Network(Observation(DIMS, encoding="box"), **{**good, **arguments})
+
+
+def test_a_table_that_does_not_fit_is_refused():
+    states = Observation(DIMS, encoding="state")
+    for actions, message in (
+        (torch.zeros(100, dtype=torch.int64), "integers of shape"),
+        (torch.zeros(STATES), "integers of shape"),
+        (torch.full((STATES,), 10), r"must be in 0\.\.9"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Table(states, actions)
+    with pytest.raises(ValueError, match="encoding must be 'state', got 'box'"):
+        Table(Observation(DIMS, encoding="box"), torch.zeros(STATES, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("observation", "message"),
+    [
+        (Observation(4, encoding="state"), "a state id has no distances"),
+        (Observation(4, encoding="box"), "need observations that end with its index"),
+        (
+            Observation(4, layers=3, encoding="box", layer_index=True),
+            r"the observation needs \(8,\), \(8,\) and \(3, clusters, 8\)",
+        ),
+    ],
+)
+def test_clusters_that_do_not_fit_are_refused(observation: Observation, message: str):
+    one = torch.ones(8).double()
+    with pytest.raises(ValueError, match=message):
+        ClusterTable(observation, one, one, torch.zeros(2, 5, 8), torch.zeros(10).long(), True)
+
+
+def test_needs_neither_gymnasium_nor_stable_baselines(tmp_path: Path):
+    path = tmp_path / "frozen.safetensors"
+    make().save(path)
+    code = f"""
+import sys, torch
+from spangym.attention import IntegratedAttention
+from spangym.attention.frozen import load_controller
+layer = IntegratedAttention(48, {DIMS}, 4)
+layer.refiner = load_controller({str(path)!r}, layer=1)
+layer(torch.zeros(2, 48, {DIMS}))
+sys.exit(bool({{"gymnasium", "stable_baselines3", "spangym.envs"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,137 @@
+"""The chunk's loss as a function of soft spans, beside that of the stack run by hand."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from spangym.envs import SpanControlEnv, SpanControlVecEnv, SpanControlVectorEnv, settings_for
+from spangym.envs.registration import arguments_of
+from spangym.envs.stack import BlockStack
+
+from .arguments import UNTRAINED
+
+NAME = "spangym/LongRange-v0"
+TRAINED: dict[str, Any] = {**arguments_of(NAME), "chunks": 2}
+
+
+@pytest.fixture(scope="module")
+def envs() -> SpanControlVectorEnv:
+    envs = SpanControlVectorEnv(2, **TRAINED)
+    envs.reset(seed=3)
+    return envs
+
+
+def test_with_the_longest_spans_it_is_the_loss_at_full_span(envs: SpanControlVectorEnv):
+    bits = envs.soft_bits(torch.ones(2))
+    full = envs.simulator.state.full_bits
+    assert full is not None
+    torch.testing.assert_close(bits, full)
+    assert envs.soft_bits(torch.full((2,), 1e-3)).mean() > full.mean() + 0.1
+
+
+# No scale is near one at which a window or a span gains a token: the loss jumps there.
+@pytest.mark.parametrize("scales", [[0.1, 0.05], [0.34, 0.21], [0.55, 0.03], [1e-3, 1e-3]])
+def test_gradient_is_that_of_finite_differences(envs: SpanControlVectorEnv, scales: list[float]):
+    given = torch.tensor(scales, requires_grad=True)
+    bits = envs.soft_bits(given)
+    assert bits.shape == (2,)
+    for lane in range(2):
+        (gradient,) = torch.autograd.grad(bits[lane], given, retain_graph=True)
+        for layer in range(2):
+            step = torch.zeros(2)
+            step[layer] = 2e-4
+            with torch.no_grad():
+                above, below = envs.soft_bits(given + step), envs.soft_bits(given - step)
+            slope = (above[lane] - below[lane]).item() / 4e-4
+            assert gradient[layer].item() == pytest.approx(slope, rel=0.02, abs=0.02)
+    assert gradient.abs().max() > 0.1  # pyright: ignore[reportPossiblyUnboundVariable]
+
+
+def test_it_is_the_stack_with_soft_layers(envs: SpanControlVectorEnv):
+    """Weights written out, edge by edge, beside what the kernel does."""
+    simulator, scales = envs.simulator, torch.tensor([0.3, 0.6])
+    stack = simulator.stack
+    assert isinstance(stack, BlockStack)
+    state, hidden = simulator.state, simulator.state.hidden
+    positions = torch.arange(hidden.shape[1])
+    with torch.no_grad():
+        for index, layer in enumerate(simulator.layers):
+            options, scale = layer.options, float(scales[index])
+            local_input, local = layer.ln_a(hidden), layer.attn_local
+            q, k, v = (
+                split(each, local.head) for each in local._queries_keys_values(local_input, None)
+            )
+            window = max(1, int(options.win_size * np.float64(np.float32(scale))))
+            start = positions - positions % window
+            ahead = positions - start[:, None]
+            distance = torch.maximum(ahead + 1, window - ahead)
+            edge = ((scale * options.max_span - distance) / options.ramp + 1).clamp(0, 1)
+            edge = torch.where(positions <= positions[:, None], edge, 0.0)
+            weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).exp() * edge
+            output = (weights / weights.sum(-1, keepdim=True)) @ v
+            globe, _ = layer.attn_global(layer.ln_b(hidden))
+            joined = torch.cat([output.transpose(1, 2).flatten(2), globe], dim=-1)
+            attended = hidden + layer.projection(joined)
+            hidden = attended + stack.feed_forward[index](attended)
+        assert state.targets is not None
+        expected = stack.bits(hidden, state.targets)
+    torch.testing.assert_close(envs.soft_bits(scales), expected, rtol=1e-4, atol=1e-4)
+
+
+def split(x: Tensor, head: int) -> Tensor:
+    return x.unflatten(-1, (head, -1)).transpose(1, 2)
+
+
+def test_every_face_gives_the_same():
+    stable = SpanControlVecEnv(settings_for(NAME, {"chunks": 2}), 2)
+    stable.seed(3)
+    stable.reset()
+    vector, scales = SpanControlVectorEnv(2, **TRAINED), torch.tensor([0.4, 0.1])
+    vector.reset(seed=3)
+    bits = vector.soft_bits(scales)
+    assert torch.equal(stable.soft_bits(scales), bits)
+    for lane in range(2):
+        alone = SpanControlEnv(**TRAINED)
+        alone.reset(seed=3 + lane)
+        assert alone.soft_bits(scales).shape == ()
+        torch.testing.assert_close(alone.soft_bits(scales), bits[lane])
+
+
+def test_it_changes_nothing():
+    env, other = SpanControlEnv(**TRAINED), SpanControlEnv(**TRAINED)
+    env.reset(seed=5)
+    other.reset(seed=5)
+    modules = [dict(layer.named_modules()) for layer in env.simulator.layers]
+    options = [layer.options for layer in env.simulator.layers]
+    env.soft_bits(torch.tensor([0.5, 0.5], requires_grad=True)).backward()
+    for layer, before in zip(env.simulator.layers, modules, strict=True):
+        assert dict(layer.named_modules()) == before
+        assert all(parameter.grad is None for parameter in layer.parameters())
+    assert [layer.options for layer in env.simulator.layers] == options
+    for action in (1, 9, 4):
+        one, two = env.step(action), other.step(action)
+        np.testing.assert_array_equal(one[0], two[0])
+        assert one[1:] == two[1:]
+
+
+def test_where_it_is_refused(envs: SpanControlVectorEnv):
+    env = SpanControlEnv(**TRAINED)
+    with pytest.raises(RuntimeError, match=r"call reset\(\) first"):
+        env.soft_bits(torch.ones(2))
+    env.reset(seed=0)
+    env.step(3)
+    with pytest.raises(RuntimeError, match="layer 1 of this one is next: call it where a chunk"):
+        env.soft_bits(torch.ones(2))
+    for wrong in (torch.ones(3), torch.ones(2, 1), torch.ones(2, dtype=torch.int64)):
+        with pytest.raises(ValueError, match=r"must be floating of shape \(2,\), one a layer"):
+            envs.soft_bits(wrong)
+    with pytest.raises(ValueError, match=r"scale must be in \[0, 1\]"):
+        envs.soft_bits(torch.tensor([0.5, 1.5]))
+    untrained = SpanControlEnv(**UNTRAINED)
+    untrained.reset(seed=0)
+    with pytest.raises(ValueError, match="needs a loss: use trained layers and the reward 'task'"):
+        untrained.soft_bits(torch.ones(2))

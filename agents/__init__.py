@@ -1,5 +1,6 @@
 """Agents: the original Refiner, Stable-Baselines3's, reference policies and one's own refiner."""
 
+from .check_agent import check_agent
 from .deep import DeepAgent
 from .loading import NAMES, AgentKind, find_agent
 from .protocol import Agent
@@ -16,5 +17,6 @@ __all__ = [
     "FixedAgent",
     "RandomAgent",
     "Refiner",
+    "check_agent",
     "find_agent",
 ]

@@ -18,10 +18,14 @@ class ReferenceAgent:
 
     def learn(self, env: VecEnv, steps: int) -> None:
         """Play for so many steps, over all lanes together."""
-        observations = env.reset()
+        observations = self._reset(env)
         for _ in range(steps // env.num_envs):
             assert isinstance(observations, np.ndarray)
             observations, *_ = env.step(self.predict(observations))
+
+    def _reset(self, env: VecEnv) -> Any:
+        """Begin episodes to be played."""
+        return env.reset()
 
     def predict(self, observations: NDArray[Any]) -> NDArray[np.int64]:
         """Actions for the lanes, shape (lanes,)."""

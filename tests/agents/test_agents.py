@@ -1,11 +1,14 @@
 """Contracts of every shipped agent, and of refiners of one's own."""
 
+import pickle
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
@@ -44,8 +47,10 @@ def make_env(name: str, lanes: int = 1) -> CountingEnv:
     return env
 
 
-def train(name: str, steps: int = 192, lanes: int = 1, **options: Any) -> tuple[Agent, CountingEnv]:
-    agent, env = find_agent(name).make(seed=0, **options), make_env(name, lanes)
+def train(
+    name: str, steps: int = 192, lanes: int = 1, seed: int = 0, **options: Any
+) -> tuple[Agent, CountingEnv]:
+    agent, env = find_agent(name).make(seed=seed, **options), make_env(name, lanes)
     agent.learn(env, steps)
     return agent, env
 
@@ -72,17 +77,16 @@ def test_dqn_with_returns_of_several_steps_takes_exactly_its_steps():
 
 @pytest.mark.parametrize("name", ["dqn", "ppo"])
 def test_learning_goes_on_with_what_was_loaded(name: str, tmp_path: Path):
-    agent, _ = train(name)
+    # At this rate nothing is learnt, so that only what was loaded decides.
+    agent, _ = train(name, learning_rate=0.0)
     agent.save(tmp_path / "agent")
     fresh = find_agent(name).make(seed=9)
     fresh.load(tmp_path / "agent")
     env = make_env(name)
     fresh.learn(env, 40)
     assert env.steps == 40
-    assert isinstance(fresh, DeepAgent)
-    # Too short for PPO to learn from, so that only what was loaded decides.
-    if name == "ppo":
-        assert decisions(fresh, name) == decisions(agent, name)
+    assert decisions(fresh, name) == decisions(agent, name)
+    assert decisions(fresh, name) != decisions(train(name, seed=9, learning_rate=0.0)[0], name)
 
 
 @AGENTS
@@ -135,13 +139,13 @@ def test_deep_agents_learn_what_there_is_to_learn(name: str):
 def test_ppo_learns_from_every_whole_rollout(steps: int, rollouts: int):
     agent, _ = train("ppo", steps, n_epochs=3)
     assert isinstance(agent, DeepAgent)
-    assert vars(agent._trained())["_n_updates"] == 3 * rollouts
+    assert vars(agent.model)["_n_updates"] == 3 * rollouts
 
 
 def test_refiner_learns_from_what_follows(monkeypatch: pytest.MonkeyPatch):
     """What the controller is told is what the environment did, over the end of episodes too."""
     told: list[tuple[int, int, float, int]] = []
-    monkeypatch.setattr(Refiner, "update", lambda _, *decision: told.append(decision))
+    monkeypatch.setattr(Refiner, "update", lambda _, *decision, **__: told.append(decision))
     env = make_env("refiner")
     ControllerAgent(Refiner(seed=0)).learn(env, 10)
     replay = make_env("refiner")
@@ -157,6 +161,210 @@ def test_refiner_learns_from_what_follows(monkeypatch: pytest.MonkeyPatch):
 def test_a_rollout_longer_than_the_training_is_an_error():
     with pytest.raises(ValueError, match=r"n_steps=512 in 1 lanes is longer than the 100 steps"):
         DeepAgent("ppo", 0, n_steps=512).learn(make_env("ppo"), 100)
+
+
+AGENT = """
+    import numpy as np
+    from stable_baselines3 import PPO
+
+    class Plays:
+        encoding = "features"
+        def __init__(self, action=3):
+            self.action = action
+        def learn(self, env, steps):
+            env.reset()
+            for _ in range(steps // env.num_envs):
+                env.step(self.predict(np.zeros(env.num_envs)))
+        def predict(self, observations):
+            return np.full(len(observations), self.action)
+        def save(self, path):
+            pass
+        def load(self, path):
+            pass
+
+    class NoLoad:
+        def learn(self, env, steps): pass
+        def predict(self, observations): pass
+        def save(self, path): pass
+
+    class Nothing:
+        pass
+
+    class MyPPO(PPO):
+        pass
+"""
+
+
+class TestClassesOfOnesOwn:
+    def test_an_agent(self, own_module: Any):
+        kind = find_agent(f"{own_module('own_agent', AGENT)}:Plays")
+        assert (kind.encoding, kind.learns, kind.seeded) == ("features", True, True)
+        kind.check_options({"action": 5})
+        with pytest.raises(ValueError, match="has no option 'acton'; did you mean 'action'"):
+            kind.check_options({"acton": 5})
+        assert kind.make(seed=0, action=5).predict(np.zeros((2, 3))).tolist() == [5, 5]
+
+    @pytest.mark.parametrize("name", ["MyPPO", "PPO"])
+    def test_an_algorithm(self, own_module: Any, name: str):
+        kind = find_agent(f"{own_module('own_agent', AGENT)}:{name}")
+        assert kind.encoding == "box"
+        with pytest.raises(ValueError, match="did you mean 'ent_coef'"):
+            kind.check_options({"ent_coeff": 0.1})
+        agent, env = kind.make(seed=0, n_epochs=1), make_env("ppo")
+        agent.learn(env, 64)
+        assert env.steps == 64
+        assert isinstance(agent, DeepAgent)
+        assert type(agent.model).__name__ == name
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("NoLoad", "has no method load(path): an agent needs learn(env, steps) and predict"),
+            ("Nothing", "is neither a refiner (choose_action, update) nor an agent (learn, "),
+        ],
+    )
+    def test_what_is_none_of_these(self, own_module: Any, name: str, message: str):
+        module = own_module("own_agent", AGENT)
+        with pytest.raises(ValueError, match="agent") as caught:
+            find_agent(f"{module}:{name}")
+        assert message in str(caught.value)
+
+
+def test_packages_register_agents(own_module: Any, tmp_path: Path):
+    own_module("own_agent", AGENT)
+    package = tmp_path / "theirs-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text(
+        "[spangym.agents]\nplays = own_agent:Plays\nbroken = own_agent:Gone\n"
+    )
+    assert find_agent("plays").make(seed=0, action=2).predict(np.zeros((1, 3))).tolist() == [2]
+    with pytest.raises(ValueError, match="did you mean 'plays'"):
+        find_agent("play")
+    with pytest.raises(ValueError, match=r"agent 'broken': module 'own_agent' .* no class 'Gone'"):
+        find_agent("broken")
+
+
+def test_an_algorithm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "sb3_contrib", None)
+    with pytest.raises(ValueError, match=r"pip install 'spangym\[contrib\]'"):
+        find_agent("qrdqn")
+
+
+def test_hyperparameters_that_toml_can_hold(tmp_path: Path):
+    options: dict[str, Any] = {
+        "n_steps": 16,
+        "batch_size": 16,
+        "learning_rate": {"start": 1e-2, "end": 1e-3},
+        "clip_range": {"start": 0.3, "end": 0.1, "fraction": 0.5},
+        "policy_kwargs": {"net_arch": [8], "activation_fn": "ReLU", "optimizer_class": "SGD"},
+    }
+    agent, _ = train("ppo", 64, **options)
+    assert isinstance(agent, DeepAgent)
+    model = agent.model
+    assert model.lr_schedule(0.5) == pytest.approx(5.5e-3)
+    assert isinstance(model.policy.optimizer, torch.optim.SGD)
+    assert "ReLU" in str(model.policy)
+    agent.save(tmp_path / "agent")
+    fresh = find_agent("ppo").make(seed=1)
+    fresh.load(tmp_path / "agent")
+    assert decisions(fresh, "ppo") == decisions(agent, "ppo")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rate": {"begin": 1.0}}, "learning_rate has no key 'begin'"),
+        ({"learning_rate": {"start": 1.0}}, "learning_rate must be a number or {start"),
+        ({"policy_kwargs": {"activation_fn": "Tanhh"}}, "did you mean 'Tanh'"),
+    ],
+)
+def test_bad_hyperparameters_say_what_would_be_right(options: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=r"learning_rate|policy_kwargs") as caught:
+        find_agent("ppo").make(seed=0, **options)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["dqn", "ppo"])
+def test_observations_are_normalised(name: str, tmp_path: Path):
+    agent, _ = train(name, normalize=True)
+    assert isinstance(agent, DeepAgent)
+    env = make_env(name)
+    rows = [np.asarray(env.reset())]
+    rows += [np.asarray(env.step(np.array([3]))[0]) for _ in range(50)]
+    assert agent.normalization is not None
+    scaled = agent.normalization(np.concatenate(rows))
+    assert scaled.dtype == np.float32
+    assert np.abs(scaled).max() <= 10
+    inner = agent.model.get_vec_normalize_env()
+    assert inner is not None
+    expected = np.asarray(inner.normalize_obs(np.concatenate(rows)))
+    assert np.array_equal(scaled, expected)
+    agent.save(tmp_path / "agent")
+    fresh = find_agent(name).make(seed=9)
+    fresh.load(tmp_path / "agent")
+    assert decisions(fresh, name) == decisions(agent, name)
+
+
+def test_digits_are_not_normalised():
+    settings = Settings(dims=8, heads=2, ctx=16, chunks=2, win_size=16)
+    agent = DeepAgent("ppo", 0, normalize=True)
+    with pytest.raises(ValueError, match="set the encoding 'box' or 'features'"):
+        agent.learn(SpanControlVecEnv(settings, 1), 64)
+
+
+class TestArchives:
+    """Stable-Baselines3's own files hold pickles."""
+
+    def test_one_is_read_on_the_users_word_only(self, tmp_path: Path):
+        agent, _ = train("dqn")
+        assert isinstance(agent, DeepAgent)
+        agent.model.save(tmp_path / "theirs.zip")
+        fresh = DeepAgent("dqn")
+        with pytest.raises(ValueError, match="holds pickles and can run code: give trusted=True"):
+            fresh.load(tmp_path / "theirs.zip")
+        fresh.load(tmp_path / "theirs.zip", trusted=True)
+        assert decisions(fresh, "dqn") == decisions(agent, "dqn")
+
+    def test_what_is_stored_here_holds_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        agent, _ = train("dqn")
+        agent.save(tmp_path / "agent")
+        for module in (pickle, torch):
+            monkeypatch.setattr(module, "load", lambda *_, **__: pytest.fail("a pickle was read"))
+        DeepAgent("dqn").load(tmp_path / "agent")
+
+    def test_another_algorithms_network_is_refused(self, tmp_path: Path):
+        train("dqn")[0].save(tmp_path / "agent")
+        with pytest.raises(ValueError, match=r"is no network of .*PPO, but of .*DQN"):
+            DeepAgent("ppo").load(tmp_path / "agent")
+
+
+@pytest.mark.parametrize("bootstrap", ["observation", "output"])
+def test_what_a_refiner_bootstraps_on(bootstrap: str, monkeypatch: pytest.MonkeyPatch):
+    told: list[int] = []
+    monkeypatch.setattr(Refiner, "update", lambda *decision, **_: told.append(decision[4]))
+    env = make_env("refiner", 2)
+    agent = find_agent("refiner").make(seed=0, bootstrap=bootstrap)
+    agent.learn(env, 16)
+    replay = make_env("refiner", 2)
+    replay.reset()
+    expected: list[int] = []
+    for actions in np.array(env.actions).reshape(-1, 2):
+        observations, _, dones, infos = replay.step(actions)
+        if bootstrap == "output":
+            rows = replay.venv.output_observations()  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            rows = [
+                infos[lane]["terminal_observation"] if dones[lane] else row
+                for lane, row in enumerate(np.asarray(observations))
+            ]
+        expected += [int(row) for row in rows]
+    assert told == expected
+
+
+def test_an_unknown_bootstrap_is_an_error():
+    with pytest.raises(ValueError, match="bootstrap 'outputs' is unknown; did you mean 'output'"):
+        find_agent("refiner").make(seed=0, bootstrap="outputs")
 
 
 def test_an_untrained_agent_says_so():

@@ -1,25 +1,149 @@
+import copy
 import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from spangym.agents import Refiner
-from spangym.agents.refiner import STORAGES
+from spangym.agents.schedules import Linear
+from spangym.agents.tables import STORAGES, Row
 from spangym.attention import SpanController
 
 from ..conftest import Golden
 
+STATES = 6
+ACTIONS = 4
+
+REPEATABLE = settings(derandomize=True, deadline=None)
+
 STORED = pytest.mark.parametrize("storage", STORAGES)
 
-UPDATES = st.lists(
-    st.tuples(
-        st.integers(0, 9), st.integers(0, 9), st.floats(-5, 5, allow_nan=False), st.integers(0, 9)
-    ),
-    max_size=60,
+Decision = tuple[int, int, float, int, int]
+"""State, action, reward, next state and lane."""
+
+
+@st.composite
+def _decisions(draw: st.DrawFn) -> list[Decision]:
+    """Decisions in two lanes, most of which go on from where the lane's last one led."""
+    drawn = st.tuples(
+        st.booleans(),
+        st.integers(0, STATES - 1),
+        st.integers(0, ACTIONS - 1),
+        st.integers(-2, 2),
+        st.integers(0, STATES - 1),
+        st.integers(0, 1),
+    )
+    places, decisions = [0, 0], []
+    for elsewhere, state, action, reward, next_state, lane in draw(st.lists(drawn, max_size=30)):
+        start = state if elsewhere else places[lane]
+        decisions.append((start, action, float(reward), next_state, lane))
+        places[lane] = next_state
+    return decisions
+
+
+DECISIONS = _decisions()
+
+OPTIONS = st.fixed_dictionaries(
+    {
+        "alpha": st.sampled_from([0.1, 0.5, Linear(1.0, 0.1, 7)]),
+        "gamma": st.sampled_from([0.0, 0.9, 1.0]),
+        "epsilon": st.sampled_from([0.0, 0.3, Linear(1.0, 0.0, 9)]),
+        "ties": st.sampled_from(["lowest", "random"]),
+        "initial": st.sampled_from([0.0, 2.0]),
+        "visits": st.booleans(),
+        "double": st.booleans(),
+        "trace_decay": st.sampled_from([0.0, 0.8, 1.0]),
+        "trace_cut": st.booleans(),
+    }
 )
+
+
+def make(**options: Any) -> Refiner:
+    return Refiner(**{"states": STATES, "actions": ACTIONS, "seed": 1, **options})
+
+
+def play(refiner: Refiner, decisions: Iterable[Decision]) -> list[int]:
+    """Have it learn decisions, whatever it would have chosen itself, and say what that was."""
+    chosen = []
+    for decision in decisions:
+        chosen.append(refiner.choose_action(decision[0]))
+        refiner.update(*decision)
+    return chosen
+
+
+def assert_alike(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+class WithCoins(Refiner):
+    """Draws given numbers."""
+
+    coins: Iterator[float]
+
+    def _draw(self) -> float:
+        return next(self.coins)
+
+
+class Plain:
+    """The same by the book: no rows, nothing at hand, all values in dictionaries."""
+
+    def __init__(self, coins: Iterator[float], options: dict[str, Any]) -> None:
+        self.coins, self.options = coins, options
+        self.initial: float = options["initial"]
+        self.alpha, self.gamma = Linear.read("alpha", options["alpha"]), options["gamma"]
+        self.tables: list[dict[tuple[int, int], float]] = [{} for _ in range(1 + options["double"])]
+        self.visits = [Counter[tuple[int, int]]() for _ in self.tables]
+        self.traces: dict[int, dict[tuple[int, int], float]] = {0: {}, 1: {}}
+        self.places: dict[int, int] = {}
+        self.updates = 0
+
+    def of(self, table: int, state: int, action: int) -> float:
+        return self.tables[table].get((state, action), self.initial)
+
+    def value(self, state: int, action: int) -> float:
+        shown = [self.of(table, state, action) for table in range(len(self.tables))]
+        return float(np.mean(shown))
+
+    def update(self, state: int, action: int, reward: float, next_state: int, lane: int) -> None:
+        learns = judges = 0
+        if self.options["double"]:
+            learns = int(next(self.coins) < 0.5)
+            judges = 1 - learns
+        greedy = max(range(ACTIONS), key=lambda each: self.of(learns, next_state, each))
+        target = reward + self.gamma * self.of(judges, next_state, greedy)
+        error = target - self.of(learns, state, action)
+        self.visits[learns][state, action] += 1
+        traces = self.traces[lane]
+        best = max(self.value(state, each) for each in range(ACTIONS))
+        cut = self.options["trace_cut"] and self.value(state, action) < best
+        if self.places.get(lane) != state or cut:
+            traces.clear()
+        for decision in [*traces]:
+            traces[decision] *= self.gamma * self.options["trace_decay"]
+            if traces[decision] < 1e-4:
+                del traces[decision]
+        traces[state, action] = 1.0
+        for decision, weight in traces.items():
+            rate = self.alpha.at(self.updates)
+            if self.options["visits"]:
+                rate = max(rate, 1 / max(1, self.visits[learns][decision]))
+            self.tables[learns][decision] = self.of(learns, *decision) + rate * (weight * error)
+        self.places[lane] = next_state
+        self.updates += 1
+
+
+def values(refiner: Refiner | Plain) -> list[list[float]]:
+    return [[refiner.value(state, a) for a in range(ACTIONS)] for state in range(STATES)]
 
 
 @STORED
@@ -37,36 +161,98 @@ def test_reproduces_the_original(golden: Golden, storage: str):
     assert greedy == recorded["greedy"].tolist()
 
 
-@given(updates=UPDATES)
-def test_storages_agree(updates: list[tuple[int, int, float, int]]):
-    refiners = [Refiner(seed=1, storage=storage) for storage in STORAGES]
-    for update in updates:
-        for refiner in refiners:
-            refiner.update(*update)
-    one, other = refiners
-    for state in range(10):
-        assert [one.value(state, a) for a in range(10)] == [
-            other.value(state, a) for a in range(10)
-        ]
-        assert one.choose_action(state) == other.choose_action(state)
+@REPEATABLE
+@given(options=OPTIONS, decisions=DECISIONS, seed=st.integers(0, 9))
+def test_learns_by_the_book(options: dict[str, Any], decisions: list[Decision], seed: int):
+    coins = np.random.default_rng(seed).random(len(decisions)).tolist()
+    refiner = WithCoins(states=STATES, actions=ACTIONS, **options)
+    refiner.coins = iter(coins)
+    plain = Plain(iter(coins), options)
+    for decision in decisions:
+        refiner.update(*decision)
+        plain.update(*decision)
+    assert values(refiner) == values(plain)
 
 
-@STORED
-@given(updates=UPDATES)
-def test_what_is_saved_goes_on_alike(storage: str, updates: list[tuple[int, int, float, int]]):
-    refiner, other = Refiner(seed=3, storage=storage), Refiner(seed=4, storage=storage)
-    for update in updates:
-        refiner.update(*update)
-        refiner.choose_action(update[0])
-    other.update(9, 9, 100.0, 9)  # Gone once something else is loaded.
+@REPEATABLE
+@given(options=OPTIONS, decisions=DECISIONS)
+def test_storages_agree(options: dict[str, Any], decisions: list[Decision]):
+    one, other = (make(storage=storage, **options) for storage in STORAGES)
+    assert play(one, decisions) == play(other, decisions)
+    assert_alike(one.state_dict(), other.state_dict())
+    states = np.arange(STATES)
+    assert one.greedy_actions(states).tolist() == other.greedy_actions(states).tolist()
+
+
+@REPEATABLE
+@given(decisions=DECISIONS)
+def test_options_that_change_nothing(decisions: list[Decision]):
+    refiners = [
+        make(**options)
+        for options in (
+            {},
+            {"trace_decay": 1e-9},
+            {"alpha": {"start": 0.1, "end": 0.1, "steps": 3}, "epsilon": Linear(0.1, 0.1, 1)},
+        )
+    ]
+    assert len({tuple(play(refiner, decisions)) for refiner in refiners}) == 1
+    assert all(values(refiner) == values(refiners[0]) for refiner in refiners)
+
+
+@REPEATABLE
+@given(
+    options=OPTIONS,
+    decisions=DECISIONS,
+    at=st.integers(0, 30),
+    storages=st.tuples(*[st.sampled_from([*STORAGES])] * 2),
+)
+def test_what_is_saved_goes_on_alike(
+    options: dict[str, Any], decisions: list[Decision], at: int, storages: tuple[str, str]
+):
+    refiner = make(seed=3, storage=storages[0], **options)
+    other = make(seed=4, storage=storages[1], **options)
+    play(refiner, decisions[:at])
+    play(other, [(5, 3, 100.0, 5, 1)])  # Gone once something else is loaded.
     with tempfile.TemporaryDirectory() as folder:
         refiner.save(Path(folder, "agent"))
         other.load(Path(folder, "agent"))
-    choices = [[each.choose_action(state % 10) for state in range(50)] for each in (refiner, other)]
-    assert choices[0] == choices[1]
-    for state in range(10):
-        for action in range(10):
-            assert refiner.value(state, action) == other.value(state, action)
+    assert_alike(refiner.state_dict(), other.state_dict())
+    rest = decisions[at:] + decisions
+    assert play(refiner, rest) == play(other, rest)
+    assert_alike(refiner.state_dict(), other.state_dict())
+
+
+@REPEATABLE
+@given(options=OPTIONS, decisions=DECISIONS)
+def test_greedy_actions_are_those_of_one_by_one(options: dict[str, Any], decisions: list[Decision]):
+    refiner = make(**options)
+    play(refiner, decisions)
+    before = refiner.state_dict()
+    states = np.arange(STATES).reshape(2, 3)
+    actions = refiner.greedy_actions(states)
+    assert actions.dtype == np.int64
+    assert actions.ravel().tolist() == [refiner.greedy_action(each) for each in range(STATES)]
+    for row, action in zip(values(refiner), actions.ravel(), strict=True):
+        assert row[action] == max(row)
+    assert_alike(refiner.state_dict(), before)
+
+
+@REPEATABLE
+@given(puts=st.lists(st.tuples(st.integers(0, 3), st.integers(-2, 2)), max_size=40))
+def test_a_row_knows_its_best(puts: list[tuple[int, int]]):
+    row = Row.of([0.0] * 4)
+    for action, value in puts:
+        row.put(action, float(value))
+        assert (row.best, row.greedy) == (max(row), row.index(max(row)))
+
+
+def test_copies_are_apart():
+    for storage in STORAGES:
+        refiner = make(storage=storage)
+        other = copy.deepcopy(refiner)
+        other.update(1, 2, 1.0, 1)
+        assert refiner.value(1, 2) == 0
+        assert other.value(0, 2) == 0
 
 
 def test_explores_at_its_rate():
@@ -75,10 +261,57 @@ def test_explores_at_its_rate():
     chosen = [refiner.choose_action(5) for _ in range(4000)]
     other = sum(action != 4 for action in chosen) / len(chosen)
     assert other == pytest.approx(0.1 * 0.9, abs=0.015)
+    assert set(chosen) == set(range(10))
+
+
+def test_explores_less_and_less():
+    refiner = Refiner(epsilon={"start": 1.0, "end": 0.0, "steps": 400}, seed=0)
+    refiner.update(5, 4, 1.0, 0)
+    chosen = np.array([refiner.choose_action(5) for _ in range(600)])
+    shares = [(part != 4).mean() for part in np.split(chosen, 3)]
+    assert shares == pytest.approx([0.9 * 0.75, 0.9 * 0.25, 0.0], abs=0.08)
+    assert refiner.epsilon == 0
 
 
 def test_ties_go_to_the_lowest_action():
     assert Refiner(epsilon=0.0).choose_action(123) == 0
+
+
+def test_random_ties_are_drawn_and_spread():
+    refiner = Refiner(epsilon=0.0, ties="random", seed=0)
+    for action in (0, 3, 7):
+        refiner.update(5, action, -1.0, 5)
+    chosen = Counter(refiner.choose_action(5) for _ in range(2100))
+    assert chosen.keys() == {1, 2, 4, 5, 6, 8, 9}
+    assert max(chosen.values()) < 1.25 * min(chosen.values())
+    spread = np.bincount(refiner.greedy_actions(np.arange(9999)), minlength=10)
+    assert spread.max() < 1.05 * spread.min()
+
+
+def test_high_initial_values_have_everything_tried():
+    refiner = Refiner(epsilon=0.0, initial=5.0, gamma=0.0)
+    for _ in range(10):
+        refiner.update(1, refiner.choose_action(1), 1.0, 1)
+    assert len({refiner.value(1, action) for action in range(10)}) == 1
+    assert refiner.value(1, 0) < 5 == refiner.value(2, 0)
+
+
+@REPEATABLE
+@given(rewards=st.lists(st.floats(-5, 5), min_size=1, max_size=20))
+def test_by_visits_a_value_is_a_mean(rewards: list[float]):
+    refiner = Refiner(alpha=1e-12, gamma=0.0, visits=True, initial=100.0)
+    for reward in rewards:
+        refiner.update(3, 4, reward, 3)
+    assert refiner.value(3, 4) == pytest.approx(np.mean(rewards), abs=1e-9)
+
+
+def test_traces_credit_what_led_here():
+    refiner = Refiner(gamma=0.5, trace_decay=0.5)
+    for state in range(3):
+        refiner.update(state, 0, float(state == 2), state + 1, lane=1)
+        refiner.update(9, 0, 0.0, 9, lane=0)
+    values = [refiner.value(state, 0) for state in (2, 1, 0, 9)]
+    assert values == pytest.approx([0.1, 0.1 / 4, 0.1 / 16, 0.0])
 
 
 def test_is_a_span_controller():
@@ -89,9 +322,20 @@ def test_is_a_span_controller():
     ("options", "rule"),
     [
         ({"alpha": 0.0}, "alpha must be in"),
+        ({"alpha": Linear(0.5, 0.0, 10)}, r"alpha must be in \(0, 1\], got 0.0"),
+        ({"alpha": "0.5"}, "alpha must be a number or start, end, steps, got '0.5'"),
         ({"gamma": 1.1}, "gamma must be in"),
         ({"epsilon": -0.1}, "epsilon must be in"),
+        ({"epsilon": {"start": 1, "end": 2, "steps": 9}}, r"epsilon must be in \[0, 1\], got 2"),
+        ({"epsilon": {"start": 1, "end": 0, "step": 9}}, "no field 'step'; did you mean 'steps'"),
+        ({"epsilon": {"start": 1, "steps": 9}}, "epsilon lacks end"),
+        ({"epsilon": {"start": 1, "end": 0, "steps": 0}}, "epsilon: steps must be a whole number"),
         ({"storage": "list"}, "storage must be 'dict' or 'array'"),
+        ({"ties": "highest"}, "ties must be 'lowest' or 'random'"),
+        ({"initial": float("nan")}, "initial must be finite"),
+        ({"visits": "yes"}, "visits must be true or false"),
+        ({"double": 2}, "double must be true or false"),
+        ({"trace_decay": 1.5}, "trace_decay must be in"),
     ],
 )
 def test_bad_options_name_the_rule(options: dict[str, Any], rule: str):
@@ -99,6 +343,50 @@ def test_bad_options_name_the_rule(options: dict[str, Any], rule: str):
         Refiner(**options)
 
 
-def test_array_refuses_a_state_beyond_its_size():
-    with pytest.raises(ValueError, match=r"state must be in 0\.\.9, got 10"):
-        Refiner(states=10, storage="array").update(10, 0, 1.0, 0)
+@pytest.mark.parametrize("state", [-1, 10])
+def test_array_refuses_a_state_beyond_its_size(state: int):
+    refiner = Refiner(states=10, storage="array")
+    with pytest.raises(ValueError, match=rf"state must be in 0\.\.9, got {state}"):
+        refiner.update(state, 0, 1.0, 0)
+    with pytest.raises(ValueError, match=rf"state must be in 0\.\.9, got {state}"):
+        refiner.update(0, 0, 1.0, state)
+    assert refiner.value(0, 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"double": True}, "'other_states' is missing"),
+        ({"visits": True}, "'visits' is missing"),
+        ({"epsilon": Linear(1.0, 0.1, 9)}, "'counts' is missing"),
+        ({"actions": 3}, "4 actions are stored, this refiner has 3"),
+        ({"states": 2, "storage": "array"}, r"state must be in 0\.\.1, got 3"),
+    ],
+)
+def test_what_was_stored_with_other_options_is_refused(
+    options: dict[str, Any], message: str, tmp_path: Path
+):
+    refiner, other = make(), make(**options)
+    for each in (refiner, other):
+        each.update(1, 2, 1.0, 1)
+    refiner.update(3, 2, 1.0, 1)
+    refiner.save(tmp_path / "agent")
+    before = other.state_dict()
+    with pytest.raises(ValueError, match=rf"agent\.npz is no table.*{message}"):
+        other.load(tmp_path / "agent")
+    assert_alike(other.state_dict(), before)
+    if "other_states" in message:
+        with pytest.raises(ValueError, match="'other_states' is not used here"):
+            refiner.load_state_dict(before)
+
+
+@REPEATABLE
+@given(
+    start=st.floats(-5, 5), end=st.floats(-5, 5), steps=st.integers(1, 50), step=st.integers(0, 99)
+)
+def test_a_schedule_is_a_line_and_then_stays(start: float, end: float, steps: int, step: int):
+    schedule = Linear(start, end, steps)
+    assert schedule.at(0) == start
+    expected = np.interp(step, [0, steps], [start, end])
+    assert schedule.at(step) == pytest.approx(expected, abs=1e-9)
+    assert schedule.at(steps) == schedule.at(10**9) == end

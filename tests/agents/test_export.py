@@ -1,0 +1,278 @@
+"""Frozen agents decide in a layer as they do in the environment."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor, nn
+
+from spangym.agents import Agent, ControllerAgent, DeepAgent, Refiner, find_agent
+from spangym.agents.clusters import ClusterAgent, Clusters
+from spangym.agents.export import freeze
+from spangym.attention import IntegratedAttention
+from spangym.attention.frozen import load_controller
+from spangym.attention.observation import ENCODINGS, Observation
+from spangym.envs import Settings, SpanControlVecEnv
+
+DEEP = ["dqn", "ppo", "a2c", "qrdqn", "trpo", "maskable_ppo", "ars"]
+SMALL: dict[str, Any] = {"dims": 8, "heads": 2, "ctx": 8, "chunks": 4, "win_size": 8}
+LANES = 50
+
+
+def make_settings(**more: Any) -> Settings:
+    return Settings(**{**SMALL, **more})
+
+
+def observation_of(settings: Settings) -> Observation:
+    return Observation(
+        settings.dims,
+        settings.layers,
+        settings.encoding,
+        settings.groups,
+        settings.lags,
+        settings.layer_index,
+    )
+
+
+def train(name: str, settings: Settings, **options: Any) -> Agent:
+    """An agent whose decisions differ, though it was trained for moments only."""
+    env = SpanControlVecEnv(settings, 4)
+    env.seed(0)
+    if name == "clusters":
+        agent: Agent = ClusterAgent(
+            Refiner(seed=0), Clusters(12, 100, settings.layer_index, seed=0), seed=0
+        )
+    else:
+        agent = find_agent(name).make(seed=0, **options)
+    if not isinstance(agent, DeepAgent):
+        agent.learn(env, 400)
+        return agent
+    agent.learn(env, 64 if name == "ars" else 16)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in agent.policy.parameters():
+        if parameter.ndim == 2:
+            # Large enough that inputs matter, which early in training they hardly do.
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.data += noise * 3 / min(64, parameter.shape[1]) ** 0.5
+    return agent
+
+
+def play(agent: Agent, settings: Settings) -> tuple[list[int], list[int]]:
+    """What an agent decides in an environment, and frozen in its layers, on the same streams."""
+    env = SpanControlVecEnv(settings, LANES)
+    env.seed(1)
+    observations = np.asarray(env.reset())
+    layers = env.simulator.layers
+    for index, layer in enumerate(layers):
+        layer.refiner = freeze(
+            agent,
+            observation_of(settings),
+            observes=settings.observe,  # pyright: ignore[reportArgumentType]
+            layer=index,
+        )
+    in_environment: list[int] = []
+    in_layer: list[int] = []
+    for step in range(settings.chunks * len(layers)):
+        index, state = step % len(layers), env.simulator.state
+        decided = layers[index].decide(state.hidden, cache=state.caches[index])
+        assert decided is not None
+        actions = agent.predict(observations)
+        in_environment += actions.tolist()
+        in_layer += decided.tolist()
+        # The local path is off, which is fast; both read the same either way.
+        observations = np.asarray(env.step(actions * 0)[0])
+    return in_environment, in_layer
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "observe"),
+    [
+        *((name, encoding, "current") for name in ("dqn", "ppo") for encoding in ENCODINGS),
+        *(("clusters", encoding, "current") for encoding in ("digits", "box", "features")),
+        ("refiner", "state", "current"),
+        ("refiner", "state", "previous"),
+        ("ppo", "features", "previous"),
+    ],
+)
+def test_picks_the_same_actions_as_in_the_environment(name: str, encoding: str, observe: str):
+    """On 1,200 inputs: of 50 streams, 12 chunks in each of 2 layers."""
+    settings = make_settings(
+        encoding=encoding,
+        observe=observe,
+        groups=2 if encoding == "state" else 4,
+        lags=encoding == "features",
+        layer_index=True,
+        chunks=12,
+        source="mixed",
+    )
+    in_environment, in_layer = play(train(name, settings), settings)
+    assert len(in_layer) == 1200
+    assert in_layer == in_environment
+    assert len(set(in_layer)) > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *((name, {}) for name in DEEP),
+        ("ppo", {"normalize": True}),
+        ("a2c", {"normalize": True, "policy_kwargs": {"net_arch": []}}),
+        ("ppo", {"policy_kwargs": {"net_arch": {"pi": [32, 16], "vf": [8]}}}),
+        ("dqn", {"policy_kwargs": {"net_arch": [20], "activation_fn": "SiLU"}}),
+    ],
+)
+def test_networks_of_every_kind(name: str, options: dict[str, Any]):
+    settings = make_settings(encoding="features", source="mixed")
+    in_environment, in_layer = play(train(name, settings, **options), settings)
+    assert in_layer == in_environment
+    assert len(set(in_layer)) > 1
+
+
+@pytest.mark.parametrize("name", ["dqn", "refiner", "clusters"])
+def test_frozen_and_read_back_it_needs_no_agent(name: str, tmp_path: Path):
+    settings = make_settings(encoding="state" if name == "refiner" else "box", groups=2)
+    frozen = freeze(train(name, settings), observation_of(settings), made={"agent": name})
+    frozen.save(tmp_path / "frozen.safetensors")
+    loaded = load_controller(tmp_path / "frozen.safetensors")
+    assert loaded.made == {"agent": name}
+    layer = IntegratedAttention(8, 8, 2, generator=torch.Generator().manual_seed(0)).eval()
+    x = torch.randn(200, 8, 8, generator=torch.Generator().manual_seed(1))
+    layer.refiner = frozen
+    decided = layer.decide(x)
+    layer.refiner = loaded
+    assert decided is not None
+    assert torch.equal(loaded(layer.ln_a(x)), decided)
+
+
+def test_states_never_met_are_decided_as_the_refiner_does():
+    refiner = Refiner(ties="random", seed=0)
+    settings = make_settings(encoding="state", groups=2)
+    in_environment, in_layer = play(ControllerAgent(refiner), settings)
+    assert in_layer == in_environment
+    assert len(set(in_layer)) > 1
+
+
+class Averaging(BaseFeaturesExtractor):
+    """Reads observations in a way of its own."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, 1)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        return observations.mean(-1, keepdim=True)
+
+
+class Contrary(ActorCriticPolicy):
+    """Does the contrary of what its network says."""
+
+    def _predict(self, observation: Any, deterministic: bool = False) -> Tensor:
+        return 9 - super()._predict(observation, deterministic)
+
+
+class Own(Refiner):
+    """Not a refiner whose decisions the table holds."""
+
+
+def agent_with(name: str, **options: Any) -> Agent:
+    return train(name, make_settings(encoding="box"), **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: find_agent("random").make(seed=0), "a RandomAgent cannot be frozen"),
+        (lambda: find_agent("fixed:3").make(seed=0), "a FixedAgent cannot be frozen"),
+        (lambda: agent_with("recurrent_ppo"), "a RecurrentPPO agent cannot be frozen: it is recur"),
+        (
+            lambda: agent_with(
+                "ppo", policy_kwargs={"features_extractor_class": Averaging, "net_arch": [4]}
+            ),
+            "reads its observations by a Averaging",
+        ),
+        (lambda: agent_with("dqn", policy_kwargs={"activation_fn": "PReLU"}), "holds PReLU"),
+        (
+            lambda: agent_with("dqn", policy_kwargs={"activation_fn": lambda: nn.ELU(alpha=0.5)}),
+            r"holds ELU\(alpha=0.5\)",
+        ),
+    ],
+)
+def test_what_cannot_be_frozen_says_why(make: Any, message: str):
+    with pytest.raises(ValueError, match=message):
+        freeze(make(), Observation(8, 2, "box"))
+
+
+def test_a_policy_that_does_more_than_its_network_is_found_out():
+    settings = make_settings(encoding="box")
+    agent = train("ppo", settings)
+    assert isinstance(agent, DeepAgent)
+    agent.policy.__class__ = Contrary
+    with pytest.raises(ValueError, match="its policy does more than its network"):
+        freeze(agent, observation_of(settings))
+
+
+def test_a_refiner_of_ones_own_is_refused():
+    class Mine:
+        def choose_action(self, state: int) -> int:
+            return state % 10
+
+        def update(self, state: int, action: int, reward: float, next_state: int) -> None:
+            pass
+
+    with pytest.raises(ValueError, match="a Mine cannot be frozen: what a refiner of one's own"):
+        freeze(ControllerAgent(Mine()), Observation(8, encoding="state"))
+    with pytest.raises(ValueError, match="it has 7 actions, a layer has 10"):
+        freeze(ControllerAgent(Refiner(actions=7)), Observation(8, encoding="state"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"dims": 16},
+        {"encoding": "features"},
+        {"encoding": "digits"},
+        {"encoding": "state"},
+        {"groups": 2},
+        {"lags": True},
+        {"layer_index": True},
+    ],
+    ids=str,
+)
+def test_an_observation_that_it_was_not_trained_on_is_refused(wrong: dict[str, Any]):
+    agent = agent_with("dqn")
+    right = {"dims": 8, "layers": 2, "encoding": "box"}
+    freeze(agent, Observation(**right))
+    with pytest.raises(ValueError, match=r"a DQN agent cannot be frozen: it observes Box"):
+        freeze(agent, Observation(**{**right, **wrong}), layer=0)
+
+
+def test_clusters_of_other_observations_are_refused():
+    settings = make_settings(encoding="box", layer_index=True)
+    agent = train("clusters", settings)
+    for wrong, message in (
+        ({"layers": 3}, "clusters of are not those that are observed"),
+        ({"layer_index": False}, "clusters of are not those that are observed"),
+        ({"groups": 4}, "means, scales and centres are of shapes"),
+        ({"encoding": "state"}, "clusters of are not those that are observed"),
+    ):
+        observation = {"dims": 8, "layers": 2, "encoding": "box", "layer_index": True, **wrong}
+        with pytest.raises(ValueError, match=message):
+            freeze(agent, Observation(**observation), layer=0)
+
+
+def test_untrained_agents_say_so():
+    for agent in (DeepAgent("dqn", 0), ClusterAgent(Refiner(), Clusters())):
+        with pytest.raises(RuntimeError, match=r"call learn\(\) or load\(\) first"):
+            freeze(agent, Observation(8, 2, "box"))
+
+
+def test_an_agent_that_refreshes_too_is_refused():
+    settings = make_settings(encoding="box", refresh=True)
+    agent = find_agent("ppo").make(seed=0)
+    agent.learn(SpanControlVecEnv(settings, 4), 16)
+    with pytest.raises(ValueError, match=r"its actions are MultiDiscrete\(\[10  2  2\]\)"):
+        freeze(agent, observation_of(settings))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import cli_environments, cli_measure, cli_runs
+from . import cli_agents, cli_environments, cli_measure, cli_runs, cli_tune
 
 app = typer.Typer(
     name="spangym",
@@ -31,6 +31,8 @@ for command in (
     cli_runs.compare,
     cli_runs.curves,
     cli_runs.validate,
+    cli_tune.tune,
+    cli_agents.export,
     cli_environments.watch,
     cli_environments.references,
     cli_environments.pretrain,
@@ -41,4 +43,5 @@ for command in (
 bench = typer.Typer(help="Measure speed and memory, as ratios.", no_args_is_help=True)
 bench.command("attention")(cli_measure.bench_attention)
 bench.command("envs")(cli_measure.bench_envs)
+bench.command("agents")(cli_agents.bench_agents)
 app.add_typer(bench, name="bench")

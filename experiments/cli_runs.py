@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ from .run_folder import RunFolder, resume_command
 from .studies import Study
 from .study_reading import change_study, load_study, resolve
 from .table import make_table
+from .trial import CHECKPOINT_SECONDS
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -39,7 +41,7 @@ def compare(
         list[str] | None,
         typer.Option(
             help="Compare only this agent with the references (may be repeated): one of the "
-            "study's, another shipped one, or module:Class of a refiner of your own."
+            "study's, another shipped one, or module:Class of your own."
         ),
     ] = None,
     jobs: Annotated[
@@ -52,8 +54,15 @@ def compare(
         Path | None, typer.Option(help="Folder for the results; else runs/STUDY-TIME.")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with the interrupted run in this folder.")
+        Path | None,
+        typer.Option(
+            help="Go on with the run in this folder: trials that were interrupted go on from their "
+            "last checkpoint; with --steps all are trained longer."
+        ),
     ] = None,
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, help="Least time between two checkpoints of a training.")
+    ] = CHECKPOINT_SECONDS,
 ) -> None:
     """Train and evaluate the agents of a study, and write down how they compare."""
     jobs = jobs or usable_cores()
@@ -71,13 +80,14 @@ def compare(
         path = out or Path("runs", f"{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}")
         folder = RunFolder.create(path, chosen, make_manifest(chosen, sys.argv, jobs))
     else:
-        if any(each is not None for each in (study, seeds, steps, agent, device, out)):
+        if any(each is not None for each in (study, seeds, agent, device, out)):
             raise UserError(
-                "--resume goes on with the folder's own study: besides it give only --jobs"
+                "--resume goes on with the folder's own study: besides it give only --jobs, "
+                "--checkpoint-seconds, and --steps to train longer"
             )
         folder = RunFolder.open(resume)
-        chosen = _resume(folder, jobs)
-    _run(folder, chosen, jobs, console)
+        chosen = _resume(folder, jobs, steps)
+    _run(folder, chosen, jobs, console, checkpoint_seconds)
 
 
 def curves(
@@ -127,12 +137,16 @@ def validate(
         raise typer.Exit(1)
 
 
-def _resume(folder: RunFolder, jobs: int) -> Study:
-    """The study of an earlier run, whose manifest is told that it goes on."""
+def _resume(folder: RunFolder, jobs: int, steps: int | None) -> Study:
+    """The study of an earlier run, perhaps longer; its manifest is told that it goes on."""
     folder.check_writable()
     stored = folder.study()
+    if steps is not None and steps < stored.steps:
+        raise UserError(
+            f"--steps may only be raised: the run in {str(folder.path)!r} has {stored.steps}"
+        )
     try:
-        study = resolve(stored)
+        study = resolve(replace(stored, steps=steps or stored.steps))
     except UserError as error:
         raise UserError(f"{folder.path / 'study.toml'}: {error}") from error
     then, now = folder.manifest(), make_manifest(study, sys.argv, jobs)
@@ -149,15 +163,19 @@ def _resume(folder: RunFolder, jobs: int) -> Study:
     earlier = then.pop("resumed", None)
     again = [*earlier, now] if isinstance(earlier, list) else [now]
     folder.write_json("manifest.json", {**then, "resumed": again})
+    if study.steps != stored.steps:
+        folder.write("study.toml", study.to_toml())
     return study
 
 
-def _run(folder: RunFolder, study: Study, jobs: int, console: Console) -> None:
+def _run(
+    folder: RunFolder, study: Study, jobs: int, console: Console, checkpoint_seconds: float
+) -> None:
     kind = BarsView if console.is_terminal else LinesView
     finished = folder.finished(study)
     try:
         with kind(console, decisions_by_trial(study), finished) as view:
-            failed = run_comparison(folder, study, jobs, view)
+            failed = run_comparison(folder, study, jobs, view, checkpoint_seconds)
         if len(failed) == len(study.trials()):
             first = next(iter(failed.values()))
             print(f"spangym: every trial failed, the first by: {first}", file=sys.stderr)

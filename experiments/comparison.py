@@ -15,7 +15,7 @@ from .report import write_report
 from .run_folder import RunFolder
 from .statistics import AgentSummary, summarise, verdict
 from .studies import Study, Trial, make_agent
-from .trial import decisions
+from .trial import CHECKPOINT_SECONDS, decisions
 from .workers import Event, Failed, run_trials
 
 
@@ -47,14 +47,21 @@ def check_startable(study: Study) -> None:
         raise UserError(f"{name} cannot be started: {type(error).__name__}: {error}") from error
 
 
-def run_comparison(folder: RunFolder, study: Study, jobs: int, view: View) -> dict[str, str]:
-    """Run the trials of a study that are not finished yet.
+def run_comparison(
+    folder: RunFolder,
+    study: Study,
+    jobs: int,
+    view: View,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> dict[str, str]:
+    """Run the trials of a study that are not finished yet; interrupted ones go on.
 
     Args:
         folder: Folder of the run.
         study: What is compared.
         jobs: Processes side by side.
         view: Shown what happens.
+        checkpoint_seconds: Least time between two checkpoints of a training.
 
     Returns:
         Names of the trials that failed, each with its error in a line.
@@ -65,7 +72,8 @@ def run_comparison(folder: RunFolder, study: Study, jobs: int, view: View) -> di
     finished = folder.finished(study)
     todo = [trial for trial in study.trials() if trial not in finished]
     failed: dict[str, str] = {}
-    for event in run_trials(study, [(trial, folder.start(trial)) for trial in todo], jobs):
+    pairs = [(trial, folder.start(trial)) for trial in todo]
+    for event in run_trials(study, pairs, jobs, checkpoint_seconds):
         view.show(event)
         if isinstance(event, Failed):
             failed[event.trial.name] = event.error
@@ -115,7 +123,7 @@ def notes(study: Study, failed: Mapping[str, str]) -> list[str]:
     return [
         "mean return ± half of the 95 % interval over training seeds (Student's t); a fixed span "
         "has nothing to train, so it is evaluated once",
-        "score: random 0, best fixed span 1",
+        "score: random 0, oracle 1 (the best return that can be had, found by looking ahead)",
         f"mean span in tokens, of {longest} at most; visited keys a decision, all its passes "
         f"together, where one pass of full attention visits {full:,}; seconds a trial",
         *(f"failed: {name}: {error}" for name, error in failed.items()),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..agents.files import written_whole
 from .run_folder import RunFolder
-from .studies import FIXED, Study, Trial
+from .studies import FIXED, REFERENCES, Study, Trial
 
 FIGURE = "reward_curves"
 _POINTS = 200
@@ -20,7 +20,6 @@ _SMOOTHED = 0.1
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_GREY = "#7f7f7f"
 
 
 def draw_curves(folder: RunFolder, study: Study, trials: list[Trial]) -> None:
@@ -28,7 +27,7 @@ def draw_curves(folder: RunFolder, study: Study, trials: list[Trial]) -> None:
 
     Each agent's line is the mean over its training seeds of the return an episode, averaged over a
     tenth of the training; the shade reaches from the lowest seed to the highest. Dashed lines are
-    the best and the worst fixed span's returns in evaluation.
+    returns in evaluation: of the best and the worst fixed span, of random and of the oracle.
 
     Args:
         folder: Where the rows are and the figures go.
@@ -44,11 +43,11 @@ def draw_curves(folder: RunFolder, study: Study, trials: list[Trial]) -> None:
         axes = figure.subplots()
         colours = iter(_COLOURS * len(study.agents))
         labels = [entry.label for entry in study.agents]
-        for label in [*labels, "random"]:
-            colour = _GREY if label == "random" else next(colours)
+        for label in labels:
+            colour = next(colours)
             curves = [folder.curve(study, each) for each in trials if each.entry.label == label]
             _draw_agent(axes, label, colour, [curve for curve in curves if len(curve)], study.steps)
-        _draw_fixed(axes, evaluation)
+        _draw_references(axes, evaluation)
         axes.set_xlabel("environment steps of training")
         axes.set_ylabel("return an episode")
         axes.set_xlim(0, study.steps)
@@ -95,18 +94,18 @@ def _draw_agent(
     axes.fill_between(grid, seeds.min(0), seeds.max(0), color=colour, alpha=0.18, linewidth=0)
 
 
-def _draw_fixed(axes: Axes, evaluation: pd.DataFrame) -> None:
+def _draw_references(axes: Axes, evaluation: pd.DataFrame) -> None:
     means = {
         label: float(np.mean(rows["return"]))
-        for label in FIXED
+        for label in REFERENCES
         if len(rows := evaluation[evaluation["agent"] == label])
     }
-    if not means:
-        return
+    fixed = sorted((label for label in FIXED if label in means), key=means.__getitem__)
     # The best and the worst, once if they are the same.
-    for label in dict.fromkeys(
-        [max(means, key=means.__getitem__), min(means, key=means.__getitem__)]
-    ):
+    shown = dict.fromkeys([*fixed[-1:], *fixed[:1], "random", "oracle"])
+    for label in shown:
+        if label not in means:
+            continue
         level = means[label]
         axes.axhline(level, color="black", linestyle="--", linewidth=0.9)
         axes.annotate(

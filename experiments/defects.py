@@ -273,6 +273,8 @@ class _CountingRefiner(Refiner):
         self.asked += 1
         return super().choose_action(state)
 
-    def update(self, state: int, action: int, reward: float, next_state: int) -> None:
+    def update(
+        self, state: int, action: int, reward: float, next_state: int, lane: int = 0
+    ) -> None:
         self.asked += 1
-        super().update(state, action, reward, next_state)
+        super().update(state, action, reward, next_state, lane)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..agents import Agent
+from ..agents.protocol import begin
 from ..envs import Settings, SpanControlVectorEnv
 from .recorder import EpisodeTotals
 
@@ -39,7 +40,8 @@ def evaluate(
         progress(step * episodes)
         return agent.predict(observations)
 
-    rows = play(settings, range(first_seed, first_seed + episodes), decide)
+    seeds = range(first_seed, first_seed + episodes)
+    rows = play(settings, seeds, decide, lambda env: begin(agent, env))
     progress(settings.chunks * settings.layers * episodes)
     return rows
 
@@ -48,6 +50,7 @@ def play(
     settings: Settings,
     seeds: Sequence[int],
     decide: Callable[[NDArray[Any], int], NDArray[Any]],
+    begins: Callable[[SpanControlVectorEnv], object] | None = None,
 ) -> list[dict[str, Any]]:
     """Play one episode a seed, side by side as lanes.
 
@@ -55,12 +58,15 @@ def play(
         settings: Environment to play in.
         seeds: Of the episodes.
         decide: From observations and the number of the step to actions, one row a lane.
+        begins: Called with the environment once the episodes have begun.
 
     Returns:
         Rows as `evaluate` gives them.
     """
     env = SpanControlVectorEnv(len(seeds), **dataclasses.asdict(settings))
     observations, _ = env.reset(seed=seeds)
+    if begins is not None:
+        begins(env)
     simulator = env.simulator
     totals = [EpisodeTotals(simulator.reward.parts) for _ in seeds]
     norms = [0.0 for _ in seeds]

@@ -70,6 +70,8 @@ class BarsView:
         elif isinstance(event, workers.Progress):
             self._steps[name] = event.steps
             self.progress.update(self._bars[name], completed=event.steps)
+        elif isinstance(event, workers.Noted):
+            self.progress.console.print(f"{name}: {event.text}", markup=False, highlight=False)
         else:
             self._steps[name] = self._decisions[name]
             self.progress.remove_task(self._bars.pop(name))
@@ -110,6 +112,9 @@ class LinesView:
         """Say so where a trial has ended."""
         if isinstance(event, workers.Started):
             self._began[event.trial.name] = time.monotonic()
+        if isinstance(event, workers.Noted):
+            said = f"{event.trial.name}: {event.text}"
+            self._console.print(said, markup=False, highlight=False, soft_wrap=True)
         if not isinstance(event, workers.Finished | workers.Failed):
             return
         self._ended += 1

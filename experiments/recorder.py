@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from torch.utils.tensorboard import SummaryWriter
+
+from ..agents.files import written_whole
+from ..envs import SpanControlVecEnv
 
 
 class EpisodeTotals:
@@ -47,6 +50,15 @@ class EpisodeTotals:
         visited = int(self._sums["visited_keys"])
         return {**self._sums, "mean_span": self._span / self._steps, "visited_keys": visited}
 
+    def state_dict(self) -> dict[str, Any]:
+        """All that was added up."""
+        return {"steps": self._steps, "span": self._span, "sums": dict(self._sums)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._steps, self._span = state_dict["steps"], state_dict["span"]
+        self._sums = dict(state_dict["sums"])
+
 
 class Recorder(VecEnvWrapper):
     """Writes a row to ``curve.csv`` and scalars to TensorBoard for each episode of a training.
@@ -62,37 +74,66 @@ class Recorder(VecEnvWrapper):
         steps: Steps of the whole training; more are refused.
         stream_seed: Seed of the streams.
         progress: Called with the steps done after each step.
+        state: What `state_dict` gave in an earlier process, to go on from there.
     """
 
     def __init__(
         self,
-        venv: VecEnv,
+        venv: SpanControlVecEnv,
         folder: Path,
         parts: tuple[str, ...],
         steps: int,
         stream_seed: int,
         progress: Callable[[int], None],
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(venv)
         self.steps = 0
         self._budget = steps
-        self._stream_seed = stream_seed
         self._parts = parts
         self._progress = progress
         self._episode = 0
         self._totals = [EpisodeTotals(parts) for _ in range(self.num_envs)]
         self._columns = ["step", "episode", *EpisodeTotals.columns(parts), "wall_seconds"]
-        self._file = (folder / "curve.csv").open("a", newline="", buffering=1)
+        self._path = folder / "curve.csv"
+        self._stream_seeds = venv.seed(stream_seed)
+        seconds, purge_step, rows = 0.0, None, ",".join(self._columns) + "\n"
+        if state is not None:
+            self.steps, self._episode = state["steps"], state["episode"]
+            for totals, stored in zip(self._totals, state["totals"], strict=True):
+                totals.load_state_dict(stored)
+            seconds, rows = state["seconds"], state["rows"]
+            # What was shown of later steps comes again.
+            purge_step = self.steps + 1
+            venv.load_state_dict(state["environment"])
+        with written_whole(self._path) as aside:
+            aside.write_text(rows, "utf-8")
+        self._file = self._path.open("a", newline="", buffering=1)
         self._rows = csv.DictWriter(self._file, self._columns, lineterminator="\n")
-        self._rows.writeheader()
-        self._board = SummaryWriter(str(folder))
-        self._began = time.perf_counter()
-        self.seed()
+        self._board = SummaryWriter(str(folder), purge_step=purge_step)
+        self._began = time.perf_counter() - seconds
+
+    @property
+    def seconds(self) -> float:
+        """Wall time since the training began, without what passed between processes."""
+        return time.perf_counter() - self._began
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Keep the streams' own seed, whatever an agent asks for: all agents see the same ones."""
         del seed
-        return self.venv.seed(self._stream_seed)
+        return self._stream_seeds
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the training has changed here and in the environment, ``curve.csv`` among it."""
+        environment = cast(SpanControlVecEnv, self.venv)
+        return {
+            "steps": self.steps,
+            "episode": self._episode,
+            "totals": [totals.state_dict() for totals in self._totals],
+            "seconds": self.seconds,
+            "rows": self._path.read_text("utf-8"),
+            "environment": environment.state_dict(),
+        }
 
     def reset(self) -> Any:
         """Begin an episode in every lane."""
@@ -132,7 +173,7 @@ class Recorder(VecEnvWrapper):
         self._board.add_scalar("evaluation/return", mean_return, self.steps)
 
     def _write(self, totals: dict[str, Any]) -> None:
-        seconds = round(time.perf_counter() - self._began, 3)
+        seconds = round(self.seconds, 3)
         row = {"step": self.steps, "episode": self._episode, **totals, "wall_seconds": seconds}
         self._rows.writerow(row)
         for name, value in totals.items():

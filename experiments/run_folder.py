@@ -126,17 +126,24 @@ class RunFolder:
         return self.path / "trials" / trial.name
 
     def start(self, trial: Trial) -> Path:
-        """Folder for a trial that begins, emptied of what an interrupted one left."""
+        """Folder for a trial that begins; of an interrupted one only checkpoints are of use."""
         folder = self.trial(trial)
-        if folder.exists():
+        if folder.exists() and not (folder / "checkpoints").is_dir():
             shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            # An error that is to be tried again, and what a killed process was writing.
+            if path.name == "error.txt" or path.name.startswith("."):
+                path.unlink()
         return folder
 
     def _is_finished(self, study: Study, trial: Trial) -> bool:
         if not (self.trial(trial) / "result.json").exists():
             return False
         trained, wanted = self.result(trial)["training_steps"], training_steps(study, trial)
+        if trained < wanted:
+            # The study's steps were raised, and the trial was interrupted before it came to that.
+            return False
         if trained != wanted:
             raise self._damaged(
                 f"trials/{trial.name}/result.json",

@@ -26,7 +26,7 @@ class AgentSummary:
         label: The agent's label.
         mean_return: Return an episode.
         interval: Half of the 95 % interval of the mean return; None for a single seed.
-        score: 0 for random, 1 for the best fixed span; None where these are missing or equal.
+        score: 0 for random, 1 for the oracle; None where these are missing or equal.
         mean_span: Span of a decision, in tokens.
         visited_keys: Query-key pairs scored in a decision.
         seconds: Wall time of a trial.
@@ -109,10 +109,10 @@ def summarise(
 
 
 def _score(value: float, returns: Mapping[str, float]) -> float | None:
-    fixed = [returns[label] for label in FIXED if label in returns]
-    if "random" not in returns or not fixed or max(fixed) <= returns["random"]:
+    worst, best = returns.get("random"), returns.get("oracle")
+    if worst is None or best is None or best <= worst:
         return None
-    return (value - returns["random"]) / (max(fixed) - returns["random"])
+    return (value - worst) / (best - worst)
 
 
 def verdict(summaries: Sequence[AgentSummary]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -14,7 +14,7 @@ from ..agents import Agent
 from ..agents.loading import FIXED, AgentKind, find_agent
 from ..envs import Settings, settings_for
 
-REFERENCES = ("random", *FIXED)
+REFERENCES = ("random", *FIXED, "threshold", "oracle")
 """Policies that stand in every comparison."""
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -44,7 +44,7 @@ class AgentEntry:
     """An agent of a study.
 
     Attributes:
-        agent: A shipped name, or ``module:Class`` of a refiner.
+        agent: A name, or ``module:Class``: see `spangym.agents.find_agent`.
         label: What it is called in tables and figures, 80 characters at most; the agent's name if
             empty.
         encoding: Encoding of its observations; the agent's own if empty.
@@ -83,10 +83,13 @@ class EvaluationEntry:
     Attributes:
         first_seed: Episode ``i`` is seeded ``first_seed + i``.
         episodes: How many.
+        split: Part of the source that is read; ``train`` is for searches, lest they see what the
+            final evaluation reads.
     """
 
     first_seed: Seed = 1_000_000
     episodes: PositiveInt = 16
+    split: Literal["evaluation", "train"] = "evaluation"
 
 
 @dataclass(frozen=True)
@@ -116,8 +119,8 @@ class Study:
         steps: Environment steps of each training, over all lanes.
         seeds: Training seeds: the unit of replication.
         environment: Where the agents act.
-        agents: The agents compared; the reference policies (random and every fixed span) are
-            always added.
+        agents: The agents compared; the reference policies (random, every fixed span, the
+            coverage threshold and the oracle) are always added.
         evaluation: How they are judged.
         lanes: Streams that a training runs side by side.
     """
@@ -142,11 +145,11 @@ class Study:
         return (*self.agents, *references)
 
     def trials(self) -> list[Trial]:
-        """All trials, learners first; a fixed span, which learns nothing, has only one."""
+        """All trials, learners first; where seeds make no difference there is only one."""
         return [
             Trial(entry, seed)
             for entry in self.entries()
-            for seed in (self.seeds[:1] if entry.agent in FIXED else self.seeds)
+            for seed in (self.seeds if entry.kind().seeded else self.seeds[:1])
         ]
 
     def training(self, entry: AgentEntry) -> Settings:
@@ -155,7 +158,7 @@ class Study:
 
     def judging(self, entry: AgentEntry) -> Settings:
         """Settings of the environment in which an agent is evaluated."""
-        return self._settings(entry, "evaluation")
+        return self._settings(entry, self.evaluation.split)
 
     def _settings(self, entry: AgentEntry, split: str) -> Settings:
         observation = {name: getattr(entry, name) for name in OBSERVATION}
@@ -168,8 +171,8 @@ class Study:
 
 
 def training_steps(study: Study, trial: Trial) -> int:
-    """Steps that a trial trains: none for a fixed span."""
-    return 0 if trial.entry.agent in FIXED else study.steps
+    """Steps that a trial trains: none where there is nothing to learn."""
+    return study.steps if trial.entry.kind().learns else 0
 
 
 def make_agent(entry: AgentEntry, seed: int) -> Agent:

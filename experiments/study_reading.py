@@ -100,7 +100,7 @@ def parse_resolved(text: str, name: str) -> Study:
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{name}: not TOML: {error}") from error
     except ValidationError as error:
-        raise UserError(f"{name}: {_in_a_line(error)}") from error
+        raise UserError(f"{name}: {in_a_line(error)}") from error
 
 
 def resolve(study: Study) -> Study:
@@ -199,7 +199,8 @@ def _check_budget(study: Study) -> None:
         )
 
 
-def _in_a_line(error: ValidationError) -> str:
+def in_a_line(error: ValidationError) -> str:
+    """What is wrong with a TOML file, the first of all that is."""
     # A misspelt key is also a missing one: the misspelling says more.
     unknown = "unexpected_keyword_argument"
     first = min(error.errors(), key=lambda each: each["type"] != unknown)

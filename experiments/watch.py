@@ -14,22 +14,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..agents import Agent
-from ..agents.deep import ALGORITHMS
 from ..agents.files import written_whole
-from ..agents.loading import NAMES
+from ..agents.loading import NAMES, find_agent
+from ..agents.protocol import begin
 from ..attention.hints import did_you_mean
 from ..envs import Settings, SpanControlEnv, settings_for
 from ..envs.registration import full_id
 from .bench import check_writable_file
 from .errors import UserError
-from .run_folder import RunFolder, resume_command
 from .studies import AgentEntry, make_agent
-from .study_reading import judging
+from .trained import PLACE, read_trial
 
 FRAMES_A_SECOND: int = SpanControlEnv.metadata["render_fps"]
 _QUALITY = 8
 """Of 10: letters stay sharp."""
-_PLACE = "RUN/trials/AGENT/seed-0"
 
 
 class Player(NamedTuple):
@@ -51,7 +49,7 @@ def find_player(environment: str, name: str, seed: int) -> Player:
 
     Args:
         environment: A registered id.
-        name: A shipped agent that needs no training, ``module:Class`` of a refiner, or the folder
+        name: A shipped agent that needs no training, ``module:Class``, or the folder
             of a finished trial, whose study then says what the environment is like.
         seed: Of an agent that was not trained.
 
@@ -62,13 +60,13 @@ def find_player(environment: str, name: str, seed: int) -> Player:
     if name not in NAMES and folder.is_dir():
         return _trained_player(full_id(environment), name, folder)
     if len(folder.parts) > 1 and ":" not in name:
-        raise UserError(f"agent {name!r} is no folder; name that of a trial: {_PLACE}")
+        raise UserError(f"agent {name!r} is no folder; name that of a trial: {PLACE}")
     if name not in NAMES and (":" not in name or name.startswith("fixed:")):
         raise UserError(
             f"agent {name!r} is unknown{did_you_mean(name, NAMES)} "
             "(besides, it may be module:Class of a refiner, or the folder of a trial)"
         )
-    if name in ALGORITHMS:
+    if name in NAMES and name != "refiner" and find_agent(name).learns:
         raise UserError(
             f"agent {name!r} has to be trained first: name the folder of a trial, as "
             f"RUN/trials/{name}/seed-0"
@@ -85,35 +83,13 @@ def find_player(environment: str, name: str, seed: int) -> Player:
 
 
 def _trained_player(environment: str, name: str, folder: Path) -> Player:
-    path = folder.resolve()
-    if path.parent.parent.name != "trials" or not (path.parents[2] / "study.toml").is_file():
+    trained = read_trial(folder)
+    if trained.study.environment.id != environment:
         raise UserError(
-            f"folder {name!r} is not of a trial: name one as {_PLACE}, where RUN is a folder that "
-            "`spangym compare` wrote"
+            f"the trial in {name!r} is of {trained.study.environment.id}, not of {environment}: "
+            f"watch {trained.study.environment.id}"
         )
-    run = RunFolder.open(path.parents[2])
-    study = run.study()
-    trials = {run.trial(trial): trial for trial in study.trials()}
-    if path not in trials:
-        raise UserError(f"folder {name!r} is not of a trial of the study in {str(run.path)!r}")
-    trial = trials[path]
-    if study.environment.id != environment:
-        raise UserError(
-            f"the trial in {name!r} is of {study.environment.id}, not of {environment}: watch "
-            f"{study.environment.id}"
-        )
-    if not (path / "result.json").exists():
-        raise UserError(
-            f"the trial in {name!r} is not finished: go on with {resume_command(run.path)}"
-        )
-    agent = _make(trial.entry, trial.seed)
-    try:
-        agent.load(path / "agent")
-    except Exception as error:  # Whatever a user's refiner, or a damaged file, may raise.
-        raise UserError(
-            f"the agent in {name!r} cannot be read: {type(error).__name__}: {error}"
-        ) from error
-    return Player(name, agent, judging(study, trial.entry))
+    return Player(name, trained.agent, trained.settings)
 
 
 def _make(entry: AgentEntry, seed: int) -> Agent:
@@ -145,6 +121,7 @@ def pictures(player: Player, seed: int, render_mode: str) -> Iterator[Any]:
     """
     env = SpanControlEnv(render_mode=render_mode, **dataclasses.asdict(player.settings))
     observation, _ = env.reset(seed=seed)
+    begin(player.agent, env)
     yield env.render()
     truncated = False
     while not truncated:

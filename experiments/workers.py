@@ -17,7 +17,7 @@ import torch
 from stable_baselines3.common.utils import set_random_seed
 
 from .studies import Study, Trial
-from .trial import run_trial
+from .trial import CHECKPOINT_SECONDS, run_trial
 
 _SECONDS_BETWEEN_REPORTS = 0.2
 
@@ -38,6 +38,14 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """Something that the user should know of a trial, in a line."""
+
+    trial: Trial
+    text: str
+
+
+@dataclass(frozen=True)
 class Finished:
     """A trial is complete."""
 
@@ -52,7 +60,7 @@ class Failed:
     error: str
 
 
-Event = Started | Progress | Finished | Failed
+Event = Started | Progress | Noted | Finished | Failed
 
 
 @dataclass
@@ -62,7 +70,12 @@ class _Worker:
     trial: Trial | None = None
 
 
-def run_trials(study: Study, trials: Sequence[tuple[Trial, Path]], jobs: int) -> Iterator[Event]:
+def run_trials(
+    study: Study,
+    trials: Sequence[tuple[Trial, Path]],
+    jobs: int,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Iterator[Event]:
     """Run trials side by side; yields what happens as it happens.
 
     A trial that fails leaves ``error.txt`` in its folder and does not stop the others. When the
@@ -70,18 +83,19 @@ def run_trials(study: Study, trials: Sequence[tuple[Trial, Path]], jobs: int) ->
 
     Args:
         study: What is compared.
-        trials: Trials, each with an empty folder of its own.
+        trials: Trials, each with a folder of its own, empty or as an interrupted process left it.
         jobs: Most processes at a time.
+        checkpoint_seconds: Least time between two checkpoints of a training.
 
     Yields:
-        `Started`, `Progress`, and at the end of each trial `Finished` or `Failed`.
+        `Started`, `Progress`, `Noted`, and at the end of each trial `Finished` or `Failed`.
     """
-    waiting = list(trials)
+    waiting = [(study, trial, folder, checkpoint_seconds) for trial, folder in trials]
     workers: list[_Worker] = []
     try:
         for _ in range(min(jobs, len(waiting))):
             workers.append(worker := _start_worker())
-            yield from _hand_out(worker, study, waiting)
+            yield from _hand_out(worker, waiting)
         while busy := [worker for worker in workers if worker.trial is not None]:
             for ready in wait([worker.connection for worker in busy]):
                 worker = next(each for each in busy if each.connection is ready)
@@ -90,7 +104,7 @@ def run_trials(study: Study, trials: Sequence[tuple[Trial, Path]], jobs: int) ->
                 if isinstance(event, Finished | Failed):
                     if not worker.process.is_alive():
                         workers[workers.index(worker)] = worker = _start_worker()
-                    yield from _hand_out(worker, study, waiting)
+                    yield from _hand_out(worker, waiting)
     finally:
         for worker in workers:
             worker.process.terminate()
@@ -98,13 +112,17 @@ def run_trials(study: Study, trials: Sequence[tuple[Trial, Path]], jobs: int) ->
             worker.process.join()
 
 
-def _hand_out(worker: _Worker, study: Study, waiting: list[tuple[Trial, Path]]) -> Iterator[Event]:
+_Job = tuple[Study, Trial, Path, float]
+
+
+def _hand_out(worker: _Worker, waiting: list[_Job]) -> Iterator[Event]:
     worker.trial = None
     if waiting:
-        worker.trial, folder = waiting.pop(0)
+        job = waiting.pop(0)
+        worker.trial = job[1]
         # A process that is dead already shows so when it is asked for events.
         with contextlib.suppress(BrokenPipeError):
-            worker.connection.send((study, worker.trial, folder))
+            worker.connection.send(job)
         yield Started(worker.trial)
 
 
@@ -147,11 +165,12 @@ def _work(connection: Connection) -> None:
     # Without its parent it ends.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            study, trial, folder = connection.recv()
-            connection.send(_attempt(connection, study, trial, folder))
+            connection.send(_attempt(connection, *connection.recv()))
 
 
-def _attempt(connection: Connection, study: Study, trial: Trial, folder: Path) -> Event:
+def _attempt(
+    connection: Connection, study: Study, trial: Trial, folder: Path, checkpoint_seconds: float
+) -> Event:
     reported = 0.0
 
     def report(steps: int) -> None:
@@ -160,10 +179,13 @@ def _attempt(connection: Connection, study: Study, trial: Trial, folder: Path) -
             reported = time.monotonic()
             connection.send(Progress(trial, steps))
 
+    def note(text: str) -> None:
+        connection.send(Noted(trial, text))
+
     # For users' agents that draw from the global generators; ours do not.
     set_random_seed(trial.seed)
     try:
-        run_trial(study, trial, folder, report)
+        run_trial(study, trial, folder, report, note, checkpoint_seconds)
     except (Exception, SystemExit) as error:
         (folder / "error.txt").write_text(traceback.format_exc())
         first_line = str(error).strip().partition("\n")[0]

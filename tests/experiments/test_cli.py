@@ -22,7 +22,8 @@ from spangym.experiments.validation import compared
 
 from .conftest import TINY, spangym
 
-AGENTS = ["pooled", "dqn", "random", *(f"fixed:{action}" for action in range(10))]
+FIXED = [f"fixed:{action}" for action in range(10)]
+AGENTS = ["pooled", "dqn", "random", *FIXED, "threshold", "oracle"]
 
 
 class TestFinishedRun:
@@ -40,10 +41,13 @@ class TestFinishedRun:
             "report.html",
         }
         trials = sorted(str(each.parent.relative_to(folder)) for each in folder.rglob("curve.csv"))
-        assert len(trials) == 2 + 2 + 2 + 10
+        assert len(trials) == 2 + 2 + 2 + 12
         for trial in trials:
             files = {each.name.split(".")[0] for each in (folder / trial).iterdir()}
-            assert files == {"agent", "curve", "evaluation", "events", "result"}
+            learns = "pooled" in trial or "dqn" in trial
+            assert files == {"agent", "curve", "evaluation", "events", "result"} | (
+                {"checkpoints"} if learns else set()
+            )
         heads = {each.read_text().partition("\n")[0] for each in folder.rglob("curve.csv")}
         assert len(heads) == 1
 
@@ -179,7 +183,7 @@ def test_resume_keeps_what_is_finished(copied_run: Path, finished_run: tuple[Pat
     (copied_run / "evaluation.csv").unlink()
     done = spangym(["compare", "--resume", copied_run], copied_run.parent)
     assert done.returncode == 0, done.stderr
-    assert "[16/16] dqn/seed-1: finished" in done.stdout
+    assert "[18/18] dqn/seed-1: finished" in done.stdout
     (resumed,) = json.loads((copied_run / "manifest.json").read_text())["resumed"]
     assert resumed["command"][1:3] == ["compare", "--resume"]
     assert done.stdout.count("finished (") == 1
@@ -212,7 +216,7 @@ def test_interrupt_keeps_what_is_finished_and_resume_goes_on(tmp_path: Path):
     assert running.returncode == 130
     assert "Traceback" not in printed
     assert re.fullmatch(
-        r"interrupted: [1-9]\d* of 14 trials are finished and kept; "
+        r"interrupted: [1-9]\d* of 16 trials are finished and kept; "
         r"go on with: spangym compare --resume run\n",
         errors,
     )
@@ -220,7 +224,57 @@ def test_interrupt_keeps_what_is_finished_and_resume_goes_on(tmp_path: Path):
     done = spangym(errors.rpartition("spangym ")[2].split(), tmp_path)
     assert done.returncode == 0, done.stderr
     assert files_of(first) == kept
-    assert len(list(trials.rglob("result.json"))) == 14
+    assert len(list(trials.rglob("result.json"))) == 16
+
+
+def test_killed_with_all_its_processes_it_goes_on(tmp_path: Path, finished_run: tuple[Path, str]):
+    (tmp_path / "tiny.toml").write_text(TINY)
+    command = [str(Path(sys.executable).with_name("spangym")), "compare", "tiny.toml"]
+    running = subprocess.Popen(
+        [*command, "--jobs", "1", "--checkpoint-seconds", "0", "--out", "run"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    folder = tmp_path / "run"
+    deadline = time.monotonic() + 90
+    while len([*folder.glob("trials/*/seed-1/checkpoints/step-*")]) < 2:
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    done = spangym(["compare", "--resume", "run", "--jobs", 2], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "evaluation.csv").read_bytes() == (
+        finished_run[0] / "evaluation.csv"
+    ).read_bytes()
+    for name in ("trials/pooled/seed-1/curve.csv", "trials/dqn/seed-1/curve.csv"):
+        mine, whole = (
+            pd.read_csv(root / name).drop(columns="wall_seconds")
+            for root in (folder, finished_run[0])
+        )
+        pd.testing.assert_frame_equal(mine, whole, check_exact=True)
+
+
+def test_steps_are_raised_and_not_lowered(
+    copied_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert run_here(monkeypatch, "compare", "--resume", copied_run, "--steps", 48) == 2
+    assert "--steps may only be raised: the run in" in capsys.readouterr().err
+    reference = (copied_run / "trials/fixed-3/seed-0/result.json").read_bytes()
+    before = pd.read_csv(copied_run / "trials/pooled/seed-1/curve.csv")
+    done = spangym(["compare", "--resume", copied_run, "--steps", 96], copied_run.parent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished (") == 4  # Two learners from two seeds.
+    assert parse_study((copied_run / "study.toml").read_text(), "").steps == 96
+    rows = pd.read_csv(copied_run / "trials/pooled/seed-1/curve.csv")
+    pd.testing.assert_frame_equal(rows.iloc[: len(before)], before)
+    assert rows["step"].iloc[-1] == 96
+    for path in copied_run.glob("trials/*/seed-*/result.json"):
+        learns = path.parents[1].name in ("pooled", "dqn")
+        assert json.loads(path.read_text())["training_steps"] == (96 if learns else 0)
+    assert (copied_run / "trials/fixed-3/seed-0/result.json").read_bytes() == reference
 
 
 OWN = """
@@ -341,7 +395,7 @@ def test_odd_labels_are_only_labels_and_the_default_folder(tmp_path: Path):
         (["compare", "--out", "full"], "folder 'full' is not empty"),
         (["compare", "--out", "file/run"], "folder 'file/run' cannot be written: not a directory"),
         (["compare", "--resume", "full"], "folder 'full' is not a run folder"),
-        (["compare", "--resume", "full", "--steps", "64"], "besides it give only --jobs"),
+        (["compare", "--resume", "full", "--seeds", "2"], "besides it give only --jobs"),
         (["curves", "full"], "folder 'full' is not a run folder"),
         (["curves", "nothing"], "folder 'nothing' is not a run folder"),
         (["curvs"], "no such command 'curvs'"),
@@ -388,9 +442,9 @@ def test_bad_input_gets_one_line_and_exit_code_2(
         ("trials/dqn/seed-0/result.json", "{}", "curves", "it lacks training_steps, wall_seconds"),
         (
             "trials/dqn/seed-0/result.json",
-            '{"training_steps": 32, "wall_seconds": 1.0}',
+            '{"training_steps": 96, "wall_seconds": 1.0}',
             "compare",
-            "it was trained for 32 steps, study.toml says 64",
+            "it was trained for 96 steps, study.toml says 64",
         ),
         ("trials/dqn/seed-0/curve.csv", "step,return\n", "curves", "it has 0 rows of 16"),
         ("trials/dqn/seed-0/curve.csv", "step,return\n1,2", "curves", "its last row is cut short"),

@@ -35,25 +35,26 @@ def test_seeds_are_the_unit_of_replication():
         rows("random", [[0.0, 2.0], [1.0, 1.0]])
         + rows("fixed:3", [[3.0, 3.0]])
         + rows("fixed:4", [[5.0, 5.0]])
+        + rows("oracle", [[7.0, 7.0]])
         + rows("dqn", [[2.0, 4.0], [4.0, 6.0]])
     )
     seconds = dict.fromkeys(evaluation["agent"], 1.5)
     summaries = summarise(evaluation, seconds, decisions=4)
-    assert [each.label for each in summaries] == ["fixed:4", "dqn", "fixed:3", "random"]
-    dqn = summaries[1]
+    assert [each.label for each in summaries] == ["oracle", "fixed:4", "dqn", "fixed:3", "random"]
+    dqn = summaries[2]
     assert dqn.mean_return == 4.0
     # Of the two seeds' means 3 and 5, not of the four episodes.
     assert dqn.interval == pytest.approx(half_width(np.array([3.0, 5.0])))
-    assert dqn.score == pytest.approx((4 - 1) / (5 - 1))
+    assert dqn.score == pytest.approx((4 - 1) / (7 - 1))
     assert (dqn.mean_span, dqn.visited_keys, dqn.seconds, dqn.seeds) == (15.0, 100.0, 1.5, 2)
     assert summaries[0].score == 1.0
-    assert summaries[3].score == 0.0
+    assert summaries[4].score == 0.0
     assert summaries[0].interval is None
 
 
 def test_no_score_without_a_gap_between_the_references():
-    evaluation = pd.DataFrame(rows("random", [[1.0]]) + rows("fixed:0", [[1.0]]))
-    summaries = summarise(evaluation, {"random": 1.0, "fixed:0": 1.0}, 1)
+    evaluation = pd.DataFrame(rows("random", [[1.0]]) + rows("oracle", [[1.0]]))
+    summaries = summarise(evaluation, {"random": 1.0, "oracle": 1.0}, 1)
     assert [each.score for each in summaries] == [None, None]
 
 

@@ -24,7 +24,8 @@ def test_references_stand_in_every_study(tiny: Study):
     names = [trial.name for trial in tiny.trials()]
     assert names[:4] == ["pooled/seed-0", "pooled/seed-1", "dqn/seed-0", "dqn/seed-1"]
     assert names[4:6] == ["random/seed-0", "random/seed-1"]
-    assert names[6:] == [f"fixed-{action}/seed-0" for action in range(10)]
+    assert names[6:16] == [f"fixed-{action}/seed-0" for action in range(10)]
+    assert names[16:] == ["threshold/seed-0", "oracle/seed-0"]
 
 
 def test_training_and_evaluation_read_different_text(tiny: Study):

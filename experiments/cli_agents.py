@@ -1,0 +1,49 @@
+"""Commands about trained agents: ``spangym export`` and ``spangym bench agents``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from .bench import check_writable_file
+from .cli_measure import _measure
+from .errors import UserError
+
+
+def export(
+    trial: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TRIAL", help="The folder of a finished trial, RUN/trials/AGENT/seed-N."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The file to write, .safetensors.")],
+) -> None:
+    """Write a trained agent to a file, to control layers: load_controller(FILE)."""
+    from .export import ENDING
+    from .export import export as write
+
+    check_writable_file("--out", out)
+    if out.suffix != ENDING:
+        raise UserError(f"--out: {str(out)!r} must end in {ENDING}")
+    torch.set_num_threads(1)
+    controller = write(trial, out)
+    layer = ", layer=INDEX" if controller.observation.layer_index else ""
+    print(f"written: {out}")
+    print(f"use: layer.refiner = spangym.attention.load_controller({str(out)!r}{layer})")
+
+
+def bench_agents(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds.")] = False,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write machine and rows to this file too.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the CPU.")] = 1,
+) -> None:
+    """Measure what a decision costs beside the layer it is for, and how fast a table learns."""
+    from .bench_agents import rows
+
+    _measure(lambda: rows(quick), threads, json)

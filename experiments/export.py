@@ -1,0 +1,74 @@
+"""``spangym export``: a trained agent as a file that any layer can be controlled by."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import cast
+
+from ..agents.export import freeze
+from ..agents.files import written_whole
+from ..attention.frozen import FrozenController, Observes
+from ..attention.observation import Observation
+from ..envs import Settings
+from ..envs.make_stack import make_stack
+from .errors import UserError
+from .trained import read_trial
+
+ENDING = ".safetensors"
+
+
+def export(folder: Path, out: Path) -> FrozenController:
+    """Write the agent of a finished trial to a file for `spangym.attention.load_controller`.
+
+    Args:
+        folder: The trial's folder.
+        out: The file, which is written whole or not at all.
+
+    Returns:
+        What was written; of an agent that observes the layer, the controller of the first.
+
+    Raises:
+        UserError: The folder is no finished trial's, or its agent cannot be frozen.
+    """
+    trained = read_trial(folder)
+    study, trial, settings = trained.study, trained.trial, trained.settings
+    try:
+        # Which layers a study names is known to the stack alone; what it reads does not matter.
+        action_scale = make_stack(settings, None, channels=0).layer(0).action_scale
+        controller = freeze(
+            trained.agent,
+            observation_of(settings),
+            observes=cast(Observes, settings.observe),
+            action_scale=action_scale,
+            layer=0,
+            made={
+                "agent": trial.entry.agent,
+                "label": trial.entry.label,
+                "options": trial.entry.options,
+                "seed": trial.seed,
+                "steps": study.steps,
+                "study": study.name,
+                "environment": study.environment.id,
+                "arguments": study.environment.arguments,
+                "spangym": importlib.metadata.version("spangym"),
+            },
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"the trial in {str(folder)!r}: {error}") from error
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(out) as aside:
+        controller.save(aside)
+    return controller
+
+
+def observation_of(settings: Settings) -> Observation:
+    """What is observed in an environment."""
+    return Observation(
+        settings.dims,
+        settings.layers,
+        settings.encoding,
+        settings.groups,
+        settings.lags,
+        settings.layer_index,
+    )

@@ -1,0 +1,67 @@
+"""The agent of a finished trial, read back with what it was trained in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from ..agents import Agent
+from ..envs import Settings
+from .errors import UserError
+from .run_folder import RunFolder, resume_command
+from .studies import Study, Trial, make_agent
+from .study_reading import judging
+
+PLACE = "RUN/trials/AGENT/seed-0"
+"""What the folder of a trial looks like."""
+
+
+class TrainedAgent(NamedTuple):
+    """The agent of a finished trial.
+
+    Attributes:
+        study: What it was trained in.
+        trial: Which of the study's trials that was.
+        agent: The agent.
+        settings: Of the environment, as the agent observes it, on streams that no training reads.
+    """
+
+    study: Study
+    trial: Trial
+    agent: Agent
+    settings: Settings
+
+
+def read_trial(folder: Path) -> TrainedAgent:
+    """Read the agent of a finished trial, and where it was trained.
+
+    Args:
+        folder: The trial's folder, within that of a run.
+
+    Raises:
+        UserError: It is none, the trial is not finished, or its agent cannot be read.
+    """
+    path, name = folder.resolve(), str(folder)
+    if path.parent.parent.name != "trials" or not (path.parents[2] / "study.toml").is_file():
+        raise UserError(
+            f"folder {name!r} is not of a trial: name one as {PLACE}, where RUN is a folder that "
+            "`spangym compare` wrote"
+        )
+    run = RunFolder.open(path.parents[2])
+    study = run.study()
+    trials = {run.trial(trial): trial for trial in study.trials()}
+    if path not in trials:
+        raise UserError(f"folder {name!r} is not of a trial of the study in {str(run.path)!r}")
+    if not (path / "result.json").exists():
+        raise UserError(
+            f"the trial in {name!r} is not finished: go on with {resume_command(run.path)}"
+        )
+    trial = trials[path]
+    try:
+        agent = make_agent(trial.entry, trial.seed)
+        agent.load(path / "agent")
+    except Exception as error:  # Whatever a user's class, or a damaged file, may raise.
+        raise UserError(
+            f"the agent in {name!r} cannot be read: {type(error).__name__}: {error}"
+        ) from error
+    return TrainedAgent(study, trial, agent, judging(study, trial.entry))

@@ -1,0 +1,111 @@
+"""``spangym bench agents`` and ``spangym export``: their form, and what they count and write."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from spangym.attention import IntegratedAttention
+from spangym.attention.frozen import load_controller
+from spangym.envs.encodings import ENCODINGS
+from spangym.experiments import bench_agents
+from spangym.experiments.bench_agents import OriginalRefiner
+from spangym.experiments.cli import app
+from spangym.experiments.errors import UserError
+from spangym.experiments.export import export, read_trial
+from spangym.experiments.run_folder import RunFolder
+from spangym.experiments.studies import Study
+from spangym.experiments.trial import run_trial
+
+from ..conftest import Golden
+
+DECISION = ("state", "action", "reward", "next_state")
+
+
+def test_has_the_form_of_every_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, value in (("CTX", 32), ("DIMS", 24), ("_SECONDS", 0.0005), ("_DECISIONS", 20)):
+        monkeypatch.setattr(bench_agents, name, value)
+    path = tmp_path / "bench.json"
+    done = CliRunner().invoke(app, ["bench", "agents", "--quick", "--json", str(path)])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(path.read_text())["rows"]
+    assert len({row["name"] for row in rows}) == len(rows)
+    measured = [row for row in rows if row["value"] is not None]
+    assert all(row["value"] > 0 for row in measured)
+    assert all("CUDA" in row["name"] for row in rows if row["value"] is None)
+    goals = {row["name"]: (row["goal"], row["better"]) for row in rows}
+    for agent in ("dqn", "ppo", "refiner"):
+        name = f"decision over forward, {agent}, ctx 32, dims 24"
+        assert goals[name] == (0.05, "lower")
+    for storage in ("dict", "array"):
+        name = f"choose and update, speed against the original, {storage}"
+        assert goals[name] == (5, "higher")
+
+
+def test_the_original_that_is_measured_learns_what_the_original_learnt(golden: Golden):
+    recorded = golden("refiner")
+    refiner = OriginalRefiner(0)
+    decisions = zip(*(recorded[name].tolist() for name in DECISION), strict=True)
+    for decision, expected in zip(decisions, recorded["value_after"].tolist(), strict=True):
+        refiner.update(*decision)
+        assert refiner.get_value(*decision[:2]) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.fixture(scope="module")
+def trials(tiny: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of finished trials, by the agent's label."""
+    run = RunFolder.create(tmp_path_factory.mktemp("trials") / "run", tiny, {})
+    folders = {}
+    for trial in tiny.trials():
+        if trial.seed == 0 and trial.entry.label in ("pooled", "dqn", "random"):
+            folders[trial.entry.label] = run.start(trial)
+            run_trial(tiny, trial, run.trial(trial), lambda _: None)
+    return folders
+
+
+@pytest.mark.parametrize("label", ["pooled", "dqn"])
+def test_what_is_exported_decides_as_the_agent_does(
+    label: str, trials: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["export", str(trials[label]), "--out", "new/it.safetensors"])
+    assert done.exit_code == 0, done.output
+    assert "layer.refiner = spangym.attention.load_controller('new/it.safetensors')" in done.output
+    assert [each.name for each in Path("new").iterdir()] == ["it.safetensors"]
+    controller = load_controller("new/it.safetensors")
+    trained = read_trial(trials[label])
+    made = controller.made
+    assert (made["agent"], made["label"]) == (trained.trial.entry.agent, label)
+    assert (made["environment"], made["seed"], made["steps"]) == ("spangym/SpanControl-v0", 0, 64)
+    assert made["arguments"]["win_size"] == 16
+    layer = IntegratedAttention(16, 8, 2)
+    layer.refiner = controller
+    local_input = torch.randn(300, 16, 8, generator=torch.Generator().manual_seed(0))
+    settings = trained.settings
+    encoding = ENCODINGS[settings.encoding](8, 2, settings.groups)
+    numbers = encoding.numbers(encoding.features(local_input), 0).numpy()
+    wanted = trained.agent.predict(encoding.observations(numbers))
+    assert controller(local_input).tolist() == wanted.tolist()
+
+
+def test_what_cannot_be_exported_says_why(
+    trials: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "it.safetensors"
+    with pytest.raises(UserError, match="a RandomAgent cannot be frozen"):
+        export(trials["random"], out)
+    with pytest.raises(UserError, match="is not of a trial: name one as RUN/trials/AGENT/seed-0"):
+        export(tmp_path, out)
+    with pytest.raises(UserError, match="is not of a trial of the study"):
+        export(trials["dqn"].parent / "seed-7", out)
+    with pytest.raises(UserError, match="is not finished: go on with spangym compare --resume"):
+        export(trials["dqn"].parent / "seed-1", out)
+    assert not list(tmp_path.iterdir())
+    for name, message in (("it.pt", r"must end in \.safetensors"), (".", "is a folder")):
+        done = CliRunner().invoke(app, ["export", str(trials["dqn"]), "--out", name])
+        assert isinstance(done.exception, UserError)
+        with pytest.raises(UserError, match=message):
+            raise done.exception

@@ -136,7 +136,10 @@ def nested(chosen: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         *tables, key = name.split(".")
         table = made
         for each in tables:
-            table = table.setdefault(each, {})
+            if not isinstance(table.get(each), dict):
+                # A number, say, that a schedule takes the place of.
+                table[each] = {}
+            table = table[each]
         table[key] = value
     return made
 

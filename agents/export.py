@@ -14,19 +14,15 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor, nn
 
-from ..attention.frozen import FrozenController, Observes
-from ..attention.frozen_heads import (
-    ACTIVATIONS,
-    ClusterTable,
-    Head,
-    Network,
-    Normalisation,
-    Table,
-)
+from ..attention.controllers import Observes
+from ..attention.frozen import FrozenController
+from ..attention.frozen_heads import Head, Normalisation
+from ..attention.frozen_network import ACTIVATIONS, Network
+from ..attention.frozen_tables import ClusterTable, Table
 from ..attention.metrics import STATES
 from ..attention.observation import Observation
 from ..attention.spans import ACTIONS
-from .clusters import ClusterAgent
+from .cluster_agent import ClusterAgent
 from .deep import DeepAgent
 from .protocol import Agent
 from .refiner import Refiner
@@ -92,7 +88,7 @@ def _head(agent: Agent, observation: Observation) -> Head:
     if isinstance(agent, ClusterAgent):
         return _clusters(agent, observation)
     if not isinstance(agent, ControllerAgent):
-        raise ValueError("only agents of Stable-Baselines3, refiners and their clusters can")
+        raise ValueError("only networks of Stable-Baselines3, the Refiner and its clusters can")
     if not isinstance(agent.controller, Refiner):
         raise ValueError("what a refiner of one's own would decide is not known beforehand")
     return Table(observation, _greedy(agent.controller, STATES))
@@ -111,15 +107,14 @@ def _clusters(agent: ClusterAgent, observation: Observation) -> ClusterTable:
         raise RuntimeError("the agent has not learnt yet: call learn() or load() first")
     found = clusters.state_dict()
     if clusters.by_layer:
-        nothing = torch.zeros(1, observation.width)
-        known = [
-            observation.numbers(nothing, layer)[0, -1].float().double()
-            for layer in range(observation.layers)
+        there = found["layers"].tolist()
+        observed = [
+            float(np.float32(observation.place(layer))) for layer in range(observation.layers)
         ]
-        if not observation.layer_index or found["layers"].tolist() != torch.stack(known).tolist():
+        if not observation.layer_index or there != observed:
             raise ValueError(
-                "the layers that it has clusters of are not those that are observed: "
-                f"{found['layers'].tolist()}, not {torch.stack(known).tolist()}"
+                f"the layers that it has clusters of are not those that are observed: {there}, "
+                f"not {observed}"
             )
     centres = found["centres"]
     return ClusterTable(
@@ -150,25 +145,20 @@ def _network(agent: DeepAgent, observation: Observation) -> Network:
     found = _layers_of(policy)
     if type(found.extractor) is not FlattenExtractor:
         raise ValueError(f"it reads its observations by a {type(found.extractor).__name__}")
-    linears = [each for each in found.modules if type(each) is nn.Linear]
-    activations = {_activation_of(each) for each in found.modules if type(each) is not nn.Linear}
-    # Linear layers with an activation of one kind in between.
+    activations = {_activation_of(each) for each in found.modules[1::2]}
+    linears = [each for each in found.modules[::2] if type(each) is nn.Linear]
     if len(activations) > 1 or len(found.modules) != 2 * len(linears) - 1:
-        raise ValueError(f"its network is {nn.Sequential(*found.modules)}")
-    normalisation = agent.normalization
+        raise ValueError(
+            "its network is not of linear layers with one activation in between: "
+            f"{nn.Sequential(*found.modules)}"
+        )
     network = Network(
         observation,
         [each.weight for each in linears],
         [torch.zeros(each.out_features) if each.bias is None else each.bias for each in linears],
         activations.pop() if activations else "Identity",
         found.quantiles,
-        None
-        if normalisation is None
-        else Normalisation(
-            torch.from_numpy(normalisation.mean),
-            torch.from_numpy(np.sqrt(normalisation.var + normalisation.epsilon)),
-            normalisation.clip,
-        ),
+        _normalisation_of(agent),
     )
     _check_alike(network, agent, observation)
     return network
@@ -199,7 +189,7 @@ def _layers_of(policy: BasePolicy) -> _Layers:
             [*quantile_net.quantile_net], quantile_net.features_extractor, quantile_net.n_quantiles
         )
     if hasattr(policy, "lstm_actor"):
-        raise ValueError("it is recurrent: its decisions hang on what it saw before")
+        raise ValueError("it is recurrent, and decides from what it saw before, too")
     actor: Any = policy
     if isinstance(policy, ActorCriticPolicy) or hasattr(policy, "mlp_extractor"):
         modules = [*actor.mlp_extractor.policy_net, actor.action_net]
@@ -207,6 +197,14 @@ def _layers_of(policy: BasePolicy) -> _Layers:
     if isinstance(getattr(policy, "action_net", None), nn.Sequential):
         return _Layers([*actor.action_net], actor.features_extractor)
     raise ValueError(f"its policy is a {type(policy).__name__}, whose network is not known")
+
+
+def _normalisation_of(agent: DeepAgent) -> Normalisation | None:
+    found = agent.normalization
+    if found is None:
+        return None
+    deviation = np.sqrt(found.var + found.epsilon)
+    return Normalisation(torch.from_numpy(found.mean), torch.from_numpy(deviation), found.clip)
 
 
 def _activation_of(module: nn.Module) -> str:

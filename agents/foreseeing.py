@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,14 +82,18 @@ class ForeseeingAgent(ReferenceAgent):
         Raises:
             RuntimeError: It was not shown.
         """
+        self._check_begun()
+        return cast(Foreseen, self._env)
+
+    def _check_begun(self) -> None:
         if self._env is None:
             raise RuntimeError(
                 f"{type(self).__name__} has to see what it plays: call begin(env) after env.reset()"
             )
-        return self._env
 
     def _next_layer(self, layers: int) -> int:
         """Index of the layer that is decided on now; decisions are counted from `begin` on."""
+        self._check_begun()
         self._decisions += 1
         return (self._decisions - 1) % layers
 
@@ -122,6 +126,15 @@ class ThresholdAgent(ForeseeingAgent):
 
     Raises:
         ValueError: The target is none.
+
+    Example:
+        >>> from spangym.envs import SpanControlVectorEnv
+        >>> env = SpanControlVectorEnv(2, dims=8, heads=2, ctx=16)
+        >>> observations, _ = env.reset(seed=0)
+        >>> agent = ThresholdAgent(target=0.0)
+        >>> agent.begin(env)
+        >>> agent.predict(observations).tolist()
+        [0, 0]
     """
 
     def __init__(self, target: float = 0.9) -> None:
@@ -144,7 +157,17 @@ class ThresholdAgent(ForeseeingAgent):
 
 
 class GreedyAgent(ForeseeingAgent):
-    """The action that earns most at once, whatever follows."""
+    """The action that earns most at once, whatever follows.
+
+    Example:
+        >>> from spangym.envs import SpanControlVectorEnv
+        >>> env = SpanControlVectorEnv(2, dims=8, heads=2, ctx=16, price=1.0)
+        >>> observations, _ = env.reset(seed=0)
+        >>> agent = GreedyAgent()
+        >>> agent.begin(env)
+        >>> agent.predict(observations).tolist() == env.peek().argmax(1).tolist()
+        True
+    """
 
     def predict(self, observations: NDArray[Any]) -> NDArray[np.int64]:
         """The best actions by `Foreseen.peek`, shape (lanes,); ties go to the lowest."""

@@ -14,7 +14,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from ..attention import ACTIONS
 from ..attention.hints import did_you_mean
 from .algorithms import ALGORITHMS, find_algorithm, options_of
-from .clusters import ClusterAgent, Clusters
+from .cluster_agent import ClusterAgent
+from .clusters import Clusters
 from .deep import DeepAgent
 from .foreseeing import GreedyAgent, OracleAgent, PredictorAgent, ThresholdAgent
 from .importing import import_class
@@ -52,6 +53,8 @@ class AgentKind:
         options: Names of the options; None if any is taken.
         learns: Whether it has anything to learn.
         seeded: Whether seeds make a difference.
+        by_layer: Whether its observations are to end with the layer's index, unless its option
+            ``by_layer`` is false.
     """
 
     name: str
@@ -60,6 +63,7 @@ class AgentKind:
     options: tuple[str, ...] | None = ()
     learns: bool = True
     seeded: bool = True
+    by_layer: bool = False
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Refuse options that the agent does not take.
@@ -178,7 +182,7 @@ def _clusters(name: str) -> AgentKind:
         )
 
     names = (_option_names(Refiner) or ()) + _CLUSTERING
-    return AgentKind(name, "features", make, names)
+    return AgentKind(name, "features", make, names, by_layer=True)
 
 
 def _agent(name: str, agent: type[Any]) -> AgentKind:

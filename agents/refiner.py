@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .files import with_ending, written_whole
+from .files import with_ending
 from .schedules import Linear
 from .tables import STORAGES, Row, Table, Traces, restore, stored
+from .tensor_files import generator_to_tensor, read_tensors, set_generator, write_tensors
 
 Ties = Literal["lowest", "random"]
 """Which of several best actions is chosen."""
@@ -321,31 +321,3 @@ def _check_names(given: set[str], needed: set[str]) -> None:
     wrong += [f"{name!r} is not used here" for name in sorted(given - needed)]
     if wrong:
         raise ValueError(f"it was stored with other options: {', '.join(wrong)}")
-
-
-def generator_to_tensor(generator: np.random.Generator) -> Tensor:
-    """A generator's state as the bytes of a JSON text."""
-    text = json.dumps(generator.bit_generator.state)
-    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-
-
-def set_generator(generator: np.random.Generator, state: Tensor) -> None:
-    """Have a generator go on from where `generator_to_tensor` was called.
-
-    Raises:
-        ValueError: It is of another kind of generator, or none.
-    """
-    generator.bit_generator.state = json.loads(bytes(state.tolist()))
-
-
-def write_tensors(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors to ``path`` with the ending ``.npz``, all of them or nothing."""
-    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
-    with written_whole(with_ending(path, ".npz")) as aside:
-        np.savez_compressed(aside, **arrays)
-
-
-def read_tensors(path: Path | str) -> dict[str, Tensor]:
-    """Read what `write_tensors` wrote; needs no pickle."""
-    with np.load(with_ending(path, ".npz"), allow_pickle=False) as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}

@@ -38,6 +38,15 @@ class SoftSpanAgent(ForeseeingAgent):
 
     Raises:
         ValueError: An argument breaks its rule.
+
+    Example:
+        >>> from spangym.envs import SpanControlVecEnv, settings_for
+        >>> env = SpanControlVecEnv(settings_for("LongRange-v0", {"chunks": 2}), lanes=2)
+        >>> _ = env.seed(0)
+        >>> agent = SoftSpanAgent(price=10.0, learning_rate=0.1)
+        >>> agent.learn(env, 8)
+        >>> [round(scale, 1) for scale in agent.scales.tolist()]
+        [0.8, 0.8]
     """
 
     def __init__(self, price: float | None = None, learning_rate: float = 0.01) -> None:
@@ -77,7 +86,6 @@ class SoftSpanAgent(ForeseeingAgent):
         """
         if not len(self.scales):
             raise RuntimeError("the agent has not learnt yet: call learn() or load() first")
-        assert self.env
         scale = self.scales[self._next_layer(len(self.scales))].item()
         return np.full(len(observations), round((ACTIONS - 1) * scale))
 

@@ -48,6 +48,15 @@ class ToldAgent(ForeseeingAgent):
 
     Raises:
         ValueError: The share is none.
+
+    Example:
+        >>> from spangym.envs import SpanControlVecEnv, settings_for
+        >>> env = SpanControlVecEnv(settings_for("SpanControl-v0", {"dims": 8, "ctx": 16}), lanes=4)
+        >>> _ = env.seed(0)
+        >>> agent = ToldAgent(seed=0)
+        >>> agent.learn(env, 40)
+        >>> {kind: int(tally.counts.sum()) for kind, tally in sorted(agent.tallies.items())}
+        {'code': 15, 'documentation': 5}
     """
 
     def __init__(self, epsilon: float = 0.5, seed: int | None = None) -> None:
@@ -77,7 +86,7 @@ class ToldAgent(ForeseeingAgent):
         env.reset()
         foreseen = cast(Foreseen, env)
         whole, rest = divmod(steps // env.num_envs, layers)
-        for taken in [layers] * whole + [rest]:
+        for taken in [layers] * whole + [rest] * (rest > 0):
             kinds, returns = np.array(foreseen.kinds()), np.zeros(env.num_envs)
             ways = self._explored(kinds)
             for layer in range(taken):
@@ -120,9 +129,7 @@ class ToldAgent(ForeseeingAgent):
         """Ways to go in training, shape (lanes,)."""
         ways, number = np.zeros(len(kinds), np.int64), ACTIONS**self._layers
         for kind in np.unique(kinds):
-            tally = self.tallies.setdefault(
-                str(kind), Tally(np.zeros(number, np.int64), np.zeros(number))
-            )
+            tally = self.tallies.get(str(kind), _nothing_seen(number))
             lanes = np.flatnonzero(kinds == kind)
             untried = self._generator.permutation(np.flatnonzero(tally.counts == 0))[: len(lanes)]
             others = self._generator.integers(number, size=len(lanes) - len(untried))
@@ -135,7 +142,7 @@ class ToldAgent(ForeseeingAgent):
         self, kinds: NDArray[np.str_], ways: NDArray[np.int64], returns: NDArray[np.float64]
     ) -> None:
         for kind, way, earned in zip(kinds.tolist(), ways, returns, strict=True):
-            tally = self.tallies[kind]
+            tally = self.tallies.setdefault(kind, _nothing_seen(ACTIONS**self._layers))
             tally.counts[way] += 1
             tally.totals[way] += earned
 
@@ -160,3 +167,7 @@ class ToldAgent(ForeseeingAgent):
             for kind, tally in state["tallies"].items()
         }
         self._generator.bit_generator.state = state["generator"]
+
+
+def _nothing_seen(ways: int) -> Tally:
+    return Tally(np.zeros(ways, np.int64), np.zeros(ways))

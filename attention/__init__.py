@@ -2,10 +2,12 @@
 
 from .adaptive_span import AdaptiveSpan, LocalPass
 from .adaptive_update import AdaptiveUpdateAttention, KeyValueCache
-from .controllers import SpanController, StoredController
+from .controllers import SpanController, StoredController, TensorController
+from .frozen import FrozenController, load_controller
 from .heads import AttentionCombiner, ProjectionModule
 from .integrated import IntegratedAttention
 from .multi_head import MultiHeadAttention
+from .observation import Observation
 from .options import SpanOptions
 from .outcome import LayerCache, Outcome
 from .predictor import Predictor, RefreshPredictor
@@ -22,12 +24,14 @@ __all__ = [
     "AttentionCombiner",
     "AttentionStats",
     "FocusAttention",
+    "FrozenController",
     "HybridAttention",
     "IntegratedAttention",
     "KeyValueCache",
     "LayerCache",
     "LocalPass",
     "MultiHeadAttention",
+    "Observation",
     "Outcome",
     "Predictor",
     "ProjectionModule",
@@ -37,5 +41,7 @@ __all__ = [
     "SpanOptions",
     "Spans",
     "StoredController",
+    "TensorController",
     "TwoPathAttention",
+    "load_controller",
 ]

@@ -7,6 +7,9 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
+Observes = Literal["current", "previous"]
+"""Which input of a stream a decision is made from."""
+
 
 @runtime_checkable
 class SpanController(Protocol):
@@ -72,7 +75,7 @@ class TensorController(Protocol):
     """
 
     @property
-    def observes(self) -> Literal["current", "previous"]:
+    def observes(self) -> Observes:
         """What a decision is made from.
 
         The ``current`` input, or the ``previous`` one of the stream, which the layer's cache holds;

@@ -6,19 +6,24 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .frozen_heads import HEADS, Head
+from .controllers import Observes
+from .frozen_heads import Head
+from .frozen_network import Network
+from .frozen_tables import ClusterTable, Table
 from .hints import did_you_mean
 from .metrics import features
 from .observation import Observation
 
-Observes = Literal["current", "previous"]
+HEADS: dict[str, type[Head]] = {each.kind: each for each in (Network, Table, ClusterTable)}
+"""What decides, by the name that files give it."""
+
 _METADATA = "controller"
 _FORMAT = 1
 
@@ -43,16 +48,16 @@ class FrozenController(nn.Module):
         layer: Index of the layer in the agent's stack. It is needed where the agent observes it.
         observes: Whether a decision is made from the ``current`` input or the ``previous``.
         action_scale: That of the layers that the agent was trained in.
-        made: How it came about, ready for JSON; for the reader alone. Sizes of the windows and
-            spans that an action stood for may be among it: in layers of other sizes the actions
-            are shares of those, which is for the user to judge.
+        made: How it came about, ready for JSON; for the reader alone. The windows and spans that
+            actions stood for are best among it: layers of other ones are not refused, since whether
+            shares of those are as good is for the user to judge.
 
     Raises:
         ValueError: The layer's index is missing or out of range, or a name is unknown.
 
     Example:
         >>> from spangym.attention import IntegratedAttention
-        >>> from spangym.attention.frozen_heads import Network
+        >>> from spangym.attention.frozen_network import Network
         >>> observation = Observation(dims=32, encoding="features")
         >>> network = Network(observation, [torch.eye(10, 64)], [torch.zeros(10)])
         >>> layer = IntegratedAttention(48, 32, 4, generator=torch.Generator().manual_seed(0))

@@ -46,8 +46,8 @@ class IntegratedAttention(TwoPathAttention):
     its ``greedy_action``, if it has one. What it has learnt is saved
     with the layer (`spangym.attention.StoredController`). A `spangym.attention.TensorController`,
     as `spangym.attention.load_controller` gives, decides for all lanes on their device instead, in
-    train and in eval mode, and learns nothing. One that was trained to see what it decides on reads
-    all of its input, in a causal layer too.
+    train and in eval mode, and learns nothing. One that observes the ``current`` input reads the
+    whole of it, in a causal layer too.
 
     Cross-attention and causality are explained at `TwoPathAttention`.
 
@@ -310,10 +310,11 @@ class IntegratedAttention(TwoPathAttention):
         if name == "refiner":
             _check_refiner(value)
             refiner: object = value
-            # Looked at once: to compare with a protocol takes longer than many a decision.
-            self._decides_on_device = isinstance(refiner, TensorController)
-            if isinstance(refiner, TensorController):
+            decides_on_device = isinstance(refiner, TensorController)
+            if decides_on_device:
                 refiner.check(self.dims, self.action_scale)
+            # Kept, since to compare with a protocol takes longer than many a decision.
+            self._decides_on_device = decides_on_device
             # A module that controlled the layer before is no longer part of it.
             self._modules.pop(name, None)
         super().__setattr__(name, value)

@@ -33,6 +33,17 @@ def soft_bits(simulator: Simulator, scales: Tensor) -> Tensor:
     Raises:
         ValueError: There is no task, or the scales are not that.
         RuntimeError: A chunk has been decided on in part, the episode is over, or none has begun.
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> from spangym.envs import settings_for
+        >>> simulator = Simulator(settings_for("LongRange-v0", {"chunks": 1}), lanes=2)
+        >>> _ = simulator.reset([np.random.default_rng(lane) for lane in range(2)])
+        >>> scales = torch.tensor([0.5, 0.5], requires_grad=True)
+        >>> soft_bits(simulator, scales).mean().backward()
+        >>> scales.grad.shape
+        torch.Size([2])
     """
     state, stack = simulator.state, simulator.stack
     if state.targets is None:

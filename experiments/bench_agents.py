@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from ..agents import Refiner
 from ..attention import ACTIONS, IntegratedAttention
 from ..attention.frozen import FrozenController
-from ..attention.frozen_heads import Head, Network, Table
+from ..attention.frozen_heads import Head
+from ..attention.frozen_network import Network
+from ..attention.frozen_tables import Table
 from ..attention.metrics import STATES, features
 from ..attention.observation import Observation
 from .bench import Row, copies_and_busy_share, side_by_side

@@ -8,7 +8,8 @@ from typing import cast
 
 from ..agents.export import freeze
 from ..agents.files import written_whole
-from ..attention.frozen import FrozenController, Observes
+from ..attention.controllers import Observes
+from ..attention.frozen import FrozenController
 from ..attention.observation import Observation
 from ..envs import Settings
 from ..envs.make_stack import make_stack

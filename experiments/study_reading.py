@@ -145,6 +145,11 @@ def _resolve_agent(entry: AgentEntry) -> AgentEntry:
             f"agent {entry.agent!r} learns from state ids: its encoding must be 'state', "
             f"got {entry.encoding!r}"
         )
+    if kind.by_layer and not entry.layer_index and entry.options.get("by_layer", True):
+        raise UserError(
+            f"agent {entry.agent!r} keeps layers apart by the index that observations end with: "
+            "set layer_index = true for it, or by_layer = false among its options"
+        )
     return dataclasses.replace(
         entry, label=entry.label or entry.agent[-80:], encoding=entry.encoding or kind.encoding
     )

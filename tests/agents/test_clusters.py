@@ -12,7 +12,8 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from spangym.agents import Refiner
-from spangym.agents.clusters import ClusterAgent, Clusters
+from spangym.agents.cluster_agent import ClusterAgent
+from spangym.agents.clusters import Clusters
 from spangym.agents.protocol import is_resumable
 from spangym.agents.trees import from_bytes, to_bytes
 from spangym.envs import Settings, SpanControlVecEnv

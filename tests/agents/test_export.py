@@ -12,7 +12,8 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from spangym.agents import Agent, ControllerAgent, DeepAgent, Refiner, find_agent
-from spangym.agents.clusters import ClusterAgent, Clusters
+from spangym.agents.cluster_agent import ClusterAgent
+from spangym.agents.clusters import Clusters
 from spangym.agents.export import freeze
 from spangym.attention import IntegratedAttention
 from spangym.attention.frozen import load_controller

@@ -259,6 +259,8 @@ def test_told_tries_every_way_once_before_any_twice():
 
 
 def test_told_does_not_count_a_chunk_that_was_not_finished():
+    agent, _ = train_told(steps=4)
+    assert not agent.tallies
     agent, _ = train_told(steps=4 * 7)
     assert sum(tally.counts.sum() for tally in agent.tallies.values()) == 4 * 3
 

@@ -14,15 +14,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spangym.attention.frozen import FrozenController, load_controller
-from spangym.attention.frozen_heads import (
-    ACTIVATIONS,
-    GRID,
-    ClusterTable,
-    Head,
-    Network,
-    Normalisation,
-    Table,
-)
+from spangym.attention.frozen_heads import Head, Normalisation
+from spangym.attention.frozen_network import ACTIVATIONS, Network
+from spangym.attention.frozen_tables import GRID, ClusterTable, Table
 from spangym.attention.metrics import STATES, lag_correlations, state_id
 from spangym.attention.observation import ENCODINGS, Observation
 from spangym.attention.state_hash import hash_rows, hashed_states

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from spangym.attention import FocusAttention, IntegratedAttention, LayerCache
 from spangym.attention.frozen import FrozenController
-from spangym.attention.frozen_heads import Table
+from spangym.attention.frozen_tables import Table
 from spangym.attention.metrics import STATES, features
 from spangym.attention.observation import Observation
 
@@ -197,6 +197,7 @@ def test_a_layer_that_it_is_not_for_is_refused(options: dict[str, Any], message:
     with pytest.raises(ValueError, match=message):
         layer.refiner = make()
     assert layer.refiner is None
+    layer(torch.zeros(1, 24, dims))
     with pytest.raises(ValueError, match=message):
         IntegratedAttention(24, dims, 4, **options, refiner=make())
 

@@ -15,9 +15,9 @@ from spangym.experiments.bench_agents import OriginalRefiner
 from spangym.experiments.cli import app
 from spangym.experiments.errors import UserError
 from spangym.experiments.export import export
-from spangym.experiments.trained import read_trial
 from spangym.experiments.run_folder import RunFolder
 from spangym.experiments.studies import Study
+from spangym.experiments.trained import read_trial
 from spangym.experiments.trial import run_trial
 
 from ..conftest import Golden

@@ -129,3 +129,20 @@ def test_what_cannot_be_started_is_said_before_anything_runs(old: str, new: str,
     with pytest.raises(UserError) as caught:
         check_startable(study)
     assert message in str(caught.value)
+
+
+def test_clusters_ask_for_the_layers_index():
+    text = """
+name = "clusters"
+steps = 64
+seeds = [0]
+[environment]
+id = "spangym/SpanControl-v0"
+arguments = { dims = 8, heads = 2, ctx = 16, chunks = 2, win_size = 16 }
+[[agents]]
+agent = "refiner-clusters"
+"""
+    with pytest.raises(UserError, match="set layer_index = true for it, or by_layer = false"):
+        parse_study(text, "clusters")
+    parse_study(text + "layer_index = true", "clusters")
+    parse_study(text + "options = { by_layer = false }", "clusters")

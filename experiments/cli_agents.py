@@ -9,7 +9,7 @@ import torch
 import typer
 
 from .bench import check_writable_file
-from .cli_measure import _measure
+from .cli_measure import measure
 from .errors import UserError
 
 
@@ -46,4 +46,4 @@ def bench_agents(
     """Measure what a decision costs beside the layer it is for, and how fast a table learns."""
     from .bench_agents import rows
 
-    _measure(lambda: rows(quick), threads, json)
+    measure(lambda: rows(quick), threads, json)

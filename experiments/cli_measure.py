@@ -55,7 +55,7 @@ def bench_attention(
     # Imported here: nothing else needs it.
     from .bench_attention import rows
 
-    _measure(lambda: rows(quick, torch.Generator().manual_seed(0)), threads, json)
+    measure(lambda: rows(quick, torch.Generator().manual_seed(0)), threads, json)
 
 
 def bench_envs(
@@ -68,10 +68,10 @@ def bench_envs(
     """Measure what the environment adds to the layers that it runs."""
     from .bench_envs import rows
 
-    _measure(lambda: rows(quick), threads, json)
+    measure(lambda: rows(quick), threads, json)
 
 
-def _measure(rows: Callable[[], Iterable[Row]], threads: int, json: Path | None) -> None:
+def measure(rows: Callable[[], Iterable[Row]], threads: int, json: Path | None) -> None:
     """Show rows of figures as they are measured, and write them down."""
     if json is not None:
         check_writable_file("--json", json)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..attention import ACTIONS
-from .dynamics import FULL_SPAN as FULL_SPAN
 from .dynamics import Dynamics
 from .encodings import ENCODINGS
 from .make_stack import make_stack

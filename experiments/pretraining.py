@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..attention import ACTIONS
+from ..envs.dynamics import FULL_SPAN
 from ..envs.open_source import open_source
 from ..envs.recipes import RECIPES, Recipe
 from ..envs.registration import ENVIRONMENTS, arguments_of, full_id
-from ..envs.dynamics import FULL_SPAN
 from ..envs.sources import Source, next_tokens
 from ..envs.stack import BlockStack
 from .errors import UserError

@@ -9,7 +9,7 @@ import torch
 import typer
 
 from .bench import check_writable_file
-from .cli_measure import measure
+from .cli_measure import Json, Threads, measure
 from .errors import UserError
 
 
@@ -38,10 +38,8 @@ def export(
 
 def bench_agents(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds.")] = False,
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write machine and rows to this file too.")
-    ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the CPU.")] = 1,
+    json: Json = None,
+    threads: Threads = 1,
 ) -> None:
     """Measure what a decision costs beside the layer it is for, and how fast a table learns."""
     from .bench_agents import rows

@@ -17,6 +17,7 @@ from ..agents.files import written_whole
 from ..envs.registration import ENVIRONMENTS, full_id
 from ..envs.weights import ENDING, to_bytes
 from .bench import check_writable_file, describe_bench, write_bench
+from .cli_measure import Json
 
 
 def watch(
@@ -93,9 +94,7 @@ def references(
         list[str] | None, typer.Argument(metavar="[ID]...", help="Registered ids; else all.")
     ] = None,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each policy.")] = 16,
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write machine and rows to this file too.")
-    ] = None,
+    json: Json = None,
 ) -> None:
     """Measure what policies that learn nothing earn, and what the best would."""
     from .references import make_references_table, measure_references

@@ -21,11 +21,14 @@ from .bench import (
     write_bench,
 )
 
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Write machine and rows to this file too.")
+]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of the CPU.")]
+
 
 def defects(
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write machine and rows to this file too.")
-    ] = None,
+    json: Json = None,
 ) -> None:
     """Measure what each defect of the original layer does."""
     from .defects import make_defects_table, measure_defects
@@ -46,10 +49,8 @@ def bench_attention(
     quick: Annotated[
         bool, typer.Option("--quick", help="Shorter sequences and fewer rounds.")
     ] = False,
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write machine and rows to this file too.")
-    ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the CPU.")] = 1,
+    json: Json = None,
+    threads: Threads = 1,
 ) -> None:
     """Measure local attention against the cost that its visited keys should have."""
     # Imported here: nothing else needs it.
@@ -60,10 +61,8 @@ def bench_attention(
 
 def bench_envs(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds and lanes.")] = False,
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write machine and rows to this file too.")
-    ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the CPU.")] = 1,
+    json: Json = None,
+    threads: Threads = 1,
 ) -> None:
     """Measure what the environment adds to the layers that it runs."""
     from .bench_envs import rows

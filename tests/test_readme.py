@@ -93,3 +93,20 @@ def test_table_is_that_of_the_stored_run(summary: dict[str, list[dict[str, objec
 def test_pictures_and_pages_are_there():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / target).is_file(), target
+
+
+def test_table_of_tuned_agents_is_that_of_the_stored_results():
+    rows = json.loads((RESULTS.parent / "tuned.json").read_text())["rows"]
+    lines = [" ".join(line.split()) for line in README.splitlines()]
+    for row in rows:
+        share = row["share_of_the_way_from_best_pair_to_oracle"]
+        cells = (
+            row["environment"].removeprefix("spangym/"),
+            row["agent"],
+            f"{row['best_pair']:.3f}",
+            f"{row['mean_return_of_a_chunk']:.3f}",
+            f"{row['oracle']:.3f}",
+            f"{100 * share:.0f} %",
+            f"{row['minutes_a_trial']:.1f}",
+        )
+        assert f"| {' | '.join(cells)} |" in lines

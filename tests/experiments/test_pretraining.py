@@ -235,7 +235,7 @@ def test_a_run_with_weights_and_content_of_ones_own(
     monkeypatch.chdir(tmp_path / "elsewhere")
     done = runner.invoke(app, ["validate", "../run"])
     assert done.exit_code == 0, done.output
-    assert done.output.endswith("11 of 11 episodes are reproduced, all to the bit\n")
+    assert done.output.endswith("13 of 13 episodes are reproduced, all to the bit\n")
     (tmp_path / "own.txt").write_text("hgfedcba" * 100)
     done = runner.invoke(app, ["validate", "../run"])
     assert done.exit_code == 1

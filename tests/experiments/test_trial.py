@@ -89,7 +89,7 @@ def test_a_trial_leaves_everything_and_result_last(tiny: Study, tmp_path: Path):
     trial, seen = Trial(tiny.agents[0], 1), []
     run_trial(tiny, trial, tmp_path, seen.append)
     names = {each.name for each in tmp_path.iterdir() if "tfevents" not in each.name}
-    assert names == {"agent.npz", "curve.csv", "evaluation.csv", "result.json"}
+    assert names == {"agent.npz", "checkpoints", "curve.csv", "evaluation.csv", "result.json"}
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
     assert seen[-1] == decisions(tiny, trial) == 64 + 2 * 4
     result = json.loads((tmp_path / "result.json").read_text())

@@ -184,7 +184,7 @@ def test_trials_that_cannot_be_watched(
     run: Watch, copied: Path, capsys: pytest.CaptureFixture[str]
 ):
     dqn = copied / "dqn"
-    (dqn / "seed-0" / "agent.zip").write_bytes(b"no archive")
+    (dqn / "seed-0" / "agent.safetensors").write_bytes(b"no tensors")
     (dqn / "seed-1" / "result.json").unlink()
     shutil.copytree(dqn / "seed-0", dqn / "seed-7")
     for environment, folder, message in (

@@ -14,8 +14,8 @@ from ..agents import Agent
 from ..agents.loading import FIXED, AgentKind, find_agent
 from ..envs import Settings, settings_for
 
-REFERENCES = ("random", *FIXED, "threshold", "oracle")
-"""Policies that stand in every comparison."""
+REFERENCES = ("oracle", "threshold", "random", *FIXED)
+"""Policies that stand in every comparison; those that take longest first."""
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 OBSERVATION = ("encoding", "groups", "lags", "layer_index")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spangym.experiments.statistics import AgentSummary, verdict
-from spangym.experiments.study_reading import load_study
+from spangym.experiments.study_reading import load_study, shipped_studies
 from spangym.experiments.table import cells
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +38,10 @@ def test_own_refiner_and_everything_after_it(tmp_path: Path):
     assert refiner.count("\n") < 20
     (tmp_path / "my_refiner.py").write_text(refiner)
     commands = "".join(text for text in blocks("sh") if "make" not in text)
+    # The shipped study but for its evaluation, in which the oracle alone takes minutes.
+    quick = shipped_studies()["quickstart"].replace("episodes = 16", "episodes = 2")
+    (tmp_path / "quick.toml").write_text(quick)
+    commands = commands.replace("compare --agent", "compare quick.toml --agent")
     printed = run(["bash", "-euc", commands], tmp_path)
     assert re.search(r"^ +my_refiner:MyRefiner +\d", printed, re.MULTILINE)
     assert (tmp_path / "runs" / "mine" / "reward_curves.png").exists()

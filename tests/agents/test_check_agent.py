@@ -151,13 +151,14 @@ def test_options_are_checked():
         check_agent(Fine, rte=0.1)
 
 
+SLOW = ("a2c", "ars", "maskable_ppo", "qrdqn", "recurrent_ppo", "trpo")
 NEED_THE_ENVIRONMENT = ("predictor", "threshold", "greedy", "oracle", "told", "softspan")
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if "recurrent" in name or name == "ars" else ())
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
         for name in NAMES
         if name not in NEED_THE_ENVIRONMENT
     ],

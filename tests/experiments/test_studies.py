@@ -23,9 +23,8 @@ def test_resolved_study_spells_everything_out(tiny: Study):
 def test_references_stand_in_every_study(tiny: Study):
     names = [trial.name for trial in tiny.trials()]
     assert names[:4] == ["pooled/seed-0", "pooled/seed-1", "dqn/seed-0", "dqn/seed-1"]
-    assert names[4:6] == ["random/seed-0", "random/seed-1"]
-    assert names[6:16] == [f"fixed-{action}/seed-0" for action in range(10)]
-    assert names[16:] == ["threshold/seed-0", "oracle/seed-0"]
+    assert names[4:8] == ["oracle/seed-0", "threshold/seed-0", "random/seed-0", "random/seed-1"]
+    assert names[8:] == [f"fixed-{action}/seed-0" for action in range(10)]
 
 
 def test_training_and_evaluation_read_different_text(tiny: Study):

@@ -11,6 +11,7 @@ from spangym.agents.loading import find_agent
 from spangym.experiments.errors import UserError
 from spangym.experiments.ranges import Range, flat, load_ranges, nested, shipped_ranges
 from spangym.experiments.studies import Study
+from spangym.experiments.study_reading import load_study
 from spangym.experiments.tuning import FIRST_SEED, best_of, make_search, run_search
 
 from .conftest import TINY, spangym
@@ -46,9 +47,18 @@ def test_a_search_goes_on_and_its_best_is_an_agent_of_a_study(tmp_path: Path):
     assert "3 trials by Optuna's TPE (seed 0), each of 64 steps in 1 lanes" in told
     assert '"ties": ["lowest", "random"]' in told
     assert not (tmp_path / "search" / "trials").exists()
-    other = spangym([*arguments, "--trials", 3, "--seed", 1], tmp_path)
-    assert other.returncode == 2
-    assert "folder 'search' holds another search" in other.stderr
+    search = make_search(
+        load_study(str(tmp_path / "tiny.toml")),
+        "pooled",
+        load_ranges(str(tmp_path / "ranges.toml")),
+        trials=3,
+        steps=None,
+        seeds=1,
+        episodes=2,
+        seed=1,
+    )
+    with pytest.raises(UserError, match="search' holds another search"):
+        next(run_search(search, tmp_path / "search", 1, lambda _: None))
 
 
 def test_the_studys_own_hyperparameters_are_tried_first_and_failures_are_kept(

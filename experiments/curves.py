@@ -55,7 +55,7 @@ def draw_curves(folder: RunFolder, study: Study, trials: list[Trial]) -> None:
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         if axes.get_legend_handles_labels()[0]:
-            figure.legend(loc="outside right upper", frameon=False)
+            figure.legend(loc="outside lower center", frameon=False, ncols=4)
         _save(folder, figure)
 
 
@@ -110,11 +110,12 @@ def _draw_references(axes: Axes, evaluation: pd.DataFrame) -> None:
         axes.axhline(level, color="black", linestyle="--", linewidth=0.9)
         axes.annotate(
             f"{label} (evaluation)",
-            (0.005, level),
+            (1.0, level),
             xycoords=("axes fraction", "data"),
-            xytext=(0, 3),
+            xytext=(4, 0),
             textcoords="offset points",
-            fontsize=8,
+            va="center",
+            fontsize=7,
         )
 
 

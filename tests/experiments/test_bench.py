@@ -115,11 +115,12 @@ def test_stored_bench_is_that_of_the_readme():
         assert f"| {window} | " + " | ".join(cells) + " |" in README
 
 
-def test_stored_bench_of_environments_is_that_of_the_readme():
-    stored = json.loads((RESULTS / "bench-envs-cpu.json").read_text())
+@pytest.mark.parametrize(("name", "figures"), [("envs", 11), ("agents", 9)])
+def test_stored_bench_is_that_of_the_readme(name: str, figures: int):
+    stored = json.loads((RESULTS / f"bench-{name}-cpu.json").read_text())
     assert stored["machine"]["device"] == "cpu"
     measured = [row for row in stored["rows"] if row["value"] is not None]
-    assert len(measured) == 11
+    assert len(measured) == figures
     for row in measured:
         goal = "" if row["goal"] is None else f"{row['goal']:g}"
         assert " ".join(f"| {row['name']} | {row['value']:.3g} | {goal} |".split()) in README

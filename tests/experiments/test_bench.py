@@ -116,7 +116,7 @@ def test_stored_bench_is_that_of_the_readme():
 
 
 @pytest.mark.parametrize(("name", "figures"), [("envs", 11), ("agents", 9)])
-def test_stored_bench_is_that_of_the_readme(name: str, figures: int):
+def test_stored_bench_is_a_table_of_the_readme(name: str, figures: int):
     stored = json.loads((RESULTS / f"bench-{name}-cpu.json").read_text())
     assert stored["machine"]["device"] == "cpu"
     measured = [row for row in stored["rows"] if row["value"] is not None]

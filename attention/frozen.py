@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from .controllers import Observes
@@ -177,7 +177,8 @@ class FrozenController(nn.Module):
             "made": self.made,
         }
         tensors = {name: each.cpu().contiguous() for name, each in self.head.state_dict().items()}
-        save_file(tensors, path, metadata={_METADATA: json.dumps(manifest)})
+        # Not by save_file, which lets nobody but the owner read.
+        Path(path).write_bytes(save(tensors, {_METADATA: json.dumps(manifest)}))
 
     def extra_repr(self) -> str:
         """Say what is observed, and where."""

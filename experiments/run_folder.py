@@ -128,7 +128,7 @@ class RunFolder:
     def start(self, trial: Trial) -> Path:
         """Folder for a trial that begins; of an interrupted one only checkpoints are of use."""
         folder = self.trial(trial)
-        if folder.exists() and not (folder / "checkpoints").is_dir():
+        if folder.exists() and not any(folder.glob("checkpoints/step-*")):
             shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.iterdir():

@@ -103,6 +103,8 @@ def same_agents(one: Path, other: Path) -> None:
 def test_killed_at_random_moments_it_comes_out_the_same(
     study: Study, agent: str, most: int, tmp_path: Path
 ):
+    # The more kills, the longer, so that several rollouts fit between two of them.
+    study = dataclasses.replace(study, steps=study.steps * most // 4)
     trial = next(each for each in study.trials() if each.entry.agent == agent)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
@@ -123,9 +125,9 @@ def test_killed_at_random_moments_it_comes_out_the_same(
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
         kills += process.exitcode != 0
-    assert kills >= most / 2
+    assert kills >= most * 3 / 4
     # It went on, and did not begin again each time.
-    assert len(set(reached)) > kills / 2, reached
+    assert len(set(reached)) > kills / 4, reached
     same_rows(whole, killed)
     same_agents(whole, killed)
 

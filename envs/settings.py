@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..attention import IntegratedAttention
+from ..attention import IntegratedAttention, Observation
 from ..attention.hints import did_you_mean
 from ..attention.options import SpanOptions, check_sizes
 from .encodings import ENCODINGS
@@ -138,6 +138,13 @@ class Settings:
         if self.weights and self.weights != OWN:
             self._check_weights()
         check_device(self.device)
+
+    @property
+    def observation(self) -> Observation:
+        """What is observed of a layer's input."""
+        return Observation(
+            self.dims, self.layers, self.encoding, self.groups, self.lags, self.layer_index
+        )
 
     @property
     def full_keys(self) -> int:

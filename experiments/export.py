@@ -10,8 +10,6 @@ from ..agents.export import freeze
 from ..agents.files import written_whole
 from ..attention.controllers import Observes
 from ..attention.frozen import FrozenController
-from ..attention.observation import Observation
-from ..envs import Settings
 from ..envs.make_stack import make_stack
 from .errors import UserError
 from .trained import read_trial
@@ -39,7 +37,7 @@ def export(folder: Path, out: Path) -> FrozenController:
         action_scale = make_stack(settings, None, channels=0).layer(0).action_scale
         controller = freeze(
             trained.agent,
-            observation_of(settings),
+            settings.observation,
             observes=cast(Observes, settings.observe),
             action_scale=action_scale,
             layer=0,
@@ -61,15 +59,3 @@ def export(folder: Path, out: Path) -> FrozenController:
     with written_whole(out) as aside:
         controller.save(aside)
     return controller
-
-
-def observation_of(settings: Settings) -> Observation:
-    """What is observed in an environment."""
-    return Observation(
-        settings.dims,
-        settings.layers,
-        settings.encoding,
-        settings.groups,
-        settings.lags,
-        settings.layer_index,
-    )

@@ -29,17 +29,6 @@ def make_settings(**more: Any) -> Settings:
     return Settings(**{**SMALL, **more})
 
 
-def observation_of(settings: Settings) -> Observation:
-    return Observation(
-        settings.dims,
-        settings.layers,
-        settings.encoding,
-        settings.groups,
-        settings.lags,
-        settings.layer_index,
-    )
-
-
 def train(name: str, settings: Settings, **options: Any) -> Agent:
     """An agent whose decisions differ, though it was trained for moments only."""
     env = SpanControlVecEnv(settings, 4)
@@ -72,7 +61,7 @@ def play(agent: Agent, settings: Settings) -> tuple[list[int], list[int]]:
     for index, layer in enumerate(layers):
         layer.refiner = freeze(
             agent,
-            observation_of(settings),
+            settings.observation,
             observes=settings.observe,  # pyright: ignore[reportArgumentType]
             layer=index,
         )
@@ -137,7 +126,7 @@ def test_networks_of_every_kind(name: str, options: dict[str, Any]):
 @pytest.mark.parametrize("name", ["dqn", "refiner", "clusters"])
 def test_frozen_and_read_back_it_needs_no_agent(name: str, tmp_path: Path):
     settings = make_settings(encoding="state" if name == "refiner" else "box", groups=2)
-    frozen = freeze(train(name, settings), observation_of(settings), made={"agent": name})
+    frozen = freeze(train(name, settings), settings.observation, made={"agent": name})
     frozen.save(tmp_path / "frozen.safetensors")
     loaded = load_controller(tmp_path / "frozen.safetensors")
     assert loaded.made == {"agent": name}
@@ -213,7 +202,7 @@ def test_a_policy_that_does_more_than_its_network_is_found_out():
     assert isinstance(agent, DeepAgent)
     agent.policy.__class__ = Contrary
     with pytest.raises(ValueError, match="its policy does more than its network"):
-        freeze(agent, observation_of(settings))
+        freeze(agent, settings.observation)
 
 
 def test_a_refiner_of_ones_own_is_refused():
@@ -276,4 +265,4 @@ def test_an_agent_that_refreshes_too_is_refused():
     agent = find_agent("ppo").make(seed=0)
     agent.learn(SpanControlVecEnv(settings, 4), 16)
     with pytest.raises(ValueError, match=r"its actions are MultiDiscrete\(\[10  2  2\]\)"):
-        freeze(agent, observation_of(settings))
+        freeze(agent, settings.observation)

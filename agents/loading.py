@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import importlib.metadata
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,6 +59,8 @@ class AgentKind:
         seeded: Whether seeds make a difference.
         by_layer: Whether its observations are to end with the layer's index, unless its option
             ``by_layer`` is false.
+        module_sha256: Hash of the file that an agent of the user's own is written in; empty for
+            shipped ones, and where there is no such file.
     """
 
     name: str
@@ -64,6 +70,7 @@ class AgentKind:
     learns: bool = True
     seeded: bool = True
     by_layer: bool = False
+    module_sha256: str = ""
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Refuse options that the agent does not take.
@@ -109,14 +116,18 @@ def find_agent(name: str) -> AgentKind:
     if name in _SHIPPED:
         return _SHIPPED[name]()
     registered = {each.name: each.value for each in _entry_points()}
-    if name in registered:
-        return kind_of_class(name, import_class(registered[name], f"agent {name!r}"))
-    if ":" in name and not name.startswith("fixed:"):
-        return kind_of_class(name, import_class(name, f"agent {name!r}"))
+    if name in registered or (":" in name and not name.startswith("fixed:")):
+        found = import_class(registered.get(name, name), f"agent {name!r}")
+        return dataclasses.replace(kind_of_class(name, found), module_sha256=_module_sha256(found))
     raise ValueError(
         f"agent {name!r} is unknown{did_you_mean(name, [*NAMES, *registered])}"
         " (a class of your own is named module:Class)"
     )
+
+
+def _module_sha256(found: type[Any]) -> str:
+    file = getattr(sys.modules.get(found.__module__), "__file__", None)
+    return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
 def _entry_points() -> importlib.metadata.EntryPoints:

@@ -162,12 +162,29 @@ class IntegratedAttention(TwoPathAttention):
         temp_scale: float = 0.01,
         *,
         sharpen: bool = True,
+        action_scale: ActionScale = "relative",
+        mended: str = "",
         refiner: Controller | None = None,
         generator: torch.Generator | None = None,
     ) -> IntegratedAttention:
         """The layer as it was, defects and all: see `spangym.attention.original`.
 
-        Arguments are those of the layer.
+        Arguments are those of the layer, and one more.
+
+        Args:
+            ctx: As of the layer, likewise all that follow.
+            dims: Width.
+            head: Heads.
+            max_dist: Bound on the span.
+            win_size: Longest window.
+            max_span: Longest span.
+            temp_scale: Strength of the temperature law.
+            sharpen: The law.
+            action_scale: What an action is a share of.
+            mended: Name of one defect that is mended, the others kept: ``temperature``,
+                ``local_causal``, ``global_causal``, ``double_scale`` or ``cut``; none if empty.
+            refiner: Controller of the span.
+            generator: Source of the initial weights.
 
         Raises:
             ValueError: An argument breaks its rule.
@@ -183,6 +200,8 @@ class IntegratedAttention(TwoPathAttention):
             max_span,
             temp_scale,
             sharpen=sharpen,
+            action_scale=action_scale,
+            mended=mended,
             refiner=refiner,
             generator=generator,
         )

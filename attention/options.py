@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from .spans import Spans
 from .temperature import Sharpen, check_sharpen
 
 
@@ -62,6 +65,18 @@ class SpanOptions:
             ]
         )
         check_sharpen(self.sharpen)
+
+    def seen(self, spans: Spans, tokens: int) -> tuple[Tensor, Tensor]:
+        """First key and end of what each query sees of its own sequence.
+
+        Args:
+            spans: Windows and spans.
+            tokens: Length of the sequences.
+
+        Returns:
+            As `Spans.intervals` gives them.
+        """
+        return spans.intervals(tokens)
 
 
 def check_sizes(ctx: int, dims: int, head: int) -> None:

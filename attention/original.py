@@ -16,7 +16,27 @@ differs from the default layer, numbered as by ``spangym defects``:
 10. a refiner explores and learns in eval mode too.
 
 Numbers 7 to 9 are the default layer's as well: ties go to action 0, actions are shares of a
-prediction, and the span has no gradient.
+prediction (of the longest span with ``action_scale="absolute"``, here too), and the span has no
+gradient.
+
+One defect at a time can be mended, by its name, the others kept:
+
+| ``mended`` | # | what is mended |
+|---|---|---|
+| ``temperature`` | 1 | scores of the local path are divided by the temperature |
+| ``local_causal`` | 2 | a query sees all keys that its window sees: the start of the interval |
+| ``global_causal`` | 3 | the global path looks to both sides; what it ignored it goes on ignoring |
+| ``double_scale`` | 4 | global scores are scaled once, by ``head_size ** -1/2`` |
+| ``cut`` | 5 | a window sees its whole interval, of at most ``max_dist`` keys |
+
+Numbers 2 and 5 hang together. A query of the original sees as many keys, from the start of the
+interval on, as its place in the *window* says; those are never more than the cut leaves, so that
+to undo the cut alone would change nothing. Mended, ``cut`` therefore has a query see the keys up to
+its own place in the *interval*, that is up to itself: still causal, as number 2 is kept. With 1 to
+5 all mended, a sequence by itself is attended to as by the default layer.
+
+Number 6 has no name here: in an environment every sequence is a batch of its own, which leaves
+nothing of it to be mended. Nor has number 10, which is about refiners within the layer.
 """
 
 from __future__ import annotations
@@ -27,145 +47,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .adaptive_span import LocalPass
 from .adaptive_update import AdaptiveUpdateAttention, KeyValueCache
-from .heads import ProjectionModule, join_heads, split_heads
+from .controllers import Controller
+from .heads import ProjectionModule
 from .inputs import Inputs
-from .integrated import IntegratedAttention
+from .integrated import ActionScale, IntegratedAttention
 from .metrics import features, quality, state_ids
 from .multi_head import MultiHeadAttention
 from .options import SpanOptions
+from .original_local import OriginalSlidingWindowAttention, check_mended
 from .outcome import LayerCache, Outcome
-from .sliding_window import FOCUS_STEPS, SlidingWindowAttention
-from .spans import Spans
+from .sliding_window import SlidingWindowAttention
+from .temperature import Sharpen
 from .two_path import Decision
-
-
-def cut_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float,
-    head: int,
-    max_span: int,
-    max_dist: int,
-    temperature: float | None = None,
-    causal: bool = False,
-) -> Tensor:
-    """The original's span-limited attention: everything is cut to its first tokens.
-
-    Args:
-        q: Queries, shape (batch, queries, dims).
-        k: Keys, shape (batch, keys, dims).
-        v: Values, shape (batch, keys, dims).
-        scale: Span scale in [0, 1].
-        head: Number of heads.
-        max_span: Span at scale 1, in tokens.
-        max_dist: Upper bound on the span.
-        temperature: If given, scores are ``q·k / temperature`` (the original without fused
-            attention); else ``q·k / sqrt(head size)`` (with it, which ignores the temperature).
-        causal: Query ``i`` of the slice sees its keys ``0..i``.
-
-    Returns:
-        Shape (batch, n, dims), ``n = min(int(max_span * scale), queries, keys, max_dist)``.
-    """
-    length = min(int(max_span * scale), q.shape[1], k.shape[1], max_dist)
-    query, key, value = (split_heads(each[:, :length], head) for each in (q, k, v))
-    out = nn.functional.scaled_dot_product_attention(
-        query, key, value, is_causal=causal, scale=None if temperature is None else 1 / temperature
-    )
-    return join_heads(out)
-
-
-class OriginalSlidingWindowAttention(SlidingWindowAttention):
-    """The original's local path: one span for the whole batch.
-
-    Args:
-        head: Number of heads.
-        options: Spans and temperature.
-        fused: With fused attention (causal, no temperature) or without it (neither causal nor
-            scaled by the head size).
-    """
-
-    def __init__(self, head: int, options: SpanOptions, fused: bool = True) -> None:
-        super().__init__(head, options)
-        self.fused = fused
-        # A parameter of the original that nothing reads; its state dicts hold it.
-        self.span_scale = nn.Parameter(torch.zeros(()))
-
-    def forward(  # type: ignore[override]
-        self,
-        x: Tensor,
-        scale: Tensor,
-        xa: Tensor | None = None,  # noqa: ARG002
-        *,
-        mask: Tensor | None = None,  # noqa: ARG002
-        lengths: Tensor | None = None,
-        key_lengths: Tensor | None = None,
-        return_stats: bool = False,
-    ) -> LocalPass:
-        """Attend within the intervals that the mean span scale gives.
-
-        Args:
-            x: Normalised input on the CPU, shape (batch, tokens, dims).
-            scale: Span scales, shape (batch,); their mean is used.
-            xa: Ignored, as the original did.
-            mask: Ignored, as the original did.
-            lengths: The original knows no padding.
-            key_lengths: The same.
-            return_stats: The original has none.
-
-        Returns:
-            The output with its span, equal for all of the batch, and its price.
-
-        Raises:
-            ValueError: Something is asked for that the original has not.
-        """
-        if lengths is not None or key_lengths is not None or return_stats:
-            raise ValueError("the original layer knows neither lengths nor statistics")
-        options = self.options
-        scale = scale.mean().expand_as(scale)
-        spans = Spans.from_scale(scale, win_size=options.win_size, max_span=options.max_span)
-        tokens, shared = x.shape[1], float(scale[0])
-        out = torch.zeros_like(x)
-        visited = slowest = 0
-        if int(options.max_span * shared) > 0:
-            window, span = int(spans.window[0]), int(spans.span[0])
-            for start in range(0, tokens, window):
-                keys = x[:, max(0, start - span + window) : start + span]
-                queries = x[:, start : start + window]
-                out[:, start : start + window], steps = self._focus(queries, keys, shared)
-                length = min(span, queries.shape[1], options.max_dist)
-                pairs = length * (length + 1) // 2 if self.fused else length**2
-                visited, slowest = visited + steps * pairs, max(slowest, steps)
-        else:
-            spans = Spans(spans.window, torch.zeros_like(spans.span))
-        return LocalPass(
-            out, spans, torch.full_like(spans.span, visited), torch.full_like(spans.span, slowest)
-        )
-
-    def _focus(self, q: Tensor, keys: Tensor, scale: float) -> tuple[Tensor, int]:
-        before = torch.zeros_like(q)
-        temperature = None if self.fused else float(self.temperature(torch.tensor(scale).double()))
-        steps = 0
-        while True:
-            steps += 1
-            out = cut_attention(
-                q,
-                keys,
-                keys,
-                scale=scale,
-                head=self.head,
-                max_span=self.options.max_span,
-                max_dist=self.options.max_dist,
-                temperature=temperature,
-                causal=self.fused,
-            )
-            change = (out - before).abs().mean()
-            if steps == FOCUS_STEPS or change < 1e-4 + 0.1 * change:
-                return out, steps
-            before, q = out, q + out
 
 
 class _ScaledProjection(ProjectionModule):
@@ -183,13 +77,17 @@ class OriginalAdaptiveUpdateAttention(AdaptiveUpdateAttention):
         dims: Width of input and output.
         head: Number of heads; divides ``dims``.
         causal: Whether a token sees only those before it.
+        scaled_twice: Whether queries and keys are scaled before their scores are.
     """
 
-    def __init__(self, dims: int, head: int, causal: bool = True) -> None:
+    def __init__(
+        self, dims: int, head: int, causal: bool = True, scaled_twice: bool = True
+    ) -> None:
         super().__init__(dims, head)
         self._sees_the_past_only = causal
-        self.query_module = _ScaledProjection(dims, head)
-        self.key_module = _ScaledProjection(dims, head)
+        if scaled_twice:
+            self.query_module = _ScaledProjection(dims, head)
+            self.key_module = _ScaledProjection(dims, head)
 
     def forward(  # type: ignore[override]
         self,
@@ -252,6 +150,42 @@ class OriginalOutcome(Outcome):
 class OriginalIntegratedAttention(IntegratedAttention):
     """`IntegratedAttention` as it was; made by `IntegratedAttention.original`."""
 
+    batch_is_one = True
+
+    def __init__(
+        self,
+        ctx: int,
+        dims: int,
+        head: int,
+        max_dist: int,
+        win_size: int,
+        max_span: int,
+        temp_scale: float,
+        *,
+        sharpen: Sharpen,
+        action_scale: ActionScale,
+        mended: str,
+        refiner: Controller | None,
+        generator: torch.Generator | None,
+    ) -> None:
+        if mended:
+            check_mended(mended)
+        # Before the rest, which makes the paths.
+        self.mended = mended
+        super().__init__(
+            ctx,
+            dims,
+            head,
+            max_dist,
+            win_size,
+            max_span,
+            temp_scale,
+            sharpen=sharpen,
+            action_scale=action_scale,
+            refiner=refiner,
+            generator=generator,
+        )
+
     def _local_path(
         self,
         head: int,
@@ -261,11 +195,17 @@ class OriginalIntegratedAttention(IntegratedAttention):
         shifted_heads: int,
     ) -> SlidingWindowAttention:
         del dims, focus_steps, shifted_heads  # It had no choice of them.
-        return OriginalSlidingWindowAttention(head, options)
+        mended = (self.mended,) if self.mended else ()
+        return OriginalSlidingWindowAttention(head, options, mended=mended)
 
     def _global_path(self, dims: int, head: int, causal: bool) -> MultiHeadAttention:
-        del causal  # It always was.
-        return OriginalAdaptiveUpdateAttention(dims, head)
+        del causal  # It had no choice of it.
+        return OriginalAdaptiveUpdateAttention(
+            dims,
+            head,
+            causal=self.mended != "global_causal",
+            scaled_twice=self.mended != "double_scale",
+        )
 
     def features(
         self,

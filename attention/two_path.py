@@ -76,9 +76,15 @@ class TwoPathAttention(nn.Module):
         attn_global: The global path.
         generator: Source of the initial weights; torch's default generator if None.
 
+    Attributes:
+        batch_is_one: Whether a whole batch is one lane, with one span, state and reward: the
+            original layer's defect.
+
     Raises:
         ValueError: A size breaks its rule.
     """
+
+    batch_is_one: bool = False
 
     def __init__(
         self,

@@ -71,8 +71,9 @@ class Dynamics:
         if episode.targets is None:
             return state
         caches: list[LayerCache | None] = []
+        actions = torch.full((len(hidden),), FULL_SPAN, device=hidden.device)
         for index, cache in enumerate(state.full_caches):
-            outcome = self.stack.layer(index).outcome(hidden, FULL_SPAN, cache=cache)
+            outcome = self.stack.run(index, hidden, actions, cache=cache)
             hidden = self.stack.follow(index, hidden, outcome)
             caches.append(outcome.cache)
         targets = episode.targets[:, chunk]
@@ -107,7 +108,8 @@ class Dynamics:
         refresh = None
         if self.settings.refresh:
             actions, refresh = actions[:, 0], actions[:, 1:] > 0
-        return self.stack.layer(index).outcome(
+        return self.stack.run(
+            index,
             state.hidden,
             actions,
             refresh=refresh,

@@ -52,7 +52,8 @@ def peek(simulator: Simulator) -> NDArray[np.float32]:
 def coverages(simulator: Simulator) -> NDArray[np.float32]:
     """How much of full attention's weight each action would leave within the span.
 
-    That is `spangym.attention.AttentionStats.coverage` of the coming decision; nothing changes.
+    That is `spangym.attention.AttentionStats.coverage` of the coming decision; nothing changes. Of
+    an original layer only the keys count that it lets a query see, which are not all of its span's.
 
     Args:
         simulator: In mid-episode.
@@ -92,7 +93,7 @@ def predicted_actions(simulator: Simulator) -> NDArray[np.int64]:
     layer = simulator.stack.layer(index)
     if layer.action_scale == "relative":
         return np.full(simulator.lanes, FULL_SPAN)
-    predicted = layer.outcome(state.hidden, cache=state.caches[index]).scale
+    predicted = simulator.stack.run(index, state.hidden, cache=state.caches[index]).scale
     return (FULL_SPAN * predicted).round().long().cpu().numpy()
 
 

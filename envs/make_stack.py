@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+from typing import cast
+
 import torch
 
 from ..attention import IntegratedAttention
+from ..attention.integrated import ActionScale
 from .settings import OWN, Layers, Settings, live_modules
 from .stack import BareStack, Stack, draw_embedding
 from .weights import load_stack
@@ -52,8 +56,11 @@ def make_stack(
             )
         return load_stack(settings.weights).to(settings.device)
     embedding = draw_embedding(settings.dims, channels, generator)
+    make = IntegratedAttention
+    if settings.layer == "original":
+        make = functools.partial(IntegratedAttention.original, mended=settings.mended)
     modules = [
-        IntegratedAttention(
+        make(
             settings.ctx,
             settings.dims,
             settings.heads,
@@ -62,6 +69,7 @@ def make_stack(
             settings.max_span,
             settings.temp_scale,
             sharpen=settings.sharpen,
+            action_scale=cast(ActionScale, settings.action_scale),
             generator=generator,
         )
         for _ in range(settings.layers)

@@ -72,7 +72,7 @@ class Band:
 
     def intervals(self, options: SpanOptions, ctx: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """First key and end of the interval that each of ``ctx`` queries sees, shape (ctx,)."""
-        first, end = self.spans(options).intervals(ctx)
+        first, end = options.seen(self.spans(options), ctx)
         return first[0].numpy(), end[0].numpy()
 
     def coverage(

@@ -12,13 +12,15 @@ import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 
 from ..attention import IntegratedAttention, Observation
 from ..attention.hints import did_you_mean
+from ..attention.integrated import ActionScale
 from ..attention.options import SpanOptions, check_sizes
+from ..attention.original_local import check_mended
 from .encodings import ENCODINGS
 from .open_source import check_source
 from .rewards import REWARDS, Reward
@@ -52,6 +54,13 @@ class Settings:
         max_dist: Upper bound on the span, in tokens; at least ``win_size``.
         temp_scale: Strength of the layers' temperature law.
         sharpen: Sharper scores for longer spans (True) or for shorter ones (False).
+        layer: What the layers are: ``default``, or ``original``, as they were, defects and all
+            (`spangym.attention.original`).
+        mended: Name of the one defect of original layers that is mended: ``temperature``,
+            ``local_causal``, ``global_causal``, ``double_scale`` or ``cut``; none if empty.
+        action_scale: What an action is a share of: the span that the layer predicts
+            (``relative``), or the longest one (``absolute``). Trained layers are ``absolute``,
+            whatever stands here.
         weights_seed: Seed of the layers' and the embedding's random weights.
         weights: Trained layers instead: a shipped name, or a file that ``spangym pretrain`` wrote.
             They bring their sizes with them; only ``ctx`` may be less.
@@ -85,6 +94,9 @@ class Settings:
     max_dist: int = 512
     temp_scale: float = 0.01
     sharpen: bool = True
+    layer: str = "default"
+    mended: str = ""
+    action_scale: str = "relative"
     weights_seed: int = 0
     weights: str = ""
     source: str = "text"
@@ -129,13 +141,22 @@ class Settings:
             ("reward", (*REWARDS, OWN)),
             ("observe", ("current", "previous")),
             ("encoding", ENCODINGS),
+            ("layer", ("default", "original")),
+            ("action_scale", get_args(ActionScale)),
         ):
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(f"{name} {value!r} is unknown{did_you_mean(value, known)}")
+        if self.mended:
+            check_mended(self.mended)
+            if self.layer != "original":
+                raise ValueError(
+                    f"mended is of the original layer, layer is {self.layer!r}: leave it out, or "
+                    "set layer to 'original'"
+                )
         if self.source != OWN:
             check_source(self.source)
-        if self.weights and self.weights != OWN:
+        if self.weights:
             self._check_weights()
         check_device(self.device)
 
@@ -148,19 +169,27 @@ class Settings:
 
     @property
     def full_keys(self) -> int:
-        """Query-key pairs of one pass of full attention, in layers that settings can name."""
+        """Query-key pairs of one pass of full attention, in layers that settings can name.
+
+        Of original layers, too, those of attention to both sides: what they price is the same.
+        """
         named = self.weights and self.weights != OWN
         return full_keys(self.ctx, read_sizes(self.weights).causal if named else False)
 
     def _check_weights(self) -> None:
-        sizes = read_sizes(self.weights)
-        for name in _SIZES:
-            needed, given = getattr(sizes, name), getattr(self, name)
-            if given != needed and not (name == "ctx" and given < needed):
-                raise ValueError(
-                    f"{name} must be {needed}, as the weights {self.weights!r} have, got {given}"
-                )
-        for name in ("temp_scale", "sharpen", "weights_seed"):
+        of_random = _OF_RANDOM
+        if self.weights != OWN:
+            # Beside live layers it is the embedding's.
+            of_random = (*of_random, "weights_seed")
+            sizes = read_sizes(self.weights)
+            for name in _SIZES:
+                needed, given = getattr(sizes, name), getattr(self, name)
+                if given != needed and not (name == "ctx" and given < needed):
+                    raise ValueError(
+                        f"{name} must be {needed}, as the weights {self.weights!r} have, "
+                        f"got {given}"
+                    )
+        for name in of_random:
             if getattr(self, name) != getattr(type(self), name):
                 raise ValueError(
                     f"{name} is of layers with random weights: leave it out beside the weights "
@@ -189,6 +218,8 @@ class Settings:
 
 
 _SIZES = ("layers", "dims", "heads", "ctx", "win_size", "max_span", "max_dist")
+_OF_RANDOM = ("temp_scale", "sharpen", "layer", "mended", "action_scale")
+"""What trained and live layers bring with them, and settings do not say of them."""
 
 
 Layers = Stack | Sequence[IntegratedAttention] | torch.nn.ModuleList
@@ -260,7 +291,7 @@ def _sizes_of(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes of live layers, as settings; what else was said of them is refused."""
     modules = live_modules(layers)
     first = modules[0]
-    for name in ("dims", "heads", "win_size", "max_span", "max_dist", "temp_scale", "sharpen"):
+    for name in ("dims", "heads", "win_size", "max_span", "max_dist", *_OF_RANDOM):
         if name in given:
             raise TypeError(f"argument {name!r} is the layers' own: leave it out beside layers")
     if len({each.dims for each in modules}) > 1:

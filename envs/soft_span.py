@@ -31,7 +31,7 @@ def soft_bits(simulator: Simulator, scales: Tensor) -> Tensor:
         Loss in bits a target, shape (lanes,), on the layers' device; gradients flow to the scales.
 
     Raises:
-        ValueError: There is no task, or the scales are not that.
+        ValueError: There is no task, a layer has no soft edge, or the scales are not that.
         RuntimeError: A chunk has been decided on in part, the episode is over, or none has begun.
 
     Example:
@@ -59,6 +59,8 @@ def soft_bits(simulator: Simulator, scales: Tensor) -> Tensor:
             f"scales have shape {tuple(scales.shape)} and type {scales.dtype}; they must be "
             f"floating of shape ({layers},), one a layer"
         )
+    if any(stack.layer(index).batch_is_one for index in range(layers)):
+        raise ValueError("soft_bits needs layers whose edge can be soft: the original's cannot")
     hidden = state.hidden
     for index, scale in enumerate(scales.to(simulator.device).unbind()):
         soft = _softened(stack.layer(index), scale)

@@ -40,7 +40,8 @@ class SpanControlEnv(gym.Env[Any, Any]):
 
     ## Action Space
     ``Discrete(10)``: action ``a`` sets the span scale, ``m = p * a / 9`` with random layers, where
-    ``p`` in (0, 1) is the layer's own prediction, and ``m = a / 9`` with trained ones.
+    ``p`` in (0, 1) is the layer's own prediction, and ``m = a / 9`` with trained ones or
+    ``action_scale="absolute"``.
 
     | Action | Meaning                                                                      |
     |--------|------------------------------------------------------------------------------|
@@ -77,7 +78,8 @@ class SpanControlEnv(gym.Env[Any, Any]):
       its entropy. With random layers it rises with the span almost without exception: the best
       fixed action is 8 or 9, and there is little to learn. It is kept because it is the original's.
     * ``attention``: the share of full attention's weight that lies within the span, minus a tenth
-      of the entropy of the attention weights.
+      of the entropy of the attention weights. With ``layer="original"`` only those keys of the span
+      count that the layer lets a query see.
     * ``task``: minus the excess of the chunk's loss over that at full span, in bits a target; it
       arrives with the chunk's last layer.
 
@@ -116,6 +118,24 @@ class SpanControlEnv(gym.Env[Any, Any]):
     price. ``render_mode`` is ``ansi`` or ``rgb_array``. ``timing``
     adds the wall time of a step to ``info`` (off, since Gymnasium's checker wants equal infos for
     equal seeds).
+
+    What random layers are can be chosen; trained ones and layers of one's own are what they are.
+
+    | argument       | value           | random layers                                          |
+    |----------------|-----------------|--------------------------------------------------------|
+    | `layer`        | `default`       | do what was meant                                      |
+    |                | `original`      | are as they were, with all their defects               |
+    | `mended`       | empty           | keep all of them (only with `original`)                |
+    |                | `temperature`   | divide local scores by the temperature                 |
+    |                | `local_causal`  | let a query see all keys that its window sees          |
+    |                | `global_causal` | look to both sides in the global path                  |
+    |                | `double_scale`  | scale global scores once                               |
+    |                | `cut`           | let a window see its whole interval, up to each query  |
+    | `action_scale` | `relative`      | take an action for a share of their predicted span     |
+    |                | `absolute`      | take it for a share of the longest span                |
+
+    `spangym.attention.original` says what the defects are. The weights are the same whatever is
+    chosen, and so is the unit of the price, full attention to both sides.
 
     >>> import gymnasium as gym
     >>> env = gym.make("spangym.envs:spangym/SpanControl-v0", encoding="state", chunks=2)

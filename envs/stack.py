@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ..attention import AdaptiveUpdateAttention, IntegratedAttention, Outcome
+from ..attention import AdaptiveUpdateAttention, IntegratedAttention, LayerCache, Outcome
 from .sources import BYTES, NO_TARGET
+from .state import joined, map_tensors
 
 
 class Stack(nn.Module, ABC):
@@ -39,6 +41,43 @@ class Stack(nn.Module, ABC):
     def layer(self, index: int) -> IntegratedAttention:
         """One of the layers."""
         return cast(IntegratedAttention, self.layers[index])
+
+    def run(
+        self,
+        index: int,
+        hidden: Tensor,
+        actions: Tensor | None = None,
+        *,
+        refresh: Tensor | None = None,
+        cache: LayerCache | None = None,
+        return_stats: bool = False,
+    ) -> Outcome:
+        """Run one of the layers, so that no lane hangs on those beside it.
+
+        Args:
+            index: Of the layer.
+            hidden: Its input, shape (lanes, tokens, dims).
+            actions: Integers 0..9 of shape (lanes,); the layer's predictor decides if None.
+            refresh: Whether keys, and values, are computed anew, boolean (lanes, 2); the layer's
+                refresh predictors decide if None.
+            cache: The layer's last; None where a stream begins.
+            return_stats: Whether to give statistics of the local path's attention weights.
+        """
+        layer = self.layer(index)
+        if not layer.batch_is_one:
+            return layer.outcome(
+                hidden, actions, refresh=refresh, cache=cache, return_stats=return_stats
+            )
+        outcomes = []
+        for lane in range(len(hidden)):
+            row = operator.itemgetter(slice(lane, lane + 1))
+            own = map_tensors(row, (hidden, actions))
+            own_refresh, own_cache = map_tensors(row, (refresh, cache))
+            outcomes.append(
+                layer.outcome(*own, refresh=own_refresh, cache=own_cache, return_stats=return_stats)
+            )
+        # The layer's own kind would take them for one lane again.
+        return Outcome(**vars(joined(outcomes)))
 
     @abstractmethod
     def embed(self, content: Tensor) -> Tensor:

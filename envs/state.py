@@ -77,6 +77,29 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: T) -> T:
     return value
 
 
+def joined(values: list[T]) -> T:
+    """One value of many, all tensors in its dataclasses and tuples joined, lane after lane.
+
+    Example:
+        >>> episode = Episode(torch.zeros(2, 3, 4), None)
+        >>> joined([episode, episode]).content.shape
+        torch.Size([4, 3, 4])
+    """
+    first = values[0]
+    if isinstance(first, Tensor):
+        return cast(T, torch.cat(cast(list[Tensor], values)))
+    if isinstance(first, tuple):
+        columns = zip(*cast(list[tuple[Any, ...]], values), strict=True)
+        return cast(T, tuple(joined([*column]) for column in columns))
+    if dataclasses.is_dataclass(first) and not isinstance(first, type):
+        together = {
+            field.name: joined([getattr(each, field.name) for each in values])
+            for field in dataclasses.fields(first)
+        }
+        return cast(T, dataclasses.replace(first, **together))
+    return first
+
+
 def flatten(value: Any, name: str) -> dict[str, Tensor]:
     """All tensors in a value's dataclasses and tuples, by dotted names."""
     if isinstance(value, Tensor):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import cli_agents, cli_environments, cli_measure, cli_runs, cli_tune
+from . import cli_agents, cli_compare, cli_environments, cli_measure, cli_runs, cli_tune
 
 app = typer.Typer(
     name="spangym",
@@ -28,9 +28,10 @@ def _options(
 
 
 for command in (
-    cli_runs.compare,
+    cli_compare.compare,
     cli_runs.curves,
     cli_runs.validate,
+    cli_runs.leaderboard,
     cli_tune.tune,
     cli_agents.export,
     cli_environments.watch,

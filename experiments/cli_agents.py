@@ -17,7 +17,8 @@ def export(
     trial: Annotated[
         Path,
         typer.Argument(
-            metavar="TRIAL", help="The folder of a finished trial, RUN/trials/AGENT/seed-N."
+            metavar="TRIAL",
+            help="The folder of a finished trial, RUN/trials/ENVIRONMENT/AGENT/seed-N-KEY.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="The file to write, .safetensors.")],

@@ -26,7 +26,7 @@ def watch(
         str,
         typer.Option(
             help="Who plays: random, fixed:0 to fixed:9, refiner or module:Class as yet untrained, "
-            "or the folder of a finished trial, RUN/trials/AGENT/seed-N."
+            "or the folder of a finished trial, RUN/trials/ENVIRONMENT/AGENT/seed-N-KEY."
         ),
     ],
     video: Annotated[

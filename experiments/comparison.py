@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
-import statistics
-from collections.abc import Mapping
-from typing import Protocol
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
 
 from ..agents import DeepAgent
 from ..envs import SpanControlVecEnv
-from .curves import draw_curves
+from .analysis import Statistics, analyse
+from .drawing import draw_figures
 from .errors import UserError
-from .report import write_report
+from .events import Event, Failed
+from .executors import Executor
+from .figures import Results
+from .gathering import gather
+from .report import Facts, write_report
+from .rows import Rows
 from .run_folder import RunFolder
-from .statistics import AgentSummary, summarise, verdict
-from .studies import Study, Trial, make_agent
-from .trial import CHECKPOINT_SECONDS, decisions
-from .workers import Event, Failed, run_trials
+from .studies import Study
+
+FORMATS = ("png", "svg")
+"""Of the figure that lies beside the report."""
+
+_RESAMPLING_SEED = 0
 
 
 class View(Protocol):
@@ -33,35 +43,35 @@ def check_startable(study: Study) -> None:
     Raises:
         UserError: One cannot; the message says which and why.
     """
-    reference = study.entries()[-1]
-    name = "environment"
+    for environment in study.environments:
+        trials = [study.trial(environment, each, seed=0) for each in study.entries(environment)]
+        with _startable(f"environment {environment.label!r}"):
+            SpanControlVecEnv(trials[-1].judging(), study.evaluation.episodes).reset()
+            SpanControlVecEnv(trials[-1].training(), study.lanes).reset()
+        for trial in trials:
+            if trial.steps:
+                with _startable(f"agent {trial.agent.label!r}"):
+                    agent = trial.make_agent()
+                    if isinstance(agent, DeepAgent):
+                        env = SpanControlVecEnv(trial.training(), trial.lanes)
+                        agent.make_model(env, trial.steps)
+
+
+@contextlib.contextmanager
+def _startable(name: str) -> Iterator[None]:
     try:
-        SpanControlVecEnv(study.judging(reference), study.evaluation.episodes).reset()
-        SpanControlVecEnv(study.training(reference), study.lanes).reset()
-        for entry in study.agents:
-            name = f"agent {entry.label!r}"
-            agent = make_agent(entry, seed=0)
-            if isinstance(agent, DeepAgent):
-                agent.make_model(SpanControlVecEnv(study.training(entry), study.lanes), study.steps)
+        yield
     except Exception as error:  # Libraries raise what they like on a wrong hyperparameter.
         raise UserError(f"{name} cannot be started: {type(error).__name__}: {error}") from error
 
 
-def run_comparison(
-    folder: RunFolder,
-    study: Study,
-    jobs: int,
-    view: View,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
-) -> dict[str, str]:
-    """Run the trials of a study that are not finished yet; interrupted ones go on.
+def run_comparison(folder: RunFolder, executor: Executor, view: View) -> dict[str, str]:
+    """Run the trials of a run that are not finished yet; interrupted ones go on.
 
     Args:
         folder: Folder of the run.
-        study: What is compared.
-        jobs: Processes side by side.
+        executor: What runs them.
         view: Shown what happens.
-        checkpoint_seconds: Least time between two checkpoints of a training.
 
     Returns:
         Names of the trials that failed, each with its error in a line.
@@ -69,75 +79,68 @@ def run_comparison(
     Raises:
         UserError: A stored result is damaged.
     """
-    finished = folder.finished(study)
-    todo = [trial for trial in study.trials() if trial not in finished]
+    todo = [trial for trial in folder.trials() if not folder.is_finished(trial)]
     failed: dict[str, str] = {}
-    pairs = [(trial, folder.start(trial)) for trial in todo]
-    for event in run_trials(study, pairs, jobs, checkpoint_seconds):
+    for event in executor.run([(trial, folder.trial(trial)) for trial in todo]):
         view.show(event)
         if isinstance(event, Failed):
             failed[event.trial.name] = event.error
     return failed
 
 
-def conclude(
-    folder: RunFolder, study: Study, failed: Mapping[str, str]
-) -> tuple[list[AgentSummary], str]:
+def conclude(folder: RunFolder, failed: Mapping[str, str]) -> tuple[Rows, Statistics]:
     """Gather the finished trials: ``evaluation.csv``, ``summary.json``, figures and report.
 
     Args:
         folder: Folder of the run.
-        study: What was compared.
         failed: Names of the trials that are missing, each with its error.
 
     Returns:
-        How each agent fared, the best first, and what that says in a few sentences.
+        What the trials left behind, and what that says.
 
     Raises:
         UserError: Stored rows are damaged.
     """
-    trials = [trial for trial in study.trials() if trial.name not in failed]
-    evaluation = folder.evaluation(study, trials)
-    summaries = summarise(evaluation, _mean_seconds(folder, trials), study.episode_steps)
-    said = verdict(summaries)
+    rows = gather([folder], failed)
+    statistics = analyse(rows, np.random.default_rng(_RESAMPLING_SEED))
+    study = folder.study()
+    evaluation = evaluation_rows(folder)
     folder.write("evaluation.csv", evaluation.to_csv(index=False, lineterminator="\n"))
     folder.write_json(
         "summary.json",
         {
             "study": study.name,
-            "environment": study.environment.id,
-            "verdict": said,
-            "agents": [dataclasses.asdict(each) for each in summaries],
+            "verdict": statistics.verdict,
+            "remarks": statistics.remarks,
+            "agents": _records(statistics.summaries),
+            "aggregates": _records(statistics.aggregates),
+            "differences": _records(statistics.differences),
             "failed": dict(failed),
         },
     )
-    draw_curves(folder, study, trials)
-    write_report(folder, study, summaries, said, notes(study, failed))
-    return summaries, said
+    if len(rows.curves):
+        [*draw_figures(Results(rows, statistics), ["reward"], folder.path, FORMATS)]
+    facts = Facts(study.name, study.to_toml(), folder.manifest(), str(folder.path))
+    write_report(folder.path / "report.html", rows, statistics, facts)
+    return rows, statistics
 
 
-def notes(study: Study, failed: Mapping[str, str]) -> list[str]:
-    """What has to be known to read the table."""
-    settings = study.judging(study.entries()[-1])
-    longest, full = min(settings.max_span, settings.max_dist), settings.full_keys
-    return [
-        "mean return ± half of the 95 % interval over training seeds (Student's t); a fixed span "
-        "has nothing to train, so it is evaluated once",
-        "score: random 0, oracle 1 (the best return that can be had, found by looking ahead)",
-        f"mean span in tokens, of {longest} at most; visited keys a decision, all its passes "
-        f"together, where one pass of full attention visits {full:,}; seconds a trial",
-        *(f"failed: {name}: {error}" for name, error in failed.items()),
-    ]
+def evaluation_rows(folder: RunFolder) -> pd.DataFrame:
+    """The evaluation episodes of all finished trials, one below the other.
+
+    Raises:
+        UserError: Stored rows are damaged.
+    """
+    tables = []
+    for trial in folder.finished():
+        rows = folder.evaluation(trial)
+        rows.insert(0, "environment", trial.environment.label)
+        rows.insert(1, "agent", trial.agent.label)
+        rows.insert(2, "training_seed", trial.seed)
+        tables.append(rows)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def decisions_by_trial(study: Study) -> dict[str, int]:
-    """Decisions that each trial of a study takes, by the trial's name."""
-    return {trial.name: decisions(study, trial) for trial in study.trials()}
-
-
-def _mean_seconds(folder: RunFolder, trials: list[Trial]) -> dict[str, float]:
-    """Mean wall time of a trial, by the agent's label."""
-    seconds: dict[str, list[float]] = {}
-    for trial in trials:
-        seconds.setdefault(trial.entry.label, []).append(folder.result(trial)["wall_seconds"])
-    return {label: statistics.fmean(each) for label, each in seconds.items()}
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows for JSON, which knows no NaN."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from ..agents import Agent
 from ..agents.protocol import begin
 from ..envs import Settings, SpanControlVectorEnv
-from .recorder import EpisodeTotals
+from .episodes import EpisodeTotals, check_rewards
 
 
 def evaluate(
@@ -33,7 +34,8 @@ def evaluate(
 
     Returns:
         A row an episode: ``evaluation_seed``, the episode's totals, ``output_norm`` (the sum of
-        the norms of the layers' outputs, by which outputs can be checked) and ``actions``.
+        the norms of the layers' outputs, by which outputs can be checked), ``actions`` as text, and
+        lists of the decisions' ``spans`` (tokens) and ``contents`` (kinds of the chunks).
     """
 
     def decide(observations: NDArray[Any], step: int) -> NDArray[Any]:
@@ -71,23 +73,88 @@ def play(
     totals = [EpisodeTotals(simulator.reward.parts) for _ in seeds]
     norms = [0.0 for _ in seeds]
     played: list[list[str]] = [[] for _ in seeds]
+    spans: list[list[int]] = [[] for _ in seeds]
+    contents: list[list[str]] = [[] for _ in seeds]
     for number in range(settings.chunks * settings.layers):
         actions = np.asarray(decide(observations, number))
         step = simulator.step(actions)
+        check_rewards(step.rewards, number + 1, "evaluation")
         observations = step.observations
         for lane, info in enumerate(step.infos):
             totals[lane].add(float(step.rewards[lane]), info)
             norms[lane] += info["output_norm"]
             played[lane].append(write_action(actions[lane]))
+            spans[lane].append(info["span"])
+            contents[lane].append(info["source"])
     return [
         {
             "evaluation_seed": seed,
             **totals[lane].row(),
             "output_norm": norms[lane],
             "actions": " ".join(played[lane]),
+            "spans": spans[lane],
+            "contents": contents[lane],
         }
         for lane, seed in enumerate(seeds)
     ]
+
+
+def count_choices(rows: Sequence[Mapping[str, Any]], layers: int) -> pd.DataFrame:
+    """What was chosen, by layer and by kind of content.
+
+    Args:
+        rows: Of episodes, as `evaluate` gives them.
+        layers: Of the environment; decisions go through them in turn.
+
+    Returns:
+        Columns ``layer``, ``content``, ``action``, ``decisions`` (how many) and ``span`` (their
+        mean, in tokens), in the order of the first three.
+    """
+    decisions = pd.DataFrame(
+        [
+            (number % layers, content, action, span)
+            for row in rows
+            for number, (content, action, span) in enumerate(
+                zip(row["contents"], row["actions"].split(" "), row["spans"], strict=True)
+            )
+        ],
+        columns=["layer", "content", "action", "span"],
+    )
+    by = decisions.groupby(["layer", "content", "action"])["span"]
+    return by.agg(decisions="count", span="mean").reset_index()
+
+
+def measure_regret(settings: Settings, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Play episodes again, and look ahead at every decision for what could have been had.
+
+    The regret of a decision is the best return to the end of its chunk over that of the action that
+    was chosen, followed by the best: what was lost by this decision alone.
+
+    Args:
+        settings: Environment that they were played in.
+        rows: Of episodes, as `evaluate` gives them.
+
+    Returns:
+        A row a decision: ``evaluation_seed``, ``decision`` (from 0), ``layer``, ``content``,
+        ``action`` and ``regret``.
+    """
+    columns = ["evaluation_seed", "decision", "layer", "content", "action", "regret"]
+    if not rows:
+        return pd.DataFrame(columns=columns)
+    env = SpanControlVectorEnv(len(rows), **dataclasses.asdict(settings))
+    env.reset(seed=[row["evaluation_seed"] for row in rows])
+    actions = np.array([[int(each) for each in row["actions"].split(" ")] for row in rows])
+    found = []
+    for number in range(actions.shape[1]):
+        ahead, chosen = env.lookahead(), actions[:, number]
+        regrets = ahead.max(1) - ahead[np.arange(len(rows)), chosen]
+        for row, action, regret in zip(rows, chosen, regrets, strict=True):
+            layer, content = number % settings.layers, row["contents"][number]
+            found.append(
+                (row["evaluation_seed"], number, layer, content, int(action), float(regret))
+            )
+        env.simulator.step(chosen)
+    return pd.DataFrame(found, columns=columns)
 
 
 def write_action(action: Any) -> str:

@@ -31,7 +31,7 @@ def export(folder: Path, out: Path) -> FrozenController:
         UserError: The folder is no finished trial's, or its agent cannot be frozen.
     """
     trained = read_trial(folder)
-    study, trial, settings = trained.study, trained.trial, trained.settings
+    trial, settings = trained.trial, trained.settings
     try:
         # Which layers a study names is known to the stack alone; what it reads does not matter.
         action_scale = make_stack(settings, None, channels=0).layer(0).action_scale
@@ -42,14 +42,13 @@ def export(folder: Path, out: Path) -> FrozenController:
             action_scale=action_scale,
             layer=0,
             made={
-                "agent": trial.entry.agent,
-                "label": trial.entry.label,
-                "options": trial.entry.options,
+                "agent": trial.agent.agent,
+                "label": trial.agent.label,
+                "options": trial.agent.options,
                 "seed": trial.seed,
-                "steps": study.steps,
-                "study": study.name,
-                "environment": study.environment.id,
-                "arguments": study.environment.arguments,
+                "steps": trial.steps,
+                "environment": trial.environment.id,
+                "arguments": trial.environment.arguments,
                 "spangym": importlib.metadata.version("spangym"),
             },
         )

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from ..envs.open_source import open_source
-from ..envs.sources import SPLITS
 from ..envs.weights import weights_sha256
 from .machine import describe_machine
 from .studies import Study
+from .trial_keys import content_sha256
 
 _PACKAGES = ("spangym", "torch", "gymnasium", "stable-baselines3", "numpy", "pandas", "scipy")
 
@@ -30,8 +29,8 @@ def make_manifest(study: Study, command: Sequence[str], jobs: int) -> dict[str, 
     Returns:
         Ready for JSON.
     """
-    arguments = study.environment.arguments
-    source, weights = arguments["source"], arguments["weights"]
+    arguments = [each.arguments for each in study.environments]
+    devices = dict.fromkeys(each["device"] for each in arguments)
     return {
         "command": list(command),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -39,9 +38,13 @@ def make_manifest(study: Study, command: Sequence[str], jobs: int) -> dict[str, 
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in _PACKAGES},
         },
-        "machine": describe_machine(torch.device(arguments["device"])),
+        "machine": describe_machine(torch.device(next(iter(devices)))),
         "jobs": jobs,
         "threads_per_job": 1,
-        "content_sha256": {split: open_source(source, split).content_hashes() for split in SPLITS},
-        "weights_sha256": weights_sha256(weights) if weights else None,
+        "content_sha256": {each["source"]: content_sha256(each["source"]) for each in arguments},
+        "weights_sha256": {
+            each["weights"]: weights_sha256(each["weights"])
+            for each in arguments
+            if each["weights"]
+        },
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
@@ -18,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from . import workers
+from . import events
 from .studies import Trial
 
 
@@ -27,15 +26,12 @@ class BarsView:
 
     Args:
         console: Terminal to draw on.
-        decisions: Decisions that each trial of the run takes, by its name.
-        finished: Trials that were finished before.
+        trials: Trials of the run.
+        finished: Those that were finished before.
     """
 
-    def __init__(
-        self, console: Console, decisions: Mapping[str, int], finished: list[Trial]
-    ) -> None:
-        self._decisions = decisions
-        self._steps = {trial.name: decisions[trial.name] for trial in finished}
+    def __init__(self, console: Console, trials: list[Trial], finished: list[Trial]) -> None:
+        self._steps = {trial.name: trial.decisions for trial in finished}
         self._bars: dict[str, TaskID] = {}
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -46,7 +42,9 @@ class BarsView:
             console=console,
             expand=True,
         )
-        self._whole = self.progress.add_task("[bold]all trials", total=sum(decisions.values()))
+        self._whole = self.progress.add_task(
+            "[bold]all trials", total=sum(trial.decisions for trial in trials)
+        )
         self._update_whole()
 
     def __enter__(self) -> BarsView:
@@ -61,21 +59,21 @@ class BarsView:
     ) -> None:
         self.progress.stop()
 
-    def show(self, event: workers.Event) -> None:
+    def show(self, event: events.Event) -> None:
         """Move the bars to what has happened."""
         trial, name = event.trial, event.trial.name
-        if isinstance(event, workers.Started):
-            label = escape(f"{trial.entry.label} seed {trial.seed}")
-            self._bars[name] = self.progress.add_task(label, total=self._decisions[name])
-        elif isinstance(event, workers.Progress):
+        if isinstance(event, events.Started):
+            label = escape(f"{trial.environment.label} {trial.agent.label} seed {trial.seed}")
+            self._bars[name] = self.progress.add_task(label, total=trial.decisions)
+        elif isinstance(event, events.Progress):
             self._steps[name] = event.steps
             self.progress.update(self._bars[name], completed=event.steps)
-        elif isinstance(event, workers.Noted):
+        elif isinstance(event, events.Noted):
             self.progress.console.print(f"{name}: {event.text}", markup=False, highlight=False)
         else:
-            self._steps[name] = self._decisions[name]
+            self._steps[name] = trial.decisions
             self.progress.remove_task(self._bars.pop(name))
-            if isinstance(event, workers.Failed):
+            if isinstance(event, events.Failed):
                 self.progress.console.print(
                     f"failed: {name}: {event.error}", markup=False, highlight=False
                 )
@@ -90,15 +88,13 @@ class LinesView:
 
     Args:
         console: Where the lines go.
-        decisions: Decisions that each trial of the run takes, by its name.
-        finished: Trials that were finished before.
+        trials: Trials of the run.
+        finished: Those that were finished before.
     """
 
-    def __init__(
-        self, console: Console, decisions: Mapping[str, int], finished: list[Trial]
-    ) -> None:
+    def __init__(self, console: Console, trials: list[Trial], finished: list[Trial]) -> None:
         self._console = console
-        self._total = len(decisions)
+        self._total = len(trials)
         self._ended = len(finished)
         self._began: dict[str, float] = {}
 
@@ -108,17 +104,25 @@ class LinesView:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def show(self, event: workers.Event) -> None:
+    def show(self, event: events.Event) -> None:
         """Say so where a trial has ended."""
-        if isinstance(event, workers.Started):
+        if isinstance(event, events.Started):
             self._began[event.trial.name] = time.monotonic()
-        if isinstance(event, workers.Noted):
+        if isinstance(event, events.Noted):
             said = f"{event.trial.name}: {event.text}"
             self._console.print(said, markup=False, highlight=False, soft_wrap=True)
-        if not isinstance(event, workers.Finished | workers.Failed):
+        if not isinstance(event, events.Finished | events.Failed):
             return
         self._ended += 1
         seconds = time.monotonic() - self._began[event.trial.name]
-        how = f"failed: {event.error}" if isinstance(event, workers.Failed) else "finished"
+        how = f"failed: {event.error}" if isinstance(event, events.Failed) else "finished"
         line = f"[{self._ended}/{self._total}] {event.trial.name}: {how} ({seconds:.1f} s)"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class QuietView:
+    """Shows nothing."""
+
+    def show(self, event: events.Event) -> None:
+        """Do so."""
+        del event

@@ -12,56 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
-from torch.utils.tensorboard import SummaryWriter
 
 from ..agents.files import written_whole
+from ..attention import ACTIONS
 from ..envs import SpanControlVecEnv
+from .board import Board
+from .episodes import EpisodeTotals, check_rewards
 
-
-class EpisodeTotals:
-    """Adds up one lane's episode.
-
-    Args:
-        parts: Names of the reward's parts.
-    """
-
-    def __init__(self, parts: tuple[str, ...]) -> None:
-        self._parts = parts
-        self._steps = 0
-        self._span = 0
-        self._sums = dict.fromkeys(self.columns(parts), 0.0)
-
-    @staticmethod
-    def columns(parts: tuple[str, ...]) -> list[str]:
-        """Names of the totals: return, the parts of the reward, mean span, visited keys."""
-        return ["return", *(f"reward_{part}" for part in parts), "mean_span", "visited_keys"]
-
-    def add(self, reward: float, info: dict[str, Any]) -> None:
-        """Add one step."""
-        self._steps += 1
-        self._span += info["span"]
-        self._sums["return"] += reward
-        for part in self._parts:
-            self._sums[f"reward_{part}"] += info["reward_parts"][part]
-        self._sums["visited_keys"] += info["visited_keys"]
-
-    def row(self) -> dict[str, Any]:
-        """The totals by column; the span is the mean over the steps, in tokens."""
-        visited = int(self._sums["visited_keys"])
-        return {**self._sums, "mean_span": self._span / self._steps, "visited_keys": visited}
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that was added up."""
-        return {"steps": self._steps, "span": self._span, "sums": dict(self._sums)}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
-        self._steps, self._span = state_dict["steps"], state_dict["span"]
-        self._sums = dict(state_dict["sums"])
+_HISTOGRAMS = 20
+"""Pictures of what is chosen, over a training."""
 
 
 class Recorder(VecEnvWrapper):
-    """Writes a row to ``curve.csv`` and scalars to TensorBoard for each episode of a training.
+    """Writes a row to ``curve.csv`` and to TensorBoard for each episode of a training.
 
     Columns: ``step`` (of the training, over all lanes), ``episode`` (counted from 0), ``return``,
     the parts of the reward (``reward_...``, summed over the episode), ``mean_span`` (tokens),
@@ -69,8 +32,8 @@ class Recorder(VecEnvWrapper):
 
     Args:
         venv: Environment to watch.
-        folder: Where the files go.
-        parts: Names of the reward's parts.
+        folder: Where ``curve.csv`` goes.
+        board: Where TensorBoard's events go.
         steps: Steps of the whole training; more are refused.
         stream_seed: Seed of the streams.
         progress: Called with the steps done after each step.
@@ -81,7 +44,7 @@ class Recorder(VecEnvWrapper):
         self,
         venv: SpanControlVecEnv,
         folder: Path,
-        parts: tuple[str, ...],
+        board: Board,
         steps: int,
         stream_seed: int,
         progress: Callable[[int], None],
@@ -90,27 +53,32 @@ class Recorder(VecEnvWrapper):
         super().__init__(venv)
         self.steps = 0
         self._budget = steps
-        self._parts = parts
+        self._parts = parts = venv.simulator.reward.parts
+        self._board = board
         self._progress = progress
         self._episode = 0
         self._totals = [EpisodeTotals(parts) for _ in range(self.num_envs)]
         self._columns = ["step", "episode", *EpisodeTotals.columns(parts), "wall_seconds"]
         self._path = folder / "curve.csv"
         self._stream_seeds = venv.seed(stream_seed)
-        seconds, purge_step, rows = 0.0, None, ",".join(self._columns) + "\n"
+        self._period = max(1, steps // _HISTOGRAMS)
+        self._shown = 0
+        self._actions = np.zeros(ACTIONS, np.int64)
+        self._chosen = self._actions
+        seconds, rows = 0.0, ",".join(self._columns) + "\n"
         if state is not None:
             self.steps, self._episode = state["steps"], state["episode"]
             for totals, stored in zip(self._totals, state["totals"], strict=True):
                 totals.load_state_dict(stored)
             seconds, rows = state["seconds"], state["rows"]
-            # What was shown of later steps comes again.
-            purge_step = self.steps + 1
+            self._actions = state["actions"].copy()
+            self._shown = self.steps // self._period
             venv.load_state_dict(state["environment"])
         with written_whole(self._path) as aside:
             aside.write_text(rows, "utf-8")
         self._file = self._path.open("a", newline="", buffering=1)
         self._rows = csv.DictWriter(self._file, self._columns, lineterminator="\n")
-        self._board = SummaryWriter(str(folder), purge_step=purge_step)
+        board.begin(self.steps)
         self._began = time.perf_counter() - seconds
 
     @property
@@ -132,6 +100,7 @@ class Recorder(VecEnvWrapper):
             "totals": [totals.state_dict() for totals in self._totals],
             "seconds": self.seconds,
             "rows": self._path.read_text("utf-8"),
+            "actions": self._actions.copy(),
             "environment": environment.state_dict(),
         }
 
@@ -148,12 +117,15 @@ class Recorder(VecEnvWrapper):
         """
         if self.steps + self.num_envs > self._budget:
             raise RuntimeError(f"the agent takes more than the {self._budget} steps of training")
+        self._chosen = actions
         self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Hand back what came of the actions, and note it."""
         observations, rewards, dones, infos = self.venv.step_wait()
         self.steps += self.num_envs
+        check_rewards(rewards, self.steps, "training")
+        np.add.at(self._actions, self._chosen, 1)
         for lane, info in enumerate(infos):
             self._totals[lane].add(float(rewards[lane]), info)
         for lane in np.flatnonzero(dones):
@@ -163,19 +135,18 @@ class Recorder(VecEnvWrapper):
         return observations, rewards, dones, infos
 
     def close(self) -> None:
-        """Close the files and the environment."""
+        """Close the file and the environment."""
         self._file.close()
-        self._board.close()
         super().close()
-
-    def evaluated(self, mean_return: float) -> None:
-        """Note what the trained agent earns in evaluation."""
-        self._board.add_scalar("evaluation/return", mean_return, self.steps)
 
     def _write(self, totals: dict[str, Any]) -> None:
         seconds = round(self.seconds, 3)
         row = {"step": self.steps, "episode": self._episode, **totals, "wall_seconds": seconds}
         self._rows.writerow(row)
-        for name, value in totals.items():
-            self._board.add_scalar(f"training/{name}", value, self.steps)
+        self._board.episode(totals, self.steps)
+        # Some twenty pictures of what is chosen are enough.
+        if self.steps // self._period > self._shown:
+            self._shown = self.steps // self._period
+            self._board.actions(self._actions, self.steps)
+            self._actions[:] = 0
         self._episode += 1

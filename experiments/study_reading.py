@@ -25,6 +25,7 @@ from .studies import (
     EnvironmentEntry,
     EvaluationEntry,
     Study,
+    Trial,
     make_agent,
 )
 
@@ -112,20 +113,40 @@ def resolve(study: Study) -> Study:
     study = dataclasses.replace(
         study,
         agents=tuple(_resolve_agent(entry) for entry in study.agents),
-        environment=_resolve_environment(study.environment),
+        environments=tuple(_resolve_environment(each) for each in study.environments),
     )
     _check_budget(study)
-    slugs = [entry.slug.lower() for entry in study.entries()]
-    for entry in study.agents:
-        if slugs.count(entry.slug.lower()) > 1:
-            raise UserError(
-                f"two agents would be kept in one folder, {entry.slug!r}: give one another label"
-            )
-        try:
-            study.training(entry)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"agent {entry.label!r}: {error}") from error
+    _check_labels(study)
+    for environment in study.environments:
+        for entry in study.entries(environment):
+            try:
+                study.trial(environment, entry, seed=0).training()
+            except (TypeError, ValueError) as error:
+                raise UserError(f"agent {entry.label!r}: {error}") from error
     return study
+
+
+def _check_labels(study: Study) -> None:
+    _check_slugs("environments", [each.slug for each in study.environments])
+    labels = [each.label for each in study.environments]
+    for entry in study.agents:
+        for label in entry.environments:
+            if label not in labels:
+                raise UserError(
+                    f"agent {entry.label!r} is to be compared in {label!r}, which is no "
+                    f"environment of the study{did_you_mean(label, labels)}"
+                )
+    for environment in study.environments:
+        _check_slugs("agents", [each.slug for each in study.entries(environment)])
+
+
+def _check_slugs(what: str, slugs: Sequence[str]) -> None:
+    lower = [slug.lower() for slug in slugs]
+    for slug in slugs:
+        if lower.count(slug.lower()) > 1:
+            raise UserError(
+                f"two {what} would be kept in one folder, {slug!r}: give one another label"
+            )
 
 
 def _resolve_agent(entry: AgentEntry) -> AgentEntry:
@@ -175,17 +196,18 @@ def _resolve_environment(entry: EnvironmentEntry) -> EnvironmentEntry:
         if settings[name] and settings[name] not in shipped:
             # A run is gone on with from any folder.
             settings[name] = str(Path(settings[name]).resolve())
-    return EnvironmentEntry(full_id(entry.id), settings)
+    name = full_id(entry.id)
+    return EnvironmentEntry(name, entry.label or name.rpartition("/")[2], settings)
 
 
-def judging(study: Study, entry: AgentEntry) -> Settings:
-    """Settings in which an agent of a stored study is evaluated.
+def judging(trial: Trial) -> Settings:
+    """Settings in which the agent of a stored trial is evaluated.
 
     Raises:
         UserError: What the study reads is no longer there, or not on this machine.
     """
     try:
-        return study.judging(entry)
+        return trial.judging()
     except (TypeError, ValueError) as error:
         raise UserError(f"the study's environment cannot be made: {error}") from error
 
@@ -197,10 +219,21 @@ def _check_budget(study: Study) -> None:
         raise UserError(
             f"steps must be a multiple of lanes, got steps={study.steps}, lanes={study.lanes}"
         )
-    least = study.episode_steps * study.lanes
+    if study.earlier_steps != tuple(sorted({*study.earlier_steps, study.steps}))[:-1]:
+        raise UserError(
+            f"earlier_steps must ascend to less than steps={study.steps}, "
+            f"got {list(study.earlier_steps)}"
+        )
+    least = max(each.episode_steps for each in study.environments) * study.lanes
     if study.steps < least:
         raise UserError(
             f"steps must be at least {least}, one episode in each lane, got {study.steps}"
+        )
+    judged = study.evaluation
+    if judged.regret_episodes > judged.episodes:
+        raise UserError(
+            f"evaluation: regret_episodes must be at most episodes={judged.episodes}, "
+            f"got {judged.regret_episodes}"
         )
 
 
@@ -221,7 +254,7 @@ def in_a_line(error: ValidationError) -> str:
 
 def _keys_beside(path: list[str]) -> list[str]:
     tables: dict[str, type[Any]] = {
-        "environment": EnvironmentEntry,
+        "environments": EnvironmentEntry,
         "agents": AgentEntry,
         "evaluation": EvaluationEntry,
     }
@@ -258,10 +291,16 @@ def change_study(
     if steps is not None:
         changes["steps"] = steps
     if agents:
-        mine = {entry.label: entry for entry in study.agents}
+        mine: dict[str, list[AgentEntry]] = {}
+        for entry in study.agents:
+            mine.setdefault(entry.label, []).append(entry)
         wanted = [name for name in dict.fromkeys(agents) if name not in REFERENCES]
-        changes["agents"] = tuple(mine.get(name, AgentEntry(name)) for name in wanted)
+        changes["agents"] = tuple(
+            entry for name in wanted for entry in mine.get(name, [AgentEntry(name)])
+        )
     if device is not None:
-        arguments = {**study.environment.arguments, "device": device}
-        changes["environment"] = EnvironmentEntry(study.environment.id, arguments)
+        changes["environments"] = tuple(
+            dataclasses.replace(each, arguments={**each.arguments, "device": device})
+            for each in study.environments
+        )
     return resolve(dataclasses.replace(study, **changes))

@@ -1,48 +1,56 @@
-"""The comparison as a table."""
+"""The tables of a comparison for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from rich import box
+from rich import table as rich_table
 from rich.markup import escape
-from rich.table import Table
 
-from .statistics import AgentSummary
-
-COLUMNS = ("agent", "mean return", "score", "mean span", "visited keys", "seconds")
-
-
-def cells(summary: AgentSummary) -> tuple[str, ...]:
-    """An agent's row as text, by `COLUMNS`."""
-    interval = "" if summary.interval is None else f" ± {summary.interval:.3f}"
-    return (
-        summary.label,
-        _fixed_point(summary.mean_return, 3) + interval,
-        "-" if summary.score is None else _fixed_point(summary.score, 2),
-        f"{summary.mean_span:.0f}",
-        f"{summary.visited_keys:,.0f}",
-        f"{summary.seconds:.1f}",
-    )
+from .analysis import Statistics
+from .result_tables import Table, aggregate_table, summary_tables
+from .rows import Rows
+from .studies import slug
 
 
-def make_table(summaries: Iterable[AgentSummary], title: str) -> Table:
-    """The table for the terminal; reference policies are dim.
+def make_tables(rows: Rows, statistics: Statistics) -> list[rich_table.Table]:
+    """A table for each environment and, of several, one over all of them.
+
+    Reference policies are dim. An agent of which trials failed says so.
 
     Args:
-        summaries: One an agent, in the order of the rows.
-        title: What stands above it.
+        rows: What trials left behind.
+        statistics: What that says.
     """
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    tables = [
+        _render(table, _failures(rows, table.title)) for table in summary_tables(rows, statistics)
+    ]
+    if len(rows.environments) > 1 and len(statistics.aggregates):
+        tables.append(_render(aggregate_table(rows, statistics), {}))
+    return tables
+
+
+def _render(table: Table, failures: dict[str, int]) -> rich_table.Table:
+    rendered = rich_table.Table(
+        title=escape(table.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
+    )
     # In a narrow terminal a long label takes two lines; nothing is cut off.
-    table.add_column(COLUMNS[0], overflow="fold")
-    for name in COLUMNS[1:]:
-        table.add_column(name, justify="right", no_wrap=True)
-    for summary in summaries:
-        table.add_row(*map(escape, cells(summary)), style="dim" if summary.is_reference else None)
-    return table
+    rendered.add_column(table.columns[0], overflow="fold")
+    for name in table.columns[1:]:
+        rendered.add_column(name, justify="right", no_wrap=True)
+    for line in table.lines:
+        name, *others = (cell.text for cell in line.cells)
+        failed = failures.pop(line.agent, 0)
+        said = f"{name} ({failed} failed)" if failed else name
+        rendered.add_row(*map(escape, (said, *others)), style=None if line.learner else "dim")
+    for agent in failures:
+        rendered.add_row(escape(agent), "failed", style="red")
+    return rendered
 
 
-def _fixed_point(value: float, places: int) -> str:
-    """With so many places, and no minus before a zero."""
-    return f"{round(value, places) + 0.0:.{places}f}"
+def _failures(rows: Rows, environment: str) -> dict[str, int]:
+    """How many trials of each agent failed in an environment, if any did."""
+    counts = {}
+    for agent in rows.agents:
+        begin = f"{slug(environment)}/{slug(agent)}/"
+        counts[agent] = sum(name.startswith(begin) for name, _ in rows.failed)
+    return {agent: count for agent, count in counts.items() if count}

@@ -7,12 +7,13 @@ from typing import NamedTuple
 
 from ..agents import Agent
 from ..envs import Settings
+from .attempt import is_finished
 from .errors import UserError
 from .run_folder import RunFolder, resume_command
-from .studies import Study, Trial, make_agent
+from .studies import Trial
 from .study_reading import judging
 
-PLACE = "RUN/trials/AGENT/seed-0"
+PLACE = "RUN/trials/ENVIRONMENT/AGENT/seed-N-KEY"
 """What the folder of a trial looks like."""
 
 
@@ -20,13 +21,11 @@ class TrainedAgent(NamedTuple):
     """The agent of a finished trial.
 
     Attributes:
-        study: What it was trained in.
-        trial: Which of the study's trials that was.
+        trial: What was trained, where and how.
         agent: The agent.
         settings: Of the environment, as the agent observes it, on streams that no training reads.
     """
 
-    study: Study
     trial: Trial
     agent: Agent
     settings: Settings
@@ -42,26 +41,25 @@ def read_trial(folder: Path) -> TrainedAgent:
         UserError: It is none, the trial is not finished, or its agent cannot be read.
     """
     path, name = folder.resolve(), str(folder)
-    if path.parent.parent.name != "trials" or not (path.parents[2] / "study.toml").is_file():
+    run = RunFolder(path.parents[3]) if len(path.parents) > 3 else None
+    if run is None or path.parents[2].name != "trials" or not run.is_run:
         raise UserError(
             f"folder {name!r} is not of a trial: name one as {PLACE}, where RUN is a folder that "
             "`spangym compare` wrote"
         )
-    run = RunFolder.open(path.parents[2])
-    study = run.study()
-    trials = {run.trial(trial): trial for trial in study.trials()}
+    trials = {run.trial(trial): trial for trial in run.trials()}
     if path not in trials:
         raise UserError(f"folder {name!r} is not of a trial of the study in {str(run.path)!r}")
-    if not (path / "result.json").exists():
+    if not is_finished(path):
         raise UserError(
             f"the trial in {name!r} is not finished: go on with {resume_command(run.path)}"
         )
     trial = trials[path]
     try:
-        agent = make_agent(trial.entry, trial.seed)
+        agent = trial.make_agent()
         agent.load(path / "agent")
     except Exception as error:  # Whatever a user's class, or a damaged file, may raise.
         raise UserError(
             f"the agent in {name!r} cannot be read: {type(error).__name__}: {error}"
         ) from error
-    return TrainedAgent(study, trial, agent, judging(study, trial.entry))
+    return TrainedAgent(trial, agent, judging(trial))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -10,21 +11,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..agents import Agent
 from ..agents.files import written_whole
 from ..agents.protocol import is_resumable
 from ..envs import SpanControlVecEnv
+from .board import Board
 from .checkpoints import Checkpoints, Clock
-from .evaluation import evaluate
+from .evaluation import count_choices, evaluate, measure_regret
 from .recorder import Recorder
-from .studies import Study, Trial, make_agent, training_steps
+from .studies import Trial
+from .trial_keys import content_of
 
 CHECKPOINT_SECONDS = 30.0
 """Least time between two checkpoints of a training."""
 
-
-def decisions(study: Study, trial: Trial) -> int:
-    """Steps that a trial takes in training and evaluation together."""
-    return study.evaluation.episodes * study.episode_steps + training_steps(study, trial)
+RESULT = "result.json"
+"""File that a trial's folder holds once the trial is complete, and not before."""
 
 
 def stream_seed(training_seed: int) -> int:
@@ -38,7 +40,6 @@ def ignore(note: str) -> None:
 
 
 def run_trial(
-    study: Study,
     trial: Trial,
     folder: Path,
     progress: Callable[[int], None],
@@ -47,78 +48,110 @@ def run_trial(
 ) -> None:
     """Train an agent, store it and evaluate it.
 
-    Writes ``curve.csv``, TensorBoard events, the agent (``agent.*``), ``evaluation.csv`` and, when
-    all that is done, ``result.json``. Meanwhile there are checkpoints in ``checkpoints``, if the
-    agent's training can be gone on with: if there are any already, the trial goes on from the last.
-    The last stays, lest the training is to be longer one day.
+    Writes ``job.json`` (what the numbers hang on), ``curve.csv``, TensorBoard events, the agent
+    (``agent.*``), ``evaluation.csv``, ``choices.csv``, ``regret.csv`` and, when all that is done,
+    ``result.json``. Meanwhile there are checkpoints in ``checkpoints``, if the agent's training can
+    be gone on with: if there are any already, the trial goes on from the last. The last stays, lest
+    the training is to be longer one day.
 
     Args:
-        study: What is compared.
-        trial: Which agent, from which seed.
+        trial: What is run.
         folder: Folder of the trial, empty or as an interrupted process left it.
-        progress: Called with the steps done, of `decisions`.
+        progress: Called with the steps done, of ``trial.decisions``.
         note: Told what the user should know.
         checkpoint_seconds: Least time between checkpoints.
 
     Raises:
         RuntimeError: The agent took another number of steps than it was given.
+        FloatingPointError: A reward was not finite.
     """
-    began = time.perf_counter()
-    entry, steps = trial.entry, training_steps(study, trial)
-    agent = make_agent(entry, trial.seed)
-    env = SpanControlVecEnv(study.training(entry), study.lanes)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    kept = checkpoints.read(note)
-    recorder = Recorder(
-        env,
-        folder,
-        env.simulator.reward.parts,
-        steps,
-        stream_seed(trial.seed),
-        progress,
-        None if kept is None else kept["recorder"],
-    )
-    began -= recorder.seconds
-    try:
-        if steps and is_resumable(agent):
-            if kept is not None:
-                agent.load_state_dict(kept["agent"])
-            clock = Clock(checkpoint_seconds)
-
-            def at_rest(last: bool) -> None:
-                if clock.is_due() or last:
-                    state = {"agent": agent.state_dict(), "recorder": recorder.state_dict()}
-                    checkpoints.write(recorder.steps, state)
-
-            agent.learn(recorder, steps, at_rest)
-            checkpoints.keep_last()
-        elif steps:
-            agent.learn(recorder, steps)
-        if recorder.steps != steps:
-            raise RuntimeError(f"the agent took {recorder.steps} of {steps} steps")
+    _write_json(folder / "job.json", content_of(trial))
+    with Board(folder) as board:
+        agent, seconds = _train(trial, folder, board, progress, note, checkpoint_seconds)
+        began = time.perf_counter()
         agent.save(folder / "agent")
+        settings, judged = trial.judging(), trial.evaluation
         rows = evaluate(
             agent,
-            study.judging(entry),
-            study.evaluation.first_seed,
-            study.evaluation.episodes,
-            lambda judged_steps: progress(steps + judged_steps),
+            settings,
+            judged.first_seed,
+            judged.episodes,
+            lambda steps: progress(trial.steps + steps),
         )
-        judged = pd.DataFrame(rows)
-        mean_return = float(judged["return"].to_numpy(float).mean())
-        recorder.evaluated(mean_return)
-    finally:
-        recorder.close()
-    judged.insert(0, "agent", entry.label)
-    judged.insert(1, "training_seed", trial.seed)
-    with written_whole(folder / "evaluation.csv") as aside:
-        judged.to_csv(aside, index=False, lineterminator="\n")
-    result = {
-        "agent": entry.label,
-        "seed": trial.seed,
-        "training_steps": steps,
-        "evaluation_return": mean_return,
-        "wall_seconds": round(time.perf_counter() - began, 3),
-    }
-    with written_whole(folder / "result.json") as aside:
-        aside.write_text(json.dumps(result, indent=2) + "\n")
+        episodes, choices = pd.DataFrame(rows), count_choices(rows, settings.layers)
+        regret = measure_regret(settings, rows[: judged.regret_episodes])
+        result = {
+            "training_steps": trial.steps,
+            "evaluation_return": float(episodes["return"].to_numpy(float).mean()),
+            "regret": float(regret["regret"].to_numpy(float).mean()) if len(regret) else None,
+            "full_keys": settings.full_keys,
+        }
+        board.finish(trial, episodes, choices, result["regret"])
+    _write_csv(folder / "evaluation.csv", episodes.drop(columns=["spans", "contents"]))
+    _write_csv(folder / "choices.csv", choices)
+    _write_csv(folder / "regret.csv", regret)
+    result["wall_seconds"] = round(seconds + time.perf_counter() - began, 3)
+    _write_json(folder / RESULT, result)
+
+
+def _train(
+    trial: Trial,
+    folder: Path,
+    board: Board,
+    progress: Callable[[int], None],
+    note: Callable[[str], None],
+    checkpoint_seconds: float,
+) -> tuple[Agent, float]:
+    """The trained agent, and the seconds that it took."""
+    checkpoints = Checkpoints(folder / "checkpoints")
+    kept = checkpoints.read(note)
+    agent = trial.make_agent()
+    stages = (*trial.earlier_steps, trial.steps) if is_resumable(agent) else (trial.steps,)
+    first = 0 if kept is None else kept["until"]
+    seconds = 0.0
+    for steps in (each for each in stages if each >= first):
+        agent = trial.make_agent()
+        env = SpanControlVecEnv(trial.training(), trial.lanes)
+        recorder = Recorder(
+            env, folder, board, steps, stream_seed(trial.seed), progress, kept and kept["recorder"]
+        )
+        with contextlib.closing(recorder):
+            if is_resumable(agent) and kept is not None:
+                agent.load_state_dict(kept["agent"])
+            if steps:
+                _learn(agent, recorder, steps, checkpoints, Clock(checkpoint_seconds))
+            if recorder.steps != steps:
+                raise RuntimeError(f"the agent took {recorder.steps} of {steps} steps")
+            seconds = recorder.seconds
+        kept = checkpoints.read(note)
+    return agent, seconds
+
+
+def _learn(
+    agent: Agent, recorder: Recorder, steps: int, checkpoints: Checkpoints, clock: Clock
+) -> None:
+    if not is_resumable(agent):
+        agent.learn(recorder, steps)
+        return
+
+    def at_rest(last: bool) -> None:
+        if clock.is_due() or last:
+            state = {
+                "agent": agent.state_dict(),
+                "recorder": recorder.state_dict(),
+                "until": steps,
+            }
+            checkpoints.write(recorder.steps, state)
+
+    agent.learn(recorder, steps, at_rest)
+    checkpoints.keep_last()
+
+
+def _write_json(path: Path, content: object) -> None:
+    with written_whole(path) as aside:
+        aside.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+def _write_csv(path: Path, rows: pd.DataFrame) -> None:
+    with written_whole(path) as aside:
+        rows.to_csv(aside, index=False, lineterminator="\n")

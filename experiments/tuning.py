@@ -19,10 +19,11 @@ from rich.table import Table
 from ..agents.files import written_whole
 from ..attention.hints import did_you_mean
 from .errors import UserError
+from .events import Failed, Finished, Progress
+from .local_executor import LocalExecutor
 from .ranges import Range, flat, load_ranges, nested
-from .studies import AgentEntry, EvaluationEntry, Study, Trial
+from .studies import AgentEntry, EvaluationEntry, Study
 from .study_reading import resolve
-from .workers import Failed, Finished, Progress, run_trials
 
 if TYPE_CHECKING:
     import optuna
@@ -124,12 +125,18 @@ def read_ranges(study: Study, label: str, path: Path | None) -> dict[str, Range]
 
 
 def _entry(study: Study, label: str) -> AgentEntry:
-    for entry in study.agents:
-        if entry.label == label:
-            return entry
+    found = [entry for entry in study.agents if entry.label == label]
     known = [entry.label for entry in study.agents]
-    hint = did_you_mean(label, known) if known else "; it has none"
-    raise UserError(f"study {study.name!r} has no agent {label!r}{hint}")
+    if not found:
+        hint = did_you_mean(label, known) if known else "; it has none"
+        raise UserError(f"study {study.name!r} has no agent {label!r}{hint}")
+    places = [each for each in study.environments if any(entry.acts_in(each) for entry in found)]
+    if len(found) > 1 or len(places) > 1:
+        raise UserError(
+            f"agent {label!r} of the study {study.name!r} is compared in "
+            f"{len(places)} environments: a search is of one"
+        )
+    return found[0]
 
 
 def make_search(
@@ -172,7 +179,8 @@ def make_search(
         agents=(entry,),
         seeds=tuple(range(seeds)),
         steps=study.steps if steps is None else steps,
-        evaluation=EvaluationEntry(FIRST_SEED, episodes, "train"),
+        environments=tuple(each for each in study.environments if entry.acts_in(each)),
+        evaluation=EvaluationEntry(FIRST_SEED, episodes, regret_episodes=0, split="train"),
     )
     return Search(resolve(tried), entry, ranges, trials, seed)
 
@@ -283,20 +291,20 @@ def _run(
 ) -> list[float | str]:
     """Mean returns of several hyperparameters, or why they failed."""
     study = search.study
+    (environment,) = study.environments
     entries = [search.candidate(*each) for each in zip(numbers, chosen, strict=True)]
     pairs = [
         (trial, folder / "trials" / trial.name)
         for entry in entries
-        for trial in (Trial(entry, seed) for seed in study.seeds)
+        for trial in (study.trial(environment, entry, seed) for seed in study.seeds)
     ]
     for _, path in pairs:
         shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
     steps: dict[str, int] = {}
     results: dict[str, list[float]] = {entry.label: [] for entry in entries}
     errors: dict[str, str] = {}
-    for event in run_trials(study, pairs, jobs):
-        label = event.trial.entry.label
+    for event in LocalExecutor(jobs).run(pairs):
+        label = event.trial.agent.label
         if isinstance(event, Progress):
             steps[event.trial.name] = min(event.steps, study.steps)
             progress(sum(steps.values()))

@@ -15,7 +15,7 @@ from ..envs.rewards import REWARDS
 from .errors import UserError
 from .evaluation import play, read_action
 from .run_folder import RunFolder
-from .studies import Study
+from .studies import Trial
 from .study_reading import judging
 
 
@@ -67,33 +67,37 @@ class Replayed:
         return f"{said} ({self.difference})" if self.difference else said
 
 
-def validate(folder: RunFolder, study: Study) -> Iterator[Replayed]:
-    """Play the actions of every stored evaluation episode again.
+def validate(folder: RunFolder) -> Iterator[Replayed]:
+    """Play the actions of every stored evaluation episode of a run again: see `replay`."""
+    for trial in folder.finished():
+        yield from replay(folder, trial)
+
+
+def replay(folder: RunFolder, trial: Trial) -> Iterator[Replayed]:
+    """Play the actions of a finished trial's evaluation episodes again.
 
     Another machine may round otherwise, if the reward says so; then a difference of rounding's size
     counts as reproduced.
 
     Args:
         folder: Folder of a run.
-        study: Its study.
+        trial: One of its trials.
 
     Yields:
-        What came of each row, in the order of the trials.
+        What came of each row.
 
     Raises:
         UserError: Stored rows are damaged.
     """
-    for trial in folder.finished(study):
-        rows = folder.evaluation(study, [trial])
-        settings = judging(study, trial.entry)
-        for start in range(0, len(rows), _LANES):
-            try:
-                yield from _replay(trial.name, settings, rows.iloc[start : start + _LANES])
-            except ValueError as error:
-                path = folder.trial(trial) / "evaluation.csv"
-                raise UserError(
-                    f"run folder is damaged: {path}: its actions cannot be played: {error}"
-                ) from error
+    rows, settings = folder.evaluation(trial), judging(trial)
+    for start in range(0, len(rows), _LANES):
+        try:
+            yield from _replay(trial.name, settings, rows.iloc[start : start + _LANES])
+        except ValueError as error:
+            path = folder.trial(trial) / "evaluation.csv"
+            raise UserError(
+                f"run folder is damaged: {path}: its actions cannot be played: {error}"
+            ) from error
 
 
 def _replay(trial: str, settings: Settings, rows: pd.DataFrame) -> Iterator[Replayed]:

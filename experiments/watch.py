@@ -69,7 +69,7 @@ def find_player(environment: str, name: str, seed: int) -> Player:
     if name in NAMES and name != "refiner" and find_agent(name).learns:
         raise UserError(
             f"agent {name!r} has to be trained first: name the folder of a trial, as "
-            f"RUN/trials/{name}/seed-0"
+            + PLACE.replace("AGENT", name)
         )
     # The agent's seed is not that of the stream, lest both draw the same numbers.
     own_seed = int(np.random.SeedSequence([seed, 2]).generate_state(1)[0]) >> 1
@@ -84,10 +84,10 @@ def find_player(environment: str, name: str, seed: int) -> Player:
 
 def _trained_player(environment: str, name: str, folder: Path) -> Player:
     trained = read_trial(folder)
-    if trained.study.environment.id != environment:
+    trained_in = trained.trial.environment.id
+    if trained_in != environment:
         raise UserError(
-            f"the trial in {name!r} is of {trained.study.environment.id}, not of {environment}: "
-            f"watch {trained.study.environment.id}"
+            f"the trial in {name!r} is of {trained_in}, not of {environment}: watch {trained_in}"
         )
     return Player(name, trained.agent, trained.settings)
 

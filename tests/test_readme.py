@@ -55,7 +55,7 @@ def test_own_refiner_and_everything_after_it(tmp_path: Path):
 def test_study_is_one(tmp_path: Path):
     (text,) = blocks("toml")
     (tmp_path / "study.toml").write_text(text)
-    assert load_study(str(tmp_path / "study.toml")).environment.arguments["price"] == 0.1
+    assert load_study(str(tmp_path / "study.toml")).environments[0].arguments["price"] == 0.1
 
 
 def test_the_two_commands_are_there():

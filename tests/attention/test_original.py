@@ -6,9 +6,17 @@ from typing import Any
 import pytest
 import torch
 
-from spangym.attention import IntegratedAttention, SpanOptions
-from spangym.attention.original import (
-    OriginalAdaptiveUpdateAttention,
+from spangym.attention import (
+    AdaptiveUpdateAttention,
+    IntegratedAttention,
+    SlidingWindowAttention,
+    SpanOptions,
+    original_local,
+)
+from spangym.attention.heads import join_heads, split_heads
+from spangym.attention.original import OriginalAdaptiveUpdateAttention
+from spangym.attention.original_local import (
+    MENDABLE,
     OriginalSlidingWindowAttention,
     cut_attention,
 )
@@ -142,3 +150,186 @@ def test_refiner_decides_once_for_the_batch_and_learns_in_eval_mode(generator: t
     (decision,) = refiner.updates
     assert decision == (outcome.state[0], 7, outcome.reward.item(), outcome.next_state[0])
     assert len(set(outcome.span.tolist())) == 1
+
+
+LOCAL = ("temperature", "local_causal", "cut")
+OPTIONS = SpanOptions(win_size=8, max_span=14, max_dist=14, temp_scale=0.7)
+VARIANTS = pytest.mark.parametrize(
+    "mended",
+    [(), *((name,) for name in LOCAL), ("local_causal", "cut"), LOCAL],
+    ids=lambda names: "-".join(names) or "none",
+)
+FUSED = pytest.mark.parametrize("fused", [True, False])
+SCALES = (0.3, 0.6, 1.0)
+
+
+def small(mended: str = "", **options: Any) -> IntegratedAttention:
+    generator = torch.Generator().manual_seed(0)
+    sizes = {"win_size": 8, "max_span": 14, "temp_scale": 0.7, **options}
+    return IntegratedAttention.original(
+        30, 16, 2, **sizes, mended=mended, generator=generator
+    ).eval()
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(1, 30, 16, generator=torch.Generator().manual_seed(1))
+
+
+def keys_before(mended: tuple[str, ...], fused: bool, query: int, window: int, span: int) -> range:
+    """Which keys a query sees, in words of the original's slices of 30 tokens."""
+    start = query // window * window
+    first = max(0, start - span + window)
+    held = range(first, min(30, start + span))
+    backwards = fused and "local_causal" not in mended
+    if "cut" in mended:
+        return range(first, query + 1) if backwards else held
+    queries = min(window, 30 - start)
+    return range(first, first + (query - start + 1 if backwards else queries))
+
+
+@VARIANTS
+@FUSED
+def test_which_keys_reach_a_query(mended: tuple[str, ...], fused: bool, x: torch.Tensor):
+    """Gradients beside the slices in words, and what the options say of them."""
+    local = OriginalSlidingWindowAttention(2, OPTIONS, fused, mended)
+    # Wide enough that no weight vanishes.
+    x = x.double().requires_grad_()
+    for scale in SCALES:
+        done = local(x, torch.tensor([scale]))
+        window, span = int(done.spans.window[0]), int(done.spans.span[0])
+        first, end = local.options.seen(done.spans, 30)
+        for query in range(30):
+            expected = keys_before(mended, fused, query, window, span)
+            assert (first[0, query], end[0, query]) == (expected.start, expected.stop)
+            (influence,) = torch.autograd.grad(
+                done.output[0, query].square().sum(), x, retain_graph=True
+            )
+            reached = set(influence[0].abs().sum(-1).nonzero()[:, 0].tolist())
+            # Its own position may reach it as the query, too.
+            assert reached - {query} == {*expected} - {query}
+
+
+@VARIANTS
+@FUSED
+@torch.no_grad()
+def test_one_pass_written_out(
+    mended: tuple[str, ...], fused: bool, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    """Output, price and statistics beside weights that are all written out."""
+    monkeypatch.setattr(original_local, "FOCUS_STEPS", 1)
+    local = OriginalSlidingWindowAttention(2, OPTIONS, fused, mended)
+    for scale in SCALES:
+        done = local(x, torch.tensor([scale]), return_stats=True)
+        window, span = int(done.spans.window[0]), int(done.spans.span[0])
+        seen = torch.zeros(30, 30, dtype=torch.bool)
+        for query in range(30):
+            keys = keys_before(mended, fused, query, window, span)
+            seen[query, keys.start : keys.stop] = True
+        heads = split_heads(x, 2)
+        divisor = 1 + 0.7 * (1 - scale) if "temperature" in mended or not fused else 1.0
+        scores = heads @ heads.transpose(-1, -2) / divisor / (8**0.5 if fused else 1)
+        weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+        torch.testing.assert_close(done.output, join_heads(weights @ heads))
+        assert done.visited_keys.item() == seen.sum()
+        assert done.stats is not None
+        entropy = -torch.xlogy(weights, weights).sum(-1).mean()
+        torch.testing.assert_close(done.stats.entropy[0], entropy, atol=1e-4, rtol=1e-4)
+        coverage = (scores.softmax(-1) * seen).sum(-1).mean()
+        torch.testing.assert_close(done.stats.coverage[0], coverage)
+        assert done.stats.visited_keys.item() == done.visited_keys.item()
+
+
+@torch.no_grad()
+def test_local_path_with_all_mended_is_the_default_one(x: torch.Tensor):
+    mended = OriginalSlidingWindowAttention(2, OPTIONS, mended=LOCAL)
+    default = SlidingWindowAttention(2, OPTIONS)
+    for scale in torch.linspace(0, 1, 10)[:, None]:
+        got, expected = (each(x, scale, return_stats=True) for each in (mended, default))
+        torch.testing.assert_close(got.output, expected.output, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(vars(got.stats), vars(expected.stats), atol=1e-4, rtol=1e-4)
+        assert got.visited_keys.item() == expected.visited_keys.item()
+        assert got.focus_steps.item() == expected.focus_steps.item()
+
+
+@torch.no_grad()
+def test_global_path_with_all_mended_is_the_default_one(x: torch.Tensor):
+    mended = OriginalAdaptiveUpdateAttention(16, 2, causal=False, scaled_twice=False)
+    default = AdaptiveUpdateAttention(16, 2)
+    default.load_state_dict(mended.state_dict())
+    torch.testing.assert_close(mended(x)[0], default(x)[0])
+
+
+@pytest.mark.parametrize("mended", MENDABLE)
+@torch.no_grad()
+def test_a_mended_defect_changes_its_own_path_alone(mended: str, x: torch.Tensor):
+    original, layer = small(), small(mended)
+    assert original.state_dict().keys() == layer.state_dict().keys()
+    scale = torch.tensor([0.6])
+    same_local = torch.equal(
+        original.attn_local(x, scale).output, layer.attn_local(x, scale).output
+    )
+    same_global = torch.equal(original.attn_global(x)[0], layer.attn_global(x)[0])
+    assert (same_local, same_global) == (mended not in LOCAL, mended in LOCAL)
+    before, after = original.outcome(x, 9), layer.outcome(x, 9)
+    assert not torch.equal(before.output, after.output)
+
+
+@pytest.mark.parametrize("mended", ["", *MENDABLE])
+@torch.no_grad()
+def test_only_a_mended_temperature_is_heeded(mended: str, x: torch.Tensor):
+    cold, warm = (
+        small(mended, temp_scale=each).attn_local(x, torch.tensor([0.6])) for each in (0.0, 2.0)
+    )
+    assert torch.equal(cold.output, warm.output) == (mended != "temperature")
+
+
+@pytest.mark.parametrize("mended", ["", *MENDABLE])
+def test_only_a_mended_global_path_looks_ahead(mended: str, x: torch.Tensor):
+    x.requires_grad_()
+    first = small(mended).attn_global(x)[0][0, 0]
+    (influence,) = torch.autograd.grad(first.square().sum(), x)
+    assert bool(influence[0, -1].any()) == (mended == "global_causal")
+
+
+@torch.no_grad()
+def test_global_scores_are_scaled_once_if_that_is_mended(x: torch.Tensor):
+    ratio = [
+        each.query_module(x) @ each.key_module(x).transpose(-1, -2)
+        for each in (small().attn_global, small("double_scale").attn_global)
+    ]
+    torch.testing.assert_close(ratio[0] * 8**0.5, ratio[1])
+
+
+@torch.no_grad()
+def test_an_action_may_be_a_share_of_the_longest_span(x: torch.Tensor):
+    layer = small(action_scale="absolute")
+    assert layer.outcome(x, 9).span.item() == 14
+    assert layer.outcome(x, 3).scale.item() == pytest.approx(1 / 3)
+
+
+@torch.no_grad()
+def test_turned_off_it_covers_nothing(x: torch.Tensor):
+    stats = small().outcome(x, 0, return_stats=True).stats
+    assert stats is not None
+    assert all(getattr(stats, name).item() == 0 for name in ("span", "coverage", "entropy"))
+    # So does a scale of less than a key.
+    off = OriginalSlidingWindowAttention(2, OPTIONS)(x, torch.tensor([0.05]))
+    assert (off.spans.span.item(), off.visited_keys.item()) == (0, 0)
+
+
+def test_weights_are_drawn_as_those_of_the_default_layer():
+    generator = torch.Generator().manual_seed(0)
+    default = IntegratedAttention(30, 16, 2, generator=generator).state_dict()
+    drawn = small().state_dict()
+    assert drawn.keys() - default.keys() == {"attn_local.span_scale"}
+    assert all(torch.equal(drawn[name], each) for name, each in default.items())
+
+
+def test_what_is_refused(x: torch.Tensor):
+    with pytest.raises(ValueError, match="mended 'causal' is unknown; did you mean"):
+        small("causal")
+    with pytest.raises(ValueError, match="knows no lengths"):
+        small()(x, lengths=torch.tensor([20]))
+    with pytest.raises(NotImplementedError, match="no matrix of attention weights"):
+        small().attention_weights(x)

@@ -14,10 +14,10 @@ import pytest
 import stable_baselines3.common.env_checker
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
-from spangym.envs import ENVIRONMENTS
+from spangym.envs import ENVIRONMENTS, SpanControlEnv, SpanControlVectorEnv, check_vector_env
 from spangym.envs.encodings import ENCODINGS
 
-from .arguments import small
+from .arguments import UNTRAINED, small
 
 IDS = pytest.mark.parametrize("name", ENVIRONMENTS)
 OBSERVATIONS = pytest.mark.parametrize(
@@ -43,6 +43,20 @@ def test_checkers_pass_without_a_warning(name: str, observation: dict[str, Any])
         env = gym.make(name, **small(name), **observation)
         check_env(env.unwrapped)
         stable_baselines3.common.env_checker.check_env(env)
+
+
+ORIGINAL = {"layer": "original", "mended": "local_causal", "reward": "attention"}
+
+
+def test_checkers_pass_of_original_layers():
+    arguments = {**UNTRAINED, **ORIGINAL, "encoding": "box"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = gym.make("spangym/SpanControl-v0", **arguments)
+        check_env(env.unwrapped)
+        stable_baselines3.common.env_checker.check_env(env)
+    envs = SpanControlVectorEnv(2, **arguments)
+    check_vector_env(envs, lambda: SpanControlEnv(**arguments), steps=20)
 
 
 @IDS

@@ -25,13 +25,21 @@ from spangym.envs.encodings import ENCODINGS
 from .arguments import UNTRAINED, small
 
 MIXED = "spangym/SpanBudget-v0"
-IDS = pytest.mark.parametrize("name", ENVIRONMENTS)
+NAME = "spangym/SpanControl-v0"
 
 
-@IDS
-def test_lanes_are_scalar_environments_to_the_bit(name: str):
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        *((name, {}) for name in ENVIRONMENTS),
+        (NAME, {"layer": "original", "observe": "previous"}),
+        (NAME, {"layer": "original", "mended": "cut", "reward": "attention", "price": 0.5}),
+        (NAME, {"action_scale": "absolute"}),
+    ],
+)
+def test_lanes_are_scalar_environments_to_the_bit(name: str, more: dict[str, Any]):
     """Three lanes of both vector faces beside three scalar environments, over two episodes."""
-    arguments = {**small(name), "encoding": "features", "lags": True}
+    arguments = {**small(name), "encoding": "features", "lags": True, **more}
     scalars = [gym.make(name, **arguments) for _ in range(3)]
     vector = gym.make_vec(name, 3, **arguments)
     stable = SpanControlVecEnv(settings_for(name, arguments), 3)

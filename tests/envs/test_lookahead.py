@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from spangym.attention import IntegratedAttention
@@ -23,7 +24,14 @@ TINY: dict[str, Any] = {"dims": 8, "heads": 2, "ctx": 16, "chunks": 2, "price": 
 NAME = "spangym/SpanControl-v0"
 VARIANTS = pytest.mark.parametrize(
     "variant",
-    [{}, {"refresh": True}, {"reward": "attention"}, {"observe": "previous", "lags": True}],
+    [
+        {},
+        {"refresh": True},
+        {"reward": "attention"},
+        {"observe": "previous", "lags": True},
+        {"layer": "original"},
+        {"layer": "original", "mended": "cut", "reward": "attention", "refresh": True},
+    ],
     ids=lambda each: "-".join(each) or "plain",
 )
 
@@ -44,9 +52,17 @@ def test_peek_is_what_each_action_earns(variant: dict[str, Any]):
     assert seen.tolist() == [after(env, [action]) for action in choices(env.simulator)]
 
 
+KINDS = pytest.mark.parametrize(
+    "kind",
+    [{}, {"layer": "original"}, {"layer": "original", "mended": "local_causal"}],
+    ids=lambda each: "-".join(each.values()) or "default",
+)
+
+
+@KINDS
 @pytest.mark.parametrize("layers", [1, 2])
-def test_lookahead_is_the_best_of_all_ways(layers: int):
-    env = SpanControlEnv(**TINY, layers=layers)
+def test_lookahead_is_the_best_of_all_ways(layers: int, kind: dict[str, Any]):
+    env = SpanControlEnv(**TINY, layers=layers, **kind)
     env.reset(seed=1)
     for _ in range(layers):
         env.step(5)
@@ -101,7 +117,11 @@ def test_following_it_earns_what_it_promised():
         assert earned == pytest.approx(promised, abs=1e-6)
 
 
-@pytest.mark.parametrize("variant", [{}, {"refresh": True}], ids=["plain", "refresh"])
+@pytest.mark.parametrize(
+    "variant",
+    [{}, {"refresh": True}, {"layer": "original"}, {"layer": "original", "mended": "cut"}],
+    ids=lambda each: "-".join(each) or "plain",
+)
 def test_coverages_are_those_that_each_action_leads_to(variant: dict[str, Any]):
     """Beside the reward that is made from them, of which they are a part."""
     env = SpanControlEnv(**TINY, reward="attention", **variant)
@@ -154,6 +174,23 @@ def test_predicted_actions_are_the_nearest():
     assert seen == [[3, 3, 3], [7, 7, 7]] * 2
 
 
+@pytest.mark.parametrize("layer", ["default", "original"])
+def test_predicted_actions_are_of_each_lane(layer: str):
+    """Where actions are shares of the longest span, each lane's prediction is its own."""
+    arguments = {**TINY, "layer": layer, "action_scale": "absolute"}
+    envs = SpanControlVectorEnv(3, **arguments)
+    envs.reset(seed=0)
+    own_layer, hidden = envs.simulator.layers[0], envs.simulator.state.hidden
+    linear = own_layer.span_pred.linear
+    with torch.no_grad():
+        # Predictions that differ.
+        linear.weight.mul_(200)
+        linear.bias.sub_(own_layer.outcome(hidden[:1]).scale.logit())
+        own = [own_layer.outcome(hidden[lane : lane + 1]).scale.item() for lane in range(3)]
+    assert max(own) - min(own) > 0.2
+    assert envs.predicted_actions().tolist() == [round(9 * each) for each in own]
+
+
 @pytest.mark.parametrize("refresh", [False, True])
 def test_shares_of_the_prediction_are_predicted_to_be_whole(refresh: bool):
     env = SpanControlEnv(**TINY, refresh=refresh)
@@ -173,8 +210,10 @@ def test_predicted_actions_follow_the_layer():
         env.step(action)
 
 
-def test_of_many_lanes_each_is_as_alone():
-    envs, stable = SpanControlVectorEnv(6, **TINY), SpanControlVecEnv(settings_for(NAME, TINY), 6)
+@KINDS
+def test_of_many_lanes_each_is_as_alone(kind: dict[str, Any]):
+    tiny = {**TINY, **kind}
+    envs, stable = SpanControlVectorEnv(6, **tiny), SpanControlVecEnv(settings_for(NAME, tiny), 6)
     envs.reset(seed=4)
     stable.seed(4)
     stable.reset()
@@ -187,7 +226,7 @@ def test_of_many_lanes_each_is_as_alone():
     for name, answer in answers.items():
         np.testing.assert_array_equal(getattr(stable, name)(), answer)
     for lane in range(6):
-        alone = SpanControlEnv(**TINY)
+        alone = SpanControlEnv(**tiny)
         alone.reset(seed=4 + lane)
         alone.step(lane)
         for name, answer in answers.items():

@@ -63,6 +63,16 @@ def test_a_soft_edge_is_seen_too_and_off_sees_nothing():
     assert not Band(1, 0, 0.0, 0.0).coverage(SpanOptions(), CTX, np.arange(CTX), CTX).any()
 
 
+def test_of_the_original_the_keys_are_seen_that_it_leaves():
+    env = make("ansi", layer="original", win_size=4, max_span=6, action_scale="absolute")
+    env.reset(seed=0)
+    env.step(9)
+    drawn = env._picture
+    first, end = drawn.bands[0].intervals(drawn.options[0], CTX)
+    # The window of query 9 begins at 8, its interval two tokens before.
+    assert (first[9], end[9]) == (6, 8)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_panel_shows_the_keys_that_are_seen(causal: bool):
     drawn = picture(causal=causal).after(0.5, {**INFO, "layer": 0})

@@ -15,6 +15,7 @@ from spangym.envs import (
     Reward,
     SpanControlEnv,
     SpanControlVecEnv,
+    SpanControlVectorEnv,
     Stack,
     settings_for,
     split_arguments,
@@ -167,6 +168,33 @@ def test_a_module_list_and_longer_ctx():
     assert [env.step(4)[4]["layer"] for _ in range(3)] == [0, 1, 2]
 
 
+class OwnJudgement(Reward):
+    """What the layer itself makes of its output, and its state."""
+
+    parts = ("quality", "state")
+
+    def __call__(self, decided: Decided) -> Tensor:
+        state = torch.tensor(decided.outcome.state).double()
+        return torch.stack([decided.outcome.reward.double(), state], dim=-1)
+
+
+def test_original_layers_of_ones_own_judge_each_lane_by_itself():
+    """One of them beside a default one; together they would share span, state and reward."""
+    generator = torch.Generator().manual_seed(3)
+    original = IntegratedAttention.original(48, 16, 2, 48, 8, 48, generator=generator).eval()
+    arguments = {"layers": [original, *layers(1)], "chunks": 2, "reward": OwnJudgement()}
+    envs = SpanControlVectorEnv(3, **arguments)
+    alone = [SpanControlEnv(**arguments) for _ in range(3)]
+    envs.reset(seed=5)
+    for lane, env in enumerate(alone):
+        env.reset(seed=5 + lane)
+    for actions in ([9, 4, 0], [1, 2, 3], [7, 7, 7]):
+        _, rewards, *_, infos = envs.step(np.array(actions))
+        for lane, env in enumerate(alone):
+            _, reward, *_, info = env.step(actions[lane])
+            assert (rewards[lane], infos["span"][lane]) == (np.float32(reward), info["span"])
+
+
 class Sized(Stack):
     """Is judged by the size of what it gives."""
 
@@ -187,12 +215,26 @@ def test_a_stack_of_ones_own_has_a_task():
     assert env.step(0)[1] != 0
 
 
+def test_original_layers_do_their_task_lane_by_lane_and_have_no_soft_edge():
+    original = IntegratedAttention.original(48, 16, 2, 48, 8, 48).eval()
+    arguments = {"layers": Sized([original]), "reward": "task", "chunks": 2, "ctx": 32}
+    envs = SpanControlVectorEnv(2, **arguments)
+    envs.reset(seed=0)
+    for _ in range(3):
+        np.testing.assert_array_equal(envs.peek()[:, 9], 0)
+        envs.step(np.array([9, 9]))
+    with pytest.raises(ValueError, match="soft_bits needs layers whose edge can be soft"):
+        envs.soft_bits(torch.ones(1))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"layers": []}, "at least one; got []"),
         ({"layers": [torch.nn.Linear(2, 2)]}, "got ['Linear']"),
         ({"layers": layers(), "dims": 16}, "'dims' is the layers' own"),
+        ({"layers": layers(), "layer": "original"}, "'layer' is the layers' own"),
+        ({"layers": layers(), "action_scale": "relative"}, "'action_scale' is the layers' own"),
         ({"layers": layers(), "ctx": 64}, "ctx must be at most 48"),
         ({"layers": layers(), "reward": "task"}, "trained on no task"),
         ({"weights": "own"}, "stand for layers that are handed in"),

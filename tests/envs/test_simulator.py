@@ -7,8 +7,9 @@ import pytest
 import torch
 from gymnasium.utils import seeding
 
-from spangym.attention import LayerCache
+from spangym.attention import IntegratedAttention, LayerCache
 from spangym.attention.metrics import digits, features, quality, state_id
+from spangym.attention.original_local import MENDABLE
 from spangym.envs import Settings, Simulator, SpanControlEnv, SpanControlVecEnv
 
 SMALL: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks": 3}
@@ -141,6 +142,44 @@ def test_weights_come_from_their_own_seed():
     assert not torch.equal(weights[0], weights[2])
 
 
+def test_kinds_of_layers_have_the_same_weights():
+    default, original, mended = (
+        Simulator(Settings(**{**SMALL, **kind}), lanes=1).stack.state_dict()
+        for kind in ({}, {"layer": "original"}, {"layer": "original", "mended": "cut"})
+    )
+    assert all(torch.equal(original[name], each) for name, each in default.items())
+    assert all(torch.equal(mended[name], each) for name, each in original.items())
+
+
+@pytest.mark.parametrize("mended", MENDABLE)
+def test_a_defect_is_mended_by_its_name(mended: str):
+    """Beside the layers run by hand: the preset's, with that defect mended."""
+    arguments = {**SMALL, "win_size": 12, "max_span": 20, "temp_scale": 0.5, "layer": "original"}
+    env, plain = SpanControlEnv(**arguments, mended=mended), SpanControlEnv(**arguments)
+    env.reset(seed=1)
+    plain.reset(seed=1)
+    layer = IntegratedAttention.original(
+        32, 16, 2, win_size=12, max_span=20, temp_scale=0.5, mended=mended
+    ).eval()
+    layer.load_state_dict(env.simulator.layers[0].state_dict())
+    with torch.no_grad():
+        outcome = layer.outcome(env.simulator.state.hidden, 8)
+    step, other = env.step(8), plain.step(8)
+    assert step[1] == pytest.approx(outcome.reward.item(), abs=1e-6)
+    assert step[4]["visited_keys"] == outcome.visited_keys.item()
+    assert step[4]["output_norm"] == pytest.approx(outcome.output.norm().item())
+    assert step[4]["output_norm"] != other[4]["output_norm"]
+    assert env.settings.full_keys == plain.settings.full_keys == 32**2
+
+
+@pytest.mark.parametrize("layer", ["default", "original"])
+def test_an_action_may_be_a_share_of_the_longest_span(layer: str):
+    env = SpanControlEnv(**SMALL, layer=layer, action_scale="absolute")
+    env.reset(seed=0)
+    assert env.step(9)[4]["span"] == env.settings.max_span
+    assert env.step(3)[4]["scale"] == pytest.approx(1 / 3)
+
+
 def global_states() -> list[object]:
     numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002
     return [str(numpy_state), torch.get_rng_state().tolist(), random.getstate()]
@@ -210,6 +249,30 @@ def test_a_bad_action_is_an_error(action: float):
         ({"weights": "span-budget", "ctx": 512}, ValueError, "ctx must be 256, as the weights"),
         ({"weights": "span-budget", "sharpen": False}, ValueError, "sharpen is of layers with"),
         ({"reward": "task"}, ValueError, "these layers were trained on no task"),
+        ({"layer": "orginal"}, ValueError, "layer 'orginal' is unknown; did you mean 'original'?"),
+        ({"layer": 1}, TypeError, "layer must be of type str; got 1"),
+        ({"action_scale": "relativ"}, ValueError, "did you mean 'relative'?"),
+        (
+            {"layer": "original", "mended": "temprature"},
+            ValueError,
+            "mended 'temprature' is unknown; did you mean 'temperature'?",
+        ),
+        (
+            {"mended": "cut"},
+            ValueError,
+            "mended is of the original layer, layer is 'default': leave it out, or set layer to",
+        ),
+        ({"weights": "span-budget", "layer": "original"}, ValueError, "layer is of layers with"),
+        (
+            {"weights": "span-budget", "action_scale": "absolute"},
+            ValueError,
+            "action_scale is of layers with random weights: leave it out",
+        ),
+        (
+            {"weights": "own", "layer": "original"},
+            ValueError,
+            "layer is of layers with random weights: leave it out beside the weights 'own'",
+        ),
         ({"price": math.nan}, ValueError, "price must be at least 0 and finite"),
         ({"chunks": 1_000_000}, ValueError, "use fewer chunks or a smaller ctx"),
     ],

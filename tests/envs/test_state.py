@@ -21,6 +21,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"refresh": True, "price": 0.5},
     {"observe": "previous", "lags": True},
     {"reward": "attention", "layers": 3},
+    {"layer": "original", "refresh": True},
 ]
 VARIANT = pytest.mark.parametrize("variant", VARIANTS, ids=lambda each: "-".join(each) or "plain")
 

@@ -16,12 +16,13 @@ name = "tiny"
 steps = 64
 seeds = [0, 1]
 
-[environment]
+[[environments]]
 id = "spangym/SpanControl-v0"
 arguments = { dims = 8, heads = 2, ctx = 16, chunks = 2, win_size = 16 }
 
 [evaluation]
 episodes = 2
+regret_episodes = 0
 
 [[agents]]
 agent = "refiner"
@@ -60,3 +61,9 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     done = spangym(["compare", "tiny.toml", "--out", "run", "--jobs", 2], folder)
     assert done.returncode == 0, done.stderr
     return folder / "run", done.stdout
+
+
+def trial_folder(run: Path, name: str) -> Path:
+    """Folder of a trial of the tiny study, by agent and seed."""
+    (path,) = run.glob(f"trials/SpanControl-v0/{name}-*")
+    return path

@@ -15,12 +15,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from spangym.experiments.curves import smoothed
 from spangym.experiments.main import main
 from spangym.experiments.study_reading import parse_study
 from spangym.experiments.validation import compared
 
-from .conftest import TINY, spangym
+from .conftest import TINY, spangym, trial_folder
 
 FIXED = [f"fixed:{action}" for action in range(10)]
 AGENTS = ["pooled", "dqn", "random", *FIXED, "threshold", "oracle"]
@@ -33,6 +32,7 @@ class TestFinishedRun:
         assert names == {
             "study.toml",
             "manifest.json",
+            "jobs.json",
             "trials",
             "evaluation.csv",
             "summary.json",
@@ -45,9 +45,8 @@ class TestFinishedRun:
         for trial in trials:
             files = {each.name.split(".")[0] for each in (folder / trial).iterdir()}
             learns = "pooled" in trial or "dqn" in trial
-            assert files == {"agent", "curve", "evaluation", "events", "result"} | (
-                {"checkpoints"} if learns else set()
-            )
+            always = {"agent", "choices", "curve", "evaluation", "events", "job", "regret", "result"}
+            assert files == always | ({"checkpoints"} if learns else set())
         heads = {each.read_text().partition("\n")[0] for each in folder.rglob("curve.csv")}
         assert len(heads) == 1
 
@@ -68,7 +67,7 @@ class TestFinishedRun:
         assert manifest["versions"]["python"].startswith("3.")
         assert manifest["machine"]["device"] == "cpu"
         assert manifest["command"][1:] == ["compare", "tiny.toml", "--out", "run", "--jobs", "2"]
-        hashes = manifest["content_sha256"]["train"]
+        hashes = manifest["content_sha256"]["text"]["train"]
         assert set(hashes) == {"documentation", "code"}
         assert all(len(each) == 64 for each in hashes.values())
 
@@ -83,8 +82,8 @@ class TestFinishedRun:
         summary = json.loads((folder / "summary.json").read_text())
         rows = pd.read_csv(folder / "evaluation.csv")
         for each in summary["agents"]:
-            mine = rows[rows["agent"] == each["label"]]
-            assert each["mean_return"] == pytest.approx(mine["return"].mean())
+            mine = rows[rows["agent"] == each["agent"]]
+            assert each["return"] == pytest.approx(mine["return"].mean())
         assert " ".join(summary["verdict"].split()) in " ".join(printed.split())
         assert summary["failed"] == {}
 
@@ -150,15 +149,16 @@ def test_curves_redraws_the_same_and_touches_nothing_else(
 def test_curves_draws_what_is_finished(
     copied_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    (copied_run / "trials" / "dqn" / "seed-1" / "result.json").unlink()
+    (trial_folder(copied_run, "dqn/seed-1") / "result.json").unlink()
     assert run_here(monkeypatch, "curves", copied_run) == 0
     assert "1 of 18 trials are not finished" in capsys.readouterr().out
 
 
 def test_curves_draws_learners_alone(copied_run: Path, monkeypatch: pytest.MonkeyPatch):
     """Learners run first: so it stands after an early Ctrl-C."""
-    for reference in [*(copied_run / "trials").glob("fixed-*"), copied_run / "trials" / "random"]:
-        shutil.rmtree(reference)
+    for name in ("fixed-*", "random", "oracle", "threshold"):
+        for reference in copied_run.glob(f"trials/*/{name}"):
+            shutil.rmtree(reference)
     assert run_here(monkeypatch, "curves", copied_run) == 0
 
 
@@ -166,14 +166,14 @@ def test_resume_refuses_other_texts(
     copied_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     manifest = json.loads((copied_run / "manifest.json").read_text())
-    manifest["content_sha256"]["train"]["code"] = "0" * 64
+    manifest["content_sha256"]["text"]["train"]["code"] = "0" * 64
     (copied_run / "manifest.json").write_text(json.dumps(manifest))
     assert run_here(monkeypatch, "compare", "--resume", copied_run) == 2
     assert "read other content than there is now" in capsys.readouterr().err
 
 
 def test_resume_keeps_what_is_finished(copied_run: Path, finished_run: tuple[Path, str]):
-    gone = copied_run / "trials" / "dqn" / "seed-1"
+    gone = trial_folder(copied_run, "dqn/seed-1")
     (gone / "result.json").unlink()
     (gone / "curve.csv").write_text("half a r")
     kept = {
@@ -183,7 +183,7 @@ def test_resume_keeps_what_is_finished(copied_run: Path, finished_run: tuple[Pat
     (copied_run / "evaluation.csv").unlink()
     done = spangym(["compare", "--resume", copied_run], copied_run.parent)
     assert done.returncode == 0, done.stderr
-    assert "[18/18] dqn/seed-1: finished" in done.stdout
+    assert "[18/18] SpanControl-v0/dqn/seed-1: finished" in done.stdout
     (resumed,) = json.loads((copied_run / "manifest.json").read_text())["resumed"]
     assert resumed["command"][1:3] == ["compare", "--resume"]
     assert done.stdout.count("finished (") == 1
@@ -205,9 +205,11 @@ def test_interrupt_keeps_what_is_finished_and_resume_goes_on(tmp_path: Path):
         start_new_session=True,
     )
     trials = tmp_path / "run" / "trials"
-    first, second = (trials / "pooled" / f"seed-{seed}" for seed in (0, 1))
     deadline = time.monotonic() + 60
-    while not ((second / "curve.csv").exists() and (first / "result.json").exists()):
+    while not (
+        [*trials.glob("*/pooled/seed-1-*/curve.csv")]
+        and [*trials.glob("*/pooled/seed-0-*/result.json")]
+    ):
         assert running.poll() is None, running.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -220,6 +222,7 @@ def test_interrupt_keeps_what_is_finished_and_resume_goes_on(tmp_path: Path):
         r"go on with: spangym compare --resume run\n",
         errors,
     )
+    first = trial_folder(tmp_path / "run", "pooled/seed-0")
     kept = files_of(first)
     done = spangym(errors.rpartition("spangym ")[2].split(), tmp_path)
     assert done.returncode == 0, done.stderr
@@ -238,7 +241,7 @@ def test_killed_with_all_its_processes_it_goes_on(tmp_path: Path, finished_run: 
     )
     folder = tmp_path / "run"
     deadline = time.monotonic() + 90
-    while len([*folder.glob("trials/*/seed-1/checkpoints/step-*")]) < 2:
+    while len([*folder.glob("trials/*/*/seed-1-*/checkpoints/step-*")]) < 2:
         assert running.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -249,9 +252,9 @@ def test_killed_with_all_its_processes_it_goes_on(tmp_path: Path, finished_run: 
     assert (folder / "evaluation.csv").read_bytes() == (
         finished_run[0] / "evaluation.csv"
     ).read_bytes()
-    for name in ("trials/pooled/seed-1/curve.csv", "trials/dqn/seed-1/curve.csv"):
+    for name in ("pooled/seed-1", "dqn/seed-1"):
         mine, whole = (
-            pd.read_csv(root / name).drop(columns="wall_seconds")
+            pd.read_csv(trial_folder(root, name) / "curve.csv").drop(columns="wall_seconds")
             for root in (folder, finished_run[0])
         )
         pd.testing.assert_frame_equal(mine, whole, check_exact=True)
@@ -262,21 +265,76 @@ def test_steps_are_raised_and_not_lowered(
 ):
     assert run_here(monkeypatch, "compare", "--resume", copied_run, "--steps", 48) == 2
     assert "--steps may only be raised: the run in" in capsys.readouterr().err
-    reference = (copied_run / "trials/fixed-3/seed-0/result.json").read_bytes()
-    before = pd.read_csv(copied_run / "trials/pooled/seed-1/curve.csv")
+    fixed = trial_folder(copied_run, "fixed-3/seed-0")
+    reference, earlier = files_of(fixed), trial_folder(copied_run, "pooled/seed-1")
+    before = pd.read_csv(earlier / "curve.csv")
     done = spangym(["compare", "--resume", copied_run, "--steps", 96], copied_run.parent)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("finished (") == 4  # Two learners from two seeds.
-    assert parse_study((copied_run / "study.toml").read_text(), "").steps == 96
-    rows = pd.read_csv(copied_run / "trials/pooled/seed-1/curve.csv")
+    study = parse_study((copied_run / "study.toml").read_text(), "")
+    assert (study.steps, study.earlier_steps) == (96, (64,))
+    (longer,) = {*copied_run.glob("trials/*/pooled/seed-1-*")} - {earlier}
+    rows = pd.read_csv(longer / "curve.csv")
     pd.testing.assert_frame_equal(
         rows.iloc[: len(before)].drop(columns="wall_seconds"), before.drop(columns="wall_seconds")
     )
     assert rows["step"].iloc[-1] == 96
-    for path in copied_run.glob("trials/*/seed-*/result.json"):
-        learns = path.parents[1].name in ("pooled", "dqn")
-        assert json.loads(path.read_text())["training_steps"] == (96 if learns else 0)
-    assert (copied_run / "trials/fixed-3/seed-0/result.json").read_bytes() == reference
+    assert files_of(fixed) == reference
+    # In a folder of its own it goes the same way, by way of the earlier end.
+    shutil.copy(copied_run / "study.toml", copied_run.parent / "longer.toml")
+    again = spangym(["compare", "longer.toml", "--out", "again"], copied_run.parent)
+    assert again.returncode == 0, again.stderr
+    one, other = (root / "evaluation.csv" for root in (copied_run, copied_run.parent / "again"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_changed_study_runs_only_what_changed(copied_run: Path):
+    """An agent more, one that is called otherwise, and one with another option."""
+    changed = TINY.replace('label = "pooled"', 'label = "two groups"').replace("0.5 }", "0.25 }")
+    changed += '\n[[agents]]\nagent = "full"\n'
+    (copied_run.parent / "tiny.toml").write_text(changed)
+    arguments = ["compare", "tiny.toml", "--out", copied_run, "--jobs", 2]
+    done = spangym(arguments, copied_run.parent)
+    assert done.returncode == 0, done.stderr
+    ran = re.findall(r"SpanControl-v0/(\S+): finished", done.stdout)
+    assert sorted(ran) == ["dqn/seed-0", "dqn/seed-1", "full/seed-0"]
+    rows = pd.read_csv(copied_run / "evaluation.csv")
+    assert {"two groups", "dqn", "full"} <= {*rows["agent"]}
+    assert "pooled" not in {*rows["agent"]}
+    # Nothing is left to run; and as it was before, nothing is, either.
+    again = spangym(arguments, copied_run.parent)
+    assert (again.returncode, again.stdout.count("finished (")) == (0, 0)
+    (copied_run.parent / "tiny.toml").write_text(TINY)
+    back = spangym(arguments, copied_run.parent)
+    assert (back.returncode, back.stdout.count("finished (")) == (0, 0)
+
+
+def test_two_runners_in_one_folder(tmp_path: Path, finished_run: tuple[Path, str]):
+    """Both end well, each trial is run once, and what they write is that of one alone."""
+    (tmp_path / "tiny.toml").write_text(TINY)
+    command = [str(Path(sys.executable).with_name("spangym")), "compare", "tiny.toml"]
+    runners = [
+        subprocess.Popen(
+            [*command, "--jobs", "1", "--out", "run"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for runner in runners:
+        _, errors = runner.communicate(timeout=240)
+        assert (runner.returncode, errors) == (0, "")
+    events = [*(tmp_path / "run").glob("trials/*/*/*/events.out.*")]
+    assert len(events) == 18
+    one, other = (root / "evaluation.csv" for root in (tmp_path / "run", finished_run[0]))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_quiet_prints_nothing(copied_run: Path, monkeypatch: pytest.MonkeyPatch, capfd):
+    assert run_here(monkeypatch, "compare", "--resume", copied_run, "--quiet") == 0
+    assert capfd.readouterr() == ("", "")
 
 
 OWN = """
@@ -313,12 +371,13 @@ def test_a_refiner_from_the_working_folder_and_one_that_fails(tmp_path: Path):
     done = spangym(["compare", "tiny.toml", *arguments], tmp_path)
     assert done.returncode == 1
     assert re.search(r"^ +own:Mine +\d", done.stdout, re.MULTILINE)
-    assert "failed: own-Raises/seed-0: ValueError: not today" in done.stdout
+    assert "failed: SpanControl-v0/own-Raises/seed-0: ValueError: not today" in done.stderr
+    assert re.search(r"^ +own:Raises +failed", done.stdout, re.MULTILINE)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    by_label = {each["label"]: each["mean_return"] for each in summary["agents"]}
+    by_label = {each["agent"]: each["return"] for each in summary["agents"]}
     assert by_label["own:Mine"] == by_label["fixed:7"]
     assert "own:Raises" not in by_label
-    assert list(summary["failed"]) == ["own-Raises/seed-0"]
+    assert list(summary["failed"]) == ["SpanControl-v0/own-Raises/seed-0"]
     assert "not today" in (tmp_path / "run" / "report.html").read_text()
 
 
@@ -394,7 +453,7 @@ def test_odd_labels_are_only_labels_and_the_default_folder(tmp_path: Path):
         (["compare", "--agent", "own:notaclass"], "'notaclass' in "),
         (["compare", "quickstrat"], "did you mean 'quickstart'?"),
         (["compare", "bad.toml"], "bad.toml: key 'stepz' is unknown; did you mean 'steps'?"),
-        (["compare", "--out", "full"], "folder 'full' is not empty"),
+        (["compare", "--out", "full"], "folder 'full' is not empty and no run"),
         (["compare", "--out", "file/run"], "folder 'file/run' cannot be written: not a directory"),
         (["compare", "--resume", "full"], "folder 'full' is not a run folder"),
         (["compare", "--resume", "full", "--seeds", "2"], "besides it give only --jobs"),
@@ -438,29 +497,28 @@ def test_bad_input_gets_one_line_and_exit_code_2(
         ("study.toml", "name = 3", "compare", "study.toml: key"),
         ("manifest.json", "{", "compare", "manifest.json"),
         ("manifest.json", "{}", "compare", "it lacks command, started"),
-        ("trials/dqn/seed-0/result.json", "{", "curves", "dqn/seed-0/result.json"),
-        ("trials/dqn/seed-0/result.json", "[]", "compare", "not a JSON object"),
-        ("trials/dqn/seed-0/curve.csv", "step,return\n1,\n", "curves", "a row is cut short"),
-        ("trials/dqn/seed-0/result.json", "{}", "curves", "it lacks training_steps, wall_seconds"),
+        ("dqn/seed-0/result.json", "{", "curves", "result.json"),
+        ("dqn/seed-0/result.json", "[]", "compare", "not a JSON object"),
+        ("dqn/seed-0/curve.csv", "step,return,visited_keys,wall_seconds\n1,,3,4\n", "curves", "a row is cut short"),
+        ("dqn/seed-0/result.json", "{}", "curves", "it lacks training_steps, wall_seconds"),
         (
-            "trials/dqn/seed-0/result.json",
-            '{"training_steps": 96, "wall_seconds": 1.0}',
+            "dqn/seed-0/result.json",
+            '{"training_steps": 96, "wall_seconds": 1.0, "regret": null, "full_keys": 1}',
             "compare",
-            "it was trained for 96 steps, study.toml says 64",
+            "it was trained for 96 steps, jobs.json says 64",
         ),
-        ("trials/dqn/seed-0/curve.csv", "step,return\n", "curves", "it has 0 rows of 16"),
-        ("trials/dqn/seed-0/curve.csv", "step,return\n1,2", "curves", "its last row is cut short"),
-        ("trials/dqn/seed-0/curve.csv", "", "curves", "dqn/seed-0/curve.csv"),
+        ("dqn/seed-0/curve.csv", "step,return,visited_keys,wall_seconds\n", "curves", "it has 0 rows of 16"),
+        ("dqn/seed-0/curve.csv", "step,return,visited_keys,wall_seconds\n1,2,3,4", "curves", "its last row is cut short"),
+        ("dqn/seed-0/curve.csv", "", "curves", "curve.csv"),
         (
-            "trials/dqn/seed-0/evaluation.csv",
-            "agent,training_seed,evaluation_seed,return,mean_span,visited_keys,output_norm,actions\n"
-            "a,1,2,x,3,4,5,6\n",
+            "dqn/seed-0/evaluation.csv",
+            "evaluation_seed,return,mean_span,visited_keys,output_norm,actions\n2,x,3,4,5,6\n",
             "curves",
             "holds no number",
         ),
-        ("trials/dqn/seed-0/evaluation.csv", "a\n", "compare", "it lacks the columns"),
+        ("dqn/seed-0/evaluation.csv", "a\n", "compare", "it lacks the columns"),
         (
-            "trials/dqn/seed-0/evaluation.csv",
+            "dqn/seed-0/evaluation.csv",
             None,
             "compare",
             "not those of the study's evaluation",
@@ -476,6 +534,9 @@ def test_a_damaged_run_folder_is_named(
     command: str,
     message: str,
 ):
+    place = Path(name)
+    if place.parent.name:
+        name = str(trial_folder(copied_run, str(place.parent)).relative_to(copied_run) / place.name)
     if content is None:  # The last row is lost.
         content = "\n".join((copied_run / name).read_text().splitlines()[:-1]) + "\n"
     (copied_run / name).write_text(content)
@@ -522,14 +583,14 @@ class TestValidate:
         said: str,
         code: int,
     ):
-        path = copied_run / "trials" / "dqn" / "seed-1" / "evaluation.csv"
+        path = trial_folder(copied_run, "dqn/seed-1") / "evaluation.csv"
         rows = pd.read_csv(path)
         rows.loc[1, column] += change
         rows.to_csv(path, index=False)
         assert run_here(monkeypatch, "validate", copied_run) == code
         changed = [row for row in capsys.readouterr().out.splitlines() if said in row]
         assert len(changed) == 1
-        assert changed[0].startswith("dqn/seed-1, episode 1000001: ")
+        assert changed[0].startswith("SpanControl-v0/dqn/seed-1, episode 1000001: ")
 
     def test_a_reward_that_does_not_round_must_be_equal(self):
         assert str(compared(1.0, 1.0 + 1e-9, rounds=True)) == "reproduced up to rounding"
@@ -543,7 +604,7 @@ class TestValidate:
         capsys: pytest.CaptureFixture[str],
         actions: str,
     ):
-        path = copied_run / "trials" / "dqn" / "seed-1" / "evaluation.csv"
+        path = trial_folder(copied_run, "dqn/seed-1") / "evaluation.csv"
         rows = pd.read_csv(path, dtype={"actions": str})
         rows["actions"] = actions
         rows.to_csv(path, index=False)
@@ -556,18 +617,3 @@ class TestValidate:
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     assert run_here(monkeypatch, "--version") == 0
     assert re.fullmatch(r"spangym \d+\.\d+\.\d+\n", capsys.readouterr().out)
-
-
-def test_smoothing_averages_all_lanes_that_end_together():
-    curve = pd.DataFrame({"step": [40] * 4 + [80] * 4, "return": [0.0, 0.0, 0.0, 8.0] * 2})
-    _, line = smoothed(curve, steps=80)
-    assert set(line.tolist()) == {2.0}
-
-
-def test_smoothing_averages_the_tenth_before():
-    curve = pd.DataFrame({"step": [10, 20, 30, 40], "return": [1.0, 3.0, 5.0, 7.0]})
-    grid, line = smoothed(curve, steps=200)
-    assert grid[[0, -1]].tolist() == [10, 40]
-    assert line[0] == 1.0
-    # Episodes that ended in (20, 40].
-    assert line[-1] == 6.0

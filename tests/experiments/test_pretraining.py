@@ -212,7 +212,7 @@ STUDY = """
 name = "own-weights"
 steps = 4
 seeds = [0]
-[environment]
+[[environments]]
 id = "spangym/SpanControl-v0"
 arguments = { weights = "own.safetensors", source = "own.txt", reward = "task", chunks = 1 }
 [evaluation]

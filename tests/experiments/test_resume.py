@@ -27,12 +27,13 @@ steps = 640
 seeds = [3]
 lanes = 2
 
-[environment]
+[[environments]]
 id = "spangym/SpanControl-v0"
 arguments = { dims = 8, heads = 2, ctx = 16, chunks = 2, win_size = 16 }
 
 [evaluation]
 episodes = 2
+regret_episodes = 0
 
 [[agents]]
 agent = "refiner"
@@ -54,7 +55,7 @@ def study() -> Study:
     return parse_study(STUDY, "killed")
 
 
-def work(study: Study, trial: Trial, folder: Path, connection: Any) -> None:
+def work(trial: Trial, folder: Path, connection: Any) -> None:
     torch.set_num_threads(1)
     reported = False
 
@@ -64,7 +65,7 @@ def work(study: Study, trial: Trial, folder: Path, connection: Any) -> None:
             connection.send(done)
         reported = True
 
-    run_trial(study, trial, folder, progress, checkpoint_seconds=0.02)
+    run_trial(trial, folder, progress, checkpoint_seconds=0.02)
 
 
 def start(*job: Any) -> tuple[ForkServerProcess, multiprocessing.connection.Connection]:
@@ -105,17 +106,17 @@ def test_killed_at_random_moments_it_comes_out_the_same(
 ):
     # The more kills, the longer, so that several rollouts fit between two of them.
     study = dataclasses.replace(study, steps=study.steps * most // 4)
-    trial = next(each for each in study.trials() if each.entry.agent == agent)
+    trial = next(each for each in study.trials() if each.agent.agent == agent)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
     began = time.monotonic()
-    run_trial(study, trial, whole, lambda _: None)
+    run_trial(trial, whole, lambda _: None)
     seconds = time.monotonic() - began
     generator = np.random.default_rng(0)
     kills, reached = 0, []
     while not (killed / "result.json").exists():
-        process, connection = start(study, trial, killed)
+        process, connection = start(trial, killed)
         with contextlib.suppress(EOFError):
             reached.append(connection.recv())
         if kills < most:
@@ -136,13 +137,13 @@ class Killed(Exception):  # noqa: N818  (a moment, no error)
     """Stands for a kill, where the moment matters."""
 
 
-def run_until(study: Study, trial: Trial, folder: Path, steps: int) -> None:
+def run_until(trial: Trial, folder: Path, steps: int) -> None:
     def progress(done: int) -> None:
         if done >= steps:
             raise Killed
 
     with contextlib.suppress(Killed):
-        run_trial(study, trial, folder, progress, checkpoint_seconds=0.0)
+        run_trial(trial, folder, progress, checkpoint_seconds=0.0)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
@@ -153,8 +154,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    run_trial(study, trial, whole, lambda _: None)
-    run_until(study, trial, killed, 120)
+    run_trial(trial, whole, lambda _: None)
+    run_until(trial, killed, 120)
     before, last = sorted((killed / "checkpoints").iterdir())
     content = bytearray(last.read_bytes())
     content[-3] ^= 1
@@ -162,7 +163,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     half = last.with_name(f".77-{last.name}")
     half.write_bytes(b"half")
     notes: list[str] = []
-    run_trial(study, trial, killed, lambda _: None, notes.append)
+    run_trial(trial, killed, lambda _: None, notes.append)
     assert notes == [f"checkpoint {last} is damaged and not used"]
     assert not before.exists()
     assert not half.exists()
@@ -172,25 +173,24 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 
 def test_without_a_whole_checkpoint_it_begins_again(study: Study, tmp_path: Path):
     trial = study.trials()[0]
-    run_until(study, trial, tmp_path, 120)
+    run_until(trial, tmp_path, 120)
     for path in (tmp_path / "checkpoints").iterdir():
         path.write_bytes(b"nothing")
     notes: list[str] = []
     steps: list[int] = []
-    run_trial(study, trial, tmp_path, steps.append, notes.append)
+    run_trial(trial, tmp_path, steps.append, notes.append)
     assert len(notes) == 2
     assert steps[0] == study.lanes
 
 
 @pytest.mark.parametrize("agent", ["refiner", "dqn", "ppo"])
 def test_a_finished_training_is_made_longer(study: Study, agent: str, tmp_path: Path):
-    short = dataclasses.replace(study, steps=320)
-    trial = next(each for each in study.trials() if each.entry.agent == agent)
-    run_trial(short, trial, tmp_path, lambda _: None)
+    trial = next(each for each in study.trials() if each.agent.agent == agent)
+    run_trial(dataclasses.replace(trial, steps=320), tmp_path, lambda _: None)
     (kept,) = (tmp_path / "checkpoints").iterdir()
     first = (tmp_path / "curve.csv").read_text()
     steps: list[int] = []
-    run_trial(study, trial, tmp_path, steps.append)
+    run_trial(trial, tmp_path, steps.append)
     # All that was learnt stays: it goes on from the last rest.
     assert steps[0] > 320 - 2 * 32
     assert (tmp_path / "curve.csv").read_text().startswith(first[: len(first) // 2])
@@ -212,14 +212,14 @@ def test_a_refiner_that_stores_nothing_begins_again(
     entry = dataclasses.replace(study.agents[0], agent="forgetful:Mine", options={})
     folder = tmp_path / "trial"
     folder.mkdir()
-    run_until(study, Trial(entry, 0), folder, 120)
+    run_until(study.trial(study.environments[0], entry, 0), folder, 120)
     assert not (folder / "checkpoints").exists()
 
 
 def test_the_recorder_goes_on_in_its_sums(study: Study, tmp_path: Path):
     """In mid-episode, too: totals, rows and streams."""
     trial = study.trials()[0]
-    run_until(study, trial, tmp_path, 102)
+    run_until(trial, tmp_path, 102)
     stored = read_tree(sorted((tmp_path / "checkpoints").iterdir())[-1])
     recorder = stored["recorder"]
     assert recorder["steps"] == 100

@@ -15,21 +15,21 @@ def test_what_is_written_reads_as_the_same_study(tiny: Study):
 
 
 def test_resolved_study_spells_everything_out(tiny: Study):
-    assert tiny.environment.arguments["max_span"] == 384
+    assert tiny.environments[0].arguments["max_span"] == 384
     assert [entry.label for entry in tiny.agents] == ["pooled", "dqn"]
     assert [entry.encoding for entry in tiny.agents] == ["state", "box"]
 
 
 def test_references_stand_in_every_study(tiny: Study):
-    names = [trial.name for trial in tiny.trials()]
+    names = [trial.name.removeprefix("SpanControl-v0/") for trial in tiny.trials()]
     assert names[:4] == ["pooled/seed-0", "pooled/seed-1", "dqn/seed-0", "dqn/seed-1"]
     assert names[4:8] == ["oracle/seed-0", "threshold/seed-0", "random/seed-0", "random/seed-1"]
     assert names[8:] == [f"fixed-{action}/seed-0" for action in range(10)]
 
 
 def test_training_and_evaluation_read_different_text(tiny: Study):
-    assert tiny.training(tiny.agents[0]).split == "train"
-    assert tiny.judging(tiny.agents[0]).split == "evaluation"
+    assert tiny.trials()[0].training().split == "train"
+    assert tiny.trials()[0].judging().split == "evaluation"
 
 
 @pytest.mark.parametrize("name", shipped_studies())
@@ -39,7 +39,8 @@ def test_shipped_studies_are_studies(name: str):
 
 def test_quickstart_is_what_the_readme_says():
     study = load_study("quickstart")
-    arguments = study.environment.arguments
+    (environment,) = study.environments
+    arguments = environment.arguments
     assert [arguments[each] for each in ("layers", "dims", "heads", "ctx")] == [2, 64, 4, 256]
     assert [entry.agent for entry in study.agents] == ["refiner", "refiner", "dqn", "ppo"]
     assert len(study.seeds) == 3
@@ -135,7 +136,7 @@ def test_clusters_ask_for_the_layers_index():
 name = "clusters"
 steps = 64
 seeds = [0]
-[environment]
+[[environments]]
 id = "spangym/SpanControl-v0"
 arguments = { dims = 8, heads = 2, ctx = 16, chunks = 2, win_size = 16 }
 [[agents]]

@@ -8,10 +8,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from spangym.agents import FixedAgent
 from spangym.envs import SpanControlEnv, SpanControlVecEnv
-from spangym.experiments.evaluation import evaluate
+from spangym.experiments.board import Board
+from spangym.experiments.episodes import check_rewards
+from spangym.experiments.evaluation import evaluate, measure_regret
 from spangym.experiments.recorder import Recorder
-from spangym.experiments.studies import Study, Trial
-from spangym.experiments.trial import decisions, run_trial, stream_seed
+from spangym.experiments.studies import Study
+from spangym.experiments.trial import run_trial, stream_seed
 
 COLUMNS = [
     "step",
@@ -28,13 +30,14 @@ COLUMNS = [
 
 def test_curve_holds_what_the_environment_did(tiny: Study, tmp_path: Path):
     """Two lanes of a fixed span, against scalar environments with the same seeds."""
-    settings = tiny.training(tiny.agents[0])
+    settings = tiny.trials()[0].training()
     env = SpanControlVecEnv(settings, 2)
     seen: list[int] = []
-    recorder = Recorder(env, tmp_path, env.simulator.reward.parts, 16, 7, seen.append)
-    recorder.seed(99)  # What an agent asks for does not change the streams.
-    FixedAgent(6).learn(recorder, 16)
-    recorder.close()
+    with Board(tmp_path) as board:
+        recorder = Recorder(env, tmp_path, board, 16, 7, seen.append)
+        recorder.seed(99)  # What an agent asks for does not change the streams.
+        FixedAgent(6).learn(recorder, 16)
+        recorder.close()
     rows = pd.read_csv(tmp_path / "curve.csv")
     assert list(rows.columns) == COLUMNS
     assert rows["step"].tolist() == [8, 8, 16, 16]
@@ -52,14 +55,17 @@ def test_curve_holds_what_the_environment_did(tiny: Study, tmp_path: Path):
             assert row["visited_keys"] == sum(info["visited_keys"] for info in infos)
             entropy = sum(info["reward_parts"]["entropy"] for info in infos)
             assert row["reward_entropy"] == pytest.approx(entropy)
-    board = EventAccumulator(str(tmp_path)).Reload()
-    scalars = [event.value for event in board.Scalars("training/return")]
-    assert scalars == pytest.approx(rows["return"].tolist())
+    events = EventAccumulator(str(tmp_path), {"histograms": 0}).Reload()
+    shown = [event.value for event in events.Scalars("training/return")]
+    assert shown == pytest.approx(rows["return"].tolist())
+    histograms = [event.histogram_value for event in events.Histograms("training/actions")]
+    assert sum(each.num for each in histograms) == 16
+    assert all(each.min == 0 and each.sum == 6 * each.num for each in histograms)
 
 
 def test_more_steps_than_given_are_refused(tiny: Study, tmp_path: Path):
-    env = SpanControlVecEnv(tiny.training(tiny.agents[0]), 1)
-    recorder = Recorder(env, tmp_path, env.simulator.reward.parts, 3, 0, lambda _: None)
+    env = SpanControlVecEnv(tiny.trials()[0].training(), 1)
+    recorder = Recorder(env, tmp_path, Board(tmp_path), 3, 0, lambda _: None)
     with pytest.raises(RuntimeError, match="more than the 3 steps"):
         FixedAgent(1).learn(recorder, 4)
     recorder.close()
@@ -73,7 +79,7 @@ def test_streams_and_agents_draw_from_different_seeds():
 
 
 def test_evaluation_is_the_same_for_all_and_repeatable(tiny: Study):
-    settings = tiny.judging(tiny.agents[0])
+    settings = tiny.trials()[0].judging()
     one, other = (evaluate(FixedAgent(5), settings, 100, 3, lambda _: None) for _ in range(2))
     assert one == other
     assert [row["evaluation_seed"] for row in one] == [100, 101, 102]
@@ -86,19 +92,68 @@ def test_evaluation_is_the_same_for_all_and_repeatable(tiny: Study):
 
 
 def test_a_trial_leaves_everything_and_result_last(tiny: Study, tmp_path: Path):
-    trial, seen = Trial(tiny.agents[0], 1), []
-    run_trial(tiny, trial, tmp_path, seen.append)
+    trial, seen = tiny.trials()[1], []
+    run_trial(trial, tmp_path, seen.append)
     names = {each.name for each in tmp_path.iterdir() if "tfevents" not in each.name}
-    assert names == {"agent.npz", "checkpoints", "curve.csv", "evaluation.csv", "result.json"}
+    tables = {"curve.csv", "evaluation.csv", "choices.csv", "regret.csv"}
+    assert names == {"job.json", "agent.npz", "checkpoints", "result.json", *tables}
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
-    assert seen[-1] == decisions(tiny, trial) == 64 + 2 * 4
+    assert seen[-1] == trial.decisions == 64 + 2 * 4
     result = json.loads((tmp_path / "result.json").read_text())
     judged = pd.read_csv(tmp_path / "evaluation.csv")
     assert result["training_steps"] == 64
     assert result["evaluation_return"] == pytest.approx(judged["return"].mean())
+    assert result["regret"] is None
+    choices = pd.read_csv(tmp_path / "choices.csv")
+    assert choices["decisions"].sum() == 2 * 4
+    assert (choices["decisions"] @ choices["span"]) / 8 == pytest.approx(judged["mean_span"].mean())
+    job = json.loads((tmp_path / "job.json").read_text())
+    assert (job["agent"]["agent"], job["seed"], job["steps"]) == ("refiner", 1, 64)
+
+
+def test_every_agent_shows_the_same_names_in_tensorboard(tiny: Study, tmp_path: Path):
+    """Scalars, histograms, a figure and the HParams tab's summaries, of a learner and a policy."""
+    shown = []
+    for trial in (tiny.trials()[2], tiny.trials()[-1]):
+        folder = tmp_path / trial.agent.slug
+        folder.mkdir()
+        run_trial(trial, folder, lambda _: None)
+        events = EventAccumulator(str(folder)).Reload()
+        tags = events.Tags()
+        assert tags["images"] == ["evaluation/spans"]
+        assert events.Histograms("evaluation/actions")[0].histogram_value.num == 8
+        parts = events.SummaryMetadata("_hparams_/session_start_info")
+        assert parts.plugin_data.plugin_name == "hparams"
+        shown.append([each for each in tags["scalars"] if each.startswith("evaluation/")])
+    assert shown[0] == shown[1]
+    assert {"evaluation/return", "evaluation/mean_span", "evaluation/visited_keys"} <= {*shown[0]}
+
+
+def test_regret_is_what_looking_ahead_has_over_what_was_chosen(tiny: Study):
+    """The oracle regrets nothing; a fixed span what the best ways have over its own, summed."""
+    oracle, fixed = (
+        next(each for each in tiny.trials() if each.agent.agent == name)
+        for name in ("oracle", "fixed:3")
+    )
+    regrets = []
+    for trial in (oracle, fixed):
+        rows = evaluate(trial.make_agent(), trial.judging(), 100, 2, lambda _: None)
+        regrets.append(measure_regret(trial.judging(), rows))
+    assert len(regrets[0]) == len(regrets[1]) == 2 * 4
+    assert regrets[0]["regret"].abs().max() == 0
+    assert (regrets[1]["regret"] >= 0).all()
+    assert regrets[1]["regret"].sum() > 0
+    assert regrets[1]["action"].tolist() == [3] * 8
+    assert regrets[1]["layer"].tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
+
+
+def test_a_reward_that_is_no_number_ends_a_trial_in_training_and_in_evaluation():
+    with pytest.raises(FloatingPointError, match="reward of lane 1 is nan at step 8 of training"):
+        check_rewards(np.array([1.0, np.nan], np.float32), 8, "training")
+    check_rewards(np.array([1.0, -1.0], np.float32), 8, "training")
 
 
 def test_a_fixed_span_is_not_trained(tiny: Study, tmp_path: Path):
-    trial = next(each for each in tiny.trials() if each.entry.agent == "fixed:4")
-    run_trial(tiny, trial, tmp_path, lambda _: None)
+    trial = next(each for each in tiny.trials() if each.agent.agent == "fixed:4")
+    run_trial(trial, tmp_path, lambda _: None)
     assert (tmp_path / "curve.csv").read_text() == ",".join(COLUMNS) + "\n"

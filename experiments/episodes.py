@@ -1,0 +1,64 @@
+"""What an episode comes to: the same in training and in evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class EpisodeTotals:
+    """Adds up one lane's episode.
+
+    Args:
+        parts: Names of the reward's parts.
+    """
+
+    def __init__(self, parts: tuple[str, ...]) -> None:
+        self._parts = parts
+        self._steps = 0
+        self._span = 0
+        self._sums = dict.fromkeys(self.columns(parts), 0.0)
+
+    @staticmethod
+    def columns(parts: tuple[str, ...]) -> list[str]:
+        """Names of the totals: return, the parts of the reward, mean span, visited keys."""
+        return ["return", *(f"reward_{part}" for part in parts), "mean_span", "visited_keys"]
+
+    def add(self, reward: float, info: dict[str, Any]) -> None:
+        """Add one step."""
+        self._steps += 1
+        self._span += info["span"]
+        self._sums["return"] += reward
+        for part in self._parts:
+            self._sums[f"reward_{part}"] += info["reward_parts"][part]
+        self._sums["visited_keys"] += info["visited_keys"]
+
+    def row(self) -> dict[str, Any]:
+        """The totals by column; the span is the mean over the steps, in tokens."""
+        visited = int(self._sums["visited_keys"])
+        return {**self._sums, "mean_span": self._span / self._steps, "visited_keys": visited}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that was added up."""
+        return {"steps": self._steps, "span": self._span, "sums": dict(self._sums)}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        self._steps, self._span = state_dict["steps"], state_dict["span"]
+        self._sums = dict(state_dict["sums"])
+
+
+def check_rewards(rewards: NDArray[np.float32], step: int, of: str) -> None:
+    """Refuse rewards that are no numbers, lest they pass for a result.
+
+    Raises:
+        FloatingPointError: One is not finite.
+    """
+    wrong = np.flatnonzero(~np.isfinite(rewards))
+    if len(wrong):
+        raise FloatingPointError(
+            f"the reward of lane {wrong[0]} is {rewards[wrong[0]]} at step {step} of {of}"
+        )

@@ -1,0 +1,126 @@
+"""How figures look: colours, lines and markers, the same for an agent in all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+INK, FAINT, PAPER = "#1c1c1e", "#68686c", "#fefefe"
+"""Of text, of what is secondary, and of the background; nothing else has these colours, so that a
+report can put those of the reader's theme in their place."""
+
+COLOURS = {
+    "#0072b2": "#4ea3dc",
+    "#d55e00": "#f0803c",
+    "#009e73": "#2fbd92",
+    "#c0579a": "#df8cc0",
+    "#c98a00": "#e6aa28",
+    "#3a9bd9": "#86cdf5",
+    "#7a2350": "#b8628d",
+    "#7d7a1e": "#bcb84e",
+}
+"""Colours of the learners on light paper, and on dark: after Okabe and Ito, whom the colour-blind
+can follow, but dark enough for thin lines."""
+
+_LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
+_MARKERS = "os^DvPX*<>hp"
+
+STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 11,
+    "axes.axisbelow": True,
+    "axes.edgecolor": FAINT,
+    "axes.facecolor": "none",
+    "axes.grid": True,
+    "axes.labelcolor": FAINT,
+    "axes.labelsize": 11,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 12,
+    "figure.facecolor": PAPER,
+    "grid.alpha": 0.25,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "hatch.color": FAINT,
+    "pdf.fonttype": 42,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "spangym",
+    "text.color": INK,
+    # Labels are anyone's: a dollar sign begins no formula.
+    "text.parse_math": False,
+    "xtick.color": FAINT,
+    "xtick.labelsize": 11,
+    "xtick.major.size": 3,
+    "ytick.color": FAINT,
+    "ytick.labelsize": 11,
+    "ytick.major.size": 3,
+}
+"""Matplotlib's parameters; in points, which are pixels in a report."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an agent is drawn.
+
+    Attributes:
+        colour: Of its lines and markers.
+        line: Matplotlib's line style.
+        marker: Matplotlib's marker.
+    """
+
+    colour: str
+    line: Any
+    marker: str
+
+
+MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
+
+REFERENCE = Look(FAINT, "--", "o")
+"""How policies are drawn that learn nothing."""
+
+
+def look_of(position: int) -> Look:
+    """The look of a learner by its place among them; no two of the first 24 share one.
+
+    Example:
+        >>> look_of(0) == look_of(8)
+        False
+    """
+    colours = [*COLOURS]
+    turn = position // len(colours)
+    return Look(
+        colours[position % len(colours)],
+        _LINES[turn % len(_LINES)],
+        _MARKERS[position % len(_MARKERS)],
+    )
+
+
+def shortened(text: str, characters: int) -> str:
+    """A text in one line, its middle left out if it is too long: ends tell labels apart.
+
+    Example:
+        >>> shortened("a rather long label", 9)
+        'a rat…bel'
+    """
+    text = " ".join(text.split())
+    if len(text) <= characters:
+        return text
+    end = (characters - 1) * 2 // 5
+    return f"{text[: characters - 1 - end]}…{text[len(text) - end :]}"
+
+
+def compact(value: float, _position: object = None) -> str:
+    """A number for a tick or a cell, short and with a true minus.
+
+    Example:
+        >>> compact(0.25), compact(9000), compact(20_000), compact(1_500_000)
+        ('0.25', '9,000', '20k', '1.5M')
+    """
+    size = abs(value)
+    text = f"{value:,.0f}" if size >= 1000 else f"{value:.4g}"
+    for limit, unit, ending in ((1e4, 1e3, "k"), (1e6, 1e6, "M"), (1e9, 1e9, "G")):
+        if size >= limit:
+            text = f"{value / unit:.4g}{ending}"
+    return text.replace("-", MINUS)

@@ -1,0 +1,170 @@
+"""Reading run folders: what their finished trials left behind, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from .rows import Rows
+from .run_folder import RunFolder
+from .studies import REFERENCES, EnvironmentEntry, EvaluationEntry, Trial
+
+_NAMES = ("environment", "agent", "training_seed")
+_TRIALS = (
+    *_NAMES,
+    *("return", "score", "regret", "mean_span", "visited_keys", "full_keys", "seconds", "steps"),
+)
+_EPISODES = (*_NAMES, "evaluation_seed", "return")
+_CURVES = (*_NAMES, "step", "return", "visited_keys", "wall_seconds")
+_CHOICES = (*_NAMES, "layer", "content", "action", "decisions", "span")
+
+
+def _any(folder: RunFolder, trial: Trial) -> bool:
+    del folder, trial
+    return True
+
+
+def gather(
+    folders: Sequence[RunFolder],
+    failed: Mapping[str, str] | None = None,
+    accept: Callable[[RunFolder, Trial], bool] = _any,
+) -> Rows:
+    """Read what the finished trials of runs left behind.
+
+    Where several runs have an agent of one label in one environment, the label of the later gets
+    the name of its run's folder behind it, unless the trials are the same. So do environments of
+    one label that differ.
+
+    Args:
+        folders: Folders of runs, which may be in progress.
+        failed: Names of trials known to have failed, each with its error in a line, beside those
+            whose folder says so.
+        accept: Says of a finished trial whether it is read.
+
+    Raises:
+        UserError: Stored rows are damaged.
+    """
+    tables, labels, errors, missing = _Tables(), _Labels(), dict(failed or {}), 0
+    for folder in folders:
+        for trial in folder.trials():
+            whose = labels.find(folder, trial)
+            if whose is None:
+                continue
+            if folder.is_finished(trial):
+                if accept(folder, trial):
+                    tables.read(folder, trial, whose)
+            elif error := errors.get(trial.name) or folder.error(trial):
+                errors[trial.name] = error
+            else:
+                missing += 1
+    return Rows(
+        environments=tuple(labels.environments),
+        learners=tuple(each for each in labels.agents if each not in REFERENCES),
+        references=tuple(each for each in REFERENCES if each in labels.agents),
+        trials=with_scores(_table(tables.trials, _TRIALS)),
+        episodes=_table(tables.episodes, _EPISODES),
+        curves=_table(tables.curves, _CURVES),
+        choices=_table(tables.choices, _CHOICES),
+        failed=tuple(errors.items()),
+        missing=missing,
+    )
+
+
+def with_scores(trials: pd.DataFrame) -> pd.DataFrame:
+    """Trials with their ``score``: in each environment 0 for random, 1 for the oracle.
+
+    Args:
+        trials: With ``environment``, ``agent`` and ``return``.
+
+    Example:
+        >>> rows = [("a", "random", 1.0), ("a", "oracle", 3.0), ("a", "dqn", 2.5)]
+        >>> trials = pd.DataFrame(rows, columns=["environment", "agent", "return"])
+        >>> with_scores(trials)["score"].tolist()
+        [0.0, 1.0, 0.75]
+    """
+    means = {
+        names: float(rows["return"].to_numpy(float).mean())
+        for names, rows in trials.groupby(["environment", "agent"])
+    }
+    scores = pd.Series(np.nan, trials.index, dtype=float)
+    for environment, rows in trials.groupby("environment"):
+        worst, best = (means.get((environment, each), np.nan) for each in ("random", "oracle"))
+        if best > worst:
+            scores[rows.index] = (rows["return"] - worst) / (best - worst)
+    return trials.assign(score=scores)
+
+
+_Whose = tuple[str, str, int]
+_Place = tuple[EnvironmentEntry, EvaluationEntry]
+
+
+@dataclass
+class _Labels:
+    """What environments and agents of several runs are called, lest two have one name."""
+
+    environments: dict[str, _Place] = field(default_factory=dict)
+    agents: dict[str, None] = field(default_factory=dict)
+    _runs: dict[tuple[str, str], RunFolder] = field(default_factory=dict)
+    _trials: dict[_Whose, str] = field(default_factory=dict)
+
+    def find(self, folder: RunFolder, trial: Trial) -> _Whose | None:
+        """Environment, agent and seed of a trial; None if it is there already."""
+        run, place = folder.path.resolve().name, (trial.environment, trial.evaluation)
+        environment = trial.environment.label
+        if self.environments.setdefault(environment, place) != place:
+            environment = f"{environment} ({run})"
+            self.environments[environment] = place
+        agent, folder_name = trial.agent.label, folder.trial(trial).name
+        first = self._runs.setdefault((environment, agent), folder) is folder
+        if not first:
+            known = self._trials.get((environment, agent, trial.seed))
+            if agent in REFERENCES or known == folder_name:
+                return None
+            agent = f"{agent} ({run})"
+        self.agents.setdefault(agent)
+        whose = (environment, agent, trial.seed)
+        self._trials[whose] = folder_name
+        return whose
+
+
+@dataclass
+class _Tables:
+    """Rows of trials, a table each."""
+
+    trials: list[pd.DataFrame] = field(default_factory=list)
+    episodes: list[pd.DataFrame] = field(default_factory=list)
+    curves: list[pd.DataFrame] = field(default_factory=list)
+    choices: list[pd.DataFrame] = field(default_factory=list)
+
+    def read(self, folder: RunFolder, trial: Trial, whose: _Whose) -> None:
+        """Read what a finished trial left behind."""
+        result, evaluation = folder.result(trial), folder.evaluation(trial)
+        self.episodes.append(_of(whose, evaluation))
+        self.choices.append(_of(whose, folder.choices(trial)))
+        if trial.steps:
+            self.curves.append(_of(whose, folder.curve(trial)))
+        decisions = trial.environment.episode_steps
+        summary = {
+            "return": evaluation["return"].mean(),
+            "regret": np.nan if result["regret"] is None else result["regret"],
+            "mean_span": evaluation["mean_span"].mean(),
+            "visited_keys": evaluation["visited_keys"].mean() / decisions,
+            "full_keys": result["full_keys"],
+            "seconds": result["wall_seconds"],
+            "steps": trial.steps,
+        }
+        self.trials.append(_of(whose, pd.DataFrame([summary])))
+
+
+def _of(whose: _Whose, rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.assign(**dict(zip(_NAMES, whose, strict=True)))
+
+
+def _table(tables: Iterable[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    together = [*tables]
+    if not together:
+        return pd.DataFrame(columns=[*columns])
+    return pd.concat(together, ignore_index=True).reindex(columns=[*columns])

@@ -1,0 +1,115 @@
+"""Runs trials in processes of their own, one thread each, one trial at a time in a process."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+
+from .attempt import attempt, is_locked
+from .events import Event, Failed, Finished, Started
+from .executors import Job
+from .studies import Trial
+from .trial import CHECKPOINT_SECONDS
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    connection: Connection
+    trial: Trial | None = None
+
+
+class LocalExecutor:
+    """Runs trials in processes of this machine.
+
+    Args:
+        processes: Most of them at a time.
+        checkpoint_seconds: Least time between two checkpoints of a training.
+    """
+
+    def __init__(self, processes: int, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> None:
+        self._processes = processes
+        self._checkpoint_seconds = checkpoint_seconds
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Event]:
+        """Run trials; see `spangym.experiments.executors.Executor`."""
+        waiting = [*jobs]
+        workers: list[_Worker] = []
+        try:
+            for _ in range(min(self._processes, len(waiting))):
+                workers.append(worker := _start_worker())
+                yield from self._hand_out(worker, waiting)
+            while busy := [worker for worker in workers if worker.trial is not None]:
+                for ready in wait([worker.connection for worker in busy]):
+                    worker = next(each for each in busy if each.connection is ready)
+                    event = _receive(worker)
+                    yield event
+                    if isinstance(event, Finished | Failed):
+                        if not worker.process.is_alive():
+                            workers[workers.index(worker)] = worker = _start_worker()
+                        yield from self._hand_out(worker, waiting)
+        finally:
+            for worker in workers:
+                worker.process.terminate()
+            for worker in workers:
+                worker.process.join()
+
+    def _hand_out(self, worker: _Worker, waiting: list[Job]) -> Iterator[Event]:
+        worker.trial = None
+        if waiting:
+            # Those that another runner is at come last: they may be finished by then.
+            free = (job for job in waiting if not is_locked(job[1]))
+            job = next(free, waiting[0])
+            waiting.remove(job)
+            worker.trial = job[0]
+            # A process that is dead already shows so when it is asked for events.
+            with contextlib.suppress(BrokenPipeError):
+                worker.connection.send((*job, self._checkpoint_seconds))
+            yield Started(worker.trial)
+
+
+def _receive(worker: _Worker) -> Event:
+    try:
+        return worker.connection.recv()
+    except (EOFError, ConnectionResetError):
+        worker.process.join()
+        assert worker.trial is not None
+        code = worker.process.exitcode
+        if code is not None and code < 0:
+            return Failed(worker.trial, f"its process was killed by signal {-code}; out of memory?")
+        return Failed(worker.trial, f"its process ended before it, with exit code {code}")
+
+
+def _start_worker() -> _Worker:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    # Ctrl-C reaches every process of a terminal; the parent alone is to answer it. An ignored
+    # signal stays ignored in the new process.
+    with _ignored(signal.SIGINT):
+        process = context.Process(target=_work, args=(theirs,), daemon=True)
+        process.start()
+    theirs.close()
+    return _Worker(process, ours)
+
+
+@contextlib.contextmanager
+def _ignored(number: signal.Signals) -> Iterator[None]:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def _work(connection: Connection) -> None:
+    """A worker's life: trials from the connection, until there are no more."""
+    # Without its parent it ends.
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            trial, folder, checkpoint_seconds = connection.recv()
+            connection.send(attempt(trial, folder, connection.send, checkpoint_seconds))

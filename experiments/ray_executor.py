@@ -1,0 +1,363 @@
+"""Runs trials as tasks of a Ray cluster, whose nodes need share no files with this machine.
+
+This machine must be one of the nodes. Each node needs spangym, Ray and torch in the versions that
+are here, and what the study reads besides (files, agents of the user's own) where it is here; a
+node on which a trial would come out otherwise is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from ..agents.files import written_whole
+from .attempt import attempt, is_finished, lock_of, prepare
+from .errors import UserError
+from .events import Event, Failed, Finished, Noted, Started
+from .executors import Job
+from .machine import usable_cores
+from .studies import Trial
+from .trial import CHECKPOINT_SECONDS, RESULT
+from .trial_keys import key_of
+
+try:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+except ModuleNotFoundError as missing:
+    raise UserError(
+        "--executor ray needs Ray, which is not installed: pip install 'spangym[cluster]'"
+    ) from missing
+
+_RETRIES = 3
+_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_TO_ANSWER = 10.0
+_OBJECT_STORE_BYTES = 100 * 2**20
+_PACKAGES = ("torch", "numpy")
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Files of a folder, by their paths in it: those that changed, and the names of all."""
+
+    changed: dict[str, bytes]
+    names: frozenset[str]
+
+
+@dataclass(eq=False)
+class _Run:
+    """A trial on its way through the cluster."""
+
+    trial: Trial
+    folder: Path
+    lock: FileLock
+    started: bool = False
+    noted: bool = False
+    deaths: int = 0
+
+    def tell(self, event: Event) -> Iterator[Event]:
+        """An event as views are to hear it: begun once, whatever became of the beginning."""
+        if not self.started:
+            self.started = True
+            yield Started(self.trial)
+        if not isinstance(event, Started):
+            yield event
+
+    def fail(self, line: str, text: str) -> Iterator[Event]:
+        """The end of a trial whose task did not live to write down why."""
+        (self.folder / "error.txt").write_text(f"{text.strip()}\n", "utf-8")
+        self.lock.release()
+        return self.tell(Failed(self.trial, line))
+
+
+class RayExecutor:
+    """Runs trials on a Ray cluster, one core each, and a GPU each where the layers run on CUDA.
+
+    Files come back as checkpoints are written and at the end, so that little is lost with a node.
+    A trial whose process or node dies is run again, up to three times, from the last checkpoint
+    that came back.
+
+    Args:
+        address: Of a running cluster, HOST:PORT; None to start one on this machine meanwhile.
+        jobs: Most trials at a time; None for as many as the cluster takes.
+        checkpoint_seconds: Least time between two checkpoints of a training.
+
+    Raises:
+        UserError: Nothing answers at the address.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        jobs: int | None = None,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    ) -> None:
+        if address is not None:
+            _check_answering(address)
+        self._address = address
+        self._jobs = jobs
+        self._checkpoint_seconds = checkpoint_seconds
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Event]:
+        """Run trials; see `spangym.experiments.executors.Executor`.
+
+        Raises:
+            UserError: The cluster cannot be used, or has no GPU for trials that need one.
+        """
+        runs = [_Run(trial, folder, lock_of(folder)) for trial, folder in jobs]
+        if not runs:
+            return
+        try:
+            # Leaving it ends the tasks, so that the locks outlast them.
+            with _connected(self._address, self._jobs or usable_cores()):
+                _check_gpus(runs)
+                yield from self._run(runs)
+        finally:
+            for run in runs:
+                run.lock.release()
+
+    def _run(self, runs: list[_Run]) -> Iterator[Event]:
+        waiting = [*runs]
+        out: dict[ray.ObjectRefGenerator, _Run] = {}
+        due = time.monotonic()
+        while waiting or out:
+            if time.monotonic() >= due:
+                yield from self._hand_out(waiting, out)
+                due = time.monotonic() + _SECONDS_BETWEEN_LOOKS
+            if out:
+                for task in _ready(out):
+                    yield from self._receive(task, out)
+                    if task not in out:
+                        due = time.monotonic()
+            elif waiting:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+    def _hand_out(
+        self, waiting: list[_Run], out: dict[ray.ObjectRefGenerator, _Run]
+    ) -> Iterator[Event]:
+        most = self._jobs or _twice_the_cores()
+        for run in [*waiting]:
+            if len(out) >= most:
+                return
+            try:
+                run.lock.acquire(blocking=False)
+            except Timeout:
+                if not run.noted:
+                    run.noted = True
+                    yield Noted(run.trial, "another process runs it; waiting for what comes of it")
+                continue
+            waiting.remove(run)
+            if is_finished(run.folder):
+                run.lock.release()
+                yield from run.tell(Finished(run.trial))
+            else:
+                out[self._submit(run)] = run
+
+    def _submit(self, run: _Run) -> ray.ObjectRefGenerator:
+        prepare(run.folder)
+        files = _Outgoing(run.folder).changes()
+        # Ray's own retries know nothing of the checkpoints that came back.
+        task: Any = ray.remote(num_cpus=1, num_gpus=_gpus(run.trial), max_retries=0)(work)
+        return task.remote(run.trial, files, _hangs_on(run.trial), self._checkpoint_seconds)
+
+    def _receive(
+        self, task: ray.ObjectRefGenerator, out: dict[ray.ObjectRefGenerator, _Run]
+    ) -> Iterator[Event]:
+        run = out[task]
+        try:
+            message = ray.get(next(task))
+        except RayTaskError as error:
+            # Around the trial, whose own errors it tells itself: no spangym there, a full disk.
+            del out[task]
+            yield from run.fail(str(error).strip().rpartition("\n")[2], str(error))
+        except RayError as error:
+            del out[task]
+            run.deaths += 1
+            how = type(error).__name__
+            if run.deaths > _RETRIES:
+                line = f"its process or node died {run.deaths} times, at last by {how}"
+                yield from run.fail(line, f"{error}\n{line}")
+            else:
+                again = "it is run again, from the last checkpoint that came back"
+                yield Noted(run.trial, f"its process or node died ({how}); {again}")
+                out[self._submit(run)] = run
+        else:
+            if isinstance(message, _Files):
+                _take(run.folder, message)
+                return
+            if isinstance(message, Finished | Failed):
+                del out[task]
+                run.lock.release()
+            yield from run.tell(message)
+
+
+def work(
+    trial: Trial, files: _Files, hangs_on: dict[str, str], checkpoint_seconds: float
+) -> Iterator[Event | _Files]:
+    """The task: one attempt at a trial, in a folder of its own.
+
+    Args:
+        trial: The trial.
+        files: Of its folder, as an interrupted attempt left it.
+        hangs_on: What its numbers hang on, as it is where the study was begun.
+        checkpoint_seconds: Least time between two checkpoints of a training.
+
+    Yields:
+        What happens, and the folder's files as they change.
+    """
+    yield Started(trial)
+    for name, there in _hangs_on(trial).items():
+        if there != hangs_on[name]:
+            node = f"{name} on node {socket.gethostname()} is {there}, on the runner's machine "
+            yield Failed(trial, f"{node}{hangs_on[name]}: install the same on both")
+            return
+    with tempfile.TemporaryDirectory(prefix="spangym-") as temporary:
+        folder = Path(temporary, "trial")
+        _take(folder, files)
+        outgoing = _Outgoing(folder)
+        outgoing.changes()
+        messages: SimpleQueue[Event | _Files | None] = SimpleQueue()
+
+        def tell(event: Event) -> None:
+            # The training waits here meanwhile: no file is caught half written.
+            if outgoing.has_new_checkpoint():
+                messages.put(outgoing.changes())
+            messages.put(event)
+
+        # In a thread, since it is to tell of itself while it runs.
+        pool = ThreadPoolExecutor(1)
+        end = pool.submit(attempt, trial, folder, tell, checkpoint_seconds)
+        end.add_done_callback(lambda _: messages.put(None))
+        pool.shutdown(wait=False)
+        yield from iter(messages.get, None)
+        yield outgoing.changes()
+        yield end.result()
+
+
+class _Outgoing:
+    """A folder whose files are sent as they change.
+
+    Args:
+        folder: The folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._sent: dict[str, tuple[int, int]] = {}
+
+    def has_new_checkpoint(self) -> bool:
+        """Whether there is one that was not sent."""
+        there = self._folder.glob("checkpoints/step-*")
+        return any(f"checkpoints/{path.name}" not in self._sent for path in there)
+
+    def changes(self) -> _Files:
+        """What has changed since this was last asked."""
+        there = {
+            path.relative_to(self._folder).as_posix(): (
+                path.stat().st_size,
+                path.stat().st_mtime_ns,
+            )
+            for path in self._folder.rglob("*")
+            if path.is_file()
+        }
+        changed = [name for name, state in there.items() if self._sent.get(name) != state]
+        self._sent = there
+        content = {name: (self._folder / name).read_bytes() for name in changed}
+        return _Files(content, frozenset(there))
+
+
+def _take(folder: Path, files: _Files) -> None:
+    """Make a folder what it is on the other side; the file that says finished comes last."""
+    for name in sorted(files.changed, key=lambda name: name == RESULT):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as aside:
+            aside.write_bytes(files.changed[name])
+    for path in folder.rglob("*"):
+        if path.is_file() and path.relative_to(folder).as_posix() not in files.names:
+            path.unlink()
+
+
+def _hangs_on(trial: Trial) -> dict[str, str]:
+    """What must be the same on two machines for the same numbers, beyond what Ray looks at."""
+    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {**versions, "the key of spangym and of what the trial reads": key_of(trial)}
+
+
+def _gpus(trial: Trial) -> int:
+    return int(torch.device(trial.environment.arguments["device"]).type == "cuda")
+
+
+def _check_gpus(runs: Sequence[_Run]) -> None:
+    needed = any(_gpus(run.trial) for run in runs)
+    # Ray would wait for one to be added.
+    if needed and not ray.cluster_resources().get("GPU"):
+        raise UserError("the study's device is CUDA, but no node of the Ray cluster has a GPU")
+
+
+def _twice_the_cores() -> int:
+    """As many again as can run, so that no core waits, and a cluster grows that can."""
+    return 2 * int(ray.cluster_resources().get("CPU", 0)) or 1
+
+
+def _ready(out: dict[ray.ObjectRefGenerator, _Run]) -> list[ray.ObjectRefGenerator]:
+    """Tasks that have something to tell, after a while if none has."""
+    ready, _ = ray.wait([*out], timeout=_SECONDS_BETWEEN_LOOKS)
+    # It stops at the first, and asking anew for each takes long where there are many.
+    return ready and ray.wait([*out], num_returns=len(out), timeout=0)[0]
+
+
+def _check_answering(address: str) -> None:
+    # Ray itself tries for minutes, and fills the screen meanwhile.
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), _SECONDS_TO_ANSWER).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"no Ray cluster answers at {address!r}: --address takes HOST:PORT of a running one, "
+            "as `ray start --head` prints it"
+        ) from error
+
+
+@contextlib.contextmanager
+def _connected(address: str | None, cores: int) -> Iterator[None]:
+    """Ray, as long as it is needed; leaving ends the tasks."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet: Any = {"log_to_driver": False, "logging_level": logging.ERROR}
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        if address is None:
+            ray.init(
+                "local",
+                num_cpus=cores,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                **quiet,
+            )
+        else:
+            ray.init(address, **quiet)
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        line = " ".join(str(error).split())
+        where = "Ray on this machine" if address is None else f"the Ray cluster at {address}"
+        raise UserError(f"{where} cannot be used: {line}") from error
+    finally:
+        # Ray puts its own in the place of the caller's.
+        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        ray.shutdown()

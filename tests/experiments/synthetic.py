@@ -1,0 +1,143 @@
+"""Rows as a comparison would leave them, made up."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from spangym.experiments.analysis import Statistics, analyse
+from spangym.experiments.rows import Rows
+
+FIXED = tuple(f"fixed:{action}" for action in range(10))
+REFERENCES = ("oracle", "threshold", "random", *FIXED)
+CONTENTS = ("documentation", "code", "noise", "letters", "repeats")
+FULL_KEYS = 500_000
+# From random to oracle.
+REFERENCE_SCORES = {"oracle": 1.0, "threshold": 0.45, "random": 0.0} | {
+    label: 0.6 - 0.05 * (action - 6) ** 2 for action, label in enumerate(FIXED)
+}
+EPISODES = 4
+
+
+def make_rows(
+    environments: Sequence[str] = ("spangym/SpanBudget-v0",),
+    learners: Sequence[str] = ("refiner", "dqn", "ppo"),
+    seeds: int = 5,
+    *,
+    references: Sequence[str] = REFERENCES,
+    episodes: int = 200,
+    lanes: int = 2,
+    layers: int = 2,
+    contents: Sequence[str] = CONTENTS,
+    failed: tuple[tuple[str, str], ...] = (),
+    missing: int = 0,
+    seed: int = 0,
+) -> Rows:
+    """Plausible rows.
+
+    Args:
+        environments: Labels.
+        learners: Labels; the first learns least.
+        seeds: Training seeds of each learner.
+        references: Labels; one training seed each.
+        episodes: Of each training.
+        lanes: How many episodes end together.
+        layers: Of each environment.
+        contents: Kinds of content.
+        failed: Names and errors of trials.
+        missing: Trials that are not there.
+        seed: Of what is drawn.
+    """
+    generator = np.random.default_rng(seed)
+    trials, rows, choices = [], [], []
+    curves: list[pd.DataFrame] = []
+    for number, environment in enumerate(environments):
+        random, oracle = -0.5 - 0.3 * number, -0.15 + 0.2 * number
+        for agent in (*learners, *references):
+            learns = agent in learners
+            quality = REFERENCE_SCORES.get(agent, 0.0)
+            if learns:
+                place = learners.index(agent) + 1
+                quality = 0.9 - 0.5 / place + 0.1 * float(generator.normal())
+            for training_seed in range(seeds if learns or agent == "random" else 1):
+                level = quality + 0.08 * float(generator.normal()) * (training_seed > 0)
+                span = 22.0 * FIXED.index(agent) if agent in FIXED else 60 + 100 * max(level, 0)
+                mean = random + level * (oracle - random)
+                trials.append(
+                    {
+                        "environment": environment,
+                        "agent": agent,
+                        "training_seed": training_seed,
+                        "return": mean,
+                        "score": level,
+                        "regret": (oracle - mean) / 8,
+                        "mean_span": span,
+                        "visited_keys": FULL_KEYS * span / 200,
+                        "full_keys": FULL_KEYS,
+                        "seconds": 40.0 + 20 * float(generator.random()),
+                        "steps": episodes * 16 if learns else 0,
+                    }
+                )
+                key = {name: trials[-1][name] for name in ("environment", "agent", "training_seed")}
+                rows += [
+                    {**key, "evaluation_seed": 1_000_000 + episode, "return": mean}
+                    for episode in range(EPISODES)
+                ]
+                for layer, content in itertools.product(range(layers), contents):
+                    wanted = span * (1 + contents.index(content)) * (2 - layer) / 4
+                    for action in (4, 5):
+                        choices.append(
+                            {
+                                **key,
+                                "layer": layer,
+                                "content": content,
+                                "action": action,
+                                "decisions": 10 * action,
+                                "span": wanted * action / 4,
+                            }
+                        )
+                if learns:
+                    shape = (random, oracle, level, episodes, lanes)
+                    curves.append(_training(generator, *shape).assign(**key))
+    columns = ["step", "return", "visited_keys", "wall_seconds"]
+    keys = ["environment", "agent", "training_seed"]
+    empty = pd.DataFrame(columns=[*columns, *keys])
+    return Rows(
+        environments=tuple(environments),
+        learners=tuple(learners),
+        references=tuple(references),
+        trials=pd.DataFrame(trials),
+        episodes=pd.DataFrame(rows),
+        curves=pd.concat(curves, ignore_index=True) if curves else empty,
+        choices=pd.DataFrame(choices),
+        failed=failed,
+        missing=missing,
+    )
+
+
+def _training(
+    generator: np.random.Generator,
+    random: float,
+    oracle: float,
+    level: float,
+    episodes: int,
+    lanes: int,
+) -> pd.DataFrame:
+    ends = (np.arange(episodes) // lanes + 1) * 16 * lanes
+    learnt = level * (1 - np.exp(-5 * ends / ends[-1]))
+    return pd.DataFrame(
+        {
+            "step": ends,
+            "return": random + (oracle - random) * (learnt + 0.2 * generator.normal(size=episodes)),
+            "visited_keys": generator.integers(1000, 5000, size=episodes),
+            "wall_seconds": ends * (0.01 + 0.004 * float(generator.random())),
+        }
+    )
+
+
+def make_statistics(rows: Rows) -> Statistics:
+    """What such rows say, by few resamples."""
+    return analyse(rows, np.random.default_rng(0), resamples=50)

@@ -1,0 +1,123 @@
+"""Trials in real processes: what fails is named, the others finish."""
+
+import dataclasses
+import multiprocessing
+import signal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from spangym.experiments.attempt import is_locked, lock_of
+from spangym.experiments.events import Failed, Finished, Noted, Progress, Started
+from spangym.experiments.executors import Job
+from spangym.experiments.local_executor import LocalExecutor
+from spangym.experiments.studies import AgentEntry, Study
+from spangym.experiments.study_reading import resolve
+
+BROKEN = """
+class Raises:
+    def choose_action(self, state):
+        raise ArithmeticError("no such luck\\nsecond line")
+    def update(self, state, action, reward, next_state):
+        pass
+
+class Dies(Raises):
+    def choose_action(self, state):
+        import os, signal
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+GLOBAL = """
+import random
+import numpy as np
+import torch
+
+class Draws:
+    def choose_action(self, state):
+        return (random.randrange(10) + np.random.randint(10) + int(torch.randint(10, ()))) % 10
+    def update(self, state, action, reward, next_state):
+        pass
+"""
+
+
+@pytest.fixture
+def jobs(tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    (tmp_path / "broken_refiners.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    entries = tuple(AgentEntry(f"broken_refiners:{name}") for name in ("Raises", "Dies"))
+    study = resolve(dataclasses.replace(tiny, agents=(*entries, tiny.agents[0]), seeds=(0,)))
+    return [(trial, tmp_path / trial.agent.slug) for trial in study.trials()[:3]]
+
+
+def test_a_failed_trial_is_named_and_the_others_finish(jobs: list[Job]):
+    events = list(LocalExecutor(1).run(jobs))
+    ends = {
+        event.trial.agent.label: event for event in events if isinstance(event, Finished | Failed)
+    }
+    raises, dies = ends["broken_refiners:Raises"], ends["broken_refiners:Dies"]
+    assert isinstance(raises, Failed)
+    assert raises.error == "ArithmeticError: no such luck"
+    assert "Traceback" in (jobs[0][1] / "error.txt").read_text()
+    assert isinstance(dies, Failed)
+    assert f"killed by signal {int(signal.SIGKILL)}" in dies.error
+    assert isinstance(ends["pooled"], Finished)
+    assert [event.trial.agent.label for event in events if isinstance(event, Started)] == list(ends)
+    assert any(isinstance(event, Progress) for event in events)
+    assert not any((folder / "result.json").exists() for _, folder in jobs[:2])
+
+
+def test_a_refiner_that_draws_from_the_global_generators_is_repeatable(
+    tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "global_refiner.py").write_text(GLOBAL)
+    monkeypatch.syspath_prepend(tmp_path)
+    entry = AgentEntry("global_refiner:Draws", label="draws")
+    study = resolve(dataclasses.replace(tiny, agents=(entry,)))
+    curves = []
+    # Behind another trial of its process, and alone.
+    for seeds in ([0, 1], [1]):
+        trials = [study.trial(study.environments[0], study.agents[0], seed) for seed in seeds]
+        folders = [tmp_path / f"{len(seeds)}-{seed}" for seed in seeds]
+        events = list(LocalExecutor(1).run(list(zip(trials, folders, strict=True))))
+        assert not any(isinstance(event, Failed) for event in events)
+        curves.append(pd.read_csv(folders[-1] / "curve.csv").drop(columns="wall_seconds"))
+    pd.testing.assert_frame_equal(*curves, check_exact=True)
+
+
+def test_closing_ends_the_processes(jobs: list[Job]):
+    running = LocalExecutor(1).run(jobs[2:])
+    assert isinstance(next(running), Started)
+    assert len(multiprocessing.active_children()) == 1
+    running.close()  # pyright: ignore[reportAttributeAccessIssue]  (a generator, in fact)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_trial_that_another_runner_is_at_comes_last_and_is_not_run_twice(jobs: list[Job]):
+    """The other runner holds its lock, and finishes it while we wait."""
+    taken, free = jobs[2], (jobs[2][0], jobs[2][1].with_name("free"))
+    lock = lock_of(taken[1])
+    lock.acquire()
+    assert is_locked(taken[1])
+    finished = 0
+    for event in LocalExecutor(1).run([taken, free]):
+        finished += isinstance(event, Finished)
+        if isinstance(event, Noted):
+            assert "another process runs it" in event.text
+            assert (free[1] / "result.json").exists()
+            taken[1].mkdir()
+            (taken[1] / "result.json").write_text("of the other")
+            lock.release()
+    assert finished == 2
+    assert (taken[1] / "result.json").read_text() == "of the other"
+    assert not is_locked(taken[1])
+
+
+def test_two_runners_share_the_work(jobs: list[Job], tmp_path: Path):
+    """At once, on the same folders: each trial is run by one of them."""
+    study_jobs = [(jobs[2][0], tmp_path / f"job-{number}") for number in range(4)]
+    one, other = (LocalExecutor(1).run(study_jobs) for _ in range(2))
+    events = [event for pair in zip(one, other, strict=False) for event in pair]
+    events += [*one, *other]
+    assert sum(isinstance(event, Finished) for event in events) == 8
+    assert all(len(list(folder.glob("events.out.*"))) == 1 for _, folder in study_jobs)

@@ -45,4 +45,5 @@ bench = typer.Typer(help="Measure speed and memory, as ratios.", no_args_is_help
 bench.command("attention")(cli_measure.bench_attention)
 bench.command("envs")(cli_measure.bench_envs)
 bench.command("agents")(cli_agents.bench_agents)
+bench.command("experiments")(cli_measure.bench_experiments)
 app.add_typer(bench, name="bench")

@@ -70,6 +70,19 @@ def bench_envs(
     measure(lambda: rows(quick), threads, json)
 
 
+def bench_experiments(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Shorter trainings and fewer rows.")
+    ] = False,
+    json: Json = None,
+    threads: Threads = 1,
+) -> None:
+    """Measure what the runner adds to its trials, and how fast curves of many are drawn."""
+    from .bench_experiments import rows
+
+    measure(lambda: rows(quick), threads, json)
+
+
 def measure(rows: Callable[[], Iterable[Row]], threads: int, json: Path | None) -> None:
     """Show rows of figures as they are measured, and write them down."""
     if json is not None:

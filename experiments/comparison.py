@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +23,7 @@ from .gathering import gather
 from .report import Facts, write_report
 from .rows import Rows
 from .run_folder import RunFolder
-from .studies import Study
+from .studies import Study, Trial
 
 FORMATS = ("png", "svg")
 """Of the figure that lies beside the report."""
@@ -79,12 +81,17 @@ def run_comparison(folder: RunFolder, executor: Executor, view: View) -> dict[st
     Raises:
         UserError: A stored result is damaged.
     """
-    todo = [trial for trial in folder.trials() if not folder.is_finished(trial)]
+    todo: dict[Path, list[Trial]] = {}
+    for trial in folder.trials():
+        if not folder.is_finished(trial):
+            todo.setdefault(folder.trial(trial), []).append(trial)
     failed: dict[str, str] = {}
-    for event in executor.run([(trial, folder.trial(trial)) for trial in todo]):
-        view.show(event)
-        if isinstance(event, Failed):
-            failed[event.trial.name] = event.error
+    for event in executor.run([(trials[0], path) for path, trials in todo.items()]):
+        # Trials of one content are one trial, by several names.
+        for trial in todo[folder.trial(event.trial)]:
+            view.show(replace(event, trial=trial))
+            if isinstance(event, Failed):
+                failed[trial.name] = event.error
     return failed
 
 

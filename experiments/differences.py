@@ -11,7 +11,7 @@ import pandas as pd
 
 from .aggregates import ROUNDING
 from .intervals import Floats, student_interval
-from .row_groups import RANDOM, by_agent
+from .row_groups import RANDOM
 from .rows import Rows
 
 Verdict = Literal["better", "worse", "equal", "open"]
@@ -49,33 +49,46 @@ def paired_differences(rows: Rows) -> list[Difference]:
     A value for each training seed: the mean, over the evaluation episodes that both played, of
     what the learner returned more. Random has training seeds, too, and is paired by them, since
     trials of one seed read the same streams; the other references are the same beside each. The
-    interval is Student's, over these values. Resampling five of them or fewer would say less: the
-    least likely resample of n values still has a probability of ``n**-n``.
+    interval is Student's, over these values. Resampling a few of them would say less: of four, the
+    least likely resample still comes once in 256 times.
 
     Args:
         rows: The comparison.
     """
-    episodes = {
-        key: table.pivot(index="training_seed", columns="evaluation_seed", values="return")
-        for key, table in by_agent(rows, rows.episodes).items()
-    }
+    groups = dict(list(_by_seed(rows).groupby(["environment", "agent", "reference"])))
     differences = []
     for key in itertools.product(rows.environments, rows.learners, rows.references):
-        environment, learner, reference = key
-        one, other = episodes.get((environment, learner)), episodes.get((environment, reference))
-        if one is None or other is None:
+        if key not in groups:
             continue
-        if reference != RANDOM:
-            other = pd.DataFrame([other.mean()] * len(one), one.index)
-        one, other = one.align(other, join="inner")
-        values = (one - other).mean(axis=1).dropna().to_numpy(float)
-        if len(values):
-            low, high = (float(bound) for bound in student_interval(values))
-            level = float(np.nanmean(other.to_numpy(float)))
-            verdict = _verdict(values, level, low, high)
-            mean = float(values.mean())
-            differences.append(Difference(*key, mean, low, high, len(values), verdict))
+        values = groups[key]["difference"].to_numpy(float)
+        level = float(groups[key]["level"].to_numpy(float).mean())
+        low, high = (float(bound) for bound in student_interval(values))
+        verdict = _verdict(values, level, low, high)
+        mean = float(values.mean())
+        differences.append(Difference(*key, mean, low, high, len(values), verdict))
     return differences
+
+
+def _by_seed(rows: Rows) -> pd.DataFrame:
+    """A row for each environment, ``agent``, ``reference`` and training seed.
+
+    Of the episodes that both played: the mean ``difference``, and the reference's mean ``level``.
+    """
+    episodes = rows.episodes
+    learners = episodes[episodes["agent"].isin(rows.learners)]
+    references = pd.DataFrame(episodes[episodes["agent"].isin(rows.references)])
+    references = references.rename(columns={"agent": "reference", "return": "level"})
+    seeded = references["reference"] == RANDOM
+    one_episode = ["environment", "evaluation_seed"]
+    pairs = pd.concat(
+        [
+            learners.merge(references[seeded], on=[*one_episode, "training_seed"]),
+            learners.merge(references[~seeded].drop(columns="training_seed"), on=one_episode),
+        ]
+    )
+    pairs["difference"] = pairs["return"] - pairs["level"]
+    key = ["environment", "agent", "reference", "training_seed"]
+    return pd.DataFrame(pairs.groupby(key)[["difference", "level"]].mean()).reset_index()
 
 
 def _verdict(values: Floats, level: float, low: float, high: float) -> Verdict:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from .figure_labels import Floats, beside
 from .figure_panels import WIDTH, NothingToDraw, Panel, Results, name_axes
-from .figure_style import FAINT, INK, PAPER
+from .figure_style import FAINT, INK, PAPER, SMALL
 
 _LOW = 0.25
 """What is worse than random by more than this share of the way to the best is drawn at the lower
@@ -120,6 +120,6 @@ def _label(
                 textcoords="offset points",
                 ha="center",
                 va="center",
-                size=10.5,
+                size=SMALL,
                 color=FAINT,
             )

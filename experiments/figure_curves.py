@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from .figure_labels import Floats, spread
 from .figure_panels import NothingToDraw, Panel, Results, name_axes
-from .figure_style import FAINT
+from .figure_style import FAINT, SMALL
 from .intervals import student_interval
 
 X_NAMES = {
@@ -21,6 +21,8 @@ X_NAMES = {
 }
 _POINTS = 200
 _LABEL_HEIGHT = 12
+_ROOM = 0.3
+"""Beyond the lines, as a share of what lies between them; wider bands are cut off."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,14 @@ def _draw(results: Results, curves: list[Curve], axes: Axes) -> None:
     axes.set_xlim(0, max(1e-9, *(curve.x[-1] for curve in curves)))
 
 
+def _limits(axes: Axes) -> tuple[float, float]:
+    """Limits that leave room for the bands, but not for what two seeds make of them."""
+    lines = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    room = _ROOM * (lines.max() - lines.min() or 1.0)
+    low, high = axes.get_ylim()
+    return max(low, lines.min() - room), min(high, lines.max() + room)
+
+
 def _draw_levels(results: Results, environment: str, axes: Axes) -> None:
     means = results.means(environment)
     labels = [
@@ -157,7 +167,7 @@ def _draw_levels(results: Results, environment: str, axes: Axes) -> None:
     for label in labels:
         drawn = axes.axhline(means[label], color=FAINT, linestyle=(0, (4, 3)), linewidth=1)
         drawn.set_label(label)
-    low, high = axes.get_ylim()
+    low, high = _limits(axes)
     axes.set_ylim(low, high)
     height = Panel.height - Panel.top - Panel.bottom
     levels = (np.array([means[label] for label in labels]) - low) / (high - low) * height
@@ -170,7 +180,7 @@ def _draw_levels(results: Results, environment: str, axes: Axes) -> None:
             xytext=(8, place - level),
             textcoords="offset points",
             va="center",
-            size=10.5,
+            size=SMALL,
             color=FAINT,
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": FAINT, "lw": 0.6, "shrinkA": 0, "shrinkB": 0},

@@ -14,7 +14,7 @@ Box = tuple[Floats, Floats]
 _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (-1, 1), (1, -1), (-1, -1), (1, 1))
 """In which a label may stand from its point, the best first."""
 
-_CHARACTER, _LINE, _APART = 6.4, 11.0, 6.0
+_CHARACTER, _LINE, _APART = 6.6, 11.0, 6.0
 
 
 def spread(wanted: Floats, gap: float, low: float, high: float) -> Floats:

@@ -11,7 +11,7 @@ from matplotlib.projections.polar import PolarAxes
 from numpy.typing import NDArray
 
 from .figure_panels import NothingToDraw, Panel, Results, name_axes
-from .figure_style import FAINT, INK, compact, shortened
+from .figure_style import FAINT, INK, SMALL, compact, shortened
 
 _FEWEST = 3
 """Environments of a radar: fewer make no polygon."""
@@ -101,7 +101,7 @@ def _name_spokes(axes: PolarAxes, names: list[str], angles: NDArray[np.float64])
             xycoords="axes fraction",
             ha=across,
             va=along,
-            size=10.5,
+            size=SMALL,
             color=INK,
             linespacing=1.1,
         )
@@ -109,6 +109,6 @@ def _name_spokes(axes: PolarAxes, names: list[str], angles: NDArray[np.float64])
     low, high = min(0.0, np.floor(low * 4) / 4), max(1.0, high)
     axes.set_ylim(low, high)
     ticks = [tick for tick in (-1, -0.5, 0, 0.5, 1) if low <= tick <= high]
-    axes.set_yticks(ticks, [compact(tick) for tick in ticks], size=10)
+    axes.set_yticks(ticks, [compact(tick) for tick in ticks], size=SMALL)
     axes.set_rlabel_position(180 / len(angles))
     axes.spines["polar"].set_visible(False)

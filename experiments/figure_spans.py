@@ -8,10 +8,10 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, to_rgb
 
 from .figure_panels import WIDTH, NothingToDraw, Panel, Results
-from .figure_style import DASH, FAINT, INK, PAPER, compact, shortened
+from .figure_style import DASH, FAINT, INK, PAPER, SMALL, compact, shortened
 
 _ROW, _HEAD, _LEFT, _RIGHT = 24, 26, 52, 10
 _CHARACTER = 6.6
@@ -91,8 +91,8 @@ def _draw(grids: dict[str, pd.DataFrame], names: list[str], tilted: bool, axes: 
                 _tokens(span) if known else DASH,
                 ha="center",
                 va="center",
-                size=10.5,
-                color=_readable_on(_MAP(shades[row, column])) if known else FAINT,
+                size=SMALL,
+                color=_readable_on(float(shades[row, column])) if known else FAINT,
             )
         places.extend(edges[:-1] + _ROW / 2)
         layers.extend(grid.index)
@@ -107,10 +107,11 @@ def _draw(grids: dict[str, pd.DataFrame], names: list[str], tilted: bool, axes: 
     axes.spines[:].set_visible(False)
 
 
-def _readable_on(colour: tuple[float, ...]) -> str:
+def _readable_on(shade: float) -> str:
     """Black or white, whichever stands out more (WCAG 2)."""
     red, green, blue = (
-        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+        for part in to_rgb(_MAP(shade))
     )
     return "#ffffff" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179 else "#000000"
 

@@ -12,15 +12,18 @@ report can put those of the reader's theme in their place."""
 COLOURS = {
     "#0072b2": "#4ea3dc",
     "#d55e00": "#f0803c",
-    "#009e73": "#2fbd92",
-    "#c0579a": "#df8cc0",
-    "#c98a00": "#e6aa28",
-    "#3a9bd9": "#86cdf5",
-    "#7a2350": "#b8628d",
-    "#7d7a1e": "#bcb84e",
+    "#009e73": "#1fc48f",
+    "#c4568a": "#e88aae",
+    "#3d1fb8": "#8560f5",
+    "#d31636": "#cf3a32",
+    "#574c05": "#f2e635",
+    "#053f57": "#45e2f5",
 }
-"""Colours of the learners on light paper, and on dark: after Okabe and Ito, whom the colour-blind
-can follow, but dark enough for thin lines."""
+"""Colours of the learners on light paper, and on dark: Okabe and Ito's where thin lines of them can
+be seen; no two alike for those who see no red or no green."""
+
+SMALL = 10.8
+"""The smallest text: 10 pixels on a telephone's screen."""
 
 _LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 _MARKERS = "os^DvPX*<>hp"

@@ -61,8 +61,8 @@ FIGURES: dict[str, FigureKind] = {
         reward_panels,
         "Line: mean over training seeds of the return of an episode, averaged over the {smooth} of "
         "the training before. Band: 95 % interval of that mean, by Student's t over the seeds; "
-        "none for one seed. Dashed: mean return in evaluation of the oracle, the best fixed span "
-        "and random.",
+        "none for one seed, and cut off where it is far wider than the lines lie apart. Dashed: "
+        "mean return in evaluation of the oracle, the best fixed span and random.",
     ),
     "profiles": FigureKind(
         "Performance profiles",

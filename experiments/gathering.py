@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,6 +98,7 @@ def with_scores(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 _Whose = tuple[str, str, int]
+_Part = tuple[_Whose, pd.DataFrame]
 _Place = tuple[EnvironmentEntry, EvaluationEntry]
 
 
@@ -134,18 +135,18 @@ class _Labels:
 class _Tables:
     """Rows of trials, a table each."""
 
-    trials: list[pd.DataFrame] = field(default_factory=list)
-    episodes: list[pd.DataFrame] = field(default_factory=list)
-    curves: list[pd.DataFrame] = field(default_factory=list)
-    choices: list[pd.DataFrame] = field(default_factory=list)
+    trials: list[_Part] = field(default_factory=list)
+    episodes: list[_Part] = field(default_factory=list)
+    curves: list[_Part] = field(default_factory=list)
+    choices: list[_Part] = field(default_factory=list)
 
     def read(self, folder: RunFolder, trial: Trial, whose: _Whose) -> None:
         """Read what a finished trial left behind."""
         result, evaluation = folder.result(trial), folder.evaluation(trial)
-        self.episodes.append(_of(whose, evaluation))
-        self.choices.append(_of(whose, folder.choices(trial)))
+        self.episodes.append((whose, evaluation))
+        self.choices.append((whose, folder.choices(trial)))
         if trial.steps:
-            self.curves.append(_of(whose, folder.curve(trial)))
+            self.curves.append((whose, folder.curve(trial)))
         decisions = trial.environment.episode_steps
         summary = {
             "return": evaluation["return"].mean(),
@@ -156,15 +157,17 @@ class _Tables:
             "seconds": result["wall_seconds"],
             "steps": trial.steps,
         }
-        self.trials.append(_of(whose, pd.DataFrame([summary])))
+        self.trials.append((whose, pd.DataFrame([summary])))
 
 
-def _of(whose: _Whose, rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.assign(**dict(zip(_NAMES, whose, strict=True)))
-
-
-def _table(tables: Iterable[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
-    together = [*tables]
-    if not together:
+def _table(parts: Sequence[_Part], columns: Sequence[str]) -> pd.DataFrame:
+    """Rows of several trials, one below the other, that say whose they are."""
+    if not parts:
         return pd.DataFrame(columns=[*columns])
-    return pd.concat(together, ignore_index=True).reindex(columns=[*columns])
+    lengths = [len(rows) for _, rows in parts]
+    table = pd.concat([rows for _, rows in parts], ignore_index=True)
+    for name, values in zip(_NAMES, zip(*(whose for whose, _ in parts), strict=True), strict=True):
+        table[name] = np.repeat(
+            np.array(values, object if name != "training_seed" else int), lengths
+        )
+    return table.reindex(columns=[*columns])

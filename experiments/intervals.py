@@ -56,7 +56,8 @@ def bootstrap_interval(
     spread for known (Hesterberg 2015, "What Teachers Should Know About the Bootstrap"). So this is
     the estimate and, to both sides, Student's quantile times the standard deviation of the
     resamples, put right by that factor. Percentiles at a more extreme level would mend the same,
-    but five seeds and fewer have no resamples as extreme as that.
+    but four seeds of one environment would need the most extreme of 8,000 resamples, and their
+    least likely one comes once in 256 times.
 
     An environment whose seeds differ more than another's counts for more in the degrees of freedom
     (Satterthwaite 1946), by its part of the variance (Efron's jackknife, 1982). For the mean of

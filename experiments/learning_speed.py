@@ -52,7 +52,6 @@ def sample_efficiency(steps: Floats, returns: Floats, start: float, part: float 
     window = SMOOTHED * ends[-1]
     # Lest the end of a window lie a rounding before or behind an episode's end.
     before = np.searchsorted(ends, ends - window + 1e-9 * window, side="right")
-    before = np.minimum(before, np.arange(len(ends)))
     levels = _between(sums, before) / _between(counts, before)
     if not levels[-1] > start:
         return math.nan

@@ -13,7 +13,7 @@ import torch
 from ..envs.weights import weights_sha256
 from .machine import describe_machine
 from .studies import Study
-from .trial_keys import content_sha256
+from .trial_keys import TrialKeys
 
 _PACKAGES = ("spangym", "torch", "gymnasium", "stable-baselines3", "numpy", "pandas", "scipy")
 
@@ -30,6 +30,7 @@ def make_manifest(study: Study, command: Sequence[str], jobs: int) -> dict[str, 
         Ready for JSON.
     """
     arguments = [each.arguments for each in study.environments]
+    keys = TrialKeys()
     devices = dict.fromkeys(each["device"] for each in arguments)
     return {
         "command": list(command),
@@ -41,7 +42,9 @@ def make_manifest(study: Study, command: Sequence[str], jobs: int) -> dict[str, 
         "machine": describe_machine(torch.device(next(iter(devices)))),
         "jobs": jobs,
         "threads_per_job": 1,
-        "content_sha256": {each["source"]: content_sha256(each["source"]) for each in arguments},
+        "content_sha256": {
+            each["source"]: keys.content_sha256(each["source"]) for each in arguments
+        },
         "weights_sha256": {
             each["weights"]: weights_sha256(each["weights"])
             for each in arguments

@@ -33,7 +33,7 @@ from .executors import Job
 from .machine import usable_cores
 from .studies import Trial
 from .trial import CHECKPOINT_SECONDS, RESULT
-from .trial_keys import key_of
+from .trial_keys import TrialKeys
 
 try:
     import ray
@@ -65,6 +65,7 @@ class _Run:
     trial: Trial
     folder: Path
     lock: FileLock
+    hangs_on: dict[str, str]
     started: bool = False
     noted: bool = False
     deaths: int = 0
@@ -118,40 +119,69 @@ class RayExecutor:
         Raises:
             UserError: The cluster cannot be used, or has no GPU for trials that need one.
         """
-        runs = [_Run(trial, folder, lock_of(folder)) for trial, folder in jobs]
+        keys = TrialKeys()
+        runs = [
+            _Run(trial, folder, lock_of(folder), _hangs_on(trial, keys)) for trial, folder in jobs
+        ]
         if not runs:
             return
         try:
-            # Leaving it ends the tasks, so that the locks outlast them.
-            with _connected(self._address, self._jobs or usable_cores()):
+            # Leaving these ends the tasks: the folder in which they work here, and the locks,
+            # outlast them.
+            with (
+                tempfile.TemporaryDirectory(prefix="spangym-", ignore_cleanup_errors=True) as here,
+                _connected(self._address, self._jobs or usable_cores()),
+            ):
                 _check_gpus(runs)
-                yield from self._run(runs)
+                scratch = here if self._address is None else None
+                yield from _Dispatch(runs, self._jobs, self._checkpoint_seconds, scratch).events()
         finally:
             for run in runs:
                 run.lock.release()
 
-    def _run(self, runs: list[_Run]) -> Iterator[Event]:
-        waiting = [*runs]
-        out: dict[ray.ObjectRefGenerator, _Run] = {}
+
+class _Dispatch:
+    """Hands trials out to a cluster and takes in what comes of them.
+
+    Args:
+        runs: The trials.
+        jobs: Most of them at a time; None for as many as the cluster takes.
+        checkpoint_seconds: Least time between two checkpoints of a training.
+        scratch: Where tasks make their folders; None for wherever a node has such.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[_Run],
+        jobs: int | None,
+        checkpoint_seconds: float,
+        scratch: str | None,
+    ) -> None:
+        self._waiting = [*runs]
+        self._out: dict[ray.ObjectRefGenerator, _Run] = {}
+        self._jobs = jobs
+        self._checkpoint_seconds = checkpoint_seconds
+        self._scratch = scratch
+
+    def events(self) -> Iterator[Event]:
+        """All that happens, until each trial has ended."""
         due = time.monotonic()
-        while waiting or out:
+        while self._waiting or self._out:
             if time.monotonic() >= due:
-                yield from self._hand_out(waiting, out)
+                yield from self._hand_out()
                 due = time.monotonic() + _SECONDS_BETWEEN_LOOKS
-            if out:
-                for task in _ready(out):
-                    yield from self._receive(task, out)
-                    if task not in out:
+            if self._out:
+                for task in self._ready():
+                    yield from self._receive(task)
+                    if task not in self._out:
                         due = time.monotonic()
-            elif waiting:
+            elif self._waiting:
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
 
-    def _hand_out(
-        self, waiting: list[_Run], out: dict[ray.ObjectRefGenerator, _Run]
-    ) -> Iterator[Event]:
+    def _hand_out(self) -> Iterator[Event]:
         most = self._jobs or _twice_the_cores()
-        for run in [*waiting]:
-            if len(out) >= most:
+        for run in [*self._waiting]:
+            if len(self._out) >= most:
                 return
             try:
                 run.lock.acquire(blocking=False)
@@ -160,32 +190,38 @@ class RayExecutor:
                     run.noted = True
                     yield Noted(run.trial, "another process runs it; waiting for what comes of it")
                 continue
-            waiting.remove(run)
+            self._waiting.remove(run)
             if is_finished(run.folder):
                 run.lock.release()
                 yield from run.tell(Finished(run.trial))
             else:
-                out[self._submit(run)] = run
+                self._submit(run)
 
-    def _submit(self, run: _Run) -> ray.ObjectRefGenerator:
+    def _submit(self, run: _Run) -> None:
         prepare(run.folder)
         files = _Outgoing(run.folder).changes()
         # Ray's own retries know nothing of the checkpoints that came back.
         task: Any = ray.remote(num_cpus=1, num_gpus=_gpus(run.trial), max_retries=0)(work)
-        return task.remote(run.trial, files, _hangs_on(run.trial), self._checkpoint_seconds)
+        given = run.trial, files, run.hangs_on, self._checkpoint_seconds, self._scratch
+        self._out[task.remote(*given)] = run
 
-    def _receive(
-        self, task: ray.ObjectRefGenerator, out: dict[ray.ObjectRefGenerator, _Run]
-    ) -> Iterator[Event]:
-        run = out[task]
+    def _ready(self) -> list[ray.ObjectRefGenerator]:
+        """Tasks that have something to tell, after a while if none has."""
+        tasks = [*self._out]
+        ready, _ = ray.wait(tasks, timeout=_SECONDS_BETWEEN_LOOKS)
+        # It stops at the first, and asking anew for each takes long where there are many.
+        return ready and ray.wait(tasks, num_returns=len(tasks), timeout=0)[0]
+
+    def _receive(self, task: ray.ObjectRefGenerator) -> Iterator[Event]:
+        run = self._out[task]
         try:
-            message = ray.get(next(task))
+            message: Any = ray.get(next(task))
         except RayTaskError as error:
             # Around the trial, whose own errors it tells itself: no spangym there, a full disk.
-            del out[task]
+            del self._out[task]
             yield from run.fail(str(error).strip().rpartition("\n")[2], str(error))
         except RayError as error:
-            del out[task]
+            del self._out[task]
             run.deaths += 1
             how = type(error).__name__
             if run.deaths > _RETRIES:
@@ -194,19 +230,23 @@ class RayExecutor:
             else:
                 again = "it is run again, from the last checkpoint that came back"
                 yield Noted(run.trial, f"its process or node died ({how}); {again}")
-                out[self._submit(run)] = run
+                self._submit(run)
         else:
             if isinstance(message, _Files):
                 _take(run.folder, message)
                 return
             if isinstance(message, Finished | Failed):
-                del out[task]
+                del self._out[task]
                 run.lock.release()
             yield from run.tell(message)
 
 
 def work(
-    trial: Trial, files: _Files, hangs_on: dict[str, str], checkpoint_seconds: float
+    trial: Trial,
+    files: _Files,
+    hangs_on: dict[str, str],
+    checkpoint_seconds: float,
+    scratch: str | None,
 ) -> Iterator[Event | _Files]:
     """The task: one attempt at a trial, in a folder of its own.
 
@@ -215,17 +255,18 @@ def work(
         files: Of its folder, as an interrupted attempt left it.
         hangs_on: What its numbers hang on, as it is where the study was begun.
         checkpoint_seconds: Least time between two checkpoints of a training.
+        scratch: Where it makes that folder; None for the node's own place for such.
 
     Yields:
         What happens, and the folder's files as they change.
     """
     yield Started(trial)
-    for name, there in _hangs_on(trial).items():
+    for name, there in _hangs_on(trial, TrialKeys()).items():
         if there != hangs_on[name]:
             node = f"{name} on node {socket.gethostname()} is {there}, on the runner's machine "
             yield Failed(trial, f"{node}{hangs_on[name]}: install the same on both")
             return
-    with tempfile.TemporaryDirectory(prefix="spangym-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="spangym-", dir=scratch) as temporary:
         folder = Path(temporary, "trial")
         _take(folder, files)
         outgoing = _Outgoing(folder)
@@ -243,7 +284,8 @@ def work(
         end = pool.submit(attempt, trial, folder, tell, checkpoint_seconds)
         end.add_done_callback(lambda _: messages.put(None))
         pool.shutdown(wait=False)
-        yield from iter(messages.get, None)
+        while (message := messages.get()) is not None:
+            yield message
         yield outgoing.changes()
         yield end.result()
 
@@ -266,14 +308,10 @@ class _Outgoing:
 
     def changes(self) -> _Files:
         """What has changed since this was last asked."""
-        there = {
-            path.relative_to(self._folder).as_posix(): (
-                path.stat().st_size,
-                path.stat().st_mtime_ns,
-            )
-            for path in self._folder.rglob("*")
-            if path.is_file()
-        }
+        there = {}
+        for path in _files_of(self._folder):
+            state = path.stat()
+            there[path.relative_to(self._folder).as_posix()] = state.st_size, state.st_mtime_ns
         changed = [name for name, state in there.items() if self._sent.get(name) != state]
         self._sent = there
         content = {name: (self._folder / name).read_bytes() for name in changed}
@@ -287,15 +325,19 @@ def _take(folder: Path, files: _Files) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as aside:
             aside.write_bytes(files.changed[name])
-    for path in folder.rglob("*"):
-        if path.is_file() and path.relative_to(folder).as_posix() not in files.names:
+    for path in _files_of(folder):
+        if path.relative_to(folder).as_posix() not in files.names:
             path.unlink()
 
 
-def _hangs_on(trial: Trial) -> dict[str, str]:
+def _files_of(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def _hangs_on(trial: Trial, keys: TrialKeys) -> dict[str, str]:
     """What must be the same on two machines for the same numbers, beyond what Ray looks at."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {**versions, "the key of spangym and of what the trial reads": key_of(trial)}
+    return {**versions, "the key of spangym and of what the trial reads": keys.key_of(trial)}
 
 
 def _gpus(trial: Trial) -> int:
@@ -314,13 +356,6 @@ def _twice_the_cores() -> int:
     return 2 * int(ray.cluster_resources().get("CPU", 0)) or 1
 
 
-def _ready(out: dict[ray.ObjectRefGenerator, _Run]) -> list[ray.ObjectRefGenerator]:
-    """Tasks that have something to tell, after a while if none has."""
-    ready, _ = ray.wait([*out], timeout=_SECONDS_BETWEEN_LOOKS)
-    # It stops at the first, and asking anew for each takes long where there are many.
-    return ready and ray.wait([*out], num_returns=len(out), timeout=0)[0]
-
-
 def _check_answering(address: str) -> None:
     # Ray itself tries for minutes, and fills the screen meanwhile.
     host, _, port = address.rpartition(":")
@@ -336,28 +371,31 @@ def _check_answering(address: str) -> None:
 @contextlib.contextmanager
 def _connected(address: str | None, cores: int) -> Iterator[None]:
     """Ray, as long as it is needed; leaving ends the tasks."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet: Any = {"log_to_driver": False, "logging_level": logging.ERROR}
-    handler = signal.getsignal(signal.SIGTERM)
+    if ray.is_initialized():
+        raise UserError("this process is connected to a Ray cluster already: call ray.shutdown()")
     try:
-        if address is None:
-            ray.init(
-                "local",
-                num_cpus=cores,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                **quiet,
-            )
-        else:
-            ray.init(address, **quiet)
-    except (OSError, RuntimeError, ValueError, RayError) as error:
-        line = " ".join(str(error).split())
-        where = "Ray on this machine" if address is None else f"the Ray cluster at {address}"
-        raise UserError(f"{where} cannot be used: {line}") from error
-    finally:
-        # Ray puts its own in the place of the caller's.
-        signal.signal(signal.SIGTERM, handler)
-    try:
+        _connect(address, cores)
         yield
     finally:
         ray.shutdown()
+
+
+def _connect(address: str | None, cores: int) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    handler = signal.getsignal(signal.SIGTERM)
+    where: dict[str, Any] = {"address": address}
+    if address is None:
+        where = {
+            "address": "local",
+            "num_cpus": cores,
+            "object_store_memory": _OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+        }
+    try:
+        ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        name = "Ray on this machine" if address is None else f"the Ray cluster at {address}"
+        raise UserError(f"{name} cannot be used: {' '.join(str(error).split())}") from error
+    finally:
+        # Ray puts its own in the place of the caller's.
+        signal.signal(signal.SIGTERM, handler)

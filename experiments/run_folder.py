@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pandas.errors import EmptyDataError, ParserError
 
@@ -20,7 +21,7 @@ from .errors import UserError
 from .studies import Study, Trial
 from .study_reading import parse_resolved
 from .trial import RESULT
-from .trial_keys import key_of
+from .trial_keys import TrialKeys
 
 MANIFEST_KEYS = ("command", "started", "versions", "machine", "jobs", "content_sha256")
 _JOB_KEYS = ("environment", "agent", "seed", "steps", "lanes", "folder")
@@ -32,7 +33,7 @@ _EVALUATION_COLUMNS = (
     "output_norm",
     "actions",
 )
-_TEXT = {"actions": str, "content": str}
+_TEXT: dict[str, Any] = {"actions": str, "content": str}
 _CHOICES_COLUMNS = ("layer", "content", "action", "decisions", "span")
 
 
@@ -102,9 +103,9 @@ class RunFolder:
                     f"folder {str(self.path)!r} is not empty and no run: choose another with --out"
                 )
             there = {path.name: path for path in self.path.glob("trials/*/*/seed-*")}
-            jobs, trials = [], study.trials()
+            jobs, trials, keys = [], study.trials(), TrialKeys()
             for trial in trials:
-                path = self.path / "trials" / f"{trial.name}-{key_of(trial)}"
+                path = self.path / "trials" / f"{trial.name}-{keys.key_of(trial)}"
                 path = there.setdefault(path.name, path)
                 jobs.append(_job(trial, path.relative_to(self.path)))
             self.write_json("manifest.json", manifest)
@@ -328,11 +329,10 @@ class RunFolder:
             raise self._damaged(name, "its last row is cut short")
         if lacking := [column for column in columns if column not in rows]:
             raise self._damaged(name, f"it lacks the columns {', '.join(lacking)}")
-        numbers = rows.drop(columns=[*_TEXT], errors="ignore")
-        if len(rows) and (
-            numbers.isna().any(axis=None) or len(numbers.select_dtypes(exclude="number").columns)
-        ):
-            raise self._damaged(name, "a row is cut short or holds no number")
+        for column in rows.columns if len(rows) else ():
+            values = rows[column].to_numpy()
+            if column not in _TEXT and (values.dtype.kind not in "if" or np.isnan(values).any()):
+                raise self._damaged(name, "a row is cut short or holds no number")
         return rows
 
     def _damaged(self, name: str, error: object) -> UserError:

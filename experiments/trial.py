@@ -20,7 +20,7 @@ from .checkpoints import Checkpoints, Clock
 from .evaluation import count_choices, evaluate, measure_regret
 from .recorder import Recorder
 from .studies import Trial
-from .trial_keys import content_of
+from .trial_keys import TrialKeys
 
 CHECKPOINT_SECONDS = 30.0
 """Least time between two checkpoints of a training."""
@@ -65,7 +65,7 @@ def run_trial(
         RuntimeError: The agent took another number of steps than it was given.
         FloatingPointError: A reward was not finite.
     """
-    _write_json(folder / "job.json", content_of(trial))
+    _write_json(folder / "job.json", TrialKeys().content_of(trial))
     with Board(folder) as board:
         agent, seconds = _train(trial, folder, board, progress, note, checkpoint_seconds)
         began = time.perf_counter()

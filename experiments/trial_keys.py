@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -15,50 +14,58 @@ from ..envs.weights import weights_sha256
 from .studies import OBSERVATION, Trial
 
 
-def content_of(trial: Trial) -> dict[str, Any]:
-    """All that a trial's numbers hang on, but for the machine and its libraries.
+class TrialKeys:
+    """Says what trials' numbers hang on; what they read is looked at once.
 
-    What agent and environment are called is not among it; what is read is, by its hash, and so is
-    the module of an agent of the user's own.
-
-    Args:
-        trial: Of a resolved study.
-
-    Returns:
-        Ready for JSON.
+    Example:
+        >>> TrialKeys().content_sha256("noise")
+        {'train': {}, 'evaluation': {}}
     """
-    agent, arguments = trial.agent, trial.environment.arguments
-    return {
-        "environment": {"id": trial.environment.id, "arguments": arguments},
-        "agent": {
-            "agent": agent.agent,
-            "options": agent.options,
-            **{name: getattr(agent, name) for name in OBSERVATION},
-            "module_sha256": agent.kind().module_sha256,
-        },
-        "seed": trial.seed,
-        "steps": trial.steps,
-        "earlier_steps": list(trial.earlier_steps),
-        "lanes": trial.lanes,
-        "evaluation": asdict(trial.evaluation),
-        "content_sha256": content_sha256(arguments["source"]),
-        "weights_sha256": _weights_sha256(arguments["weights"]),
-        "spangym": importlib.metadata.version("spangym"),
-    }
 
+    def __init__(self) -> None:
+        self._contents: dict[str, dict[str, dict[str, str]]] = {}
 
-def key_of(trial: Trial) -> str:
-    """A hash of `content_of`, 16 hexadecimal digits."""
-    content = json.dumps(content_of(trial), sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    def content_of(self, trial: Trial) -> dict[str, Any]:
+        """All that a trial's numbers hang on, but for the machine and its libraries.
 
+        What agent and environment are called is not among it; what is read is, by its hash, and so
+        is the module of an agent of the user's own.
 
-@functools.cache
-def content_sha256(source: str) -> dict[str, dict[str, str]]:
-    """Hashes of what a source reads, by split and kind."""
-    return {split: open_source(source, split).content_hashes() for split in SPLITS}
+        Args:
+            trial: Of a resolved study.
 
+        Returns:
+            Ready for JSON.
+        """
+        agent, arguments = trial.agent, trial.environment.arguments
+        weights = arguments["weights"]
+        return {
+            "environment": {"id": trial.environment.id, "arguments": arguments},
+            "agent": {
+                "agent": agent.agent,
+                "options": agent.options,
+                **{name: getattr(agent, name) for name in OBSERVATION},
+                "module_sha256": agent.kind().module_sha256,
+            },
+            "seed": trial.seed,
+            "steps": trial.steps,
+            "earlier_steps": list(trial.earlier_steps),
+            "lanes": trial.lanes,
+            "evaluation": asdict(trial.evaluation),
+            "content_sha256": self.content_sha256(arguments["source"]),
+            "weights_sha256": weights_sha256(weights) if weights else None,
+            "spangym": importlib.metadata.version("spangym"),
+        }
 
-@functools.cache
-def _weights_sha256(weights: str) -> str | None:
-    return weights_sha256(weights) if weights else None
+    def key_of(self, trial: Trial) -> str:
+        """A hash of `content_of`, 16 hexadecimal digits."""
+        content = json.dumps(self.content_of(trial), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def content_sha256(self, source: str) -> dict[str, dict[str, str]]:
+        """Hashes of what a source reads, by split and kind."""
+        if source not in self._contents:
+            self._contents[source] = {
+                split: open_source(source, split).content_hashes() for split in SPLITS
+            }
+        return self._contents[source]

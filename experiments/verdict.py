@@ -16,8 +16,8 @@ class _Standing:
     """How a learner stands to the fixed spans; learners that stand alike share a sentence.
 
     Attributes:
-        environments: In how many it can be compared with a fixed span.
-        beats: In how many of them it beats every fixed span.
+        environments: How many were compared in.
+        beats: In how many it beats every fixed span.
         near: A fixed span that it does not differ from; empty if there is none, or if it beats
             every fixed span somewhere.
         near_in: In how many environments it does not differ from that.
@@ -47,15 +47,16 @@ class _Standing:
             name = f", {self.best}" if self.best else ""
             verb = "are" if many else "is"
             clauses.append((f"{verb} worse than the best fixed span{name}", self.worse))
-        said = [f"{text}{self._places(count)}" for text, count in clauses]
+        said = [text + self._places(count, text is clauses[0][0]) for text, count in clauses]
         return f"{in_a_list(who)} {in_a_list(said)}."
 
-    def _places(self, count: int) -> str:
+    def _places(self, count: int, first: bool) -> str:
         if self.environments == 1:
             return ""
-        if count == self.environments:
-            return f" on all {count} environments"
-        return f" on {count} of {self.environments} environments"
+        if not first:
+            return f" on all {count}" if count == self.environments else f" on {count}"
+        number = f"all {count}" if count == self.environments else f"{count} of {self.environments}"
+        return f" on {number} environments"
 
 
 def make_verdict(rows: Rows, differences: Sequence[Difference]) -> str:
@@ -79,10 +80,10 @@ def make_verdict(rows: Rows, differences: Sequence[Difference]) -> str:
     for learner in rows.learners:
         own = [each for each in differences if each.agent == learner and each.reference in fixed]
         if own:
-            alike.setdefault(_standing(own), []).append(learner)
+            alike.setdefault(_standing(own, len(rows.environments)), []).append(learner)
         else:
             unknown.append(learner)
-    ordered = sorted(alike, key=lambda standing: -standing.beats / standing.environments)
+    ordered = sorted(alike, key=lambda standing: -standing.beats)
     sentences = [standing.say(alike[standing]) for standing in ordered]
     if unknown:
         verb = "have" if len(unknown) > 1 else "has"
@@ -100,7 +101,7 @@ def in_a_list(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
-def _standing(differences: Sequence[Difference]) -> _Standing:
+def _standing(differences: Sequence[Difference], environments: int) -> _Standing:
     """Of a learner, from its differences from fixed spans; at least one."""
     by_environment: dict[str, list[Difference]] = {}
     for each in differences:
@@ -109,13 +110,13 @@ def _standing(differences: Sequence[Difference]) -> _Standing:
     beats = sum(all(one.verdict == "better" for one in each) for each in by_environment.values())
     near = [] if beats else _nearest(differences)
     return _Standing(
-        environments=len(by_environment),
+        environments=environments,
         beats=beats,
         near=near[0].reference if near else "",
         near_in=len(near),
         equal=all(each.verdict == "equal" for each in near),
         worse=sum(each.verdict == "worse" for each in from_best),
-        best=from_best[0].reference if len(from_best) == 1 else "",
+        best=from_best[0].reference if environments == 1 else "",
     )
 
 

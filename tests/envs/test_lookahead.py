@@ -184,7 +184,7 @@ def test_predicted_actions_are_of_each_lane(layer: str):
     linear = own_layer.span_pred.linear
     with torch.no_grad():
         # Predictions that differ.
-        linear.weight.mul_(200)
+        linear.weight.mul_(600)
         linear.bias.sub_(own_layer.outcome(hidden[:1]).scale.logit())
         own = [own_layer.outcome(hidden[lane : lane + 1]).scale.item() for lane in range(3)]
     assert max(own) - min(own) > 0.2

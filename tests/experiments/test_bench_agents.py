@@ -11,6 +11,7 @@ from spangym.attention import IntegratedAttention
 from spangym.attention.frozen import load_controller
 from spangym.envs.encodings import ENCODINGS
 from spangym.experiments import bench_agents
+from spangym.experiments.attempt import prepare
 from spangym.experiments.bench_agents import OriginalRefiner
 from spangym.experiments.cli import app
 from spangym.experiments.errors import UserError
@@ -57,12 +58,13 @@ def test_the_original_that_is_measured_learns_what_the_original_learnt(golden: G
 @pytest.fixture(scope="module")
 def trials(tiny: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of finished trials, by the agent's label."""
-    run = RunFolder.create(tmp_path_factory.mktemp("trials") / "run", tiny, {})
+    run = RunFolder(tmp_path_factory.mktemp("trials") / "run")
     folders = {}
-    for trial in tiny.trials():
-        if trial.seed == 0 and trial.entry.label in ("pooled", "dqn", "random"):
-            folders[trial.entry.label] = run.start(trial)
-            run_trial(tiny, trial, run.trial(trial), lambda _: None)
+    for trial in run.plan(tiny, {}):
+        if trial.seed == 0 and trial.agent.label in ("pooled", "dqn", "random"):
+            folders[trial.agent.label] = run.trial(trial)
+            prepare(run.trial(trial))
+            run_trial(trial, run.trial(trial), lambda _: None)
     return folders
 
 
@@ -78,7 +80,7 @@ def test_what_is_exported_decides_as_the_agent_does(
     controller = load_controller("new/it.safetensors")
     trained = read_trial(trials[label])
     made = controller.made
-    assert (made["agent"], made["label"]) == (trained.trial.entry.agent, label)
+    assert (made["agent"], made["label"]) == (trained.trial.agent.agent, label)
     assert (made["environment"], made["seed"], made["steps"]) == ("spangym/SpanControl-v0", 0, 64)
     assert made["arguments"]["win_size"] == 16
     layer = IntegratedAttention(16, 8, 2)
@@ -98,12 +100,14 @@ def test_what_cannot_be_exported_says_why(
     out = tmp_path / "it.safetensors"
     with pytest.raises(UserError, match="a RandomAgent cannot be frozen"):
         export(trials["random"], out)
-    with pytest.raises(UserError, match="is not of a trial: name one as RUN/trials/AGENT/seed-0"):
+    with pytest.raises(UserError, match="is not of a trial: name one as RUN/trials/ENVIRONMENT/"):
         export(tmp_path, out)
     with pytest.raises(UserError, match="is not of a trial of the study"):
         export(trials["dqn"].parent / "seed-7", out)
+    run = RunFolder(trials["dqn"].parents[3])
+    unfinished = next(each for each in run.trials() if each.name.endswith("dqn/seed-1"))
     with pytest.raises(UserError, match="is not finished: go on with spangym compare --resume"):
-        export(trials["dqn"].parent / "seed-1", out)
+        export(run.trial(unfinished), out)
     assert not list(tmp_path.iterdir())
     for name, message in (("it.pt", r"must end in \.safetensors"), (".", "is a folder")):
         done = CliRunner().invoke(app, ["export", str(trials["dqn"]), "--out", name])

@@ -250,4 +250,4 @@ def test_a_run_with_weights_and_content_of_ones_own(
         assert isinstance(done.exception, UserError)
         assert said in str(done.exception)
         (tmp_path / "own.safetensors").unlink(missing_ok=True)
-    assert runner.invoke(app, ["curves", "../run"]).exit_code == 0
+    assert runner.invoke(app, ["curves", "../run", "--figure", "pareto"]).exit_code == 0

@@ -95,7 +95,7 @@ def test_a_search_sees_nothing_of_the_evaluation(tiny: Study):
     search = make_search(tiny, "dqn", {}, trials=1, steps=None, seeds=2, episodes=3, seed=0)
     judged = search.study.evaluation
     assert (judged.split, judged.first_seed, judged.episodes) == ("train", FIRST_SEED, 3)
-    assert search.study.judging(search.entry).split == "train"
+    assert search.study.trials()[0].judging().split == "train"
 
 
 @pytest.mark.parametrize(

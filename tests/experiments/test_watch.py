@@ -16,6 +16,8 @@ from PIL import Image
 from spangym.envs import SpanControlEnv
 from spangym.experiments.main import main
 
+from .conftest import trial_folder
+
 ID = "spangym/SpanControl-v0"
 FRAMES = 8 * 2 + 1
 """Of the id's episode, one before the first decision."""
@@ -38,8 +40,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Watch:
 
 
 @pytest.fixture(scope="session")
-def trials(finished_run: tuple[Path, str]) -> Path:
-    return finished_run[0] / "trials"
+def trained(finished_run: tuple[Path, str]) -> Path:
+    return finished_run[0]
 
 
 def read_mp4(path: Path) -> list[np.ndarray[Any, Any]]:
@@ -62,8 +64,8 @@ def test_mp4_shows_every_decision(run: Watch, capsys: pytest.CaptureFixture[str]
     assert np.abs(frames[-1].astype(int) - env.render()).mean() < 3
 
 
-def test_gif_of_a_trained_agent(run: Watch, trials: Path):
-    assert run(ID, "--agent", trials / "dqn" / "seed-1", "--video", "dqn.gif") == 0
+def test_gif_of_a_trained_agent(run: Watch, trained: Path):
+    assert run(ID, "--agent", trial_folder(trained, "dqn/seed-1"), "--video", "dqn.gif") == 0
     with Image.open("dqn.gif") as video:
         assert (video.format, getattr(video, "n_frames", 1)) == ("GIF", 2 * 2 + 1)
         assert video.info["duration"] == 250
@@ -71,10 +73,10 @@ def test_gif_of_a_trained_agent(run: Watch, trials: Path):
 
 @pytest.mark.parametrize("agent", ["pooled", "dqn", "fixed-9"])
 def test_a_trained_agent_plays_as_in_its_evaluation(
-    run: Watch, trials: Path, agent: str, capsys: pytest.CaptureFixture[str]
+    run: Watch, trained: Path, agent: str, capsys: pytest.CaptureFixture[str]
 ):
     """The study says how the agent observes and what the layers are like."""
-    folder = trials / agent / "seed-0"
+    folder = trial_folder(trained, f"{agent}/seed-0")
     assert run("SpanControl-v0", "--agent", folder, "--seed", 1_000_001) == 0
     pictures = capsys.readouterr().out.strip().split("\n\n")
     assert len(pictures) == 2 * 2 + 1
@@ -154,7 +156,7 @@ def test_a_refiner_that_fails_leaves_no_video(
         ([ID, "--agent", "refinr"], "agent 'refinr' is unknown; did you mean 'refiner'?"),
         ([ID, "--agent", "ppo"], "agent 'ppo' has to be trained first: name the folder of a trial"),
         ([ID, "--agent", "runs/x/trials/ppo/seed-0"], "is no folder; name that of a trial"),
-        ([ID, "--agent", "."], "folder '.' is not of a trial: name one as RUN/trials/AGENT"),
+        ([ID, "--agent", "."], "folder '.' is not of a trial: name one as RUN/trials/ENVIRON"),
         (["SpanContrl-v0", "--agent", "random"], "did you mean 'spangym/SpanControl-v0'"),
         ([ID, "--agent", "random", "--video", "a.avi"], "'a.avi' must end in .mp4 or .gif"),
         ([ID, "--agent", "random", "--video", "mp4"], "'mp4' must end in .mp4 or .gif"),
@@ -175,24 +177,25 @@ def test_mistakes_are_told_in_a_line(
 
 
 @pytest.fixture
-def copied(trials: Path, tmp_path: Path) -> Path:
-    shutil.copytree(trials.parent, tmp_path / "copied")
-    return tmp_path / "copied" / "trials"
+def copied(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "copied"))
 
 
 def test_trials_that_cannot_be_watched(
     run: Watch, copied: Path, capsys: pytest.CaptureFixture[str]
 ):
-    dqn = copied / "dqn"
-    (dqn / "seed-0" / "agent.safetensors").write_bytes(b"no tensors")
-    (dqn / "seed-1" / "result.json").unlink()
-    shutil.copytree(dqn / "seed-0", dqn / "seed-7")
+    damaged, unfinished, pooled = (
+        trial_folder(copied, name) for name in ("dqn/seed-0", "dqn/seed-1", "pooled/seed-0")
+    )
+    (damaged / "agent.safetensors").write_bytes(b"no tensors")
+    (unfinished / "result.json").unlink()
+    another = shutil.copytree(damaged, damaged.with_name("seed-7"))
     for environment, folder, message in (
-        (ID, dqn / "seed-0", "cannot be read: "),
-        (ID, dqn / "seed-1", "is not finished: go on with spangym compare --resume"),
-        (ID, dqn / "seed-7", "is not of a trial of the study"),
-        (ID, dqn, "is not of a trial: name one as"),
-        ("SpanBudget-v0", copied / "pooled" / "seed-0", "is of spangym/SpanControl-v0, not of"),
+        (ID, damaged, "cannot be read: "),
+        (ID, unfinished, "is not finished: go on with spangym compare --resume"),
+        (ID, another, "is not of a trial of the study"),
+        (ID, damaged.parent, "is not of a trial: name one as"),
+        ("SpanBudget-v0", pooled, "is of spangym/SpanControl-v0, not of"),
     ):
         assert run(environment, "--agent", folder) == 2
         (line,) = capsys.readouterr().err.splitlines()

@@ -1,0 +1,59 @@
+"""Figures of made-up rows, and what is on them."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+
+from spangym.experiments.figure_panels import Panel, Results, draw_alone
+from spangym.experiments.rows import Rows
+
+from .synthetic import make_statistics
+
+
+def results_of(rows: Rows, **changes: Any) -> Results:
+    """What figures of the rows are drawn from."""
+    return Results(rows, make_statistics(rows), **changes)
+
+
+def drawn(panel: Panel) -> Axes:
+    """The axes of a panel."""
+    return draw_alone(panel).axes[0]
+
+
+def figure_of(axes: Axes) -> Figure:
+    """The figure that axes are in."""
+    assert isinstance(axes.figure, Figure)
+    return axes.figure
+
+
+def line_of(axes: Axes, label: str) -> Line2D:
+    """The one line of a label."""
+    (line,) = [each for each in axes.lines if each.get_label() == label]
+    return line
+
+
+def xs(line: Line2D) -> list[float]:
+    """Where the points of a line are."""
+    return np.asarray(line.get_xdata(), float).tolist()
+
+
+def ys(line: Line2D) -> list[float]:
+    """How high the points of a line are."""
+    return np.asarray(line.get_ydata(), float).tolist()
+
+
+def texts(figure: Figure) -> list[Text]:
+    """What is to be read on a figure, which is drawn for it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        FigureCanvasAgg(figure).draw()
+    found = (each for each in figure.findobj(Text) if isinstance(each, Text))
+    return [each for each in found if each.get_visible() and each.get_text().strip()]

@@ -1,0 +1,262 @@
+"""Trials on a real Ray cluster, of several nodes on this machine: what dies goes on elsewhere."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from spangym.experiments import ray_executor
+from spangym.experiments.attempt import is_locked, lock_of
+from spangym.experiments.cli_compare import ExecutorName, make_executor
+from spangym.experiments.errors import UserError
+from spangym.experiments.events import Event, Failed, Finished, Noted, Progress, Started
+from spangym.experiments.executors import Job
+from spangym.experiments.local_executor import LocalExecutor
+from spangym.experiments.ray_executor import RayExecutor
+from spangym.experiments.studies import AgentEntry, Study, Trial
+from spangym.experiments.study_reading import resolve
+from spangym.experiments.trial import run_trial
+
+MINE = """
+import os
+import signal
+import time
+from pathlib import Path
+from spangym.agents import Refiner
+
+class Waits(Refiner):
+    "Stands still in mid-training until there is a file, when its progress has been told."
+    def __init__(self, gate, seed):
+        super().__init__(seed=seed)
+        self.gate = Path(gate)
+        self.chosen = 0
+    def choose_action(self, state):
+        self.chosen += 1
+        if self.chosen > 10 and not self.gate.exists():
+            self.gate.with_suffix(".pid").write_text(str(os.getpid()))
+            time.sleep(0.3)
+            while self.chosen > 12 and not self.gate.exists():
+                time.sleep(0.01)
+        return super().choose_action(state)
+
+class Raises(Refiner):
+    chosen = 0
+    def choose_action(self, state):
+        self.chosen += 1
+        if self.chosen > 20:
+            raise ArithmeticError("no such luck\\nsecond line")
+        return super().choose_action(state)
+
+class Dies(Refiner):
+    def choose_action(self, state):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+NODE = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head without cores, and a node with one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        there = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE})
+        there.add_node(num_cpus=1, **NODE)
+        yield there
+        there.shutdown()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    return tmp_path / "gate"
+
+
+@pytest.fixture
+def study(tiny: Study, tmp_path: Path, gate: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Its agents in the working folder, where tasks are to find them, too."""
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    waits = AgentEntry("mine:Waits", label="waits", options={"gate": str(gate)})
+    others = (AgentEntry(f"mine:{name}", label=name) for name in ("Raises", "Dies"))
+    return resolve(dataclasses.replace(tiny, agents=(waits, tiny.agents[1], *others)))
+
+
+def trial_of(study: Study, label: str, seed: int = 0) -> Trial:
+    environment = study.environments[0]
+    entry = next(each for each in study.entries(environment) if each.label == label)
+    return study.trial(environment, entry, seed)
+
+
+def ends_of(events: list[Event]) -> dict[str, Event]:
+    return {each.trial.name: each for each in events if isinstance(each, Finished | Failed)}
+
+
+def notes_of(events: list[Event], trial: Trial) -> list[Noted]:
+    return [each for each in events if isinstance(each, Noted) and each.trial == trial]
+
+
+def same_files(jobs: list[Job], others: list[Job]) -> None:
+    for (trial, folder), (_, other) in zip(jobs, others, strict=True):
+        for name in ("evaluation.csv", "choices.csv", "job.json"):
+            assert (folder / name).read_bytes() == (other / name).read_bytes(), trial.name
+        if trial.steps:
+            one, two = (
+                pd.read_csv(each / "curve.csv", dtype=str).drop(columns="wall_seconds")
+                for each in (folder, other)
+            )
+            pd.testing.assert_frame_equal(one, two)
+            assert len(list((folder / "checkpoints").iterdir())) == 1
+
+
+def test_a_study_outlives_a_node_with_the_numbers_of_the_local_executor(
+    study: Study, cluster: Cluster, gate: Path, tmp_path: Path
+):
+    trials = [trial_of(study, "waits", seed) for seed in (0, 1)]
+    trials += [trial_of(study, label) for label in ("dqn", "random", "fixed:3")]
+    jobs, others = ([(each, tmp_path / run / each.name) for each in trials] for run in "ab")
+    second = cluster.add_node(num_cpus=1, **NODE)
+    events: list[Event] = []
+    for event in RayExecutor(cluster.address, None, 0.0).run(jobs):
+        events.append(event)
+        # A core each: where both wait, both nodes are at one.
+        under_way = {
+            each.trial.seed for each in events if isinstance(each, Progress) and each.steps > 10
+        }
+        if len(under_way) == 2 and not gate.exists():
+            cluster.remove_node(second, allow_graceful=False)
+            gate.touch()
+    assert all(isinstance(each, Finished) for each in ends_of(events).values())
+    assert sorted(each.trial.name for each in events if isinstance(each, Started)) == sorted(
+        each.name for each in trials
+    )
+    (noted,) = (each for each in events if isinstance(each, Noted))
+    assert "died (NodeDiedError); it is run again" in noted.text
+    after = events[events.index(noted) :]
+    goes_on = next(
+        each for each in after if isinstance(each, Progress) and each.trial == noted.trial
+    )
+    assert goes_on.steps > 10
+    list(LocalExecutor(1).run(others))
+    same_files(jobs, others)
+
+
+def test_what_fails_fails_alone_and_what_another_runs_is_not_run_twice(
+    study: Study, cluster: Cluster, tmp_path: Path
+):
+    labels = ("random", "Raises", "waits", "dqn")
+    jobs = [(trial_of(study, label), tmp_path / "a" / label) for label in labels]
+    (taken, at), (raises, broken), (changed, _), (free, at_free) = jobs
+    lock = lock_of(at)
+    lock.acquire()
+    events: list[Event] = []
+    for event in RayExecutor(cluster.address, 1).run(jobs):
+        events.append(event)
+        if isinstance(event, Failed) and event.trial == raises:
+            # As on a node that has another version of it.
+            module = tmp_path / "mine.py"
+            module.write_text(f"{MINE}# other\n")
+        if event == Finished(free):
+            assert not is_locked(at_free)
+            assert any("another process runs it" in each.text for each in notes_of(events, taken))
+            at.mkdir()
+            (at / "result.json").write_text("of the other")
+            lock.release()
+    ends = ends_of(events)
+    assert ends[raises.name] == Failed(raises, "ArithmeticError: no such luck")
+    assert "Traceback" in (broken / "error.txt").read_text()
+    assert not (broken / "result.json").exists()
+    refused = ends[changed.name]
+    assert isinstance(refused, Failed)
+    assert refused.error.endswith(": install the same on both")
+    assert ends[taken.name] == Finished(taken)
+    assert (at / "result.json").read_text() == "of the other"
+    assert not any(is_locked(folder) for _, folder in jobs)
+
+
+def test_closing_ends_the_tasks_and_keeps_what_came_back(study: Study, gate: Path, tmp_path: Path):
+    """On Ray of its own, which ends with it."""
+    trial, folder = trial_of(study, "waits"), tmp_path / "a"
+    handler = signal.getsignal(signal.SIGTERM)
+    running = RayExecutor(None, 1, 0.0).run([(trial, folder)])
+    next(each for each in running if isinstance(each, Progress) and each.steps > 10)
+    assert signal.getsignal(signal.SIGTERM) == handler
+    assert is_locked(folder)
+    running.close()  # pyright: ignore[reportAttributeAccessIssue]  (a generator, in fact)
+    assert not ray.is_initialized()
+    assert not is_locked(folder)
+    process = int(gate.with_suffix(".pid").read_text())
+    until = time.monotonic() + 30
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < until:
+            os.kill(process, 0)
+            time.sleep(0.05)
+        raise AssertionError("it goes on")
+    gate.touch()
+    steps: list[int] = []
+    run_trial(trial, folder, steps.append)
+    assert steps[0] > 10
+    whole = tmp_path / "b"
+    whole.mkdir()
+    run_trial(trial, whole, lambda _: None)
+    same_files([(trial, folder)], [(trial, whole)])
+
+
+@pytest.mark.slow
+def test_a_trial_whose_process_dies_is_run_again_three_times(
+    study: Study, cluster: Cluster, tmp_path: Path
+):
+    trial, folder = trial_of(study, "Dies"), tmp_path / "a"
+    events = list(RayExecutor(cluster.address).run([(trial, folder)]))
+    assert len(notes_of(events, trial)) == 3
+    line = "its process or node died 4 times, at last by WorkerCrashedError"
+    assert events[-1] == Failed(trial, line)
+    assert (folder / "error.txt").read_text().endswith(f"{line}\n")
+    assert sum(isinstance(each, Started) for each in events) == 1
+
+
+def test_a_study_on_cuda_needs_a_gpu(study: Study, cluster: Cluster, tmp_path: Path):
+    trial = trial_of(study, "random")
+    arguments = {**trial.environment.arguments, "device": "cuda"}
+    environment = dataclasses.replace(trial.environment, arguments=arguments)
+    jobs = [(dataclasses.replace(trial, environment=environment), tmp_path / "a")]
+    with pytest.raises(UserError, match="no node of the Ray cluster has a GPU"):
+        list(RayExecutor(cluster.address).run(jobs))
+    assert not ray.is_initialized()
+
+
+def test_another_version_of_ray_is_refused(
+    study: Study, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ray, "__version__", "1.0")
+    with pytest.raises(UserError, match="cannot be used: Version mismatch") as raised:
+        list(RayExecutor(cluster.address).run([(trial_of(study, "random"), tmp_path / "a")]))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("address", ["nonsense", "nonsense:", "127.0.0.1:0", "ray://127.0.0.1:1"])
+def test_an_address_where_nothing_answers_is_refused(address: str):
+    with pytest.raises(UserError, match=r"no Ray cluster answers at .* takes HOST:PORT"):
+        make_executor(ExecutorName.RAY, address, None, 30.0)
+
+
+def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, ray_executor.__name__)
+    with pytest.raises(UserError, match=r"pip install 'spangym\[cluster\]'"):
+        make_executor(ExecutorName.RAY, None, None, 30.0)
+
+
+def test_nothing_to_run_starts_nothing():
+    assert list(RayExecutor().run([])) == []
+    assert not ray.is_initialized()

@@ -1,0 +1,119 @@
+import csv
+import io
+import math
+import re
+
+import pytest
+
+from spangym.experiments.analysis import Statistics
+from spangym.experiments.result_tables import (
+    aggregate_table,
+    difference_table,
+    learning_table,
+    summary_tables,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
+from spangym.experiments.rows import Rows
+
+from .synthetic import make_rows, make_statistics
+
+AWKWARD = "a|b\\^"
+
+
+@pytest.fixture(scope="module")
+def plain() -> tuple[Rows, Statistics]:
+    rows = make_rows(("e_1", "e&2"), ("dqn", AWKWARD), seeds=3, episodes=10)
+    return rows, make_statistics(rows)
+
+
+def test_summaries_are_of_their_environment(plain: tuple[Rows, Statistics]):
+    tables = summary_tables(*plain)
+    assert [table.title for table in tables] == ["e_1", "e&2"]
+    for table in tables:
+        values = [float(line.cells[1].value) for line in table.lines]
+        assert values == sorted(values, reverse=True)
+        best = [line.agent for line in table.lines if line.cells[1].best]
+        assert best == [line.agent for line in table.lines if line.agent != "oracle"][:1]
+        row = plain[1].summaries.set_index(["environment", "agent"]).loc[table.title, "dqn"]
+        (line,) = (line for line in table.lines if line.agent == "dqn")
+        half = (row["high"] - row["low"]) / 2
+        expected = f"{row['return']:.3f} ± {half:.3f}".replace("-", "\N{MINUS SIGN}")
+        assert line.cells[1].text == expected
+        assert line.learner
+        assert len(line.cells) == len(table.columns)
+
+
+def test_missing_numbers_are_dashes():
+    rows = make_rows(learners=("dqn",), seeds=1, episodes=4)
+    rows = Rows(
+        rows.environments,
+        rows.learners,
+        rows.references,
+        rows.trials.assign(regret=math.nan),
+        rows.episodes,
+        rows.curves,
+        rows.choices,
+    )
+    (table,) = summary_tables(rows, make_statistics(rows))
+    assert {line.cells[3].text for line in table.lines} == {"\N{EN DASH}"}
+    # A single seed has no interval.
+    assert not any("±" in line.cells[1].text for line in table.lines if line.agent == "dqn")
+
+
+def test_differences_name_what_they_are_from(plain: tuple[Rows, Statistics]):
+    table = difference_table(*plain, "e_1")
+    assert table.columns == (
+        "agent",
+        "minus fixed:6",
+        "minus threshold",
+        "minus random",
+        "minus oracle",
+    )
+    assert [line.agent for line in table.lines] == ["dqn", AWKWARD]
+    for line in table.lines:
+        oracle = line.cells[4]
+        assert float(oracle.value) < 0
+        assert oracle.text.startswith("\N{MINUS SIGN}")
+        assert oracle.note in ("worse", "open")
+
+
+def test_aggregates_and_learning_have_all_agents(plain: tuple[Rows, Statistics]):
+    rows, statistics = plain
+    table = aggregate_table(rows, statistics)
+    assert table.columns == ("agent", "iqm", "median", "mean", "optimality gap")
+    assert table.lines[0].agent == "oracle"
+    assert {line.agent for line in table.lines} == set(rows.agents)
+    learning = learning_table(rows, statistics, "e_1")
+    assert {line.agent for line in learning.lines} == set(rows.learners)
+
+
+def test_csv_has_the_numbers_to_the_last_bit(plain: tuple[Rows, Statistics]):
+    statistics = plain[1]
+    lines = [*csv.DictReader(io.StringIO(to_csv(statistics)))]
+    assert [float(line["return"]) for line in lines] == statistics.summaries["return"].tolist()
+    assert {line["agent"] for line in lines} == set(statistics.summaries["agent"])
+
+
+def test_markdown_is_a_table_with_the_best_in_bold(plain: tuple[Rows, Statistics]):
+    text = to_markdown(summary_tables(*plain))
+    assert text.startswith("### e\\_1\n\n| agent | mean return |")
+    assert "| a\\|b\\\\^ |" in text
+    assert text.count("**") == 4
+    cells = {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line[:1] == "|"}
+    assert cells == {9}
+
+
+def test_latex_is_escaped_and_has_the_best_in_bold(plain: tuple[Rows, Statistics]):
+    text = to_latex(summary_tables(*plain))
+    assert text.startswith("\\begin{tabular}{lrrrrrrr}\n\\toprule\n")
+    assert text.endswith("\\bottomrule\n\\end{tabular}\n")
+    assert r"\emph{e\_1}" in text
+    assert r"\emph{e\&2}" in text
+    assert r"a\textbar{}b\textbackslash{}\textasciicircum{} & " in text
+    assert text.count(r"\textbf{") == 2
+    assert r" $\pm$ " in text
+    assert text.isascii()
+    bodies = [line for line in text.splitlines() if line.endswith(r"\\") and "multi" not in line]
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in bodies} == {7}

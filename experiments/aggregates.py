@@ -107,13 +107,28 @@ def probability_of_improvement(first: Strata, second: Strata) -> Floats:
         >>> float(probability_of_improvement([np.array([1.0, 2.0])], [np.array([1.0])]))
         0.75
     """
-    wins = []
-    for one, other in zip(first, second, strict=True):
-        one, other = one[..., :, None], other[..., None, :]
-        scale = 1 + np.maximum(np.abs(one), np.abs(other))
-        tied = np.abs(one - other) <= ROUNDING * scale
-        wins.append(np.where(tied, 0.5, one > other).mean((-2, -1)))
-    return np.mean(wins, axis=0)
+    return np.mean([_share_of_wins(*each) for each in zip(first, second, strict=True)], axis=0)
+
+
+def _share_of_wins(one: Floats, other: Floats) -> Floats:
+    """Mann and Whitney's statistic by ranks, which thousands of resamples need no pairs for."""
+    runs, others = one.shape[-1], other.shape[-1]
+    leading = np.broadcast_shapes(one.shape[:-1], other.shape[:-1])
+    pooled = np.concatenate(
+        [np.broadcast_to(one, (*leading, runs)), np.broadcast_to(other, (*leading, others))], -1
+    )
+    order = np.argsort(pooled, axis=-1)
+    values = np.take_along_axis(pooled, order, -1)
+    apart = np.diff(values) > ROUNDING * (1 + np.abs(values[..., 1:]))
+    edge = np.ones((*leading, 1), bool)
+    places = np.arange(runs + others)
+    # What is tied shares the mean of its first and its last place.
+    first = np.maximum.accumulate(np.where(np.concatenate([edge, apart], -1), places, 0), -1)
+    last = np.where(np.concatenate([apart, edge], -1), places, runs + others)
+    last = np.minimum.accumulate(last[..., ::-1], -1)[..., ::-1]
+    ranks = (first + last) / 2 + 1
+    wins = np.where(order < runs, ranks, 0).sum(-1) - runs * (runs + 1) / 2
+    return wins / (runs * others)
 
 
 def performance_profile(strata: Strata, thresholds: ArrayLike) -> Floats:

@@ -9,12 +9,13 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from ..attention import ACTIONS
+from .figure_panels import draw_alone
+from .figure_spans import mean_spans, span_panel
 from .studies import OBSERVATION, Trial
 
 _JUDGED = ("return", "mean_span", "visited_keys")
@@ -105,7 +106,10 @@ class Board:
         counts = np.zeros(ACTIONS, np.int64)
         np.add.at(counts, choices["action"].to_numpy(int), choices["decisions"].to_numpy(int))
         self.actions(counts, trial.steps, "evaluation")
-        self._events.add_figure("evaluation/spans", _span_figure(choices), trial.steps)
+        environment, agent = trial.environment.label, trial.agent.label
+        grids = mean_spans(choices.assign(environment=environment, agent=agent))
+        panel = span_panel(environment, {agent: grids[environment, agent]})
+        self._events.add_figure("evaluation/spans", draw_alone(panel), trial.steps)
         # As SummaryWriter.add_hparams does it, but within this run, not in one of its own.
         for summary in hparams(hyperparameters(trial), metrics):
             self._events._get_file_writer().add_summary(summary)
@@ -128,25 +132,6 @@ def hyperparameters(trial: Trial) -> dict[str, bool | int | float | str]:
         **{name: getattr(agent, name) for name in OBSERVATION},
         **_flat(agent.options),
     }
-
-
-def _span_figure(choices: pd.DataFrame) -> Figure:
-    """The mean span of each layer by kind of content, in tokens."""
-    weighted = choices.assign(sum=choices["span"] * choices["decisions"])
-    sums = weighted.groupby(["layer", "content"])[["sum", "decisions"]].sum()
-    spans = (sums["sum"] / sums["decisions"]).unstack("content")
-    figure = Figure(
-        figsize=(2 + 1.2 * spans.shape[1], 1.6 + 0.5 * len(spans)), layout="constrained"
-    )
-    axes = figure.subplots()
-    axes.imshow(spans, cmap="Blues", vmin=0, aspect="auto")
-    axes.set_xticks(range(spans.shape[1]), [str(each) for each in spans.columns], rotation=20)
-    axes.set_yticks(range(len(spans)), [f"layer {each}" for each in spans.index])
-    axes.set_title("mean span, tokens", loc="left")
-    for (row, column), value in np.ndenumerate(spans.to_numpy()):
-        if np.isfinite(value):
-            axes.text(column, row, f"{value:.0f}", ha="center", va="center")
-    return figure
 
 
 def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:

@@ -10,7 +10,7 @@ from .events import Event
 from .studies import Trial
 
 Job = tuple[Trial, Path]
-"""A trial and the folder for its files, which is as an interrupted process left it, if it is there."""
+"""A trial and the folder for its files, as an interrupted process left it, if it is there."""
 
 
 class Executor(Protocol):

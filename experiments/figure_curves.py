@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from .figure_labels import Floats, spread
 from .figure_panels import NothingToDraw, Panel, Results, name_axes
-from .figure_style import FAINT, SMALL
+from .figure_style import FAINT, SMALL, band_alpha
 from .intervals import student_interval
 
 X_NAMES = {
@@ -143,7 +143,8 @@ def _draw(results: Results, curves: list[Curve], axes: Axes) -> None:
         line = {"color": look.colour, "linestyle": look.line, "marker": marker}
         (drawn,) = axes.plot(curve.x, curve.mean, linewidth=1.6, markersize=5, **line)
         drawn.set_label(curve.agent)
-        axes.fill_between(curve.x, *curve.interval, color=look.colour, alpha=0.16, linewidth=0)
+        shade = {"color": look.colour, "alpha": band_alpha(len(curves)), "linewidth": 0}
+        axes.fill_between(curve.x, *curve.interval, **shade)
     _draw_levels(results, curves[0].environment, axes)
     name_axes(axes, X_NAMES[results.x], "mean return of an episode")
     axes.set_xlim(0, max(1e-9, *(curve.x[-1] for curve in curves)))

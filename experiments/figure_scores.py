@@ -11,7 +11,7 @@ from matplotlib.projections.polar import PolarAxes
 from numpy.typing import NDArray
 
 from .figure_panels import NothingToDraw, Panel, Results, name_axes
-from .figure_style import FAINT, INK, SMALL, compact, shortened
+from .figure_style import FAINT, INK, SMALL, band_alpha, compact, shortened
 
 _FEWEST = 3
 """Environments of a radar: fewer make no polygon."""
@@ -23,6 +23,8 @@ def profile_panels(results: Results) -> list[Panel]:
     if not len(table):
         raise NothingToDraw("there are no scores")
 
+    alpha = band_alpha(len(set(table["agent"])))
+
     def draw(axes: Axes) -> None:
         for agent, rows in table.groupby("agent", sort=False):
             look = results.look(str(agent))
@@ -31,7 +33,7 @@ def profile_panels(results: Results) -> list[Panel]:
             )
             (line,) = axes.plot(x, share, color=look.colour, linestyle=look.line, linewidth=1.6)
             line.set_label(str(agent))
-            axes.fill_between(x, low, high, color=look.colour, alpha=0.14, linewidth=0)
+            axes.fill_between(x, low, high, color=look.colour, alpha=alpha, linewidth=0)
         name_axes(axes, "score: random 0, oracle 1", "share of runs that score higher")
         axes.set_ylim(-0.02, 1.02)
         axes.margins(x=0)

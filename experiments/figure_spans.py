@@ -30,7 +30,7 @@ def span_panels(results: Results) -> list[Panel]:
             if (environment, agent) in spans
         }
         if grids:
-            panels.append(_panel(environment, grids))
+            panels.append(span_panel(environment, grids))
     if not panels:
         raise NothingToDraw("no choices were recorded")
     return panels
@@ -59,7 +59,13 @@ def mean_spans(choices: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     return spans
 
 
-def _panel(environment: str, grids: dict[str, pd.DataFrame]) -> Panel:
+def span_panel(environment: str, grids: dict[str, pd.DataFrame]) -> Panel:
+    """A panel of agents' spans in one environment.
+
+    Args:
+        environment: Its label.
+        grids: By agent, as `mean_spans` makes them.
+    """
     names = [shortened(str(name), 18) for name in next(iter(grids.values())).columns]
     longest = _CHARACTER * max(map(len, names))
     tilted = longest > (WIDTH - _LEFT - _RIGHT) / len(names) - 4

@@ -100,6 +100,11 @@ def look_of(position: int) -> Look:
     )
 
 
+def band_alpha(count: int) -> float:
+    """How opaque each of so many bands is, that lines can be seen through all."""
+    return min(0.16, 0.7 / count)
+
+
 def shortened(text: str, characters: int) -> str:
     """A text in one line, its middle left out if it is too long: ends tell labels apart.
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
@@ -46,6 +46,8 @@ except ModuleNotFoundError as missing:
 _RETRIES = 3
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_TO_ANSWER = 10.0
+_SECONDS_TO_TIDY_UP = 5.0
+_SECONDS_TO_HEAR = 0.5
 _OBJECT_STORE_BYTES = 100 * 2**20
 _PACKAGES = ("torch", "numpy")
 
@@ -56,6 +58,10 @@ class _Files:
 
     changed: dict[str, bytes]
     names: frozenset[str]
+
+
+_Message = Event | _Files
+"""What tasks tell."""
 
 
 @dataclass(eq=False)
@@ -126,15 +132,10 @@ class RayExecutor:
         if not runs:
             return
         try:
-            # Leaving these ends the tasks: the folder in which they work here, and the locks,
-            # outlast them.
-            with (
-                tempfile.TemporaryDirectory(prefix="spangym-", ignore_cleanup_errors=True) as here,
-                _connected(self._address, self._jobs or usable_cores()),
-            ):
+            # Leaving it ends the tasks, so that the locks outlast them.
+            with _connected(self._address, self._jobs or usable_cores()):
                 _check_gpus(runs)
-                scratch = here if self._address is None else None
-                yield from _Dispatch(runs, self._jobs, self._checkpoint_seconds, scratch).events()
+                yield from _Dispatch(runs, self._jobs, self._checkpoint_seconds).events()
         finally:
             for run in runs:
                 run.lock.release()
@@ -147,36 +148,38 @@ class _Dispatch:
         runs: The trials.
         jobs: Most of them at a time; None for as many as the cluster takes.
         checkpoint_seconds: Least time between two checkpoints of a training.
-        scratch: Where tasks make their folders; None for wherever a node has such.
     """
 
-    def __init__(
-        self,
-        runs: Sequence[_Run],
-        jobs: int | None,
-        checkpoint_seconds: float,
-        scratch: str | None,
-    ) -> None:
+    def __init__(self, runs: Sequence[_Run], jobs: int | None, checkpoint_seconds: float) -> None:
         self._waiting = [*runs]
         self._out: dict[ray.ObjectRefGenerator, _Run] = {}
         self._jobs = jobs
         self._checkpoint_seconds = checkpoint_seconds
-        self._scratch = scratch
 
     def events(self) -> Iterator[Event]:
         """All that happens, until each trial has ended."""
-        due = time.monotonic()
-        while self._waiting or self._out:
-            if time.monotonic() >= due:
-                yield from self._hand_out()
-                due = time.monotonic() + _SECONDS_BETWEEN_LOOKS
-            if self._out:
-                for task in self._ready():
-                    yield from self._receive(task)
-                    if task not in self._out:
-                        due = time.monotonic()
-            elif self._waiting:
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
+        try:
+            due = time.monotonic()
+            while self._waiting or self._out:
+                if time.monotonic() >= due:
+                    yield from self._hand_out()
+                    due = time.monotonic() + _SECONDS_BETWEEN_LOOKS
+                if self._out:
+                    for task in self._ready():
+                        yield from self._receive(task)
+                        if task not in self._out:
+                            due = time.monotonic()
+                elif self._waiting:
+                    time.sleep(_SECONDS_BETWEEN_LOOKS)
+        finally:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        """Have the tasks tidy up, for which there is no time as they are killed."""
+        for task in self._out:
+            ray.cancel(task)
+        if ends := [task.completed() for task in self._out]:
+            ray.wait(ends, num_returns=len(ends), timeout=_SECONDS_TO_TIDY_UP)
 
     def _hand_out(self) -> Iterator[Event]:
         most = self._jobs or _twice_the_cores()
@@ -202,7 +205,7 @@ class _Dispatch:
         files = _Outgoing(run.folder).changes()
         # Ray's own retries know nothing of the checkpoints that came back.
         task: Any = ray.remote(num_cpus=1, num_gpus=_gpus(run.trial), max_retries=0)(work)
-        given = run.trial, files, run.hangs_on, self._checkpoint_seconds, self._scratch
+        given = run.trial, files, run.hangs_on, self._checkpoint_seconds
         self._out[task.remote(*given)] = run
 
     def _ready(self) -> list[ray.ObjectRefGenerator]:
@@ -246,8 +249,7 @@ def work(
     files: _Files,
     hangs_on: dict[str, str],
     checkpoint_seconds: float,
-    scratch: str | None,
-) -> Iterator[Event | _Files]:
+) -> Iterator[_Message]:
     """The task: one attempt at a trial, in a folder of its own.
 
     Args:
@@ -255,23 +257,26 @@ def work(
         files: Of its folder, as an interrupted attempt left it.
         hangs_on: What its numbers hang on, as it is where the study was begun.
         checkpoint_seconds: Least time between two checkpoints of a training.
-        scratch: Where it makes that folder; None for the node's own place for such.
 
     Yields:
         What happens, and the folder's files as they change.
+
+    Raises:
+        RuntimeError: The numbers would be others here.
     """
     yield Started(trial)
     for name, there in _hangs_on(trial, TrialKeys()).items():
         if there != hangs_on[name]:
-            node = f"{name} on node {socket.gethostname()} is {there}, on the runner's machine "
-            yield Failed(trial, f"{node}{hangs_on[name]}: install the same on both")
-            return
-    with tempfile.TemporaryDirectory(prefix="spangym-", dir=scratch) as temporary:
+            raise RuntimeError(
+                f"{name}: {there} on node {socket.gethostname()}, {hangs_on[name]} on the runner's "
+                "machine; have the same on both"
+            )
+    with tempfile.TemporaryDirectory(prefix="spangym-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary, "trial")
         _take(folder, files)
         outgoing = _Outgoing(folder)
         outgoing.changes()
-        messages: SimpleQueue[Event | _Files | None] = SimpleQueue()
+        messages: SimpleQueue[_Message | None] = SimpleQueue()
 
         def tell(event: Event) -> None:
             # The training waits here meanwhile: no file is caught half written.
@@ -284,10 +289,17 @@ def work(
         end = pool.submit(attempt, trial, folder, tell, checkpoint_seconds)
         end.add_done_callback(lambda _: messages.put(None))
         pool.shutdown(wait=False)
-        while (message := messages.get()) is not None:
+        while (message := _next(messages)) is not None:
             yield message
         yield outgoing.changes()
         yield end.result()
+
+
+def _next(messages: SimpleQueue[_Message | None]) -> _Message | None:
+    # Awake now and then, since only so it hears that it is cancelled.
+    while True:
+        with contextlib.suppress(Empty):
+            return messages.get(timeout=_SECONDS_TO_HEAR)
 
 
 class _Outgoing:
@@ -337,7 +349,7 @@ def _files_of(folder: Path) -> list[Path]:
 def _hangs_on(trial: Trial, keys: TrialKeys) -> dict[str, str]:
     """What must be the same on two machines for the same numbers, beyond what Ray looks at."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {**versions, "the key of spangym and of what the trial reads": keys.key_of(trial)}
+    return {**versions, "key of spangym and what is read": keys.key_of(trial)}
 
 
 def _gpus(trial: Trial) -> int:

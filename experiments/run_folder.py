@@ -33,7 +33,7 @@ _EVALUATION_COLUMNS = (
     "output_norm",
     "actions",
 )
-_TEXT: dict[str, Any] = {"actions": str, "content": str}
+_TEXT = ("actions", "content")
 _CHOICES_COLUMNS = ("layer", "content", "action", "decisions", "span")
 
 
@@ -322,7 +322,7 @@ class RunFolder:
         try:
             # What is text is text, also where it looks like a number or like nothing.
             text = io.StringIO(self._read(name))
-            rows = pd.read_csv(text, dtype=_TEXT, keep_default_na=False)
+            rows = pd.read_csv(text, dtype={"actions": str, "content": str}, keep_default_na=False)
         except (EmptyDataError, ParserError) as error:
             raise self._damaged(name, error) from error
         if not text.getvalue().endswith("\n"):

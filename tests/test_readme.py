@@ -7,11 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from spangym.experiments.statistics import AgentSummary, verdict
+from spangym.experiments.analysis import Statistics
+from spangym.experiments.result_tables import Table, aggregate_table, summary_tables
+from spangym.experiments.rows import Rows
+from spangym.experiments.studies import REFERENCES
 from spangym.experiments.study_reading import load_study, shipped_studies
-from spangym.experiments.table import cells
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -86,12 +90,32 @@ def summary() -> dict[str, list[dict[str, object]]]:
 
 
 def test_table_is_that_of_the_stored_run(summary: dict[str, list[dict[str, object]]]):
-    (table,) = blocks("text")
-    summaries = [AgentSummary(**each) for each in summary["agents"]]  # pyright: ignore[reportArgumentType]
-    rows = [tuple(re.split(r" {2,}", line.strip())) for line in table.splitlines()]
-    assert [row for row in rows if len(row) == 6][1:] == [cells(each) for each in summaries]
-    assert verdict(summaries) == summary["verdict"]
-    assert " ".join(verdict(summaries).split()) in " ".join(table.split())
+    printed = blocks("text")[0]
+    (table,) = stored_tables(summary)
+    lines = [tuple(re.split(r" {2,}", line.strip())) for line in printed.splitlines()]
+    cells = [tuple(cell.text for cell in line.cells) for line in table.lines]
+    assert [line for line in lines if len(line) == len(table.columns)][1:] == cells
+    assert " ".join(str(summary["verdict"]).split()) in " ".join(printed.split())
+
+
+def stored_tables(summary: dict[str, list[dict[str, object]]]) -> list[Table]:
+    """Tables of a stored run, as they were printed."""
+    empty = pd.DataFrame()
+    summaries, aggregates = (
+        pd.DataFrame(summary[name]).fillna(np.nan).infer_objects()
+        for name in ("agents", "aggregates")
+    )
+    agents = [str(each) for each in dict.fromkeys(summaries["agent"])]
+    environments = [str(each) for each in dict.fromkeys(summaries["environment"])]
+    rows = Rows(
+        tuple(environments),
+        tuple(each for each in agents if each not in REFERENCES),
+        tuple(each for each in agents if each in REFERENCES),
+        *[empty] * 4,
+    )
+    statistics = Statistics(summaries, aggregates, empty, empty, empty, "", ())
+    tables = summary_tables(rows, statistics)
+    return [*tables, aggregate_table(rows, statistics)] if len(tables) > 1 else tables
 
 
 def test_pictures_and_pages_are_there():

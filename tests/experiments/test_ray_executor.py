@@ -178,7 +178,7 @@ def test_what_fails_fails_alone_and_what_another_runs_is_not_run_twice(
     assert not (broken / "result.json").exists()
     refused = ends[changed.name]
     assert isinstance(refused, Failed)
-    assert refused.error.endswith(": install the same on both")
+    assert refused.error.endswith("on the runner's machine; have the same on both")
     assert ends[taken.name] == Finished(taken)
     assert (at / "result.json").read_text() == "of the other"
     assert not any(is_locked(folder) for _, folder in jobs)

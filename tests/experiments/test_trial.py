@@ -105,8 +105,9 @@ def test_a_trial_leaves_everything_and_result_last(tiny: Study, tmp_path: Path):
     assert result["evaluation_return"] == pytest.approx(judged["return"].mean())
     assert result["regret"] is None
     choices = pd.read_csv(tmp_path / "choices.csv")
-    assert choices["decisions"].sum() == 2 * 4
-    assert (choices["decisions"] @ choices["span"]) / 8 == pytest.approx(judged["mean_span"].mean())
+    decisions, spans = (choices[name].to_numpy(float) for name in ("decisions", "span"))
+    assert decisions.sum() == 2 * 4
+    assert decisions @ spans / 8 == pytest.approx(judged["mean_span"].mean())
     job = json.loads((tmp_path / "job.json").read_text())
     assert (job["agent"]["agent"], job["seed"], job["steps"]) == ("refiner", 1, 64)
 

@@ -53,7 +53,9 @@ def prepare(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         # An error that is to be tried again, and what a killed process was writing.
-        if path.name == "error.txt" or path.name.startswith("."):
+        if path.name.startswith(".") and path.is_dir():
+            shutil.rmtree(path)
+        elif path.name == "error.txt" or path.name.startswith("."):
             path.unlink()
 
 

@@ -154,6 +154,5 @@ def _seconds_of_curves(folder: RunFolder) -> float:
     began = time.perf_counter()
     gathered = gather([folder])
     results = Results(gathered, analyse(gathered, np.random.default_rng(0)))
-    for _ in draw_figures(results, ["reward"], folder.path, ["png", "svg"]):
-        pass
+    draw_figures(results, ["reward"], folder.path, ["png", "svg"])
     return time.perf_counter() - began

@@ -191,6 +191,13 @@ def _run(folder: RunFolder, executor: Executor, quiet: bool) -> None:
             file=sys.stderr,
         )
         raise typer.Exit(INTERRUPTED) from None
+    except OSError as error:
+        print(
+            f"spangym: what the comparison says cannot be written: {error.strerror or error}; "
+            f"finished trials are kept, go on with: {resume_command(folder.path)}",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1) from None
     for table in make_tables(rows, statistics):
         console.print(table)
     for remark in statistics.remarks:

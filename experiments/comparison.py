@@ -126,7 +126,7 @@ def conclude(folder: RunFolder, failed: Mapping[str, str]) -> tuple[Rows, Statis
         },
     )
     if len(rows.curves):
-        [*draw_figures(Results(rows, statistics), ["reward"], folder.path, FORMATS)]
+        draw_figures(Results(rows, statistics), ["reward"], folder.path, FORMATS)
     facts = Facts(study.name, study.to_toml(), folder.manifest(), str(folder.path))
     write_report(folder.path / "report.html", rows, statistics, facts)
     return rows, statistics

@@ -31,7 +31,7 @@ def find_figures(names: Sequence[str]) -> list[str]:
 
 def draw_figures(
     results: Results, names: Sequence[str], folder: Path, formats: Sequence[str]
-) -> Iterator[str]:
+) -> list[str]:
     """Draw figures to files.
 
     Args:
@@ -40,26 +40,26 @@ def draw_figures(
         folder: Where the files go; it must be there.
         formats: Endings, of ``png``, ``svg`` and ``pdf``.
 
-    Yields:
-        A line for each figure: what was written, or why it was not.
+    Returns:
+        A line for each file that was written, and for each figure that was not.
 
     Raises:
         UserError: None of them has anything to draw.
     """
-    drawn, last = False, ""
+    drawn, said = False, []
     for name in names:
         try:
             figure = FIGURES[name].draw(results)
         except NothingToDraw as reason:
-            last = f"{name}: not drawn: {reason}"
-            yield last
+            said.append(f"{name}: not drawn: {reason}")
             continue
         stem = f"{REWARD_CURVES}{'' if results.x == 'steps' else f'_{results.x}'}"
-        for path in save_figure(figure, folder / (stem if name == "reward" else name), formats):
-            yield f"drawn: {path}"
+        paths = save_figure(figure, folder / (stem if name == "reward" else name), formats)
+        said += [f"drawn: {path}" for path in paths]
         drawn = True
-    if names and not drawn:
-        raise UserError(last)
+    if not drawn:
+        raise UserError("; ".join(said))
+    return said
 
 
 def write_tables(results: Results, folder: Path, formats: Sequence[str]) -> Iterator[Path]:

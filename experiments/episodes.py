@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 
 class EpisodeTotals:
     """Adds up one lane's episode.
@@ -49,16 +46,3 @@ class EpisodeTotals:
         """Go on from what `state_dict` gave."""
         self._steps, self._span = state_dict["steps"], state_dict["span"]
         self._sums = dict(state_dict["sums"])
-
-
-def check_rewards(rewards: NDArray[np.float32], step: int, of: str) -> None:
-    """Refuse rewards that are no numbers, lest they pass for a result.
-
-    Raises:
-        FloatingPointError: One is not finite.
-    """
-    wrong = np.flatnonzero(~np.isfinite(rewards))
-    if len(wrong):
-        raise FloatingPointError(
-            f"the reward of lane {wrong[0]} is {rewards[wrong[0]]} at step {step} of {of}"
-        )

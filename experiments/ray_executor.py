@@ -289,10 +289,14 @@ def work(
         end = pool.submit(attempt, trial, folder, tell, checkpoint_seconds)
         end.add_done_callback(lambda _: messages.put(None))
         pool.shutdown(wait=False)
-        while (message := _next(messages)) is not None:
-            yield message
-        yield outgoing.changes()
-        yield end.result()
+        try:
+            while (message := _next(messages)) is not None:
+                yield message
+            yield outgoing.changes()
+            yield end.result()
+        finally:
+            # A training that is cancelled goes on for a while: it is to find no place to write to.
+            folder.rename(folder.with_name("ended"))
 
 
 def _next(messages: SimpleQueue[_Message | None]) -> _Message | None:
@@ -407,7 +411,10 @@ def _connect(address: str | None, cores: int) -> None:
         ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         name = "Ray on this machine" if address is None else f"the Ray cluster at {address}"
-        raise UserError(f"{name} cannot be used: {' '.join(str(error).split())}") from error
+        # Of a token that is lacking Ray says so only in its log.
+        hint = "; if it asks for a token, set RAY_AUTH_MODE=token"
+        hint = hint if isinstance(error, ConnectionError) else ""
+        raise UserError(f"{name} cannot be used: {' '.join(str(error).split())}{hint}") from error
     finally:
         # Ray puts its own in the place of the caller's.
         signal.signal(signal.SIGTERM, handler)

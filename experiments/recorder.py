@@ -17,7 +17,7 @@ from ..agents.files import written_whole
 from ..attention import ACTIONS
 from ..envs import SpanControlVecEnv
 from .board import Board
-from .episodes import EpisodeTotals, check_rewards
+from .episodes import EpisodeTotals
 
 _HISTOGRAMS = 20
 """Pictures of what is chosen, over a training."""
@@ -124,7 +124,6 @@ class Recorder(VecEnvWrapper):
         """Hand back what came of the actions, and note it."""
         observations, rewards, dones, infos = self.venv.step_wait()
         self.steps += self.num_envs
-        check_rewards(rewards, self.steps, "training")
         np.add.at(self._actions, self._chosen, 1)
         for lane, info in enumerate(infos):
             self._totals[lane].add(float(rewards[lane]), info)

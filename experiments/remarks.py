@@ -8,6 +8,7 @@ from .differences import Difference
 from .rows import Rows
 from .verdict import in_a_list
 
+_MOST_NAMED = 4
 _FEW = 5
 """Below so many training seeds an open difference is no surprise."""
 
@@ -50,6 +51,8 @@ def _too_few(rows: Rows, differences: Sequence[Difference]) -> list[str]:
     sentences = []
     for (learner, seeds), found in unsure.items():
         others = in_a_list([label for label in rows.references if label in found])
+        if len(found) > _MOST_NAMED:
+            others = f"{len(found)} of the {len(rows.references)} policies that learn nothing"
         number = "1 training seed is" if seeds == 1 else f"{seeds} training seeds are"
         sentences.append(f"{number} too few to tell {learner} from {others}{where}.")
     return sentences

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -63,13 +64,13 @@ def run_trial(
 
     Raises:
         RuntimeError: The agent took another number of steps than it was given.
-        FloatingPointError: A reward was not finite.
+        ValueError: A layer or a reward led to numbers that are not finite.
     """
     _write_json(folder / "job.json", TrialKeys().content_of(trial))
     with Board(folder) as board:
         agent, seconds = _train(trial, folder, board, progress, note, checkpoint_seconds)
         began = time.perf_counter()
-        agent.save(folder / "agent")
+        _save(agent, folder)
         settings, judged = trial.judging(), trial.evaluation
         rows = evaluate(
             agent,
@@ -145,6 +146,14 @@ def _learn(
 
     agent.learn(recorder, steps, at_rest)
     checkpoints.keep_last()
+
+
+def _save(agent: Agent, folder: Path) -> None:
+    """Store an agent whole or not at all, whatever files it makes."""
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as aside:
+        agent.save(Path(aside) / "agent")
+        for path in Path(aside).iterdir():
+            path.replace(folder / path.name)
 
 
 def _write_json(path: Path, content: object) -> None:

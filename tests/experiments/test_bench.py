@@ -170,7 +170,7 @@ def test_stored_defects_are_what_is_measured(defects: list[Defect]):
 def test_original_refuses_what_it_never_had():
     layer = IntegratedAttention.original(40, 16, 2)
     x = torch.zeros(1, 8, 16)
-    with pytest.raises(ValueError, match="knows neither lengths nor statistics"):
-        layer(x, return_stats=True)
+    with pytest.raises(ValueError, match="knows no lengths"):
+        layer(x, lengths=torch.tensor([4]))
     with pytest.raises(NotImplementedError, match="no matrix of attention weights"):
         layer.attention_weights(x)

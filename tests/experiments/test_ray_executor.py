@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import secrets
 import signal
 import sys
 import time
@@ -61,7 +62,11 @@ class Dies(Refiner):
         os.kill(os.getpid(), signal.SIGKILL)
 """
 
-NODE = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
+NODE = {
+    "node_ip_address": "127.0.0.1",
+    "object_store_memory": 80 * 2**20,
+    "include_dashboard": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +74,8 @@ def cluster() -> Iterator[Cluster]:
     """A head without cores, and a node with one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Else Ray leaves one in the home folder.
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
         there = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE})
         there.add_node(num_cpus=1, **NODE)
         yield there
@@ -184,7 +191,9 @@ def test_what_fails_fails_alone_and_what_another_runs_is_not_run_twice(
     assert not any(is_locked(folder) for _, folder in jobs)
 
 
-def test_closing_ends_the_tasks_and_keeps_what_came_back(study: Study, gate: Path, tmp_path: Path):
+def test_closing_ends_the_tasks_and_keeps_what_came_back(
+    study: Study, cluster: Cluster, gate: Path, tmp_path: Path
+):
     """On Ray of its own, which ends with it."""
     trial, folder = trial_of(study, "waits"), tmp_path / "a"
     handler = signal.getsignal(signal.SIGTERM)

@@ -67,7 +67,7 @@ def run_trial(
         ValueError: A layer or a reward led to numbers that are not finite.
     """
     _write_json(folder / "job.json", TrialKeys().content_of(trial))
-    with Board(folder) as board:
+    with contextlib.closing(Board(folder)) as board:
         agent, seconds = _train(trial, folder, board, progress, note, checkpoint_seconds)
         began = time.perf_counter()
         _save(agent, folder)

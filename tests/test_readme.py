@@ -43,7 +43,9 @@ def test_own_refiner_and_everything_after_it(tmp_path: Path):
     (tmp_path / "my_refiner.py").write_text(refiner)
     commands = "".join(text for text in blocks("sh") if "make" not in text)
     # The shipped study but for its evaluation, in which the oracle alone takes minutes.
-    quick = shipped_studies()["quickstart"].replace("episodes = 8", "episodes = 2\nregret_episodes = 0")
+    quick = shipped_studies()["quickstart"].replace(
+        "episodes = 8", "episodes = 2\nregret_episodes = 0"
+    )
     (tmp_path / "quick.toml").write_text(quick)
     commands = commands.replace("compare --agent", "compare quick.toml --agent")
     printed = run(["bash", "-euc", commands], tmp_path)

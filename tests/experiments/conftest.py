@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from spangym.experiments.main import main
 from spangym.experiments.studies import Study
 from spangym.experiments.study_reading import parse_study
 
@@ -67,3 +68,11 @@ def trial_folder(run: Path, name: str) -> Path:
     """Folder of a trial of the tiny study, by agent and seed."""
     (path,) = run.glob(f"trials/SpanControl-v0/{name}-*")
     return path
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """The command line within this process; the exit code."""
+    monkeypatch.setattr(sys, "argv", ["spangym", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)

@@ -15,11 +15,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from spangym.experiments.main import main
 from spangym.experiments.study_reading import parse_study
 from spangym.experiments.validation import compared
 
-from .conftest import TINY, spangym, trial_folder
+from .conftest import TINY, run_here, spangym, trial_folder
 
 CURVE = "step,return,visited_keys,wall_seconds"
 FIXED = [f"fixed:{action}" for action in range(10)]
@@ -131,14 +130,6 @@ class TestFinishedRun:
 @pytest.fixture
 def copied_run(finished_run: tuple[Path, str], tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_run[0], tmp_path / "copied"))
-
-
-def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """The command line within this process; the exit code."""
-    monkeypatch.setattr(sys, "argv", ["spangym", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

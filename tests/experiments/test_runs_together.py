@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +10,9 @@ import pytest
 from PIL import Image
 
 from spangym.experiments.gathering import gather
-from spangym.experiments.main import main
 from spangym.experiments.run_folder import RunFolder
 
-from .conftest import trial_folder
-
-
-def run_here(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """The command line within this process; the exit code."""
-    monkeypatch.setattr(sys, "argv", ["spangym", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    return int(ended.value.code or 0)
+from .conftest import run_here, trial_folder
 
 
 @pytest.fixture
@@ -53,8 +43,10 @@ def test_rows_of_one_run_are_those_of_its_files(run: Path):
     assert rows.episodes["return"].tolist() == stored["return"].tolist()
     assert len(rows.trials) == 18
     assert (rows.failed, rows.missing) == ((), 0)
-    means = rows.trials.groupby("agent")["return"].mean()
-    scores = rows.trials.groupby("agent")["score"].mean()
+    means, scores = (
+        {agent: np.mean(found[name]) for agent, found in rows.trials.groupby("agent")}
+        for name in ("return", "score")
+    )
     assert scores["random"] == pytest.approx(0)
     assert scores["oracle"] == 1
     expected = (means["dqn"] - means["random"]) / (means["oracle"] - means["random"])

@@ -1,3 +1,4 @@
+import contextlib
 import json
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def test_curve_holds_what_the_environment_did(tiny: Study, tmp_path: Path):
     settings = tiny.trials()[0].training()
     env = SpanControlVecEnv(settings, 2)
     seen: list[int] = []
-    with Board(tmp_path) as board:
+    with contextlib.closing(Board(tmp_path)) as board:
         recorder = Recorder(env, tmp_path, board, 16, 7, seen.append)
         recorder.seed(99)  # What an agent asks for does not change the streams.
         FixedAgent(6).learn(recorder, 16)

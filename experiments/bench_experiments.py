@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .analysis import analyse
 from .bench import Row
 from .comparison import check_startable, conclude, run_comparison
 from .drawing import draw_figures
@@ -24,6 +23,7 @@ from .machine import usable_cores
 from .manifest import make_manifest
 from .progress import QuietView
 from .run_folder import RunFolder
+from .statistics import analyse
 from .studies import AgentEntry, Study, Trial
 from .study_reading import load_study, resolve
 from .trial import RESULT

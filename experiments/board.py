@@ -13,8 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from ..attention import ACTIONS
-from .figure_panels import draw_alone
-from .figure_spans import mean_spans, span_panel
+from .figures.panels import draw_alone
+from .figures.spans import mean_spans, span_panel
 from .studies import OBSERVATION, Trial
 
 _JUDGED = ("return", "mean_span", "visited_keys")

@@ -75,10 +75,10 @@ def curves(
     ] = None,
 ) -> None:
     """Redraw figures from the stored rows of runs, several together; trains nothing."""
-    from .analysis import analyse
     from .drawing import draw_figures, find_figures, write_tables
     from .figures import Results
     from .gathering import gather
+    from .statistics import analyse
 
     names = find_figures(figure or ["reward"])
     runs = [RunFolder.open(folder) for folder in folders]

@@ -13,7 +13,6 @@ import pandas as pd
 
 from ..agents import DeepAgent
 from ..envs import SpanControlVecEnv
-from .analysis import Statistics, analyse
 from .drawing import draw_figures
 from .errors import UserError
 from .events import Event, Failed
@@ -23,6 +22,7 @@ from .gathering import gather
 from .report import Facts, write_report
 from .rows import Rows
 from .run_folder import RunFolder
+from .statistics import Statistics, analyse
 from .studies import Study, Trial
 
 FORMATS = ("png", "svg")

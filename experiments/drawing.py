@@ -8,8 +8,8 @@ from pathlib import Path
 from ..agents.files import written_whole
 from ..attention.hints import did_you_mean
 from .errors import UserError
-from .figure_files import save_figure
 from .figures import FIGURES, NothingToDraw, Results
+from .figures.files import save_figure
 from .result_tables import summary_tables, to_csv, to_latex, to_markdown
 
 REWARD_CURVES = "reward_curves"

@@ -11,9 +11,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from .analysis import analyse
 from .gathering import gather
 from .run_folder import RunFolder
+from .statistics import analyse
 from .studies import Trial
 from .validation import replay
 

@@ -17,11 +17,10 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from ..agents.files import written_whole
-from .analysis import Statistics
-from .figure_files import inline_svg
-from .figure_panels import Axis, NothingToDraw, Panel, Results, draw_alone, draw_handle
-from .figure_style import COLOURS, FAINT, INK
 from .figures import FIGURES, legend_of
+from .figures.files import inline_svg
+from .figures.panels import Axis, NothingToDraw, Panel, Results, draw_alone, draw_handle
+from .figures.style import COLOURS, FAINT, INK
 from .result_tables import (
     Table,
     aggregate_table,
@@ -30,6 +29,7 @@ from .result_tables import (
     summary_tables,
 )
 from .rows import Rows
+from .statistics import Statistics
 
 _OVER_ALL = ("aggregates", "profiles", "improvement", "radar")
 _BY_ENVIRONMENT = ("pareto", "differences", "spans")

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from .analysis import Statistics
-from .figure_intervals import STATISTICS
-from .figure_panels import Results, records
-from .figure_style import DASH, MINUS
+from .figures.intervals import STATISTICS
+from .figures.panels import Results, records
+from .figures.style import DASH, MINUS
 from .rows import Rows
+from .statistics import Statistics
 
 SUMMARY = (
     "agent",

@@ -6,9 +6,9 @@ from rich import box
 from rich import table as rich_table
 from rich.markup import escape
 
-from .analysis import Statistics
 from .result_tables import Table, aggregate_table, summary_tables
 from .rows import Rows
+from .statistics import Statistics
 from .studies import slug
 
 

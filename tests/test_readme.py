@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spangym.experiments.analysis import Statistics
 from spangym.experiments.result_tables import Table, aggregate_table, summary_tables
 from spangym.experiments.rows import Rows
+from spangym.experiments.statistics.analysis import Statistics
 from spangym.experiments.studies import REFERENCES
 from spangym.experiments.study_reading import load_study, shipped_studies
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from spangym.experiments.figure_panels import Panel, Results, draw_alone
+from spangym.experiments.figures.panels import Panel, Results, draw_alone
 from spangym.experiments.rows import Rows
 
 from .synthetic import make_statistics

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from spangym.experiments.analysis import Statistics, analyse
 from spangym.experiments.rows import Rows
+from spangym.experiments.statistics.analysis import Statistics, analyse
 
 FIXED = tuple(f"fixed:{action}" for action in range(10))
 REFERENCES = ("oracle", "threshold", "random", *FIXED)

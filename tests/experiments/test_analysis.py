@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from spangym.experiments import aggregates
-from spangym.experiments.analysis import BEST_FIXED, THRESHOLDS, Statistics, analyse
-from spangym.experiments.intervals import student_interval
-from spangym.experiments.learning_speed import area_under_curve, sample_efficiency
 from spangym.experiments.rows import Rows
+from spangym.experiments.statistics import aggregates
+from spangym.experiments.statistics.analysis import BEST_FIXED, THRESHOLDS, Statistics, analyse
+from spangym.experiments.statistics.intervals import student_interval
+from spangym.experiments.statistics.learning_speed import area_under_curve, sample_efficiency
 
 # Returns, by agent and training seed.
 Returns = Mapping[str, Sequence[float]]

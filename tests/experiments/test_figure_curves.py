@@ -5,10 +5,10 @@ import pytest
 from matplotlib.text import Text
 from scipy import stats
 
-from spangym.experiments.figure_curves import reward_curves, smoothed
-from spangym.experiments.figure_labels import beside, spread
-from spangym.experiments.figure_panels import Results
-from spangym.experiments.figures import FIGURES
+from spangym.experiments.figures.curves import reward_curves, smoothed
+from spangym.experiments.figures.kinds import FIGURES
+from spangym.experiments.figures.labels import beside, spread
+from spangym.experiments.figures.panels import Results
 
 from .drawing import drawn, figure_of, line_of, results_of, texts, xs, ys
 from .synthetic import make_rows

@@ -7,11 +7,11 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
-from spangym.experiments.figure_costs import FRONT, pareto_front
-from spangym.experiments.figure_panels import NothingToDraw, Results
-from spangym.experiments.figure_spans import mean_spans
-from spangym.experiments.figure_style import FAINT, PAPER
-from spangym.experiments.figures import FIGURES
+from spangym.experiments.figures.costs import FRONT, pareto_front
+from spangym.experiments.figures.kinds import FIGURES
+from spangym.experiments.figures.panels import NothingToDraw, Results
+from spangym.experiments.figures.spans import mean_spans
+from spangym.experiments.figures.style import FAINT, PAPER
 
 from .drawing import drawn, figure_of, line_of, results_of, xs, ys
 from .synthetic import make_rows

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from spangym.experiments.figure_files import inline_svg, save_figure
-from spangym.experiments.figure_panels import NothingToDraw, Results, draw_alone
-from spangym.experiments.figure_style import FAINT, INK, PAPER, compact, look_of, shortened
-from spangym.experiments.figures import FIGURES
+from spangym.experiments.figures.files import inline_svg, save_figure
+from spangym.experiments.figures.kinds import FIGURES
+from spangym.experiments.figures.panels import NothingToDraw, Results, draw_alone
+from spangym.experiments.figures.style import FAINT, INK, PAPER, compact, look_of, shortened
 from spangym.experiments.rows import Rows
 
 from .drawing import results_of, texts

@@ -45,7 +45,8 @@ class Waits(Refiner):
         if self.chosen > 10 and not self.gate.exists():
             self.gate.with_suffix(".pid").write_text(str(os.getpid()))
             time.sleep(0.3)
-            while self.chosen > 12 and not self.gate.exists():
+            until = time.monotonic() + 60
+            while self.chosen > 12 and not self.gate.exists() and time.monotonic() < until:
                 time.sleep(0.01)
         return super().choose_action(state)
 
@@ -62,19 +63,16 @@ class Dies(Refiner):
         os.kill(os.getpid(), signal.SIGKILL)
 """
 
-NODE = {
-    "node_ip_address": "127.0.0.1",
-    "object_store_memory": 80 * 2**20,
-    "include_dashboard": False,
-}
+NODE = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A head without cores, and a node with one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        # Else Ray leaves one in the home folder.
+        # What killed tasks leave behind, and a token that Ray else puts into the home folder.
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("nodes")))
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
         there = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE})
         there.add_node(num_cpus=1, **NODE)
@@ -143,7 +141,7 @@ def test_a_study_outlives_a_node_with_the_numbers_of_the_local_executor(
         if len(under_way) == 2 and not gate.exists():
             cluster.remove_node(second, allow_graceful=False)
             gate.touch()
-    assert all(isinstance(each, Finished) for each in ends_of(events).values())
+        assert not isinstance(event, Failed), event.error
     assert sorted(each.trial.name for each in events if isinstance(each, Started)) == sorted(
         each.name for each in trials
     )
@@ -191,9 +189,8 @@ def test_what_fails_fails_alone_and_what_another_runs_is_not_run_twice(
     assert not any(is_locked(folder) for _, folder in jobs)
 
 
-def test_closing_ends_the_tasks_and_keeps_what_came_back(
-    study: Study, cluster: Cluster, gate: Path, tmp_path: Path
-):
+@pytest.mark.usefixtures("cluster")
+def test_closing_ends_the_tasks_and_keeps_what_came_back(study: Study, gate: Path, tmp_path: Path):
     """On Ray of its own, which ends with it."""
     trial, folder = trial_of(study, "waits"), tmp_path / "a"
     handler = signal.getsignal(signal.SIGTERM)

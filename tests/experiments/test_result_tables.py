@@ -5,7 +5,6 @@ import re
 
 import pytest
 
-from spangym.experiments.analysis import Statistics
 from spangym.experiments.result_tables import (
     aggregate_table,
     difference_table,
@@ -16,6 +15,7 @@ from spangym.experiments.result_tables import (
     to_markdown,
 )
 from spangym.experiments.rows import Rows
+from spangym.experiments.statistics.analysis import Statistics
 
 from .synthetic import make_rows, make_statistics
 

@@ -6,7 +6,7 @@ import itertools
 
 import pandas as pd
 
-from .rows import Rows
+from ..rows import Rows
 
 RANDOM = "random"
 """The reference that has seeds, though it learns nothing."""

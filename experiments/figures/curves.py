@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from .figure_labels import Floats, spread
-from .figure_panels import NothingToDraw, Panel, Results, name_axes
-from .figure_style import FAINT, SMALL, band_alpha
-from .intervals import student_interval
+from ..statistics.intervals import student_interval
+from .labels import Floats, spread
+from .panels import NothingToDraw, Panel, Results, name_axes
+from .style import FAINT, SMALL, band_alpha
 
 X_NAMES = {
     "steps": "environment steps of the training",

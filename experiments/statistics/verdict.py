@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..rows import Rows
 from .differences import Difference
 from .row_groups import fixed_spans
-from .rows import Rows
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from .analysis import Statistics
-from .figure_style import FAINT, REFERENCE, STYLE, Look, compact, look_of, shortened
-from .rows import Rows
+from ..rows import Rows
+from ..statistics.analysis import Statistics
+from .style import FAINT, REFERENCE, STYLE, Look, compact, look_of, shortened
 
 WIDTH = 380
 """Of a panel; lengths are points in a figure, pixels in a report."""

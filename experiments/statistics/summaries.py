@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pandas as pd
 
+from ..rows import Rows
 from .intervals import student_interval
 from .learning_speed import area_under_curve, sample_efficiency
 from .row_groups import RANDOM, by_agent
-from .rows import Rows
 
 _MEANS = ["return", "score", "regret", "mean_span", "visited_keys"]
 _MEANS += ["full_keys", "seconds", "steps"]

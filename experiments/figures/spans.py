@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, to_rgb
 
-from .figure_panels import WIDTH, NothingToDraw, Panel, Results
-from .figure_style import DASH, FAINT, INK, PAPER, SMALL, compact, shortened
+from .panels import WIDTH, NothingToDraw, Panel, Results
+from .style import DASH, FAINT, INK, PAPER, SMALL, compact, shortened
 
 _ROW, _HEAD, _LEFT, _RIGHT = 24, 26, 52, 10
 _CHARACTER = 6.6

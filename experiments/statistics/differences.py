@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from ..rows import Rows
 from .aggregates import ROUNDING
 from .intervals import Floats, student_interval
 from .row_groups import RANDOM
-from .rows import Rows
 
 Verdict = Literal["better", "worse", "equal", "open"]
 

@@ -9,9 +9,9 @@ from itertools import pairwise
 import numpy as np
 from matplotlib.axes import Axes
 
-from .figure_labels import Floats, beside
-from .figure_panels import WIDTH, NothingToDraw, Panel, Results, name_axes
-from .figure_style import FAINT, INK, PAPER, SMALL
+from .labels import Floats, beside
+from .panels import WIDTH, NothingToDraw, Panel, Results, name_axes
+from .style import FAINT, INK, PAPER, SMALL
 
 _LOW = 0.25
 """What is worse than random by more than this share of the way to the best is drawn at the lower

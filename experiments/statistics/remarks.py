@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from ..rows import Rows
 from .differences import Difference
-from .rows import Rows
 from .verdict import in_a_list
 
 _MOST_NAMED = 4

@@ -1,4 +1,4 @@
-"""The figures of a comparison, by name."""
+"""The kinds of figures, by name."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from .figure_costs import cost_panels
-from .figure_curves import reward_panels
-from .figure_intervals import aggregate_panels, difference_panels, improvement_panels
-from .figure_panels import NothingToDraw, Panel, Results, draw_together
-from .figure_scores import profile_panels, radar_panels
-from .figure_spans import span_panels
-from .figure_style import REFERENCE, Look
-
-__all__ = ["FIGURES", "FigureKind", "NothingToDraw", "Results", "legend_of"]
+from .costs import cost_panels
+from .curves import reward_panels
+from .intervals import aggregate_panels, difference_panels, improvement_panels
+from .panels import Panel, Results, draw_together
+from .scores import profile_panels, radar_panels
+from .spans import span_panels
+from .style import REFERENCE, Look
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from ..rows import Rows
 from . import aggregates
 from .differences import Difference, paired_differences
 from .intervals import (
@@ -21,7 +22,6 @@ from .intervals import (
 )
 from .remarks import make_remarks
 from .row_groups import by_agent, fixed_spans
-from .rows import Rows
 from .summaries import summarise
 from .verdict import make_verdict
 

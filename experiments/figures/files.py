@@ -12,8 +12,8 @@ from typing import Any, cast
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from ..agents.files import with_ending, written_whole
-from .figure_style import COLOURS, FAINT, INK, PAPER, STYLE
+from ...agents.files import with_ending, written_whole
+from .style import COLOURS, FAINT, INK, PAPER, STYLE
 
 FORMATS = ("png", "svg", "pdf")
 

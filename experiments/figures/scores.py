@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.projections.polar import PolarAxes
 from numpy.typing import NDArray
 
-from .figure_panels import NothingToDraw, Panel, Results, name_axes
-from .figure_style import FAINT, INK, SMALL, band_alpha, compact, shortened
+from .panels import NothingToDraw, Panel, Results, name_axes
+from .style import FAINT, INK, SMALL, band_alpha, compact, shortened
 
 _FEWEST = 3
 """Environments of a radar: fewer make no polygon."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from .figure_panels import NothingToDraw, Panel, Results, name_axes, records
-from .figure_style import FAINT, INK, PAPER, REFERENCE, Look, shortened
+from .panels import NothingToDraw, Panel, Results, name_axes, records
+from .style import FAINT, INK, PAPER, REFERENCE, Look, shortened
 
 STATISTICS = {
     "iqm": "Interquartile mean",

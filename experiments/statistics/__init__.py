@@ -1,0 +1,5 @@
+"""What the rows of a comparison say."""
+
+from .analysis import Statistics, analyse
+
+__all__ = ["Statistics", "analyse"]

@@ -176,6 +176,8 @@ def _run(folder: RunFolder, executor: Executor, quiet: bool) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120, quiet=quiet)
     trials = folder.trials()
     finished = [trial for trial in trials if folder.is_finished(trial)]
+    if finished:
+        console.print(f"{len(finished)} of {len(trials)} trials are finished already")
     try:
         with _view(console, trials, finished, quiet) as view:
             failed = run_comparison(folder, executor, view)

@@ -1,0 +1,78 @@
+"""What a trial's key hangs on, and what not."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spangym.experiments.studies import AgentEntry, EvaluationEntry, Study, Trial
+from spangym.experiments.trial_keys import TrialKeys
+
+OWN = """
+class Mine:
+    def choose_action(self, state):
+        return {action}
+    def update(self, state, action, reward, next_state):
+        pass
+"""
+
+
+def key(trial: Trial) -> str:
+    return TrialKeys().key_of(trial)
+
+
+def test_what_things_are_called_is_not_in_it(tiny: Study):
+    trial = tiny.trials()[0]
+    agent = replace(trial.agent, label="another", environments=("elsewhere",))
+    environment = replace(trial.environment, label="elsewhere")
+    assert key(replace(trial, agent=agent, environment=environment)) == key(trial)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 7},
+        {"steps": 128},
+        {"lanes": 2},
+        {"earlier_steps": (32,)},
+        {"evaluation": EvaluationEntry(episodes=2, regret_episodes=1)},
+    ],
+)
+def test_what_the_numbers_hang_on_is_in_it(tiny: Study, change: dict[str, Any]):
+    trial = tiny.trials()[0]
+    assert key(replace(trial, **change)) != key(trial)
+
+
+@pytest.mark.parametrize(
+    "change", [{"options": {"alpha": 0.2}}, {"groups": 4}, {"agent": "random"}]
+)
+def test_the_agent_is_in_it(tiny: Study, change: dict[str, Any]):
+    trial = tiny.trials()[0]
+    assert key(replace(trial, agent=replace(trial.agent, **change))) != key(trial)
+
+
+def test_arguments_and_what_is_read_are_in_it(tiny: Study, tmp_path: Path):
+    trial = tiny.trials()[0]
+    keys = {key(trial)}
+    (tmp_path / "own.txt").write_text("abcdefgh" * 50)
+    for change in ({"price": 0.5}, {"source": "code"}, {"source": str(tmp_path / "own.txt")}):
+        arguments = {**trial.environment.arguments, **change}
+        environment = replace(trial.environment, arguments=arguments)
+        keys.add(key(changed := replace(trial, environment=environment)))
+    assert len(keys) == 4
+    (tmp_path / "own.txt").write_text("hgfedcba" * 50)
+    assert key(changed) not in keys
+
+
+def test_the_module_of_an_agent_of_ones_own_is_in_it(
+    tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    trial = replace(tiny.trials()[0], agent=AgentEntry("own_of_keys:Mine", encoding="state"))
+    path = tmp_path / "own_of_keys.py"
+    keys = set()
+    for action in (3, 4, 3):
+        path.write_text(OWN.format(action=action))
+        keys.add(key(trial))
+    assert len(keys) == 2

@@ -43,18 +43,23 @@ def make_remarks(
 
 def _too_few(rows: Rows, differences: Sequence[Difference]) -> list[str]:
     """A sentence for each learner and number of seeds that leave something open."""
-    unsure: dict[tuple[str, int], set[str]] = {}
+    judged: dict[tuple[str, int], list[Difference]] = {}
     for each in differences:
-        if each.verdict == "open" and each.seeds < _FEW:
-            unsure.setdefault((each.agent, each.seeds), set()).add(each.reference)
-    where = " in every environment" if len(rows.environments) > 1 else ""
+        judged.setdefault((each.agent, each.seeds), []).append(each)
     sentences = []
-    for (learner, seeds), found in unsure.items():
-        others = in_a_list([label for label in rows.references if label in found])
-        if len(found) > _MOST_NAMED:
-            others = f"{len(found)} of the {len(rows.references)} policies that learn nothing"
+    for (learner, seeds), found in judged.items():
+        unsure = [each for each in found if each.verdict == "open"]
+        if not unsure or seeds >= _FEW:
+            continue
         number = "1 training seed is" if seeds == 1 else f"{seeds} training seeds are"
-        sentences.append(f"{number} too few to tell {learner} from {others}{where}.")
+        if len(rows.environments) == 1 and len(unsure) <= _MOST_NAMED:
+            others = in_a_list([each.reference for each in unsure])
+            sentences.append(f"{number} too few to tell {learner} from {others}.")
+        else:
+            sentences.append(
+                f"{number} too few to settle {len(unsure)} of the {len(found)} differences of "
+                f"{learner} from policies that learn nothing."
+            )
     return sentences
 
 

@@ -380,7 +380,10 @@ class TestRemarks:
 
     def test_where_seeds_are_too_few_in_some_environments(self):
         remarks = analysed(make({"dqn": UNSURE}, {"dqn": HIGH})).remarks
-        said = "3 training seeds are too few to tell dqn from fixed:8 in every environment."
+        said = (
+            "3 training seeds are too few to settle 1 of the 8 differences of dqn from policies "
+            "that learn nothing."
+        )
         assert said in remarks
 
     def test_nothing_is_said_of_enough_seeds(self):

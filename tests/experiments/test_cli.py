@@ -281,12 +281,6 @@ def test_steps_are_raised_and_not_lowered(
     )
     assert rows["step"].iloc[-1] == 96
     assert files_of(fixed) == reference
-    # In a folder of its own it goes the same way, by way of the earlier end.
-    shutil.copy(copied_run / "study.toml", copied_run.parent / "longer.toml")
-    again = spangym(["compare", "longer.toml", "--out", "again"], copied_run.parent)
-    assert again.returncode == 0, again.stderr
-    one, other = (root / "evaluation.csv" for root in (copied_run, copied_run.parent / "again"))
-    assert one.read_bytes() == other.read_bytes()
 
 
 def test_a_changed_study_runs_only_what_changed(copied_run: Path):
@@ -302,12 +296,12 @@ def test_a_changed_study_runs_only_what_changed(copied_run: Path):
     rows = pd.read_csv(copied_run / "evaluation.csv")
     assert {"two groups", "dqn", "full"} <= {*rows["agent"]}
     assert "pooled" not in {*rows["agent"]}
-    # Nothing is left to run; and as it was before, nothing is, either.
-    again = spangym(arguments, copied_run.parent)
-    assert (again.returncode, again.stdout.count("finished (")) == (0, 0)
+    # As it was before there is nothing to run.
     (copied_run.parent / "tiny.toml").write_text(TINY)
     back = spangym(arguments, copied_run.parent)
-    assert (back.returncode, back.stdout.count("finished (")) == (0, 0)
+    assert back.returncode == 0, back.stderr
+    assert "18 of 18 trials are finished already" in back.stdout
+    assert back.stdout.count("finished (") == 0
 
 
 def test_two_runners_in_one_folder(tmp_path: Path, finished_run: tuple[Path, str]):
@@ -316,7 +310,7 @@ def test_two_runners_in_one_folder(tmp_path: Path, finished_run: tuple[Path, str
     command = [str(Path(sys.executable).with_name("spangym")), "compare", "tiny.toml"]
     runners = [
         subprocess.Popen(
-            [*command, "--jobs", "1", "--out", "run"],
+            [*command, "--jobs", "1", "--out", "run", "--agent", "pooled", "--seeds", "1"],
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -328,9 +322,12 @@ def test_two_runners_in_one_folder(tmp_path: Path, finished_run: tuple[Path, str
         _, errors = runner.communicate(timeout=240)
         assert (runner.returncode, errors) == (0, "")
     events = [*(tmp_path / "run").glob("trials/*/*/*/events.out.*")]
-    assert len(events) == 18
-    one, other = (root / "evaluation.csv" for root in (tmp_path / "run", finished_run[0]))
-    assert one.read_bytes() == other.read_bytes()
+    assert len(events) == 14
+    one, other = (
+        pd.read_csv(root / "evaluation.csv") for root in (tmp_path / "run", finished_run[0])
+    )
+    other = other[(other["training_seed"] == 0) & (other["agent"] != "dqn")]
+    pd.testing.assert_frame_equal(one, other.reset_index(drop=True), check_exact=True)
 
 
 def test_quiet_prints_nothing(copied_run: Path, monkeypatch: pytest.MonkeyPatch, capfd):

@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,12 +68,13 @@ NODE = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     """A head without cores, and a node with one."""
-    with pytest.MonkeyPatch.context() as patch:
+    # Names of sockets are short: 107 bytes.
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory("ray") as place:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         # What killed tasks leave behind, and a token that Ray else puts into the home folder.
-        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("nodes")))
+        patch.setenv("TMPDIR", place)
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
         there = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE})
         there.add_node(num_cpus=1, **NODE)

@@ -190,7 +190,8 @@ def test_a_finished_training_is_made_longer(study: Study, agent: str, tmp_path: 
     (kept,) = (tmp_path / "checkpoints").iterdir()
     first = (tmp_path / "curve.csv").read_text()
     steps: list[int] = []
-    run_trial(trial, tmp_path, steps.append)
+    longer = dataclasses.replace(trial, earlier_steps=(320,))
+    run_trial(longer, tmp_path, steps.append)
     # All that was learnt stays: it goes on from the last rest.
     assert steps[0] > 320 - 2 * 32
     assert (tmp_path / "curve.csv").read_text().startswith(first[: len(first) // 2])
@@ -198,6 +199,12 @@ def test_a_finished_training_is_made_longer(study: Study, agent: str, tmp_path: 
     assert rows["step"].tolist() == sorted(rows["step"])
     assert len(rows) == 640 // 4
     assert not kept.exists()
+    # In a folder of its own it goes the same way, by way of the earlier end.
+    another = tmp_path / "another"
+    another.mkdir()
+    run_trial(longer, another, lambda _: None)
+    same_rows(tmp_path, another)
+    same_agents(tmp_path, another)
 
 
 def test_a_refiner_that_stores_nothing_begins_again(

@@ -101,7 +101,7 @@ def stored_tables(summary: dict[str, list[dict[str, object]]]) -> list[Table]:
     """Tables of a stored run, as they were printed."""
     empty = pd.DataFrame()
     summaries, aggregates = (
-        pd.DataFrame(summary[name]).fillna(np.nan).infer_objects()
+        pd.DataFrame(pd.DataFrame(summary[name]).fillna(np.nan).infer_objects())
         for name in ("agents", "aggregates")
     )
     agents = [str(each) for each in dict.fromkeys(summaries["agent"])]

@@ -10,11 +10,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from spangym.attention import IntegratedAttention
-from spangym.experiments import bench_attention, bench_envs
+from spangym.experiments import bench_attention, bench_envs, bench_experiments
 from spangym.experiments.bench import Row, make_bench_table, peak_memory, side_by_side
 from spangym.experiments.cli import app
 from spangym.experiments.defects import COLUMNS, Defect, measure_defects
 from spangym.experiments.errors import UserError
+from spangym.experiments.machine import usable_cores
+from spangym.experiments.studies import Study
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
@@ -94,6 +96,22 @@ def test_every_bench_has_one_form(name: str, tmp_path: Path, monkeypatch: pytest
         assert "figures that need a CUDA device" in done.output
 
 
+def test_bench_of_the_runner(tiny_without_learners: Study, monkeypatch: pytest.MonkeyPatch):
+    """Real trials and made-up rows, few of both."""
+    monkeypatch.setattr(bench_experiments, "load_study", lambda _: tiny_without_learners)
+    overhead, drawing = bench_experiments.rows(quick=True)
+    assert overhead.name == "wall time over the trials' own, 13 trials, 2 processes".replace(
+        "2", str(usable_cores())
+    )
+    assert overhead.value is not None
+    # Two processes cannot take less than half of the time.
+    assert overhead.value > 0.9
+    assert drawing.name == "seconds of spangym curves, 10 trials of 100 rows"
+    assert drawing.value is not None
+    assert drawing.value > 0
+    assert drawing.goal is overhead.goal is None
+
+
 def test_json_is_refused_before_anything_is_measured(tmp_path: Path):
     for arguments in (["bench", "attention", "--quick"], ["defects"]):
         done = CliRunner().invoke(app, [*arguments, "--json", str(tmp_path)])
@@ -115,7 +133,7 @@ def test_stored_bench_is_that_of_the_readme():
         assert f"| {window} | " + " | ".join(cells) + " |" in README
 
 
-@pytest.mark.parametrize(("name", "figures"), [("envs", 11), ("agents", 9)])
+@pytest.mark.parametrize(("name", "figures"), [("envs", 11), ("agents", 9), ("experiments", 2)])
 def test_stored_bench_is_a_table_of_the_readme(name: str, figures: int):
     stored = json.loads((RESULTS / f"bench-{name}-cpu.json").read_text())
     assert stored["machine"]["device"] == "cpu"

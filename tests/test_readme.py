@@ -44,9 +44,9 @@ def test_own_refiner_and_everything_after_it(tmp_path: Path):
     commands = "".join(text for text in blocks("sh") if "make" not in text)
     # The shipped study, but smaller: the oracle alone takes a minute of it.
     quick = shipped_studies()["quickstart"]
-    for name, less in (("episodes = 8", "episodes = 2"), ("ctx = 256", "ctx = 64")):
-        assert name in quick
-        quick = quick.replace(name, less)
+    for name, usual, less in (("episodes", 8, 2), ("ctx", 256, 64), ("chunks", 8, 2)):
+        assert f"{name} = {usual}\n" in quick
+        quick = quick.replace(f"{name} = {usual}\n", f"{name} = {less}\n")
     (tmp_path / "quick.toml").write_text(quick)
     commands = commands.replace("compare --agent", "compare quick.toml --agent")
     printed = run(["bash", "-euc", commands], tmp_path)

@@ -21,7 +21,7 @@ from .intervals import (
     bootstrap_interval_of_share,
 )
 from .remarks import make_remarks
-from .row_groups import by_agent, fixed_spans
+from .row_groups import by_agent
 from .summaries import summarise
 from .verdict import make_verdict
 
@@ -110,7 +110,7 @@ def analyse(rows: Rows, generator: np.random.Generator, resamples: int = RESAMPL
 
 def _best_fixed(rows: Rows, summaries: pd.DataFrame) -> dict[str, str]:
     """The fixed span of the highest return, by environment."""
-    fixed = summaries[summaries["agent"].isin(fixed_spans(rows))]
+    fixed = summaries[summaries["agent"].isin(rows.fixed)]
     # The first of an environment is its best; what comes last stays.
     return dict(zip(fixed["environment"][::-1], fixed["agent"][::-1], strict=True))
 

@@ -22,8 +22,3 @@ def by_agent(rows: Rows, table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFr
     groups = dict(list(table.groupby(["environment", "agent"], observed=True)))
     keys = itertools.product(rows.environments, rows.agents)
     return {key: groups[key] for key in keys if key in groups}
-
-
-def fixed_spans(rows: Rows) -> tuple[str, ...]:
-    """Labels of the references that always choose the same span."""
-    return tuple(label for label in rows.references if label.startswith("fixed:"))

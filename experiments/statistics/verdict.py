@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from ..rows import Rows
 from .differences import Difference
-from .row_groups import fixed_spans
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def make_verdict(rows: Rows, differences: Sequence[Difference]) -> str:
         rows: What was compared.
         differences: As `paired_differences` makes them.
     """
-    fixed = fixed_spans(rows)
+    fixed = rows.fixed
     if not rows.learners:
         return "No learner was compared."
     if not fixed:

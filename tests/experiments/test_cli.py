@@ -326,7 +326,7 @@ def test_two_runners_in_one_folder(tmp_path: Path, finished_run: tuple[Path, str
     one, other = (
         pd.read_csv(root / "evaluation.csv") for root in (tmp_path / "run", finished_run[0])
     )
-    other = other[(other["training_seed"] == 0) & (other["agent"] != "dqn")]
+    other = other.query("training_seed == 0 and agent != 'dqn'")
     pd.testing.assert_frame_equal(one, other.reset_index(drop=True), check_exact=True)
 
 

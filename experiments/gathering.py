@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -34,9 +34,9 @@ def gather(
 ) -> Rows:
     """Read what the finished trials of runs left behind.
 
-    Where several runs have an agent of one label in one environment, the label of the later gets
-    the name of its run's folder behind it, unless the trials are the same. So do environments of
-    one label that differ.
+    Where several runs have an agent of one label, made with other hyperparameters or another
+    budget, the label of the later gets the name of its run's folder behind it. So do environments
+    of one label that differ. Trials that are the same in several runs stand once.
 
     Args:
         folders: Folders of runs, which may be in progress.
@@ -49,8 +49,11 @@ def gather(
     """
     tables, labels, errors, missing = _Tables(), _Labels(), dict(failed or {}), 0
     for folder in folders:
-        for trial in folder.trials():
-            whose = labels.find(folder, trial)
+        run, trials = folder.path.resolve().name, folder.trials()
+        names = labels.of_run(run, trials)
+        for trial in trials:
+            name = names[trial.agent.label]
+            whose = labels.find(run, trial, name, folder.trial(trial).name)
             if whose is None:
                 continue
             if folder.is_finished(trial):
@@ -107,28 +110,51 @@ class _Labels:
     """What environments and agents of several runs are called, lest two have one name."""
 
     environments: dict[str, _Place] = field(default_factory=dict)
-    agents: dict[str, None] = field(default_factory=dict)
-    _runs: dict[tuple[str, str], RunFolder] = field(default_factory=dict)
+    agents: dict[str, frozenset[str]] = field(default_factory=dict)
     _trials: dict[_Whose, str] = field(default_factory=dict)
 
-    def find(self, folder: RunFolder, trial: Trial) -> _Whose | None:
-        """Environment, agent and seed of a trial; None if it is there already."""
-        run, place = folder.path.resolve().name, (trial.environment, trial.evaluation)
+    def of_run(self, run: str, trials: Sequence[Trial]) -> dict[str, str]:
+        """What the agents of a run are called, by their labels in it.
+
+        Where an earlier run has the label for an agent with other hyperparameters or another
+        budget, the name of the run stands behind it.
+        """
+        made: dict[str, set[str]] = {}
+        for trial in trials:
+            agent = replace(trial.agent, label="", environments=())
+            how = (agent, trial.steps, trial.lanes, trial.earlier_steps)
+            made.setdefault(trial.agent.label, set()).add(repr(how))
+        names = {}
+        for label, how in made.items():
+            same = self.agents.setdefault(label, frozenset(how)) == how
+            names[label] = label if same or label in REFERENCES else f"{label} ({run})"
+            self.agents.setdefault(names[label], frozenset(how))
+        return names
+
+    def find(self, run: str, trial: Trial, agent: str, folder: str) -> _Whose | None:
+        """Environment, agent and seed of a trial; None if it is there already.
+
+        Args:
+            run: Name of the run.
+            trial: The trial.
+            agent: What its agent is called.
+            folder: Name of the trial's folder, which holds its key.
+        """
+        place = trial.environment, trial.evaluation
         environment = trial.environment.label
         if self.environments.setdefault(environment, place) != place:
             environment = f"{environment} ({run})"
             self.environments[environment] = place
-        agent, folder_name = trial.agent.label, folder.trial(trial).name
-        first = self._runs.setdefault((environment, agent), folder) is folder
-        if not first:
-            known = self._trials.get((environment, agent, trial.seed))
-            if agent in REFERENCES or known == folder_name:
-                return None
-            agent = f"{agent} ({run})"
-        self.agents.setdefault(agent)
         whose = (environment, agent, trial.seed)
-        self._trials[whose] = folder_name
-        return whose
+        if whose not in self._trials:
+            self._trials[whose] = folder
+            return whose
+        if self._trials[whose] == folder or agent in REFERENCES:
+            return None
+        # Made alike, but with another module of the user's, or on other content.
+        agent = f"{agent} ({run})"
+        self.agents.setdefault(agent, frozenset())
+        return (environment, agent, trial.seed)
 
 
 @dataclass

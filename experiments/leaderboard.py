@@ -118,11 +118,11 @@ def make_leaderboard_table(board: Leaderboard) -> Table:
     """The standings for the terminal."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("rank", justify="right")
-    table.add_column("agent", overflow="fold")
+    table.add_column("agent", min_width=18, overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
     several = len(board.environments) > 1
     for environment in board.environments if several else ():
-        table.add_column(escape(environment), justify="right")
+        table.add_column(escape(environment), justify="right", overflow="fold")
     table.add_column("trials", justify="right")
     for each in board.standings:
         score = "-" if each.score is None else _fixed_point(each.score, 2)

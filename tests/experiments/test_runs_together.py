@@ -62,6 +62,15 @@ def test_what_is_the_same_in_two_runs_stands_once(run: Path, other: Path):
     assert one["return"].tolist() == another["return"].tolist()
 
 
+def test_an_agent_trained_otherwise_is_another_everywhere(run: Path, other: Path):
+    """Of one label, but with another option."""
+    study = other / "study.toml"
+    study.write_text(study.read_text().replace("gamma = 0.5", "gamma = 0.25"))
+    rows = gather([RunFolder(run), RunFolder(other)])
+    assert rows.learners == ("pooled", "dqn", "dqn (other)")
+    assert len(rows.trials) == 18 + 2
+
+
 def test_environments_that_differ_are_kept_apart(run: Path, other: Path):
     study = other / "study.toml"
     study.write_text(study.read_text().replace("max_span = 384", "max_span = 300"))

@@ -111,8 +111,7 @@ def conclude(folder: RunFolder, failed: Mapping[str, str]) -> tuple[Rows, Statis
     rows = gather([folder], failed)
     statistics = analyse(rows, np.random.default_rng(_RESAMPLING_SEED))
     study = folder.study()
-    evaluation = evaluation_rows(folder)
-    folder.write("evaluation.csv", evaluation.to_csv(index=False, lineterminator="\n"))
+    folder.write("evaluation.csv", rows.episodes.to_csv(index=False, lineterminator="\n"))
     folder.write_json(
         "summary.json",
         {
@@ -130,22 +129,6 @@ def conclude(folder: RunFolder, failed: Mapping[str, str]) -> tuple[Rows, Statis
     facts = Facts(study.name, study.to_toml(), folder.manifest(), str(folder.path))
     write_report(folder.path / "report.html", rows, statistics, facts)
     return rows, statistics
-
-
-def evaluation_rows(folder: RunFolder) -> pd.DataFrame:
-    """The evaluation episodes of all finished trials, one below the other.
-
-    Raises:
-        UserError: Stored rows are damaged.
-    """
-    tables = []
-    for trial in folder.finished():
-        rows = folder.evaluation(trial)
-        rows.insert(0, "environment", trial.environment.label)
-        rows.insert(1, "agent", trial.agent.label)
-        rows.insert(2, "training_seed", trial.seed)
-        tables.append(rows)
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

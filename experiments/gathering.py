@@ -68,7 +68,7 @@ def gather(
         learners=tuple(each for each in labels.agents if each not in REFERENCES),
         references=tuple(each for each in REFERENCES if each in labels.agents),
         trials=with_scores(_table(tables.trials, _TRIALS)),
-        episodes=_table(tables.episodes, _EPISODES),
+        episodes=_table(tables.episodes, _EPISODES, others=True),
         curves=_table(tables.curves, _CURVES),
         choices=_table(tables.choices, _CHOICES),
         failed=tuple(errors.items()),
@@ -186,8 +186,14 @@ class _Tables:
         self.trials.append((whose, pd.DataFrame([summary])))
 
 
-def _table(parts: Sequence[_Part], columns: Sequence[str]) -> pd.DataFrame:
-    """Rows of several trials, one below the other, that say whose they are."""
+def _table(parts: Sequence[_Part], columns: Sequence[str], others: bool = False) -> pd.DataFrame:
+    """Rows of several trials, one below the other, that say whose they are.
+
+    Args:
+        parts: Rows of a trial each.
+        columns: Those that come first.
+        others: Whether the other columns are kept behind them.
+    """
     if not parts:
         return pd.DataFrame(columns=[*columns])
     lengths = [len(rows) for _, rows in parts]
@@ -196,4 +202,5 @@ def _table(parts: Sequence[_Part], columns: Sequence[str]) -> pd.DataFrame:
         table[name] = np.repeat(
             np.array(values, object if name != "training_seed" else int), lengths
         )
-    return table.reindex(columns=[*columns])
+    more = [each for each in table.columns if others and each not in columns]
+    return table.reindex(columns=[*columns, *more])

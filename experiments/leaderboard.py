@@ -11,7 +11,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from .figures.style import DASH
 from .gathering import gather
+from .result_tables import written
 from .run_folder import RunFolder
 from .statistics import analyse
 from .studies import Trial
@@ -125,21 +127,17 @@ def make_leaderboard_table(board: Leaderboard) -> Table:
         table.add_column(escape(environment), justify="right", overflow="fold")
     table.add_column("trials", justify="right")
     for each in board.standings:
-        score = "-" if each.score is None else _fixed_point(each.score, 2)
+        score = DASH if each.score is None else written(each.score, 2)
         if each.low is not None and each.high is not None:
-            score += f" [{_fixed_point(each.low, 2)}, {_fixed_point(each.high, 2)}]"
+            score += f" [{written(each.low, 2)}, {written(each.high, 2)}]"
         of = [
-            _fixed_point(each.scores.get(environment, np.nan), 2)
+            written(each.scores.get(environment, np.nan), 2)
             for environment in (board.environments if several else ())
         ]
-        rank = "-" if each.rank is None else str(each.rank)
+        rank = DASH if each.rank is None else str(each.rank)
         table.add_row(rank, escape(each.agent), escape(score), *of, str(each.trials))
     return table
 
 
 def _number(row: dict[str, Any] | None, name: str) -> float | None:
     return float(row[name]) if row is not None and np.isfinite(row[name]) else None
-
-
-def _fixed_point(value: float, places: int) -> str:
-    return f"{round(value, places) + 0.0:.{places}f}" if np.isfinite(value) else "-"

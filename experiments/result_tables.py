@@ -212,17 +212,23 @@ def _estimate(
 ) -> Cell:
     """A number with half the width of its interval, which is as far to both sides."""
     value, half = row[column], (row["high"] - row["low"]) / 2
-    text = _written(value, places, sign)
+    text = written(value, places, sign)
     if not math.isnan(half):
         text += f" ± {half:,.{places}f}"
     return Cell(text, value, note, best)
 
 
 def _number(value: float, places: int) -> Cell:
-    return Cell(_written(value, places), value)
+    return Cell(written(value, places), value)
 
 
-def _written(value: float, places: int, sign: bool = False) -> str:
+def written(value: float, places: int, sign: bool = False) -> str:
+    """A number with so many places; a dash for what is not known.
+
+    Example:
+        >>> written(-0.004, 2), written(0.5, 2, sign=True), written(math.nan, 2) == DASH
+        ('0.00', '+0.50', True)
+    """
     if math.isnan(value):
         return DASH
     # No minus before a zero.

@@ -28,7 +28,7 @@ class Rows:
             one pass of full attention), ``seconds`` (wall time) and ``steps`` (of the training; 0
             where there is nothing to learn).
         episodes: A row an evaluation episode: ``environment``, ``agent``, ``training_seed``,
-            ``evaluation_seed``, ``return``.
+            ``evaluation_seed``, ``return``, and whatever else was stored of it.
         curves: A row an episode of a training: ``environment``, ``agent``, ``training_seed``,
             ``step`` (environment steps of the training so far, over all lanes), ``return``,
             ``visited_keys`` (of the episode) and ``wall_seconds`` (since the training began).

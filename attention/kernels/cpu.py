@@ -4,7 +4,7 @@ The keys of neighbouring windows overlap, so they are read as a strided view of 
 (`torch.Tensor.unfold`), without a copy and without a mask: a masked call would score the masked
 keys too. The few windows whose interval is clipped by an end of the sequence are computed apart.
 
-Short sequences that are passed over once are scored whole (`spangym.attention.kernels.cpu_dense`).
+Short sequences are scored whole (`spangym.attention.kernels.cpu_dense`).
 
 All passes of iterative focus run on a block of windows before the next block is looked at, so that
 its queries and outputs stay in a core's cache (`spangym.attention.kernels.cpu_windows`).
@@ -47,7 +47,7 @@ def attend(
     # The fused call reads heads as runs of numbers, and does not look whether they are.
     q, k, v = _runs(q), (shared := _runs(k)), shared if v is k else _runs(v)
     if cpu_dense.takes(q, k, spans, mask, steps):
-        return cpu_dense.attend(q, k, v, spans, inverse_temperature)
+        return cpu_dense.attend(q, k, v, spans, steps, inverse_temperature)
     lanes, heads, queries, size = q.shape
     blocks = _blocks(q, k, v, spans, mask, steps, inverse_temperature)
     wholes = [

@@ -13,7 +13,7 @@ from spangym.attention import (
     SpanOptions,
     Spans,
 )
-from spangym.attention.kernels import cpu_windows, reference
+from spangym.attention.kernels import cpu_dense, cpu_windows, reference
 from spangym.attention.metrics import digits, features, quality, state_id
 
 from ..conftest import Golden
@@ -99,6 +99,7 @@ def test_what_is_counted_is_what_the_kernel_is_asked_for(monkeypatch: pytest.Mon
         return fused(q, k, *others, **named)
 
     monkeypatch.setattr(cpu_windows, "_fused", counting)
+    monkeypatch.setattr(cpu_dense, "MOST_FOCUSED_PAIRS", 0)
     x = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(1))
     x[:, 4:] = 0.0
     local = SlidingWindowAttention(1, SpanOptions(win_size=4, max_span=4, max_dist=4))

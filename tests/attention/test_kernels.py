@@ -31,7 +31,7 @@ def _eager_flex() -> Iterator[None]:
 
 def windows(*tensors: Any, **others: Any) -> Attended:
     """The CPU kernel, its windows cut however short the sequence is."""
-    with mock.patch.object(cpu_dense, "MOST_PAIRS", 0):
+    with mock.patch.multiple(cpu_dense, MOST_PAIRS=0, MOST_FOCUSED_PAIRS=0):
         return cpu.attend(*tensors, **others)
 
 
@@ -324,20 +324,27 @@ def test_a_lane_has_the_same_bits_alone(attend: Kernel, case: Case, steps: int):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("queries", [256, 257])
+@pytest.mark.parametrize(
+    ("queries", "keys", "steps"), [(256, 256, 1), (257, 256, 1), (128, 128, 4), (129, 128, 4)]
+)
 def test_the_ways_of_the_cpu_agree_where_they_meet(
-    queries: int, causal: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+    queries: int,
+    keys: int,
+    steps: int,
+    causal: bool,
+    generator: torch.Generator,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     whole = mock.Mock(wraps=cpu_dense.attend)
     monkeypatch.setattr(cpu_dense, "attend", whole)
     q = torch.randn(3, 2, queries, 8, generator=generator)
-    k = torch.randn(3, 2, 256, 8, generator=generator)
+    k = torch.randn(3, 2, keys, 8, generator=generator)
     spans = Spans(torch.tensor([4, 1, 90]), torch.tensor([6, 0, 120]), causal=causal)
     inverse = torch.tensor([0.5, 1.0, 1.5])
-    got = cpu.attend(q, k, k, spans, inverse_temperature=inverse)
-    assert whole.called == (queries == 256)
+    got = cpu.attend(q, k, k, spans, steps=steps, inverse_temperature=inverse)
+    assert whole.called == (queries == keys)
     for other in (windows, reference.attend):
-        expected = other(q, k, k, spans, inverse_temperature=inverse)
+        expected = other(q, k, k, spans, steps=steps, inverse_temperature=inverse)
         torch.testing.assert_close(got.output, expected.output, rtol=1e-4, atol=1e-5)
         assert torch.equal(got.passes, expected.passes)
 
@@ -345,12 +352,15 @@ def test_the_ways_of_the_cpu_agree_where_they_meet(
 def test_sequences_are_scored_whole_where_it_is_possible_and_faster():
     q, spans = torch.zeros(2, 1, 8, 4), Spans(torch.tensor([4, 4]), torch.tensor([4, 4]))
     long = torch.zeros(2, 1, cpu_dense.MOST_PAIRS // 8 + 1, 4)
+    longish = torch.zeros(2, 1, cpu_dense.MOST_FOCUSED_PAIRS // 8 + 1, 4)
     edge = replace(spans, edge=SoftEdge(spans.span, 2))
     assert cpu_dense.takes(q, q, spans, None, 1)
     assert not cpu_dense.takes(q, long, spans, None, 1)
     assert not cpu_dense.takes(q, q[:, :, :0], spans, None, 1)
-    assert not cpu_dense.takes(q, q, spans, None, 2)
-    assert not cpu_dense.takes(q, q, edge, None, 1)
+    for steps, these in ((2, spans), (1, edge)):
+        assert cpu_dense.takes(q, q, these, None, steps)
+        assert cpu_dense.takes(q, longish, spans, None, 1)
+        assert not cpu_dense.takes(q, longish, these, None, steps)
     padded = replace(spans, key_lengths=torch.tensor([8, 3]))
     assert not cpu_dense.takes(q, q, padded, None, 1)
     assert not cpu_dense.takes(q, q, spans, torch.ones(8, 8, dtype=torch.bool), 1)

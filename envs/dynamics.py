@@ -133,7 +133,7 @@ class Dynamics:
         if self.settings.observe == "previous":
             seen = _replaced(seen, index, self.encoding.features(outcome.local_input))
         hidden = self.stack.follow(index, state.hidden, outcome)
-        parts = self._judge(state, index, outcome, hidden)
+        parts = self._judge(index, outcome, self._excess(state, index, hidden))
         measures, staleness = measure(outcome, index, state.staleness)
         after = dataclasses.replace(
             state,
@@ -144,16 +144,19 @@ class Dynamics:
         )
         return Passed(after, parts, measures, outcome.local_output)
 
-    def _judge(self, state: State, index: int, outcome: Outcome, hidden: Tensor) -> Tensor:
+    def _excess(self, state: State, index: int, hidden: Tensor) -> Tensor | None:
+        """What `Decided` calls ``excess_bits``, from what goes on behind a layer."""
+        if index + 1 < self.settings.layers or state.targets is None:
+            return None
+        assert state.full_bits is not None
+        return self.stack.bits(hidden, state.targets) - state.full_bits
+
+    def _judge(self, index: int, outcome: Outcome, excess: Tensor | None) -> Tensor:
         """Parts of the reward, shape (lanes, parts)."""
         settings = self.settings
-        excess = None
-        if index + 1 == settings.layers and state.targets is not None:
-            assert state.full_bits is not None
-            excess = self.stack.bits(hidden, state.targets) - state.full_bits
         pairs = full_keys(settings.ctx, self.stack.layer(index).options.causal)
         parts = self.reward(Decided(outcome, index, settings.layers, pairs, excess))
-        name, wanted = type(self.reward).__name__, (len(hidden), len(self.reward.parts))
+        name, wanted = type(self.reward).__name__, (len(outcome.output), len(self.reward.parts))
         if not isinstance(parts, Tensor):
             raise ValueError(f"reward {name} must give a tensor, it gave a {type(parts).__name__}")
         if parts.shape != wanted:

@@ -182,8 +182,43 @@ class AudioSource(_SequencesSource):
     """
 
     def __init__(self, path: str | Path, split: str) -> None:
-        parts = ((name, _read_audio(each, split)) for name, each in _files(path))
+        parts = ((name, log_mel(read_mono(each, split))) for name, each in _files(path))
         super().__init__(_quoted(path), split, parts)
+
+
+def read_mono(path: Path, split: str | None = None) -> NDArray[np.float64]:
+    """Read an audio file, its channels mixed, at 16 kHz.
+
+    Args:
+        path: The file.
+        split: Which part of it, ``train`` or ``evaluation``; it is cut before it is resampled. All
+            of it if None.
+
+    Returns:
+        Shape (samples,), in -1..1.
+
+    Raises:
+        ValueError: It cannot be read, it holds NaN or infinite samples, or the extra ``audio`` is
+            not installed.
+    """
+    soundfile = _soundfile()
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except OSError as error:
+        _refuse(error, path)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(
+            f"{_quoted(path)} cannot be read as audio: {error.error_string}"
+        ) from error
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{_quoted(path)} must hold finite samples, got NaN or infinite ones")
+    mono = samples.mean(axis=1, dtype=np.float64)
+    if split is not None:
+        mono = _part(mono, split)
+    common = math.gcd(rate, RATE)
+    if rate != RATE and len(mono):
+        mono = resample_poly(mono, RATE // common, rate // common)
+    return mono
 
 
 def _files(path: str | Path) -> list[tuple[str, Path]]:
@@ -276,25 +311,6 @@ def _as_sequences(content: Any, where: str) -> list[NDArray[Any]]:
 
 def _form(sequence: NDArray[Any]) -> str:
     return f"frames of {sequence.shape[1]} channels" if sequence.ndim > 1 else "bytes"
-
-
-def _read_audio(path: Path, split: str) -> NDArray[np.float32]:
-    soundfile = _soundfile()
-    try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except OSError as error:
-        _refuse(error, path)
-    except soundfile.LibsndfileError as error:
-        raise ValueError(
-            f"{_quoted(path)} cannot be read as audio: {error.error_string}"
-        ) from error
-    if not np.isfinite(samples).all():
-        raise ValueError(f"{_quoted(path)} must hold finite samples, got NaN or infinite ones")
-    mono = _part(samples.mean(axis=1, dtype=np.float64), split)
-    common = math.gcd(rate, RATE)
-    if rate != RATE and len(mono):
-        mono = resample_poly(mono, RATE // common, rate // common)
-    return log_mel(mono)
 
 
 def _soundfile() -> Any:

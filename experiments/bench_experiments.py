@@ -14,19 +14,20 @@ import numpy as np
 import pandas as pd
 
 from .bench import Row
-from .comparison import check_startable, conclude, run_comparison
+from .comparison import check_startable, conclude
 from .drawing import draw_figures
 from .figures import Results
 from .gathering import gather
+from .jobs import RESULT
 from .local_executor import LocalExecutor
 from .machine import usable_cores
 from .manifest import make_manifest
 from .progress import QuietView
 from .run_folder import RunFolder
+from .runner import run_jobs
 from .statistics import analyse
 from .studies import AgentEntry, Study, Trial
 from .study_reading import load_study, resolve
-from .trial import RESULT
 
 _OVERHEAD_GOAL = 1.10
 """Wall time of a study over the sum of its trials' own times, divided by the processes."""
@@ -80,7 +81,7 @@ def runner_overhead(study: Study, path: Path, jobs: int) -> float:
     check_startable(study)
     folder = RunFolder(path)
     trials = folder.plan(study, make_manifest(study, ["bench"], jobs))
-    failed = run_comparison(folder, LocalExecutor(jobs), QuietView())
+    failed = run_jobs(folder.unfinished(), LocalExecutor(jobs), QuietView())
     conclude(folder, failed)
     wall = time.perf_counter() - began
     return wall / (sum(folder.result(trial)["wall_seconds"] for trial in trials) / jobs)
@@ -107,7 +108,7 @@ def make_run(path: Path, learners: int, episodes: int) -> RunFolder:
     folder = RunFolder(path)
     generator = np.random.default_rng(0)
     for trial in folder.plan(study, make_manifest(study, ["bench"], 1)):
-        _make_up(trial, folder.trial(trial), generator)
+        _make_up(trial, folder.folder_of(trial), generator)
     return folder
 
 

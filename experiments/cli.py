@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from . import cli_agents, cli_compare, cli_environments, cli_measure, cli_runs, cli_tune
+from . import cli_agents, cli_compare, cli_environments, cli_measure, cli_pilot, cli_runs, cli_tune
 
 app = typer.Typer(
     name="spangym",
@@ -37,6 +37,7 @@ for command in (
     cli_environments.watch,
     cli_environments.references,
     cli_environments.pretrain,
+    cli_pilot.pilot,
     cli_measure.defects,
 ):
     app.command()(command)

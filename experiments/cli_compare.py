@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from .comparison import View, check_startable, conclude, run_comparison
+from .cli_running import ExecutorName, make_executor, resumable, run_unfinished
+from .comparison import check_startable, conclude
 from .errors import UserError
 from .executors import Executor
-from .local_executor import LocalExecutor
+from .jobs import CHECKPOINT_SECONDS
 from .machine import usable_cores
 from .manifest import make_manifest
-from .progress import BarsView, LinesView, QuietView
-from .run_folder import RunFolder, resume_command
-from .studies import Study, Trial
+from .run_folder import RunFolder
+from .studies import Study
 from .study_reading import change_study, load_study, resolve
 from .table import make_tables
-from .trial import CHECKPOINT_SECONDS
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
-
-
-class ExecutorName(StrEnum):
-    """What runs the trials."""
-
-    LOCAL = "local"
-    RAY = "ray"
 
 
 def compare(
@@ -112,24 +98,6 @@ def compare(
     _run(folder, runs, quiet)
 
 
-def make_executor(
-    name: ExecutorName, address: str | None, jobs: int | None, checkpoint_seconds: float
-) -> Executor:
-    """What runs the trials, as options say.
-
-    Raises:
-        UserError: The options do not go together, or Ray is not installed.
-    """
-    if name is ExecutorName.LOCAL:
-        if address is not None:
-            raise UserError("--address is of a Ray cluster: give --executor ray, too")
-        return LocalExecutor(jobs or usable_cores(), checkpoint_seconds)
-    # Imported here: it is an extra, and takes a while.
-    from .ray_executor import RayExecutor
-
-    return RayExecutor(address, jobs, checkpoint_seconds)
-
-
 def _resume(folder: RunFolder, jobs: int, steps: int | None) -> None:
     """Go on with the study of an earlier run, perhaps longer."""
     folder.check_writable()
@@ -144,7 +112,7 @@ def _resume(folder: RunFolder, jobs: int, steps: int | None) -> None:
         raise UserError(f"{folder.path / 'study.toml'}: {error}") from error
     manifest = make_manifest(study, sys.argv, jobs)
     _check_same_content(folder, manifest)
-    before = [(trial, folder.trial(trial)) for trial in folder.trials()]
+    before = [(trial, folder.folder_of(trial)) for trial in folder.jobs()]
     folder.plan(study, manifest)
     if study.steps != stored.steps:
         folder.lengthen(before)
@@ -174,32 +142,9 @@ def _lengthened(study: Study, steps: int | None) -> Study:
 def _run(folder: RunFolder, executor: Executor, quiet: bool) -> None:
     # Where there is no terminal there is no width to keep to.
     console = Console(width=None if sys.stdout.isatty() else 120, quiet=quiet)
-    trials = folder.trials()
-    finished = [trial for trial in trials if folder.is_finished(trial)]
-    if finished:
-        console.print(f"{len(finished)} of {len(trials)} trials are finished already")
-    try:
-        with _view(console, trials, finished, quiet) as view:
-            failed = run_comparison(folder, executor, view)
-        if len(failed) == len(trials):
-            first = next(iter(failed.values()))
-            print(f"spangym: every trial failed, the first by: {first}", file=sys.stderr)
-            raise typer.Exit(1)
+    with resumable(folder):
+        failed = run_unfinished(folder, executor, console, quiet)
         rows, statistics = conclude(folder, failed)
-    except KeyboardInterrupt:
-        print(
-            f"interrupted: {len(folder.finished())} of {len(trials)} trials are finished and kept; "
-            f"go on with: {resume_command(folder.path)}",
-            file=sys.stderr,
-        )
-        raise typer.Exit(INTERRUPTED) from None
-    except OSError as error:
-        print(
-            f"spangym: what the comparison says cannot be written: {error.strerror or error}; "
-            f"finished trials are kept, go on with: {resume_command(folder.path)}",
-            file=sys.stderr,
-        )
-        raise typer.Exit(1) from None
     for table in make_tables(rows, statistics):
         console.print(table)
     for remark in statistics.remarks:
@@ -211,15 +156,3 @@ def _run(folder: RunFolder, executor: Executor, quiet: bool) -> None:
     console.print(f"written: {folder.path} {where}", markup=False, highlight=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)
-
-
-@contextlib.contextmanager
-def _view(
-    console: Console, trials: list[Trial], finished: list[Trial], quiet: bool
-) -> Iterator[View]:
-    if quiet:
-        yield QuietView()
-        return
-    kind = BarsView if console.is_terminal else LinesView
-    with kind(console, trials, finished) as view:
-        yield view

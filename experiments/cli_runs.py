@@ -18,7 +18,7 @@ from ..agents.files import written_whole
 from .bench import check_writable_file
 from .errors import UserError
 from .manifest import make_manifest
-from .run_folder import RunFolder, resume_command
+from .run_folder import RunFolder
 
 
 class XAxis(StrEnum):
@@ -90,7 +90,7 @@ def curves(
     rows = gather(runs)
     if not len(rows.trials):
         raise UserError(
-            f"no trial is finished in {str(folders[0])!r}: go on with {resume_command(folders[0])}"
+            f"no trial is finished in {str(folders[0])!r}: go on with {runs[0].resume_command}"
         )
     results = Results(rows, analyse(rows, np.random.default_rng(0)), x.value, smooth)
     place.mkdir(parents=True, exist_ok=True)

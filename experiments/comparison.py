@@ -1,12 +1,10 @@
-"""The main job: run a study's trials, gather what they say, draw it and write it down."""
+"""A comparison, but for its trials: what is checked before them, and made of them after."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,28 +13,19 @@ from ..agents import DeepAgent
 from ..envs import SpanControlVecEnv
 from .drawing import draw_figures
 from .errors import UserError
-from .events import Event, Failed
-from .executors import Executor
 from .figures import Results
 from .gathering import gather
-from .report import Facts, write_report
+from .pages import Facts
+from .report import write_report
 from .rows import Rows
 from .run_folder import RunFolder
 from .statistics import Statistics, analyse
-from .studies import Study, Trial
+from .studies import Study
 
 FORMATS = ("png", "svg")
 """Of the figure that lies beside the report."""
 
 _RESAMPLING_SEED = 0
-
-
-class View(Protocol):
-    """Shows how a comparison goes on."""
-
-    def show(self, event: Event) -> None:
-        """Take note of what has happened."""
-        ...
 
 
 def check_startable(study: Study) -> None:
@@ -65,34 +54,6 @@ def _startable(name: str) -> Iterator[None]:
         yield
     except Exception as error:  # Libraries raise what they like on a wrong hyperparameter.
         raise UserError(f"{name} cannot be started: {type(error).__name__}: {error}") from error
-
-
-def run_comparison(folder: RunFolder, executor: Executor, view: View) -> dict[str, str]:
-    """Run the trials of a run that are not finished yet; interrupted ones go on.
-
-    Args:
-        folder: Folder of the run.
-        executor: What runs them.
-        view: Shown what happens.
-
-    Returns:
-        Names of the trials that failed, each with its error in a line.
-
-    Raises:
-        UserError: A stored result is damaged.
-    """
-    todo: dict[Path, list[Trial]] = {}
-    for trial in folder.trials():
-        if not folder.is_finished(trial):
-            todo.setdefault(folder.trial(trial), []).append(trial)
-    failed: dict[str, str] = {}
-    for event in executor.run([(trials[0], path) for path, trials in todo.items()]):
-        # Trials of one content are one trial, by several names.
-        for trial in todo[folder.trial(event.trial)]:
-            view.show(replace(event, trial=trial))
-            if isinstance(event, Failed):
-                failed[trial.name] = event.error
-    return failed
 
 
 def conclude(folder: RunFolder, failed: Mapping[str, str]) -> tuple[Rows, Statistics]:

@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..agents.files import written_whole
 from ..attention.hints import did_you_mean
+from .cells import Table, to_latex, to_markdown
 from .errors import UserError
 from .figures import FIGURES, NothingToDraw, Results
 from .figures.files import save_figure
-from .result_tables import summary_tables, to_csv, to_latex, to_markdown
-
-REWARD_CURVES = "reward_curves"
-"""Name of the files of the reward curves, without their endings."""
+from .figures.kind import FigureKind, S
+from .result_tables import summary_tables, to_csv
 
 
-def find_figures(names: Sequence[str]) -> list[str]:
+def find_figures(names: Sequence[str], kinds: Mapping[str, FigureKind[S]]) -> list[str]:
     """Names of figures, each once; ``all`` stands for all.
+
+    Args:
+        names: What was asked for.
+        kinds: The figures there are, by name.
 
     Raises:
         UserError: There is no such figure.
     """
     for name in names:
-        if name not in (*FIGURES, "all"):
-            hint = did_you_mean(name, [*FIGURES, "all"])
+        if name not in (*kinds, "all"):
+            hint = did_you_mean(name, [*kinds, "all"])
             raise UserError(f"there is no figure {name!r}{hint}")
-    return [*FIGURES] if "all" in names else [*dict.fromkeys(names)]
+    return [*kinds] if "all" in names else [*dict.fromkeys(names)]
 
 
 def draw_figures(
     results: Results, names: Sequence[str], folder: Path, formats: Sequence[str]
 ) -> list[str]:
+    """Draw figures of a comparison to files, as `draw_kinds` does."""
+    return draw_kinds(FIGURES, results, names, folder, formats)
+
+
+def draw_kinds(
+    kinds: Mapping[str, FigureKind[S]],
+    subject: S,
+    names: Sequence[str],
+    folder: Path,
+    formats: Sequence[str],
+) -> list[str]:
     """Draw figures to files.
 
     Args:
-        results: What they are drawn from.
-        names: Of `spangym.experiments.figures.FIGURES`.
+        kinds: The figures there are, by name.
+        subject: What they are drawn from.
+        names: Of ``kinds``.
         folder: Where the files go; it must be there.
         formats: Endings, of ``png``, ``svg`` and ``pdf``.
 
@@ -49,12 +64,11 @@ def draw_figures(
     drawn, said = False, []
     for name in names:
         try:
-            figure = FIGURES[name].draw(results)
+            figure = kinds[name].draw(subject)
         except NothingToDraw as reason:
             said.append(f"{name}: not drawn: {reason}")
             continue
-        stem = f"{REWARD_CURVES}{'' if results.x == 'steps' else f'_{results.x}'}"
-        paths = save_figure(figure, folder / (stem if name == "reward" else name), formats)
+        paths = save_figure(figure, folder / subject.stem(name), formats)
         said += [f"drawn: {path}" for path in paths]
         drawn = True
     if not drawn:
@@ -63,25 +77,38 @@ def draw_figures(
 
 
 def write_tables(results: Results, folder: Path, formats: Sequence[str]) -> Iterator[Path]:
-    """Write the table of a comparison to files.
+    """Write the table of a comparison to files, as `write_texts` does."""
+    tables = summary_tables(results.rows, results.statistics)
+    return write_texts("table", tables, lambda: to_csv(results.statistics), folder, formats)
+
+
+def write_texts(
+    name: str,
+    tables: Sequence[Table],
+    csv: Callable[[], str],
+    folder: Path,
+    formats: Sequence[str],
+) -> Iterator[Path]:
+    """Write tables to a file of each format.
 
     Args:
-        results: What is in it.
+        name: Of the files, without their endings.
+        tables: Of one form, at least one.
+        csv: Makes the numbers that are in them.
         folder: Where the files go; it must be there.
         formats: Of ``csv``, ``markdown`` and ``latex``.
 
     Yields:
         What was written.
     """
-    tables = summary_tables(results.rows, results.statistics)
-    for name in formats:
-        if name == "csv":
-            ending, text = "csv", to_csv(results.statistics)
-        elif name == "markdown":
+    for each in formats:
+        if each == "csv":
+            ending, text = "csv", csv()
+        elif each == "markdown":
             ending, text = "md", to_markdown(tables)
         else:
             ending, text = "tex", to_latex(tables)
-        path = folder / f"table.{ending}"
+        path = folder / f"{name}.{ending}"
         with written_whole(path) as aside:
             aside.write_text(text, "utf-8")
         yield path

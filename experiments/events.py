@@ -1,47 +1,47 @@
-"""What happens as trials run, told by executors and shown by views."""
+"""What happens as jobs run, told by executors and shown by views."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .studies import Trial
+from .jobs import Job
 
 
 @dataclass(frozen=True)
 class Started:
-    """A trial has begun."""
+    """A job has begun."""
 
-    trial: Trial
+    job: Job
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A trial has taken so many of its steps."""
+    """A job has come so far, of its total."""
 
-    trial: Trial
-    steps: int
+    job: Job
+    done: int
 
 
 @dataclass(frozen=True)
 class Noted:
-    """Something that the user should know of a trial, in a line."""
+    """Something that the user should know of a job, in a line."""
 
-    trial: Trial
+    job: Job
     text: str
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A trial is complete."""
+    """A job is complete."""
 
-    trial: Trial
+    job: Job
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A trial has ended by an error, said in a line."""
+    """A job has ended by an error, said in a line."""
 
-    trial: Trial
+    job: Job
     error: str
 
 

@@ -49,11 +49,11 @@ def gather(
     """
     tables, labels, errors, missing = _Tables(), _Labels(), dict(failed or {}), 0
     for folder in folders:
-        run, trials = folder.path.resolve().name, folder.trials()
+        run, trials = folder.path.resolve().name, folder.jobs()
         names = labels.of_run(run, trials)
         for trial in trials:
             name = names[trial.agent.label]
-            whose = labels.find(run, trial, name, folder.trial(trial).name)
+            whose = labels.find(run, trial, name, folder.folder_of(trial).name)
             if whose is None:
                 continue
             if folder.is_finished(trial):

@@ -11,9 +11,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from .cells import written
 from .figures.style import DASH
 from .gathering import gather
-from .result_tables import written
 from .run_folder import RunFolder
 from .statistics import analyse
 from .studies import Trial

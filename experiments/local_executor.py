@@ -1,4 +1,4 @@
-"""Runs trials in processes of their own, one thread each, one trial at a time in a process."""
+"""Runs jobs in processes of their own, one thread each, one job at a time in a process."""
 
 from __future__ import annotations
 
@@ -12,20 +12,18 @@ from multiprocessing.context import SpawnProcess
 
 from .attempt import attempt, is_locked
 from .events import Event, Failed, Finished, Started
-from .executors import Job
-from .studies import Trial
-from .trial import CHECKPOINT_SECONDS
+from .jobs import CHECKPOINT_SECONDS, Job, PlacedJob
 
 
 @dataclass
 class _Worker:
     process: SpawnProcess
     connection: Connection
-    trial: Trial | None = None
+    job: Job | None = None
 
 
 class LocalExecutor:
-    """Runs trials in processes of this machine.
+    """Runs jobs in processes of this machine.
 
     Args:
         processes: Most of them at a time.
@@ -36,15 +34,15 @@ class LocalExecutor:
         self._processes = processes
         self._checkpoint_seconds = checkpoint_seconds
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Event]:
-        """Run trials; see `spangym.experiments.executors.Executor`."""
+    def run(self, jobs: Sequence[PlacedJob]) -> Iterator[Event]:
+        """Run jobs; see `spangym.experiments.executors.Executor`."""
         waiting = [*jobs]
         workers: list[_Worker] = []
         try:
             for _ in range(min(self._processes, len(waiting))):
                 workers.append(worker := _start_worker())
                 yield from self._hand_out(worker, waiting)
-            while busy := [worker for worker in workers if worker.trial is not None]:
+            while busy := [worker for worker in workers if worker.job is not None]:
                 for ready in wait([worker.connection for worker in busy]):
                     worker = next(each for each in busy if each.connection is ready)
                     event = _receive(worker)
@@ -59,18 +57,18 @@ class LocalExecutor:
             for worker in workers:
                 worker.process.join()
 
-    def _hand_out(self, worker: _Worker, waiting: list[Job]) -> Iterator[Event]:
-        worker.trial = None
+    def _hand_out(self, worker: _Worker, waiting: list[PlacedJob]) -> Iterator[Event]:
+        worker.job = None
         if waiting:
             # Those that another runner is at come last: they may be finished by then.
-            free = (job for job in waiting if not is_locked(job[1]))
-            job = next(free, waiting[0])
-            waiting.remove(job)
-            worker.trial = job[0]
+            free = (placed for placed in waiting if not is_locked(placed[1]))
+            placed = next(free, waiting[0])
+            waiting.remove(placed)
+            worker.job = placed[0]
             # A process that is dead already shows so when it is asked for events.
             with contextlib.suppress(BrokenPipeError):
-                worker.connection.send((*job, self._checkpoint_seconds))
-            yield Started(worker.trial)
+                worker.connection.send((*placed, self._checkpoint_seconds))
+            yield Started(worker.job)
 
 
 def _receive(worker: _Worker) -> Event:
@@ -78,11 +76,11 @@ def _receive(worker: _Worker) -> Event:
         return worker.connection.recv()
     except (EOFError, ConnectionResetError):
         worker.process.join()
-        assert worker.trial is not None
+        assert worker.job is not None
         code = worker.process.exitcode
         if code is not None and code < 0:
-            return Failed(worker.trial, f"its process was killed by signal {-code}; out of memory?")
-        return Failed(worker.trial, f"its process ended before it, with exit code {code}")
+            return Failed(worker.job, f"its process was killed by signal {-code}; out of memory?")
+        return Failed(worker.job, f"its process ended before it, with exit code {code}")
 
 
 def _start_worker() -> _Worker:
@@ -107,9 +105,9 @@ def _ignored(number: signal.Signals) -> Iterator[None]:
 
 
 def _work(connection: Connection) -> None:
-    """A worker's life: trials from the connection, until there are no more."""
+    """A worker's life: jobs from the connection, until there are no more."""
     # Without its parent it ends.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
-            trial, folder, checkpoint_seconds = connection.recv()
-            connection.send(attempt(trial, folder, connection.send, checkpoint_seconds))
+            job, folder, checkpoint_seconds = connection.recv()
+            connection.send(attempt(job, folder, connection.send, checkpoint_seconds))

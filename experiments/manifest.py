@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from ..envs.weights import weights_sha256
+from .contents import ContentHashes
 from .machine import describe_machine
 from .studies import Study
-from .trial_keys import TrialKeys
 
 _PACKAGES = ("spangym", "torch", "gymnasium", "stable-baselines3", "numpy", "pandas", "scipy")
 
@@ -30,8 +30,30 @@ def make_manifest(study: Study, command: Sequence[str], jobs: int) -> dict[str, 
         Ready for JSON.
     """
     arguments = [each.arguments for each in study.environments]
-    keys = TrialKeys()
+    hashes = ContentHashes()
     devices = dict.fromkeys(each["device"] for each in arguments)
+    return {
+        **describe_run(command, jobs, next(iter(devices))),
+        "content_sha256": {each["source"]: hashes.of(each["source"]) for each in arguments},
+        "weights_sha256": {
+            each["weights"]: weights_sha256(each["weights"])
+            for each in arguments
+            if each["weights"]
+        },
+    }
+
+
+def describe_run(command: Sequence[str], jobs: int, device: str) -> dict[str, Any]:
+    """Describe the code, the machine and the command of a run.
+
+    Args:
+        command: The command line.
+        jobs: Processes that run it.
+        device: Where it computes, as torch names it.
+
+    Returns:
+        Ready for JSON.
+    """
     return {
         "command": list(command),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -39,15 +61,7 @@ def make_manifest(study: Study, command: Sequence[str], jobs: int) -> dict[str, 
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in _PACKAGES},
         },
-        "machine": describe_machine(torch.device(next(iter(devices)))),
+        "machine": describe_machine(torch.device(device)),
         "jobs": jobs,
         "threads_per_job": 1,
-        "content_sha256": {
-            each["source"]: keys.content_sha256(each["source"]) for each in arguments
-        },
-        "weights_sha256": {
-            each["weights"]: weights_sha256(each["weights"])
-            for each in arguments
-            if each["weights"]
-        },
     }

@@ -1,9 +1,12 @@
-"""How a comparison goes on, as bars in a terminal or as plain lines."""
+"""How jobs go on, as bars in a terminal or as plain lines."""
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator, Sequence
 from types import TracebackType
+from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,20 +21,53 @@ from rich.progress import (
 )
 
 from . import events
-from .studies import Trial
+from .jobs import Job
+
+
+class View(Protocol):
+    """Shows how jobs go on."""
+
+    def show(self, event: events.Event) -> None:
+        """Take note of what has happened."""
+        ...
+
+
+@contextlib.contextmanager
+def make_view(
+    console: Console, jobs: Sequence[Job], finished: Sequence[Job], noun: str, quiet: bool
+) -> Iterator[View]:
+    """What shows how jobs go on: bars in a terminal, lines elsewhere.
+
+    Args:
+        console: Where to.
+        jobs: Jobs of the run.
+        finished: Those that were finished before.
+        noun: What the jobs are called, in the plural.
+        quiet: Whether nothing is to be shown.
+    """
+    if quiet:
+        yield QuietView()
+    elif console.is_terminal:
+        with BarsView(console, jobs, finished, noun) as bars:
+            yield bars
+    else:
+        yield LinesView(console, jobs, finished)
 
 
 class BarsView:
-    """A bar for each running trial and one for the whole, in decisions taken.
+    """A bar for each running job and one for the whole.
 
     Args:
         console: Terminal to draw on.
-        trials: Trials of the run.
+        jobs: Jobs of the run.
         finished: Those that were finished before.
+        noun: What the jobs are called, in the plural.
     """
 
-    def __init__(self, console: Console, trials: list[Trial], finished: list[Trial]) -> None:
-        self._steps = {trial.name: trial.decisions for trial in finished}
+    def __init__(
+        self, console: Console, jobs: Sequence[Job], finished: Sequence[Job], noun: str
+    ) -> None:
+        self._done = {job.name: job.total for job in finished}
         self._bars: dict[str, TaskID] = {}
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -43,7 +79,7 @@ class BarsView:
             expand=True,
         )
         self._whole = self.progress.add_task(
-            "[bold]all trials", total=sum(trial.decisions for trial in trials)
+            f"[bold]all {noun}", total=sum(job.total for job in jobs)
         )
         self._update_whole()
 
@@ -61,17 +97,16 @@ class BarsView:
 
     def show(self, event: events.Event) -> None:
         """Move the bars to what has happened."""
-        trial, name = event.trial, event.trial.name
+        job, name = event.job, event.job.name
         if isinstance(event, events.Started):
-            label = escape(f"{trial.environment.label} {trial.agent.label} seed {trial.seed}")
-            self._bars[name] = self.progress.add_task(label, total=trial.decisions)
+            self._bars[name] = self.progress.add_task(escape(job.label), total=job.total)
         elif isinstance(event, events.Progress):
-            self._steps[name] = event.steps
-            self.progress.update(self._bars[name], completed=event.steps)
+            self._done[name] = event.done
+            self.progress.update(self._bars[name], completed=event.done)
         elif isinstance(event, events.Noted):
             self.progress.console.print(f"{name}: {event.text}", markup=False, highlight=False)
         else:
-            self._steps[name] = trial.decisions
+            self._done[name] = job.total
             self.progress.remove_task(self._bars.pop(name))
             if isinstance(event, events.Failed):
                 self.progress.console.print(
@@ -80,43 +115,37 @@ class BarsView:
         self._update_whole()
 
     def _update_whole(self) -> None:
-        self.progress.update(self._whole, completed=sum(self._steps.values()))
+        self.progress.update(self._whole, completed=sum(self._done.values()))
 
 
 class LinesView:
-    """A line for each trial that ends, for output that is no terminal.
+    """A line for each job that ends, for output that is no terminal.
 
     Args:
         console: Where the lines go.
-        trials: Trials of the run.
+        jobs: Jobs of the run.
         finished: Those that were finished before.
     """
 
-    def __init__(self, console: Console, trials: list[Trial], finished: list[Trial]) -> None:
+    def __init__(self, console: Console, jobs: Sequence[Job], finished: Sequence[Job]) -> None:
         self._console = console
-        self._total = len(trials)
+        self._total = len(jobs)
         self._ended = len(finished)
         self._began: dict[str, float] = {}
 
-    def __enter__(self) -> LinesView:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
     def show(self, event: events.Event) -> None:
-        """Say so where a trial has ended."""
+        """Say so where a job has ended."""
         if isinstance(event, events.Started):
-            self._began[event.trial.name] = time.monotonic()
+            self._began[event.job.name] = time.monotonic()
         if isinstance(event, events.Noted):
-            said = f"{event.trial.name}: {event.text}"
+            said = f"{event.job.name}: {event.text}"
             self._console.print(said, markup=False, highlight=False, soft_wrap=True)
         if not isinstance(event, events.Finished | events.Failed):
             return
         self._ended += 1
-        seconds = time.monotonic() - self._began[event.trial.name]
+        seconds = time.monotonic() - self._began[event.job.name]
         how = f"failed: {event.error}" if isinstance(event, events.Failed) else "finished"
-        line = f"[{self._ended}/{self._total}] {event.trial.name}: {how} ({seconds:.1f} s)"
+        line = f"[{self._ended}/{self._total}] {event.job.name}: {how} ({seconds:.1f} s)"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from ..attention.hints import did_you_mean
 from .errors import UserError
-from .study_reading import in_a_line
+from .toml_reading import parse_toml, shipped_texts
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -71,9 +69,7 @@ class Range:
 
 def shipped_ranges() -> dict[str, str]:
     """TOML texts of the ranges that come with the package, by the agent's name."""
-    folder = resources.files("spangym.experiments") / "ranges"
-    files = [each for each in folder.iterdir() if each.name.endswith(".toml")]
-    return {each.name.removesuffix(".toml"): each.read_text("utf-8") for each in files}
+    return shipped_texts("ranges")
 
 
 def load_ranges(name: str) -> dict[str, Range]:
@@ -96,13 +92,7 @@ def load_ranges(name: str) -> dict[str, Range]:
             f"there are no ranges {name!r}{did_you_mean(name, shipped)}; a file of your own is "
             "named with --ranges"
         ) from error
-    try:
-        given = json.dumps(tomllib.loads(text), default=str)
-        return TypeAdapter(dict[str, Range]).validate_json(given)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{name}: not TOML: {error}") from error
-    except ValidationError as error:
-        raise UserError(f"{name}: {in_a_line(error)}") from error
+    return parse_toml(text, name, dict[str, Range], Range)
 
 
 def flat(options: dict[str, Any], ranges: dict[str, Range]) -> dict[str, Any]:

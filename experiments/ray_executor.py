@@ -1,8 +1,8 @@
-"""Runs trials as tasks of a Ray cluster, whose nodes need share no files with this machine.
+"""Runs jobs as tasks of a Ray cluster, whose nodes need share no files with this machine.
 
 This machine must be one of the nodes. Each node needs spangym, Ray and torch in the versions that
-are here, and what the study reads besides (files, agents of the user's own) where it is here; a
-node on which a trial would come out otherwise is refused.
+are here, and what the jobs read besides (files, agents of the user's own) where it is here; a
+node on which a job would come out otherwise is refused.
 """
 
 from __future__ import annotations
@@ -27,13 +27,11 @@ from filelock import FileLock, Timeout
 
 from ..agents.files import written_whole
 from .attempt import attempt, is_finished, lock_of, prepare
+from .contents import ContentHashes, key_of
 from .errors import UserError
 from .events import Event, Failed, Finished, Noted, Started
-from .executors import Job
+from .jobs import CHECKPOINT_SECONDS, RESULT, Job, PlacedJob
 from .machine import usable_cores
-from .studies import Trial
-from .trial import CHECKPOINT_SECONDS, RESULT
-from .trial_keys import TrialKeys
 
 try:
     import ray
@@ -66,9 +64,9 @@ _Message = Event | _Files
 
 @dataclass(eq=False)
 class _Run:
-    """A trial on its way through the cluster."""
+    """A job on its way through the cluster."""
 
-    trial: Trial
+    job: Job
     folder: Path
     lock: FileLock
     hangs_on: dict[str, str]
@@ -80,27 +78,27 @@ class _Run:
         """An event as views are to hear it: begun once, whatever became of the beginning."""
         if not self.started:
             self.started = True
-            yield Started(self.trial)
+            yield Started(self.job)
         if not isinstance(event, Started):
             yield event
 
     def fail(self, line: str, text: str) -> Iterator[Event]:
-        """The end of a trial whose task did not live to write down why."""
+        """The end of a job whose task did not live to write down why."""
         (self.folder / "error.txt").write_text(f"{text.strip()}\n", "utf-8")
         self.lock.release()
-        return self.tell(Failed(self.trial, line))
+        return self.tell(Failed(self.job, line))
 
 
 class RayExecutor:
-    """Runs trials on a Ray cluster, one core each, and a GPU each where the layers run on CUDA.
+    """Runs jobs on a Ray cluster, one core each, and a GPU each where they compute on CUDA.
 
     Files come back as checkpoints are written and at the end, so that little is lost with a node.
-    A trial whose process or node dies is run again, up to three times, from the last checkpoint
+    A job whose process or node dies is run again, up to three times, from the last checkpoint
     that came back.
 
     Args:
         address: Of a running cluster, HOST:PORT; None to start one on this machine meanwhile.
-        jobs: Most trials at a time; None for as many as the cluster takes.
+        jobs: Most jobs at a time; None for as many as the cluster takes.
         checkpoint_seconds: Least time between two checkpoints of a training.
 
     Raises:
@@ -119,16 +117,14 @@ class RayExecutor:
         self._jobs = jobs
         self._checkpoint_seconds = checkpoint_seconds
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Event]:
-        """Run trials; see `spangym.experiments.executors.Executor`.
+    def run(self, jobs: Sequence[PlacedJob]) -> Iterator[Event]:
+        """Run jobs; see `spangym.experiments.executors.Executor`.
 
         Raises:
-            UserError: The cluster cannot be used, or has no GPU for trials that need one.
+            UserError: The cluster cannot be used, or has no GPU for jobs that need one.
         """
-        keys = TrialKeys()
-        runs = [
-            _Run(trial, folder, lock_of(folder), _hangs_on(trial, keys)) for trial, folder in jobs
-        ]
+        hashes = ContentHashes()
+        runs = [_Run(job, folder, lock_of(folder), _hangs_on(job, hashes)) for job, folder in jobs]
         if not runs:
             return
         try:
@@ -142,10 +138,10 @@ class RayExecutor:
 
 
 class _Dispatch:
-    """Hands trials out to a cluster and takes in what comes of them.
+    """Hands jobs out to a cluster and takes in what comes of them.
 
     Args:
-        runs: The trials.
+        runs: The jobs.
         jobs: Most of them at a time; None for as many as the cluster takes.
         checkpoint_seconds: Least time between two checkpoints of a training.
     """
@@ -157,7 +153,7 @@ class _Dispatch:
         self._checkpoint_seconds = checkpoint_seconds
 
     def events(self) -> Iterator[Event]:
-        """All that happens, until each trial has ended."""
+        """All that happens, until each job has ended."""
         try:
             due = time.monotonic()
             while self._waiting or self._out:
@@ -191,12 +187,12 @@ class _Dispatch:
             except Timeout:
                 if not run.noted:
                     run.noted = True
-                    yield Noted(run.trial, "another process runs it; waiting for what comes of it")
+                    yield Noted(run.job, "another process runs it; waiting for what comes of it")
                 continue
             self._waiting.remove(run)
             if is_finished(run.folder):
                 run.lock.release()
-                yield from run.tell(Finished(run.trial))
+                yield from run.tell(Finished(run.job))
             else:
                 self._submit(run)
 
@@ -204,8 +200,8 @@ class _Dispatch:
         prepare(run.folder)
         files = _Outgoing(run.folder).changes()
         # Ray's own retries know nothing of the checkpoints that came back.
-        task: Any = ray.remote(num_cpus=1, num_gpus=_gpus(run.trial), max_retries=0)(work)
-        given = run.trial, files, run.hangs_on, self._checkpoint_seconds
+        task: Any = ray.remote(num_cpus=1, num_gpus=_gpus(run.job), max_retries=0)(work)
+        given = run.job, files, run.hangs_on, self._checkpoint_seconds
         self._out[task.remote(*given)] = run
 
     def _ready(self) -> list[ray.ObjectRefGenerator]:
@@ -220,7 +216,7 @@ class _Dispatch:
         try:
             message: Any = ray.get(next(task))
         except RayTaskError as error:
-            # Around the trial, whose own errors it tells itself: no spangym there, a full disk.
+            # Around the job, whose own errors it tells itself: no spangym there, a full disk.
             del self._out[task]
             yield from run.fail(str(error).strip().rpartition("\n")[2], str(error))
         except RayError as error:
@@ -232,7 +228,7 @@ class _Dispatch:
                 yield from run.fail(line, f"{error}\n{line}")
             else:
                 again = "it is run again, from the last checkpoint that came back"
-                yield Noted(run.trial, f"its process or node died ({how}); {again}")
+                yield Noted(run.job, f"its process or node died ({how}); {again}")
                 self._submit(run)
         else:
             if isinstance(message, _Files):
@@ -245,17 +241,17 @@ class _Dispatch:
 
 
 def work(
-    trial: Trial,
+    job: Job,
     files: _Files,
     hangs_on: dict[str, str],
     checkpoint_seconds: float,
 ) -> Iterator[_Message]:
-    """The task: one attempt at a trial, in a folder of its own.
+    """The task: one attempt at a job, in a folder of its own.
 
     Args:
-        trial: The trial.
+        job: The job.
         files: Of its folder, as an interrupted attempt left it.
-        hangs_on: What its numbers hang on, as it is where the study was begun.
+        hangs_on: What its numbers hang on, as it is on the runner's machine.
         checkpoint_seconds: Least time between two checkpoints of a training.
 
     Yields:
@@ -264,15 +260,15 @@ def work(
     Raises:
         RuntimeError: The numbers would be others here.
     """
-    yield Started(trial)
-    for name, there in _hangs_on(trial, TrialKeys()).items():
+    yield Started(job)
+    for name, there in _hangs_on(job, ContentHashes()).items():
         if there != hangs_on[name]:
             raise RuntimeError(
                 f"{name}: {there} on node {socket.gethostname()}, {hangs_on[name]} on the runner's "
                 "machine; have the same on both"
             )
     with tempfile.TemporaryDirectory(prefix="spangym-", ignore_cleanup_errors=True) as temporary:
-        folder = Path(temporary, "trial")
+        folder = Path(temporary, "job")
         _take(folder, files)
         outgoing = _Outgoing(folder)
         outgoing.changes()
@@ -286,7 +282,7 @@ def work(
 
         # In a thread, since it is to tell of itself while it runs.
         pool = ThreadPoolExecutor(1)
-        end = pool.submit(attempt, trial, folder, tell, checkpoint_seconds)
+        end = pool.submit(attempt, job, folder, tell, checkpoint_seconds)
         end.add_done_callback(lambda _: messages.put(None))
         pool.shutdown(wait=False)
         try:
@@ -350,21 +346,21 @@ def _files_of(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def _hangs_on(trial: Trial, keys: TrialKeys) -> dict[str, str]:
+def _hangs_on(job: Job, hashes: ContentHashes) -> dict[str, str]:
     """What must be the same on two machines for the same numbers, beyond what Ray looks at."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {**versions, "key of spangym and what is read": keys.key_of(trial)}
+    return {**versions, "key of spangym and what is read": key_of(job.content(hashes))}
 
 
-def _gpus(trial: Trial) -> int:
-    return int(torch.device(trial.environment.arguments["device"]).type == "cuda")
+def _gpus(job: Job) -> int:
+    return int(torch.device(job.device).type == "cuda")
 
 
 def _check_gpus(runs: Sequence[_Run]) -> None:
-    needed = any(_gpus(run.trial) for run in runs)
+    needed = any(_gpus(run.job) for run in runs)
     # Ray would wait for one to be added.
     if needed and not ray.cluster_resources().get("GPU"):
-        raise UserError("the study's device is CUDA, but no node of the Ray cluster has a GPU")
+        raise UserError("the device is CUDA, but no node of the Ray cluster has a GPU")
 
 
 def _twice_the_cores() -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
-from dataclasses import field
+from collections.abc import Callable
+from dataclasses import asdict, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
@@ -13,6 +16,8 @@ from pydantic.dataclasses import dataclass
 from ..agents import Agent
 from ..agents.loading import FIXED, AgentKind, find_agent
 from ..envs import Settings, settings_for
+from ..envs.weights import weights_sha256
+from .contents import ContentHashes
 
 REFERENCES = ("oracle", "threshold", "random", *FIXED)
 """Policies that stand in every comparison; those that take longest first."""
@@ -120,7 +125,7 @@ class EvaluationEntry:
 
 @dataclass(frozen=True)
 class Trial:
-    """One agent trained from one seed in one environment, and evaluated: an independent job.
+    """One agent trained from one seed in one environment, and evaluated: a `Job`.
 
     Attributes:
         environment: Where the agent acts, resolved.
@@ -146,9 +151,64 @@ class Trial:
         return f"{self.environment.slug}/{self.agent.slug}/seed-{self.seed}"
 
     @property
-    def decisions(self) -> int:
+    def label(self) -> str:
+        """Environment, agent and seed, as tables and figures call them."""
+        return f"{self.environment.label} {self.agent.label} seed {self.seed}"
+
+    @property
+    def total(self) -> int:
         """Steps in training and evaluation together."""
         return self.steps + self.evaluation.episodes * self.environment.episode_steps
+
+    @property
+    def device(self) -> str:
+        """Where the layers run, as torch names it."""
+        return self.environment.arguments["device"]
+
+    def content(self, hashes: ContentHashes) -> dict[str, Any]:
+        """All that the numbers hang on, but for the machine and its libraries.
+
+        What agent and environment are called is not among it; what is read is, by its hash, and so
+        is the module of an agent of the user's own.
+
+        Args:
+            hashes: Of what sources read.
+
+        Returns:
+            Ready for JSON.
+        """
+        agent, arguments = self.agent, self.environment.arguments
+        weights = arguments["weights"]
+        return {
+            "environment": {"id": self.environment.id, "arguments": arguments},
+            "agent": {
+                "agent": agent.agent,
+                "options": agent.options,
+                **{name: getattr(agent, name) for name in OBSERVATION},
+                "module_sha256": agent.kind().module_sha256,
+            },
+            "seed": self.seed,
+            "steps": self.steps,
+            "earlier_steps": list(self.earlier_steps),
+            "lanes": self.lanes,
+            "evaluation": asdict(self.evaluation),
+            "content_sha256": hashes.of(arguments["source"]),
+            "weights_sha256": weights_sha256(weights) if weights else None,
+            "spangym": importlib.metadata.version("spangym"),
+        }
+
+    def run(
+        self,
+        folder: Path,
+        progress: Callable[[int], None],
+        note: Callable[[str], None],
+        checkpoint_seconds: float,
+    ) -> None:
+        """Train the agent, store it and evaluate it: see `spangym.experiments.trial.run_trial`."""
+        # Imported here: it is about trials, and takes a while.
+        from .trial import run_trial
+
+        run_trial(self, folder, progress, note, checkpoint_seconds)
 
     def training(self) -> Settings:
         """Settings of the environment in which the agent trains."""

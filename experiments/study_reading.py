@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import tomllib
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
 
 from ..attention.hints import did_you_mean
 from ..envs import Settings, settings_for
@@ -28,13 +23,18 @@ from .studies import (
     Trial,
     make_agent,
 )
+from .toml_reading import find_text, parse_toml, shipped_texts
+
+_TABLES: dict[str, type[Any]] = {
+    "environments": EnvironmentEntry,
+    "agents": AgentEntry,
+    "evaluation": EvaluationEntry,
+}
 
 
 def shipped_studies() -> dict[str, str]:
     """TOML texts of the studies that come with the package, by name."""
-    folder = resources.files("spangym.experiments") / "studies"
-    files = [each for each in folder.iterdir() if each.name.endswith(".toml")]
-    return {each.name.removesuffix(".toml"): each.read_text("utf-8") for each in files}
+    return shipped_texts("studies")
 
 
 def load_study(name: str) -> Study:
@@ -49,20 +49,7 @@ def load_study(name: str) -> Study:
     Raises:
         UserError: There is no such file, or it is no study.
     """
-    shipped = shipped_studies()
-    if name in shipped:
-        return parse_study(shipped[name], name)
-    try:
-        # With or without the mark that some editors put before UTF-8.
-        text = Path(name).read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"study {name!r} is not a text file in UTF-8") from error
-    except (OSError, ValueError) as error:
-        cause = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"study {name!r} cannot be read: {cause}{did_you_mean(name, shipped)}"
-        ) from error
-    return parse_study(text, name)
+    return parse_study(find_text("study", name, shipped_studies()), name)
 
 
 def parse_study(text: str, name: str) -> Study:
@@ -95,13 +82,7 @@ def parse_resolved(text: str, name: str) -> Study:
     Raises:
         UserError: It is not TOML, or no study.
     """
-    try:
-        # Strict validation takes tables for dataclasses and arrays for tuples only from JSON.
-        return TypeAdapter(Study).validate_json(json.dumps(tomllib.loads(text), default=str))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{name}: not TOML: {error}") from error
-    except ValidationError as error:
-        raise UserError(f"{name}: {in_a_line(error)}") from error
+    return parse_toml(text, name, Study, Study, _TABLES)
 
 
 def resolve(study: Study) -> Study:
@@ -112,7 +93,7 @@ def resolve(study: Study) -> Study:
     """
     study = dataclasses.replace(
         study,
-        agents=tuple(_resolve_agent(entry) for entry in study.agents),
+        agents=tuple(resolve_agent(entry) for entry in study.agents),
         environments=tuple(_resolve_environment(each) for each in study.environments),
     )
     _check_budget(study)
@@ -149,7 +130,12 @@ def _check_slugs(what: str, slugs: Sequence[str]) -> None:
             )
 
 
-def _resolve_agent(entry: AgentEntry) -> AgentEntry:
+def resolve_agent(entry: AgentEntry) -> AgentEntry:
+    """Fill in what an agent's entry leaves out.
+
+    Raises:
+        UserError: There is no such agent, it cannot be made, or an option is wrong.
+    """
     try:
         kind = entry.kind()
         kind.check_options(entry.options)
@@ -235,31 +221,6 @@ def _check_budget(study: Study) -> None:
             f"evaluation: regret_episodes must be at most episodes={judged.episodes}, "
             f"got {judged.regret_episodes}"
         )
-
-
-def in_a_line(error: ValidationError) -> str:
-    """What is wrong with a TOML file, the first of all that is."""
-    # A misspelt key is also a missing one: the misspelling says more.
-    unknown = "unexpected_keyword_argument"
-    first = min(error.errors(), key=lambda each: each["type"] != unknown)
-    *path, last = [str(part) for part in first["loc"]]
-    where = ".".join([*path, last])
-    if first["type"] == unknown:
-        return f"key {where!r} is unknown{did_you_mean(last, _keys_beside(path))}"
-    if first["type"] in ("missing", "missing_argument"):
-        return f"key {where!r} is missing"
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return f"key {where!r}: {message}, got {first['input']!r}"
-
-
-def _keys_beside(path: list[str]) -> list[str]:
-    tables: dict[str, type[Any]] = {
-        "environments": EnvironmentEntry,
-        "agents": AgentEntry,
-        "evaluation": EvaluationEntry,
-    }
-    table = tables.get(path[0], Study) if path else Study
-    return [each.name for each in dataclasses.fields(table)]
 
 
 def change_study(

@@ -1,15 +1,26 @@
-"""The tables of a comparison for the terminal."""
+"""Tables for the terminal, those of a comparison first."""
 
 from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from rich import box
 from rich import table as rich_table
 from rich.markup import escape
 
-from .result_tables import Table, aggregate_table, summary_tables
+from .cells import Table
+from .result_tables import aggregate_table, summary_tables
 from .rows import Rows
 from .statistics import Statistics
 from .studies import slug
+
+_HEAD = 14
+"""Characters of a line of a column's name."""
+
+_LABEL = 12
+"""Characters of a label that always stand in one line."""
 
 
 def make_tables(rows: Rows, statistics: Statistics) -> list[rich_table.Table]:
@@ -22,26 +33,38 @@ def make_tables(rows: Rows, statistics: Statistics) -> list[rich_table.Table]:
         statistics: What that says.
     """
     tables = [
-        _render(table, _failures(rows, table.title)) for table in summary_tables(rows, statistics)
+        render_table(table, _failures(rows, table.title))
+        for table in summary_tables(rows, statistics)
     ]
     if len(rows.environments) > 1 and len(statistics.aggregates):
-        tables.append(_render(aggregate_table(rows, statistics), {}))
+        tables.append(render_table(aggregate_table(rows, statistics)))
     return tables
 
 
-def _render(table: Table, failures: dict[str, int]) -> rich_table.Table:
+def render_table(
+    table: Table, failures: Mapping[str, int] = MappingProxyType({})
+) -> rich_table.Table:
+    """A table for the terminal; what only stands there to be compared with is dim.
+
+    Args:
+        table: What it holds.
+        failures: How often what has a label failed; it gets a line of its own if it has none.
+    """
     rendered = rich_table.Table(
         title=escape(table.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
     )
     # In a narrow terminal a long label takes two lines; nothing is cut off.
-    rendered.add_column(table.columns[0], overflow="fold")
+    longest = max((len(line.cells[0].text) for line in table.lines), default=0)
+    rendered.add_column(table.columns[0], overflow="fold", min_width=min(longest, _LABEL))
     for name in table.columns[1:]:
-        rendered.add_column(name, justify="right", no_wrap=True)
+        head = "\n".join(textwrap.wrap(name, _HEAD))
+        rendered.add_column(head, justify="right", no_wrap=True)
+    failures = dict(failures)
     for line in table.lines:
         name, *others = (cell.text for cell in line.cells)
-        failed = failures.pop(line.agent, 0)
+        failed = failures.pop(line.label, 0)
         said = f"{name} ({failed} failed)" if failed else name
-        rendered.add_row(*map(escape, (said, *others)), style=None if line.learner else "dim")
+        rendered.add_row(*map(escape, (said, *others)), style="dim" if line.reference else None)
     for agent in failures:
         rendered.add_row(escape(agent), "failed", style="red")
     return rendered

@@ -9,7 +9,7 @@ from ..agents import Agent
 from ..envs import Settings
 from .attempt import is_finished
 from .errors import UserError
-from .run_folder import RunFolder, resume_command
+from .run_folder import RunFolder
 from .studies import Trial
 from .study_reading import judging
 
@@ -47,13 +47,11 @@ def read_trial(folder: Path) -> TrainedAgent:
             f"folder {name!r} is not of a trial: name one as {PLACE}, where RUN is a folder that "
             "`spangym compare` wrote"
         )
-    trials = {run.trial(trial): trial for trial in run.trials()}
+    trials = {run.folder_of(trial): trial for trial in run.jobs()}
     if path not in trials:
         raise UserError(f"folder {name!r} is not of a trial of the study in {str(run.path)!r}")
     if not is_finished(path):
-        raise UserError(
-            f"the trial in {name!r} is not finished: go on with {resume_command(run.path)}"
-        )
+        raise UserError(f"the trial in {name!r} is not finished: go on with {run.resume_command}")
     trial = trials[path]
     try:
         agent = trial.make_agent()

@@ -18,16 +18,11 @@ from ..agents.protocol import is_resumable
 from ..envs import SpanControlVecEnv
 from .board import Board
 from .checkpoints import Checkpoints, Clock
+from .contents import ContentHashes
 from .evaluation import count_choices, evaluate, measure_regret
+from .jobs import CHECKPOINT_SECONDS, RESULT
 from .recorder import Recorder
 from .studies import Trial
-from .trial_keys import TrialKeys
-
-CHECKPOINT_SECONDS = 30.0
-"""Least time between two checkpoints of a training."""
-
-RESULT = "result.json"
-"""File that a trial's folder holds once the trial is complete, and not before."""
 
 
 def stream_seed(training_seed: int) -> int:
@@ -58,7 +53,7 @@ def run_trial(
     Args:
         trial: What is run.
         folder: Folder of the trial, empty or as an interrupted process left it.
-        progress: Called with the steps done, of ``trial.decisions``.
+        progress: Called with the steps done, of ``trial.total``.
         note: Told what the user should know.
         checkpoint_seconds: Least time between checkpoints.
 
@@ -66,11 +61,11 @@ def run_trial(
         RuntimeError: The agent took another number of steps than it was given.
         ValueError: A layer or a reward led to numbers that are not finite.
     """
-    _write_json(folder / "job.json", TrialKeys().content_of(trial))
+    write_json(folder / "job.json", trial.content(ContentHashes()))
     with contextlib.closing(Board(folder)) as board:
         agent, seconds = _train(trial, folder, board, progress, note, checkpoint_seconds)
         began = time.perf_counter()
-        _save(agent, folder)
+        save_agent(agent, folder)
         settings, judged = trial.judging(), trial.evaluation
         rows = evaluate(
             agent,
@@ -88,11 +83,11 @@ def run_trial(
             "full_keys": settings.full_keys,
         }
         board.finish(trial, episodes, choices, result["regret"])
-    _write_csv(folder / "evaluation.csv", episodes.drop(columns=["spans", "contents"]))
-    _write_csv(folder / "choices.csv", choices)
-    _write_csv(folder / "regret.csv", regret)
+    write_csv(folder / "evaluation.csv", episodes.drop(columns=["spans", "contents"]))
+    write_csv(folder / "choices.csv", choices)
+    write_csv(folder / "regret.csv", regret)
     result["wall_seconds"] = round(seconds + time.perf_counter() - began, 3)
-    _write_json(folder / RESULT, result)
+    write_json(folder / RESULT, result)
 
 
 def _train(
@@ -148,7 +143,7 @@ def _learn(
     checkpoints.keep_last()
 
 
-def _save(agent: Agent, folder: Path) -> None:
+def save_agent(agent: Agent, folder: Path) -> None:
     """Store an agent whole or not at all, whatever files it makes."""
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as aside:
         agent.save(Path(aside) / "agent")
@@ -156,11 +151,13 @@ def _save(agent: Agent, folder: Path) -> None:
             path.replace(folder / path.name)
 
 
-def _write_json(path: Path, content: object) -> None:
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file, whole or not at all."""
     with written_whole(path) as aside:
         aside.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def _write_csv(path: Path, rows: pd.DataFrame) -> None:
+def write_csv(path: Path, rows: pd.DataFrame) -> None:
+    """Write rows as a CSV file, whole or not at all."""
     with written_whole(path) as aside:
         rows.to_csv(aside, index=False, lineterminator="\n")

@@ -303,15 +303,16 @@ def _run(
     steps: dict[str, int] = {}
     results: dict[str, list[float]] = {entry.label: [] for entry in entries}
     errors: dict[str, str] = {}
+    labels = {trial.name: trial.agent.label for trial, _ in pairs}
     for event in LocalExecutor(jobs).run(pairs):
-        label = event.trial.agent.label
+        label = labels[event.job.name]
         if isinstance(event, Progress):
-            steps[event.trial.name] = min(event.steps, study.steps)
+            steps[event.job.name] = min(event.done, study.steps)
             progress(sum(steps.values()))
         elif isinstance(event, Failed):
             errors[label] = event.error
         elif isinstance(event, Finished):
-            path = folder / "trials" / event.trial.name / "result.json"
+            path = folder / "trials" / event.job.name / "result.json"
             result = json.loads(path.read_text("utf-8"))
             results[label].append(result["evaluation_return"])
     # Hundreds of trials with their checkpoints would fill a disk.

@@ -94,7 +94,7 @@ def replay(folder: RunFolder, trial: Trial) -> Iterator[Replayed]:
         try:
             yield from _replay(trial.name, settings, rows.iloc[start : start + _LANES])
         except ValueError as error:
-            path = folder.trial(trial) / "evaluation.csv"
+            path = folder.folder_of(trial) / "evaluation.csv"
             raise UserError(
                 f"run folder is damaged: {path}: its actions cannot be played: {error}"
             ) from error

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spangym.experiments.result_tables import Table, aggregate_table, summary_tables
+from spangym.experiments.cells import Table
+from spangym.experiments.result_tables import aggregate_table, summary_tables
 from spangym.experiments.rows import Rows
 from spangym.experiments.statistics.analysis import Statistics
 from spangym.experiments.studies import REFERENCES

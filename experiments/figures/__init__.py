@@ -1,6 +1,7 @@
 """The figures of a comparison."""
 
-from .kinds import FIGURES, FigureKind, legend_of
-from .panels import NothingToDraw, Results
+from .kinds import FIGURES
+from .panels import NothingToDraw
+from .results import Results
 
-__all__ = ["FIGURES", "FigureKind", "NothingToDraw", "Results", "legend_of"]
+__all__ = ["FIGURES", "NothingToDraw", "Results"]

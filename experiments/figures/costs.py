@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from .labels import Floats, beside
-from .panels import WIDTH, NothingToDraw, Panel, Results, name_axes
+from .panels import WIDTH, NothingToDraw, Panel, name_axes
+from .results import Results
 from .style import FAINT, INK, PAPER, SMALL
 
 _LOW = 0.25

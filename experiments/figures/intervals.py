@@ -1,17 +1,14 @@
-"""Estimates with their intervals, one below the other."""
+"""What a comparison estimates, with intervals: scores over all environments, pairs, differences."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from matplotlib.axes import Axes
-
-from .panels import NothingToDraw, Panel, Results, name_axes, records
-from .style import FAINT, INK, PAPER, REFERENCE, Look, shortened
+from .estimates import PROBABILITY, Estimate, estimate_panel
+from .panels import NothingToDraw, Panel, records
+from .results import Results
+from .style import shortened
 
 STATISTICS = {
     "iqm": "Interquartile mean",
@@ -19,31 +16,8 @@ STATISTICS = {
     "mean": "Mean",
     "optimality gap": "Optimality gap, the lower the better",
 }
-PROBABILITY = "probability"
-_ROW, _FOOT = 38, 6
 _MOST = 10
 """Rows of a panel; more are hard to follow down to the axis."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A row of a panel.
-
-    Attributes:
-        label: What stands above it.
-        look: Of its marker and line.
-        value: The estimate.
-        low: The interval's lower bound; NaN if there is none.
-        high: The upper.
-        settled: Whether the marker is filled.
-    """
-
-    label: str
-    look: Look
-    value: float
-    low: float
-    high: float
-    settled: bool = True
 
 
 def aggregate_panels(results: Results) -> list[Panel]:
@@ -60,7 +34,7 @@ def aggregate_panels(results: Results) -> list[Panel]:
             if row["statistic"] == statistic and row["agent"] in agents
         ]
         if rows:
-            panels.append(_panel(title, rows, "score: random 0, oracle 1"))
+            panels.append(estimate_panel(title, rows, "score: random 0, oracle 1"))
     if not panels:
         raise NothingToDraw("there are no scores over all environments")
     return panels
@@ -83,7 +57,7 @@ def improvement_panels(results: Results) -> list[Panel]:
     size = -(-len(rows) // count)
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
     return [
-        _panel(
+        estimate_panel(
             f"Probability of improvement, {number} of {count}" if count > 1 else "",
             part,
             PROBABILITY,
@@ -111,7 +85,7 @@ def difference_panels(results: Results) -> list[Panel]:
             if (row["environment"], row["reference"]) == (environment, best)
         ]
         if rows:
-            panels.append(_panel(environment, rows, f"return, minus that of {best}", 0.0))
+            panels.append(estimate_panel(environment, rows, f"return, minus that of {best}", 0.0))
     if not panels:
         raise NothingToDraw("there is no learner with a fixed span to compare it with")
     return panels
@@ -128,41 +102,3 @@ def _shown(results: Results, table: list[dict[str, Any]]) -> list[str]:
     ]
     best = [max(fixed, key=lambda row: row["estimate"])["agent"]] if fixed else []
     return [*results.rows.learners, "threshold", *best]
-
-
-def _panel(title: str, rows: Sequence[Estimate], x: str, line: float | None = None) -> Panel:
-    height = len(rows) * _ROW + _FOOT + 4 + Panel.bottom
-    return Panel(title, partial(_draw, rows, x, line), height, left=4, right=14, top=4)
-
-
-def _draw(rows: Sequence[Estimate], x: str, line: float | None, axes: Axes) -> None:
-    if line is not None:
-        axes.axvline(line, color=INK, linewidth=0.9)
-    for position, row in enumerate(rows):
-        place = position * _ROW + 27
-        colour = row.look.colour
-        if not math.isnan(row.low + row.high):
-            axes.plot([row.low, row.high], [place] * 2, color=colour, linewidth=2.2)
-        axes.plot(
-            [row.value],
-            [place],
-            color=colour,
-            marker=row.look.marker,
-            markersize=6.5,
-            markerfacecolor=colour if row.settled else PAPER,
-            linestyle="none",
-        )
-        axes.annotate(
-            shortened(row.label, 48),
-            (0, place),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 10),
-            textcoords="offset points",
-            color=FAINT if row.look.line == REFERENCE.line else INK,
-        )
-    axes.set_ylim(len(rows) * _ROW + _FOOT, 0)
-    axes.yaxis.set_visible(False)
-    axes.spines["left"].set_visible(False)
-    name_axes(axes, x)
-    if x == PROBABILITY:
-        axes.set_xlim(-0.02, 1.02)

@@ -1,59 +1,16 @@
-"""The kinds of figures, by name."""
+"""The kinds of figures of a comparison, by name."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from matplotlib.figure import Figure
 
 from .costs import cost_panels
 from .curves import reward_panels
 from .intervals import aggregate_panels, difference_panels, improvement_panels
-from .panels import Panel, Results, draw_together
+from .kind import FigureKind
+from .results import Results
 from .scores import profile_panels, radar_panels
 from .spans import span_panels
-from .style import REFERENCE, Look
 
-
-@dataclass(frozen=True)
-class FigureKind:
-    """A kind of figure.
-
-    Attributes:
-        title: What it shows, in a few words.
-        panels: Makes its panels, or raises `NothingToDraw`.
-        caption: How to read it; ``{smooth}`` is the share of a training that is averaged over.
-        legend: Whether its agents are told apart by their looks alone.
-    """
-
-    title: str
-    panels: Callable[[Results], list[Panel]]
-    caption: str
-    legend: bool = True
-
-    def caption_for(self, results: Results) -> str:
-        """How to read the figure of these results."""
-        return self.caption.replace("{smooth}", f"{results.smooth:.0%}".replace("%", " %"))
-
-    def draw(self, results: Results) -> Figure:
-        """Draw the figure for all environments.
-
-        Raises:
-            NothingToDraw: There are no rows for it.
-        """
-        legend = legend_of(results) if self.legend else []
-        caption = self.caption_for(results)
-        return draw_together(self.panels(results), self.title, caption, legend)
-
-
-def legend_of(results: Results) -> list[tuple[str, Look]]:
-    """The learners and their looks, and that of all that learns nothing."""
-    learners = [(agent, results.look(agent)) for agent in results.rows.learners]
-    return [*learners, ("learns nothing", REFERENCE)] if results.rows.references else learners
-
-
-FIGURES: dict[str, FigureKind] = {
+FIGURES: dict[str, FigureKind[Results]] = {
     "reward": FigureKind(
         "Return in training",
         reward_panels,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import matplotlib as mpl
 import pandas as pd
@@ -14,57 +14,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ..rows import Rows
-from ..statistics.analysis import Statistics
-from .style import FAINT, REFERENCE, STYLE, Look, compact, look_of, shortened
+from .style import FAINT, STYLE, Look, compact, shortened
 
 WIDTH = 380
 """Of a panel; lengths are points in a figure, pixels in a report."""
 
 _COLUMNS, _GAP, _EDGE, _LINE = 3, 24, 18, 16
 
-Axis = Literal["steps", "wall", "visited_keys"]
-
 
 class NothingToDraw(Exception):  # noqa: N818
     """The rows have nothing for a figure; its message says why."""
-
-
-@dataclass(frozen=True)
-class Results:
-    """What figures are drawn from.
-
-    Attributes:
-        rows: What was measured.
-        statistics: What that says.
-        x: What reward curves are drawn against: environment steps, seconds or keys visited in
-            training.
-        smooth: Share of a training over which a point of its curve is averaged.
-    """
-
-    rows: Rows
-    statistics: Statistics
-    x: Axis = "steps"
-    smooth: float = 0.1
-
-    def look(self, agent: str) -> Look:
-        """How an agent is drawn, in all figures alike."""
-        learners = self.rows.learners
-        return look_of(learners.index(agent)) if agent in learners else REFERENCE
-
-    def means(self, environment: str, column: str = "return") -> dict[str, float]:
-        """A column of the summaries of an environment, by agent."""
-        return {
-            row["agent"]: float(row[column])
-            for row in records(self.statistics.summaries)
-            if row["environment"] == environment
-        }
-
-    def best_fixed(self, environment: str) -> str | None:
-        """The fixed span that does best in an environment; None if there is none."""
-        means = self.means(environment)
-        fixed = [each for each in self.rows.fixed if each in means]
-        return max(fixed, key=means.__getitem__, default=None)
 
 
 @dataclass(frozen=True)
@@ -106,7 +65,7 @@ def draw_alone(panel: Panel) -> Figure:
 
 
 def draw_handle(look: Look) -> Figure:
-    """A figure of nothing but an agent's line and marker, for a legend."""
+    """A figure of nothing but a line and its marker, for a legend."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(30 / 72, 12 / 72))
         axes = figure.add_axes((0, 0, 1, 1))
@@ -127,7 +86,7 @@ def draw_together(
         panels: At least one.
         title: Of the figure.
         caption: How to read it.
-        legend: Agents and their looks.
+        legend: Labels and their looks.
     """
     columns = 2 if len(panels) in (2, 4) else min(_COLUMNS, len(panels))
     lines = [panels[start : start + columns] for start in range(0, len(panels), columns)]

@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.projections.polar import PolarAxes
 from numpy.typing import NDArray
 
-from .panels import NothingToDraw, Panel, Results, name_axes
+from .panels import NothingToDraw, Panel, name_axes
+from .results import Results
 from .style import FAINT, INK, SMALL, band_alpha, compact, shortened
 
 _FEWEST = 3

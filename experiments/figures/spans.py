@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, to_rgb
 
-from .panels import WIDTH, NothingToDraw, Panel, Results
+from .panels import WIDTH, NothingToDraw, Panel
+from .results import Results
 from .style import DASH, FAINT, INK, PAPER, SMALL, compact, shortened
 
 _ROW, _HEAD, _LEFT, _RIGHT = 24, 26, 52, 10

@@ -25,7 +25,7 @@ be seen; no two alike for those who see no red or no green."""
 SMALL = 10.8
 """The smallest text: 10 pixels on a telephone's screen."""
 
-_LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
+LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 _MARKERS = "os^DvPX*<>hp"
 
 STYLE: dict[Any, Any] = {
@@ -95,7 +95,7 @@ def look_of(position: int) -> Look:
     turn = position // len(colours)
     return Look(
         colours[position % len(colours)],
-        _LINES[turn % len(_LINES)],
+        LINES[turn % len(LINES)],
         _MARKERS[position % len(_MARKERS)],
     )
 
@@ -132,3 +132,13 @@ def compact(value: float, _position: object = None) -> str:
         if size >= limit:
             text = f"{value / unit:.4g}{ending}"
     return text.replace("-", MINUS)
+
+
+def percent(share: float) -> str:
+    """A share in whole percent.
+
+    Example:
+        >>> percent(0.1)
+        '10 %'
+    """
+    return f"{100 * share:.0f} %"

@@ -63,7 +63,7 @@ def paired_differences(rows: Rows) -> list[Difference]:
         values = groups[key]["difference"].to_numpy(float)
         level = float(groups[key]["level"].to_numpy(float).mean())
         low, high = (float(bound) for bound in student_interval(values))
-        verdict = _verdict(values, level, low, high)
+        verdict = judge(values, level, low, high)
         mean = float(values.mean())
         differences.append(Difference(*key, mean, low, high, len(values), verdict))
     return differences
@@ -91,7 +91,15 @@ def _by_seed(rows: Rows) -> pd.DataFrame:
     return pd.DataFrame(pairs.groupby(key)[["difference", "level"]].mean()).reset_index()
 
 
-def _verdict(values: Floats, level: float, low: float, high: float) -> Verdict:
+def judge(values: Floats, level: float, low: float, high: float) -> Verdict:
+    """What differences say, where more is better.
+
+    Args:
+        values: One for each training seed.
+        level: About how large is what was subtracted.
+        low: Lower bound of the interval of their mean.
+        high: Upper bound.
+    """
     if np.all(np.abs(values) <= ROUNDING * (1 + abs(level))):
         return "equal"
     return "better" if low > 0 else "worse" if high < 0 else "open"

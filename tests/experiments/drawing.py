@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from spangym.experiments.figures.panels import Panel, Results, draw_alone
+from spangym.experiments.figures.panels import Panel, draw_alone
+from spangym.experiments.figures.results import Results
 from spangym.experiments.rows import Rows
 
 from .synthetic import make_statistics

@@ -62,9 +62,9 @@ def trials(tiny: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     folders = {}
     for trial in run.plan(tiny, {}):
         if trial.seed == 0 and trial.agent.label in ("pooled", "dqn", "random"):
-            folders[trial.agent.label] = run.trial(trial)
-            prepare(run.trial(trial))
-            run_trial(trial, run.trial(trial), lambda _: None)
+            folders[trial.agent.label] = run.folder_of(trial)
+            prepare(run.folder_of(trial))
+            run_trial(trial, run.folder_of(trial), lambda _: None)
     return folders
 
 
@@ -105,9 +105,9 @@ def test_what_cannot_be_exported_says_why(
     with pytest.raises(UserError, match="is not of a trial of the study"):
         export(trials["dqn"].parent / "seed-7", out)
     run = RunFolder(trials["dqn"].parents[3])
-    unfinished = next(each for each in run.trials() if each.name.endswith("dqn/seed-1"))
+    unfinished = next(each for each in run.jobs() if each.name.endswith("dqn/seed-1"))
     with pytest.raises(UserError, match="is not finished: go on with spangym compare --resume"):
-        export(run.trial(unfinished), out)
+        export(run.folder_of(unfinished), out)
     assert not list(tmp_path.iterdir())
     for name, message in (("it.pt", r"must end in \.safetensors"), (".", "is a folder")):
         done = CliRunner().invoke(app, ["export", str(trials["dqn"]), "--out", name])

@@ -5,10 +5,11 @@ import pytest
 from matplotlib.text import Text
 from scipy import stats
 
-from spangym.experiments.figures.curves import reward_curves, smoothed
+from spangym.experiments.figures.curves import reward_curves
 from spangym.experiments.figures.kinds import FIGURES
 from spangym.experiments.figures.labels import beside, spread
-from spangym.experiments.figures.panels import Results
+from spangym.experiments.figures.lines import smoothed
+from spangym.experiments.figures.results import Results
 
 from .drawing import drawn, figure_of, line_of, results_of, texts, xs, ys
 from .synthetic import make_rows
@@ -78,15 +79,15 @@ def test_curves_against_wall_time_and_visited_keys(one: Results):
     by_steps, by_wall, by_keys = (
         reward_curves(dataclasses.replace(one, x=x))[0] for x in ("steps", "wall", "visited_keys")
     )
-    seconds = by_seed(one, by_steps.agent, "wall_seconds")
-    keys = by_seed(one, by_steps.agent, "visited_keys")
+    seconds = by_seed(one, by_steps.label, "wall_seconds")
+    keys = by_seed(one, by_steps.label, "visited_keys")
     assert by_wall.x[-1] == pytest.approx(np.mean([each[-1] for each in seconds]))
     assert by_keys.x[-1] == pytest.approx(np.mean([each.sum() for each in keys]))
     # After the first two lanes have ended together.
     assert by_keys.x[0] == pytest.approx(np.mean([each[:2].sum() for each in keys]))
     for other in (by_wall, by_keys):
         assert (np.diff(other.x) > 0).all()
-        np.testing.assert_array_equal(other.returns, by_steps.returns)
+        np.testing.assert_array_equal(other.values, by_steps.values)
 
 
 def test_levels_of_the_references_are_named_at_the_edge(one: Results):

@@ -9,7 +9,8 @@ from matplotlib.colors import to_hex
 
 from spangym.experiments.figures.costs import FRONT, pareto_front
 from spangym.experiments.figures.kinds import FIGURES
-from spangym.experiments.figures.panels import NothingToDraw, Results
+from spangym.experiments.figures.panels import NothingToDraw
+from spangym.experiments.figures.results import Results
 from spangym.experiments.figures.spans import mean_spans
 from spangym.experiments.figures.style import FAINT, PAPER
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from spangym.experiments.figures.files import inline_svg, save_figure
 from spangym.experiments.figures.kinds import FIGURES
-from spangym.experiments.figures.panels import NothingToDraw, Results, draw_alone
+from spangym.experiments.figures.panels import NothingToDraw, draw_alone
+from spangym.experiments.figures.results import Results
 from spangym.experiments.figures.style import FAINT, INK, PAPER, compact, look_of, shortened
 from spangym.experiments.rows import Rows
 

@@ -1,8 +1,10 @@
 """Trials in real processes: what fails is named, the others finish."""
 
 import dataclasses
+import importlib
 import multiprocessing
 import signal
+from itertools import zip_longest
 from pathlib import Path
 
 import pandas as pd
@@ -10,9 +12,9 @@ import pytest
 
 from spangym.experiments.attempt import is_locked, lock_of
 from spangym.experiments.events import Failed, Finished, Noted, Progress, Started
-from spangym.experiments.executors import Job
+from spangym.experiments.jobs import RESULT, PlacedJob
 from spangym.experiments.local_executor import LocalExecutor
-from spangym.experiments.studies import AgentEntry, Study
+from spangym.experiments.studies import AgentEntry, Study, Trial
 from spangym.experiments.study_reading import resolve
 
 BROKEN = """
@@ -40,9 +42,36 @@ class Draws:
         pass
 """
 
+COUNTS = """
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Counts:
+    "Counts on from its checkpoint; stops at a word until that has been taken back."
+    name: str
+    total: int = 5
+    seed: int = 0
+    label: str = "counts"
+    device: str = "cpu"
+
+    def content(self, hashes):
+        return {"total": self.total}
+
+    def run(self, folder, progress, note, checkpoint_seconds):
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        begin = max([int(path.name[5:]) for path in folder.glob("checkpoints/step-*")], default=0)
+        note(f"from {begin}, checkpoints each {checkpoint_seconds} s")
+        for number in range(begin + 1, self.total + 1):
+            progress(number)
+            (folder / "checkpoints" / f"step-{number}").touch()
+            if number == 3 and folder.with_name("stop").exists():
+                raise ArithmeticError("three")
+        (folder / "result.json").write_text("{}")
+"""
+
 
 @pytest.fixture
-def jobs(tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+def jobs(tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Trial, Path]]:
     (tmp_path / "broken_refiners.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(tmp_path)
     entries = tuple(AgentEntry(f"broken_refiners:{name}") for name in ("Raises", "Dies"))
@@ -50,10 +79,11 @@ def jobs(tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[J
     return [(trial, tmp_path / trial.agent.slug) for trial in study.trials()[:3]]
 
 
-def test_a_failed_trial_is_named_and_the_others_finish(jobs: list[Job]):
+def test_a_failed_trial_is_named_and_the_others_finish(jobs: list[tuple[Trial, Path]]):
+    labels = {trial.name: trial.agent.label for trial, _ in jobs}
     events = list(LocalExecutor(1).run(jobs))
     ends = {
-        event.trial.agent.label: event for event in events if isinstance(event, Finished | Failed)
+        labels[event.job.name]: event for event in events if isinstance(event, Finished | Failed)
     }
     raises, dies = ends["broken_refiners:Raises"], ends["broken_refiners:Dies"]
     assert isinstance(raises, Failed)
@@ -62,7 +92,7 @@ def test_a_failed_trial_is_named_and_the_others_finish(jobs: list[Job]):
     assert isinstance(dies, Failed)
     assert f"killed by signal {int(signal.SIGKILL)}" in dies.error
     assert isinstance(ends["pooled"], Finished)
-    assert [event.trial.agent.label for event in events if isinstance(event, Started)] == list(ends)
+    assert [labels[event.job.name] for event in events if isinstance(event, Started)] == list(ends)
     assert any(isinstance(event, Progress) for event in events)
     assert not any((folder / "result.json").exists() for _, folder in jobs[:2])
 
@@ -85,7 +115,7 @@ def test_a_refiner_that_draws_from_the_global_generators_is_repeatable(
     pd.testing.assert_frame_equal(*curves, check_exact=True)
 
 
-def test_closing_ends_the_processes(jobs: list[Job]):
+def test_closing_ends_the_processes(jobs: list[tuple[Trial, Path]]):
     running = LocalExecutor(1).run(jobs[2:])
     assert isinstance(next(running), Started)
     assert len(multiprocessing.active_children()) == 1
@@ -93,7 +123,9 @@ def test_closing_ends_the_processes(jobs: list[Job]):
     assert multiprocessing.active_children() == []
 
 
-def test_a_trial_that_another_runner_is_at_comes_last_and_is_not_run_twice(jobs: list[Job]):
+def test_a_trial_that_another_runner_is_at_comes_last_and_is_not_run_twice(
+    jobs: list[tuple[Trial, Path]],
+):
     """The other runner holds its lock, and finishes it while we wait."""
     taken, free = jobs[2], (jobs[2][0], jobs[2][1].with_name("free"))
     lock = lock_of(taken[1])
@@ -113,11 +145,39 @@ def test_a_trial_that_another_runner_is_at_comes_last_and_is_not_run_twice(jobs:
     assert not is_locked(taken[1])
 
 
-def test_two_runners_share_the_work(jobs: list[Job], tmp_path: Path):
+def test_two_runners_share_the_work(jobs: list[tuple[Trial, Path]], tmp_path: Path):
     """At once, on the same folders: each trial is run by one of them."""
     study_jobs = [(jobs[2][0], tmp_path / f"job-{number}") for number in range(4)]
     one, other = (LocalExecutor(1).run(study_jobs) for _ in range(2))
-    events = [event for pair in zip(one, other, strict=False) for event in pair]
-    events += [*one, *other]
+    events = [event for pair in zip_longest(one, other) for event in pair]
     assert sum(isinstance(event, Finished) for event in events) == 8
     assert all(len(list(folder.glob("events.out.*"))) == 1 for _, folder in study_jobs)
+
+
+def test_what_runs_need_not_be_a_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It finishes; or it fails, its error is written down, and it goes on from its checkpoint."""
+    (tmp_path / "counting.py").write_text(COUNTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    counts = importlib.import_module("counting").Counts
+    (tmp_path / "failing").mkdir()
+    stop = tmp_path / "failing" / "stop"
+    stop.touch()
+    good, bad = counts("good"), counts("bad")
+    placed: list[PlacedJob] = [(good, tmp_path / "good"), (bad, stop.with_name("bad"))]
+    events = list(LocalExecutor(1, 7.0).run(placed))
+    assert events[:3] == [
+        Started(good),
+        Noted(good, "from 0, checkpoints each 7.0 s"),
+        Progress(good, 1),
+    ]
+    assert Finished(good) in events
+    assert events[-1] == Failed(bad, "ArithmeticError: three")
+    assert "ArithmeticError: three" in (placed[1][1] / "error.txt").read_text()
+    assert not (placed[1][1] / RESULT).exists()
+    stop.unlink()
+    again = list(LocalExecutor(1, 7.0).run(placed))
+    assert again[:3] == [Started(good), Finished(good), Started(bad)]
+    assert again[3] == Noted(bad, "from 3, checkpoints each 7.0 s")
+    assert again[-1] == Finished(bad)
+    assert not (placed[1][1] / "error.txt").exists()
+    assert (placed[1][1] / RESULT).exists()

@@ -10,7 +10,7 @@ from spangym.experiments.studies import Study
 def test_a_bar_for_each_running_trial_and_one_for_the_whole(tiny: Study):
     trials = tiny.trials()
     screen = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with BarsView(screen, trials, finished=trials[:1]) as view:
+    with BarsView(screen, trials, trials[:1], "trials") as view:
         view.show(events.Started(trials[1]))
         view.show(events.Started(trials[2]))
         view.show(events.Progress(trials[1], 40))

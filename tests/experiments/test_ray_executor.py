@@ -18,10 +18,9 @@ from ray.cluster_utils import Cluster
 
 from spangym.experiments import ray_executor
 from spangym.experiments.attempt import is_locked, lock_of
-from spangym.experiments.cli_compare import ExecutorName, make_executor
+from spangym.experiments.cli_running import ExecutorName, make_executor
 from spangym.experiments.errors import UserError
 from spangym.experiments.events import Event, Failed, Finished, Noted, Progress, Started
-from spangym.experiments.executors import Job
 from spangym.experiments.local_executor import LocalExecutor
 from spangym.experiments.ray_executor import RayExecutor
 from spangym.experiments.studies import AgentEntry, Study, Trial
@@ -106,14 +105,14 @@ def trial_of(study: Study, label: str, seed: int = 0) -> Trial:
 
 
 def ends_of(events: list[Event]) -> dict[str, Event]:
-    return {each.trial.name: each for each in events if isinstance(each, Finished | Failed)}
+    return {each.job.name: each for each in events if isinstance(each, Finished | Failed)}
 
 
 def notes_of(events: list[Event], trial: Trial) -> list[Noted]:
-    return [each for each in events if isinstance(each, Noted) and each.trial == trial]
+    return [each for each in events if isinstance(each, Noted) and each.job == trial]
 
 
-def same_files(jobs: list[Job], others: list[Job]) -> None:
+def same_files(jobs: list[tuple[Trial, Path]], others: list[tuple[Trial, Path]]) -> None:
     for (trial, folder), (_, other) in zip(jobs, others, strict=True):
         for name in ("evaluation.csv", "choices.csv", "job.json"):
             assert (folder / name).read_bytes() == (other / name).read_bytes(), trial.name
@@ -138,22 +137,20 @@ def test_a_study_outlives_a_node_with_the_numbers_of_the_local_executor(
         events.append(event)
         # A core each: where both wait, both nodes are at one.
         under_way = {
-            each.trial.seed for each in events if isinstance(each, Progress) and each.steps > 10
+            each.job.seed for each in events if isinstance(each, Progress) and each.done > 10
         }
         if len(under_way) == 2 and not gate.exists():
             cluster.remove_node(second, allow_graceful=False)
             gate.touch()
         assert not isinstance(event, Failed), event.error
-    assert sorted(each.trial.name for each in events if isinstance(each, Started)) == sorted(
+    assert sorted(each.job.name for each in events if isinstance(each, Started)) == sorted(
         each.name for each in trials
     )
     (noted,) = (each for each in events if isinstance(each, Noted))
     assert "died (NodeDiedError); it is run again" in noted.text
     after = events[events.index(noted) :]
-    goes_on = next(
-        each for each in after if isinstance(each, Progress) and each.trial == noted.trial
-    )
-    assert goes_on.steps > 10
+    goes_on = next(each for each in after if isinstance(each, Progress) and each.job == noted.job)
+    assert goes_on.done > 10
     list(LocalExecutor(1).run(others))
     same_files(jobs, others)
 
@@ -169,7 +166,7 @@ def test_what_fails_fails_alone_and_what_another_runs_is_not_run_twice(
     events: list[Event] = []
     for event in RayExecutor(cluster.address, 1).run(jobs):
         events.append(event)
-        if isinstance(event, Failed) and event.trial == raises:
+        if isinstance(event, Failed) and event.job == raises:
             # As on a node that has another version of it.
             module = tmp_path / "mine.py"
             module.write_text(f"{MINE}# other\n")
@@ -197,7 +194,7 @@ def test_closing_ends_the_tasks_and_keeps_what_came_back(study: Study, gate: Pat
     trial, folder = trial_of(study, "waits"), tmp_path / "a"
     handler = signal.getsignal(signal.SIGTERM)
     running = RayExecutor(None, 1, 0.0).run([(trial, folder)])
-    next(each for each in running if isinstance(each, Progress) and each.steps > 10)
+    next(each for each in running if isinstance(each, Progress) and each.done > 10)
     assert signal.getsignal(signal.SIGTERM) == handler
     assert is_locked(folder)
     running.close()  # pyright: ignore[reportAttributeAccessIssue]  (a generator, in fact)

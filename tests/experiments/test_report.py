@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from spangym.experiments.report import Facts, write_report
+from spangym.experiments.pages import Facts
+from spangym.experiments.report import write_report
 from spangym.experiments.rows import Rows
 
 from .synthetic import make_rows, make_statistics
@@ -16,7 +17,7 @@ ENVIRONMENTS = ("spangym/SpanBudget-v0", "<i>e</i>", "an environment whose name 
 FAILED = (("<i>e</i>/ppo/seed-3", "RuntimeError: <script>alert(1)</script> & so on"),)
 FACTS = Facts(
     title="tiny <study>",
-    study='name = "tiny"\nlabel = "<b>"\n' + "wide = 0 " * 40,
+    toml='name = "tiny"\nlabel = "<b>"\n' + "wide = 0 " * 40,
     manifest={
         "command": ["spangym", "compare", "a b.toml"],
         "started": "2026-01-02T03:04:05+00:00",

@@ -5,14 +5,13 @@ import re
 
 import pytest
 
+from spangym.experiments.cells import to_latex, to_markdown
 from spangym.experiments.result_tables import (
     aggregate_table,
     difference_table,
     learning_table,
     summary_tables,
     to_csv,
-    to_latex,
-    to_markdown,
 )
 from spangym.experiments.rows import Rows
 from spangym.experiments.statistics.analysis import Statistics
@@ -34,14 +33,14 @@ def test_summaries_are_of_their_environment(plain: tuple[Rows, Statistics]):
     for table in tables:
         values = [float(line.cells[1].value) for line in table.lines]
         assert values == sorted(values, reverse=True)
-        best = [line.agent for line in table.lines if line.cells[1].best]
-        assert best == [line.agent for line in table.lines if line.agent != "oracle"][:1]
+        best = [line.label for line in table.lines if line.cells[1].best]
+        assert best == [line.label for line in table.lines if line.label != "oracle"][:1]
         row = plain[1].summaries.set_index(["environment", "agent"]).loc[table.title, "dqn"]
-        (line,) = (line for line in table.lines if line.agent == "dqn")
+        (line,) = (line for line in table.lines if line.label == "dqn")
         half = (row["high"] - row["low"]) / 2
         expected = f"{row['return']:.3f} ± {half:.3f}".replace("-", "\N{MINUS SIGN}")
         assert line.cells[1].text == expected
-        assert line.learner
+        assert not line.reference
         assert len(line.cells) == len(table.columns)
 
 
@@ -59,7 +58,7 @@ def test_missing_numbers_are_dashes():
     (table,) = summary_tables(rows, make_statistics(rows))
     assert {line.cells[3].text for line in table.lines} == {"\N{EN DASH}"}
     # A single seed has no interval.
-    assert not any("±" in line.cells[1].text for line in table.lines if line.agent == "dqn")
+    assert not any("±" in line.cells[1].text for line in table.lines if line.label == "dqn")
 
 
 def test_differences_name_what_they_are_from(plain: tuple[Rows, Statistics]):
@@ -71,7 +70,7 @@ def test_differences_name_what_they_are_from(plain: tuple[Rows, Statistics]):
         "minus random",
         "minus oracle",
     )
-    assert [line.agent for line in table.lines] == ["dqn", AWKWARD]
+    assert [line.label for line in table.lines] == ["dqn", AWKWARD]
     for line in table.lines:
         oracle = line.cells[4]
         assert float(oracle.value) < 0
@@ -83,10 +82,10 @@ def test_aggregates_and_learning_have_all_agents(plain: tuple[Rows, Statistics])
     rows, statistics = plain
     table = aggregate_table(rows, statistics)
     assert table.columns == ("agent", "iqm", "median", "mean", "optimality gap")
-    assert table.lines[0].agent == "oracle"
-    assert {line.agent for line in table.lines} == set(rows.agents)
+    assert table.lines[0].label == "oracle"
+    assert {line.label for line in table.lines} == set(rows.agents)
     learning = learning_table(rows, statistics, "e_1")
-    assert {line.agent for line in learning.lines} == set(rows.learners)
+    assert {line.label for line in learning.lines} == set(rows.learners)
 
 
 def test_csv_has_the_numbers_to_the_last_bit(plain: tuple[Rows, Statistics]):

@@ -98,7 +98,7 @@ def test_a_trial_leaves_everything_and_result_last(tiny: Study, tmp_path: Path):
     tables = {"curve.csv", "evaluation.csv", "choices.csv", "regret.csv"}
     assert names == {"job.json", "agent.npz", "checkpoints", "result.json", *tables}
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
-    assert seen[-1] == trial.decisions == 64 + 2 * 4
+    assert seen[-1] == trial.total == 64 + 2 * 4
     result = json.loads((tmp_path / "result.json").read_text())
     judged = pd.read_csv(tmp_path / "evaluation.csv")
     assert result["training_steps"] == 64

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from spangym.experiments.contents import ContentHashes, key_of
 from spangym.experiments.studies import AgentEntry, EvaluationEntry, Study, Trial
-from spangym.experiments.trial_keys import TrialKeys
 
 OWN = """
 class Mine:
@@ -19,7 +19,7 @@ class Mine:
 
 
 def key(trial: Trial) -> str:
-    return TrialKeys().key_of(trial)
+    return key_of(trial.content(ContentHashes()))
 
 
 def test_what_things_are_called_is_not_in_it(tiny: Study):

@@ -1,0 +1,81 @@
+"""What a pilot comes to: rows, statistics, figures and report, written down in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from ..pages import Facts
+from .drawing import draw_pilot_figures
+from .gathering import gather_pilot
+from .pilot_folder import PilotFolder
+from .plans import Plan
+from .report import write_pilot_report
+from .rows import PilotRows
+from .summary import PilotSummary, summarise_pilot
+
+FIGURES = ("error", "loss")
+FORMATS = ("png", "svg")
+"""Of the figures that lie beside the report."""
+
+
+class Concluded(NamedTuple):
+    """What a pilot comes to.
+
+    Attributes:
+        rows: What its trainings left behind.
+        summary: What that says.
+        stopped: Names of trainings that ended early, each with the reason.
+    """
+
+    rows: PilotRows
+    summary: PilotSummary
+    stopped: dict[str, str]
+
+
+def conclude(folder: PilotFolder, failed: Mapping[str, str]) -> Concluded:
+    """Gather the finished trainings: ``summary.json``, figures and report.
+
+    Args:
+        folder: Folder of the pilot.
+        failed: Names of the trainings that are missing, each with its error.
+
+    Raises:
+        UserError: Stored rows are damaged.
+    """
+    plan, rows = folder.plan(), gather_pilot(folder, failed)
+    summary = summarise(plan, rows)
+    folder.write_json(
+        "summary.json",
+        {
+            "pilot": plan.name,
+            "verdict": summary.verdict,
+            "remarks": list(summary.remarks),
+            **{
+                name: _records(getattr(summary, name))
+                for name in ("errors", "costs", "differences", "laws", "agents", "by_span")
+            },
+            "failed": dict(rows.failed),
+        },
+    )
+    draw_pilot_figures(rows, summary, FIGURES, folder.path, FORMATS)
+    facts = Facts(plan.name, plan.to_toml(), folder.manifest(), str(folder.path))
+    write_pilot_report(folder.path / "report.html", rows, summary, facts)
+    stopped = {
+        f"{row.variant}, seed {row.seed}": f"stopped: {row.stopped}"
+        for row in rows.trainings.itertuples()
+        if row.stopped
+    }
+    return Concluded(rows, summary, stopped)
+
+
+def summarise(plan: Plan, rows: PilotRows) -> PilotSummary:
+    """What the rows of a plan say."""
+    return summarise_pilot(rows, plan.laws, plan.alone)
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows for JSON, which knows no NaN."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")

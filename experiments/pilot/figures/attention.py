@@ -1,0 +1,75 @@
+"""Attention weights of chosen examples, as heat maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgb
+
+from ...figures.panels import WIDTH, NothingToDraw, Panel
+from ...figures.style import FAINT, SMALL, shortened
+from ..rows import AttentionPicture
+from .results import PilotResults
+
+_MAP, _HEAD, _GAP, _LEFT, _FOOT = 150, 22, 22, 30, 20
+_COLOURS = LinearSegmentedColormap.from_list("weights", [(*to_rgb("#2a86c8"), 0.0), "#2a86c8"])
+"""From nothing, so that the page is seen through, light or dark."""
+
+
+def attention_panels(results: PilotResults) -> list[Panel]:
+    """A panel for each example and variant: a row for each layer, a column for each path."""
+    pictures: dict[tuple[str, str], list[AttentionPicture]] = {}
+    for each in results.rows.pictures:
+        pictures.setdefault((each.variant, each.example), []).append(each)
+    if not pictures:
+        raise NothingToDraw("no attention weights were kept")
+    panels = []
+    for example in dict.fromkeys(example for _, example in pictures):
+        for variant in results.rows.variants:
+            own = pictures.get((variant, example))
+            if own:
+                layers = len({each.layer for each in own})
+                height = layers * (_HEAD + _MAP + _GAP) + _FOOT
+                draw = partial(_draw, own, height)
+                title = f"{variant}: {shortened(example, 40)}"
+                panels.append(Panel(title, draw, height, left=0, right=0, top=0, bottom=0))
+    return panels
+
+
+def _draw(pictures: Sequence[AttentionPicture], height: int, axes: Axes) -> None:
+    axes.set_axis_off()
+    layers = sorted({each.layer for each in pictures})
+    paths = [path for path in ("local", "global") if any(each.path == path for each in pictures)]
+    for each in pictures:
+        x = _LEFT + paths.index(each.path) * (_MAP + _GAP + _LEFT)
+        y = height - (layers.index(each.layer) + 1) * (_HEAD + _MAP + _GAP) + _GAP
+        _draw_map(each, axes.inset_axes((x / WIDTH, y / height, _MAP / WIDTH, _MAP / height)))
+
+
+def _draw_map(picture: AttentionPicture, axes: Axes) -> None:
+    queries, keys = picture.weights.shape
+    where = f"layer {picture.layer}, {picture.path}"
+    axes.set_xlim(0, keys)
+    axes.set_ylim(queries, 0)
+    if picture.weights.any():
+        axes.imshow(
+            picture.weights,
+            cmap=_COLOURS,
+            norm=PowerNorm(0.5, 0, float(picture.weights.max())),
+            extent=(0, keys, queries, 0),
+            aspect="auto",
+            interpolation="none",
+        )
+        where += f": {picture.entropy:.2f} nats"
+    else:
+        middle = {"ha": "center", "va": "center", "color": FAINT, "size": SMALL}
+        axes.text(keys / 2, queries / 2, "off", **middle)
+    axes.set_title(where, size=SMALL, loc="left", pad=4)
+    axes.set_xticks([0, keys])
+    axes.set_yticks([0, queries])
+    axes.tick_params(labelsize=SMALL, length=2)
+    axes.grid(False)
+    axes.spines[:].set_visible(True)
+    axes.spines[:].set_linewidth(0.5)

@@ -1,0 +1,28 @@
+"""Axes of errors and losses."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from ...figures.lines import limits_of_lines
+from ...figures.style import compact
+
+_WIDE = 8.0
+"""From this ratio of its ends on, an axis has ticks at 1, 2 and 5 of each power of ten."""
+
+
+def scale_errors(axes: Axes) -> None:
+    """Let equal ratios of what is drawn be equally far: one that is far off hides no others."""
+    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    if not (drawn > 0).any():
+        return
+    axes.set_yscale("log", nonpositive="clip")
+    low, high = limits_of_lines(axes)
+    axes.set_ylim(low, high)
+    # With the scale came its own ticks and texts.
+    wide = high / low > _WIDE
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(5))
+    axes.yaxis.set_major_formatter(FuncFormatter(compact))
+    axes.yaxis.set_minor_locator(NullLocator())

@@ -1,0 +1,164 @@
+"""Trainings: loss and error as they fell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ...figures.labels import Floats
+from ...figures.lines import SeedCurves, common_grid, interpolated, limits_of_lines, smoothed
+from ...figures.panels import NothingToDraw, Panel, name_axes
+from .axes import scale_errors
+from .results import PilotResults
+
+X_NAMES = {"steps": "updates of the model", "wall": "seconds of the training"}
+_MARKERS = 5
+"""Of a line, by which it is told from others of its colour."""
+
+
+@dataclass(frozen=True)
+class VariantCurves(SeedCurves):
+    """The trainings of a variant.
+
+    Attributes:
+        stopped: Whether one of them ended early.
+        measured: Whether its points are measured, not drawn from what lies around them.
+    """
+
+    stopped: bool
+    measured: bool
+
+
+def loss_panels(results: PilotResults) -> list[Panel]:
+    """A panel of the training loss, and one for each split."""
+    measure, rows = results.measure, results.rows
+    panels = [("Loss in training", variant_curves(results, rows.curves, "loss"))]
+    for split in rows.splits:
+        here = pd.DataFrame(rows.evaluations[rows.evaluations["split"] == split])
+        curves = variant_curves(results, here, "loss", measured=True)
+        panels.append((f"Loss on {measure.of([split])}", curves))
+    made = [
+        Panel(title, partial(_draw_errors, results, curves, measure.loss))
+        for title, curves in panels
+        if curves
+    ]
+    if not made:
+        raise NothingToDraw("nothing was trained")
+    return made
+
+
+def error_panels(results: PilotResults) -> list[Panel]:
+    """A panel for each split."""
+    measure, rows = results.measure, results.rows
+    scaled = rows.evaluations.assign(error=measure.scale * rows.evaluations["error"].astype(float))
+    panels = []
+    for split in rows.splits:
+        here = pd.DataFrame(scaled[scaled["split"] == split])
+        curves = variant_curves(results, here, "error", measured=True)
+        if curves:
+            title = f"{measure.title} on {measure.of([split])}"
+            panels.append(Panel(title, partial(_draw_errors, results, curves, measure.axis)))
+    if not panels:
+        raise NothingToDraw("nothing was evaluated")
+    return panels
+
+
+def variant_curves(
+    results: PilotResults, table: pd.DataFrame, column: str, *, measured: bool = False
+) -> list[VariantCurves]:
+    """The curves of all variants that have any, as far as all their seeds got.
+
+    Args:
+        results: The pilot.
+        table: With ``variant``, ``seed``, ``update``, ``seconds`` and the column; one row of an
+            update.
+        column: What is drawn; rows in which it is not finite are left out.
+        measured: Whether points are drawn where they were measured; else they are averaged over a
+            share of the training.
+    """
+    trainings = results.rows.trainings
+    finite = np.isfinite(table[column].to_numpy(float))
+    table = pd.DataFrame(table[finite]).sort_values("update", kind="stable")
+    stopped = set(trainings.loc[trainings["stopped"] != "", "variant"])
+    curves = []
+    for variant in results.rows.variants:
+        own = pd.DataFrame(table[table["variant"] == variant])
+        seeds = [
+            tuple(seed[name].to_numpy(float) for name in ("update", column, "seconds"))
+            for _, seed in own.groupby("seed")
+        ]
+        if not seeds:
+            continue
+        updates = [each[0] for each in seeds]
+        if measured:
+            grid = _in_common(updates)
+            lines = [interpolated(grid, each[0], each[1]) for each in seeds]
+        else:
+            grid = common_grid(updates)
+            window = results.smooth * max(float(each[-1]) for each in updates)
+            lines = [smoothed(each[0], each[1], grid, window) for each in seeds]
+        seconds = np.mean([interpolated(grid, each[0], each[2]) for each in seeds], 0)
+        curves.append(
+            VariantCurves(
+                label=variant,
+                x=grid if results.x == "steps" else seconds,
+                values=np.stack(lines),
+                stopped=variant in stopped,
+                measured=measured,
+            )
+        )
+    return curves
+
+
+def draw_curves(
+    results: PilotResults,
+    curves: Sequence[VariantCurves],
+    y: str,
+    axes: Axes,
+) -> None:
+    """Draw curves of variants, a cross at the end of those that ended early.
+
+    Args:
+        results: The pilot.
+        curves: At least one.
+        y: Name of the axis.
+        axes: Where.
+    """
+    for curve in curves:
+        look = results.look(curve.label)
+        curve.draw(axes, look, len(curves), _markers(results, curve))
+        if curve.stopped:
+            end = {"marker": "x", "markersize": 8, "markeredgewidth": 2, "linestyle": "none"}
+            axes.plot(curve.x[-1:], curve.mean[-1:], color=look.colour, **end)
+    axes.set_ylim(*limits_of_lines(axes))
+    name_axes(axes, X_NAMES[results.x], y)
+    axes.set_xlim(0, 1.02 * max(1e-9, *(curve.x[-1] for curve in curves)))
+
+
+def _draw_errors(
+    results: PilotResults, curves: Sequence[VariantCurves], y: str, axes: Axes
+) -> None:
+    draw_curves(results, curves, y, axes)
+    scale_errors(axes)
+
+
+def _in_common(updates: Sequence[Floats]) -> Floats:
+    """When something was measured in any training, within what all have gone through."""
+    first, last = max(each[0] for each in updates), min(each[-1] for each in updates)
+    every = np.unique(np.concatenate([*updates]))
+    return every[(every >= first) & (every <= max(first, last))]
+
+
+def _markers(results: PilotResults, curve: VariantCurves) -> slice:
+    if curve.measured:
+        return slice(None)
+    # Where lines run together, markers at the same place would hide each other.
+    step = max(1, len(curve.x) // _MARKERS)
+    place = results.rows.variants.index(curve.label) / len(results.rows.variants)
+    return slice(math.floor(place * step), None, step)

@@ -1,0 +1,73 @@
+"""The kinds of figures of a pilot, by name."""
+
+from __future__ import annotations
+
+from ...figures.kind import FigureKind
+from .attention import attention_panels
+from .costs import key_panels, runtime_panels
+from .curves import error_panels, loss_panels
+from .laws import law_panels
+from .results import PilotResults
+from .spans import by_span_panels, span_panels
+
+_BANDS = (
+    "Line: mean over training seeds, as far as all of them got. Band: 95 % interval of that mean, "
+    "by Student's t over the seeds; none for one seed, and cut off where it is far wider than the "
+    "lines lie apart. A cross stands where trainings ended early. The scale is logarithmic."
+)
+
+PILOT_FIGURES: dict[str, FigureKind[PilotResults]] = {
+    "error": FigureKind("{Error} in training", error_panels, _BANDS),
+    "loss": FigureKind(
+        "Loss in training",
+        loss_panels,
+        f"{_BANDS} The training loss is averaged over the {{smooth}} of the training before.",
+    ),
+    "runtime": FigureKind(
+        "Time of an update and of a training",
+        runtime_panels,
+        "Mean over training seeds of the median time of an update, and of the wall time of a "
+        "training without its evaluations, with 95 % intervals. Behind the labels: how many times "
+        "that of {baseline} on the same seeds.",
+        legend=False,
+    ),
+    "keys": FigureKind(
+        "Error against visited keys",
+        key_panels,
+        "Each point is a variant, with the 95 % interval of its error; further down and left is "
+        "better. Visited keys are query-key pairs scored in evaluation, with all passes of the "
+        "local path and the global path, as a share of one pass of full attention (dashed). In "
+        "training: of the local path alone, averaged over layers and the {smooth} of the training "
+        "before.",
+    ),
+    "spans": FigureKind(
+        "Spans in training",
+        span_panels,
+        "Mean span of the sequences that were trained on, over training seeds, averaged over the "
+        "{smooth} of the training before; a line for each layer, with its 95 % interval.",
+        legend=False,
+    ),
+    "by_span": FigureKind(
+        "{Error} at spans that are set",
+        by_span_panels,
+        "What the trained models do when every layer takes the same action, 0 for no local path "
+        "and 9 for the longest span; mean over training seeds. Dashed: {baseline}, which has no "
+        "spans.",
+    ),
+    "laws": FigureKind(
+        "Temperature laws",
+        law_panels,
+        "Mean difference of the final errors on the same training seeds, with its 95 % interval. "
+        "Hollow: the seeds are too few to tell.",
+        legend=False,
+    ),
+    "attention": FigureKind(
+        "Attention weights",
+        attention_panels,
+        "Weights of an example in the model of the first seed, mean over heads: queries from top "
+        "to bottom, keys from left to right, of long sequences the end. The stronger the colour, the "
+        "more, by its square root, up to the largest weight of each map. In its title the mean "
+        "entropy of the weights. Off: this path does nothing there.",
+        legend=False,
+    ),
+}

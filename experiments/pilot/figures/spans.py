@@ -1,0 +1,118 @@
+"""Spans: how they moved in training, and what the model does at others."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ...figures.labels import spread
+from ...figures.panels import NothingToDraw, Panel, name_axes, records
+from ...figures.style import FAINT, LINES, SMALL, Look
+from .axes import scale_errors
+from .curves import X_NAMES, VariantCurves, variant_curves
+from .results import PilotResults
+
+_HEIGHT, _RIGHT, _LABEL_HEIGHT = 220, 56, 12
+
+
+def span_panels(results: PilotResults) -> list[Panel]:
+    """A panel for each variant that has spans: a line for each layer."""
+    spans = results.rows.spans
+    layers = {
+        layer: variant_curves(results, pd.DataFrame(spans[spans["layer"] == layer]), "span")
+        for layer in sorted(set(spans["layer"].tolist()))
+    }
+    if not any(layers.values()):
+        raise NothingToDraw("no variant has spans")
+    everything = [each for curves in layers.values() for each in curves]
+    ends = (
+        1.02 * max(1e-9, *(float(each.x[-1]) for each in everything)),
+        1.05 * max(1.0, *(float(each.mean.max()) for each in everything)),
+    )
+    panels = []
+    for variant in results.rows.variants:
+        own = {
+            layer: curve
+            for layer, curves in layers.items()
+            for curve in curves
+            if curve.label == variant
+        }
+        if own:
+            draw = partial(_draw_spans, results, own, ends)
+            panels.append(Panel(variant, draw, height=_HEIGHT, right=_RIGHT))
+    return panels
+
+
+def by_span_panels(results: PilotResults) -> list[Panel]:
+    """A panel for each split: errors at spans that are set."""
+    measure, summary = results.measure, results.summary
+    panels = []
+    for split in results.rows.splits:
+        here = summary.by_span[summary.by_span["split"] == split]
+        if len(here):
+            plain = [
+                row["error"]
+                for row in records(summary.errors)
+                if (row["variant"], row["split"]) == (results.rows.baseline, split)
+            ]
+            title = f"{measure.title} by span, {measure.of([split])}"
+            level = measure.scale * plain[0] if plain else np.nan
+            panels.append(Panel(title, partial(_draw_by_span, results, pd.DataFrame(here), level)))
+    if not panels:
+        raise NothingToDraw("no variant was evaluated at spans that are set")
+    return panels
+
+
+def _draw_spans(
+    results: PilotResults, layers: dict[int, VariantCurves], ends: tuple[float, float], axes: Axes
+) -> None:
+    for number, curve in enumerate(layers.values()):
+        look = results.look(curve.label)
+        look = Look(look.colour, LINES[number % len(LINES)], look.marker)
+        curve.draw(axes, look, len(layers)).set_label(curve.label)
+    # The same in all panels, that variants can be compared.
+    axes.set_xlim(0, ends[0])
+    axes.set_ylim(0, ends[1])
+    name_axes(axes, X_NAMES[results.x], "span in tokens")
+    height = _HEIGHT - Panel.top - Panel.bottom
+    levels = np.array([curve.mean[-1] for curve in layers.values()]) / ends[1] * height
+    places = spread(levels, _LABEL_HEIGHT, 0, height)
+    for (layer, curve), level, place in zip(layers.items(), levels, places, strict=True):
+        axes.annotate(
+            f"layer {layer}",
+            (curve.x[-1], curve.mean[-1]),
+            xytext=(6, place - level),
+            textcoords="offset points",
+            va="center",
+            size=SMALL,
+            color=FAINT,
+            annotation_clip=False,
+        )
+
+
+def _draw_by_span(results: PilotResults, table: pd.DataFrame, level: float, axes: Axes) -> None:
+    scale = results.measure.scale
+    for variant in results.rows.variants:
+        rows = [row for row in records(table) if row["variant"] == variant]
+        if rows:
+            look = results.look(variant)
+            (line,) = axes.plot(
+                [row["action"] for row in rows],
+                [scale * row["error"] for row in rows],
+                color=look.colour,
+                linestyle=look.line,
+                marker=look.marker,
+                markersize=5,
+                linewidth=1.4,
+            )
+            line.set_label(variant)
+    if np.isfinite(level):
+        look = results.look(results.rows.baseline)
+        line = axes.axhline(level, color=look.colour, linestyle=(0, (4, 3)), linewidth=1.4)
+        line.set_label(results.rows.baseline)
+    name_axes(axes, "action in every layer", results.measure.axis)
+    scale_errors(axes)
+    axes.set_xticks(range(10), [str(action) for action in range(10)])

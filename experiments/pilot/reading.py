@@ -1,0 +1,114 @@
+"""A model that reads streams, chunk by chunk, under somebody's decisions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...attention import LayerCache, Outcome
+from .deciding import Decider
+from .models import PilotModel
+from .tasks import EvaluationSet, Task
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What a model made of one chunk of each lane's stream.
+
+    Attributes:
+        hidden: What left its last block, shape (lanes, tokens, dims).
+        losses: In bits a target, shape (lanes,).
+        outcomes: What each layer of two paths did; none of plain attention.
+        visited_keys: Query-key pairs that all paths scored, shape (layers, lanes).
+    """
+
+    hidden: Tensor
+    losses: Tensor
+    outcomes: tuple[Outcome, ...]
+    visited_keys: Tensor
+
+
+def read(model: PilotModel, content: Tensor, targets: Tensor, decider: Decider) -> Iterator[Chunk]:
+    """Read streams; what is kept from chunk to chunk is detached.
+
+    Args:
+        model: The model.
+        content: Shape (lanes, chunks, ctx), or (lanes, chunks, ctx, channels) of frames.
+        targets: Shape (lanes, chunks, ctx).
+        decider: Who decides the spans.
+    """
+    caches: list[LayerCache | None] = [None] * model.layers
+    decider.begin()
+    for chunk in range(content.shape[1]):
+        hidden = model.embed(content[:, chunk])
+        outcomes, visited = [], []
+        for index in range(model.layers):
+            actions = decider.actions(index, model.attention(index), hidden)
+            attended = model.attend(index, hidden, actions, caches[index])
+            hidden = model.follow(index, hidden, attended.output)
+            caches[index] = attended.cache
+            visited.append(attended.visited_keys)
+            if attended.outcome is not None:
+                decider.saw(index, attended.outcome)
+                outcomes.append(attended.outcome)
+        losses = model.losses(hidden, targets[:, chunk])
+        yield Chunk(hidden, losses, tuple(outcomes), torch.stack(visited))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How a model does on a set.
+
+    Attributes:
+        loss: In bits a target.
+        error: Word error rate as a share; bits a byte of text.
+        character_error: As a share; NaN of text.
+        span: Mean over layers and lanes, in tokens; NaN of plain attention.
+        visited_keys: Mean of a layer and lane.
+    """
+
+    loss: float
+    error: float
+    character_error: float
+    span: float
+    visited_keys: float
+
+
+@torch.no_grad()
+def judge(model: PilotModel, task: Task, examples: EvaluationSet, decider: Decider) -> Judgement:
+    """Judge a model on a set; it learns nothing, nor does what is in its layers.
+
+    Args:
+        model: The model; in train mode afterwards if it was before.
+        task: What it is to do.
+        examples: The set.
+        decider: Who decides the spans.
+    """
+    with in_eval_mode(model):
+        chunks = [*read(model, examples.content, examples.targets, decider)]
+    hidden = torch.stack([each.hidden for each in chunks], dim=1)
+    losses = torch.stack([each.losses for each in chunks], dim=1)
+    errors = task.errors(model, hidden, losses, examples.texts)
+    spans = [each.span for chunk in chunks for each in chunk.outcomes]
+    return Judgement(
+        loss=losses.mean().item(),
+        error=errors.error,
+        character_error=errors.character_error,
+        span=torch.cat(spans).double().mean().item() if spans else float("nan"),
+        visited_keys=torch.stack([each.visited_keys for each in chunks]).double().mean().item(),
+    )
+
+
+@contextlib.contextmanager
+def in_eval_mode(model: PilotModel) -> Iterator[None]:
+    """A model in eval mode, and after that in the mode it was in."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,231 @@
+"""Rows as a pilot would leave them, made up."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from spangym.experiments.pilot.rows import AttentionPicture, PilotRows
+from spangym.experiments.studies import slug
+
+LONGER, SHORTER = "hybrid sharper-for-longer", "hybrid sharper-for-shorter"
+PLAIN = ("standard", "standard 2H")
+PREDICTOR, REFINER = "integrated predictor", "integrated refiner"
+VARIANTS = (
+    *PLAIN,
+    LONGER,
+    SHORTER,
+    "focus",
+    PREDICTOR,
+    "integrated softspan",
+    REFINER,
+    "integrated DQN",
+    "integrated PPO",
+    "integrated frozen DQN",
+    "integrated frozen PPO",
+    "original",
+)
+LAWS = {LONGER: "sharper for longer spans", SHORTER: "sharper for shorter spans"}
+AGENTS = {REFINER: PREDICTOR, "integrated DQN": PREDICTOR, "integrated PPO": PREDICTOR}
+SPLITS = {"speech": ("seen", "unseen"), "text": ("held out",)}
+STOPPED, FAILED = "original", "integrated frozen PPO"
+ERROR = "RuntimeError: <b>out of memory</b>"
+EXAMPLES = ("the old boat leans on the quay", "seven small birds")
+FULL_KEYS = 62_500.0
+# Final errors, in the order of the variants: seconds of an update grow with the last.
+_QUALITY = (0.0, -0.004, 0.03, 0.035, 0.02, 0.0, -0.03, 0.005, 0.01, 0.0, -0.01, 0.0, 0.12)
+_MILLISECONDS = (95, 100, 150, 152, 210, 230, 240, 245, 250, 255, 238, 236, 900)
+_SHARES = (1, 1, 1.3, 1.3, 1.9, 1.8, 1.45, 1.7, 1.75, 1.6, 1.2, 1.15, 3.4)
+
+
+def make_pilot(
+    task: str = "speech",
+    variants: Sequence[str] = VARIANTS,
+    seeds: int = 3,
+    *,
+    updates: int = 600,
+    every: int = 10,
+    evaluations: int = 6,
+    layers: int = 2,
+    stopped: Collection[str] = (STOPPED,),
+    failed: Collection[str] = (FAILED,),
+    plain: Collection[str] = PLAIN,
+    examples: Sequence[str] = EXAMPLES,
+    tokens: int = 120,
+    missing: int = 0,
+    seed: int = 0,
+) -> PilotRows:
+    """Plausible rows.
+
+    Args:
+        task: ``speech`` or ``text``.
+        variants: Labels; the first is the baseline.
+        seeds: Training seeds.
+        updates: Of a training.
+        every: Updates between rows of the curves.
+        evaluations: Of a training.
+        layers: Of the models.
+        stopped: Variants whose trainings all end early.
+        failed: Variants whose last training failed.
+        plain: Variants without spans.
+        examples: What attention is shown for.
+        tokens: Of an example.
+        missing: Trainings that are not there.
+        seed: Of what is drawn.
+    """
+    generator = np.random.default_rng(seed)
+    splits = SPLITS[task]
+    trainings: list[dict[str, object]] = []
+    tables: dict[str, list[pd.DataFrame]] = {"curves": [], "evaluations": [], "spans": []}
+    actions: list[dict[str, object]] = []
+    luck = 0.012 * generator.normal(size=seeds)
+    failures = []
+    for number, variant in enumerate(variants):
+        place = number % len(_QUALITY)
+        for training_seed in range(seeds):
+            if variant in failed and training_seed == seeds - 1:
+                failures.append((f"{slug(variant)}/seed-{training_seed}", ERROR))
+                continue
+            key = {"variant": variant, "seed": training_seed}
+            last = updates * 2 // 5 if variant in stopped else updates
+            quality = _QUALITY[place] + luck[training_seed] + 0.006 * float(generator.normal())
+            milliseconds = _MILLISECONDS[place] * (1 + 0.02 * float(generator.normal()))
+            ends = np.arange(every, last + 1, every)
+            losses = _losses(task, ends / updates, quality)
+            tables["curves"].append(
+                pd.DataFrame(
+                    {
+                        **key,
+                        "update": ends,
+                        "seconds": ends * milliseconds / 1000,
+                        "loss": losses * (1 + 0.08 * generator.normal(size=len(ends))),
+                    }
+                )
+            )
+            judged = np.linspace(0, updates, evaluations + 1)[1:]
+            judged = judged[judged <= last]
+            for worse, split in enumerate(splits):
+                loss = _losses(task, judged / updates, quality) + 0.12 * worse
+                error = np.clip(0.34 * loss + 0.05 * worse, 0, 1) if task == "speech" else loss
+                tables["evaluations"].append(
+                    pd.DataFrame(
+                        {
+                            **key,
+                            "update": judged.astype(int),
+                            "seconds": judged * milliseconds / 1000,
+                            "split": split,
+                            "loss": loss,
+                            "error": error,
+                            "character_error": 0.4 * error if task == "speech" else np.nan,
+                        }
+                    )
+                )
+                if variant not in plain:
+                    for action in range(10):
+                        far = abs(action - 5) / 5
+                        actions.append(
+                            {
+                                **key,
+                                "action": action,
+                                "split": split,
+                                "error": error[-1] * (1 + far**2 * (0.4 + 0.05 * place)),
+                            }
+                        )
+            span = np.nan if variant in plain else 12.0 + 3 * place
+            trainings.append(
+                {
+                    **key,
+                    "updates": last,
+                    "parameters": 412_345 + 10 * number,
+                    "seconds": last * milliseconds / 1000,
+                    "milliseconds": milliseconds,
+                    "visited_keys": FULL_KEYS * _SHARES[place],
+                    "full_keys": FULL_KEYS,
+                    "span": span * (1 + 0.05 * float(generator.normal())),
+                    "stopped": "its loss is not finite" if variant in stopped else "",
+                }
+            )
+            for layer in range(0 if variant in plain else layers):
+                wave = np.cumsum(generator.normal(size=len(ends)))
+                spans = np.clip(span * (1 + layer / 2) + wave, 1, 64)
+                tables["spans"].append(
+                    pd.DataFrame(
+                        {
+                            **key,
+                            "update": ends,
+                            "seconds": ends * milliseconds / 1000,
+                            "layer": layer,
+                            "span": spans,
+                            "visited_keys": 250 * spans * 2,
+                        }
+                    )
+                )
+    finished = {str(each["variant"]) for each in trainings}
+    pictures = [
+        _picture(variant, example, layer, path, tokens, generator)
+        for variant, example, layer in itertools.product(variants, examples, range(layers))
+        for path in (("global",) if variant in plain else ("local", "global"))
+        if variant in finished
+    ]
+    return PilotRows(
+        task=task,
+        variants=tuple(variants),
+        baseline=variants[0],
+        splits=splits,
+        trainings=_table(trainings, _TRAININGS),
+        curves=_joined(tables["curves"], ("update", "seconds", "loss")),
+        evaluations=_joined(tables["evaluations"], _EVALUATIONS),
+        spans=_joined(tables["spans"], ("update", "seconds", "layer", "span", "visited_keys")),
+        by_span=_table(actions, ("variant", "seed", "action", "split", "error")),
+        pictures=tuple(pictures),
+        failed=tuple(failures),
+        missing=missing,
+    )
+
+
+_TRAININGS = ("variant", "seed", "updates", "parameters", "seconds", "milliseconds")
+_TRAININGS += ("visited_keys", "full_keys", "span", "stopped")
+_EVALUATIONS = ("update", "seconds", "split", "loss", "error", "character_error")
+
+
+def _losses(task: str, share: NDArray[np.float64], quality: float) -> NDArray[np.float64]:
+    """From much down to little, the less the better the model."""
+    if task == "speech":
+        return 0.62 + 2.2 * quality + 2.6 * np.exp(-4 * share) + 20 * np.exp(-60 * share)
+    return 2.3 + 2.2 * quality + 4.0 * np.exp(-7 * share)
+
+
+def _picture(
+    variant: str,
+    example: str,
+    layer: int,
+    path: str,
+    tokens: int,
+    generator: np.random.Generator,
+) -> AttentionPicture:
+    if path == "local" and layer and variant == STOPPED:
+        weights = np.zeros((tokens, tokens), np.float32)
+        return AttentionPicture(variant, example, layer, path, weights, 0.0)
+    queries = np.arange(tokens)
+    far = np.abs(queries[:, None] - queries)
+    scores = -far / (4.0 + 8 * layer) + 0.5 * generator.normal(size=far.shape)
+    if path == "local":
+        scores[far > 24] = -np.inf
+    weights = np.exp(scores)
+    weights /= weights.sum(-1, keepdims=True)
+    entropy = float(-(weights * np.log(np.maximum(weights, 1e-30))).sum(-1).mean())
+    return AttentionPicture(variant, example, layer, path, weights.astype(np.float32), entropy)
+
+
+def _table(rows: Sequence[dict[str, object]], columns: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=[*columns])
+
+
+def _joined(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    if tables:
+        return pd.concat(tables, ignore_index=True)
+    return pd.DataFrame(columns=["variant", "seed", *columns])

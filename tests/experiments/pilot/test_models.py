@@ -1,0 +1,107 @@
+import itertools
+import math
+from typing import Literal
+
+import pytest
+import torch
+
+from spangym.experiments.pilot.deciding import FixedDecides, LayersDecide
+from spangym.experiments.pilot.models import (
+    BLANK,
+    ControlledStack,
+    PilotModel,
+    SpeechModel,
+    count_parameters,
+    make_model,
+)
+from spangym.experiments.pilot.plans import VariantEntry
+from spangym.experiments.pilot.reading import read
+
+from .plans import tiny_plan
+
+PLAN = tiny_plan()
+VARIANTS = pytest.mark.parametrize("variant", PLAN.variants, ids=lambda each: each.slug)
+
+
+def made(variant: VariantEntry, task: Literal["speech", "text"] = "text") -> PilotModel:
+    return make_model(task, PLAN.model, variant, 256 if task == "text" else 9, 24, seed=0)
+
+
+def named(label: str) -> VariantEntry:
+    return next(each for each in PLAN.variants if each.label == label)
+
+
+@VARIANTS
+@pytest.mark.parametrize("task", ["speech", "text"])
+def test_all_variants_are_of_one_size(task: Literal["speech", "text"], variant: VariantEntry):
+    plain, own = (count_parameters(made(each, task)) for each in (PLAN.variants[0], variant))
+    assert abs(own / plain - 1) < 0.005
+
+
+@VARIANTS
+def test_weights_hang_on_the_seed_alone(variant: VariantEntry):
+    torch.manual_seed(1)
+    first = made(variant).state_dict()
+    before = torch.get_rng_state()
+    second = made(variant).state_dict()
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = make_model("text", PLAN.model, variant, 256, 24, seed=1).state_dict()
+    assert not torch.equal(first["front.weight"], other["front.weight"])
+
+
+@VARIANTS
+def test_text_is_read_causally(variant: VariantEntry):
+    if variant.attention == "original":
+        pytest.skip("the original layer reads its span off the whole chunk")
+    model = made(variant).eval()
+    content = torch.randint(256, (1, 24), generator=torch.Generator().manual_seed(0))
+    changed = content.clone()
+    changed[:, 13:] = 7
+    before, after = model(content), model(changed)
+    torch.testing.assert_close(before[:, :13], after[:, :13])
+    assert not torch.allclose(before[:, 13:], after[:, 13:])
+
+
+def test_the_speech_loss_is_that_of_all_alignments():
+    model = made(named("standard"), "speech")
+    hidden = torch.randn(1, 4, PLAN.model.dims, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([[3, 3, -100, -100]])
+    odds = model.head(hidden)[0].softmax(-1)
+    total = 0.0
+    for path in itertools.product((BLANK, 3), repeat=4):
+        merged = [each for each, _ in itertools.groupby(path) if each != BLANK]
+        if merged == [3, 3]:
+            total += math.prod(odds[at, each].item() for at, each in enumerate(path))
+    expected = -math.log2(total) / 2
+    assert model.losses(hidden, targets).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_environment_runs_the_model_as_it_reads():
+    model = made(named("predictor")).eval()
+    content = torch.randint(256, (3, 1, 24), generator=torch.Generator().manual_seed(0))
+    (chunk,) = read(model, content, content, FixedDecides(4))
+    stack = ControlledStack(model)
+    hidden = stack.embed(content[:, 0])
+    for index in range(2):
+        outcome = stack.run(index, hidden, torch.full((3,), 4))
+        hidden = stack.follow(index, hidden, outcome)
+    assert torch.equal(hidden, chunk.hidden)
+    assert torch.equal(stack.bits(hidden, content[:, 0]), chunk.losses)
+
+
+def test_visited_keys_are_those_of_both_paths():
+    content = torch.zeros(2, 1, 24, dtype=torch.int64)
+    (plain,) = read(made(named("standard")), content, content, LayersDecide())
+    assert plain.visited_keys.tolist() == [[300, 300], [300, 300]]
+    (off,) = read(made(named("predictor")), content, content, FixedDecides(0))
+    assert torch.equal(off.visited_keys, plain.visited_keys)
+    (on,) = read(made(named("predictor")), content, content, FixedDecides(9))
+    assert (on.visited_keys > plain.visited_keys).all()
+
+
+def test_what_a_recogniser_hears_does_not_hang_on_its_loudness():
+    model = made(named("standard"), "speech")
+    assert isinstance(model, SpeechModel)
+    frames = torch.randn(1, 24, 320, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model.embed(frames), model.embed(frames + 0.7), rtol=1e-3, atol=1e-3)

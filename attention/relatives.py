@@ -9,7 +9,7 @@ import torch
 from .integrated import IntegratedAttention
 from .multi_head import MultiHeadAttention
 from .options import SpanOptions, check_sizes
-from .sliding_window import SlidingWindowAttention
+from .sliding_window import FOCUS_STEPS, SlidingWindowAttention
 from .two_path import TwoPathAttention
 
 
@@ -51,6 +51,7 @@ class HybridAttention(TwoPathAttention):
             span predictor a gradient.
         ramp: Tokens over which a soft edge fades out.
         local_projections: Whether the local path learns projections of queries, keys and values.
+        focus_steps: Most passes of iterative focus, at least 1.
         generator: Source of the initial weights; torch's default generator if None.
 
     Raises:
@@ -78,6 +79,7 @@ class HybridAttention(TwoPathAttention):
         soft_span: bool = False,
         ramp: int = 32,
         local_projections: bool = False,
+        focus_steps: int = FOCUS_STEPS,
         generator: torch.Generator | None = None,
     ) -> None:
         options = SpanOptions(
@@ -92,7 +94,9 @@ class HybridAttention(TwoPathAttention):
         )
         check_sizes(ctx, dims, head)
         with torch.random.fork_rng(devices=[]):
-            attn_local = SlidingWindowAttention(head, options, dims if local_projections else None)
+            attn_local = SlidingWindowAttention(
+                head, options, dims if local_projections else None, focus_steps=focus_steps
+            )
             attn_global = MultiHeadAttention(dims, head, causal)
         super().__init__(ctx, dims, head, attn_local, attn_global, generator)
 

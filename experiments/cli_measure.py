@@ -20,6 +20,8 @@ from .bench import (
     number,
     write_bench,
 )
+from .cli_pilot import TaskName
+from .errors import UserError
 
 Json = Annotated[
     Path | None, typer.Option("--json", help="Write machine and rows to this file too.")
@@ -81,6 +83,48 @@ def bench_experiments(
     from .bench_experiments import rows
 
     measure(lambda: rows(quick), threads, json)
+
+
+def bench_pilot(
+    task: Annotated[
+        TaskName | None, typer.Argument(help="What the models read; both if left out.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Shorter inputs and fewer rounds.")
+    ] = False,
+    json: Json = None,
+    threads: Threads = 1,
+    device: Annotated[str, typer.Option(help="Where the models run, as torch names it.")] = "cpu",
+) -> None:
+    """Measure what a pilot's models cost on long inputs, beside full attention.
+
+    Speech needs the extra: pip install 'spangym[speech]'.
+    """
+    from ..envs.settings import check_device
+    from .bench_pilot import LENGTHS, rows
+    from .bench_pilot_rows import make_long_inputs_table
+    from .table import render_table
+
+    if json is not None:
+        check_writable_file("--json", json)
+    torch.set_num_threads(threads)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    try:
+        place = check_device(device)
+        with console.status("measuring") as status:
+            measured = list(
+                rows(
+                    [each for each in LENGTHS if task in (None, each)], quick, place, status.update
+                )
+            )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    machine = describe_bench(place)
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    console.print(render_table(make_long_inputs_table(measured)))
+    if json is not None:
+        write_bench(json, machine, measured)
+        print(f"written: {json}")
 
 
 def measure(rows: Callable[[], Iterable[Row]], threads: int, json: Path | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from json import dumps
 from pathlib import Path
@@ -22,7 +23,7 @@ from .run_folder import RunFolder
 
 
 class XAxis(StrEnum):
-    """What reward curves are drawn against."""
+    """What trainings are drawn against."""
 
     STEPS = "steps"
     WALL = "wall"
@@ -53,12 +54,13 @@ def curves(
     figure: Annotated[
         list[str] | None,
         typer.Option(
-            help="A figure to draw (may be repeated): reward, profiles, improvement, aggregates, "
-            "radar, spans, pareto, differences, or all; else reward."
+            help="A figure to draw (may be repeated), or all. Of comparisons: reward, profiles, "
+            "improvement, aggregates, radar, spans, pareto, differences; else reward. Of a pilot: "
+            "error, loss, runtime, keys, spans, by_span, laws, attention; else error and loss."
         ),
     ] = None,
     x: Annotated[
-        XAxis, typer.Option("--x", help="What reward curves are drawn against.")
+        XAxis, typer.Option("--x", help="What trainings are drawn against.")
     ] = XAxis.STEPS,
     smooth: Annotated[
         float,
@@ -75,12 +77,31 @@ def curves(
     ] = None,
 ) -> None:
     """Redraw figures from the stored rows of runs, several together; trains nothing."""
+    from .pilot.pilot_folder import is_pilot
+
+    formats = [each.value for each in format or (Format.PNG, Format.SVG)]
+    tables = [each.value for each in table or ()]
+    if any(is_pilot(folder) for folder in folders):
+        _draw_pilot(folders, figure, x, smooth, formats, tables, out)
+    else:
+        _draw_comparison(folders, figure, x, smooth, formats, tables, out)
+
+
+def _draw_comparison(
+    folders: Sequence[Path],
+    figures: Sequence[str] | None,
+    x: XAxis,
+    smooth: float,
+    formats: Sequence[str],
+    tables: Sequence[str],
+    out: Path | None,
+) -> None:
     from .drawing import draw_figures, find_figures, write_tables
-    from .figures import Results
+    from .figures import FIGURES, Results
     from .gathering import gather
     from .statistics import analyse
 
-    names = find_figures(figure or ["reward"])
+    names = find_figures(figures or ["reward"], FIGURES)
     runs = [RunFolder.open(folder) for folder in folders]
     if out is None and len(runs) > 1:
         raise UserError("several runs are drawn together: name a folder for the files with --out")
@@ -94,15 +115,61 @@ def curves(
         )
     results = Results(rows, analyse(rows, np.random.default_rng(0)), x.value, smooth)
     place.mkdir(parents=True, exist_ok=True)
-    formats = [each.value for each in format or (Format.PNG, Format.SVG)]
     for said in draw_figures(results, names, place, formats):
         print(said)
-    for path in write_tables(results, place, [each.value for each in table or ()]):
+    for path in write_tables(results, place, tables):
         print(f"written: {path}")
-    unfinished = rows.missing + len(rows.failed)
+    _say_unfinished(rows.missing + len(rows.failed), len(rows.trials), "trials")
+
+
+def _draw_pilot(
+    folders: Sequence[Path],
+    figures: Sequence[str] | None,
+    x: XAxis,
+    smooth: float,
+    formats: Sequence[str],
+    tables: Sequence[str],
+    out: Path | None,
+) -> None:
+    from .drawing import find_figures
+    from .pilot.conclusion import summarise
+    from .pilot.drawing import draw_pilot_figures, write_pilot_tables
+    from .pilot.figures import PILOT_FIGURES
+    from .pilot.gathering import gather_pilot
+    from .pilot.pilot_folder import PilotFolder, is_pilot
+
+    if len(folders) > 1:
+        pilot = next(folder for folder in folders if is_pilot(folder))
+        raise UserError(f"{str(pilot)!r} is a pilot: pilots are drawn one at a time")
+    if x is XAxis.VISITED_KEYS:
+        raise UserError(
+            "--x visited_keys is for comparisons: a pilot is drawn against steps or wall; for its "
+            "visited keys draw --figure keys"
+        )
+    names = find_figures(figures or ["error", "loss"], PILOT_FIGURES)
+    folder = PilotFolder.open(folders[0])
+    if out is None:
+        folder.check_writable()
+    rows = gather_pilot(folder)
+    if not len(rows.trainings):
+        raise UserError(
+            f"no training is finished in {str(folders[0])!r}: go on with {folder.resume_command}"
+        )
+    summary = summarise(folder.plan(), rows)
+    place = out or folder.path
+    place.mkdir(parents=True, exist_ok=True)
+    against = "wall" if x is XAxis.WALL else "steps"
+    for said in draw_pilot_figures(rows, summary, names, place, formats, x=against, smooth=smooth):
+        print(said)
+    for path in write_pilot_tables(rows, summary, place, tables):
+        print(f"written: {path}")
+    _say_unfinished(rows.missing + len(rows.failed), len(rows.trainings), "trainings")
+
+
+def _say_unfinished(unfinished: int, finished: int, what: str) -> None:
     if unfinished:
-        total = unfinished + len(rows.trials)
-        print(f"{unfinished} of {total} trials are not finished and not drawn")
+        total = unfinished + finished
+        print(f"{unfinished} of {total} {what} are not finished and not drawn")
 
 
 def validate(

@@ -13,7 +13,7 @@ from .labels import spread
 from .lines import SeedCurves, common_grid, interpolated, limits_of_lines, smoothed
 from .panels import NothingToDraw, Panel, name_axes
 from .results import Results
-from .style import FAINT, SMALL
+from .style import FAINT, SMALL, band_alpha
 
 X_NAMES = {
     "steps": "environment steps of the training",
@@ -91,7 +91,7 @@ def _curve(
 
 def _draw(results: Results, curves: list[RewardCurves], axes: Axes) -> None:
     for curve in curves:
-        curve.draw(axes, results.look(curve.label), len(curves))
+        curve.draw(axes, results.look(curve.label), band_alpha(len(curves)))
     _draw_levels(results, curves[0].environment, axes)
     name_axes(axes, X_NAMES[results.x], "mean return of an episode")
     axes.set_xlim(0, max(1e-9, *(curve.x[-1] for curve in curves)))

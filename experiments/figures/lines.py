@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from ..statistics.intervals import student_interval
 from .labels import Floats
-from .style import Look, band_alpha
+from .style import Look
 
 POINTS = 200
 """Of a line."""
@@ -44,15 +44,13 @@ class SeedCurves:
         """Bounds of the 95 % interval of the mean; NaN for a single seed."""
         return student_interval(self.values.T)
 
-    def draw(
-        self, axes: Axes, look: Look, count: int, markers: slice | Sequence[int] | None = None
-    ) -> Line2D:
+    def draw(self, axes: Axes, look: Look, alpha: float, markers: slice | None = None) -> Line2D:
         """Draw line and band.
 
         Args:
             axes: Where.
             look: How.
-            count: How many curves the axes are to hold.
+            alpha: How opaque the band is.
             markers: Points that get a marker; none if left out, but one where there is no line.
         """
         # A single point makes no line.
@@ -62,14 +60,14 @@ class SeedCurves:
             self.x, self.mean, linewidth=1.6, markersize=5, markevery=markers, **style
         )
         line.set_label(self.label)
-        shade = {"color": look.colour, "alpha": band_alpha(count), "linewidth": 0}
+        shade = {"color": look.colour, "alpha": alpha, "linewidth": 0}
         axes.fill_between(self.x, *self.interval, **shade)
         return line
 
 
 def limits_of_lines(axes: Axes) -> tuple[float, float]:
     """Limits that leave room for the bands, but not for what two seeds make of them."""
-    lines = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    lines = heights(axes)
     low, high = axes.get_ylim()
     if axes.get_yscale() == "log":
         lines = lines[lines > 0]
@@ -77,6 +75,17 @@ def limits_of_lines(axes: Axes) -> tuple[float, float]:
         return max(low, lines.min() / room), min(high, lines.max() * room)
     room = _ROOM * (lines.max() - lines.min() or 1.0)
     return max(low, lines.min() - room), min(high, lines.max() + room)
+
+
+def heights(axes: Axes) -> Floats:
+    """How high the points of all lines are, but for upright ones from end to end."""
+    return np.concatenate(
+        [
+            np.asarray(line.get_ydata(), float)
+            for line in axes.lines
+            if line.get_transform().contains_branch_seperately(axes.transData)[1]
+        ]
+    )
 
 
 def common_grid(ends: Sequence[Floats]) -> Floats:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from ..figures.panels import records
 from ..pages import Facts
 from .drawing import draw_pilot_figures
 from .gathering import gather_pilot
@@ -64,9 +65,9 @@ def conclude(folder: PilotFolder, failed: Mapping[str, str]) -> Concluded:
     facts = Facts(plan.name, plan.to_toml(), folder.manifest(), str(folder.path))
     write_pilot_report(folder.path / "report.html", rows, summary, facts)
     stopped = {
-        f"{row.variant}, seed {row.seed}": f"stopped: {row.stopped}"
-        for row in rows.trainings.itertuples()
-        if row.stopped
+        f"{row['variant']}, seed {row['seed']}": f"stopped: {row['stopped']}"
+        for row in records(rows.trainings)
+        if row["stopped"]
     }
     return Concluded(rows, summary, stopped)
 

@@ -189,7 +189,10 @@ class Course:
     def _read(self, decider: Decider) -> None:
         generators = batch_generators(self._seed, self.episodes, self.plan.batch)
         self.episodes += 1
-        content, targets = draw(self.task.source, generators, self.task.chunks, self.task.ctx)
+        # An environment draws a chunk more than it runs.
+        chunks = self.task.chunks
+        drawn = draw(self.task.source, generators, chunks + 1, self.task.ctx)
+        content, targets = (each[:, :chunks].to(self.plan.device) for each in drawn)
         for chunk in read(self.model, content, targets, decider):
             self.learn_from(chunk.losses, chunk.outcomes)
 

@@ -229,11 +229,12 @@ class TextModel(PilotModel):
 
 
 class SpeechFront(nn.Module):
-    """Two convolutions over time that make a token of four frames.
+    """Two convolutions over time that make a token of four frames, and one over tokens.
 
     Each channel of a recording is first brought to mean 0 and deviation 1, which takes away much of
-    what is the microphone's and the voice's. Without it, and without the norm at the end, training
-    took twice as many updates.
+    what is the microphone's and the voice's; without that training took twice as many updates. A
+    token knows of 0.8 seconds around it: where it knew of a fifth of that, models whose attention
+    has to learn to look further took three times as many.
 
     Args:
         dims: Width of the tokens.
@@ -242,7 +243,8 @@ class SpeechFront(nn.Module):
     def __init__(self, dims: int) -> None:
         super().__init__()
         self.first = nn.Conv1d(MELS, dims, 9, stride=2, padding=4)
-        self.second = nn.Conv1d(dims, dims, 5, stride=2, padding=2)
+        self.second = nn.Conv1d(dims, dims, 9, stride=2, padding=4)
+        self.third = nn.Conv1d(dims, dims, 15, padding=7, groups=dims)
         self.ln = nn.LayerNorm(dims)
 
     def forward(self, content: Tensor) -> Tensor:
@@ -251,7 +253,8 @@ class SpeechFront(nn.Module):
         deviation, mean = torch.std_mean(frames, dim=1, keepdim=True)
         frames = (frames - mean) / (deviation + _LEAST_DEVIATION)
         halved = nn.functional.gelu(self.first(frames.transpose(1, 2)))
-        return self.ln(self.second(halved).transpose(1, 2))
+        tokens = nn.functional.gelu(self.second(halved))
+        return self.ln((tokens + self.third(tokens)).transpose(1, 2))
 
 
 class ControlledStack(Stack):
@@ -354,6 +357,8 @@ def make_attention(entry: ModelEntry, variant: VariantEntry, ctx: int, causal: b
             causal=causal,
             soft_span=variant.soft_span,
             ramp=entry.ramp,
+            local_projections=entry.local_projections,
+            focus_steps=entry.focus_steps,
         )
     kind = FocusAttention if variant.attention == "focus" else IntegratedAttention
     attention = kind(
@@ -363,6 +368,8 @@ def make_attention(entry: ModelEntry, variant: VariantEntry, ctx: int, causal: b
         causal=causal,
         soft_span=variant.soft_span,
         ramp=entry.ramp,
+        local_projections=entry.local_projections,
+        focus_steps=entry.focus_steps,
         action_scale="absolute",
     )
     if isinstance(attention.attn_global, AdaptiveUpdateAttention):

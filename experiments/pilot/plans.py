@@ -31,6 +31,9 @@ class ModelEntry:
         max_span: Span at span scale 1, in tokens; at least ``win_size``.
         temp_scale: Strength of the temperature law.
         ramp: Tokens over which a soft edge of the span fades out.
+        focus_steps: Most passes of iterative focus, but for the original layer, which takes 10.
+        local_projections: Whether local paths learn projections of queries, keys and values; the
+            original has none.
     """
 
     layers: PositiveInt = 2
@@ -41,6 +44,8 @@ class ModelEntry:
     max_span: PositiveInt = 64
     temp_scale: Annotated[float, Field(ge=0)] = 0.01
     ramp: PositiveInt = 8
+    focus_steps: PositiveInt = 1
+    local_projections: bool = False
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -66,7 +66,7 @@ def cost_table(summary: PilotSummary) -> Table:
         make_line(
             row["variant"],
             number(row["parameters"], 0),
-            number(row["milliseconds"], 0 if row["milliseconds"] >= 100 else 1),
+            number(row["milliseconds"], 0 if row["milliseconds"] >= 99.95 else 1),
             number(row["ratio"], 2),
             number(100 * row["share"], 0),
             number(row["span"], 1),
@@ -128,13 +128,9 @@ def by_span_tables(rows: PilotRows, summary: PilotSummary) -> list[Table]:
 
 
 def render_pilot_tables(rows: PilotRows, summary: PilotSummary) -> list[rich_table.Table]:
-    """The tables for the terminal, that of set spans for the last split alone.
-
-    A variant of which trainings failed says so.
-    """
+    """Errors and costs for the terminal. A variant of which trainings failed says so."""
     errors = render_table(error_table(rows, summary), _failures(rows))
-    others = [cost_table(summary), *by_span_tables(rows, summary)[-1:]]
-    return [errors, *(render_table(each) for each in others)]
+    return [errors, render_table(cost_table(summary))]
 
 
 def pilot_csv(summary: PilotSummary) -> str:

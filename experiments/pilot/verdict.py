@@ -55,7 +55,7 @@ def make_pilot_verdict(
     lacking = [each for each in rows.variants if each not in (*compared, rows.baseline)]
     if lacking:
         verb = "have" if len(lacking) > 1 else "has"
-        sentences.append(f"{in_a_list(lacking)} {verb} no finished training to compare with it.")
+        sentences.append(f"{in_a_list(lacking)} {verb} no error to compare with it.")
     judged = [each for each in agents if each.split == rows.splits[-1]]
     if judged:
         sentences.append(_agents(measure, judged))

@@ -1,15 +1,15 @@
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from spangym.experiments.pages import Facts
 from spangym.experiments.report import write_report
 from spangym.experiments.rows import Rows
 
+from .browser import BEYOND, SIZES, SMALLEST, launched, opened
 from .synthetic import make_rows, make_statistics
 
 LABELS = ("$x_1$", "<b>bold</b>", 'it\'s "quoted" & more', "long label " * 7)
@@ -26,16 +26,6 @@ FACTS = Facts(
     },
     folder="runs/my run",
 )
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +42,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, odd: Rows) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    found = CHROMIUM if CHROMIUM.is_file() else shutil.which("chromium")
-    if not found:
-        pytest.skip("there is no Chromium at /usr/bin/chromium or on the PATH")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
-        yield browser
-        browser.close()
+    yield from launched()
 
 
 @pytest.fixture(params=SIZES)
@@ -71,26 +55,9 @@ def desktop(browser: Browser, report: Path) -> Iterator[Page]:
     yield from opened(browser, report, *SIZES["desktop"])
 
 
-def opened(browser: Browser, report: Path, width: int, height: int) -> Iterator[Page]:
-    """The report in the browser, which must find nothing to complain about."""
-    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme="light")
-    complaints: list[str] = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda message: complaints.append(message.text))
-    page.on("request", lambda request: complaints.append(request.url))
-    page.goto(report.as_uri())
-    yield page
-    page.close()
-    assert complaints == [report.as_uri()]
-
-
 def test_nothing_is_wider_than_the_page(page: Page):
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-    # What is wide scrolls within its own frame.
-    beyond = """() => [...document.querySelectorAll("body *")].filter((each) =>
-        !each.closest(".scroll, .legend, pre, code, svg, .symbols") &&
-        each.getBoundingClientRect().right > innerWidth + 1).map((each) => each.outerHTML)"""
-    assert page.evaluate(beyond) == []
+    assert page.evaluate(BEYOND) == []
 
 
 def test_every_figure_is_visible_and_can_be_read(page: Page):
@@ -102,10 +69,7 @@ def test_every_figure_is_visible_and_can_be_read(page: Page):
         assert box is not None
         assert box["width"] > 300
         assert box["height"] > 100
-    smallest = """() => Math.min(...[...document.querySelectorAll("figure svg text")].map((each) =>
-        parseFloat(getComputedStyle(each).fontSize) * each.getScreenCTM().d /
-        (Math.abs(each.getScreenCTM().b) > .01 ? Math.cos(Math.PI / 6) : 1)))"""
-    assert page.evaluate(smallest) >= 10
+    assert page.evaluate(SMALLEST) >= 10
     labels = page.locator("figure").evaluate_all("all => all.map(each => each.ariaLabel)")
     assert len(set(labels)) == len(labels)
 

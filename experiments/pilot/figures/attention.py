@@ -8,13 +8,14 @@ from functools import partial
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgb
 
+from ...cells import written
 from ...figures.panels import WIDTH, NothingToDraw, Panel
 from ...figures.style import FAINT, SMALL, shortened
 from ..rows import AttentionPicture
 from .results import PilotResults
 
-_MAP, _HEAD, _GAP, _LEFT, _FOOT = 150, 22, 22, 30, 20
-_COLOURS = LinearSegmentedColormap.from_list("weights", [(*to_rgb("#2a86c8"), 0.0), "#2a86c8"])
+_MAP, _HEAD, _GAP, _LEFT, _FOOT = 144, 22, 20, 30, 18
+_COLOURS = LinearSegmentedColormap.from_list("weights", [(*to_rgb("#3592d8"), 0.0), "#3592d8"])
 """From nothing, so that the page is seen through, light or dark."""
 
 
@@ -62,7 +63,7 @@ def _draw_map(picture: AttentionPicture, axes: Axes) -> None:
             aspect="auto",
             interpolation="none",
         )
-        where += f": {picture.entropy:.2f} nats"
+        where += f": {written(picture.entropy, 2)} nats"
     else:
         middle = {"ha": "center", "va": "center", "color": FAINT, "size": SMALL}
         axes.text(keys / 2, queries / 2, "off", **middle)

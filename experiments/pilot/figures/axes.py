@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ...figures.lines import limits_of_lines
+from ...figures.lines import heights, limits_of_lines
 from ...figures.style import compact
 
 _WIDE = 8.0
@@ -15,8 +14,7 @@ _WIDE = 8.0
 
 def scale_errors(axes: Axes) -> None:
     """Let equal ratios of what is drawn be equally far: one that is far off hides no others."""
-    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
-    if not (drawn > 0).any():
+    if not (heights(axes) > 0).any():
         return
     axes.set_yscale("log", nonpositive="clip")
     low, high = limits_of_lines(axes)

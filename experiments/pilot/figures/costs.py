@@ -84,7 +84,7 @@ def _draw_points(
     for variant, (error, low, high) in points.items():
         look = results.look(variant)
         if np.isfinite(low + high):
-            axes.plot([shares[variant]] * 2, [low, high], color=look.colour, linewidth=1.4)
+            axes.vlines(shares[variant], low, high, colors=look.colour, linewidths=1.4)
         (point,) = axes.plot(
             [shares[variant]],
             [error],

@@ -14,12 +14,16 @@ from matplotlib.axes import Axes
 from ...figures.labels import Floats
 from ...figures.lines import SeedCurves, common_grid, interpolated, limits_of_lines, smoothed
 from ...figures.panels import NothingToDraw, Panel, name_axes
+from ...figures.style import band_alpha
 from .axes import scale_errors
 from .results import PilotResults
 
 X_NAMES = {"steps": "updates of the model", "wall": "seconds of the training"}
 _MARKERS = 5
 """Of a line, by which it is told from others of its colour."""
+
+_BANDS = 0.6
+"""How opaque bands are beside those of few agents: many lie over each other."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class VariantCurves(SeedCurves):
 def loss_panels(results: PilotResults) -> list[Panel]:
     """A panel of the training loss, and one for each split."""
     measure, rows = results.measure, results.rows
-    panels = [("Loss in training", variant_curves(results, rows.curves, "loss"))]
+    panels = [("Training loss", variant_curves(results, rows.curves, "loss"))]
     for split in rows.splits:
         here = pd.DataFrame(rows.evaluations[rows.evaluations["split"] == split])
         curves = variant_curves(results, here, "loss", measured=True)
@@ -132,11 +136,12 @@ def draw_curves(
     """
     for curve in curves:
         look = results.look(curve.label)
-        curve.draw(axes, look, len(curves), _markers(results, curve))
+        curve.draw(axes, look, _BANDS * band_alpha(len(curves)), _markers(results, curve))
         if curve.stopped:
             end = {"marker": "x", "markersize": 8, "markeredgewidth": 2, "linestyle": "none"}
             axes.plot(curve.x[-1:], curve.mean[-1:], color=look.colour, **end)
-    axes.set_ylim(*limits_of_lines(axes))
+    low, high = limits_of_lines(axes)
+    axes.set_ylim(max(0.0, low), high)
     name_axes(axes, X_NAMES[results.x], y)
     axes.set_xlim(0, 1.02 * max(1e-9, *(curve.x[-1] for curve in curves)))
 

@@ -34,7 +34,8 @@ PILOT_FIGURES: dict[str, FigureKind[PilotResults]] = {
     "keys": FigureKind(
         "Error against visited keys",
         key_panels,
-        "Each point is a variant, with the 95 % interval of its error; further down and left is "
+        "Each point is a variant, with the 95 % interval of its error, cut off where "
+        "it is far wider than the points lie apart; further down and left is "
         "better. Visited keys are query-key pairs scored in evaluation, with all passes of the "
         "local path and the global path, as a share of one pass of full attention (dashed). In "
         "training: of the local path alone, averaged over layers and the {smooth} of the training "
@@ -65,9 +66,9 @@ PILOT_FIGURES: dict[str, FigureKind[PilotResults]] = {
         "Attention weights",
         attention_panels,
         "Weights of an example in the model of the first seed, mean over heads: queries from top "
-        "to bottom, keys from left to right, of long sequences the end. The stronger the colour, the "
-        "more, by its square root, up to the largest weight of each map. In its title the mean "
-        "entropy of the weights. Off: this path does nothing there.",
+        "to bottom, keys from left to right, of long sequences the end. The stronger the "
+        "colour, the more, by its square root, up to the largest weight of each map. In its "
+        "title the mean entropy of the weights. Off: this path does nothing there.",
         legend=False,
     ),
 }

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from ...figures.labels import spread
 from ...figures.panels import NothingToDraw, Panel, name_axes, records
-from ...figures.style import FAINT, LINES, SMALL, Look
+from ...figures.style import FAINT, LINES, SMALL, Look, band_alpha
 from .axes import scale_errors
 from .curves import X_NAMES, VariantCurves, variant_curves
 from .results import PilotResults
@@ -72,7 +72,7 @@ def _draw_spans(
     for number, curve in enumerate(layers.values()):
         look = results.look(curve.label)
         look = Look(look.colour, LINES[number % len(LINES)], look.marker)
-        curve.draw(axes, look, len(layers)).set_label(curve.label)
+        curve.draw(axes, look, band_alpha(len(layers)))
     # The same in all panels, that variants can be compared.
     axes.set_xlim(0, ends[0])
     axes.set_ylim(0, ends[1])

@@ -229,3 +229,11 @@ def _joined(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFr
     if tables:
         return pd.concat(tables, ignore_index=True)
     return pd.DataFrame(columns=["variant", "seed", *columns])
+
+
+def column(table: pd.DataFrame, name: str, **where: object) -> NDArray[np.float64]:
+    """A column of the rows that have these values."""
+    rows = np.ones(len(table), bool)
+    for other, value in where.items():
+        rows &= (table[other] == value).to_numpy()
+    return table[name].to_numpy(float)[rows]

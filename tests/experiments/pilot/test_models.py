@@ -5,9 +5,9 @@ from typing import Literal
 import pytest
 import torch
 
+from spangym.experiments.pilot.corpus import BLANK
 from spangym.experiments.pilot.deciding import FixedDecides, LayersDecide
 from spangym.experiments.pilot.models import (
-    BLANK,
     ControlledStack,
     PilotModel,
     SpeechModel,

@@ -1,0 +1,142 @@
+"""`spangym pilot` as a user meets it."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from ..conftest import run_here
+from .plans import TINY
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line within this process."""
+
+    def run(*arguments: object) -> Done:
+        capsys.readouterr()
+        return Done(run_here(monkeypatch, *arguments), *capsys.readouterr())
+
+    return run
+
+
+def plan_of(tmp_path: Path, *labels: str, **changes: str) -> Path:
+    """The tiny plan with some of its variants only."""
+    head, *variants = TINY.split("[[variants]]")
+    for old, new in changes.items():
+        head = head.replace(f"{old} = ", f"{old} = {new} # ", 1)
+    kept = [each for each in variants if each.split('"')[1] in labels]
+    path = tmp_path / "tiny.toml"
+    path.write_text("[[variants]]".join([head, *kept]))
+    return path
+
+
+def test_a_pilot_from_beginning_to_end(run: Run, tmp_path: Path):
+    plan = plan_of(tmp_path, "standard", "hybrid longer", "hybrid shorter", "predictor", "refiner")
+    out = tmp_path / "out"
+    command = ["pilot", "text", plan, "--out", out, "--seeds", 2, "--jobs", 2]
+    done = run(*command)
+    assert done.code == 0, done.err
+    for label in ("standard", "hybrid longer", "refiner"):
+        assert f" {label} " in done.out
+    assert "bits a byte" in done.out
+    assert {each.name for each in out.iterdir()} == {
+        *("pilot.toml", "manifest.json", "jobs.json", "trainings", "summary.json", "report.html"),
+        *("error.png", "error.svg", "loss.png", "loss.svg"),
+    }
+    training = next((out / "trainings" / "refiner").glob("seed-0-*"))
+    assert {each.name.split(".")[0] for each in training.iterdir()} == {
+        *("job", "curve", "spans", "evaluation", "by_span", "pictures", "model", "agent"),
+        *("result", "checkpoints", "events"),
+    }
+    summary = json.loads((out / "summary.json").read_text())
+    assert len(summary["errors"]) == 5
+    assert summary["laws"][0]["seeds"] == 2
+    assert [each["variant"] for each in summary["agents"]] == ["refiner"]
+
+    again = run(*command)
+    assert "10 of 10 trainings are finished already" in again.out
+
+    drawn = run("curves", out, "--figure=all", "--x=wall", "--format=svg", "--table=csv")
+    assert drawn.code == 0, drawn.err
+    assert {"spans_wall.svg", "attention.svg", "laws.svg", "by_span.svg"} <= {
+        each.name for each in out.iterdir()
+    }
+    with (out / "table.csv").open() as file:
+        assert len([*csv.DictReader(file)]) == 5
+
+
+def test_a_killed_pilot_is_gone_on_with(run: Run, tmp_path: Path):
+    plan = plan_of(tmp_path, "standard", "refiner", updates="400")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "spangym.experiments.main", "pilot", "text", str(plan)]
+    process = subprocess.Popen(
+        [*command, "--out", str(out), "--checkpoint-seconds", "0", "--jobs", "1"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while not [*out.glob("trainings/*/*/checkpoints/step-*")]:
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = run("pilot", "--resume", out)
+    assert done.code == 0, done.err
+    for each in out.glob("trainings/*/*/curve.csv"):
+        updates = [int(row["update"]) for row in csv.DictReader(each.open())]
+        assert updates == [*range(4, 401, 4)]
+
+
+def test_a_training_that_stops_leaves_the_others(run: Run, tmp_path: Path):
+    plan = plan_of(tmp_path, "standard", "hybrid longer")
+    # Beyond the largest float32: the law's temperature makes every score 0 times infinity.
+    plan.write_text(plan.read_text().replace("[model]", "[model]\ntemp_scale = 1e39"))
+    out = tmp_path / "out"
+    done = run("pilot", "text", plan, "--out", out)
+    assert done.code == 1
+    assert "failed: hybrid longer, seed 0: stopped: the " in done.err
+    assert "standard" not in done.err
+    rows = (out / "trainings" / "standard").glob("*/curve.csv")
+    assert len([*csv.DictReader(next(rows).open())]) == 12
+    assert "stopped" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["pilot"], "name what the models learn"),
+        (["pilot", "speech", "quik"], "plan 'quik' cannot be read"),
+        (["pilot", "text", "speech-quick"], "plan 'speech-quick' is of speech"),
+        (["pilot", "text", "--variant", "nothing"], "the plan has no variant 'nothing'"),
+        (["pilot", "text", "--data", "nowhere"], "nowhere"),
+        (["pilot", "text", "--updates", "7"], "updates must be a multiple of"),
+        (["pilot", "text", "--resume", "."], "--resume goes on with the folder's own plan"),
+        (["pilot", "--resume", "."], "is not a run folder: it has no pilot.toml"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(
+    run: Run, command: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    done = run(*command)
+    assert (done.code, done.out) == (2, "")
+    assert message in done.err
+    assert done.err.count("\n") == 1

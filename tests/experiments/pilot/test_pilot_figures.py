@@ -1,0 +1,264 @@
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+
+from spangym.experiments.figures.panels import NothingToDraw, Panel
+from spangym.experiments.figures.style import PAPER
+from spangym.experiments.pilot.drawing import draw_pilot_figures, write_pilot_tables
+from spangym.experiments.pilot.figures import PILOT_FIGURES, PilotAxis, PilotResults
+from spangym.experiments.pilot.rows import PilotRows
+from spangym.experiments.pilot.summary import summarise_pilot
+
+from ..drawing import drawn, line_of, texts, xs, ys
+from .synthetic import AGENTS, FAILED, LAWS, LONGER, SHORTER, STOPPED, VARIANTS, column, make_pilot
+
+ODD = ("$x_1$", "<b>&amp; {x}", "_hidden", "Größe → Ω", "l" * 40 + "o" * 39 + "ng")
+
+
+def results_of(rows: PilotRows, x: PilotAxis = "steps") -> PilotResults:
+    return PilotResults(rows, summarise_pilot(rows, LAWS, AGENTS), x)
+
+
+@pytest.fixture(scope="module")
+def speech() -> PilotResults:
+    return results_of(make_pilot(examples=()))
+
+
+@pytest.fixture(scope="module")
+def odd() -> PilotResults:
+    rows = make_pilot(
+        variants=ODD, stopped=ODD[-1:], failed=(), plain=ODD[:1], examples=("$y$ <i>",), tokens=12
+    )
+    laws = {ODD[1]: "a", ODD[-1]: "b"}
+    return PilotResults(rows, summarise_pilot(rows, laws))
+
+
+@pytest.mark.parametrize("name", PILOT_FIGURES)
+def test_nothing_is_cut_off_and_labels_are_as_they_are(odd: PilotResults, name: str):
+    figure = PILOT_FIGURES[name].draw(odd)
+    found = texts(figure)
+    assert not any(each.get_parse_math() for each in found if "$" in each.get_text())
+    said = "\n".join(each.get_text() for each in found)
+    assert "<b>&amp; {x}" in said
+    assert name == "laws" or "_hidden" in said
+    assert "lll…ooo" in said or name in ("spans", "laws", "attention")
+    assert "mathdefault" not in said
+    used, page = figure.get_tightbbox(), figure.bbox_inches
+    assert used.x0 >= page.x0 - 0.02
+    assert used.x1 <= page.x1 + 0.02
+    assert used.y0 >= page.y0 - 0.02
+    assert used.y1 <= page.y1 + 0.02
+
+
+def test_thirteen_variants_are_told_apart_and_look_the_same_everywhere(speech: PilotResults):
+    legend = speech.legend()
+    assert [label for label, _ in legend] == [*VARIANTS]
+    looks = [(look.colour, str(look.line)) for _, look in legend]
+    assert len(set(looks)) == len(looks) == 13
+    assert len({(look.colour, look.marker) for _, look in legend}) == 13
+    for name in ("error", "loss", "keys", "by_span"):
+        for panel in PILOT_FIGURES[name].panels(speech):
+            axes = drawn(panel)
+            for label in VARIANTS[2:]:
+                assert line_of(axes, label).get_color() == speech.look(label).colour
+    # One that has no training is not in the legend, and the others keep their looks.
+    single = results_of(make_pilot(seeds=1, examples=()))
+    assert [each for each in legend if each[0] != FAILED] == single.legend()
+
+
+@pytest.mark.parametrize("x", ["steps", "wall"])
+def test_error_is_the_mean_over_seeds_where_it_was_measured(speech: PilotResults, x: PilotAxis):
+    results = dataclasses.replace(speech, x=x)
+    seen, unseen = PILOT_FIGURES["error"].panels(results)
+    assert (seen.title, unseen.title) == ("WER on seen voices", "WER on unseen voices")
+    table = speech.rows.evaluations
+    measured = range(100, 601, 100)
+    errors, seconds = (
+        [
+            column(table, name, variant="focus", split="unseen", update=update).mean()
+            for update in measured
+        ]
+        for name in ("error", "seconds")
+    )
+    axes = drawn(unseen)
+    line = line_of(axes, "focus")
+    np.testing.assert_allclose(ys(line), 100 * np.array(errors))
+    np.testing.assert_allclose(xs(line), [*measured] if x == "steps" else seconds)
+    assert axes.get_yscale() == "log"
+    low, high = axes.get_ylim()
+    assert low < min(ys(line)) < max(ys(line)) < high
+
+
+def test_training_loss_is_smoothed_over_a_share_of_the_training(speech: PilotResults):
+    training, seen, unseen = PILOT_FIGURES["loss"].panels(speech)
+    assert [each.title for each in (training, seen, unseen)] == [
+        "Training loss",
+        "Loss on seen voices",
+        "Loss on unseen voices",
+    ]
+    recent = speech.rows.curves[speech.rows.curves["update"] > 540]
+    last = column(pd.DataFrame(recent), "loss", variant="focus").mean()
+    assert ys(line_of(drawn(training), "focus"))[-1] == pytest.approx(last)
+
+
+def crosses(axes: Axes) -> list[tuple[float, float]]:
+    return [(xs(each)[0], ys(each)[0]) for each in axes.lines if each.get_marker() == "x"]
+
+
+def test_a_cross_stands_where_a_training_ended_early(speech: PilotResults):
+    for panel in PILOT_FIGURES["error"].panels(speech):
+        axes = drawn(panel)
+        line = line_of(axes, STOPPED)
+        assert crosses(axes) == [(xs(line)[-1], ys(line)[-1])]
+        assert xs(line)[-1] == 200
+        assert xs(line_of(axes, "focus"))[-1] == 600
+
+
+def test_one_seed_has_no_band():
+    three, one = (
+        drawn(PILOT_FIGURES["error"].panels(results_of(make_pilot(seeds=seeds, examples=())))[0])
+        for seeds in (3, 1)
+    )
+    bands = [sum(len(each.get_paths()) for each in axes.collections) for axes in (three, one)]
+    assert bands == [13, 0]
+
+
+def test_time_starts_at_zero_and_names_the_ratio(speech: PilotResults):
+    updates, trainings = (drawn(panel) for panel in PILOT_FIGURES["runtime"].panels(speech))
+    assert updates.get_xlim()[0] == trainings.get_xlim()[0] == 0
+    costs = speech.summary.costs.set_index("variant")
+    labels = [each.get_text() for each in updates.texts]
+    assert labels[4] == f"focus, {costs.loc['focus', 'ratio']:.2f} times"
+    points = [xs(each)[0] for each in updates.lines if len(xs(each)) == 1]
+    assert points == costs["milliseconds"].tolist()
+    points = [xs(each)[0] for each in trainings.lines if len(xs(each)) == 1]
+    assert points == costs["seconds"].tolist()
+
+
+def test_keys_are_shares_of_full_attention(speech: PilotResults):
+    _, unseen, training = PILOT_FIGURES["keys"].panels(speech)
+    point = line_of(drawn(unseen), "focus")
+    errors = speech.summary.errors.set_index(["variant", "split"])
+    assert xs(point) == pytest.approx([190.0])
+    assert ys(point) == pytest.approx([100 * errors.loc[("focus", "unseen"), "error"]])
+    recent = pd.DataFrame(speech.rows.spans[speech.rows.spans["update"] > 540])
+    last = ys(line_of(drawn(training), "focus"))[-1]
+    assert last == pytest.approx(column(recent, "visited_keys", variant="focus").mean())
+
+
+def test_spans_have_a_panel_a_variant_and_a_line_a_layer(speech: PilotResults):
+    panels = PILOT_FIGURES["spans"].panels(speech)
+    assert [panel.title for panel in panels] == [*VARIANTS[2:]]
+    axes = drawn(panels[2])
+    recent = pd.DataFrame(speech.rows.spans[speech.rows.spans["update"] > 540])
+    for layer, line in enumerate(axes.lines):
+        expected = column(recent, "span", variant="focus", layer=layer).mean()
+        assert ys(line)[-1] == pytest.approx(expected)
+    assert [each.get_text() for each in axes.texts][-2:] == ["layer 0", "layer 1"]
+    assert len({drawn(panel).get_ylim() + drawn(panel).get_xlim() for panel in panels}) == 1
+
+
+def test_set_spans_are_compared_with_the_baseline(speech: PilotResults):
+    _, unseen = PILOT_FIGURES["by_span"].panels(speech)
+    axes = drawn(unseen)
+    line = line_of(axes, "focus")
+    assert xs(line) == [*range(10)]
+    assert np.argmin(ys(line)) == 5
+    errors = speech.summary.errors.set_index(["variant", "split"])
+    level = line_of(axes, "standard")
+    assert ys(level) == pytest.approx([100 * errors.loc[("standard", "unseen"), "error"]] * 2)
+
+
+def test_laws_are_hollow_where_seeds_do_not_tell(speech: PilotResults):
+    (panel,) = PILOT_FIGURES["laws"].panels(speech)
+    assert panel.title == f"{LONGER} minus {SHORTER}"
+    axes = drawn(panel)
+    table = speech.summary.laws
+    points = [each for each in axes.lines if len(xs(each)) == 1]
+    assert [xs(each)[0] for each in points] == (100 * table["difference"]).tolist()
+    assert [each.get_markerfacecolor() == PAPER for each in points] == (
+        table["verdict"] == "open"
+    ).tolist()
+
+
+def maps_of(panel: Panel) -> list[Axes]:
+    return [each for each in drawn(panel).child_axes if isinstance(each, Axes)]
+
+
+def test_attention_has_a_map_for_each_layer_and_path():
+    variants = ("standard", "focus", STOPPED)
+    rows = make_pilot(variants=variants, examples=("one", "two"), tokens=20)
+    panels = PILOT_FIGURES["attention"].panels(results_of(rows))
+    assert [panel.title for panel in panels] == [
+        f"{variant}: {example}" for example, variant in itertools.product(("one", "two"), variants)
+    ]
+    focus = [each for each in rows.pictures if (each.variant, each.example) == ("focus", "one")]
+    maps = maps_of(panels[1])
+    assert [each.get_title(loc="left") for each in maps] == [
+        f"layer {each.layer}, {each.path}: {each.entropy:.2f} nats" for each in focus
+    ]
+    for axes, picture in zip(maps, focus, strict=True):
+        (image,) = axes.images
+        np.testing.assert_array_equal(np.asarray(image.get_array()), picture.weights)
+    assert len(maps_of(panels[0])) == 2
+    off = maps_of(panels[2])[2]
+    assert not off.images
+    assert [each.get_text() for each in off.texts] == ["off"]
+    # Maps stand beside and below each other, none over another.
+    boxes = [each.get_position() for each in maps]
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
+
+
+def without(rows: PilotRows, *names: str) -> PilotResults:
+    return results_of(
+        dataclasses.replace(rows, **{name: getattr(rows, name)[:0] for name in names})
+    )
+
+
+@pytest.mark.parametrize(
+    ("lacking", "drawable"),
+    [
+        (("spans", "by_span", "pictures"), {"error", "loss", "runtime", "keys", "laws"}),
+        (("trainings", "curves", "evaluations", "spans", "by_span", "pictures"), set()),
+    ],
+)
+def test_what_there_is_not_is_said(lacking: tuple[str, ...], drawable: set[str]):
+    results = without(make_pilot(tokens=8), *lacking)
+    for name, kind in PILOT_FIGURES.items():
+        if name in drawable:
+            kind.draw(results)
+        else:
+            with pytest.raises(NothingToDraw, match=r"\w+"):
+                kind.draw(results)
+
+
+def test_files_are_named_by_figure_and_axis(tmp_path: Path, speech: PilotResults):
+    rows, summary = speech.rows, speech.summary
+    said = draw_pilot_figures(
+        rows, summary, ["error", "laws", "attention"], tmp_path, ["svg"], x="wall"
+    )
+    assert said == [
+        f"drawn: {tmp_path / 'error_wall.svg'}",
+        f"drawn: {tmp_path / 'laws.svg'}",
+        "attention: not drawn: no attention weights were kept",
+    ]
+    paths = [*write_pilot_tables(rows, summary, tmp_path, ["csv", "markdown", "latex"])]
+    assert [each.name for each in paths] == [
+        "table.csv",
+        "table.md",
+        "table.tex",
+        "by_span.csv",
+        "by_span.md",
+        "by_span.tex",
+    ]
+    assert (tmp_path / "table.tex").read_text().isascii()
+    assert (tmp_path / "by_span.tex").read_text().count(r"\midrule") == 2
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted(
+        [*(each.name for each in paths), "error_wall.svg", "laws.svg"]
+    )

@@ -1,0 +1,178 @@
+"""Trainings of all kinds of variants: whole, killed and gone on with, stopped."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from spangym.agents import DeepAgent
+from spangym.attention import ACTIONS
+from spangym.experiments.checkpoints import Checkpoints
+from spangym.experiments.pilot.course import Course
+from spangym.experiments.pilot.models import PilotModel
+from spangym.experiments.pilot.pictures import read_pictures
+from spangym.experiments.pilot.training import TABLES, Training
+
+from .plans import tiny_plan
+
+PLAN = tiny_plan()
+VARIANTS = pytest.mark.parametrize("variant", PLAN.variants, ids=lambda each: each.slug)
+
+
+class _Killed(BaseException):
+    pass
+
+
+def run(folder: Path, label: str, until: int | None = None, seconds: float = 0.0) -> None:
+    variant = next(each for each in PLAN.variants if each.label == label)
+
+    def progress(done: int) -> None:
+        if done == until:
+            raise _Killed
+
+    folder.mkdir(exist_ok=True)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    Training(PLAN, variant, 0).run(folder, progress, lambda _: None, seconds)
+
+
+def table(folder: Path, name: str) -> pd.DataFrame:
+    rows = pd.read_csv(folder / f"{name}.csv")
+    return rows.drop(columns=[each for each in ("seconds",) if each in rows])
+
+
+@VARIANTS
+def test_a_killed_training_goes_on_to_the_bit(variant, tmp_path: Path):
+    run(tmp_path / "whole", variant.label)
+    with pytest.raises(_Killed):
+        run(tmp_path / "killed", variant.label, until=9)
+    assert not (tmp_path / "killed" / "result.json").exists()
+    run(tmp_path / "killed", variant.label)
+    whole, again = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")
+    )
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    for name in TABLES:
+        pd.testing.assert_frame_equal(
+            table(tmp_path / "whole", name), table(tmp_path / "killed", name)
+        )
+
+
+@VARIANTS
+def test_what_a_training_leaves_behind(variant, tmp_path: Path):
+    run(tmp_path, variant.label, seconds=60.0)
+    curve, spans = table(tmp_path, "curve"), table(tmp_path, "spans")
+    assert curve["update"].tolist() == [*range(1, 13)]
+    assert 2 < min(curve["loss"]) <= max(curve["loss"]) < 9
+    evaluations = table(tmp_path, "evaluation")
+    assert evaluations["update"].tolist() == [6, 12]
+    assert set(evaluations["split"]) == {"held out"}
+    plain = variant.attention == "standard"
+    assert len(spans) == (0 if plain else 24)
+    assert evaluations["span"].isna().tolist() == [plain, plain]
+    by_span = table(tmp_path, "by_span")
+    controlled = variant.attention in ("focus", "integrated", "original")
+    assert by_span["action"].tolist() == ([*range(ACTIONS)] if controlled else [])
+    pictures = read_pictures(tmp_path, variant.label)
+    if variant.attention != "original":
+        assert {each.layer for each in pictures} == {0, 1}
+        assert {each.path for each in pictures} == ({"global"} if plain else {"local", "global"})
+        for each in pictures:
+            sums = each.weights.sum(1)
+            assert np.all(np.isclose(sums, 1, atol=1e-5) | np.isclose(sums, 0, atol=1e-6))
+            assert 0 <= each.entropy <= np.log(24)
+    assert bool([*tmp_path.glob("agent.*")]) == (variant.agent is not None)
+
+
+def test_all_variants_read_the_same_batches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    read: dict[str, list[bytes]] = {}
+    embed = PilotModel.embed
+    for label in ("standard", "refiner"):
+        seen = read.setdefault(label, [])
+
+        def watched(
+            self: PilotModel, content: torch.Tensor, seen: list[bytes] = seen
+        ) -> torch.Tensor:
+            if self.training and len(content) == 3:
+                seen.append(content.numpy().tobytes())
+            return embed(self, content)
+
+        monkeypatch.setattr(PilotModel, "embed", watched)
+        run(tmp_path / label, label, seconds=60.0)
+    # The environment looks at one chunk more of each stream.
+    assert len(read["standard"]) == 12
+    assert [each for each in read["standard"] if each in read["refiner"]] == read["standard"]
+
+
+def test_a_share_of_the_updates_is_at_random_spans(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    chance = []
+    episode = Course._read
+    monkeypatch.setattr(
+        Course,
+        "_read",
+        lambda self, decider: (chance.append(self.episodes), episode(self, decider)),
+    )
+    run(tmp_path, "refiner", seconds=60.0)
+    # 0.34 of 6 streams.
+    assert chance == [2, 5]
+
+
+def test_an_agent_decides_from_what_its_environment_shows(tmp_path: Path):
+    asked: list[np.ndarray] = []
+    predict = DeepAgent.predict
+
+    def watched(self: DeepAgent, observations: np.ndarray) -> np.ndarray:
+        asked.append(observations)
+        return predict(self, observations)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DeepAgent, "predict", watched)
+        run(tmp_path, "ppo frozen", seconds=60.0)
+    space = 2 * PLAN.model.dims
+    assert {each.shape[1] for each in asked} == {space}
+    assert {each.dtype for each in asked} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("label", ["standard", "refiner", "ppo frozen"])
+def test_a_loss_that_is_not_finite_stops_a_training(
+    label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    learn = Course.learn_from
+
+    def spoilt(self: Course, losses: torch.Tensor, outcomes) -> None:
+        learn(self, losses * (float("nan") if self.updates == 7 else 1), outcomes)
+
+    monkeypatch.setattr(Course, "learn_from", spoilt)
+    run(tmp_path, label, seconds=60.0)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["stopped"] == "the loss was nan in update 8"
+    assert result["updates"] == 7
+    assert table(tmp_path, "curve")["update"].tolist() == [*range(1, 8)]
+    weights = load_file(tmp_path / "model.safetensors")
+    assert all(each.isfinite().all() for each in weights.values())
+
+
+def test_checkpoints_are_written_where_a_phase_ends(tmp_path: Path):
+    run(tmp_path, "ppo frozen", seconds=1e6)
+    kept = Checkpoints(tmp_path / "checkpoints").read(lambda _: None)
+    assert kept is not None
+    assert (kept["phase"], kept["course"]["learner"]["updates"]) == (2, 12)
+
+
+def test_agents_are_frozen_where_they_learnt_in_the_environment(tmp_path: Path):
+    steps: list[int] = []
+    make: Callable[..., None] = DeepAgent.learn
+
+    def watched(self: DeepAgent, env, count: int, at_rest) -> None:
+        steps.append(count)
+        make(self, env, count, at_rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DeepAgent, "learn", watched)
+        run(tmp_path, "ppo frozen", seconds=60.0)
+    assert steps == [PLAN.agent_steps]

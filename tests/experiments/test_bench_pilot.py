@@ -1,0 +1,260 @@
+"""``spangym bench pilot``: its form and what it reads, never seconds."""
+
+import itertools
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from spangym.envs.open_source import open_source
+from spangym.experiments import bench_pilot
+from spangym.experiments.bench_pilot import VARIANTS, LocalAttention, in_turns, make_variant, read
+from spangym.experiments.bench_pilot_rows import (
+    FULL,
+    TaskName,
+    Timing,
+    crossover,
+    make_long_inputs_table,
+    make_row,
+)
+from spangym.experiments.cells import to_markdown
+from spangym.experiments.cli import app
+from spangym.experiments.errors import UserError
+from spangym.experiments.pilot.corpus import Corpus, decode
+from spangym.experiments.pilot.models import PlainAttention, count_parameters
+from spangym.experiments.pilot.plans import ModelEntry
+from spangym.experiments.pilot.spoken import SpokenSpeech, speak_corpus
+
+ROOT = Path(__file__).parents[2]
+STORED = ROOT / "experiments" / "results" / "bench-pilot-cpu.json"
+TINY = SpokenSpeech(
+    train_utterances=4, seen_utterances=4, unseen_utterances=4, voices=2, unseen_voices=2
+)
+TASKS = pytest.mark.parametrize("task", ["speech", "text"])
+BY_LABEL = {each.label: each for each in VARIANTS}
+rising = st.lists(st.integers(1, 10**6), min_size=1, max_size=8, unique=True).map(sorted)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def corpus(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
+    """A corpus of few utterances, in the place of the pilot's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setattr(bench_pilot, "SpokenSpeech", lambda: TINY)
+    return speak_corpus(TINY)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = {"speech": (1, 2), "text": (16, 24, 32)}
+    monkeypatch.setattr(bench_pilot, "_QUICK_LENGTHS", lengths)
+    monkeypatch.setattr(bench_pilot, "_SECONDS", 1e-4)
+
+
+@given(rising.filter(lambda each: len(each) > 1), st.floats(0.001, 0.999), st.floats(0.1, 3))
+def test_costs_cross_where_a_power_law_does(tokens: list[int], place: float, power: float):
+    where = tokens[0] ** (1 - place) * tokens[-1] ** place
+    ratios = [(each / where) ** -power for each in tokens]
+    assert crossover(tokens, ratios) == pytest.approx(where, rel=1e-6)
+
+
+@given(st.data(), rising)
+def test_costs_have_crossed_for_good(data: st.DataObject, tokens: list[int]):
+    one = st.floats(0.01, 100)
+    ratios = data.draw(st.lists(one, min_size=len(tokens), max_size=len(tokens)))
+    found = crossover(tokens, ratios)
+    assert (found is None) == (ratios[-1] >= 1)
+    if found is not None:
+        assert tokens[0] <= found <= tokens[-1]
+        pairs = list(zip(tokens, ratios, strict=True))
+        assert all(ratio < 1 for each, ratio in pairs if each > found * (1 + 1e-9))
+        dearer = [each for each, ratio in pairs if ratio >= 1]
+        assert found == tokens[0] if not dearer else found >= dearer[-1] * (1 - 1e-9)
+
+
+def test_functions_take_turns():
+    called: list[str] = []
+    turns: list[tuple[int, int]] = []
+    functions = [lambda: called.append("one"), lambda: called.append("other")]
+    times = in_turns(functions, 3, 1e-12, on_turn=lambda *turn: turns.append(turn))
+    assert called == ["one", "other"] * 4
+    assert turns == list(itertools.product(range(4), range(2)))
+    assert len(times) == 2
+    assert min(times) > 0
+
+
+def test_a_short_function_is_called_several_times():
+    called: list[int] = []
+    in_turns([lambda: called.append(0)], 1, 0.001)
+    assert len(called) > 2
+
+
+@TASKS
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda each: each.label)
+def test_all_models_are_of_one_size(task: TaskName, variant: bench_pilot.Variant):
+    plain, own = (
+        count_parameters(make_variant(each, task, 30, 16, 0)) for each in (BY_LABEL[FULL], variant)
+    )
+    assert abs(own / plain - 1) < 0.005
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_local_path_alone_is_full_attention_where_its_span_reaches(causal: bool):
+    entry = ModelEntry()
+    local, plain = LocalAttention(entry, 9, 1, causal), PlainAttention(96, 4, causal)
+    for name in ("query", "key", "value"):
+        own = local.local.get_submodule(f"projections.{name}").state_dict()
+        plain.attention.get_submodule(f"{name}_module").load_state_dict(own)
+    plain.attention.combiner.load_state_dict(local.combiner.state_dict())
+    x = torch.randn(1, entry.win_size, 96, generator=torch.Generator().manual_seed(0))
+    output, visited = local(x)
+    torch.testing.assert_close(output, plain(x))
+    assert visited.item() == (136 if causal else 256)
+
+
+def test_real_text_is_read():
+    lengths = (16, 300)
+    source = open_source("text", "evaluation")
+    for length, passage in zip(lengths, read("text", lengths, 0), strict=True):
+        expected = source.stream(np.random.default_rng(0), 1, length).content
+        assert passage.content.tolist() == expected.tolist()
+        assert torch.equal(passage.targets[0, :-1], passage.content[0, 1:])
+        assert passage.classes == 256
+
+
+def test_real_utterances_are_joined(corpus: Corpus):
+    assert corpus.unseen is not None
+    unseen = corpus.unseen
+    lengths = (1, 5)
+    for length, passage in zip(lengths, read("speech", lengths, 0), strict=True):
+        assert passage.content.shape[0] == 1
+        assert passage.content.shape[1] >= 25 * length
+        frames = passage.content[0].numpy().reshape(-1, 80)
+        first = next(
+            index
+            for index, each in enumerate(unseen.frames)
+            if np.array_equal(each[: unseen.lengths[index]], frames[: unseen.lengths[index]])
+        )
+        said = decode(passage.targets[0].tolist(), corpus.alphabet)
+        assert set(said.split()) <= set(" ".join(unseen.texts).split())
+        # Greedy decoding takes two of a letter for one.
+        assert said.startswith(re.sub(r"(.)\1", r"\1", unseen.texts[first]))
+
+
+@pytest.mark.usefixtures("tiny", "corpus")
+def test_what_is_written(tmp_path: Path):
+    path = tmp_path / "new" / "bench.json"
+    done = CliRunner().invoke(app, ["bench", "pilot", "--quick", "--json", str(path)])
+    assert done.exit_code == 0, done.output
+    written = json.loads(path.read_text())
+    assert set(written) == {"machine", "rows"}
+    assert {"processor", "cores", "device", "threads", "torch"} <= set(written["machine"])
+    rows = {(row["task"], row["variant"]): row for row in written["rows"]}
+    assert list(rows) == [*itertools.product(("speech", "text"), BY_LABEL)]
+    for (task, label), row in rows.items():
+        assert set(row) == {"task", "variant", "lengths", "crossover", "ratio_at_longest"}
+        full = rows[task, FULL]["lengths"]
+        assert len(row["lengths"]) == (3 if task == "text" else 2)
+        for own, other in zip(row["lengths"], full, strict=True):
+            assert own["tokens"] == other["tokens"]
+            assert own.get("seconds") == (own["tokens"] / 25 if task == "speech" else None)
+            pairs = own["tokens"] ** 2
+            if task == "text":
+                pairs = (pairs + own["tokens"]) / 2
+            assert other["visited_keys"] == pairs
+            # Two paths visit all that full attention does, and more.
+            alone = BY_LABEL[label].alone
+            assert (own["visited_keys"] > pairs) == (not alone and label != FULL) or alone
+            for what in ("training", "inference"):
+                ratio = own[f"{what}_milliseconds"] / other[f"{what}_milliseconds"]
+                assert own[f"{what}_ratio"] == pytest.approx(ratio)
+                assert ratio > 0
+        for what in ("training", "inference"):
+            ratios = [each[f"{what}_ratio"] for each in row["lengths"]]
+            assert row["ratio_at_longest"][what] == ratios[-1]
+            assert row["crossover"][what] == crossover(
+                [each["tokens"] for each in row["lengths"]], ratios
+            )
+    assert {each["visited_keys"] for each in rows["text", "neither path"]["lengths"]} == {0}
+    one, ten = (
+        rows["text", f"integrated, fixed:9{passes}"]["lengths"][-1]["visited_keys"] - 528
+        for passes in (", one pass", "")
+    )
+    assert one < ten <= 10 * one
+    assert "integrated, fixed:4" in done.output
+
+
+@pytest.mark.usefixtures("tiny")
+def test_one_task_alone(tmp_path: Path):
+    path = tmp_path / "bench.json"
+    done = CliRunner().invoke(app, ["bench", "pilot", "text", "--quick", "--json", str(path)])
+    assert done.exit_code == 0, done.output
+    assert {row["task"] for row in json.loads(path.read_text())["rows"]} == {"text"}
+    assert "speech" not in done.output
+
+
+def test_the_table_says_what_was_measured():
+    full = [Timing(length, length**2, length**2, length**2 / 4) for length in (50, 500, 5000)]
+    local = [Timing(each.tokens, each.tokens * 50, each.tokens * 100.0, 1.0) for each in full]
+    tasks: tuple[TaskName, ...] = ("speech", "text")
+    rows = [
+        make_row(task, label, own, full)
+        for task in tasks
+        for label, own in ((FULL, full), ("local", local))
+    ]
+    table = make_long_inputs_table(rows)
+    assert table.title == "cost over full attention's: speech of 200 s, text of 5,000 bytes"
+    first, second = ([cell.text for cell in line.cells] for line in table.lines)
+    assert first == [FULL, *["1", "25,000,000 ms", "6,250,000 ms"] * 2]
+    assert second[1:4] == ["0.01", "0.02 (4.0 s)", "0.00 (≤ 2.0 s)"]
+    assert second[4:] == ["0.01", "0.02 (100 bytes)", "0.00 (≤ 50 bytes)"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--json", "."], "is a folder; name a file"),
+        (["--device", "abacus"], "device 'abacus' cannot be used on this machine"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_measured(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(bench_pilot, "VARIANTS", None)
+    done = CliRunner().invoke(app, ["bench", "pilot", *arguments])
+    assert isinstance(done.exception, UserError)
+    assert message in str(done.exception)
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "espeakng_loader", None)
+    done = CliRunner().invoke(app, ["bench", "pilot", "speech", "--quick"])
+    assert isinstance(done.exception, UserError)
+    assert "pip install 'spangym[speech]'" in str(done.exception)
+
+
+def test_stored_bench_is_the_table_of_the_readme():
+    stored = json.loads(STORED.read_text())
+    assert stored["machine"]["device"] == "cpu"
+    assert stored["machine"]["threads"] == 1
+    rows = stored["rows"]
+    assert [(row["task"], row["variant"]) for row in rows] == [
+        *itertools.product(("speech", "text"), BY_LABEL)
+    ]
+    for row in rows:
+        assert len(row["lengths"]) == len(bench_pilot.LENGTHS[row["task"]])
+    readme = [" ".join(line.split()) for line in (ROOT / "README.md").read_text().splitlines()]
+    _, _, *table = to_markdown([make_long_inputs_table(rows)]).splitlines()
+    start = readme.index(table[0])
+    assert readme[start : start + len(table)] == table

@@ -61,7 +61,8 @@ def conclude(folder: PilotFolder, failed: Mapping[str, str]) -> Concluded:
             "failed": dict(rows.failed),
         },
     )
-    draw_pilot_figures(rows, summary, FIGURES, folder.path, FORMATS)
+    if len(rows.curves):
+        draw_pilot_figures(rows, summary, FIGURES, folder.path, FORMATS)
     facts = Facts(plan.name, plan.to_toml(), folder.manifest(), str(folder.path))
     write_pilot_report(folder.path / "report.html", rows, summary, facts)
     stopped = {

@@ -156,7 +156,7 @@ class Plan:
         return {
             each.label: "sharper for longer" if each.sharpen else "sharper for shorter"
             for each in self.variants
-            if each.attention == "hybrid" and not each.soft_span
+            if each.attention == "hybrid" and not each.soft_span and not each.heads
         }
 
     @property

@@ -43,10 +43,14 @@ class SpanControlVecEnv(Lanes, VecEnv):
 
     def __init__(self, settings: Settings, lanes: int = 1, parts: Parts = Parts()) -> None:  # noqa: B008
         self.render_mode = None
-        self.simulator = Simulator(settings, lanes, parts)
+        self.simulator = self._make_simulator(settings, lanes, parts)
         self._generators = [seeding.np_random(None)[0] for _ in range(lanes)]
         space = self.simulator.encoding.space
         super().__init__(lanes, space, self.simulator.action_space)
+
+    def _make_simulator(self, settings: Settings, lanes: int, parts: Parts) -> Simulator:
+        """What runs the lanes."""
+        return Simulator(settings, lanes, parts)
 
     @property
     def settings(self) -> Settings:

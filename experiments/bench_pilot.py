@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..attention import SlidingWindowAttention, SpanOptions, TwoPathAttention
+from ..attention import SlidingWindowAttention, SpanOptions
 from ..attention.heads import AttentionCombiner, split_heads
 from ..attention.sliding_window import FOCUS_STEPS
 from ..attention.spans import ACTIONS
@@ -49,14 +49,14 @@ class Variant:
         label: What it is called.
         entry: Its attention.
         action: Of each layer; the layers' own predictors decide if None.
-        passes: Most passes of iterative focus.
+        passes: Most passes of iterative focus; the original layer takes 10 whatever it says.
         alone: Whether `LocalAttention` takes the place of full attention.
     """
 
     label: str
     entry: VariantEntry
     action: int | None = None
-    passes: int = FOCUS_STEPS
+    passes: int = ModelEntry.focus_steps
     alone: bool = False
 
 
@@ -70,16 +70,13 @@ VARIANTS = (
     Variant("integrated", _INTEGRATED),
     Variant("integrated, softspan", VariantEntry("softspan", "integrated", soft_span=True)),
     *(Variant(f"integrated, fixed:{action}", _INTEGRATED, action) for action in (1, 4, 9)),
-    Variant("integrated, fixed:9, one pass", _INTEGRATED, 9, 1),
+    Variant("integrated, fixed:9, ten passes", _INTEGRATED, 9, FOCUS_STEPS),
     Variant("original", VariantEntry("original", "original")),
     *(
         Variant(f"local path alone, fixed:{action}", _STANDARD, action, alone=True)
         for action in (1, 4, 9)
     ),
-    *(
-        Variant(f"local path alone, fixed:{action}, one pass", _STANDARD, action, 1, alone=True)
-        for action in (1, 4, 9)
-    ),
+    Variant("local path alone, fixed:9, ten passes", _STANDARD, 9, FOCUS_STEPS, alone=True),
     Variant("neither path", _STANDARD, 0, alone=True),
 )
 """The layers of a pilot, whose global path is full attention; then their local path without it."""
@@ -91,11 +88,10 @@ class LocalAttention(nn.Module):
     Args:
         entry: Sizes.
         action: The span, in ninths of the longest.
-        passes: Most passes of iterative focus.
         causal: Whether a token sees none after it.
     """
 
-    def __init__(self, entry: ModelEntry, action: int, passes: int, causal: bool) -> None:
+    def __init__(self, entry: ModelEntry, action: int, causal: bool) -> None:
         super().__init__()
         options = SpanOptions(
             win_size=entry.win_size,
@@ -105,7 +101,9 @@ class LocalAttention(nn.Module):
             causal=causal,
         )
         self.ln = nn.LayerNorm(entry.dims)
-        self.local = SlidingWindowAttention(entry.heads, options, entry.dims, focus_steps=passes)
+        self.local = SlidingWindowAttention(
+            entry.heads, options, entry.dims, focus_steps=entry.focus_steps
+        )
         self.combiner = AttentionCombiner(entry.dims)
         self.register_buffer("scale", torch.tensor([action / (ACTIONS - 1)]))
 
@@ -138,7 +136,7 @@ def rows(
     tasks: Sequence[TaskName],
     quick: bool,
     device: torch.device,
-    progress: Callable[[str], object] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
     seed: int = 0,
 ) -> Iterator[dict[str, Any]]:
     """Measure models that nobody trained.
@@ -159,18 +157,23 @@ def rows(
     lengths, rounds = (_QUICK_LENGTHS, _QUICK_ROUNDS) if quick else (LENGTHS, _ROUNDS)
     for task in tasks:
         timings: dict[str, list[Timing]] = {each.label: [] for each in VARIANTS}
-        for passage in read(task, lengths[task], seed):
+        for passage in read(task, lengths[task], seed, progress):
             for label, timing in _time(task, passage.to(device), rounds, progress, seed):
                 timings[label].append(timing)
         for label, own in timings.items():
             yield make_row(task, label, own, timings[FULL])
 
 
-def read(task: TaskName, lengths: Sequence[int], seed: int) -> Iterator[Passage]:
+def read(
+    task: TaskName,
+    lengths: Sequence[int],
+    seed: int,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Iterator[Passage]:
     """Passages of so many seconds or bytes.
 
     Utterances of one voice are joined until they last so long, so that recordings are somewhat
-    longer.
+    longer. They are spoken where the pilot has not yet done so.
     """
     if task == "text":
         source = open_source("text", "evaluation")
@@ -178,7 +181,9 @@ def read(task: TaskName, lengths: Sequence[int], seed: int) -> Iterator[Passage]
             content, targets = draw(source, [np.random.default_rng(seed)], 1, length)
             yield Passage(content[:, 0], targets[:, 0], BYTES)
         return
-    corpus = speak_corpus(SpokenSpeech())
+    corpus = speak_corpus(
+        SpokenSpeech(), progress=lambda done, all_: progress(f"speaking: {done} of {all_}")
+    )
     utterances = corpus.seen if corpus.unseen is None else corpus.unseen
     for length in lengths:
         joined = join(utterances, length, 1, np.random.default_rng(seed), STRIDE)
@@ -238,7 +243,7 @@ class _Timed:
 
 
 def _time(
-    task: TaskName, passage: Passage, rounds: int, progress: Callable[[str], object], seed: int
+    task: TaskName, passage: Passage, rounds: int, progress: Callable[[str], None], seed: int
 ) -> Iterator[tuple[str, Timing]]:
     """Time all variants on a passage; they take turns."""
     device, tokens = passage.content.device, passage.content.shape[1]
@@ -250,10 +255,13 @@ def _time(
 
     def on_turn(number: int, turn: int) -> None:
         label, what = names[turn]
-        when = f"round {number} of {rounds}" if number else "to be warm"
-        progress(f"{tokens} tokens of {task}, {when}: {label}, {what}")
+        progress(f"{tokens} tokens of {task}, round {number} of {rounds}: {label}, {what}")
 
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    if device.type == "cuda":
+        # Kernels are compiled for each length anew.
+        for function in functions.values():
+            function()
     seconds = in_turns([*functions.values()], rounds, _SECONDS, synchronize, on_turn)
     milliseconds = dict(zip(names, (1000 * each for each in seconds), strict=True))
     for label, each in timed.items():
@@ -264,18 +272,15 @@ def _time(
 
 def make_variant(variant: Variant, task: TaskName, classes: int, ctx: int, seed: int) -> PilotModel:
     """A model of the pilot's default size; as many parameters as the others to half a percent."""
-    entry = ModelEntry()
+    entry = ModelEntry(focus_steps=variant.passes)
     model = make_model(task, entry, variant.entry, classes, ctx, seed)
     if variant.alone:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model.attentions = nn.ModuleList(
-                LocalAttention(entry, variant.action or 0, variant.passes, model.causal)
+                LocalAttention(entry, variant.action or 0, model.causal)
                 for _ in range(entry.layers)
             )
-    for attention in model.attentions:
-        if isinstance(attention, TwoPathAttention):
-            attention.attn_local.focus_steps = variant.passes
     return model
 
 
@@ -293,7 +298,7 @@ def in_turns(
         rounds: Turns of each.
         least: Seconds of a turn, in which a short function is called several times.
         synchronize: Waits for the device.
-        on_turn: Called before a turn with its round, 0 to be warm, and the function's index.
+        on_turn: Called before a turn with its round and the function's index.
 
     Returns:
         Median seconds of a call of each.
@@ -311,8 +316,11 @@ def in_turns(
     calls = [1 for _ in functions]
     for number in range(rounds + 1):
         for index, own in enumerate(times):
-            on_turn(number, index)
-            own.append(seconds(index, calls[index]))
+            if len(own) < rounds:
+                on_turn(number, index)
+                own.append(seconds(index, calls[index]))
         if number == 0:
-            calls = [max(1, math.ceil(least / own.pop())) for own in times]
+            calls = [max(1, math.ceil(least / own[0])) for own in times]
+            # A call that lasts a turn needs no other to be warm.
+            times = [own if count == 1 else [] for own, count in zip(times, calls, strict=True)]
     return [statistics.median(own) for own in times]

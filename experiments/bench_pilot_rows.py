@@ -18,6 +18,9 @@ TaskName = Literal["speech", "text"]
 FULL = "full attention"
 """What all others are compared with."""
 
+CHEAPER = 0.95
+"""Share of full attention's cost below which something is cheaper: runs differ by some per cent."""
+
 _TOKENS_A_SECOND = RATE / (HOP * STRIDE)
 
 
@@ -71,30 +74,34 @@ def make_row(
     return row
 
 
-def crossover(tokens: Sequence[float], ratios: Sequence[float]) -> float | None:
+def crossover(
+    tokens: Sequence[float], ratios: Sequence[float], level: float = CHEAPER
+) -> float | None:
     """Length from which on something is cheaper.
 
     Args:
         tokens: Lengths that were measured, rising.
         ratios: Cost over that of full attention at each.
+        level: Of the cost, below which it counts as cheaper.
 
     Returns:
-        Between the last length at which it is not and the next, where a power law through both is
-        1; the first length if it is cheaper at all, None if it is not at the last.
+        Between the last length at which it is not and the next, where a power law through both
+        reaches the level; the first length if it is cheaper at all, None if it is not at the last.
 
     Example:
-        >>> round(crossover([100, 400, 1600], [4.0, 2.0, 0.5]))
+        >>> round(crossover([100, 400, 1600], [4.0, 2.0, 0.5], level=1))
         800
         >>> crossover([100, 400], [0.9, 0.5]), crossover([100, 400], [0.9, 1.0])
         (100.0, None)
     """
-    dearer = [index for index, ratio in enumerate(ratios) if ratio >= 1]
+    dearer = [index for index, ratio in enumerate(ratios) if ratio >= level]
     if not dearer:
         return float(tokens[0])
     if dearer[-1] == len(ratios) - 1:
         return None
     near = slice(dearer[-1], dearer[-1] + 2)
-    (start, end), (high, low) = np.log(tokens[near]), np.log(ratios[near])
+    start, end = np.log(tokens[near])
+    high, low = np.log(ratios[near]) - np.log(level)
     return float(np.exp(start + (end - start) * high / (high - low)))
 
 

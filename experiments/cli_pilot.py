@@ -30,7 +30,9 @@ def pilot(
     plan: Annotated[
         str | None,
         typer.Argument(
-            metavar="PLAN", help="A TOML file or a shipped plan (quick, laws, ...); else quick."
+            metavar="PLAN",
+            help="A TOML file or a shipped plan: quick, laws, voices or full for speech, quick or "
+            "full for text; else quick.",
         ),
     ] = None,
     data: Annotated[
@@ -42,7 +44,7 @@ def pilot(
     ] = None,
     variant: Annotated[
         list[str] | None,
-        typer.Option(help="Train only this variant of the plan (may be repeated)."),
+        typer.Option(help="Train only this variant of the plan beside the first (repeatable)."),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of seeds, counted from 0.")
@@ -83,12 +85,12 @@ def pilot(
 ) -> None:
     """Train models whose attention spans are under control, beside plain attention.
 
-    Speech needs the extra: pip install 'spangym[speech]'.
+    Speech needs an extra: pip install 'spangym\\[speech]'.
     """
     from .contents import ContentHashes
     from .pilot.pilot_folder import PilotFolder
     from .pilot.plan_reading import change_plan, load_task_plan, resolve
-    from .pilot.tasks import content_hashes
+    from .pilot.tasks import check_task, content_hashes
 
     runs = make_executor(executor, address, jobs, checkpoint_seconds)
     if resume is None:
@@ -118,6 +120,7 @@ def pilot(
             raise UserError(f"{folder.path / 'pilot.toml'}: {error}") from error
     try:
         # Before the trainings begin: what is spoken is spoken once.
+        check_task(chosen)
         content = content_hashes(chosen, ContentHashes())
     except ValueError as error:
         raise UserError(str(error)) from error

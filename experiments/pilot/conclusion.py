@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -12,6 +13,7 @@ from ..pages import Facts
 from .drawing import draw_pilot_figures
 from .gathering import gather_pilot
 from .pilot_folder import PilotFolder
+from .plan_remarks import plan_remarks
 from .plans import Plan
 from .report import write_pilot_report
 from .rows import PilotRows
@@ -75,7 +77,8 @@ def conclude(folder: PilotFolder, failed: Mapping[str, str]) -> Concluded:
 
 def summarise(plan: Plan, rows: PilotRows) -> PilotSummary:
     """What the rows of a plan say."""
-    return summarise_pilot(rows, plan.laws, plan.alone)
+    summary = summarise_pilot(rows, plan.laws, plan.alone)
+    return replace(summary, remarks=(*summary.remarks, *plan_remarks(plan)))
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from .board import PilotBoard
 from .deciding import ChanceDecides, Decider
 from .learner import Learner
 from .models import ControlledStack, PilotModel
-from .plans import Plan, VariantEntry
+from .plans import CONTROLLED, Plan, VariantEntry
 from .reading import judge, read
 from .tasks import Task, batch_generators, draw
 
@@ -66,8 +66,7 @@ class Course:
         self._board = board
         self._progress = progress
         self.chance = ChanceDecides(torch.Generator().manual_seed(seed))
-        self._varied = plan.varied if variant.agent is not None else 0.0
-        self._full_keys = model.full_keys(task.ctx)
+        self._varied = plan.varied if variant.attention in CONTROLLED else 0.0
         self._since = _Since()
         self._every = max(1, plan.updates // _ROWS)
         self._seconds = 0.0
@@ -142,7 +141,8 @@ class Course:
         seconds = round(self.seconds, 3)
         with self._aside():
             for split, examples in self.task.sets.items():
-                judged = vars(judge(self.model, self.task, examples, self.decider))
+                found = judge(self.model, self.task, examples, self.decider, self.plan.batch)
+                judged = vars(found)
                 place = {"update": self.updates, "seconds": seconds, "split": split}
                 self.tables["evaluation"].append({**place, **judged})
                 self._board.evaluation(split, judged, self.updates)
@@ -192,7 +192,7 @@ class Course:
         # An environment draws a chunk more than it runs.
         chunks = self.task.chunks
         drawn = draw(self.task.source, generators, chunks + 1, self.task.ctx)
-        content, targets = (each[:, :chunks].to(self.plan.device) for each in drawn)
+        content, targets = (each[:, :chunks] for each in drawn)
         for chunk in read(self.model, content, targets, decider):
             self.learn_from(chunk.losses, chunk.outcomes)
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from ...agents import Agent
+from ...agents import Agent, DeepAgent
 from ...attention import ACTIONS, IntegratedAttention, Outcome
 from ...envs.encodings import Encoding
 
@@ -93,8 +93,10 @@ class AgentDecides(Decider):
         self._seen: dict[int, Tensor] = {}
 
     def begin(self) -> None:
-        """Forget the streams before."""
+        """Forget the streams before; so does an agent that remembers."""
         self._seen = {}
+        if isinstance(self.agent, DeepAgent):
+            self.agent.begin(None)
 
     @torch.no_grad()
     def actions(self, index: int, layer: object, hidden: Tensor) -> Tensor:

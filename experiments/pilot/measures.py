@@ -84,7 +84,7 @@ MEASURES = {
         unit_of_differences="points",
         scale=100.0,
         places=1,
-        loss="nats a character",
+        loss="bits a character",
         read="voices",
         characters=True,
     ),

@@ -26,7 +26,7 @@ _LONGEST = 96
 
 @torch.no_grad()
 def take_pictures(model: PilotModel, task: Task, decider: Decider) -> list[AttentionPicture]:
-    """The attention of a trained model on examples of the first split, in their last chunk.
+    """The attention of a trained model on examples of the first split, in their first chunk.
 
     Args:
         model: The model.
@@ -42,7 +42,7 @@ def take_pictures(model: PilotModel, task: Task, decider: Decider) -> list[Atten
     examples = next(iter(task.sets.values())).only(EXAMPLES)
     pictures = []
     with in_eval_mode(model):
-        hidden = model.embed(examples.content[:, 0])
+        hidden = model.embed(examples.content[:, 0].to(model.device))
         decider.begin()
         for index in range(model.layers):
             actions = decider.actions(index, model.attention(index), hidden)

@@ -30,7 +30,8 @@ class PilotFolder(JobFolder[Training]):
     job_noun = "training"
     row_keys = ("variant", "seed")
     text_columns = ("split",)
-    optional_columns = ("character_error", "span")
+    # Errors of a model whose numbers are no longer finite are missing, too.
+    optional_columns = ("loss", "error", "character_error", "span")
 
     def make(self, plan: Plan, manifest: dict[str, Any]) -> None:
         """Note what is to be trained here, in a new folder or in place of what was to be.

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...agents import DeepAgent
 from ...attention.hints import did_you_mean
 from ...envs.open_source import SOURCES, check_source
 from ...envs.settings import check_device
 from ..errors import UserError
-from ..studies import AgentEntry
+from ..studies import AgentEntry, make_agent
 from ..study_reading import resolve_agent
 from ..toml_reading import find_text, parse_toml, shipped_texts
 from .models import make_model
-from .plans import ModelEntry, Plan, TextEntry, VariantEntry
+from .plans import CONTROLLED, ModelEntry, Plan, TextEntry, VariantEntry
 from .spoken import SpokenSpeech
 
 _TABLES: dict[str, type[Any]] = {
@@ -25,7 +26,6 @@ _TABLES: dict[str, type[Any]] = {
     "speech": SpokenSpeech,
     "text": TextEntry,
 }
-_CONTROLLED = ("focus", "integrated")
 
 
 def shipped_plans() -> dict[str, str]:
@@ -97,7 +97,8 @@ def change_plan(
         plan: The plan.
         seeds: Number of seeds, counted from 0.
         updates: Updates of a model.
-        variants: Labels of those that are trained.
+        variants: Labels of those that are trained beside the first, which the others are compared
+            with.
         data: Recordings, or texts, of the user's own.
         device: Where the models train.
 
@@ -111,13 +112,17 @@ def change_plan(
     if seeds is not None:
         changes["seeds"] = tuple(range(seeds))
     if updates is not None:
-        changes["updates"] = updates
+        # Whole streams, as many as it takes.
+        changes["updates"] = -(-updates // plan.chunks) * plan.chunks
+        most = changes["updates"] // plan.chunks
+        changes["evaluations"] = min(plan.evaluations, most)
     if variants:
         by_label = {each.label: each for each in plan.variants}
         for label in variants:
             if label not in by_label:
                 raise UserError(f"the plan has no variant {label!r}{did_you_mean(label, by_label)}")
-        changes["variants"] = tuple(each for each in plan.variants if each.label in variants)
+        first, *others = plan.variants
+        changes["variants"] = (first, *(each for each in others if each.label in variants))
     if data is not None and plan.task == "speech":
         changes["recordings"] = str(data)
     elif data is not None:
@@ -172,13 +177,13 @@ def resolve(plan: Plan) -> Plan:
 
 def _resolve_variant(variant: VariantEntry) -> VariantEntry:
     name = f"variant {variant.label!r}"
-    if variant.soft_span and variant.attention not in ("hybrid", *_CONTROLLED):
+    if variant.soft_span and variant.attention not in ("hybrid", *CONTROLLED):
         raise UserError(f"{name}: soft_span is not of {variant.attention} attention")
     if variant.agent is None:
         return variant
-    if variant.attention not in _CONTROLLED:
+    if variant.attention not in CONTROLLED:
         raise UserError(
-            f"{name}: an agent decides the spans of {' and '.join(_CONTROLLED)} attention, not of "
+            f"{name}: an agent decides the spans of {' and '.join(CONTROLLED)} attention, not of "
             f"{variant.attention}"
         )
     if variant.soft_span:
@@ -186,6 +191,19 @@ def _resolve_variant(variant: VariantEntry) -> VariantEntry:
     if variant.agent.environments:
         raise UserError(f"{name}: its agent has no environments to choose from")
     try:
-        return dataclasses.replace(variant, agent=resolve_agent(variant.agent))
+        entry = resolve_agent(variant.agent)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
+    agent = make_agent(entry, seed=0)
+    if isinstance(agent, DeepAgent):
+        if not agent.resumable and variant.learns == "online":
+            raise UserError(
+                f"{name}: {entry.agent} cannot learn online, as it plays whole episodes by itself: "
+                "set learns = 'environment'"
+            )
+    elif callable(getattr(agent, "begin", None)):
+        raise UserError(
+            f"{name}: {entry.agent} asks an environment what its actions would lead to, which a "
+            "model that trains cannot say"
+        )
+    return dataclasses.replace(variant, agent=entry)

@@ -12,6 +12,9 @@ from pydantic.dataclasses import dataclass
 from ..studies import AgentEntry, Label, PositiveInt, Seed, slug
 from .spoken import SpokenSpeech
 
+CONTROLLED = ("focus", "integrated")
+"""Kinds of attention whose spans an agent can decide."""
+
 _STRICT = ConfigDict(extra="forbid", strict=True)
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -59,15 +62,16 @@ class VariantEntry:
         heads: Attention heads; the model's if 0.
         sharpen: Sharper scores for longer spans (True) or for shorter ones (False).
         soft_span: Whether spans have a soft edge, so that the predictor learns them.
-        price: What the visited keys of one full attention cost: in the reward of an agent, in bits
-            of the loss beside a soft edge.
+        price: What the visited keys of one full attention cost in the reward of an agent; with a
+            soft edge what the longest span costs beside the loss, in bits.
         agent: What decides the spans of ``focus`` and ``integrated``; their own predictors if left
             out.
         learns: Whether the agent learns ``online``, while the model trains, or in the
             ``environment``: on the model's layers, half-trained at random spans, and is then
             frozen while the training goes on.
-        reward: What the agent learns from: ``quality`` of the local output, or ``learning``: by how
-            many bits the loss is below what it was in the last updates.
+        reward: What the agent learns from: ``quality`` of the local output, or ``learning``: online,
+            by how many bits the loss is below what it was in the last updates; in the environment,
+            where nothing is updated, by how many it is below that at the full span.
     """
 
     label: Label
@@ -116,8 +120,8 @@ class Plan:
         batch: Sequences of an update.
         learning_rate: Its peak.
         evaluations: How often a model is judged, at equal distances; the last time at its end.
-        varied: Share of the updates of a variant with an agent that are made at random spans, lest
-            the model knows only those that the agent likes.
+        varied: Share of the updates of ``focus`` and ``integrated`` variants that are made at random
+            spans, lest the model knows only those that are chosen.
         agent_steps: Decisions that an agent learns from in the environment.
         model: Sizes.
         recordings: Folder of recordings with transcripts instead of synthetic speech.
@@ -136,7 +140,7 @@ class Plan:
     batch: PositiveInt = 16
     learning_rate: Positive = 2e-3
     evaluations: PositiveInt = 6
-    varied: Share = 0.25
+    varied: Annotated[float, Field(ge=0, lt=1)] = 0.25
     agent_steps: PositiveInt = 8192
     model: ModelEntry = field(default_factory=ModelEntry)
     recordings: str = ""

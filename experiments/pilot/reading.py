@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ...attention import LayerCache, Outcome
+from ...attention import IntegratedAttention, LayerCache, Outcome, StoredController
 from .deciding import Decider
 from .models import PilotModel
 from .tasks import EvaluationSet, Task
@@ -37,10 +38,12 @@ def read(model: PilotModel, content: Tensor, targets: Tensor, decider: Decider) 
 
     Args:
         model: The model.
-        content: Shape (lanes, chunks, ctx), or (lanes, chunks, ctx, channels) of frames.
-        targets: Shape (lanes, chunks, ctx).
+        content: Shape (lanes, chunks, ctx), or (lanes, chunks, ctx, channels) of frames; on any
+            device.
+        targets: Shape (lanes, chunks, ctx); likewise.
         decider: Who decides the spans.
     """
+    content, targets = (each.to(model.device) for each in (content, targets))
     caches: list[LayerCache | None] = [None] * model.layers
     decider.begin()
     for chunk in range(content.shape[1]):
@@ -79,7 +82,9 @@ class Judgement:
 
 
 @torch.no_grad()
-def judge(model: PilotModel, task: Task, examples: EvaluationSet, decider: Decider) -> Judgement:
+def judge(
+    model: PilotModel, task: Task, examples: EvaluationSet, decider: Decider, lanes: int
+) -> Judgement:
     """Judge a model on a set; it learns nothing, nor does what is in its layers.
 
     Args:
@@ -87,28 +92,47 @@ def judge(model: PilotModel, task: Task, examples: EvaluationSet, decider: Decid
         task: What it is to do.
         examples: The set.
         decider: Who decides the spans.
+        lanes: How many are read side by side.
     """
+    hidden, losses, spans, visited = [], [], [], []
     with in_eval_mode(model):
-        chunks = [*read(model, examples.content, examples.targets, decider)]
-    hidden = torch.stack([each.hidden for each in chunks], dim=1)
-    losses = torch.stack([each.losses for each in chunks], dim=1)
-    errors = task.errors(model, hidden, losses, examples.texts)
-    spans = [each.span for chunk in chunks for each in chunk.outcomes]
+        parts = zip(examples.content.split(lanes), examples.targets.split(lanes), strict=True)
+        for content, targets in parts:
+            some: list[tuple[Tensor, Tensor]] = []
+            for chunk in read(model, content, targets, decider):
+                some.append((chunk.hidden, chunk.losses))
+                spans += [each.span.double() for each in chunk.outcomes]
+                visited.append(chunk.visited_keys.flatten().double())
+            for whole, each in zip((hidden, losses), zip(*some, strict=True), strict=True):
+                whole.append(torch.stack(each, dim=1))
+    all_losses = torch.cat(losses)
+    errors = task.errors(model, torch.cat(hidden), all_losses, examples.texts)
     return Judgement(
-        loss=losses.mean().item(),
+        loss=all_losses.mean().item(),
         error=errors.error,
         character_error=errors.character_error,
-        span=torch.cat(spans).double().mean().item() if spans else float("nan"),
-        visited_keys=torch.stack([each.visited_keys for each in chunks]).double().mean().item(),
+        span=torch.cat(spans).mean().item() if spans else float("nan"),
+        visited_keys=torch.cat(visited).mean().item(),
     )
 
 
 @contextlib.contextmanager
 def in_eval_mode(model: PilotModel) -> Iterator[None]:
-    """A model in eval mode, and after that in the mode it was in."""
+    """A model in eval mode, and after that in the mode it was in.
+
+    Refiners of original layers learn in eval mode, too: what they learn meanwhile is forgotten.
+    """
     training = model.training
+    refiners = [
+        each.refiner
+        for each in map(model.attention, range(model.layers))
+        if isinstance(each, IntegratedAttention) and isinstance(each.refiner, StoredController)
+    ]
+    kept = [copy.deepcopy(dict(each.state_dict())) for each in refiners]
     model.eval()
     try:
         yield
     finally:
         model.train(training)
+        for refiner, state in zip(refiners, kept, strict=True):
+            refiner.load_state_dict(state)

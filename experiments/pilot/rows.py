@@ -47,8 +47,8 @@ class PilotRows:
             evaluation; NaN for plain attention) and ``stopped`` (why it ended early, in a line;
             empty if it did not).
         curves: A row each few updates: ``update`` (counted from 1), ``seconds`` (since the training
-            began, evaluation left out) and ``loss`` (training loss, mean since the row before; nats
-            a character for speech, bits a byte for text).
+            began, evaluation left out) and ``loss`` (training loss, mean since the row before; bits
+            a character for speech, a byte for text).
         evaluations: A row an evaluation and split: ``update``, ``seconds``, ``split``, ``loss``,
             ``error`` (word error rate, as a share; bits a byte for text) and ``character_error``
             (a share; NaN for text).

@@ -9,7 +9,6 @@ import numpy as np
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 _ROOMS = ("kitchen", "bedroom", "hall", "garden", "office", "garage")
-_NUMBERS = tuple((DIGITS,) * count for count in (2, 3, 4, 5))
 _HOURS = (*DIGITS[1:], "ten", "eleven", "twelve")
 _COMMANDS = (
     (("turn",), ("on", "off"), ("the",), _ROOMS, ("light", "fan", "heater", "radio")),
@@ -32,13 +31,14 @@ _LEAST = 12
 
 
 class Sentences:
-    """Draws sentences: half of them numbers of 2 to 5 digits, half of them commands.
+    """Draws sentences: half of them numbers, digit by digit, half of them commands.
 
     A fifth of what a form of sentences can say is held out for tests, but nothing of the smallest
     forms. Forms that can say more are drawn more often, at odds that go with the logarithm.
 
     Args:
         generator: Draws what is held out.
+        digits: Most digits of a number, at least 2, which is the least.
 
     Example:
         >>> sentences = Sentences(np.random.default_rng(0))
@@ -47,9 +47,11 @@ class Sentences:
         ('turn on the garage fan', 'six zero two')
     """
 
-    def __init__(self, generator: np.random.Generator) -> None:
+    def __init__(self, generator: np.random.Generator, digits: int = 5) -> None:
         self._training, self._tests = [], []
-        for form in (*_NUMBERS, *_COMMANDS):
+        numbers = [(DIGITS,) * count for count in range(2, digits + 1)]
+        self._numbers = len(numbers)
+        for form in (*numbers, *_COMMANDS):
             order = generator.permutation(math.prod(map(len, form)))
             held_out = len(order) // _HELD_OUT if len(order) >= _LEAST else 0
             self._training.append((form, order[held_out:]))
@@ -63,9 +65,9 @@ class Sentences:
             held_out: Whether for a test or for training; they have no sentence in common.
         """
         forms = self._tests if held_out else self._training
-        # Numbers of 5 digits would be nearly all if each sentence were as likely.
+        # The longest numbers would be nearly all if each sentence were as likely.
         odds = np.log([len(indices) + 1 for _, indices in forms])
-        numbers = len(_NUMBERS)
+        numbers = self._numbers
         odds[:numbers] /= odds[:numbers].sum()
         odds[numbers:] /= odds[numbers:].sum()
         form, indices = forms[generator.choice(len(forms), p=odds / 2)]

@@ -43,6 +43,7 @@ class SpokenSpeech:
 
     Attributes:
         seed: Seed of all that is drawn.
+        digits: Most digits of a number: the longest ones make the longest utterances.
         train_utterances: Utterances to train on.
         seen_utterances: Utterances of the test with voices of the training.
         unseen_utterances: Utterances of the test with other voices; they say what those of the
@@ -59,6 +60,7 @@ class SpokenSpeech:
     """
 
     seed: int = 0
+    digits: int = 5
     train_utterances: int = 2000
     seen_utterances: int = 200
     unseen_utterances: int = 200
@@ -75,6 +77,7 @@ class SpokenSpeech:
         speakers = len(SPEAKERS) - self.unseen_voices
         limits = {
             "seed": (0, math.inf),
+            "digits": (2, 12),
             "train_utterances": (1, math.inf),
             "seen_utterances": (1, math.inf),
             "unseen_utterances": (1, math.inf),
@@ -137,7 +140,7 @@ def _speak(
 ) -> Corpus:
     root = np.random.default_rng(speech.seed)
     for_sentences, for_tests, for_voices, *for_lines, for_frames = root.spawn(7)
-    sentences = Sentences(for_sentences)
+    sentences = Sentences(for_sentences, speech.digits)
     tests = max(speech.seen_utterances, speech.unseen_utterances)
     held_out = [sentences.draw(for_tests, held_out=True) for _ in range(tests)]
     seen_voices, unseen_voices = _draw_voices(speech, for_voices)

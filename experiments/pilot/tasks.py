@@ -250,6 +250,19 @@ def make_task(plan: Plan) -> Task:
     return SpeechTask(_read_corpus(plan.recordings, plan.speech), plan.masking)
 
 
+def check_task(plan: Plan) -> None:
+    """Refuse a plan whose content is too short, or not there.
+
+    Raises:
+        ValueError: The message says what would be right.
+    """
+    task = make_task(plan)
+    try:
+        draw(task.source, batch_generators(0, 0, 1), task.chunks + 1, task.ctx)
+    except ValueError as error:
+        raise ValueError(f"{error} (in the plan: text.chunks and text.ctx)") from error
+
+
 def content_hashes(plan: Plan, hashes: ContentHashes) -> dict[str, Any]:
     """Hashes of what is trained on and judged by.
 

@@ -31,7 +31,7 @@ from .deciding import AgentDecides, Decider, FixedDecides, LayersDecide
 from .learner import Stopped
 from .models import PilotModel, count_parameters, make_model
 from .pictures import take_pictures, write_pictures
-from .plans import Plan, VariantEntry
+from .plans import CONTROLLED, Plan, VariantEntry
 from .reading import in_eval_mode, judge
 from .tasks import content_hashes, make_task
 from .training_env import TRAINING_REWARDS, QualityOfTraining, TrainingVecEnv
@@ -162,8 +162,10 @@ class _Run:
         Args:
             kept: The last checkpoint; None to begin with.
         """
+        self.written = 0
         if kept is not None:
             self.course.load_state_dict(kept["course"])
+            self.written = kept["written"]
         self.model.train()
         stopped = ""
         try:
@@ -188,17 +190,20 @@ class _Run:
         if self.variant.learns == "online":
             return [lambda kept: self._online(agent, kept)]
         half = updates // self.task.chunks // 2 * self.task.chunks
+        trained = self.course.decider
+
+        def varied(_: dict[str, Any] | None) -> None:
+            # An agent that has learnt nothing yet decides nothing.
+            self.course.decider = FixedDecides(ACTIONS - 1)
+            self._alone(half, self.course.chance)
 
         def frozen(kept: dict[str, Any] | None) -> None:
             if kept is not None:
                 agent.load(self.folder / "agent")
-            self._alone(updates, self.course.decider)
+            self.course.decider = trained
+            self._alone(updates, trained)
 
-        return [
-            lambda _: self._alone(half, self.course.chance),
-            lambda kept: self._in_environment(agent, kept),
-            frozen,
-        ]
+        return [varied, lambda kept: self._in_environment(agent, kept), frozen]
 
     def _alone(self, until: int, decider: Decider) -> None:
         """Train the model; an agent, if there is one, only decides."""
@@ -249,8 +254,10 @@ class _Run:
         """Write a checkpoint, if it is time to."""
         if last or self.keep.clock.is_due():
             others = {name: state() for name, state in (more or {}).items()}
-            tree = {"phase": self.phase, "course": self.course.state_dict(), **others}
-            self.keep.checkpoints.write(self.course.updates, tree)
+            self.written += 1
+            state = {"phase": self.phase, "written": self.written}
+            tree = {**state, "course": self.course.state_dict(), **others}
+            self.keep.checkpoints.write(self.written, tree)
 
     def _arguments(self, reward: Reward) -> dict[str, Any]:
         """Arguments of the environment of the model's layers."""
@@ -272,10 +279,11 @@ class _Run:
         if not stopped and self.agent is not None:
             save_agent(self.agent, self.folder)
         by_span = []
-        if isinstance(self.model.attention(0), IntegratedAttention) and not stopped:
+        if self.variant.attention in CONTROLLED and not stopped:
             for action in range(ACTIONS):
                 for split, examples in task.sets.items():
-                    judged = judge(self.model, task, examples, FixedDecides(action))
+                    decider = FixedDecides(action)
+                    judged = judge(self.model, task, examples, decider, self.plan.batch)
                     by_span.append({"action": action, "split": split, "error": judged.error})
         tables = {**course.tables, "by_span": by_span}
         for name, columns in TABLES.items():

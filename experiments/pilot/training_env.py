@@ -19,11 +19,12 @@ from ...attention import Outcome
 from ...envs import SpanControlVecEnv
 from ...envs.dynamics import Dynamics, Passed
 from ...envs.encodings import Encoding
-from ...envs.rewards import Decided, QualityReward, Reward, TaskReward
+from ...envs.rewards import QualityReward, Reward, TaskReward
 from ...envs.settings import Parts, Settings
 from ...envs.simulator import Simulator, Step
 from ...envs.stack import Stack
 from ...envs.state import Episode, State
+from .learner import Stopped
 
 
 class QualityOfTraining(QualityReward):
@@ -112,6 +113,8 @@ class TrainingDynamics(Dynamics):
     ) -> Outcome:
         """Run a layer under a decision, and keep what it did until the chunk ends."""
         outcome = super().run(state, index, actions, return_stats=return_stats)
+        if not outcome.output.isfinite().all():
+            raise Stopped(f"layer {index} put out numbers that were not finite")
         self._outcomes.append(outcome)
         return outcome
 
@@ -167,6 +170,14 @@ class TrainingSimulator(Simulator):
             self._entered, self._decided = self._state, []
         return step
 
+    def fork(self) -> Simulator:
+        """Not supported: what is tried out here would be learnt.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError("a model that trains cannot be tried out: whatever it reads it learns")
+
     def state_dict(self) -> dict[str, Any]:
         """All that running has changed: what the chunk began with, and what was decided since."""
         now = self.position, self._state, self._local_output
@@ -208,9 +219,11 @@ class TrainingVecEnv(SpanControlVecEnv):
     """
 
     def __init__(self, settings: Settings, lanes: int, parts: Parts, trained: Trained) -> None:
-        super().__init__(settings, lanes, parts)
-        self.simulator = TrainingSimulator(settings, lanes, parts, trained)
         self._trained = trained
+        super().__init__(settings, lanes, parts)
+
+    def _make_simulator(self, settings: Settings, lanes: int, parts: Parts) -> Simulator:
+        return TrainingSimulator(settings, lanes, parts, self._trained)
 
     def _begin(self) -> NDArray[Any]:
         self._generators = self._trained.next_batch()

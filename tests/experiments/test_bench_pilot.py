@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from spangym.envs.open_source import open_source
 from spangym.experiments import bench_pilot
 from spangym.experiments.bench_pilot import VARIANTS, LocalAttention, in_turns, make_variant, read
 from spangym.experiments.bench_pilot_rows import (
+    CHEAPER,
     FULL,
     TaskName,
     Timing,
@@ -27,7 +27,7 @@ from spangym.experiments.bench_pilot_rows import (
 from spangym.experiments.cells import to_markdown
 from spangym.experiments.cli import app
 from spangym.experiments.errors import UserError
-from spangym.experiments.pilot.corpus import Corpus, decode
+from spangym.experiments.pilot.corpus import Corpus
 from spangym.experiments.pilot.models import PlainAttention, count_parameters
 from spangym.experiments.pilot.plans import ModelEntry
 from spangym.experiments.pilot.spoken import SpokenSpeech, speak_corpus
@@ -62,11 +62,18 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_pilot, "_SECONDS", 1e-4)
 
 
-@given(rising.filter(lambda each: len(each) > 1), st.floats(0.001, 0.999), st.floats(0.1, 3))
-def test_costs_cross_where_a_power_law_does(tokens: list[int], place: float, power: float):
+@given(
+    rising.filter(lambda each: len(each) > 1),
+    st.floats(0.001, 0.999),
+    st.floats(0.1, 3),
+    st.floats(0.5, 1),
+)
+def test_costs_cross_where_a_power_law_does(
+    tokens: list[int], place: float, power: float, level: float
+):
     where = tokens[0] ** (1 - place) * tokens[-1] ** place
-    ratios = [(each / where) ** -power for each in tokens]
-    assert crossover(tokens, ratios) == pytest.approx(where, rel=1e-6)
+    ratios = [level * (each / where) ** -power for each in tokens]
+    assert crossover(tokens, ratios, level) == pytest.approx(where, rel=1e-6)
 
 
 @given(st.data(), rising)
@@ -74,12 +81,12 @@ def test_costs_have_crossed_for_good(data: st.DataObject, tokens: list[int]):
     one = st.floats(0.01, 100)
     ratios = data.draw(st.lists(one, min_size=len(tokens), max_size=len(tokens)))
     found = crossover(tokens, ratios)
-    assert (found is None) == (ratios[-1] >= 1)
+    assert (found is None) == (ratios[-1] >= CHEAPER)
     if found is not None:
-        assert tokens[0] <= found <= tokens[-1]
+        assert tokens[0] * (1 - 1e-9) <= found <= tokens[-1] * (1 + 1e-9)
         pairs = list(zip(tokens, ratios, strict=True))
-        assert all(ratio < 1 for each, ratio in pairs if each > found * (1 + 1e-9))
-        dearer = [each for each, ratio in pairs if ratio >= 1]
+        assert all(ratio < CHEAPER for each, ratio in pairs if each > found * (1 + 1e-9))
+        dearer = [each for each, ratio in pairs if ratio >= CHEAPER]
         assert found == tokens[0] if not dearer else found >= dearer[-1] * (1 - 1e-9)
 
 
@@ -88,16 +95,19 @@ def test_functions_take_turns():
     turns: list[tuple[int, int]] = []
     functions = [lambda: called.append("one"), lambda: called.append("other")]
     times = in_turns(functions, 3, 1e-12, on_turn=lambda *turn: turns.append(turn))
-    assert called == ["one", "other"] * 4
-    assert turns == list(itertools.product(range(4), range(2)))
+    assert called == ["one", "other"] * 3
+    assert turns == list(itertools.product(range(3), range(2)))
     assert len(times) == 2
     assert min(times) > 0
 
 
-def test_a_short_function_is_called_several_times():
+def test_a_short_function_is_called_several_times_once_it_is_warm():
     called: list[int] = []
-    in_turns([lambda: called.append(0)], 1, 0.001)
-    assert len(called) > 2
+    turns: list[int] = []
+    in_turns([lambda: called.append(0)], 2, 0.001, on_turn=lambda number, _: turns.append(number))
+    assert turns == [0, 1, 2]
+    assert len(called) % 2 == 1
+    assert len(called) > 4
 
 
 @TASKS
@@ -112,7 +122,7 @@ def test_all_models_are_of_one_size(task: TaskName, variant: bench_pilot.Variant
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_local_path_alone_is_full_attention_where_its_span_reaches(causal: bool):
     entry = ModelEntry()
-    local, plain = LocalAttention(entry, 9, 1, causal), PlainAttention(96, 4, causal)
+    local, plain = LocalAttention(entry, 9, causal), PlainAttention(96, 4, causal)
     for name in ("query", "key", "value"):
         own = local.local.get_submodule(f"projections.{name}").state_dict()
         plain.attention.get_submodule(f"{name}_module").load_state_dict(own)
@@ -146,10 +156,9 @@ def test_real_utterances_are_joined(corpus: Corpus):
             for index, each in enumerate(unseen.frames)
             if np.array_equal(each[: unseen.lengths[index]], frames[: unseen.lengths[index]])
         )
-        said = decode(passage.targets[0].tolist(), corpus.alphabet)
+        said = "".join(corpus.alphabet[each - 1] for each in passage.targets[0].tolist())
+        assert said.startswith(unseen.texts[first])
         assert set(said.split()) <= set(" ".join(unseen.texts).split())
-        # Greedy decoding takes two of a letter for one.
-        assert said.startswith(re.sub(r"(.)\1", r"\1", unseen.texts[first]))
 
 
 @pytest.mark.usefixtures("tiny", "corpus")
@@ -173,9 +182,8 @@ def test_what_is_written(tmp_path: Path):
             if task == "text":
                 pairs = (pairs + own["tokens"]) / 2
             assert other["visited_keys"] == pairs
-            # Two paths visit all that full attention does, and more.
-            alone = BY_LABEL[label].alone
-            assert (own["visited_keys"] > pairs) == (not alone and label != FULL) or alone
+            if label != FULL and not BY_LABEL[label].alone:
+                assert own["visited_keys"] > pairs
             for what in ("training", "inference"):
                 ratio = own[f"{what}_milliseconds"] / other[f"{what}_milliseconds"]
                 assert own[f"{what}_ratio"] == pytest.approx(ratio)
@@ -189,7 +197,7 @@ def test_what_is_written(tmp_path: Path):
     assert {each["visited_keys"] for each in rows["text", "neither path"]["lengths"]} == {0}
     one, ten = (
         rows["text", f"integrated, fixed:9{passes}"]["lengths"][-1]["visited_keys"] - 528
-        for passes in (", one pass", "")
+        for passes in ("", ", ten passes")
     )
     assert one < ten <= 10 * one
     assert "integrated, fixed:4" in done.output
@@ -217,8 +225,8 @@ def test_the_table_says_what_was_measured():
     assert table.title == "cost over full attention's: speech of 200 s, text of 5,000 bytes"
     first, second = ([cell.text for cell in line.cells] for line in table.lines)
     assert first == [FULL, *["1", "25,000,000 ms", "6,250,000 ms"] * 2]
-    assert second[1:4] == ["0.01", "0.02 (4.0 s)", "0.00 (≤ 2.0 s)"]
-    assert second[4:] == ["0.01", "0.02 (100 bytes)", "0.00 (≤ 50 bytes)"]
+    assert second[1:4] == ["0.01", "0.02 (4.4 s)", "0.00 (≤ 2.0 s)"]
+    assert second[4:] == ["0.01", "0.02 (110 bytes)", "0.00 (≤ 50 bytes)"]
 
 
 @pytest.mark.parametrize(

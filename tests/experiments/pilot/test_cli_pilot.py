@@ -127,7 +127,7 @@ def test_a_training_that_stops_leaves_the_others(run: Run, tmp_path: Path):
         (["pilot", "text", "speech-quick"], "plan 'speech-quick' is of speech"),
         (["pilot", "text", "--variant", "nothing"], "the plan has no variant 'nothing'"),
         (["pilot", "text", "--data", "nowhere"], "nowhere"),
-        (["pilot", "text", "--updates", "7"], "updates must be a multiple of"),
+        (["pilot", "text", "--data", "short"], "must be longer"),
         (["pilot", "text", "--resume", "."], "--resume goes on with the folder's own plan"),
         (["pilot", "--resume", "."], "is not a run folder: it has no pilot.toml"),
     ],
@@ -136,6 +136,7 @@ def test_what_is_wrong_is_said_in_a_line(
     run: Run, command: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "short").write_text("Too short to be read.")
     done = run(*command)
     assert (done.code, done.out) == (2, "")
     assert message in done.err

@@ -35,6 +35,13 @@ def test_shipped_plans_can_be_run(name: str):
         ("dims = 16", "dim = 16", "key 'model.dim' is unknown; did you mean 'dims'?"),
         ("chunks = 2", "chunk = 2", "key 'text.chunk' is unknown; did you mean 'chunks'?"),
         ("sharpen = false", "sharp = false", "is unknown; did you mean 'sharpen'?"),
+        ("varied = 0.34", "varied = 1.0", "key 'varied': input should be less than 1"),
+        (
+            'agent = "refiner" }',
+            'agent = "oracle" }',
+            "oracle asks an environment what its actions",
+        ),
+        ('agent = "refiner" }', 'agent = "ars" }', "ars cannot learn online"),
         ("updates = 12", "updates = 13", "updates must be a multiple of the 2 chunks"),
         ("evaluations = 2", "evaluations = 7", "evaluations must be at most one for each stream"),
         ('label = "2H"', 'label = "Standard"', "two variants are one"),
@@ -60,11 +67,11 @@ def test_what_is_wrong_is_said(old: str, new: str, message: str):
 
 
 def test_plans_are_changed_from_the_command_line(tmp_path: Path):
-    plan = change_plan(
-        tiny_plan(), seeds=2, updates=20, variants=["refiner", "standard"], data=tmp_path
-    )
+    plan = change_plan(tiny_plan(), seeds=2, updates=3, variants=["refiner"], data=tmp_path)
+    # What the others are compared with stays; updates come in whole streams.
     assert [each.label for each in plan.variants] == ["standard", "refiner"]
-    assert (plan.seeds, plan.updates, plan.text.source) == ((0, 1), 20, str(tmp_path))
+    assert (plan.seeds, plan.updates, plan.evaluations) == ((0, 1), 4, 2)
+    assert plan.text.source == str(tmp_path)
     with pytest.raises(UserError, match="no variant 'refinr'; did you mean 'refiner'"):
         change_plan(plan, variants=["refinr"])
 

@@ -1,5 +1,6 @@
 """Trainings of all kinds of variants: whole, killed and gone on with, stopped."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,12 @@ from spangym.agents import DeepAgent
 from spangym.attention import ACTIONS
 from spangym.experiments.checkpoints import Checkpoints
 from spangym.experiments.pilot.course import Course
-from spangym.experiments.pilot.models import PilotModel
+from spangym.experiments.pilot.deciding import LayersDecide
+from spangym.experiments.pilot.models import PilotModel, make_model
 from spangym.experiments.pilot.pictures import read_pictures
-from spangym.experiments.pilot.training import TABLES, Training
+from spangym.experiments.pilot.reading import judge
+from spangym.experiments.pilot.tasks import TextTask
+from spangym.experiments.pilot.training import TABLES, Training, give_refiners
 
 from .plans import tiny_plan
 
@@ -76,7 +80,7 @@ def test_what_a_training_leaves_behind(variant, tmp_path: Path):
     assert len(spans) == (0 if plain else 24)
     assert evaluations["span"].isna().tolist() == [plain, plain]
     by_span = table(tmp_path, "by_span")
-    controlled = variant.attention in ("focus", "integrated", "original")
+    controlled = variant.attention in ("focus", "integrated")
     assert by_span["action"].tolist() == ([*range(ACTIONS)] if controlled else [])
     pictures = read_pictures(tmp_path, variant.label)
     if variant.attention != "original":
@@ -176,3 +180,44 @@ def test_agents_are_frozen_where_they_learnt_in_the_environment(tmp_path: Path):
         patch.setattr(DeepAgent, "learn", watched)
         run(tmp_path, "ppo frozen", seconds=60.0)
     assert steps == [PLAN.agent_steps]
+
+
+def test_an_agent_decides_nothing_before_it_has_learnt(tmp_path: Path):
+    plan = dataclasses.replace(PLAN, evaluations=6)
+    variant = next(each for each in PLAN.variants if each.label == "ppo frozen")
+    Training(plan, variant, 0).run(tmp_path, lambda _: None, lambda _: None, 60.0)
+    spans = table(tmp_path, "evaluation")["span"].tolist()
+    assert len(spans) == 6
+    # The longest span until half-time.
+    assert spans[:2] == [PLAN.model.max_span] * 2
+
+
+def test_numbers_that_are_not_finite_stop_an_online_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    embed = PilotModel.embed
+
+    def spoilt(self: PilotModel, content: torch.Tensor) -> torch.Tensor:
+        spoilt.calls += self.training
+        return embed(self, content) * (float("inf") if spoilt.calls == 9 else 1)
+
+    spoilt.calls = 0
+    monkeypatch.setattr(PilotModel, "embed", spoilt)
+    run(tmp_path, "dqn online", seconds=60.0)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["stopped"] == "layer 0 put out numbers that were not finite"
+
+
+def test_the_original_is_judged_by_itself_and_learns_nothing_from_it():
+    variant = next(each for each in PLAN.variants if each.label == "original")
+    model = make_model("text", PLAN.model, variant, 256, PLAN.text.ctx, 0)
+    give_refiners(model, 0)
+    task = TextTask(PLAN.text)
+    (examples,) = task.sets.values()
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    together = judge(model, task, examples, LayersDecide(), 2)
+    assert all(torch.equal(before[name], each) for name, each in model.state_dict().items())
+    alone = judge(model, task, examples, LayersDecide(), 1)
+    assert (alone.loss, alone.span, alone.visited_keys) == (
+        *(together.loss, together.span, together.visited_keys),
+    )

@@ -1,0 +1,46 @@
+"""What of a plan has to be known to read its tables."""
+
+from __future__ import annotations
+
+import torch
+
+from ...attention.temperature import temperature
+from .plans import CONTROLLED, Plan
+
+
+def plan_remarks(plan: Plan) -> tuple[str, ...]:
+    """The remarks, each a sentence or two."""
+    kinds = {each.attention for each in plan.variants}
+    said = []
+    if kinds - {"standard", "original"}:
+        passes = plan.model.focus_steps
+        said.append(
+            f"Local paths take {passes} pass{'es' if passes > 1 else ''} of focus"
+            + (", those of the original up to 10." if "original" in kinds else ".")
+        )
+    if kinds.intersection(CONTROLLED) and plan.varied:
+        said.append(
+            f"{plan.varied:.0%} of the updates of focus and integrated variants are at random spans."
+        )
+    if len(set(plan.laws.values())) > 1:
+        longer, shorter = (_temperatures(law, plan.model.temp_scale) for law in (True, False))
+        said.append(
+            f"The temperature goes from {longer} over the span scale where scores are sharper for "
+            f"longer spans, from {shorter} where they are sharper for shorter ones."
+        )
+    if plan.task == "text" and "original" in kinds:
+        said.append(
+            "The original layer reads its span off the chunk that it predicts, and in training off "
+            "its neighbours: its bits a byte know a little of the future, those of the others do "
+            "not."
+        )
+    said.append(
+        "Milliseconds were measured while other trainings ran beside; `spangym bench pilot` "
+        "measures ratios side by side."
+    )
+    return tuple(said)
+
+
+def _temperatures(sharpen: bool, strength: float) -> str:
+    first, last = temperature(torch.tensor([0.0, 1.0]), sharpen, strength).tolist()
+    return f"{first:.3g} to {last:.3g}"

@@ -96,9 +96,9 @@ def bench_pilot(
     threads: Threads = 1,
     device: Annotated[str, typer.Option(help="Where the models run, as torch names it.")] = "cpu",
 ) -> None:
-    """Measure what a pilot's models cost on long inputs, beside full attention.
+    r"""Measure what a pilot's models cost on long inputs, beside full attention.
 
-    Speech needs the extra: pip install 'spangym[speech]'.
+    Speech needs an extra: pip install 'spangym\[speech]'.
     """
     from ..envs.settings import check_device
     from .bench_pilot import LENGTHS, rows

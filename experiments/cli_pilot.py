@@ -83,9 +83,9 @@ def pilot(
         bool, typer.Option("--quiet", "-q", help="Print nothing but what fails.")
     ] = False,
 ) -> None:
-    """Train models whose attention spans are under control, beside plain attention.
+    r"""Train models whose attention spans are under control, beside plain attention.
 
-    Speech needs an extra: pip install 'spangym\\[speech]'.
+    Speech needs an extra: pip install 'spangym\[speech]'.
     """
     from .contents import ContentHashes
     from .pilot.pilot_folder import PilotFolder

@@ -278,7 +278,7 @@ class JobFolder(ABC, Generic[J]):
             # What is text is text, also where it looks like a number or like nothing.
             text = io.StringIO(self._read(name))
             types: dict[Hashable, type[str]] = dict.fromkeys(self.text_columns, str)
-            missing = dict.fromkeys(self.optional_columns, [""])
+            missing = {column: [""] for column in self.optional_columns}
             rows = pd.read_csv(text, dtype=types, keep_default_na=False, na_values=missing)
         except (EmptyDataError, ParserError) as error:
             raise self._damaged(name, error) from error

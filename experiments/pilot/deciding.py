@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-
 import torch
 from torch import Tensor
 
@@ -12,13 +10,13 @@ from ...attention import ACTIONS, IntegratedAttention, Outcome
 from ...envs.encodings import Encoding
 
 
-class Decider(ABC):
+class Decider:
     """Decides the span of each lane, layer by layer; this one leaves it to the layers."""
 
     def begin(self) -> None:
         """Take note that streams begin."""
+        return
 
-    @abstractmethod
     def actions(self, index: int, layer: object, hidden: Tensor) -> Tensor | None:
         """Decide before a layer.
 
@@ -30,17 +28,11 @@ class Decider(ABC):
         Returns:
             Integers 0..9 of shape (lanes,); None leaves it to the layer.
         """
+        del index, layer, hidden
 
     def saw(self, index: int, outcome: Outcome) -> None:
         """Take note of what the layer did."""
-
-
-class LayersDecide(Decider):
-    """The layers decide themselves."""
-
-    def actions(self, index: int, layer: object, hidden: Tensor) -> None:
-        """Leave it to the layer."""
-        del index, layer, hidden
+        del index, outcome
 
 
 class ChanceDecides(Decider):

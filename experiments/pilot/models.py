@@ -354,15 +354,19 @@ def make_model(
 def make_attention(entry: ModelEntry, variant: VariantEntry, ctx: int, causal: bool) -> Attention:
     """The attention of a block, with weights from torch's global generator.
 
-    Attention of two paths begins as nothing, as in residual networks (Zhang et al., Fixup
-    Initialization, 2019); plain attention, whose projections are of N(0, 0.02), as next to nothing.
-    What a local path of random weights adds kept recognisers from learning for hundreds of updates.
+    Attention of two paths begins as nothing (Zhang et al., Fixup Initialization, 2019), plain
+    attention, whose projections are of N(0, 0.02), as next to nothing. Behind a projection of zeros
+    a global path of such small weights would hardly be heard beside the local one, so its weights
+    are Glorot's: otherwise recognisers learnt nothing in the first 400 updates.
     """
     if variant.attention == "standard":
         return PlainAttention(entry.dims, variant.heads or entry.heads, causal)
     attention = _make_two_path(entry, variant, ctx, causal)
     nn.init.zeros_(attention.projection.weight)
     nn.init.zeros_(attention.projection.bias)
+    for name in ("query_module", "key_module", "value_module"):
+        nn.init.xavier_uniform_(attention.attn_global.get_submodule(name).proj.weight)
+    nn.init.xavier_uniform_(attention.attn_global.combiner.out.weight)
     return attention
 
 

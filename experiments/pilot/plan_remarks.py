@@ -20,7 +20,7 @@ def plan_remarks(plan: Plan) -> tuple[str, ...]:
         )
     if kinds.intersection(CONTROLLED) and plan.varied:
         said.append(
-            f"{plan.varied:.0%} of the updates of focus and integrated variants are at random spans."
+            f"{plan.varied:.0%} of the updates of focus and integrated layers are at random spans."
         )
     if len(set(plan.laws.values())) > 1:
         longer, shorter = (_temperatures(law, plan.model.temp_scale) for law in (True, False))

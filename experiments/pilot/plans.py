@@ -69,9 +69,9 @@ class VariantEntry:
         learns: Whether the agent learns ``online``, while the model trains, or in the
             ``environment``: on the model's layers, half-trained at random spans, and is then
             frozen while the training goes on.
-        reward: What the agent learns from: ``quality`` of the local output, or ``learning``: online,
-            by how many bits the loss is below what it was in the last updates; in the environment,
-            where nothing is updated, by how many it is below that at the full span.
+        reward: What the agent learns from: ``quality`` of the local output, or ``learning``:
+            online, by how many bits the loss is below what it was in the last updates; in the
+            environment, where nothing is updated, by how many it is below that at the full span.
     """
 
     label: Label
@@ -120,8 +120,8 @@ class Plan:
         batch: Sequences of an update.
         learning_rate: Its peak.
         evaluations: How often a model is judged, at equal distances; the last time at its end.
-        varied: Share of the updates of ``focus`` and ``integrated`` variants that are made at random
-            spans, lest the model knows only those that are chosen.
+        varied: Share of the updates of ``focus`` and ``integrated`` variants that are made at
+            random spans, lest the model knows only those that are chosen.
         agent_steps: Decisions that an agent learns from in the environment.
         model: Sizes.
         recordings: Folder of recordings with transcripts instead of synthetic speech.

@@ -27,7 +27,7 @@ from ..studies import OBSERVATION, make_agent
 from ..trial import save_agent, stream_seed, write_csv, write_json
 from .board import PilotBoard
 from .course import Course
-from .deciding import AgentDecides, Decider, FixedDecides, LayersDecide
+from .deciding import AgentDecides, Decider, FixedDecides
 from .learner import Stopped
 from .models import PilotModel, count_parameters, make_model
 from .pictures import take_pictures, write_pictures
@@ -182,7 +182,7 @@ class _Run:
     def _phases(self) -> list[Callable[[dict[str, Any] | None], None]]:
         agent, updates = self.agent, self.plan.updates
         if agent is None:
-            self.course.decider = LayersDecide()
+            self.course.decider = Decider()
             return [lambda _: self._alone(updates, self.course.decider)]
         settings = split_arguments(self._arguments(QualityOfTraining()))[0]
         encoding = make_encoding(settings)

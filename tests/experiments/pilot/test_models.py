@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spangym.experiments.pilot.corpus import BLANK
-from spangym.experiments.pilot.deciding import FixedDecides, LayersDecide
+from spangym.experiments.pilot.deciding import Decider, FixedDecides
 from spangym.experiments.pilot.models import (
     ControlledStack,
     PilotModel,
@@ -92,7 +92,7 @@ def test_an_environment_runs_the_model_as_it_reads():
 
 def test_visited_keys_are_those_of_both_paths():
     content = torch.zeros(2, 1, 24, dtype=torch.int64)
-    (plain,) = read(made(named("standard")), content, content, LayersDecide())
+    (plain,) = read(made(named("standard")), content, content, Decider())
     assert plain.visited_keys.tolist() == [[300, 300], [300, 300]]
     (off,) = read(made(named("predictor")), content, content, FixedDecides(0))
     assert torch.equal(off.visited_keys, plain.visited_keys)

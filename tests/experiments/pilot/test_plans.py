@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -61,9 +62,8 @@ def test_shipped_plans_can_be_run(name: str):
 )
 def test_what_is_wrong_is_said(old: str, new: str, message: str):
     assert old in TINY
-    with pytest.raises(UserError, match="did you mean|must|") as error:
+    with pytest.raises(UserError, match=re.escape(message)):
         resolve(parse_resolved(TINY.replace(old, new, 1), "tiny.toml"))
-    assert message in str(error.value)
 
 
 def test_plans_are_changed_from_the_command_line(tmp_path: Path):

@@ -15,7 +15,7 @@ from spangym.agents import DeepAgent
 from spangym.attention import ACTIONS
 from spangym.experiments.checkpoints import Checkpoints
 from spangym.experiments.pilot.course import Course
-from spangym.experiments.pilot.deciding import LayersDecide
+from spangym.experiments.pilot.deciding import Decider
 from spangym.experiments.pilot.models import PilotModel, make_model
 from spangym.experiments.pilot.pictures import read_pictures
 from spangym.experiments.pilot.reading import judge
@@ -215,9 +215,9 @@ def test_the_original_is_judged_by_itself_and_learns_nothing_from_it():
     task = TextTask(PLAN.text)
     (examples,) = task.sets.values()
     before = {name: each.clone() for name, each in model.state_dict().items()}
-    together = judge(model, task, examples, LayersDecide(), 2)
+    together = judge(model, task, examples, Decider(), 2)
     assert all(torch.equal(before[name], each) for name, each in model.state_dict().items())
-    alone = judge(model, task, examples, LayersDecide(), 1)
+    alone = judge(model, task, examples, Decider(), 1)
     assert (alone.loss, alone.span, alone.visited_keys) == (
         *(together.loss, together.span, together.visited_keys),
     )

@@ -98,6 +98,20 @@ def test_table_is_that_of_the_stored_run(name: str, block: int, position: int):
     assert " ".join(str(summary["verdict"]).split()) in " ".join(printed.split())
 
 
+def test_the_pilots_table_is_that_of_the_stored_run():
+    folder = RESULTS / "pilot-speech-quick"
+    table = (folder / "table.md").read_text().strip()
+    assert table in README
+    summary = json.loads((folder / "summary.json").read_text())
+    assert " ".join(summary["verdict"].split()) in " ".join(README.split())
+    lines = {
+        cells[0].strip(): cells[1:] for line in table.splitlines() if (cells := line[1:].split("|"))
+    }
+    for row in summary["errors"]:
+        shown = lines[row["variant"]][["seen", "unseen"].index(row["split"])]
+        assert f"{100 * row['error']:.1f}" in shown, row
+
+
 def stored_tables(summary: dict[str, list[dict[str, object]]]) -> list[Table]:
     """Tables of a stored run, as they were printed."""
     empty = pd.DataFrame()

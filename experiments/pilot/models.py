@@ -364,9 +364,10 @@ def make_attention(entry: ModelEntry, variant: VariantEntry, ctx: int, causal: b
     attention = _make_two_path(entry, variant, ctx, causal)
     nn.init.zeros_(attention.projection.weight)
     nn.init.zeros_(attention.projection.bias)
-    for name in ("query_module", "key_module", "value_module"):
-        nn.init.xavier_uniform_(attention.attn_global.get_submodule(name).proj.weight)
-    nn.init.xavier_uniform_(attention.attn_global.combiner.out.weight)
+    whole = attention.attn_global
+    for each in (whole.query_module, whole.key_module, whole.value_module):
+        nn.init.xavier_uniform_(each.proj.weight)
+    nn.init.xavier_uniform_(whole.combiner.out.weight)
     return attention
 
 

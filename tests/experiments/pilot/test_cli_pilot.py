@@ -32,7 +32,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def run(*arguments: object) -> Done:
         capsys.readouterr()
-        return Done(run_here(monkeypatch, *arguments), *capsys.readouterr())
+        code, said = run_here(monkeypatch, *arguments), capsys.readouterr()
+        return Done(code, said.out, said.err)
 
     return run
 

@@ -197,11 +197,12 @@ def test_numbers_that_are_not_finite_stop_an_online_training(
 ):
     embed = PilotModel.embed
 
-    def spoilt(self: PilotModel, content: torch.Tensor) -> torch.Tensor:
-        spoilt.calls += self.training
-        return embed(self, content) * (float("inf") if spoilt.calls == 9 else 1)
+    read: list[int] = []
 
-    spoilt.calls = 0
+    def spoilt(self: PilotModel, content: torch.Tensor) -> torch.Tensor:
+        read.extend([1] * self.training)
+        return embed(self, content) * (float("inf") if len(read) == 9 else 1)
+
     monkeypatch.setattr(PilotModel, "embed", spoilt)
     run(tmp_path, "dqn online", seconds=60.0)
     result = json.loads((tmp_path / "result.json").read_text())

@@ -126,7 +126,7 @@ def _line(label: str, own: Sequence[dict[str, Any]]) -> Line:
     for row in own:
         last = row["lengths"][-1]
         keys = last["visited_keys_ratio"]
-        cells.append(Cell(f"{keys:.2g}", keys))
+        cells.append(Cell(f"{keys:.3g}", keys))
         for what in ("training", "inference"):
             ratio = last[f"{what}_ratio"]
             text = f"{ratio:.2f}"

@@ -256,11 +256,12 @@ def check_task(plan: Plan) -> None:
     Raises:
         ValueError: The message says what would be right.
     """
-    task = make_task(plan)
     try:
+        task = make_task(plan)
         draw(task.source, batch_generators(0, 0, 1), task.chunks + 1, task.ctx)
     except ValueError as error:
-        raise ValueError(f"{error} (in the plan: text.chunks and text.ctx)") from error
+        where = " (in the plan's table text)" if plan.task == "text" else ""
+        raise ValueError(f"{error}{where}") from error
 
 
 def content_hashes(plan: Plan, hashes: ContentHashes) -> dict[str, Any]:

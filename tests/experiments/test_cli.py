@@ -304,6 +304,7 @@ def test_a_changed_study_runs_only_what_changed(copied_run: Path):
     assert back.stdout.count("finished (") == 0
 
 
+@pytest.mark.slow
 def test_two_runners_in_one_folder(tmp_path: Path, finished_run: tuple[Path, str]):
     """Both end well, each trial is run once, and what they write is that of one alone."""
     (tmp_path / "tiny.toml").write_text(TINY)

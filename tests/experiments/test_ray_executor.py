@@ -155,6 +155,7 @@ def test_a_study_outlives_a_node_with_the_numbers_of_the_local_executor(
     same_files(jobs, others)
 
 
+@pytest.mark.slow
 def test_what_fails_fails_alone_and_what_another_runs_is_not_run_twice(
     study: Study, cluster: Cluster, tmp_path: Path
 ):
@@ -188,6 +189,7 @@ def test_what_fails_fails_alone_and_what_another_runs_is_not_run_twice(
     assert not any(is_locked(folder) for _, folder in jobs)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_closing_ends_the_tasks_and_keeps_what_came_back(study: Study, gate: Path, tmp_path: Path):
     """On Ray of its own, which ends with it."""

@@ -1,6 +1,7 @@
 """Trainings of all kinds of variants: whole, killed and gone on with, stopped."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from spangym.experiments.pilot.course import Course
 from spangym.experiments.pilot.deciding import Decider
 from spangym.experiments.pilot.models import PilotModel, make_model
 from spangym.experiments.pilot.pictures import read_pictures
+from spangym.experiments.pilot.plans import VariantEntry
 from spangym.experiments.pilot.reading import judge
 from spangym.experiments.pilot.tasks import TextTask
 from spangym.experiments.pilot.training import TABLES, Training, give_refiners
@@ -50,26 +52,37 @@ def table(folder: Path, name: str) -> pd.DataFrame:
     return rows.drop(columns=[each for each in ("seconds",) if each in rows])
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of a whole training, not to be changed; each variant is trained once."""
+
+    @functools.cache
+    def whole(label: str) -> Path:
+        folder = tmp_path_factory.mktemp("whole")
+        run(folder, label)
+        return folder
+
+    return whole
+
+
 @VARIANTS
-def test_a_killed_training_goes_on_to_the_bit(variant, tmp_path: Path):
-    run(tmp_path / "whole", variant.label)
+def test_a_killed_training_goes_on_to_the_bit(
+    variant: VariantEntry, whole: Callable[[str], Path], tmp_path: Path
+):
     with pytest.raises(_Killed):
         run(tmp_path / "killed", variant.label, until=9)
     assert not (tmp_path / "killed" / "result.json").exists()
     run(tmp_path / "killed", variant.label)
-    whole, again = (
-        load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")
-    )
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    once, again = whole(variant.label), tmp_path / "killed"
+    weights, others = (load_file(each / "model.safetensors") for each in (once, again))
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
     for name in TABLES:
-        pd.testing.assert_frame_equal(
-            table(tmp_path / "whole", name), table(tmp_path / "killed", name)
-        )
+        pd.testing.assert_frame_equal(table(once, name), table(again, name))
 
 
 @VARIANTS
-def test_what_a_training_leaves_behind(variant, tmp_path: Path):
-    run(tmp_path, variant.label, seconds=60.0)
+def test_what_a_training_leaves_behind(variant: VariantEntry, whole: Callable[[str], Path]):
+    tmp_path = whole(variant.label)
     curve, spans = table(tmp_path, "curve"), table(tmp_path, "spans")
     assert curve["update"].tolist() == [*range(1, 13)]
     assert 2 < min(curve["loss"]) <= max(curve["loss"]) < 9

@@ -10,7 +10,17 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from .cli_running import ExecutorName, make_executor, resumable, run_unfinished
+from .cli_running import (
+    AddressOption,
+    CheckpointOption,
+    ExecutorName,
+    ExecutorOption,
+    JobsOption,
+    QuietOption,
+    make_executor,
+    resumable,
+    run_unfinished,
+)
 from .comparison import check_startable, conclude
 from .errors import UserError
 from .executors import Executor
@@ -39,17 +49,9 @@ def compare(
             "study's, another shipped one, or module:Class of your own."
         ),
     ] = None,
-    executor: Annotated[
-        ExecutorName, typer.Option(help="What runs the trials: processes here, or a Ray cluster.")
-    ] = ExecutorName.LOCAL,
-    address: Annotated[
-        str | None,
-        typer.Option(help="Of the Ray cluster, HOST:PORT; else one is started on this machine."),
-    ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Trials side by side on this machine; else a core each."),
-    ] = None,
+    executor: ExecutorOption = ExecutorName.LOCAL,
+    address: AddressOption = None,
+    jobs: JobsOption = None,
     device: Annotated[
         str | None, typer.Option(help="Where the layers run, as torch names it.")
     ] = None,
@@ -67,12 +69,8 @@ def compare(
             "are made longer."
         ),
     ] = None,
-    checkpoint_seconds: Annotated[
-        float, typer.Option(min=0, help="Least time between two checkpoints of a training.")
-    ] = CHECKPOINT_SECONDS,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print nothing but what fails.")
-    ] = False,
+    checkpoint_seconds: CheckpointOption = CHECKPOINT_SECONDS,
+    quiet: QuietOption = False,
 ) -> None:
     """Train and evaluate the agents of a study, and write down how they compare."""
     runs = make_executor(executor, address, jobs, checkpoint_seconds)

@@ -10,7 +10,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from .cli_running import ExecutorName, make_executor, resumable, run_unfinished
+from .cli_running import (
+    AddressOption,
+    CheckpointOption,
+    ExecutorName,
+    ExecutorOption,
+    JobsOption,
+    QuietOption,
+    make_executor,
+    resumable,
+    run_unfinished,
+)
 from .errors import UserError
 from .executors import Executor
 from .jobs import CHECKPOINT_SECONDS
@@ -50,18 +60,9 @@ def pilot(
         int | None, typer.Option(min=1, help="Number of seeds, counted from 0.")
     ] = None,
     updates: Annotated[int | None, typer.Option(min=1, help="Updates of each model.")] = None,
-    executor: Annotated[
-        ExecutorName,
-        typer.Option(help="What runs the trainings: processes here, or a Ray cluster."),
-    ] = ExecutorName.LOCAL,
-    address: Annotated[
-        str | None,
-        typer.Option(help="Of the Ray cluster, HOST:PORT; else one is started on this machine."),
-    ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Trainings side by side on this machine; else a core each."),
-    ] = None,
+    executor: ExecutorOption = ExecutorName.LOCAL,
+    address: AddressOption = None,
+    jobs: JobsOption = None,
     device: Annotated[
         str | None, typer.Option(help="Where the models train, as torch names it.")
     ] = None,
@@ -76,12 +77,8 @@ def pilot(
         Path | None,
         typer.Option(help="Go on with the pilot in this folder, by its own plan."),
     ] = None,
-    checkpoint_seconds: Annotated[
-        float, typer.Option(min=0, help="Least time between two checkpoints of a training.")
-    ] = CHECKPOINT_SECONDS,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print nothing but what fails.")
-    ] = False,
+    checkpoint_seconds: CheckpointOption = CHECKPOINT_SECONDS,
+    quiet: QuietOption = False,
 ) -> None:
     r"""Train models whose attention spans are under control, beside plain attention.
 

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -28,6 +28,23 @@ class ExecutorName(StrEnum):
 
     LOCAL = "local"
     RAY = "ray"
+
+
+ExecutorOption = Annotated[
+    ExecutorName, typer.Option(help="What runs them: processes here, or a Ray cluster.")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(help="Of the Ray cluster, HOST:PORT; else one is started on this machine."),
+]
+JobsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many run side by side on this machine; else one a core."),
+]
+CheckpointOption = Annotated[
+    float, typer.Option(min=0, help="Least time between two checkpoints of a training.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but what fails.")]
 
 
 def make_executor(

@@ -279,6 +279,14 @@ def test_absolute_actions_ignore_the_predictor(x: Tensor):
     assert layer.outcome(x).span.max() < 24
 
 
+def test_hybrid_attention_focuses_as_often_as_it_is_told(x: Tensor):
+    made = [
+        HybridAttention(x.shape[1], x.shape[2], 4, focus_steps=steps, win_size=8, max_span=16)
+        for steps in (1, 3)
+    ]
+    assert [each.step(x).focus_steps.max().item() for each in made] == [1, 3]
+
+
 def test_hybrid_attention_has_no_agent_and_a_toggle(x: Tensor):
     layer = make(HybridAttention, sharpen_longer=False)
     outcome = layer.step(x)

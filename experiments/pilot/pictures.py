@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ...agents.files import written_whole
+from .attentions import PlainAttention
 from .deciding import Decider
-from .models import PilotModel, PlainAttention
+from .models import PilotModel
 from .reading import in_eval_mode
 from .rows import AttentionPicture
 from .tasks import Task

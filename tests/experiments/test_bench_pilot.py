@@ -27,8 +27,9 @@ from spangym.experiments.bench_pilot_rows import (
 from spangym.experiments.cells import to_markdown
 from spangym.experiments.cli import app
 from spangym.experiments.errors import UserError
+from spangym.experiments.pilot.attentions import PlainAttention
 from spangym.experiments.pilot.corpus import Corpus
-from spangym.experiments.pilot.models import PlainAttention, count_parameters
+from spangym.experiments.pilot.models import count_parameters
 from spangym.experiments.pilot.plans import ModelEntry
 from spangym.experiments.pilot.spoken import SpokenSpeech, speak_corpus
 

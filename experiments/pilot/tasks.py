@@ -99,11 +99,15 @@ class SpeechTask(Task):
     Args:
         corpus: What is said, and by whom.
         masking: How much of each utterance may be masked, as a share of `MASKED`.
+
+    Raises:
+        ValueError: The extra ``speech`` is not installed.
     """
 
     chunks = 1
 
     def __init__(self, corpus: Corpus, masking: float) -> None:
+        _jiwer()
         self.alphabet = corpus.alphabet
         self.classes = 1 + len(self.alphabet)
         self.source = UtteranceSource(corpus.train, self.alphabet, masking)
@@ -138,9 +142,7 @@ class SpeechTask(Task):
     ) -> Errors:
         """Word and character error rates over all utterances together."""
         del losses
-        # Of the extra: imported where speech is, so that text needs none.
-        import jiwer
-
+        jiwer = _jiwer()
         understood = self.read(model, hidden)
         return Errors(jiwer.wer([*texts], understood), jiwer.cer([*texts], understood))
 
@@ -211,6 +213,15 @@ class UtteranceSource(Source):
         masked = mask_frames(frames[drawn], generator, lengths, **self._masked)
         kinds = tuple(self._utterances.voices[index] for index in drawn)
         return Stream(as_tokens(masked), kinds, padded(self._targets[drawn], ctx))
+
+
+def _jiwer() -> Any:
+    # Of the extra: imported where speech is, so that text needs none.
+    try:
+        import jiwer
+    except ImportError as error:
+        raise ValueError("speech needs the extra: pip install 'spangym[speech]'") from error
+    return jiwer
 
 
 def as_tokens(frames: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from ..agents import DeepAgent
 from ..envs import SpanControlVecEnv
@@ -15,6 +13,7 @@ from .drawing import draw_figures
 from .errors import UserError
 from .figures import Results
 from .gathering import gather
+from .job_folder import json_records
 from .pages import Facts
 from .report import write_report
 from .rows import Rows
@@ -79,9 +78,9 @@ def conclude(folder: RunFolder, failed: Mapping[str, str]) -> tuple[Rows, Statis
             "study": study.name,
             "verdict": statistics.verdict,
             "remarks": statistics.remarks,
-            "agents": _records(statistics.summaries),
-            "aggregates": _records(statistics.aggregates),
-            "differences": _records(statistics.differences),
+            "agents": json_records(statistics.summaries),
+            "aggregates": json_records(statistics.aggregates),
+            "differences": json_records(statistics.differences),
             "failed": dict(failed),
         },
     )
@@ -90,8 +89,3 @@ def conclude(folder: RunFolder, failed: Mapping[str, str]) -> tuple[Rows, Statis
     facts = Facts(study.name, study.to_toml(), folder.manifest(), str(folder.path))
     write_report(folder.path / "report.html", rows, statistics, facts)
     return rows, statistics
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows for JSON, which knows no NaN."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")

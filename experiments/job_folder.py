@@ -26,6 +26,11 @@ MANIFEST_KEYS = ("command", "started", "versions", "machine", "jobs", "content_s
 J = TypeVar("J", bound=Job)
 
 
+def json_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a table for JSON, which knows no NaN."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
+
+
 class JobFolder(ABC, Generic[J]):
     """Folder of a run of jobs.
 

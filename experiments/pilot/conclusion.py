@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
-
-import pandas as pd
+from typing import NamedTuple
 
 from ..figures.panels import records
+from ..job_folder import json_records
 from ..pages import Facts
 from .drawing import draw_pilot_figures
 from .gathering import gather_pilot
@@ -57,7 +56,7 @@ def conclude(folder: PilotFolder, failed: Mapping[str, str]) -> Concluded:
             "verdict": summary.verdict,
             "remarks": list(summary.remarks),
             **{
-                name: _records(getattr(summary, name))
+                name: json_records(getattr(summary, name))
                 for name in ("errors", "costs", "differences", "laws", "agents", "by_span")
             },
             "failed": dict(rows.failed),
@@ -79,8 +78,3 @@ def summarise(plan: Plan, rows: PilotRows) -> PilotSummary:
     """What the rows of a plan say."""
     summary = summarise_pilot(rows, plan.laws, plan.alone)
     return replace(summary, remarks=(*summary.remarks, *plan_remarks(plan)))
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows for JSON, which knows no NaN."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")

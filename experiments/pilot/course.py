@@ -39,6 +39,7 @@ class Course:
     Attributes:
         learner: What updates it.
         decider: Who decides when the model is judged.
+        chance: Who decides in the updates at random spans.
         episodes: Batches that were drawn.
         tables: Rows by table: ``curve``, ``spans`` and ``evaluation``.
     """
@@ -104,8 +105,7 @@ class Course:
         while self._is_varied(self.episodes) and self.updates < self.plan.updates:
             self._read(self.chance)
             self.rest()
-        self.episodes += 1
-        return batch_generators(self._seed, self.episodes - 1, self.plan.batch)
+        return self._draw_from()
 
     def learn_from(self, losses: Tensor, outcomes: Sequence[Outcome]) -> None:
         """Update the model at the end of a chunk, and write down what it did.
@@ -186,9 +186,13 @@ class Course:
     def _is_varied(self, episode: int) -> bool:
         return int((episode + 1) * self._varied) > int(episode * self._varied)
 
-    def _read(self, decider: Decider) -> None:
-        generators = batch_generators(self._seed, self.episodes, self.plan.batch)
+    def _draw_from(self) -> list[np.random.Generator]:
+        """What the next batch is drawn from."""
         self.episodes += 1
+        return batch_generators(self._seed, self.episodes - 1, self.plan.batch)
+
+    def _read(self, decider: Decider) -> None:
+        generators = self._draw_from()
         # An environment draws a chunk more than it runs.
         chunks = self.task.chunks
         drawn = draw(self.task.source, generators, chunks + 1, self.task.ctx)

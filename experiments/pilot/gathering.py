@@ -6,14 +6,9 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from .pilot_folder import PilotFolder
+from .pilot_folder import RESULT_KEYS, PilotFolder
 from .rows import AttentionPicture, PilotRows
 from .training import TABLES, Training
-
-_TRAININGS = (
-    *("updates", "parameters", "seconds", "milliseconds"),
-    *("visited_keys", "full_keys", "span", "stopped"),
-)
 
 
 def gather_pilot(folder: PilotFolder, failed: Mapping[str, str] | None = None) -> PilotRows:
@@ -46,7 +41,7 @@ def gather_pilot(folder: PilotFolder, failed: Mapping[str, str] | None = None) -
             missing += 1
     joined = {name: _joined(parts, TABLES[name]) for name, parts in tables.items()}
     splits = dict.fromkeys(joined["evaluation"]["split"])
-    trainings = _joined(results, _TRAININGS)
+    trainings = _joined(results, RESULT_KEYS)
     for name in ("milliseconds", "visited_keys", "span"):
         trainings[name] = trainings[name].astype(float)
     return PilotRows(

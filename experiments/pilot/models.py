@@ -55,10 +55,8 @@ class PilotModel(nn.Module, ABC):
         front: Turns content into tokens of width ``dims``.
         hidden: Width of the feed-forward parts.
         classes: What the head tells apart.
+        causal: Whether a token sees none after it.
     """
-
-    unit: str
-    """What losses are counted in."""
 
     def __init__(
         self,

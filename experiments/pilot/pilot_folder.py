@@ -15,10 +15,11 @@ from .plans import Plan
 from .rows import AttentionPicture
 from .training import TABLES, Training
 
-_RESULT_KEYS = (
+RESULT_KEYS = (
     *("updates", "parameters", "seconds", "milliseconds"),
     *("visited_keys", "full_keys", "span", "stopped"),
 )
+"""What the result of a training says."""
 
 
 class PilotFolder(JobFolder[Training]):
@@ -75,7 +76,7 @@ class PilotFolder(JobFolder[Training]):
         Raises:
             UserError: It cannot be read.
         """
-        return self._read_json(self._name(training, RESULT), _RESULT_KEYS)
+        return self._read_json(self._name(training, RESULT), RESULT_KEYS)
 
     def table(self, training: Training, name: str) -> pd.DataFrame:
         """A table of a finished training, of those of `TABLES`.

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Strictly editable: type checkers can follow it, but a file added or removed needs a new install,
 # so folders are among what the stamps depend on.
-PACKAGES := $(shell find attention envs agents experiments -type d -not -name __pycache__)
+PACKAGES := $(shell find spangym attention envs agents experiments -type d -not -name __pycache__)
 INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt --config-settings editable_mode=strict
 
 .PHONY: compare test test-slow clean
@@ -16,12 +16,12 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 # With the clients of the extra; what `make test` leaves out.
 test-slow: $(VENV)/.installed-dev
 	$(INSTALL) --editable ".[dev,clients]"
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/pytest -m slow
 
 clean:
 	rm -rf $(VENV) build *.egg-info

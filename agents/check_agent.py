@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
-from ..attention import ACTIONS
-from ..attention.metrics import STATES
-from .loading import AgentKind, find_agent, kind_of_class
-from .protocol import Agent, begin, is_resumable
-from .trees import from_bytes, to_bytes
+from spangym.agents.base import Agent, begin, is_resumable
+from spangym.agents.registry import AgentKind, find_agent, kind_of_class
+from spangym.attention import ACTIONS
+from spangym.attention.features import STATES
+from spangym.utils.serialization import from_bytes, to_bytes
 
 _EPISODE = 8
 _NUMBERS = 6

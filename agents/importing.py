@@ -6,7 +6,7 @@ import importlib
 import inspect
 from typing import Any
 
-from ..attention.hints import did_you_mean
+from spangym.utils.suggestions import did_you_mean
 
 
 def import_class(name: str, said: str) -> type[Any]:

@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .hints import did_you_mean
+from spangym.utils.suggestions import did_you_mean
 
 Sharpen = bool | Literal["early", "early-unscaled", "none"]
 

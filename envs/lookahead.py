@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..attention import ACTIONS
-from .dynamics import FULL_SPAN
-from .simulator import Simulator
-from .state import State, map_tensors
+from spangym.attention import ACTIONS
+from spangym.envs.core import Simulator
+from spangym.envs.state import State, map_tensors
+from spangym.envs.transition import FULL_SPAN
 
 _AT_ONCE = 400
 """Ways that are gone side by side; more would only take more memory."""

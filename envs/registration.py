@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 
-from ..attention.hints import did_you_mean
-from .settings import Settings
+from spangym.utils.suggestions import did_you_mean
 
 NAMESPACE = "spangym"
 
@@ -61,17 +59,3 @@ def arguments_of(name: str) -> dict[str, Any]:
     if name not in ENVIRONMENTS:
         raise ValueError(f"environment {name!r} is unknown{did_you_mean(name, ENVIRONMENTS)}")
     return dict(ENVIRONMENTS[name])
-
-
-def settings_for(name: str, arguments: Mapping[str, Any]) -> Settings:
-    """Settings of an id, with arguments of one's own.
-
-    Args:
-        name: A registered id; ``spangym/`` may be left out.
-        arguments: Arguments to change.
-
-    Raises:
-        ValueError: The id is unknown, or an argument breaks its rule.
-        TypeError: An argument is unknown.
-    """
-    return Settings.from_arguments({**arguments_of(name), **arguments})

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..attention import Outcome
-from ..attention.metrics import quality
+from spangym.attention import Outcome
+from spangym.attention.features import quality
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Reward(ABC):
 class QualityReward(Reward):
     """The original's reward: coverage minus a tenth of the entropy, minus the price.
 
-    Coverage and entropy are those of the local output (`spangym.attention.metrics.quality`).
+    Coverage and entropy are those of the local output (`spangym.attention.features.quality`).
     """
 
     parts = ("coverage", "entropy", "price")

@@ -11,9 +11,9 @@ from gymnasium.utils import seeding
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
-from .lanes import Lanes
-from .settings import Parts, Settings
-from .simulator import Simulator
+from spangym.envs.batched_mixin import Lanes
+from spangym.envs.core import Simulator
+from spangym.envs.env_config import Parts, Settings
 
 
 class SpanControlVecEnv(Lanes, VecEnv):

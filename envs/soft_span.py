@@ -11,8 +11,8 @@ import dataclasses
 
 from torch import Tensor, nn
 
-from ..attention import IntegratedAttention
-from .simulator import Simulator
+from spangym.attention import IntegratedAttention
+from spangym.envs.core import Simulator
 
 
 def soft_bits(simulator: Simulator, scales: Tensor) -> Tensor:

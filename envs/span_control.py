@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .lookahead import coverages, lookahead, peek, predicted_actions
-from .rendering import RENDER_MODES, Picture
-from .settings import split_arguments
-from .simulator import Simulator
-from .soft_span import soft_bits
+from spangym.envs.core import Simulator
+from spangym.envs.env_config import split_arguments
+from spangym.envs.lookahead import coverages, lookahead, peek, predicted_actions
+from spangym.envs.rendering.episode_renderer import RENDER_MODES, Picture
+from spangym.envs.soft_span import soft_bits
 
 
 class SpanControlEnv(gym.Env[Any, Any]):
@@ -66,7 +66,7 @@ class SpanControlEnv(gym.Env[Any, Any]):
     | `state`    | ``Discrete(9999)``                     | ``hash(tuple(digits)) % 9999``      |
 
     ``groups=G`` averages neighbouring dimensions to ``G`` groups first; ``lags=True`` adds nine lag
-    correlations (`spangym.attention.metrics.lag_correlations`), ``layer_index=True`` the index of
+    correlations (`spangym.attention.features.lag_correlations`), ``layer_index=True`` the index of
     the layer at the end. With ``observe="previous"`` all this is of the chunk before; where there
     is none, of the first token, which behind a layer that is not causal has seen the others.
 
@@ -134,7 +134,7 @@ class SpanControlEnv(gym.Env[Any, Any]):
     | `action_scale` | `relative`      | take an action for a share of their predicted span     |
     |                | `absolute`      | take it for a share of the longest span                |
 
-    `spangym.attention.original` says what the defects are. The weights are the same whatever is
+    `spangym.attention.original.layer` says what the defects are. The weights are the same whatever is
     chosen, and so is the unit of the price, full attention to both sides.
 
     >>> import gymnasium as gym
@@ -210,7 +210,7 @@ class SpanControlEnv(gym.Env[Any, Any]):
         return step.observations[0], reward, False, step.truncated, info
 
     def render(self) -> Any:
-        """Draw the chunk that was last decided on; see `spangym.envs.rendering`.
+        """Draw the chunk that was last decided on; see `spangym.envs.rendering.episode_renderer`.
 
         Returns:
             With ``render_mode="rgb_array"`` a picture, uint8 of shape (height, width, 3); with

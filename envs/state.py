@@ -10,8 +10,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from ..attention import LayerCache
-from ..attention.adaptive_update import KeyValueCache
+from spangym.attention import LayerCache
+from spangym.attention.layers.cached_attention import KeyValueCache
 
 T = TypeVar("T")
 

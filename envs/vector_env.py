@@ -11,9 +11,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from .lanes import Lanes
-from .settings import split_arguments
-from .simulator import Simulator
+from spangym.envs.batched_mixin import Lanes
+from spangym.envs.core import Simulator
+from spangym.envs.env_config import split_arguments
 
 
 class SpanControlVectorEnv(Lanes, VectorEnv[Any, Any, NDArray[Any]]):

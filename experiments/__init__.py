@@ -1,1 +1,1 @@
-"""Comparisons of agents: studies, the runner, statistics, pictures and the command line."""
+"""Comparisons of agents: studies, runner, statistics, reports, command line."""

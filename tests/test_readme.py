@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spangym.experiments.cells import Table
-from spangym.experiments.result_tables import aggregate_table, summary_tables
-from spangym.experiments.rows import Rows
-from spangym.experiments.statistics.analysis import Statistics
-from spangym.experiments.studies import REFERENCES
-from spangym.experiments.study_reading import load_study, shipped_studies
+from spangym.experiments.analysis.comparison_stats import Statistics
+from spangym.experiments.analysis.results import Rows
+from spangym.experiments.reports.comparison_tables import aggregate_table, summary_tables
+from spangym.experiments.reports.tables import Table
+from spangym.experiments.studies.load_study import load_study, shipped_studies
+from spangym.experiments.studies.study import REFERENCES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..spans import Spans
-from . import cpu_dense
-from .cpu_windows import Windows, focus
-from .focus import Attended
-from .reference import additive
+from spangym.attention.geometry import Spans
+from spangym.attention.kernels import cpu_dense
+from spangym.attention.kernels.cpu_windows import Windows, focus
+from spangym.attention.kernels.reference import additive
+from spangym.attention.kernels.refinement import Attended
 
 _BLOCK = 256
 """Tokens whose windows are focused together; four times as many where there is but one pass."""

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..spans import Spans
-from .focus import Attended, focus_masked
-from .reference import additive, score_bias, softmax_attention
+from spangym.attention.geometry import Spans
+from spangym.attention.kernels.reference import additive, score_bias, softmax_attention
+from spangym.attention.kernels.refinement import Attended, focus_masked
 
 _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 

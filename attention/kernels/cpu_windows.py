@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .focus import moves_on
-from .reference import softmax_attention
+from spangym.attention.kernels.reference import softmax_attention
+from spangym.attention.kernels.refinement import moves_on
 
 _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
-from ..spans import SoftEdge, Spans
-from .focus import Attended, focus_masked
-from .reference import additive
+from spangym.attention.geometry import SoftEdge, Spans
+from spangym.attention.kernels.reference import additive
+from spangym.attention.kernels.refinement import Attended, focus_masked
 
 TILE = 128
 """Queries, and keys, of a tile."""

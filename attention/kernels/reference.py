@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..spans import Spans
-from .focus import Attended, focus_masked
+from spangym.attention.geometry import Spans
+from spangym.attention.kernels.refinement import Attended, focus_masked
 
 
 def attend(

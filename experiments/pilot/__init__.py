@@ -1,1 +1,1 @@
-"""The pilot: models that learn with their spans under control, on speech and on text."""
+"""The pilot: models that learn while their attention spans are controlled."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ...attention import (
+from spangym.attention import (
     AdaptiveUpdateAttention,
     FocusAttention,
     HybridAttention,
@@ -12,7 +12,7 @@ from ...attention import (
     MultiHeadAttention,
     TwoPathAttention,
 )
-from .plans import ModelEntry, VariantEntry
+from spangym.experiments.pilot.pilot_study import ModelEntry, VariantEntry
 
 
 class PlainAttention(nn.Module):

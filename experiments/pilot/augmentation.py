@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import fftconvolve
 
-from ...envs.log_mel import RATE
+from spangym.envs.data.log_mel import RATE
 
 _DIRECT_TO_REVERBERANT_DB = 3
 _FIRST_REFLECTION = RATE * 2 // 1000

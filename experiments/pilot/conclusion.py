@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from ..figures.panels import records
-from ..job_folder import json_records
-from ..pages import Facts
-from .drawing import draw_pilot_figures
-from .gathering import gather_pilot
-from .pilot_folder import PilotFolder
-from .plan_remarks import plan_remarks
-from .plans import Plan
-from .report import write_pilot_report
-from .rows import PilotRows
-from .summary import PilotSummary, summarise_pilot
+from spangym.experiments.pilot.pilot_drawing import draw_pilot_figures
+from spangym.experiments.pilot.pilot_folder import PilotFolder
+from spangym.experiments.pilot.pilot_gathering import gather_pilot
+from spangym.experiments.pilot.pilot_report import write_pilot_report
+from spangym.experiments.pilot.pilot_rows import PilotRows
+from spangym.experiments.pilot.pilot_study import Plan
+from spangym.experiments.pilot.plan_remarks import plan_remarks
+from spangym.experiments.pilot.summary import PilotSummary, summarise_pilot
+from spangym.experiments.plots.panels import records
+from spangym.experiments.reports.html import Facts
+from spangym.experiments.runner.job_dir import json_records
 
 FIGURES = ("error", "loss")
 FORMATS = ("png", "svg")

@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ...envs.log_mel import HOP, RATE
-from ...envs.sources import NO_TARGET
+from spangym.envs.data.dataset import NO_TARGET
+from spangym.envs.data.log_mel import HOP, RATE
 
 BLANK = 0
 """CTC's class of no character; characters are the classes from 1, in the alphabet's order."""
@@ -28,7 +28,7 @@ class Utterances:
     """Utterances, padded with silence to one length.
 
     Attributes:
-        frames: Log-mel frames of `spangym.envs.log_mel`, 100 a second, float32 of shape
+        frames: Log-mel frames of `spangym.envs.data.log_mel`, 100 a second, float32 of shape
             (utterances, frames, 80).
         lengths: Frames before padding, multiples of what a model makes one token of, shape
             (utterances,).

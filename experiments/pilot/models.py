@@ -10,14 +10,14 @@ from typing import Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from ...attention import IntegratedAttention, LayerCache, Outcome
-from ...envs.settings import full_keys
-from ...envs.sources import BYTES, NO_TARGET
-from ...envs.stack import Stack
-from ...envs.state import joined
-from .attentions import Attention, PlainAttention, make_attention
-from .corpus import BLANK
-from .plans import ModelEntry, VariantEntry
+from spangym.attention import IntegratedAttention, LayerCache, Outcome
+from spangym.envs.data.dataset import BYTES, NO_TARGET
+from spangym.envs.env_config import full_keys
+from spangym.envs.model.stack import Stack
+from spangym.envs.state import joined
+from spangym.experiments.pilot.attentions import Attention, PlainAttention, make_attention
+from spangym.experiments.pilot.corpus import BLANK
+from spangym.experiments.pilot.pilot_study import ModelEntry, VariantEntry
 
 MELS = 80
 """Channels of a log-mel frame."""

@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from ..job_folder import JobFolder
-from ..jobs import RESULT
-from .pictures import read_pictures
-from .plan_reading import parse_resolved
-from .plans import Plan
-from .rows import AttentionPicture
-from .training import TABLES, Training
+from spangym.experiments.pilot.attention_maps import read_pictures
+from spangym.experiments.pilot.load_pilot_study import parse_resolved
+from spangym.experiments.pilot.model_training import TABLES, Training
+from spangym.experiments.pilot.pilot_rows import AttentionPicture
+from spangym.experiments.pilot.pilot_study import Plan
+from spangym.experiments.runner.job import RESULT
+from spangym.experiments.runner.job_dir import JobFolder
 
 RESULT_KEYS = (
     *("updates", "parameters", "seconds", "milliseconds"),

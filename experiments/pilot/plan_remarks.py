@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ...attention.temperature import temperature
-from .plans import CONTROLLED, Plan
+from spangym.attention.temperature import temperature
+from spangym.experiments.pilot.pilot_study import CONTROLLED, Plan
 
 
 def plan_remarks(plan: Plan) -> tuple[str, ...]:

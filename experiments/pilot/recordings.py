@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...envs.files import AUDIO, read_mono
-from ...envs.log_mel import MELS, RATE, log_mel
-from .corpus import Corpus, Utterances, frame_counts, pad_with_silence
+from spangym.envs.data.files import AUDIO, read_mono
+from spangym.envs.data.log_mel import MELS, RATE, log_mel
+from spangym.experiments.pilot.corpus import Corpus, Utterances, frame_counts, pad_with_silence
 
 LONGEST_SECONDS = 30
 LEAST_SENTENCES = 5

@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..figures.panels import records
-from ..statistics.intervals import Floats, student_interval
-from .differences import ErrorDifference, final_evaluations, paired_difference
-from .measures import MEASURES, Measure
-from .remarks import make_pilot_remarks
-from .rows import PilotRows
-from .verdict import make_pilot_verdict
+from spangym.experiments.analysis.intervals import Floats, student_interval
+from spangym.experiments.pilot.metrics import MEASURES, Measure
+from spangym.experiments.pilot.pilot_differences import (
+    ErrorDifference,
+    final_evaluations,
+    paired_difference,
+)
+from spangym.experiments.pilot.pilot_remarks import make_pilot_remarks
+from spangym.experiments.pilot.pilot_rows import PilotRows
+from spangym.experiments.pilot.pilot_verdict import make_pilot_verdict
+from spangym.experiments.plots.panels import records
 
 _ERRORS = ("error", "character_error", "loss")
 _COSTS = ("milliseconds", "ratio", "seconds", "visited_keys", "share", "span")

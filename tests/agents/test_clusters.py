@@ -12,11 +12,11 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from spangym.agents import Refiner
-from spangym.agents.cluster_agent import ClusterAgent
-from spangym.agents.clusters import Clusters
-from spangym.agents.protocol import is_resumable
-from spangym.agents.trees import from_bytes, to_bytes
+from spangym.agents.base import is_resumable
+from spangym.agents.tabular.kmeans import Clusters
+from spangym.agents.tabular.kmeans_agent import ClusterAgent
 from spangym.envs import Settings, SpanControlVecEnv
+from spangym.utils.serialization import from_bytes, to_bytes
 
 REPEATABLE = settings(derandomize=True, deadline=None)
 
@@ -107,7 +107,7 @@ class TestClusters:
         def from_one_place(points: NDArray[Any], number: int, iterations: int, **_: Any) -> Any:
             return kmeans2(points, points[[0] * number], iterations, minit="matrix")
 
-        monkeypatch.setattr("spangym.agents.clusters.kmeans2", from_one_place)
+        monkeypatch.setattr("spangym.agents.tabular.kmeans.kmeans2", from_one_place)
         rows = make_rows()
         clusters = fitted(rows, by_layer=False)
         assert clusters.state_dict()["centres"].isfinite().all()

@@ -12,12 +12,12 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from spangym.agents import Agent, ControllerAgent, DeepAgent, Refiner, find_agent
-from spangym.agents.cluster_agent import ClusterAgent
-from spangym.agents.clusters import Clusters
-from spangym.agents.export import freeze
+from spangym.agents.export_policy import freeze
+from spangym.agents.tabular.kmeans import Clusters
+from spangym.agents.tabular.kmeans_agent import ClusterAgent
 from spangym.attention import IntegratedAttention
-from spangym.attention.frozen import load_controller
-from spangym.attention.observation import ENCODINGS, Observation
+from spangym.attention.controllers.exported import load_controller
+from spangym.attention.observation_spec import ENCODINGS, Observation
 from spangym.envs import Settings, SpanControlVecEnv
 
 DEEP = ["dqn", "ppo", "a2c", "qrdqn", "trpo", "maskable_ppo", "ars"]

@@ -12,16 +12,16 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnvWrapper
 
-from spangym.agents.foreseeing import (
+from spangym.agents.baselines.constant import FixedAgent, RandomAgent, ReferenceAgent
+from spangym.agents.baselines.content_oracle import ToldAgent
+from spangym.agents.baselines.env_aware import (
     ForeseeingAgent,
     GreedyAgent,
     OracleAgent,
     PredictorAgent,
     ThresholdAgent,
 )
-from spangym.agents.reference import FixedAgent, RandomAgent, ReferenceAgent
-from spangym.agents.soft_span import SoftSpanAgent
-from spangym.agents.told import ToldAgent
+from spangym.agents.baselines.learned_span import SoftSpanAgent
 from spangym.attention import IntegratedAttention
 from spangym.envs import (
     Settings,

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from spangym.agents import Refiner
-from spangym.agents.schedules import Linear
-from spangym.agents.tables import STORAGES, Row
+from spangym.agents.tabular.q_table import STORAGES, Row
+from spangym.agents.tabular.schedules import Linear
 from spangym.attention import SpanController
 
 from ..conftest import Golden

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from spangym.agents.trees import from_bytes, is_storable, read_tree, to_bytes, write_tree
+from spangym.utils.serialization import from_bytes, is_storable, read_tree, to_bytes, write_tree
 
 ARRAYS = npst.arrays(
     st.sampled_from([np.float32, np.float64, np.int64, np.uint32, np.bool_, np.uint8]),

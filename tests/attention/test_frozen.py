@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spangym.attention.frozen import FrozenController, load_controller
-from spangym.attention.frozen_heads import Head, Normalisation
-from spangym.attention.frozen_network import ACTIVATIONS, Network
-from spangym.attention.frozen_tables import GRID, ClusterTable, Table
-from spangym.attention.metrics import STATES, lag_correlations, state_id
-from spangym.attention.observation import ENCODINGS, Observation
-from spangym.attention.state_hash import hash_rows, hashed_states
+from spangym.attention.controllers.exported import FrozenController, load_controller
+from spangym.attention.controllers.lookup import GRID, ClusterTable, Table
+from spangym.attention.controllers.mlp import ACTIVATIONS, Network
+from spangym.attention.controllers.policy_heads import Head, Normalisation
+from spangym.attention.features import STATES, lag_correlations, state_id
+from spangym.attention.hashing import hash_rows, hashed_states
+from spangym.attention.observation_spec import ENCODINGS, Observation
 
 DIMS = 16
 KINDS = [

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from spangym.attention import FocusAttention, IntegratedAttention, LayerCache
-from spangym.attention.frozen import FrozenController
-from spangym.attention.frozen_tables import Table
-from spangym.attention.metrics import STATES, features
-from spangym.attention.observation import Observation
+from spangym.attention.controllers.exported import FrozenController
+from spangym.attention.controllers.lookup import Table
+from spangym.attention.features import STATES, features
+from spangym.attention.observation_spec import Observation
 
 from .test_frozen import DIMS, inputs, make, make_head
 

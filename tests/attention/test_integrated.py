@@ -13,8 +13,8 @@ from spangym.attention import (
     SpanOptions,
     Spans,
 )
+from spangym.attention.features import digits, features, quality, state_id
 from spangym.attention.kernels import cpu_dense, cpu_windows, reference
-from spangym.attention.metrics import digits, features, quality, state_id
 
 from ..conftest import Golden
 
@@ -122,7 +122,9 @@ def test_both_kernels_agree_in_the_layer(
 ):
     action = torch.tensor([2, 5, 9])
     fast = layer.outcome(x, action)
-    monkeypatch.setattr("spangym.attention.adaptive_span.for_tensor", lambda _: reference.attend)
+    monkeypatch.setattr(
+        "spangym.attention.layers.adaptive_span.for_tensor", lambda _: reference.attend
+    )
     plain = layer.outcome(x, action)
     torch.testing.assert_close(fast.output, plain.output, rtol=1e-4, atol=1e-5)
     assert torch.equal(fast.visited_keys, plain.visited_keys)

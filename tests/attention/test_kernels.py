@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from spangym.attention import Spans
-from spangym.attention.kernels import Attended, Kernel, cpu, cpu_dense, flex, reference
-from spangym.attention.spans import SoftEdge
+from spangym.attention.geometry import SoftEdge
+from spangym.attention.kernels import cpu, cpu_dense, flex, reference
+from spangym.attention.kernels.refinement import Attended
+from spangym.attention.kernels.select import Kernel
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:flex_attention called without"),

@@ -24,8 +24,8 @@ from spangym.attention import (
     SpanOptions,
     TwoPathAttention,
 )
-from spangym.attention.heads import join_heads, split_heads
-from spangym.attention.metrics import features, token_mean
+from spangym.attention.features import features, token_mean
+from spangym.attention.layers.modules import join_heads, split_heads
 from spangym.attention.temperature import temperature
 
 LAYERS = pytest.mark.parametrize("kind", [IntegratedAttention, FocusAttention, HybridAttention])

@@ -4,14 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spangym.attention.metrics import (
-    digits,
-    features,
-    lag_correlations,
-    pool,
-    quality,
-    state_id,
-)
+from spangym.attention.features import digits, features, lag_correlations, pool, quality, state_id
 
 from ..conftest import Golden
 

@@ -11,11 +11,11 @@ from spangym.attention import (
     IntegratedAttention,
     SlidingWindowAttention,
     SpanOptions,
-    original_local,
 )
-from spangym.attention.heads import join_heads, split_heads
-from spangym.attention.original import OriginalAdaptiveUpdateAttention
-from spangym.attention.original_local import (
+from spangym.attention.layers.modules import join_heads, split_heads
+from spangym.attention.original import local_path as original_local
+from spangym.attention.original.layer import OriginalAdaptiveUpdateAttention
+from spangym.attention.original.local_path import (
     MENDABLE,
     OriginalSlidingWindowAttention,
     cut_attention,

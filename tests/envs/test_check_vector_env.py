@@ -16,8 +16,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from spangym.envs import ENVIRONMENTS, SpanControlEnv, SpanControlVectorEnv
-from spangym.envs.check_vector_env import check_vector_env
-from spangym.envs.encodings import ENCODINGS
+from spangym.envs.observations import ENCODINGS
+from spangym.envs.testing.check_vector_env import check_vector_env
 
 from .arguments import small
 

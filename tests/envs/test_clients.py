@@ -31,7 +31,8 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
 )
 
-from spangym.envs import Settings, SpanControlVecEnv, check_vector_env
+from spangym.envs import Settings, SpanControlVecEnv
+from spangym.envs.testing import check_vector_env
 
 NAME = "spangym.envs:spangym/SpanControl-v0"
 SMALL: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks": 2, "encoding": "box"}

@@ -14,8 +14,9 @@ import pytest
 import stable_baselines3.common.env_checker
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
-from spangym.envs import ENVIRONMENTS, SpanControlEnv, SpanControlVectorEnv, check_vector_env
-from spangym.envs.encodings import ENCODINGS
+from spangym.envs import ENVIRONMENTS, SpanControlEnv, SpanControlVectorEnv
+from spangym.envs.observations import ENCODINGS
+from spangym.envs.testing import check_vector_env
 
 from .arguments import UNTRAINED, small
 

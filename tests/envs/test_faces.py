@@ -12,7 +12,7 @@ import torch
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode
 
-from spangym.attention.metrics import digits, lag_correlations, state_id
+from spangym.attention.features import digits, lag_correlations, state_id
 from spangym.envs import (
     ENVIRONMENTS,
     SpanControlEnv,
@@ -20,7 +20,7 @@ from spangym.envs import (
     SpanControlVectorEnv,
     settings_for,
 )
-from spangym.envs.encodings import ENCODINGS
+from spangym.envs.observations import ENCODINGS
 
 from .arguments import UNTRAINED, small
 

@@ -15,15 +15,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spangym.envs.files import (
-    ArraySource,
-    AudioSource,
-    FilesSource,
-    open_files,
-)
-from spangym.envs.log_mel import HOP, MELS, RATE, WINDOW, log_mel, mel_bank
-from spangym.envs.open_source import check_source, open_source
-from spangym.envs.sources import LettersSource, MixtureSource, Source, Stream, TextSource
+from spangym.envs.data.dataset import LettersSource, MixtureSource, Source, Stream, TextSource
+from spangym.envs.data.dataset_registry import check_source, open_source
+from spangym.envs.data.files import ArraySource, AudioSource, FilesSource, open_files
+from spangym.envs.data.log_mel import HOP, MELS, RATE, WINDOW, log_mel, mel_bank
 
 Write = Callable[..., Path]
 

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spangym.attention import IntegratedAttention
-from spangym.attention.options import SpanOptions
+from spangym.attention.span_config import SpanOptions
 from spangym.envs import Settings, SpanControlEnv
-from spangym.envs.rendering import Band, Picture
+from spangym.envs.rendering.episode_renderer import Band, Picture
 
 from .arguments import UNTRAINED
 

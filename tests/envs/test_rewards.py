@@ -20,9 +20,9 @@ from spangym.envs import (
     settings_for,
     split_arguments,
 )
+from spangym.envs.data.dataset import NO_TARGET, NoiseSource, Source, Stream
+from spangym.envs.model.stack import BlockSizes, BlockStack
 from spangym.envs.rewards import REWARDS
-from spangym.envs.sources import NO_TARGET, NoiseSource, Source, Stream
-from spangym.envs.stack import BlockSizes, BlockStack
 
 TINY: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks": 2}
 BUDGET: dict[str, Any] = {"weights": "span-budget", "source": "mixed", "chunks": 2}

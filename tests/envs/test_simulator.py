@@ -8,8 +8,8 @@ import torch
 from gymnasium.utils import seeding
 
 from spangym.attention import IntegratedAttention, LayerCache
-from spangym.attention.metrics import digits, features, quality, state_id
-from spangym.attention.original_local import MENDABLE
+from spangym.attention.features import digits, features, quality, state_id
+from spangym.attention.original.local_path import MENDABLE
 from spangym.envs import Settings, Simulator, SpanControlEnv, SpanControlVecEnv
 
 SMALL: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks": 3}

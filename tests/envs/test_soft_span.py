@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from spangym.envs import SpanControlEnv, SpanControlVecEnv, SpanControlVectorEnv, settings_for
+from spangym.envs.model.stack import BlockStack
 from spangym.envs.registration import arguments_of
-from spangym.envs.stack import BlockStack
 
 from .arguments import UNTRAINED
 

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spangym.envs.open_source import SOURCES, open_source
-from spangym.envs.sources import (
+from spangym.envs.data.dataset import (
     NO_TARGET,
     LettersSource,
     MixtureSource,
@@ -18,6 +17,7 @@ from spangym.envs.sources import (
     Stream,
     TextSource,
 )
+from spangym.envs.data.dataset_registry import SOURCES, open_source
 
 NAMES = pytest.mark.parametrize("name", SOURCES)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from spangym.experiments.main import main
-from spangym.experiments.studies import Study
-from spangym.experiments.study_reading import parse_study
+from spangym.experiments.cli.entry import main
+from spangym.experiments.studies.load_study import parse_study
+from spangym.experiments.studies.study import Study
 
 TINY = """
 name = "tiny"

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from spangym.experiments.figures.panels import Panel, draw_alone
-from spangym.experiments.figures.results import Results
-from spangym.experiments.rows import Rows
+from spangym.experiments.analysis.results import Rows
+from spangym.experiments.plots.panels import Panel, draw_alone
+from spangym.experiments.plots.plot_data import Results
 
 from .synthetic import make_statistics
 

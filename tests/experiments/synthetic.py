@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from spangym.experiments.rows import Rows
-from spangym.experiments.statistics.analysis import Statistics, analyse
+from spangym.experiments.analysis.comparison_stats import Statistics, analyse
+from spangym.experiments.analysis.results import Rows
 
 FIXED = tuple(f"fixed:{action}" for action in range(10))
 REFERENCES = ("oracle", "threshold", "random", *FIXED)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy import stats
 
-from spangym.experiments.statistics import aggregates
-from spangym.experiments.statistics.intervals import (
+from spangym.experiments.analysis import aggregates
+from spangym.experiments.analysis.intervals import (
     Floats,
     Strata,
     bootstrap_interval,

@@ -8,11 +8,16 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from spangym.experiments.rows import Rows
-from spangym.experiments.statistics import aggregates
-from spangym.experiments.statistics.analysis import BEST_FIXED, THRESHOLDS, Statistics, analyse
-from spangym.experiments.statistics.intervals import student_interval
-from spangym.experiments.statistics.learning_speed import area_under_curve, sample_efficiency
+from spangym.experiments.analysis import aggregates
+from spangym.experiments.analysis.comparison_stats import (
+    BEST_FIXED,
+    THRESHOLDS,
+    Statistics,
+    analyse,
+)
+from spangym.experiments.analysis.intervals import student_interval
+from spangym.experiments.analysis.results import Rows
+from spangym.experiments.analysis.sample_efficiency import area_under_curve, sample_efficiency
 
 # Returns, by agent and training seed.
 Returns = Mapping[str, Sequence[float]]

@@ -10,13 +10,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from spangym.attention import IntegratedAttention
-from spangym.experiments import bench_attention, bench_envs, bench_experiments
-from spangym.experiments.bench import Row, make_bench_table, peak_memory, side_by_side
-from spangym.experiments.cli import app
-from spangym.experiments.defects import COLUMNS, Defect, measure_defects
-from spangym.experiments.errors import UserError
-from spangym.experiments.machine import usable_cores
-from spangym.experiments.studies import Study
+from spangym.experiments.benchmarks import bench_attention, bench_envs, bench_experiments
+from spangym.experiments.benchmarks.measure import Row, make_bench_table, peak_memory, side_by_side
+from spangym.experiments.benchmarks.original_defects import COLUMNS, Defect, measure_defects
+from spangym.experiments.cli.app import app
+from spangym.experiments.runner.hardware import usable_cores
+from spangym.experiments.studies.study import Study
+from spangym.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"

@@ -8,18 +8,18 @@ import torch
 from typer.testing import CliRunner
 
 from spangym.attention import IntegratedAttention
-from spangym.attention.frozen import load_controller
-from spangym.envs.encodings import ENCODINGS
-from spangym.experiments import bench_agents
-from spangym.experiments.attempt import prepare
-from spangym.experiments.bench_agents import OriginalRefiner
-from spangym.experiments.cli import app
-from spangym.experiments.errors import UserError
-from spangym.experiments.export import export
-from spangym.experiments.run_folder import RunFolder
-from spangym.experiments.studies import Study
-from spangym.experiments.trained import read_trial
-from spangym.experiments.trial import run_trial
+from spangym.attention.controllers.exported import load_controller
+from spangym.envs.observations import ENCODINGS
+from spangym.experiments.benchmarks import bench_agents
+from spangym.experiments.benchmarks.bench_agents import OriginalRefiner
+from spangym.experiments.cli.app import app
+from spangym.experiments.runner.run_job import prepare
+from spangym.experiments.studies.study import Study
+from spangym.experiments.trials.export_agent import export
+from spangym.experiments.trials.load_agent import read_trial
+from spangym.experiments.trials.run_dir import RunFolder
+from spangym.experiments.trials.train import run_trial
+from spangym.utils.errors import UserError
 
 from ..conftest import Golden
 

@@ -12,10 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from spangym.envs.open_source import open_source
-from spangym.experiments import bench_pilot
-from spangym.experiments.bench_pilot import VARIANTS, LocalAttention, in_turns, make_variant, read
-from spangym.experiments.bench_pilot_rows import (
+from spangym.envs.data.dataset_registry import open_source
+from spangym.experiments.benchmarks import bench_pilot
+from spangym.experiments.benchmarks.bench_pilot import (
+    VARIANTS,
+    LocalAttention,
+    in_turns,
+    make_variant,
+    read,
+)
+from spangym.experiments.benchmarks.long_inputs import (
     CHEAPER,
     FULL,
     TaskName,
@@ -24,14 +30,14 @@ from spangym.experiments.bench_pilot_rows import (
     make_long_inputs_table,
     make_row,
 )
-from spangym.experiments.cells import to_markdown
-from spangym.experiments.cli import app
-from spangym.experiments.errors import UserError
+from spangym.experiments.cli.app import app
 from spangym.experiments.pilot.attentions import PlainAttention
 from spangym.experiments.pilot.corpus import Corpus
 from spangym.experiments.pilot.models import count_parameters
-from spangym.experiments.pilot.plans import ModelEntry
-from spangym.experiments.pilot.spoken import SpokenSpeech, speak_corpus
+from spangym.experiments.pilot.pilot_study import ModelEntry
+from spangym.experiments.pilot.synthetic_speech import SpokenSpeech, speak_corpus
+from spangym.experiments.reports.tables import to_markdown
+from spangym.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 STORED = ROOT / "experiments" / "results" / "bench-pilot-cpu.json"

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from spangym.experiments.study_reading import parse_study
-from spangym.experiments.validation import compared
+from spangym.experiments.studies.load_study import parse_study
+from spangym.experiments.trials.replay import compared
 
 from .conftest import TINY, run_here, spangym, trial_folder
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from spangym.envs.stack import BlockSizes, BlockStack
-from spangym.envs.weights import to_bytes
+from spangym.envs.model.model_checkpoint import to_bytes
+from spangym.envs.model.stack import BlockSizes, BlockStack
 
 from .conftest import TINY, spangym
 

@@ -5,11 +5,11 @@ import pytest
 from matplotlib.text import Text
 from scipy import stats
 
-from spangym.experiments.figures.curves import reward_curves
-from spangym.experiments.figures.kinds import FIGURES
-from spangym.experiments.figures.labels import beside, spread
-from spangym.experiments.figures.lines import smoothed
-from spangym.experiments.figures.results import Results
+from spangym.experiments.plots.curve_utils import smoothed
+from spangym.experiments.plots.curves import reward_curves
+from spangym.experiments.plots.labels import beside, spread
+from spangym.experiments.plots.plot_data import Results
+from spangym.experiments.plots.plot_registry import FIGURES
 
 from .drawing import drawn, figure_of, line_of, results_of, texts, xs, ys
 from .synthetic import make_rows

@@ -7,12 +7,12 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
-from spangym.experiments.figures.costs import FRONT, pareto_front
-from spangym.experiments.figures.kinds import FIGURES
-from spangym.experiments.figures.panels import NothingToDraw
-from spangym.experiments.figures.results import Results
-from spangym.experiments.figures.spans import mean_spans
-from spangym.experiments.figures.style import FAINT, PAPER
+from spangym.experiments.plots.panels import NothingToDraw
+from spangym.experiments.plots.pareto import FRONT, pareto_front
+from spangym.experiments.plots.plot_data import Results
+from spangym.experiments.plots.plot_registry import FIGURES
+from spangym.experiments.plots.span_heatmap import mean_spans
+from spangym.experiments.plots.style import FAINT, PAPER
 
 from .drawing import drawn, figure_of, line_of, results_of, xs, ys
 from .synthetic import make_rows

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from matplotlib.figure import Figure
 
-from spangym.experiments.figures.files import inline_svg, save_figure
-from spangym.experiments.figures.kinds import FIGURES
-from spangym.experiments.figures.panels import NothingToDraw, draw_alone
-from spangym.experiments.figures.results import Results
-from spangym.experiments.figures.style import FAINT, INK, PAPER, compact, look_of, shortened
-from spangym.experiments.rows import Rows
+from spangym.experiments.analysis.results import Rows
+from spangym.experiments.plots.figure_files import inline_svg, save_figure
+from spangym.experiments.plots.panels import NothingToDraw, draw_alone
+from spangym.experiments.plots.plot_data import Results
+from spangym.experiments.plots.plot_registry import FIGURES
+from spangym.experiments.plots.style import FAINT, INK, PAPER, compact, look_of, shortened
 
 from .drawing import results_of, texts
 from .synthetic import make_rows

@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from spangym.experiments.attempt import is_locked, lock_of
-from spangym.experiments.events import Failed, Finished, Noted, Progress, Started
-from spangym.experiments.jobs import RESULT, PlacedJob
-from spangym.experiments.local_executor import LocalExecutor
-from spangym.experiments.studies import AgentEntry, Study, Trial
-from spangym.experiments.study_reading import resolve
+from spangym.experiments.runner.events import Failed, Finished, Noted, Progress, Started
+from spangym.experiments.runner.job import RESULT, PlacedJob
+from spangym.experiments.runner.local_executor import LocalExecutor
+from spangym.experiments.runner.run_job import is_locked, lock_of
+from spangym.experiments.studies.load_study import resolve
+from spangym.experiments.studies.study import AgentEntry, Study, Trial
 
 BROKEN = """
 class Raises:

@@ -10,14 +10,19 @@ import torch
 from typer.testing import CliRunner
 
 from spangym.envs import ENVIRONMENTS, SpanControlEnv
-from spangym.envs.recipes import RECIPES, Recipe
-from spangym.envs.stack import BlockSizes, BlockStack
-from spangym.envs.weights import load_stack, read_manifest, shipped_weights, to_bytes
-from spangym.experiments import pretraining
-from spangym.experiments.cli import app
-from spangym.experiments.errors import UserError
-from spangym.experiments.pretraining import describe, judge, pretrain, recipe_of
-from spangym.experiments.references import COLUMNS, References, measure_references
+from spangym.envs.model import pretrain as pretraining
+from spangym.envs.model.model_checkpoint import (
+    load_stack,
+    read_manifest,
+    shipped_weights,
+    to_bytes,
+)
+from spangym.envs.model.pretrain import describe, judge, pretrain, recipe_of
+from spangym.envs.model.pretrain_config import RECIPES, Recipe
+from spangym.envs.model.stack import BlockSizes, BlockStack
+from spangym.experiments.benchmarks.baselines import COLUMNS, References, measure_references
+from spangym.experiments.cli.app import app
+from spangym.utils.errors import UserError
 
 SIZES = BlockSizes(layers=1, dims=16, heads=2, ctx=32, win_size=4, max_span=36, hidden=16)
 SMALL = Recipe("letters", SIZES, steps=60, batch=8, learning_rate=1e-2)

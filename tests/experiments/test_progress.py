@@ -2,9 +2,9 @@ import io
 
 from rich.console import Console
 
-from spangym.experiments import events
-from spangym.experiments.progress import BarsView
-from spangym.experiments.studies import Study
+from spangym.experiments.runner import events
+from spangym.experiments.runner.progress import BarsView
+from spangym.experiments.studies.study import Study
 
 
 def test_a_bar_for_each_running_trial_and_one_for_the_whole(tiny: Study):

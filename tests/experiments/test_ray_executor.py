@@ -16,16 +16,16 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from spangym.experiments import ray_executor
-from spangym.experiments.attempt import is_locked, lock_of
-from spangym.experiments.cli_running import ExecutorName, make_executor
-from spangym.experiments.errors import UserError
-from spangym.experiments.events import Event, Failed, Finished, Noted, Progress, Started
-from spangym.experiments.local_executor import LocalExecutor
-from spangym.experiments.ray_executor import RayExecutor
-from spangym.experiments.studies import AgentEntry, Study, Trial
-from spangym.experiments.study_reading import resolve
-from spangym.experiments.trial import run_trial
+from spangym.experiments.cli.running import ExecutorName, make_executor
+from spangym.experiments.runner import ray_executor
+from spangym.experiments.runner.events import Event, Failed, Finished, Noted, Progress, Started
+from spangym.experiments.runner.local_executor import LocalExecutor
+from spangym.experiments.runner.ray_executor import RayExecutor
+from spangym.experiments.runner.run_job import is_locked, lock_of
+from spangym.experiments.studies.load_study import resolve
+from spangym.experiments.studies.study import AgentEntry, Study, Trial
+from spangym.experiments.trials.train import run_trial
+from spangym.utils.errors import UserError
 
 MINE = """
 import os

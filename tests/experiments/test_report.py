@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from spangym.experiments.pages import Facts
-from spangym.experiments.report import write_report
-from spangym.experiments.rows import Rows
+from spangym.experiments.analysis.results import Rows
+from spangym.experiments.reports.comparison_report import write_report
+from spangym.experiments.reports.html import Facts
 
 from .browser import BEYOND, SIZES, SMALLEST, launched, opened
 from .synthetic import make_rows, make_statistics

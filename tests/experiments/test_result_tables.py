@@ -5,16 +5,16 @@ import re
 
 import pytest
 
-from spangym.experiments.cells import to_latex, to_markdown
-from spangym.experiments.result_tables import (
+from spangym.experiments.analysis.comparison_stats import Statistics
+from spangym.experiments.analysis.results import Rows
+from spangym.experiments.reports.comparison_tables import (
     aggregate_table,
     difference_table,
     learning_table,
     summary_tables,
     to_csv,
 )
-from spangym.experiments.rows import Rows
-from spangym.experiments.statistics.analysis import Statistics
+from spangym.experiments.reports.tables import to_latex, to_markdown
 
 from .synthetic import make_rows, make_statistics
 

@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 import torch
 
-from spangym.agents.trees import read_tree
-from spangym.experiments.checkpoints import Checkpoints
-from spangym.experiments.studies import Study, Trial
-from spangym.experiments.study_reading import parse_study
-from spangym.experiments.trial import run_trial
+from spangym.experiments.studies.load_study import parse_study
+from spangym.experiments.studies.study import Study, Trial
+from spangym.experiments.trials.checkpoints import Checkpoints
+from spangym.experiments.trials.train import run_trial
+from spangym.utils.serialization import read_tree
 
 STUDY = """
 name = "killed"
@@ -71,7 +71,7 @@ def work(trial: Trial, folder: Path, connection: Any) -> None:
 def start(*job: Any) -> tuple[ForkServerProcess, multiprocessing.connection.Connection]:
     """A process that runs a trial; a fork server, lest each imports everything again."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["spangym.experiments.trial", __name__])
+    context.set_forkserver_preload(["spangym.experiments.trials.train", __name__])
     ours, theirs = context.Pipe()
     process = context.Process(target=work, args=(*job, theirs), daemon=True)
     process.start()

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from spangym.experiments.gathering import gather
-from spangym.experiments.run_folder import RunFolder
+from spangym.experiments.analysis.load_results import gather
+from spangym.experiments.trials.run_dir import RunFolder
 
 from .conftest import run_here, trial_folder
 

@@ -2,10 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from spangym.experiments.comparison import check_startable
-from spangym.experiments.errors import UserError
-from spangym.experiments.studies import Study
-from spangym.experiments.study_reading import change_study, load_study, parse_study, shipped_studies
+from spangym.experiments.reports.write_outputs import check_startable
+from spangym.experiments.studies.load_study import (
+    change_study,
+    load_study,
+    parse_study,
+    shipped_studies,
+)
+from spangym.experiments.studies.study import Study
+from spangym.utils.errors import UserError
 
 from .conftest import TINY
 

@@ -9,11 +9,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from spangym.agents import FixedAgent
 from spangym.envs import SpanControlEnv, SpanControlVecEnv
-from spangym.experiments.board import Board
-from spangym.experiments.evaluation import evaluate, measure_regret
-from spangym.experiments.recorder import Recorder
-from spangym.experiments.studies import Study
-from spangym.experiments.trial import run_trial, stream_seed
+from spangym.experiments.studies.study import Study
+from spangym.experiments.trials.evaluate import evaluate, measure_regret
+from spangym.experiments.trials.recorder import Recorder
+from spangym.experiments.trials.tensorboard import Board
+from spangym.experiments.trials.train import run_trial, stream_seed
 
 COLUMNS = [
     "step",

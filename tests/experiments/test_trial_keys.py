@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from spangym.experiments.contents import ContentHashes, key_of
-from spangym.experiments.studies import AgentEntry, EvaluationEntry, Study, Trial
+from spangym.experiments.runner.fingerprint import ContentHashes, key_of
+from spangym.experiments.studies.study import AgentEntry, EvaluationEntry, Study, Trial
 
 OWN = """
 class Mine:

@@ -7,12 +7,18 @@ from typing import Any
 
 import pytest
 
-from spangym.agents.loading import find_agent
-from spangym.experiments.errors import UserError
-from spangym.experiments.ranges import Range, flat, load_ranges, nested, shipped_ranges
-from spangym.experiments.studies import Study
-from spangym.experiments.study_reading import load_study
-from spangym.experiments.tuning import FIRST_SEED, best_of, make_search, run_search
+from spangym.agents.registry import find_agent
+from spangym.experiments.studies.load_study import load_study
+from spangym.experiments.studies.study import Study
+from spangym.experiments.tuning.search_space import (
+    Range,
+    flat,
+    load_ranges,
+    nested,
+    shipped_ranges,
+)
+from spangym.experiments.tuning.tune import FIRST_SEED, best_of, make_search, run_search
+from spangym.utils.errors import UserError
 
 from .conftest import TINY, spangym
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from spangym.envs import SpanControlEnv
-from spangym.experiments.main import main
+from spangym.experiments.cli.entry import main
 
 from .conftest import trial_folder
 

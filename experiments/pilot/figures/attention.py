@@ -8,11 +8,11 @@ from functools import partial
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgb
 
-from ...cells import written
-from ...figures.panels import WIDTH, NothingToDraw, Panel
-from ...figures.style import FAINT, SMALL, shortened
-from ..rows import AttentionPicture
-from .results import PilotResults
+from spangym.experiments.pilot.figures.results import PilotResults
+from spangym.experiments.pilot.pilot_rows import AttentionPicture
+from spangym.experiments.plots.panels import WIDTH, NothingToDraw, Panel
+from spangym.experiments.plots.style import FAINT, SMALL, shortened
+from spangym.experiments.reports.tables import written
 
 _MAP, _HEAD, _GAP, _LEFT, _FOOT = 144, 22, 20, 30, 18
 _COLOURS = LinearSegmentedColormap.from_list("weights", [(*to_rgb("#3592d8"), 0.0), "#3592d8"])

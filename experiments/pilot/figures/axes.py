@@ -5,8 +5,8 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ...figures.lines import heights, limits_of_lines
-from ...figures.style import compact
+from spangym.experiments.plots.curve_utils import heights, limits_of_lines
+from spangym.experiments.plots.style import compact
 
 _WIDE = 8.0
 """From this ratio of its ends on, an axis has ticks at 1, 2 and 5 of each power of ten."""

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ...figures.estimates import Estimate, estimate_panel
-from ...figures.panels import NothingToDraw, Panel, name_axes, records
-from ...figures.style import FAINT, PAPER, shortened
-from .axes import scale_errors
-from .curves import draw_curves, variant_curves
-from .results import PilotResults
+from spangym.experiments.pilot.figures.axes import scale_errors
+from spangym.experiments.pilot.figures.curves import draw_curves, variant_curves
+from spangym.experiments.pilot.figures.results import PilotResults
+from spangym.experiments.plots.estimates import Estimate, estimate_panel
+from spangym.experiments.plots.panels import NothingToDraw, Panel, name_axes, records
+from spangym.experiments.plots.style import FAINT, PAPER, shortened
 
 _TIMES = {"milliseconds": "Milliseconds an update", "seconds": "Seconds a training"}
 

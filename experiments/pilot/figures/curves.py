@@ -11,12 +11,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ...figures.labels import Floats
-from ...figures.lines import SeedCurves, common_grid, interpolated, limits_of_lines, smoothed
-from ...figures.panels import NothingToDraw, Panel, name_axes
-from ...figures.style import band_alpha
-from .axes import scale_errors
-from .results import PilotResults
+from spangym.experiments.pilot.figures.axes import scale_errors
+from spangym.experiments.pilot.figures.results import PilotResults
+from spangym.experiments.plots.curve_utils import (
+    SeedCurves,
+    common_grid,
+    interpolated,
+    limits_of_lines,
+    smoothed,
+)
+from spangym.experiments.plots.labels import Floats
+from spangym.experiments.plots.panels import NothingToDraw, Panel, name_axes
+from spangym.experiments.plots.style import band_alpha
 
 X_NAMES = {"steps": "updates of the model", "wall": "seconds of the training"}
 _MARKERS = 5

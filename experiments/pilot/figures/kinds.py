@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ...figures.kind import FigureKind
-from .attention import attention_panels
-from .costs import key_panels, runtime_panels
-from .curves import error_panels, loss_panels
-from .laws import law_panels
-from .results import PilotResults
-from .spans import by_span_panels, span_panels
+from spangym.experiments.pilot.figures.attention import attention_panels
+from spangym.experiments.pilot.figures.costs import key_panels, runtime_panels
+from spangym.experiments.pilot.figures.curves import error_panels, loss_panels
+from spangym.experiments.pilot.figures.laws import law_panels
+from spangym.experiments.pilot.figures.results import PilotResults
+from spangym.experiments.pilot.figures.spans import by_span_panels, span_panels
+from spangym.experiments.plots.spec import FigureKind
 
 _BANDS = (
     "Line: mean over training seeds, as far as all of them got. Band: 95 % interval of that mean, "

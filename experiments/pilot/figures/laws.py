@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 
-from ...figures.estimates import Estimate, estimate_panel
-from ...figures.panels import NothingToDraw, Panel, records
-from .results import PilotResults
+from spangym.experiments.pilot.figures.results import PilotResults
+from spangym.experiments.plots.estimates import Estimate, estimate_panel
+from spangym.experiments.plots.panels import NothingToDraw, Panel, records
 
 
 def law_panels(results: PilotResults) -> list[Panel]:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ...figures.style import Look, look_of, percent
-from ..measures import Measure
-from ..rows import PilotRows
-from ..summary import PilotSummary
+from spangym.experiments.pilot.metrics import Measure
+from spangym.experiments.pilot.pilot_rows import PilotRows
+from spangym.experiments.pilot.summary import PilotSummary
+from spangym.experiments.plots.style import Look, look_of, percent
 
 PilotAxis = Literal["steps", "wall"]
 

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ...figures.labels import spread
-from ...figures.panels import NothingToDraw, Panel, name_axes, records
-from ...figures.style import FAINT, LINES, SMALL, Look, band_alpha
-from .axes import scale_errors
-from .curves import X_NAMES, VariantCurves, variant_curves
-from .results import PilotResults
+from spangym.experiments.pilot.figures.axes import scale_errors
+from spangym.experiments.pilot.figures.curves import X_NAMES, VariantCurves, variant_curves
+from spangym.experiments.pilot.figures.results import PilotResults
+from spangym.experiments.plots.labels import spread
+from spangym.experiments.plots.panels import NothingToDraw, Panel, name_axes, records
+from spangym.experiments.plots.style import FAINT, LINES, SMALL, Look, band_alpha
 
 _HEIGHT, _RIGHT, _LABEL_HEIGHT = 220, 56, 12
 

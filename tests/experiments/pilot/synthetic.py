@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spangym.experiments.pilot.rows import AttentionPicture, PilotRows
-from spangym.experiments.studies import slug
+from spangym.experiments.pilot.pilot_rows import AttentionPicture, PilotRows
+from spangym.experiments.studies.study import slug
 
 LONGER, SHORTER = "hybrid sharper-for-longer", "hybrid sharper-for-shorter"
 PLAIN = ("standard", "standard 2H")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spangym.envs.log_mel import RATE
+from spangym.envs.data.log_mel import RATE
 from spangym.experiments.pilot.augmentation import add_noise, mask_frames, reverberate
 
 

@@ -6,8 +6,8 @@ import itertools
 import numpy as np
 import pytest
 
-from spangym.envs.log_mel import HOP, RATE, log_mel
-from spangym.envs.sources import NO_TARGET
+from spangym.envs.data.dataset import NO_TARGET
+from spangym.envs.data.log_mel import HOP, RATE, log_mel
 from spangym.experiments.pilot.corpus import (
     BLANK,
     NOISE_FLOOR,

@@ -6,8 +6,14 @@ import time
 import numpy as np
 import pytest
 
-from spangym.envs.log_mel import RATE, log_mel
-from spangym.experiments.pilot.espeak import ACCENTS, SPEAKERS, Line, Synthesiser, speak_afresh
+from spangym.envs.data.log_mel import RATE, log_mel
+from spangym.experiments.pilot.speech_synthesizer import (
+    ACCENTS,
+    SPEAKERS,
+    Line,
+    Synthesiser,
+    speak_afresh,
+)
 
 TEXT = "set the alarm for seven"
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spangym.experiments.pilot.corpus import BLANK
-from spangym.experiments.pilot.deciding import Decider, FixedDecides
+from spangym.experiments.pilot.evaluate_model import read
 from spangym.experiments.pilot.models import (
     ControlledStack,
     PilotModel,
@@ -14,8 +14,8 @@ from spangym.experiments.pilot.models import (
     count_parameters,
     make_model,
 )
-from spangym.experiments.pilot.plans import VariantEntry
-from spangym.experiments.pilot.reading import read
+from spangym.experiments.pilot.pilot_study import VariantEntry
+from spangym.experiments.pilot.span_policies import Decider, FixedDecides
 
 from .plans import tiny_plan
 

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from spangym.experiments.pilot import gathering
+from spangym.experiments.pilot import pilot_gathering as gathering
 from spangym.experiments.pilot.pilot_folder import PilotFolder
-from spangym.experiments.pilot.rows import PilotRows
+from spangym.experiments.pilot.pilot_rows import PilotRows
 
 from ..conftest import run_here
 from .plans import tiny_plan

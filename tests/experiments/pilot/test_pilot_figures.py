@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
-from spangym.experiments.figures.panels import NothingToDraw, Panel
-from spangym.experiments.figures.style import PAPER
-from spangym.experiments.pilot.drawing import draw_pilot_figures, write_pilot_tables
-from spangym.experiments.pilot.figures import PILOT_FIGURES, PilotAxis, PilotResults
-from spangym.experiments.pilot.rows import PilotRows
+from spangym.experiments.pilot.figures.kinds import PILOT_FIGURES
+from spangym.experiments.pilot.figures.results import PilotAxis, PilotResults
+from spangym.experiments.pilot.pilot_drawing import draw_pilot_figures, write_pilot_tables
+from spangym.experiments.pilot.pilot_rows import PilotRows
 from spangym.experiments.pilot.summary import summarise_pilot
+from spangym.experiments.plots.panels import NothingToDraw, Panel
+from spangym.experiments.plots.style import PAPER
 
 from ..drawing import drawn, line_of, texts, xs, ys
 from .synthetic import AGENTS, FAILED, LAWS, LONGER, SHORTER, STOPPED, VARIANTS, column, make_pilot

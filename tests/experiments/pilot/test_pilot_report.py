@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from spangym.experiments.pages import Facts
-from spangym.experiments.pilot.report import write_pilot_report
-from spangym.experiments.pilot.rows import PilotRows
+from spangym.experiments.pilot.pilot_report import write_pilot_report
+from spangym.experiments.pilot.pilot_rows import PilotRows
 from spangym.experiments.pilot.summary import summarise_pilot
+from spangym.experiments.reports.html import Facts
 
 from ..browser import BEYOND, SIZES, SMALLEST, launched, opened
 from .synthetic import AGENTS, LAWS, VARIANTS, make_pilot

@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from spangym.experiments.errors import UserError
-from spangym.experiments.pilot.plan_reading import (
+from spangym.experiments.pilot.load_pilot_study import (
     change_plan,
     load_plan,
     load_task_plan,
@@ -12,6 +11,7 @@ from spangym.experiments.pilot.plan_reading import (
     resolve,
     shipped_plans,
 )
+from spangym.utils.errors import UserError
 
 from .plans import TINY, tiny_plan
 

@@ -8,10 +8,10 @@ import pytest
 import soundfile
 from scipy.signal import resample_poly
 
-from spangym.envs.log_mel import HOP, RATE
+from spangym.envs.data.log_mel import HOP, RATE
 from spangym.experiments.pilot.corpus import Corpus
-from spangym.experiments.pilot.espeak import Synthesiser
 from spangym.experiments.pilot.recordings import read_recordings
+from spangym.experiments.pilot.speech_synthesizer import Synthesiser
 
 TEXTS = ("one two", "go left", "call nine", "stop the music", "open the door", "volume up five")
 VOICES = {"anna": "en-us+f2", "ben": "en+m3", "cleo": "en-029+f5"}

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from spangym.envs.log_mel import HOP
-from spangym.experiments.pilot import spoken
+from spangym.envs.data.log_mel import HOP
+from spangym.experiments.pilot import synthetic_speech as spoken
 from spangym.experiments.pilot.augmentation import add_noise
 from spangym.experiments.pilot.corpus import Corpus
-from spangym.experiments.pilot.espeak import SPEAKERS, Synthesiser
-from spangym.experiments.pilot.sentences import Sentences
-from spangym.experiments.pilot.spoken import SpokenSpeech, speak_corpus
+from spangym.experiments.pilot.grammar import Sentences
+from spangym.experiments.pilot.speech_synthesizer import SPEAKERS, Synthesiser
+from spangym.experiments.pilot.synthetic_speech import SpokenSpeech, speak_corpus
 
 SMALL = SpokenSpeech(
     seed=3,

@@ -7,15 +7,15 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from spangym.experiments.pilot.rows import PilotRows
-from spangym.experiments.pilot.summary import summarise_pilot
-from spangym.experiments.pilot.tables import (
+from spangym.experiments.pilot.pilot_rows import PilotRows
+from spangym.experiments.pilot.pilot_tables import (
     by_span_tables,
     difference_table,
     pilot_csv,
     pilot_table,
     render_pilot_tables,
 )
+from spangym.experiments.pilot.summary import summarise_pilot
 
 from .synthetic import (
     AGENTS,

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from spangym.experiments.pilot.corpus import BLANK, Corpus, decode
+from spangym.experiments.pilot.model_training import Training
 from spangym.experiments.pilot.models import MELS, STRIDE, SpeechModel, make_model
-from spangym.experiments.pilot.spoken import SpokenSpeech, speak_corpus
-from spangym.experiments.pilot.tasks import SpeechTask, TextTask, batch_generators, draw
-from spangym.experiments.pilot.training import Training
+from spangym.experiments.pilot.pilot_tasks import SpeechTask, TextTask, batch_generators, draw
+from spangym.experiments.pilot.synthetic_speech import SpokenSpeech, speak_corpus
 
 from .plans import tiny_plan
 

@@ -14,15 +14,15 @@ from safetensors.torch import load_file
 
 from spangym.agents import DeepAgent
 from spangym.attention import ACTIONS
-from spangym.experiments.checkpoints import Checkpoints
-from spangym.experiments.pilot.course import Course
-from spangym.experiments.pilot.deciding import Decider
+from spangym.experiments.pilot.attention_maps import read_pictures
+from spangym.experiments.pilot.evaluate_model import judge
+from spangym.experiments.pilot.model_training import TABLES, Training, give_refiners
 from spangym.experiments.pilot.models import PilotModel, make_model
-from spangym.experiments.pilot.pictures import read_pictures
-from spangym.experiments.pilot.plans import VariantEntry
-from spangym.experiments.pilot.reading import judge
-from spangym.experiments.pilot.tasks import TextTask
-from spangym.experiments.pilot.training import TABLES, Training, give_refiners
+from spangym.experiments.pilot.pilot_study import VariantEntry
+from spangym.experiments.pilot.pilot_tasks import TextTask
+from spangym.experiments.pilot.span_policies import Decider
+from spangym.experiments.pilot.trainer import Course
+from spangym.experiments.trials.checkpoints import Checkpoints
 
 from .plans import tiny_plan
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from spangym.agents.trees import from_bytes, to_bytes
 from spangym.attention import Outcome
 from spangym.envs import split_arguments
-from spangym.experiments.pilot.deciding import Decider
-from spangym.experiments.pilot.learner import Learner
+from spangym.experiments.pilot.evaluate_model import read
+from spangym.experiments.pilot.model_optimizer import Learner
 from spangym.experiments.pilot.models import ControlledStack, PilotModel, make_model
-from spangym.experiments.pilot.reading import read
-from spangym.experiments.pilot.tasks import TextTask, batch_generators, draw
-from spangym.experiments.pilot.training_env import TRAINING_REWARDS, TrainingVecEnv
+from spangym.experiments.pilot.online_env import TRAINING_REWARDS, TrainingVecEnv
+from spangym.experiments.pilot.pilot_tasks import TextTask, batch_generators, draw
+from spangym.experiments.pilot.span_policies import Decider
+from spangym.utils.serialization import from_bytes, to_bytes
 
 from .plans import tiny_plan
 

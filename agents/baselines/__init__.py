@@ -1,0 +1,1 @@
+"""Non-learning baselines and oracles."""

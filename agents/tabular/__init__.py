@@ -1,0 +1,1 @@
+"""Tabular Q-learning: the original Refiner and its variants."""

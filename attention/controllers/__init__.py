@@ -1,0 +1,1 @@
+"""What sets the span of a layer: the protocol and exported policies."""

@@ -1,0 +1,1 @@
+"""Attention layers whose span is set for each sequence."""

@@ -1,0 +1,260 @@
+"""Attention limited to a span, on queries, keys and values that are handed in."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from spangym.attention.attention_stats import AttentionStats, attention_statistics
+from spangym.attention.geometry import SoftEdge, Spans
+from spangym.attention.kernels.reference import attention_weights, score_bias
+from spangym.attention.kernels.refinement import Attended
+from spangym.attention.kernels.select import for_tensor
+from spangym.attention.layers.modules import join_heads, split_heads
+from spangym.attention.span_config import SpanOptions, check_rules, check_whole_numbers
+from spangym.attention.temperature import temperature
+from spangym.attention.validation import check_lengths, check_mask, check_values
+
+
+class LocalPass(NamedTuple):
+    """What span-limited attention did.
+
+    Attributes:
+        output: Shape (lanes, queries, dims); zero where a lane is off.
+        spans: Window and span of each lane.
+        visited_keys: Query-key pairs scored, over all passes, shape (lanes,), int64. It counts the
+            pairs that the result needs; a kernel that works in tiles may touch some more.
+        focus_steps: Passes that the slowest query of each lane took, shape (lanes,), int64.
+        stats: Statistics of the attention weights, if asked for.
+    """
+
+    output: Tensor
+    spans: Spans
+    visited_keys: Tensor
+    focus_steps: Tensor
+    stats: AttentionStats | None = None
+
+
+class AdaptiveSpan(nn.Module):
+    """One span-limited attention on given queries, keys and values; it has no parameters.
+
+    Queries are cut in windows of ``max(1, int(win_size · m))`` tokens; a window sees the keys from
+    ``S - w`` before it to ``S`` after its beginning, ``S = max(1, int(max_span · m))``. Scores are
+    ``q·k / (sqrt(head size) · T)`` with the temperature ``T`` of the chosen law.
+
+    With ``soft_span`` the edge of the interval fades out, so that the span scale gets a gradient
+    (Sukhbaatar et al., Adaptive Attention Span in Transformers, 2019): see
+    `spangym.attention.geometry.SoftEdge`.
+
+    Args:
+        head: Number of heads.
+        options: Spans, temperature and causality.
+
+    Example:
+        >>> attention = AdaptiveSpan(2, SpanOptions(win_size=4, max_span=8))
+        >>> q = torch.randn(3, 10, 16, generator=torch.Generator().manual_seed(0))
+        >>> done = attention(q, q, q, torch.tensor([0.0, 0.5, 1.0]))
+        >>> done.spans.span.tolist(), done.output[0].abs().max().item()
+        ([0, 4, 8], 0.0)
+    """
+
+    def __init__(self, head: int, options: SpanOptions) -> None:
+        super().__init__()
+        check_whole_numbers(head=head)
+        check_rules([(head >= 1, f"head must be at least 1, got {head}")])
+        self.head = head
+        self.options = options
+
+    def temperature(self, scale: Tensor) -> Tensor:
+        """Temperature of each lane at its span scale, shape (lanes,)."""
+        return temperature(scale, self.options.sharpen, self.options.temp_scale)
+
+    def spans(
+        self,
+        scale: Tensor,
+        query_lengths: Tensor | None = None,
+        key_lengths: Tensor | None = None,
+        *,
+        crossed: bool = False,
+    ) -> Spans:
+        """What each query sees at the lanes' span scales, shape (lanes,).
+
+        Args:
+            scale: Span scale of each lane, shape (lanes,), in [0, 1].
+            query_lengths: Queries of each lane that are no padding, shape (lanes,), integers.
+            key_lengths: The same of the keys.
+            crossed: Whether keys come from another sequence, which has no future to be hidden.
+        """
+        options = self.options
+        spans = Spans.from_scale(
+            scale,
+            win_size=options.win_size,
+            max_span=options.max_span,
+            max_dist=options.max_dist,
+        )
+        edge = None
+        if options.soft_span:
+            reach = (scale.float() * options.max_span).clamp_max(options.max_dist)
+            edge = SoftEdge(reach, options.ramp)
+        return dataclasses.replace(
+            spans,
+            causal=options.causal and not crossed,
+            singly=options.causal,
+            query_lengths=query_lengths,
+            key_lengths=key_lengths,
+            edge=edge,
+        )
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: Tensor,
+        *,
+        mask: Tensor | None = None,
+        lengths: Tensor | None = None,
+        key_lengths: Tensor | None = None,
+        return_stats: bool = False,
+    ) -> LocalPass:
+        """Attend within the intervals that the span scales give.
+
+        Args:
+            q: Queries, shape (lanes, queries, dims).
+            k: Keys, shape (lanes, keys, dims).
+            v: Values, same shape. Handing in the same tensor saves work.
+            scale: Span scale of each lane, shape (lanes,), in [0, 1]; 0 turns a lane off.
+            mask: Boolean (True: may be seen) or added to the scores; broadcastable to (lanes,
+                heads, queries, keys).
+            lengths: Queries of each lane that are no padding, shape (lanes,), integers.
+            key_lengths: The same of the keys.
+            return_stats: Whether to give statistics of the attention weights.
+
+        Returns:
+            The output with its spans and its price.
+
+        Raises:
+            ValueError: Shapes do not fit one another, or values on the host are out of bounds.
+        """
+        spans = self.spans(scale, lengths, key_lengths)
+        return self._attend(q, k, v, scale, spans, mask, 1, return_stats)
+
+    def weights(
+        self,
+        q: Tensor,
+        k: Tensor,
+        scale: Tensor,
+        *,
+        mask: Tensor | None = None,
+        lengths: Tensor | None = None,
+        key_lengths: Tensor | None = None,
+    ) -> Tensor:
+        """The attention weights, shape (lanes, heads, queries, keys); arguments as in `forward`."""
+        spans = self.spans(scale, lengths, key_lengths)
+        return self._weights(q, k, k, scale, spans, mask, 1)
+
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: Tensor,
+        spans: Spans,
+        mask: Tensor | None,
+        steps: int,
+        return_stats: bool,
+    ) -> LocalPass:
+        attended, key, value = self._attended(q, k, v, scale, spans, mask, steps, return_stats)
+        first, end = spans.intervals(q.shape[1], k.shape[1])
+        visited = ((end - first) * attended.passes).sum(-1)
+        focus_steps = attended.passes.amax(-1)
+        stats = None
+        if return_stats:
+            figures = attention_statistics(attended, key, value, spans, mask)
+            stats = AttentionStats(spans.window, spans.span, visited, focus_steps, *figures)
+        return LocalPass(join_heads(attended.output), spans, visited, focus_steps, stats)
+
+    def _weights(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: Tensor,
+        spans: Spans,
+        mask: Tensor | None,
+        steps: int,
+    ) -> Tensor:
+        attended, key, _ = self._attended(q, k, v, scale, spans, mask, steps, details=True)
+        assert attended.last_query is not None
+        query = attended.last_query
+        return attention_weights(query, key, score_bias(query, key, spans, mask))
+
+    def _attended(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: Tensor,
+        spans: Spans,
+        mask: Tensor | None,
+        steps: int,
+        details: bool,
+    ) -> tuple[Attended, Tensor, Tensor]:
+        """What the kernel gives, and the keys and values, by heads, that it was given."""
+        self._check(q, k, v, scale, mask, spans)
+        query, key, value, inverse_temperature = self._prepared(q, k, v, scale)
+        attended = for_tensor(query)(
+            query,
+            key,
+            value,
+            spans,
+            mask=mask,
+            steps=steps,
+            inverse_temperature=inverse_temperature,
+            details=details,
+        )
+        return attended, key, value
+
+    def _prepared(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Queries, keys and values by heads, and the inverse temperature of each lane."""
+        kind = q.dtype
+        if torch.is_autocast_enabled(q.device.type):
+            kind = torch.get_autocast_dtype(q.device.type)
+        key = split_heads(k, self.head).to(kind)
+        value = key if v is k else split_heads(v, self.head).to(kind)
+        if self.options.scale_weights:
+            # A lane that is off has no weights to be scaled.
+            # A span is at least a token, whatever its scale.
+            least = 1 / self.options.max_span
+            factor = torch.where(scale > 0, scale.clamp_min(least), 1).reciprocal()
+            value = value * factor.to(kind)[:, None, None, None]
+        precise = scale.to(torch.promote_types(scale.dtype, torch.float32))
+        inverse_temperature = self.temperature(precise).reciprocal()
+        return split_heads(q, self.head).to(kind), key, value, inverse_temperature
+
+    def _check(
+        self, q: Tensor, k: Tensor, v: Tensor, scale: Tensor, mask: Tensor | None, spans: Spans
+    ) -> None:
+        if q.ndim != 3 or 0 in q.shape or q.shape[-1] % self.head:
+            raise ValueError(
+                f"q has shape {tuple(q.shape)}; it must be (lanes, queries, dims), none of them 0, "
+                f"with dims a multiple of the {self.head} heads"
+            )
+        if k.ndim != 3 or k.shape[::2] != q.shape[::2] or k.shape[1] == 0 or v.shape != k.shape:
+            raise ValueError(
+                f"k and v have shapes {tuple(k.shape)} and {tuple(v.shape)}; both must be "
+                f"({q.shape[0]}, keys, {q.shape[2]}) with at least one key"
+            )
+        if scale.shape != q.shape[:1]:
+            raise ValueError(
+                f"scale has shape {tuple(scale.shape)}; it must be ({q.shape[0]},), one a lane"
+            )
+        check_values("scale", scale, 0, 1)
+        check_mask(mask, (q.shape[0], self.head, q.shape[1], k.shape[1]))
+        check_lengths("lengths", spans.query_lengths, q.shape[0], q.shape[1])
+        check_lengths("key_lengths", spans.key_lengths, q.shape[0], k.shape[1])

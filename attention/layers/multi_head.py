@@ -1,0 +1,104 @@
+"""Plain multi-head attention: the global path of layers that keep no cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from spangym.attention.kernels.reference import additive, attention_weights
+from spangym.attention.layers.modules import AttentionCombiner, ProjectionModule
+from spangym.attention.span_config import check_sizes
+from spangym.attention.validation import check_lengths, check_mask
+
+
+class MultiHeadAttention(nn.Module):
+    """Full multi-head attention. Scores are scaled once, by ``1 / sqrt(head size)``.
+
+    Args:
+        dims: Width of input and output.
+        head: Number of heads; divides ``dims``.
+        causal: Whether a token sees none after it; of another sequence, ``xa``, it sees all.
+    """
+
+    def __init__(self, dims: int, head: int, causal: bool = False) -> None:
+        super().__init__()
+        check_sizes(1, dims, head)
+        self.causal = causal
+        self.query_module = ProjectionModule(dims, head)
+        self.key_module = ProjectionModule(dims, head)
+        self.value_module = ProjectionModule(dims, head)
+        self.combiner = AttentionCombiner(dims)
+
+    def forward(
+        self,
+        x: Tensor,
+        xa: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        key_lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Attend over the whole sequence.
+
+        Args:
+            x: Where queries come from, shape (lanes, queries, dims).
+            xa: Where keys and values come from, shape (lanes, keys, dims); ``x`` if None.
+            mask: Boolean (True: may be seen) or added to the scores; broadcastable to (lanes,
+                heads, queries, keys).
+            key_lengths: Keys of each lane that are no padding, shape (lanes,), integers.
+
+        Returns:
+            Shape (lanes, queries, dims).
+        """
+        source = x if xa is None else xa
+        key, value = self.key_module(source), self.value_module(source)
+        causal = self.causal and xa is None
+        return self._attended(self.query_module(x), key, value, mask, key_lengths, causal)
+
+    def weights(
+        self,
+        x: Tensor,
+        xa: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        key_lengths: Tensor | None = None,
+    ) -> Tensor:
+        """The attention weights, shape (lanes, heads, queries, keys); arguments as in `forward`."""
+        query, key = self.query_module(x), self.key_module(x if xa is None else xa)
+        bias = self._bias(query, key, mask, key_lengths, self.causal and xa is None)
+        return attention_weights(query, key, query.new_zeros(1) if bias is None else bias)
+
+    def _attended(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        key_lengths: Tensor | None,
+        causal: bool,
+    ) -> Tensor:
+        attend = nn.functional.scaled_dot_product_attention
+        if mask is None and key_lengths is None:
+            return self.combiner(attend(query, key, value, is_causal=causal))
+        bias = self._bias(query, key, mask, key_lengths, causal)
+        return self.combiner(attend(query, key, value, attn_mask=bias))
+
+    def _bias(
+        self,
+        query: Tensor,
+        key: Tensor,
+        mask: Tensor | None,
+        key_lengths: Tensor | None,
+        causal: bool,
+    ) -> Tensor | None:
+        """What is added to the scores, broadcastable to (lanes, heads, queries, keys)."""
+        check_mask(mask, (*query.shape[:3], key.shape[2]))
+        check_lengths("key_lengths", key_lengths, len(query), key.shape[2])
+        parts = [] if mask is None else [mask]
+        positions = torch.arange(key.shape[-2], device=key.device)
+        if key_lengths is not None:
+            parts.append((positions < key_lengths[:, None])[:, None, None])
+        if causal:
+            queries = torch.arange(query.shape[-2], device=key.device)
+            parts.append(positions <= queries[:, None])
+        biases = [additive(part, query.dtype) for part in parts]
+        return sum(biases[1:], start=biases[0]) if biases else None

@@ -1,0 +1,1 @@
+"""The original layers, defects included."""

@@ -1,0 +1,17 @@
+from .core import Simulator as Simulator
+from .core import Step as Step
+from .data.dataset import Source as Source
+from .data.dataset import Stream as Stream
+from .env_config import Parts as Parts
+from .env_config import Settings as Settings
+from .env_config import settings_for as settings_for
+from .env_config import split_arguments as split_arguments
+from .model.stack import Stack as Stack
+from .registration import ENVIRONMENTS as ENVIRONMENTS
+from .registration import register_environments as register_environments
+from .rewards import Decided as Decided
+from .rewards import Reward as Reward
+from .sb3_vec_env import SpanControlVecEnv as SpanControlVecEnv
+from .span_control import SpanControlEnv as SpanControlEnv
+from .testing.check_vector_env import check_vector_env as check_vector_env
+from .vector_env import SpanControlVectorEnv as SpanControlVectorEnv

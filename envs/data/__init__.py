@@ -1,0 +1,1 @@
+"""Datasets that episodes are drawn from."""

@@ -1,0 +1,332 @@
+"""Streams from the user's own files: bytes, arrays and audio."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.lib.npyio import NpzFile
+from numpy.typing import NDArray
+from scipy.signal import resample_poly
+
+from spangym.envs.data.dataset import SPLITS, Source, Stream, cut, draw_passage, sha256
+from spangym.envs.data.log_mel import RATE, log_mel
+from spangym.utils.suggestions import did_you_mean
+
+ARRAYS = (".npy", ".npz")
+AUDIO = (".flac", ".ogg", ".wav")
+
+Sequences = Iterable[tuple[str, NDArray[Any]]]
+"""Kinds, each with bytes, uint8 of shape (tokens,), or frames, float32 of shape (tokens,
+channels)."""
+
+
+def open_files(path: str | Path, split: str) -> Source:
+    """Make the source that reads a file or folder, by the files' suffixes.
+
+    ``.npy`` and ``.npz`` are arrays; ``.wav``, ``.flac`` and ``.ogg`` are audio; all else is bytes.
+
+    Args:
+        path: The file or folder.
+        split: ``train`` or ``evaluation``.
+
+    Raises:
+        ValueError: There is no such file, it cannot be read, or a folder holds files of more than
+            one of these.
+    """
+    examples = {_reader(each): name for name, each in reversed(_files(path))}
+    if len(examples) > 1:
+        raise ValueError(
+            f"folder {_quoted(path)} must hold arrays, audio or other files, not several of these: "
+            f"separate {' and '.join(repr(name) for name in sorted(examples.values()))}"
+        )
+    (reader,) = examples
+    return reader(path, split)
+
+
+class _SequencesSource(Source):
+    """Each stream comes from one sequence, at odds that go with its length, from a random place.
+
+    Sequences that are too short are left out where others are long enough.
+    """
+
+    def __init__(self, name: str, split: str, sequences: Sequences) -> None:
+        self._sequences = tuple(sequences)
+        self._lengths = np.array([len(sequence) for _, sequence in self._sequences])
+        self._name = f"the {split} split of {name}"
+        if not self._lengths.any():
+            raise ValueError(f"{name} must be longer: its {split} split holds no tokens")
+        for _, sequence in self._sequences:
+            sequence.flags.writeable = False
+        self.channels = self._sequences[0][1].shape[1] if self._sequences[0][1].ndim > 1 else 0
+
+    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+        """Draw a stream from one of the sequences.
+
+        Raises:
+            ValueError: All of them are shorter than that.
+        """
+        tokens = chunks * ctx
+        odds = np.where(self._lengths >= tokens, self._lengths, 0)
+        if odds.any():
+            index = generator.choice(len(odds), p=odds / odds.sum())
+        else:
+            index = self._lengths.argmax()
+        kind, sequence = self._sequences[index]
+        name = f"{self._name} at its longest, {kind!r},"
+        passage = draw_passage(generator, sequence, tokens, name)
+        return Stream(passage.reshape(chunks, ctx, *sequence.shape[1:]), (kind,) * chunks)
+
+    def content_hashes(self) -> dict[str, str]:
+        """SHA-256 of the sequences that are read, by kind."""
+        kinds: dict[str, list[NDArray[Any]]] = {}
+        for kind, sequence in self._sequences:
+            kinds.setdefault(kind, []).append(sequence)
+        return {kind: sha256(np.concatenate(parts)) for kind, parts in kinds.items()}
+
+
+class FilesSource(_SequencesSource):
+    """A file, or all files below a folder but hidden ones, as bytes.
+
+    The first four fifths of each file are for training, the last fifth for evaluation. A chunk's
+    kind is the name of its file, within the folder.
+
+    Args:
+        path: The file or folder.
+        split: ``train`` or ``evaluation``.
+
+    Raises:
+        ValueError: There is no such file, it cannot be read, or there is nothing in it.
+
+    Example:
+        >>> source = FilesSource(__file__, "train")
+        >>> stream = source.stream(np.random.default_rng(0), 2, 40)
+        >>> stream.kinds, stream.content.shape, stream.content.dtype
+        (('files.py', 'files.py'), (2, 40), dtype('uint8'))
+    """
+
+    def __init__(self, path: str | Path, split: str) -> None:
+        parts = ((name, _part(_read_bytes(each), split)) for name, each in _files(path))
+        super().__init__(_quoted(path), split, parts)
+
+
+class ArraySource(_SequencesSource):
+    """Arrays: 1-D integers in 0..255 are bytes, floating (tokens, channels) are frames.
+
+    Floating (sequences, tokens, channels) are several sequences. The first four fifths of the
+    tokens of each are for training, the last fifth for evaluation. A chunk's kind is the name of
+    its array: its file's name for ``.npy``, the array's own in an ``.npz``, both in a folder of
+    them, ``array`` for one handed in.
+
+    Args:
+        array: An array or tensor, which is copied, an ``.npy`` or ``.npz`` file, or a folder of
+            them.
+        split: ``train`` or ``evaluation``.
+
+    Raises:
+        ValueError: There is no such file, it cannot be read, or an array has another shape or
+            dtype, holds NaN or infinite numbers, or other channels than the first.
+
+    Example:
+        >>> frames = np.linspace(0, 1, 30).reshape(10, 3)
+        >>> source = ArraySource(frames, "train")
+        >>> stream = source.stream(np.random.default_rng(0), 2, 4)
+        >>> stream.kinds, stream.content.shape, stream.content.dtype
+        (('array', 'array'), (2, 4, 3), dtype('float32'))
+    """
+
+    def __init__(self, array: str | Path | NDArray[Any] | torch.Tensor, split: str) -> None:
+        if isinstance(array, str | Path):
+            name, arrays = _quoted(array), _read_arrays(array)
+        else:
+            name, arrays = "the array", iter([("array", "the array", array)])
+        sequences = [
+            (kind, where, _part(sequence, split))
+            for kind, where, content in arrays
+            for sequence in _as_sequences(content, where)
+        ]
+        for _, where, sequence in sequences:
+            first = sequences[0]
+            if sequence.shape[1:] != first[2].shape[1:]:
+                raise ValueError(
+                    f"{where} holds {_form(sequence)}, {first[1]} {_form(first[2])}: "
+                    "the arrays of a source must be alike"
+                )
+        super().__init__(name, split, ((kind, sequence) for kind, _, sequence in sequences))
+
+
+class AudioSource(_SequencesSource):
+    """Audio files as log-mel frames, 100 a second, each of 80 channels.
+
+    They are those that Whisper reads (Radford et al., "Robust Speech Recognition via Large-Scale
+    Weak Supervision", 2022): mono at 16 kHz, Hann windows of 25 ms each 10 ms, centred and
+    reflected at the ends, power in 80 mel bands, log10 floored at 1e-10 and at 8 below its
+    maximum, plus 4, over 4. See `spangym.envs.data.log_mel`.
+
+    The first four fifths of each file's samples are for training, the last fifth for evaluation.
+    They are cut before the frames are computed, so no frame nor maximum is of both; frames are
+    computed once. A chunk's kind is the name of its file, within the folder.
+
+    Args:
+        path: A ``.wav``, ``.flac`` or ``.ogg`` file, or a folder of them.
+        split: ``train`` or ``evaluation``.
+
+    Raises:
+        ValueError: There is no such file, it cannot be read, it holds NaN or infinite samples, or
+            the extra ``audio`` is not installed.
+    """
+
+    def __init__(self, path: str | Path, split: str) -> None:
+        parts = ((name, log_mel(read_mono(each, split))) for name, each in _files(path))
+        super().__init__(_quoted(path), split, parts)
+
+
+def read_mono(path: Path, split: str | None = None) -> NDArray[np.float64]:
+    """Read an audio file, its channels mixed, at 16 kHz.
+
+    Args:
+        path: The file.
+        split: Which part of it, ``train`` or ``evaluation``; it is cut before it is resampled. All
+            of it if None.
+
+    Returns:
+        Shape (samples,), in -1..1.
+
+    Raises:
+        ValueError: It cannot be read, it holds NaN or infinite samples, or the extra ``audio`` is
+            not installed.
+    """
+    soundfile = _soundfile()
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except OSError as error:
+        _refuse(error, path)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(
+            f"{_quoted(path)} cannot be read as audio: {error.error_string}"
+        ) from error
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{_quoted(path)} must hold finite samples, got NaN or infinite ones")
+    mono = samples.mean(axis=1, dtype=np.float64)
+    if split is not None:
+        mono = _part(mono, split)
+    common = math.gcd(rate, RATE)
+    if rate != RATE and len(mono):
+        mono = resample_poly(mono, RATE // common, rate // common)
+    return mono
+
+
+def _files(path: str | Path) -> list[tuple[str, Path]]:
+    root = Path(path)
+    try:
+        if root.is_file():
+            return [(root.name, root)]
+        if not root.is_dir():
+            raise ValueError(f"{_quoted(path)} is neither a file nor a folder")
+    except OSError as error:
+        _refuse(error, path)
+    below = [
+        (each.relative_to(root), each)
+        for folder, _, names in os.walk(root, onerror=_refuse)
+        for each in (Path(folder, name) for name in names)
+        if each.is_file()
+    ]
+    files = sorted(
+        (relative.as_posix(), each)
+        for relative, each in below
+        if not any(part.startswith(".") for part in relative.parts)
+    )
+    if not files:
+        raise ValueError(f"folder {_quoted(path)} must hold a file that is not hidden")
+    return files
+
+
+def _reader(path: Path) -> type[FilesSource | ArraySource | AudioSource]:
+    suffix = path.suffix.lower()
+    return ArraySource if suffix in ARRAYS else AudioSource if suffix in AUDIO else FilesSource
+
+
+def _part(sequence: NDArray[Any], split: str) -> NDArray[Any]:
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is unknown{did_you_mean(split, SPLITS)}")
+    return cut(sequence, split)
+
+
+def _read_bytes(path: Path) -> NDArray[np.uint8]:
+    try:
+        return np.fromfile(path, np.uint8)
+    except OSError as error:
+        _refuse(error, path)
+
+
+def _read_arrays(path: str | Path) -> Iterator[tuple[str, str, NDArray[Any]]]:
+    files = _files(path)
+    for name, each in files:
+        try:
+            loaded = np.load(each, allow_pickle=False)
+            if isinstance(loaded, NpzFile):
+                with loaded:
+                    arrays = {key: loaded[key] for key in loaded.files}
+            else:
+                arrays = {"": loaded}
+        except OSError as error:
+            _refuse(error, each)
+        # NumPy's reader of a damaged file raises almost anything, tokenize.TokenError included.
+        except Exception as error:
+            raise ValueError(f"{_quoted(each)} must be an .npy or .npz file of numbers") from error
+        for key, array in arrays.items():
+            kind = name if not key else key if len(files) == 1 else f"{name}/{key}"
+            yield kind, f"array {key!r} in {_quoted(each)}" if key else _quoted(each), array
+
+
+def _as_sequences(content: Any, where: str) -> list[NDArray[Any]]:
+    if isinstance(content, torch.Tensor):
+        # NumPy has no bfloat16.
+        content = (content.float() if content.is_floating_point() else content).numpy(force=True)
+    array = np.asarray(content)
+    if array.ndim == 1 and np.issubdtype(array.dtype, np.integer):
+        if array.size and not 0 <= array.min() <= array.max() <= 255:
+            raise ValueError(
+                f"{where} must hold bytes, integers in 0..255, got {array.min()}..{array.max()}"
+            )
+        return [array.astype(np.uint8)]
+    if array.ndim not in (2, 3) or not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(
+            f"{where} must be integers of shape (tokens,) or floating of shape (tokens, channels) "
+            f"or (sequences, tokens, channels), got {array.dtype} of shape {array.shape}"
+        )
+    if not array.size:
+        raise ValueError(f"{where} must not be empty, got shape {array.shape}")
+    with np.errstate(over="ignore"):
+        frames = array.astype(np.float32)
+    if not np.isfinite(frames).all():
+        raise ValueError(f"{where} must hold finite numbers of float32, got NaN or infinite ones")
+    return list(frames) if frames.ndim == 3 else [frames]
+
+
+def _form(sequence: NDArray[Any]) -> str:
+    return f"frames of {sequence.shape[1]} channels" if sequence.ndim > 1 else "bytes"
+
+
+def _soundfile() -> Any:
+    try:
+        import soundfile
+    # Its library may be missing, too.
+    except (ImportError, OSError) as error:
+        raise ValueError("audio needs the extra: pip install 'spangym[audio]'") from error
+    return soundfile
+
+
+def _refuse(error: OSError, path: str | Path | None = None) -> NoReturn:
+    raise ValueError(
+        f"{_quoted(path or error.filename)} cannot be read: {error.strerror or error}"
+    ) from error
+
+
+def _quoted(path: str | Path) -> str:
+    return repr(str(path))

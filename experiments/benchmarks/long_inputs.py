@@ -1,0 +1,149 @@
+"""What ``spangym bench pilot`` has measured: rows for JSON, where costs cross, and a table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from spangym.envs.data.log_mel import HOP, RATE
+from spangym.experiments.pilot.models import STRIDE
+from spangym.experiments.reports.tables import Cell, Line, Table, make_line
+
+TaskName = Literal["speech", "text"]
+
+FULL = "full attention"
+"""What all others are compared with."""
+
+CHEAPER = 0.95
+"""Share of full attention's cost below which something is cheaper: runs differ by some per cent."""
+
+_TOKENS_A_SECOND = RATE / (HOP * STRIDE)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a model took for a passage.
+
+    Attributes:
+        tokens: Of the passage.
+        visited_keys: Mean of a layer.
+        training: Milliseconds of an update: forward, backward and optimiser.
+        inference: Milliseconds of a forward without gradient.
+    """
+
+    tokens: int
+    visited_keys: float
+    training: float
+    inference: float
+
+
+def make_row(
+    task: TaskName, label: str, timings: Sequence[Timing], full: Sequence[Timing]
+) -> dict[str, Any]:
+    """A variant on all lengths, the shortest first, beside full attention on the same.
+
+    Args:
+        task: What was read.
+        label: Of the variant.
+        timings: Its own.
+        full: Those of full attention.
+    """
+    row: dict[str, Any] = {"task": task, "variant": label, "lengths": []}
+    for own, other in zip(timings, full, strict=True):
+        length: dict[str, Any] = {"tokens": own.tokens}
+        if task == "speech":
+            length["seconds"] = own.tokens / _TOKENS_A_SECOND
+        length["visited_keys"] = own.visited_keys
+        length["visited_keys_ratio"] = own.visited_keys / other.visited_keys
+        for what in ("training", "inference"):
+            milliseconds = getattr(own, what)
+            length[f"{what}_milliseconds"] = milliseconds
+            length[f"{what}_ratio"] = milliseconds / getattr(other, what)
+        row["lengths"].append(length)
+    tokens = [each["tokens"] for each in row["lengths"]]
+    ratios = {
+        what: [each[f"{what}_ratio"] for each in row["lengths"]]
+        for what in ("training", "inference")
+    }
+    row["crossover"] = {what: crossover(tokens, each) for what, each in ratios.items()}
+    row["ratio_at_longest"] = {what: each[-1] for what, each in ratios.items()}
+    return row
+
+
+def crossover(
+    tokens: Sequence[float], ratios: Sequence[float], level: float = CHEAPER
+) -> float | None:
+    """Length from which on something is cheaper.
+
+    Args:
+        tokens: Lengths that were measured, rising.
+        ratios: Cost over that of full attention at each.
+        level: Of the cost, below which it counts as cheaper.
+
+    Returns:
+        Between the last length at which it is not and the next, where a power law through both
+        reaches the level; the first length if it is cheaper at all, None if it is not at the last.
+
+    Example:
+        >>> round(crossover([100, 400, 1600], [4.0, 2.0, 0.5], level=1))
+        800
+        >>> crossover([100, 400], [0.9, 0.5]), crossover([100, 400], [0.9, 1.0])
+        (100.0, None)
+    """
+    dearer = [index for index, ratio in enumerate(ratios) if ratio >= level]
+    if not dearer:
+        return float(tokens[0])
+    if dearer[-1] == len(ratios) - 1:
+        return None
+    near = slice(dearer[-1], dearer[-1] + 2)
+    start, end = np.log(tokens[near])
+    high, low = np.log(ratios[near]) - np.log(level)
+    return float(np.exp(start + (end - start) * high / (high - low)))
+
+
+def make_long_inputs_table(measured: Sequence[dict[str, Any]]) -> Table:
+    """Ratios at the longest, and in brackets from what length on something is cheaper."""
+    tasks = list(dict.fromkeys(row["task"] for row in measured))
+    by_name = {(row["task"], row["variant"]): row for row in measured}
+    columns, longest = ["attention"], []
+    for task in tasks:
+        columns += [f"{task}: keys", f"{task}: training", f"{task}: inference"]
+        last = by_name[task, FULL]["lengths"][-1]
+        longest.append(f"{task} of {_length(task, last['tokens'])}")
+    lines = [
+        _line(label, [by_name[task, label] for task in tasks])
+        for label in dict.fromkeys(row["variant"] for row in measured)
+    ]
+    return Table(f"cost over full attention's: {', '.join(longest)}", tuple(columns), tuple(lines))
+
+
+def _line(label: str, own: Sequence[dict[str, Any]]) -> Line:
+    cells = []
+    for row in own:
+        last = row["lengths"][-1]
+        keys = last["visited_keys_ratio"]
+        cells.append(Cell(f"{keys:.3g}", keys))
+        for what in ("training", "inference"):
+            ratio = last[f"{what}_ratio"]
+            text = f"{ratio:.2f}"
+            if label == FULL:
+                text = f"{last[f'{what}_milliseconds']:,.0f} ms"
+            elif (since := row["crossover"][what]) is not None:
+                shortest = row["lengths"][0]["tokens"]
+                always = since <= shortest
+                # No more than two digits are known of what lies between two lengths.
+                length = _length(row["task"], since if always else float(f"{since:.2g}"))
+                text += f" (≤ {length})" if always else f" ({length})"
+            cells.append(Cell(text, ratio))
+    return make_line(label, *cells, reference=label == FULL)
+
+
+def _length(task: TaskName, tokens: float) -> str:
+    """A length in seconds or bytes."""
+    size, unit = (tokens / _TOKENS_A_SECOND, "s") if task == "speech" else (tokens, "bytes")
+    places = max(0, 1 - math.floor(math.log10(size)))
+    return f"{size:,.{places}f} {unit}"

@@ -1,0 +1,280 @@
+"""``spangym defects``: what each defect of the original layer does, measured on real text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor
+
+from spangym.agents import Refiner
+from spangym.attention import ACTIONS, IntegratedAttention, SlidingWindowAttention, SpanOptions
+from spangym.attention.layers.modules import split_heads
+from spangym.attention.original.layer import OriginalSlidingWindowAttention
+from spangym.envs.data.dataset import TextSource
+
+CTX, DIMS, HEADS = 256, 64, 4
+LONGEST = ACTIONS - 1
+
+COLUMNS = ("#", "defect", "measured", "original", "default", "with an option")
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A defect and its effect.
+
+    Attributes:
+        number: As the preset's documentation numbers it; empty for all of them together.
+        name: What the original does.
+        measure: What was measured.
+        original: Of the original layer.
+        default: Of the default layer.
+        option: Of the default layer with the option that mends what it keeps.
+        option_name: That option; empty if there is none.
+    """
+
+    number: str
+    name: str
+    measure: str
+    original: float
+    default: float
+    option: float | None = None
+    option_name: str = ""
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text, by `COLUMNS`."""
+        option = "" if self.option is None else f"{self.option:.3g} (`{self.option_name}`)"
+        return (
+            self.number,
+            self.name,
+            self.measure,
+            f"{self.original:.3g}",
+            f"{self.default:.3g}",
+            option,
+        )
+
+
+def measure_defects() -> Iterator[Defect]:
+    """Measure every defect, on layers with the same random weights and the same text.
+
+    Yields:
+        The defects in order, and all of them together.
+    """
+    text = _Text()
+    x = text.chunks(2)
+    mask = torch.rand(CTX, CTX, generator=text.generator) < 0.5
+
+    def temperature(make: _Make) -> float:
+        weak, strong = (make(temp_scale=each).outcome(x, LONGEST) for each in (0.01, 1.0))
+        return _change(weak.local_output, strong.local_output)
+
+    yield _both(
+        "1",
+        "fused attention ignores the temperature",
+        "change of the local output as `temp_scale` goes from 0.01 to 1",
+        temperature,
+    )
+    yield _both(
+        "2",
+        "the local path is causal, by position inside the slice",
+        "share of the keys ahead of a query, within its interval, that reach it",
+        lambda make: _reach(make().attn_local)[0],
+    )
+    yield _both(
+        "3",
+        "masks and cross-attention input are ignored",
+        "change of the output as half of the keys are masked",
+        lambda make: _change(
+            make().outcome(x, LONGEST).output, make().outcome(x, LONGEST, mask=mask).output
+        ),
+    )
+    yield _both(
+        "4",
+        "global queries and keys are scaled twice",
+        "standard deviation of the global scores",
+        lambda make: _global_scores(make(), x).std().item(),
+    )
+    options = SpanOptions(win_size=32, max_span=48)
+    yield Defect(
+        "5",
+        "queries and keys are cut to the first of their slice",
+        "share of the keys within its interval that reach a query (without fused attention)",
+        _reach(OriginalSlidingWindowAttention(HEADS, options, fused=False))[1],
+        _reach(SlidingWindowAttention(HEADS, options))[1],
+    )
+    yield _both(
+        "6",
+        "focus stops, and the span is chosen, for the whole batch",
+        "change of a sequence's output by another beside it",
+        lambda make: _change(
+            make().outcome(x, LONGEST).output[:1], make().outcome(x[:1], LONGEST).output
+        ),
+    )
+    yield _both(
+        "7",
+        "ties go to action 0, which turns the local path off",
+        "share of a fresh Refiner's decisions that do, over 500 chunks",
+        lambda make: _share_off(make(), _Text()),
+    )
+    absolute = IntegratedAttention(CTX, DIMS, HEADS, action_scale="absolute", generator=_weights())
+    yield replace(
+        _both(
+            "8",
+            "the action multiplies a prediction near one half",
+            "longest span reached, as a share of `max_span`",
+            lambda make: _longest_span(make(), x),
+        ),
+        option=_longest_span(absolute, x),
+        option_name='action_scale="absolute"',
+    )
+    soft = IntegratedAttention(CTX, DIMS, HEADS, soft_span=True, generator=_weights())
+    yield replace(
+        _both(
+            "9",
+            "the span leaves the graph",
+            "norm of the span predictor's gradient, of the mean square output",
+            lambda make: _gradient(make(), x),
+        ),
+        option=_gradient(soft, x),
+        option_name="soft_span=True",
+    )
+    yield _both(
+        "10",
+        "explores and learns in eval mode",
+        "decisions with exploration, and updates, in 10 passes in eval mode",
+        lambda make: _asked_in_eval(make(), x),
+    )
+    yield _both(
+        "",
+        "all of them",
+        "quality of the local output at the longest span",
+        lambda make: make().outcome(x, LONGEST).reward.mean().item(),
+    )
+
+
+def make_defects_table(defects: list[Defect]) -> Table:
+    """The defects for the terminal."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in COLUMNS:
+        number = column in ("original", "default")
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    for defect in defects:
+        table.add_row(*(cell.replace("`", "") for cell in defect.cells()))
+    return table
+
+
+_Make = Callable[..., IntegratedAttention]
+
+
+def _both(number: str, name: str, measure: str, figure: Callable[[_Make], float]) -> Defect:
+    return Defect(number, name, measure, figure(_original), figure(_default))
+
+
+class _Text:
+    """Chunks of text, as the environment embeds them."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+        self._numbers = np.random.default_rng(0)
+        self._source = TextSource("evaluation")
+        self._embedding = torch.randn(256, DIMS, generator=self.generator)
+
+    def chunks(self, count: int) -> Tensor:
+        """Shape (count, CTX, DIMS), from places of their own."""
+        streams = [self._source.stream(self._numbers, 1, CTX).content for _ in range(count)]
+        return self._embedding[torch.from_numpy(np.concatenate(streams).astype(np.int64))]
+
+
+def _weights() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _original(**options: Any) -> IntegratedAttention:
+    return IntegratedAttention.original(CTX, DIMS, HEADS, **options, generator=_weights()).eval()
+
+
+def _default(**options: Any) -> IntegratedAttention:
+    return IntegratedAttention(CTX, DIMS, HEADS, **options, generator=_weights()).eval()
+
+
+def _change(one: Tensor, other: Tensor) -> float:
+    """Norm of the difference over the norm of the first."""
+    return ((one - other).norm() / one.norm()).item()
+
+
+def _reach(local: SlidingWindowAttention) -> tuple[float, float]:
+    """Which keys within its interval reach a query's output, its own position left aside.
+
+    Returns:
+        The share of those ahead of the query, and the share of all.
+    """
+    tokens = 96
+    scale = torch.tensor([32 / local.options.win_size])
+    x = torch.randn(1, tokens, DIMS, generator=_weights(), requires_grad=True)
+    outputs = local(x, scale).output[0]
+    influence = [torch.autograd.grad(row.sum(), x, retain_graph=True)[0][0] for row in outputs]
+    reached = torch.stack(influence).abs().amax(-1) > 0
+    first, end = local.spans(scale).intervals(tokens)
+    position = torch.arange(tokens)
+    inside = (position >= first[0, :, None]) & (position < end[0, :, None])
+    ahead, others = position > position[:, None], position != position[:, None]
+    ahead_share, share = (
+        ((reached & inside & which).sum() / (inside & which).sum()).item()
+        for which in (ahead, others)
+    )
+    return ahead_share, share
+
+
+def _global_scores(layer: IntegratedAttention, x: Tensor) -> Tensor:
+    attention, globe = layer.attn_global, layer.ln_b(x)
+    query, key = attention.query_module(globe), attention.key_module(globe)
+    return query @ key.transpose(-1, -2) * split_heads(globe, HEADS).shape[-1] ** -0.5
+
+
+def _share_off(layer: IntegratedAttention, text: _Text) -> float:
+    layer.refiner = Refiner(seed=0)
+    layer.train()
+    with torch.no_grad():
+        off = [int(layer.step(text.chunks(1)).span[0]) == 0 for _ in range(500)]
+    return sum(off) / len(off)
+
+
+def _longest_span(layer: IntegratedAttention, x: Tensor) -> float:
+    return layer.outcome(x, LONGEST).span.max().item() / layer.options.max_span
+
+
+def _gradient(layer: IntegratedAttention, x: Tensor) -> float:
+    layer.outcome(x, LONGEST).output.square().mean().backward()
+    gradients = [each.grad for each in layer.span_pred.parameters() if each.grad is not None]
+    return sum(each.square().sum().item() for each in gradients) ** 0.5
+
+
+def _asked_in_eval(layer: IntegratedAttention, x: Tensor) -> int:
+    counting = _CountingRefiner()
+    layer.refiner = counting
+    for _ in range(10):
+        layer(x[:1])
+    return counting.asked
+
+
+class _CountingRefiner(Refiner):
+    """Counts how often it may have explored or learnt."""
+
+    def __init__(self) -> None:
+        super().__init__(seed=0)
+        self.asked = 0
+
+    def choose_action(self, state: int) -> int:
+        self.asked += 1
+        return super().choose_action(state)
+
+    def update(
+        self, state: int, action: int, reward: float, next_state: int, lane: int = 0
+    ) -> None:
+        self.asked += 1
+        super().update(state, action, reward, next_state, lane)

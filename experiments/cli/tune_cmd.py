@@ -1,0 +1,92 @@
+"""``spangym tune``: search an agent's hyperparameters."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
+
+from spangym.experiments.reports.write_outputs import check_startable
+from spangym.experiments.runner.hardware import usable_cores
+from spangym.experiments.studies.load_study import load_study
+from spangym.experiments.tuning.tune import (
+    Tried,
+    best_of,
+    make_search,
+    make_tried_table,
+    read_ranges,
+    run_search,
+    write_best,
+)
+from spangym.utils.errors import UserError
+
+
+def tune(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A TOML file or a shipped study.")],
+    agent: Annotated[str, typer.Option(help="Label of the study's agent to tune.")],
+    trials: Annotated[int, typer.Option(min=1, help="How many hyperparameters to try.")] = 20,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of each training; else the study's.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds of each trial.")] = 1,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes that judge a trial.")] = 32,
+    ranges: Annotated[
+        Path | None, typer.Option(help="TOML file of what to search; else the agent's shipped one.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Trainings side by side; else one a core.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the search; else runs/tune-STUDY-TIME. If it holds this search, the "
+            "search goes on."
+        ),
+    ] = None,
+) -> None:
+    """Search for hyperparameters of a study's agent, by Optuna."""
+    chosen = load_study(study)
+    search = make_search(
+        chosen,
+        agent,
+        read_ranges(chosen, agent, ranges),
+        trials=trials,
+        steps=steps,
+        seeds=seeds,
+        episodes=episodes,
+        seed=seed,
+    )
+    check_startable(search.study)
+    folder = out or Path("runs", f"tune-{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}")
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(f"{agent}: {search.describe()}", markup=False, highlight=False)
+    tried: list[Tried] = []
+    try:
+        with Progress(
+            *Progress.get_default_columns(), TimeElapsedColumn(), console=console
+        ) as bars:
+            total = trials * seeds * search.study.steps
+            bar = bars.add_task("steps", total=total)
+
+            def progress(done: int) -> None:
+                bars.update(bar, completed=done)
+
+            for each in run_search(search, folder, jobs or usable_cores(), progress):
+                tried.append(each)
+                bars.console.print(str(each), markup=False, highlight=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        print(f"interrupted: go on with the same command and --out {folder}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    best = best_of(tried)
+    if best is None:
+        raise UserError(f"every trial failed, the first by: {tried[0].error}")
+    path = folder / "best.toml"
+    write_best(path, search, best)
+    console.print(make_tried_table(tried))
+    print(f"written: {path}, the best as an agent of a study")

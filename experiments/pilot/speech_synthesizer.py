@@ -1,0 +1,193 @@
+"""Speech from text, by the library espeak-ng."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+ACCENTS = (
+    "en",
+    "en-us",
+    "en-gb-scotland",
+    "en-gb-x-rp",
+    "en-gb-x-gbcwmd",
+    "en-gb-x-gbclan",
+    "en-029",
+    "en-us-nyc",
+)
+"""British, American, Scottish, Received Pronunciation, West Midlands, Lancaster, Caribbean and New
+York."""
+
+# fmt: off
+SPEAKERS = (
+    "m1", "m2", "m3", "m4", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "f5", "Alicia", "Andrea",
+    "Andy", "Annie", "Denis", "Diogo", "Gene", "Jacky", "Lee", "Mario", "Michael", "Nguyen",
+    "Reed", "RicishayMax", "RicishayMax2", "Storm", "Tweaky", "anika", "announcer", "antonio",
+    "aunty", "belinda", "benjamin", "boris", "caleb", "david", "ed", "edward", "grandma",
+    "grandpa", "ian", "iven", "iven2", "iven4", "kaukovalta", "klatt", "klatt3", "linda",
+    "marcelo", "max", "norbert", "pablo", "paul", "pedro", "quincy", "rob", "sandro", "shelby",
+    "steph", "travis", "zac",
+)
+# fmt: on
+"""Variants of a voice that sound different: of those whose mean spectra are nearly one, the first.
+Whispers and robots are left out."""
+
+RATES = (80, 450)
+PITCHES = (0, 99)
+
+_SYNCHRONOUS, _DO_NOT_EXIT, _UTF8, _CHARACTERS = 2, 0x8000, 1, 1
+_RATE, _PITCH = 1, 3
+_RECEIVER = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
+)
+
+
+class Line(NamedTuple):
+    """What one voice is to say.
+
+    Attributes:
+        text: The words.
+        voice: An accent, alone or with a speaker: ``en-us+f2``.
+        rate: Words a minute, 80 to 450.
+        pitch: 0 to 99; 50 is the speaker's own.
+    """
+
+    text: str
+    voice: str
+    rate: int = 175
+    pitch: int = 50
+
+
+class Synthesiser:
+    """Speaks text. The library has one state a process, which all instances share.
+
+    What it makes of a text hangs on all it has spoken before: the phases and the noise of its
+    sounds go on. For samples that are the same each time, see `speak_afresh`.
+
+    Attributes:
+        rate: Samples a second that the library gives.
+
+    Raises:
+        ValueError: The extra ``speech`` is not installed, or its library cannot be loaded.
+
+    Example:
+        >>> samples = Synthesiser().speak("seven", "en-us+f2")
+        >>> samples.dtype, 0.3 < len(samples) / 16_000 < 1
+        (dtype('float32'), True)
+    """
+
+    def __init__(self) -> None:
+        loader = _loader()
+        data = loader.get_data_path()
+        try:
+            self._library = ctypes.CDLL(loader.get_library_path())
+        except OSError as error:
+            raise ValueError(f"espeak-ng cannot be loaded: {error}") from error
+        self.rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), _DO_NOT_EXIT)
+        if self.rate <= 0:
+            raise ValueError(f"espeak-ng cannot read its data in {data!r}: install it anew")
+        # The library seeds the noise of breathy voices with the time.
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(0))
+        self._speakers = {each.name for each in Path(data, "voices", "!v").iterdir()}
+        self._spoken: list[NDArray[np.int16]] = []
+        # The library keeps only its address: it must live as long as this.
+        self._receiver = _RECEIVER(self._receive)
+
+    @property
+    def version(self) -> str:
+        """The version of espeak-ng."""
+        self._library.espeak_Info.restype = ctypes.c_char_p
+        return self._library.espeak_Info(None).decode()
+
+    def speak(self, text: str, voice: str, rate: int = 175, pitch: int = 50) -> NDArray[np.float32]:
+        """Speak a text; see `Line` for the arguments.
+
+        Returns:
+            Shape (samples,), at `spangym.envs.data.log_mel.RATE`, within about -1..1.
+
+        Raises:
+            ValueError: An argument is out of its range, or there is no such voice.
+        """
+        return _resample(self.speak_raw(text, voice, rate, pitch), self.rate)
+
+    def speak_raw(
+        self, text: str, voice: str, rate: int = 175, pitch: int = 50
+    ) -> NDArray[np.int16]:
+        """As `speak`, but as the library gives it: shape (samples,), `rate` of them a second."""
+        for name, value, (least, most) in (("rate", rate, RATES), ("pitch", pitch, PITCHES)):
+            if not least <= value <= most:
+                raise ValueError(f"{name} must be in {least}..{most}, got {value}")
+        accent, _, speaker = voice.partition("+")
+        # The library speaks without a speaker that it does not know, and says nothing of it.
+        unknown = speaker and speaker not in self._speakers
+        if unknown or self._library.espeak_SetVoiceByName(voice.encode()):
+            raise ValueError(
+                f"voice {voice!r} is unknown to espeak-ng: it must be an accent as {ACCENTS[1]!r}, "
+                f"alone or with a speaker as '{accent}+{SPEAKERS[0]}'"
+            )
+        self._library.espeak_SetParameter(_RATE, rate, 0)
+        self._library.espeak_SetParameter(_PITCH, pitch, 0)
+        self._library.espeak_SetSynthCallback(self._receiver)
+        self._spoken.clear()
+        content = text.encode()
+        self._library.espeak_Synth(
+            content, ctypes.c_size_t(len(content) + 1), 0, _CHARACTERS, 0, _UTF8, None, None
+        )
+        return np.concatenate(self._spoken or [np.zeros(0, np.int16)])
+
+    def _receive(self, samples: Any, count: int, _: Any) -> int:
+        if samples and count:
+            self._spoken.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        return 0
+
+
+def speak_afresh(lines: Sequence[Line]) -> Iterator[NDArray[np.float32]]:
+    """Speak lines in a process of its own: the same lines in the same order, the same samples.
+
+    Args:
+        lines: What is spoken.
+
+    Yields:
+        Samples of each, as `Synthesiser.speak`.
+
+    Raises:
+        ValueError: As of `Synthesiser`.
+    """
+    _loader()
+    # Spawned, since a fork would inherit what this process has spoken.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as process:
+        rate, recordings = process.submit(_speak_all, lines).result()
+    for samples in recordings:
+        yield _resample(samples, rate)
+
+
+def _speak_all(lines: Sequence[Line]) -> tuple[int, list[NDArray[np.int16]]]:
+    synthesiser = Synthesiser()
+    return synthesiser.rate, [synthesiser.speak_raw(*line) for line in lines]
+
+
+def _resample(samples: NDArray[np.int16], rate: int) -> NDArray[np.float32]:
+    # Imported late: the process that speaks does without, and starts in a tenth of the time.
+    from scipy.signal import resample_poly
+
+    from spangym.envs.data.log_mel import RATE
+
+    if not len(samples):
+        return np.zeros(0, np.float32)
+    return resample_poly(samples / 2**15, RATE, rate).astype(np.float32)
+
+
+def _loader() -> Any:
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise ValueError("speech needs the extra: pip install 'spangym[speech]'") from error
+    return espeakng_loader

@@ -1,0 +1,117 @@
+"""Scores over all environments: performance profiles, and a radar."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.projections.polar import PolarAxes
+from numpy.typing import NDArray
+
+from spangym.experiments.plots.panels import NothingToDraw, Panel, name_axes
+from spangym.experiments.plots.plot_data import Results
+from spangym.experiments.plots.style import FAINT, INK, SMALL, band_alpha, compact, shortened
+
+_FEWEST = 3
+"""Environments of a radar: fewer make no polygon."""
+
+
+def profile_panels(results: Results) -> list[Panel]:
+    """One panel: the share of runs above each score."""
+    table = results.statistics.profiles
+    if not len(table):
+        raise NothingToDraw("there are no scores")
+
+    alpha = band_alpha(len(set(table["agent"])))
+
+    def draw(axes: Axes) -> None:
+        for agent, rows in table.groupby("agent", sort=False):
+            look = results.look(str(agent))
+            x, share, low, high = (
+                rows[name].to_numpy(float) for name in ("threshold", "share", "low", "high")
+            )
+            (line,) = axes.plot(x, share, color=look.colour, linestyle=look.line, linewidth=1.6)
+            line.set_label(str(agent))
+            axes.fill_between(x, low, high, color=look.colour, alpha=alpha, linewidth=0)
+        name_axes(axes, "score: random 0, oracle 1", "share of runs that score higher")
+        axes.set_ylim(-0.02, 1.02)
+        axes.margins(x=0)
+
+    return [Panel("", draw)]
+
+
+def radar_panels(results: Results) -> list[Panel]:
+    """One panel: the score of each learner in each environment."""
+    rows = results.rows
+    scores = {environment: results.means(environment, "score") for environment in rows.environments}
+    scores = {
+        environment: here
+        for environment, here in scores.items()
+        if any(not math.isnan(here.get(agent, math.nan)) for agent in rows.learners)
+    }
+    if len(scores) < _FEWEST:
+        raise NothingToDraw(f"a radar needs scores in {_FEWEST} environments or more")
+    environments = [*scores]
+    angles = np.linspace(0, 2 * np.pi, len(environments), endpoint=False)
+
+    def around(values: list[float]) -> NDArray[np.float64]:
+        return np.array([*values, values[0]])
+
+    def draw(axes: Axes) -> None:
+        assert isinstance(axes, PolarAxes)
+        axes.set_theta_zero_location("N")
+        axes.set_theta_direction(-1)
+        turn = around([*angles])
+        fixed = [(each, results.best_fixed(each)) for each in environments]
+        level = [scores[each].get(best or "", math.nan) for each, best in fixed]
+        axes.plot(turn, around(level), color=FAINT, linestyle="--", linewidth=1.1)
+        for agent in rows.learners:
+            look = results.look(agent)
+            values = around([scores[each].get(agent, math.nan) for each in environments])
+            (line,) = axes.plot(
+                turn,
+                values,
+                color=look.colour,
+                linestyle=look.line,
+                marker=look.marker,
+                markersize=4,
+                linewidth=1.6,
+            )
+            line.set_label(agent)
+        _name_spokes(axes, _short_names(environments), angles)
+
+    return [Panel("", draw, height=310, left=76, right=76, top=40, bottom=40, polar=True)]
+
+
+def _short_names(environments: list[str]) -> list[str]:
+    """Labels without what stands before a slash, if that leaves them apart."""
+    ends = [each.rpartition("/")[2] for each in environments]
+    return ends if len({*ends}) == len(ends) and all(ends) else environments
+
+
+def _name_spokes(axes: PolarAxes, names: list[str], angles: NDArray[np.float64]) -> None:
+    axes.set_xticks(angles, [""] * len(angles))
+    for name, angle in zip(names, angles, strict=True):
+        sideways = np.sin(angle)
+        across = "center" if abs(sideways) < 0.2 else "left" if sideways > 0 else "right"
+        upwards = np.cos(angle)
+        along = "bottom" if upwards > 0.8 else "top" if upwards < -0.8 else "center"
+        axes.annotate(
+            textwrap.fill(shortened(name, 34), 14),
+            (0.5 + 0.53 * sideways, 0.5 + 0.53 * upwards),
+            xycoords="axes fraction",
+            ha=across,
+            va=along,
+            size=SMALL,
+            color=INK,
+            linespacing=1.1,
+        )
+    low, high = axes.get_ylim()
+    low, high = min(0.0, np.floor(low * 4) / 4), max(1.0, high)
+    axes.set_ylim(low, high)
+    ticks = [tick for tick in (-1, -0.5, 0, 0.5, 1) if low <= tick <= high]
+    axes.set_yticks(ticks, [compact(tick) for tick in ticks], size=SMALL)
+    axes.set_rlabel_position(180 / len(angles))
+    axes.spines["polar"].set_visible(False)

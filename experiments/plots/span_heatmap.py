@@ -1,0 +1,127 @@
+"""The spans that were chosen in each layer for each kind of content."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, to_rgb
+
+from spangym.experiments.plots.panels import WIDTH, NothingToDraw, Panel
+from spangym.experiments.plots.plot_data import Results
+from spangym.experiments.plots.style import DASH, FAINT, INK, PAPER, SMALL, compact, shortened
+
+_ROW, _HEAD, _LEFT, _RIGHT = 24, 26, 52, 10
+_CHARACTER = 6.6
+_MAP = mpl.colormaps["YlGnBu"]
+
+
+def span_panels(results: Results) -> list[Panel]:
+    """A panel for each environment: the learners' layers below one another, then the oracle's."""
+    spans = mean_spans(results.rows.choices)
+    panels = []
+    # The oracle's spans are what there was to learn.
+    for environment in results.rows.environments:
+        grids = {
+            agent: spans[environment, agent]
+            for agent in (*results.rows.learners, "oracle")
+            if (environment, agent) in spans
+        }
+        if grids:
+            panels.append(span_panel(environment, grids))
+    if not panels:
+        raise NothingToDraw("no choices were recorded")
+    return panels
+
+
+def mean_spans(choices: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    """The mean span of the decisions, over seeds and actions.
+
+    Args:
+        choices: See `spangym.experiments.analysis.results.Rows`.
+
+    Returns:
+        By environment and agent a table of layers and kinds of content, with all kinds there are
+        in the environment.
+    """
+    weighed = choices.assign(tokens=choices["decisions"] * choices["span"])
+    spans = {}
+    for environment, here in weighed.groupby("environment", sort=False):
+        contents = list(dict.fromkeys(here["content"]))
+        for agent, rows in here.groupby("agent", sort=False):
+            sums = rows.pivot_table(
+                index="layer", columns="content", values=["tokens", "decisions"], aggfunc="sum"
+            )
+            grid = pd.DataFrame(sums["tokens"] / sums["decisions"])
+            spans[str(environment), str(agent)] = grid.reindex(columns=contents)
+    return spans
+
+
+def span_panel(environment: str, grids: dict[str, pd.DataFrame]) -> Panel:
+    """A panel of agents' spans in one environment.
+
+    Args:
+        environment: Its label.
+        grids: By agent, as `mean_spans` makes them.
+    """
+    names = [shortened(str(name), 18) for name in next(iter(grids.values())).columns]
+    longest = _CHARACTER * max(map(len, names))
+    tilted = longest > (WIDTH - _LEFT - _RIGHT) / len(names) - 4
+    below = round(14 + 0.58 * longest) if tilted else 24
+    height = sum(_HEAD + _ROW * len(grid) for grid in grids.values()) + below + 4
+    draw = partial(_draw, grids, names, tilted)
+    return Panel(environment, draw, height, _LEFT, _RIGHT, top=4, bottom=below)
+
+
+def _draw(grids: dict[str, pd.DataFrame], names: list[str], tilted: bool, axes: Axes) -> None:
+    # Spans double from action to action.
+    doublings = np.log2(1 + np.concatenate([grid.to_numpy(float) for grid in grids.values()]))
+    scale = Normalize(np.nanmin(doublings) - 0.5, np.nanmax(doublings) + 0.5)
+    top = 0.0
+    places, layers = [], []
+    for agent, grid in grids.items():
+        axes.text(0, top + _HEAD - 6, shortened(agent, 44), size=11.5, color=INK)
+        top += _HEAD
+        edges = top + _ROW * np.arange(len(grid) + 1)
+        spans = grid.to_numpy(float)
+        shades = np.ma.masked_invalid(scale(np.log2(1 + spans)))
+        x = np.arange(len(names) + 1)
+        axes.pcolormesh(x, edges, shades, cmap=_MAP, vmin=0, vmax=1, edgecolors=PAPER, lw=1.5)
+        for (row, column), span in np.ndenumerate(spans):
+            known = bool(np.isfinite(span))
+            axes.text(
+                column + 0.5,
+                float(edges[row]) + _ROW / 2,
+                _tokens(span) if known else DASH,
+                ha="center",
+                va="center",
+                size=SMALL,
+                color=_readable_on(float(shades[row, column])) if known else FAINT,
+            )
+        places.extend(edges[:-1] + _ROW / 2)
+        layers.extend(grid.index)
+        top = edges[-1]
+    axes.set_xlim(0, len(names))
+    axes.set_ylim(top, 0)
+    turned = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if tilted else {}
+    axes.set_xticks(np.arange(len(names)) + 0.5, names, **turned)
+    axes.set_yticks(places, [f"layer {layer}" for layer in layers])
+    axes.tick_params(length=0)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+
+
+def _readable_on(shade: float) -> str:
+    """Black or white, whichever stands out more (WCAG 2)."""
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+        for part in to_rgb(_MAP(shade))
+    )
+    return "#ffffff" if 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179 else "#000000"
+
+
+def _tokens(span: float) -> str:
+    return compact(round(span, 1) if span < 10 else round(span))

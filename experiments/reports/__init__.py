@@ -1,0 +1,1 @@
+"""Tables and HTML reports of results."""

@@ -1,0 +1,168 @@
+"""Tables made of cells, and as Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from spangym.experiments.plots.style import DASH, MINUS
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table.
+
+    Attributes:
+        text: What is read.
+        value: What is sorted by.
+        note: What stands behind the text, less important.
+        best: Whether none that counts is better.
+    """
+
+    text: str
+    value: float | str
+    note: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table.
+
+    Attributes:
+        cells: One a column.
+        label: Of what it is about.
+        reference: Whether that only stands there to be compared with.
+    """
+
+    cells: tuple[Cell, ...]
+    label: str
+    reference: bool
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        title: What it is about.
+        columns: Their names.
+        lines: What it holds.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...]
+
+
+def make_line(label: str, *cells: Cell, reference: bool = False) -> Line:
+    """A line that begins with the label of what it is about."""
+    return Line((Cell(one_line(label), label), *cells), label, reference)
+
+
+def estimate(
+    value: float,
+    low: float,
+    high: float,
+    places: int,
+    *,
+    sign: bool = False,
+    note: str = "",
+    best: bool = False,
+) -> Cell:
+    """A number with half the width of its interval, which is as far to both sides."""
+    half = (high - low) / 2
+    text = written(value, places, sign)
+    if not math.isnan(half):
+        text += f" ± {half:,.{places}f}"
+    return Cell(text, value, note, best)
+
+
+def number(value: float, places: int) -> Cell:
+    """A number with so many places."""
+    return Cell(written(value, places), value)
+
+
+def written(value: float, places: int, sign: bool = False) -> str:
+    """A number with so many places; a dash for what is not known.
+
+    Example:
+        >>> written(-0.004, 2), written(0.5, 2, sign=True), written(math.nan, 2) == DASH
+        ('0.00', '+0.50', True)
+    """
+    if math.isnan(value):
+        return DASH
+    # No minus before a zero.
+    return f"{round(value, places) + 0.0:{'+' if sign else ''},.{places}f}".replace("-", MINUS)
+
+
+def places_for(values: Iterable[float]) -> int:
+    """With how many places numbers are written that stand together."""
+    largest = max((abs(value) for value in values if not math.isnan(value)), default=0.0)
+    return 3 if largest < 100 else 1
+
+
+def one_line(text: str) -> str:
+    """A text without line breaks."""
+    return " ".join(text.split())
+
+
+def to_markdown(tables: Sequence[Table]) -> str:
+    """Tables under headings, what is best in bold."""
+
+    def shown(cell: Cell) -> str:
+        text = cell.text.translate(_MARKDOWN)
+        return f"**{text}**" if cell.best else text
+
+    parts = []
+    for table in tables:
+        marks = ["---", *["---:"] * (len(table.columns) - 1)]
+        lines = [
+            [name.translate(_MARKDOWN) for name in table.columns],
+            marks,
+            *_texts(table, shown),
+        ]
+        body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        parts.append(f"### {one_line(table.title).translate(_MARKDOWN)}\n\n{body}\n")
+    return "\n".join(parts)
+
+
+def to_latex(tables: Sequence[Table]) -> str:
+    """Tables of one form, at least one, as a ``tabular`` for booktabs, what is best in bold."""
+
+    def shown(cell: Cell) -> str:
+        text = cell.text.translate(_LATEX)
+        return rf"\textbf{{{text}}}" if cell.best else text
+
+    columns = tables[0].columns
+    lines = [rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"\toprule"]
+    lines.append(" & ".join(name.translate(_LATEX) for name in columns) + r" \\")
+    for table in tables:
+        lines.append(r"\midrule")
+        if len(tables) > 1:
+            title = one_line(table.title).translate(_LATEX)
+            lines.append(rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{title}}}}} \\")
+        lines += [" & ".join(texts) + r" \\" for texts in _texts(table, shown)]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def _texts(table: Table, shown: Callable[[Cell], str]) -> list[list[str]]:
+    return [[shown(cell) for cell in line.cells] for line in table.lines]
+
+
+_MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_{}[]<>#|$~"})
+_LATEX = str.maketrans(
+    {mark: f"\\{mark}" for mark in "&%$#_{}"}
+    | {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "±": r"$\pm$",
+        MINUS: "$-$",
+        DASH: "--",
+    }
+)

@@ -1,0 +1,1 @@
+"""Runs jobs on this machine or on a Ray cluster, resumably."""

@@ -1,0 +1,40 @@
+"""What numbers hang on, as hashes: what is of one content is one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from spangym.envs.data.dataset import SPLITS
+from spangym.envs.data.dataset_registry import open_source
+
+
+class ContentHashes:
+    """Hashes of what sources read; each is looked at once.
+
+    Example:
+        >>> ContentHashes().of("noise")
+        {'train': {}, 'evaluation': {}}
+    """
+
+    def __init__(self) -> None:
+        self._hashes: dict[str, dict[str, dict[str, str]]] = {}
+
+    def of(self, source: str) -> dict[str, dict[str, str]]:
+        """Hashes of what a source reads, by split and kind."""
+        if source not in self._hashes:
+            self._hashes[source] = {
+                split: open_source(source, split).content_hashes() for split in SPLITS
+            }
+        return self._hashes[source]
+
+
+def key_of(content: dict[str, Any]) -> str:
+    """A hash of what JSON can hold, 16 hexadecimal digits.
+
+    Example:
+        >>> key_of({"seed": 0, "steps": 64}) == key_of({"steps": 64, "seed": 0})
+        True
+    """
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

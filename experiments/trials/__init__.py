@@ -1,0 +1,1 @@
+"""One trial: train an agent from a seed, store it and evaluate it."""

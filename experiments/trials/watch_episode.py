@@ -1,0 +1,201 @@
+"""``spangym watch``: one episode of an agent, as a video or as text."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.util
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from spangym.agents import Agent
+from spangym.agents.base import begin
+from spangym.agents.registry import NAMES, find_agent
+from spangym.envs import Settings, SpanControlEnv, settings_for
+from spangym.envs.registration import full_id
+from spangym.experiments.benchmarks.measure import check_writable_file
+from spangym.experiments.studies.study import AgentEntry, make_agent
+from spangym.experiments.trials.load_agent import PLACE, read_trial
+from spangym.utils.atomic_io import written_whole
+from spangym.utils.errors import UserError
+from spangym.utils.suggestions import did_you_mean
+
+FRAMES_A_SECOND: int = SpanControlEnv.metadata["render_fps"]
+_QUALITY = 8
+"""Of 10: letters stay sharp."""
+
+
+class Player(NamedTuple):
+    """An agent and where it plays.
+
+    Attributes:
+        name: As it was asked for.
+        agent: The agent.
+        settings: Of the environment, as the agent observes it.
+    """
+
+    name: str
+    agent: Agent
+    settings: Settings
+
+
+def find_player(environment: str, name: str, seed: int) -> Player:
+    """Find an agent for an environment; it plays the streams that no training reads.
+
+    Args:
+        environment: A registered id.
+        name: A shipped agent that needs no training, ``module:Class``, or the folder
+            of a finished trial, whose study then says what the environment is like.
+        seed: Of an agent that was not trained.
+
+    Raises:
+        UserError: There is no such environment or agent, or they do not go together.
+    """
+    folder = Path(name)
+    if name not in NAMES and folder.is_dir():
+        return _trained_player(full_id(environment), name, folder)
+    if len(folder.parts) > 1 and ":" not in name:
+        raise UserError(f"agent {name!r} is no folder; name that of a trial: {PLACE}")
+    if name not in NAMES and (":" not in name or name.startswith("fixed:")):
+        raise UserError(
+            f"agent {name!r} is unknown{did_you_mean(name, NAMES)} "
+            "(besides, it may be module:Class of a refiner, or the folder of a trial)"
+        )
+    if name in NAMES and name != "refiner" and find_agent(name).learns:
+        raise UserError(
+            f"agent {name!r} has to be trained first: name the folder of a trial, as "
+            + PLACE.replace("AGENT", name)
+        )
+    # The agent's seed is not that of the stream, lest both draw the same numbers.
+    own_seed = int(np.random.SeedSequence([seed, 2]).generate_state(1)[0]) >> 1
+    entry = AgentEntry(name)
+    agent = _make(entry, own_seed)
+    arguments = {"encoding": entry.kind().encoding, "split": "evaluation"}
+    try:
+        return Player(name, agent, settings_for(full_id(environment), arguments))
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
+
+
+def _trained_player(environment: str, name: str, folder: Path) -> Player:
+    trained = read_trial(folder)
+    trained_in = trained.trial.environment.id
+    if trained_in != environment:
+        raise UserError(
+            f"the trial in {name!r} is of {trained_in}, not of {environment}: watch {trained_in}"
+        )
+    return Player(name, trained.agent, trained.settings)
+
+
+def _make(entry: AgentEntry, seed: int) -> Agent:
+    try:
+        entry.kind()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    try:
+        return make_agent(entry, seed)
+    except (Exception, SystemExit) as error:  # Whatever a user's constructor may raise.
+        raise UserError(
+            f"agent {entry.agent!r} cannot be made: {type(error).__name__}: {error}"
+        ) from error
+
+
+def pictures(player: Player, seed: int, render_mode: str) -> Iterator[Any]:
+    """Play an episode.
+
+    Args:
+        player: What plays where.
+        seed: Seed of the stream.
+        render_mode: ``ansi`` or ``rgb_array``.
+
+    Yields:
+        What the environment shows before the first decision and after each.
+
+    Raises:
+        UserError: The agent fails, or acts as the environment does not let it.
+    """
+    env = SpanControlEnv(render_mode=render_mode, **dataclasses.asdict(player.settings))
+    observation, _ = env.reset(seed=seed)
+    begin(player.agent, env)
+    yield env.render()
+    truncated = False
+    while not truncated:
+        try:
+            action = player.agent.predict(np.array([observation]))[0]
+        except Exception as error:  # Whatever a user's refiner may raise.
+            raise UserError(
+                f"agent {player.name!r} failed: {type(error).__name__}: {error}"
+            ) from error
+        try:
+            observation, _, _, truncated, _ = env.step(action)
+        except ValueError as error:
+            raise UserError(f"agent {player.name!r}: {error}") from error
+        yield env.render()
+
+
+def check_video(path: Path) -> None:
+    """Refuse a file that could not be written as a video, before anything is played.
+
+    Raises:
+        UserError: Its ending is none of a video, it cannot be written, or a package is missing.
+    """
+    if path.suffix.lower() not in _WRITERS:
+        raise UserError(f"--video: {str(path)!r} must end in {' or '.join(_WRITERS)}")
+    check_writable_file("--video", path)
+    if path.suffix.lower() == ".mp4" and importlib.util.find_spec("imageio_ffmpeg") is None:
+        raise UserError(
+            "--video needs the package imageio-ffmpeg for .mp4: install it by "
+            "`pip install 'spangym[video]'`, or name a file that ends in .gif"
+        )
+
+
+def write_video(path: Path, frames: Iterable[NDArray[np.uint8]]) -> int:
+    """Write a video, whole or not at all.
+
+    Args:
+        path: A file that `check_video` accepts.
+        frames: Pictures, all of one size.
+
+    Returns:
+        How many frames it has.
+    """
+    counted = 0
+
+    def count() -> Iterator[NDArray[np.uint8]]:
+        nonlocal counted
+        for frame in frames:
+            counted += 1
+            yield frame
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as aside:
+        _WRITERS[path.suffix.lower()](aside, count())
+    return counted
+
+
+def _write_mp4(path: Path, frames: Iterator[NDArray[np.uint8]]) -> None:
+    # Imported here: it is an extra.
+    from imageio_ffmpeg import write_frames
+
+    first = next(frames)
+    height, width, _ = first.shape
+    writer = write_frames(path, (width, height), fps=FRAMES_A_SECOND, quality=_QUALITY)
+    with contextlib.closing(writer):
+        writer.send(None)
+        writer.send(first)
+        for frame in frames:
+            writer.send(frame)
+
+
+def _write_gif(path: Path, frames: Iterator[NDArray[np.uint8]]) -> None:
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    milliseconds = 1000 // FRAMES_A_SECOND
+    first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0)
+
+
+_WRITERS = {".mp4": _write_mp4, ".gif": _write_gif}

@@ -1,4 +1,4 @@
-"""Agents: the original Refiner, Stable-Baselines3's, reference policies and one's own."""
+"""Agents: the original Refiner, Stable-Baselines3's, baselines and one's own."""
 
 import lazy_loader
 

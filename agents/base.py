@@ -14,7 +14,7 @@ class Agent(Protocol):
     """Learns in an environment, then decides.
 
     An agent whose decisions hang on more than the observation has one more method,
-    ``begin(env)``: it is called as episodes begin that are played without learning, with the
+    ``on_episode_start(env)``: it is called as episodes begin that are played without learning, with the
     environment that is played.
     """
 
@@ -22,24 +22,24 @@ class Agent(Protocol):
         """Learn for exactly so many steps.
 
         Args:
-            env: Environment of one or more lanes; the agent resets it first.
-            steps: Steps to take, over all lanes together; a multiple of the lanes.
+            env: Vector environment; the agent resets it first.
+            steps: Steps to take, over all environments together; a multiple of ``env.num_envs``.
         """
         ...
 
     def predict(self, observations: NDArray[Any]) -> NDArray[Any]:
-        """Decide as well as it has learnt to, without learning.
+        """Decide as well as it has learned to, without learning.
 
         Args:
-            observations: One row a lane.
+            observations: One row per environment.
 
         Returns:
-            Actions, integers of shape (lanes,).
+            Actions, integers of shape (num_envs,).
         """
         ...
 
     def save(self, path: Path | str) -> None:
-        """Write what was learnt.
+        """Write what was learned.
 
         Args:
             path: File without its ending, which the agent chooses.
@@ -47,7 +47,7 @@ class Agent(Protocol):
         ...
 
     def load(self, path: Path | str) -> None:
-        """Read what `save` wrote, in place of what was learnt here.
+        """Read what `save` wrote, in place of what was learned here.
 
         Args:
             path: As given to `save`.
@@ -55,22 +55,22 @@ class Agent(Protocol):
         ...
 
 
-def begin(agent: Agent, env: Any) -> None:
+def notify_episode_start(agent: Agent, env: Any) -> None:
     """Tell an agent that episodes begin, if it asks to be told.
 
     Args:
         agent: The agent.
         env: What is played, right after its reset.
     """
-    if callable(told := getattr(agent, "begin", None)):
-        told(env)
+    if callable(hook := getattr(agent, "on_episode_start", None)):
+        hook(env)
 
 
-AtRest = Callable[[bool], None]
+CheckpointCallback = Callable[[bool], None]
 """Called by a training wherever it can be gone on with, and told whether for the last time."""
 
 
-def nothing(last: bool) -> None:
+def noop(last: bool) -> None:
     """What most trainings do where they are at rest."""
     del last
 
@@ -83,14 +83,16 @@ class ResumableAgent(Agent, Protocol):
         """Whether `state_dict` holds all that the training needs."""
         ...
 
-    def learn(self, env: VecEnv, steps: int, at_rest: AtRest = nothing) -> None:
+    def learn(
+        self, env: VecEnv, steps: int, checkpoint_callback: CheckpointCallback = noop
+    ) -> None:
         """Learn, for so many steps altogether.
 
         Args:
             env: As in `Agent`; where a state was loaded it stands where that state was taken, and
                 is not reset.
             steps: Steps of the whole training, those before the loaded state among them.
-            at_rest: Called whenever `state_dict` holds all there is: at least before the last
+            checkpoint_callback: Called whenever `state_dict` holds all there is: at least before the last
                 steps, and then told that it is the last time.
         """
         ...

@@ -8,15 +8,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-DIGIT_VALUES = 11
+NUM_BINS = 11
 """A digit counts the edges below a number, so it is one of 0..10."""
 
-STATES = 9999
+NUM_STATES = 9999
 """State ids lie in 0..9998."""
 
 
 class Quality(NamedTuple):
-    """Quality of a local output, and its parts; each of shape (lanes,).
+    """Quality of a local output, and its parts; each of shape (batch,).
 
     Attributes:
         coverage: Share of entries above 0.01.
@@ -29,38 +29,38 @@ class Quality(NamedTuple):
     quality: Tensor
 
 
-def real_tokens(tokens: int, lengths: Tensor) -> Tensor:
-    """Which tokens are no padding, boolean (lanes, tokens)."""
+def sequence_mask(tokens: int, lengths: Tensor) -> Tensor:
+    """Which tokens are no padding, boolean (batch, tokens)."""
     return torch.arange(tokens, device=lengths.device) < lengths[:, None]
 
 
 def token_mean(x: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Mean over the tokens of each lane.
+    """Mean over the tokens of each sequence.
 
     Args:
-        x: Floating tensor of shape (lanes, tokens, dims).
-        lengths: Tokens of each lane that are no padding, shape (lanes,); all if None.
+        x: Floating tensor of shape (batch, tokens, dims).
+        lengths: Tokens of each sequence that are no padding, shape (batch,); all if None.
 
     Returns:
-        Shape (lanes, dims); 0 for a lane that is all padding.
+        Shape (batch, dims); 0 for a sequence that is all padding.
     """
     if lengths is None:
         return x.mean(-2)
-    real = real_tokens(x.shape[-2], lengths)[..., None]
+    real = sequence_mask(x.shape[-2], lengths)[..., None]
     precise = torch.promote_types(x.dtype, torch.float32)
     total = torch.where(real, x, 0).sum(-2, dtype=precise)
     return (total / lengths.clamp_min(1)[:, None]).to(x.dtype)
 
 
-def features(x: Tensor, lengths: Tensor | None = None) -> Tensor:
+def token_moments(x: Tensor, lengths: Tensor | None = None) -> Tensor:
     """Mean and population variance over the tokens, per dimension.
 
     Args:
-        x: Floating tensor of shape (lanes, tokens, dims).
-        lengths: Tokens of each lane that are no padding, shape (lanes,); all if None.
+        x: Floating tensor of shape (batch, tokens, dims).
+        lengths: Tokens of each sequence that are no padding, shape (batch,); all if None.
 
     Returns:
-        Shape (lanes, 2 * dims): the means, then the variances; at least float32.
+        Shape (batch, 2 * dims): the means, then the variances; at least float32.
     """
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     if lengths is None:
@@ -71,24 +71,24 @@ def features(x: Tensor, lengths: Tensor | None = None) -> Tensor:
     return torch.cat([mean, variance], dim=-1)
 
 
-def pool(features: Tensor, groups: int) -> Tensor:
-    """Average features over groups of neighbouring dimensions.
+def pool_dims(features: Tensor, groups: int) -> Tensor:
+    """Average features over groups of neighboring dimensions.
 
     Args:
-        features: Shape (lanes, 2 * dims), means before variances.
+        features: Shape (batch, 2 * dims), means before variances.
         groups: Number of groups; divides ``dims``.
 
     Returns:
-        Shape (lanes, 2 * groups), means before variances.
+        Shape (batch, 2 * groups), means before variances.
 
     Example:
-        >>> pool(torch.tensor([[1.0, 3.0, 0.0, 2.0]]), groups=1).tolist()
+        >>> pool_dims(torch.tensor([[1.0, 3.0, 0.0, 2.0]]), groups=1).tolist()
         [[2.0, 1.0]]
     """
     return features.unflatten(-1, (2 * groups, -1)).mean(-1)
 
 
-def lag_correlations(x: Tensor, buckets: int, lengths: Tensor | None = None) -> Tensor:
+def autocorrelation_buckets(x: Tensor, buckets: int, lengths: Tensor | None = None) -> Tensor:
     """How much tokens resemble those some tokens before: the highest of each bucket of lags.
 
     The correlation at lag ``k`` is the mean cosine of ``x_t`` and ``x_(t-k)``. Bucket 0 is lag 1,
@@ -96,16 +96,16 @@ def lag_correlations(x: Tensor, buckets: int, lengths: Tensor | None = None) -> 
     for all lags together, from the spectrum.
 
     Args:
-        x: Shape (lanes, tokens, dims).
+        x: Shape (batch, tokens, dims).
         buckets: Number of buckets, at least 1.
-        lengths: Tokens of each lane that are no padding, shape (lanes,); all if None.
+        lengths: Tokens of each sequence that are no padding, shape (batch,); all if None.
 
     Returns:
-        Shape (lanes, buckets), in [-1, 1], at least float32; 0 for a bucket beyond the sequence.
+        Shape (batch, buckets), in [-1, 1], at least float32; 0 for a bucket beyond the sequence.
 
     Example:
         >>> x = torch.eye(4).repeat(1, 3, 1)  # four tokens, thrice
-        >>> lag_correlations(x, 4).round(decimals=3).abs().tolist()
+        >>> autocorrelation_buckets(x, 4).round(decimals=3).abs().tolist()
         [[0.0, 0.0, 1.0, 1.0]]
     """
     tokens = x.shape[-2]
@@ -113,7 +113,7 @@ def lag_correlations(x: Tensor, buckets: int, lengths: Tensor | None = None) -> 
         x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1
     ).transpose(-1, -2)
     if lengths is not None:
-        unit = torch.where(real_tokens(tokens, lengths)[:, None], unit, 0)
+        unit = torch.where(sequence_mask(tokens, lengths)[:, None], unit, 0)
     # Twice the length, lest the end be correlated with the beginning.
     spectrum = torch.view_as_real(torch.fft.rfft(unit, n=2 * tokens)).square().sum(-1)
     sums = torch.fft.irfft(spectrum.sum(-2), n=2 * tokens)[..., :tokens]
@@ -137,7 +137,7 @@ def lag_correlations(x: Tensor, buckets: int, lengths: Tensor | None = None) -> 
     return torch.where(highest == -torch.inf, 0, highest).clamp(-1, 1)
 
 
-def digits(features: Tensor) -> Tensor:
+def discretize(features: Tensor) -> Tensor:
     """How many of the ten edges ``linspace(-1, 1, 10)`` are at most each feature.
 
     Args:
@@ -147,44 +147,44 @@ def digits(features: Tensor) -> Tensor:
         int64 in 0..10, of the same shape.
 
     Example:
-        >>> digits(torch.tensor([-2.0, -1.0, 0.0, 1.0])).tolist()
+        >>> discretize(torch.tensor([-2.0, -1.0, 0.0, 1.0])).tolist()
         [0, 1, 5, 10]
     """
     edges = torch.linspace(-1, 1, 10, dtype=torch.float64, device=features.device)
     return torch.bucketize(features.double(), edges, right=True)
 
 
-def state_id(digits: Sequence[int]) -> int:
-    """The original's state: ``hash(tuple(digits)) % 9999``.
+def tuple_hash_id(bins: Sequence[int]) -> int:
+    """The original's state: ``hash(tuple(bins)) % 9999``.
 
     Example:
-        >>> state_id([5] * 32)
+        >>> tuple_hash_id([5] * 32)
         2495
     """
-    return hash(tuple(digits)) % STATES
+    return hash(tuple(bins)) % NUM_STATES
 
 
-def state_ids(features: Tensor) -> list[int]:
-    """State id of each lane; copies to the host.
+def tuple_hash_ids(features: Tensor) -> list[int]:
+    """State id of each sequence; copies to the host.
 
     Args:
-        features: Shape (lanes, numbers).
+        features: Shape (batch, numbers).
     """
-    return [state_id(each) for each in digits(features).tolist()]
+    return [tuple_hash_id(each) for each in discretize(features).tolist()]
 
 
 def quality(output: Tensor, lengths: Tensor | None = None) -> Quality:
-    """The original's judgement of a local output.
+    """The original's judgment of a local output.
 
     Entries are clamped to at least 1e-10 before the logarithm. Note that it looks at the output,
     not at the attention weights: it measures how large and how spread the output is.
 
     Args:
-        output: Shape (lanes, tokens, dims).
-        lengths: Tokens of each lane that are no padding, shape (lanes,); all if None.
+        output: Shape (batch, tokens, dims).
+        lengths: Tokens of each sequence that are no padding, shape (batch,); all if None.
 
     Returns:
-        Coverage, entropy and quality of each lane, at least float32.
+        Coverage, entropy and quality of each sequence, at least float32.
     """
     # Half precision knows no 1e-10.
     output = output.to(torch.promote_types(output.dtype, torch.float32))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spangym.attention.features import STATES, state_id
+from spangym.attention.features import NUM_STATES, tuple_hash_id
 
 # Of Objects/tupleobject.c, after xxHash; as signed integers, which wrap around alike.
 _PRIME_1 = 11400714785074694791 - 2**64
@@ -16,49 +16,49 @@ _ROTATION = 31
 _INSTEAD_OF_MINUS_ONE = 1546275796
 
 
-@torch.library.custom_op("spangym::hashed_states", mutates_args=())
-def hashed_states(digits: Tensor) -> Tensor:
-    """State ids of many lanes: `spangym.attention.features.state_id` of each row.
+@torch.library.custom_op("spangym::tuple_hash_states", mutates_args=())
+def tuple_hash_states(bins: Tensor) -> Tensor:
+    """State ids of many sequences: `spangym.attention.features.tuple_hash_id` of each row.
 
     Nothing is copied between devices. On the CPU Python hashes. Elsewhere the device does, one
-    digit of all lanes after the other, some microseconds each: few digits are soon hashed.
+    digit of all sequences after the other, some microseconds each: few digits are soon hashed.
 
     Args:
-        digits: Integers of at least 0, int64 of shape (lanes, numbers).
+        bins: Integers of at least 0, int64 of shape (batch, numbers).
 
     Returns:
-        int64 of shape (lanes,), in 0..9998.
+        int64 of shape (batch,), in 0..9998.
 
     Example:
-        >>> hashed_states(torch.full((2, 32), 5)).tolist()
+        >>> tuple_hash_states(torch.full((2, 32), 5)).tolist()
         [2495, 2495]
     """
-    if digits.device.type == "cpu":
-        return torch.tensor([state_id(row) for row in digits.tolist()], dtype=torch.int64)
-    return hash_rows(digits)
+    if bins.device.type == "cpu":
+        return torch.tensor([tuple_hash_id(row) for row in bins.tolist()], dtype=torch.int64)
+    return cpython_tuple_hash(bins)
 
 
-@hashed_states.register_fake
-def _(digits: Tensor) -> Tensor:
-    return digits.new_empty(len(digits))
+@tuple_hash_states.register_fake
+def _(bins: Tensor) -> Tensor:
+    return bins.new_empty(len(bins))
 
 
-def hash_rows(digits: Tensor) -> Tensor:
+def cpython_tuple_hash(bins: Tensor) -> Tensor:
     """The same in tensor arithmetic, on any device.
 
     Args:
-        digits: Integers of at least 0, int64 of shape (lanes, numbers), at least one number.
+        bins: Integers of at least 0, int64 of shape (batch, numbers), at least one number.
 
     Returns:
-        int64 of shape (lanes,), in 0..9998.
+        int64 of shape (batch,), in 0..9998.
     """
-    total = torch.full_like(digits[:, 0], _PRIME_5)
+    total = torch.full_like(bins[:, 0], _PRIME_5)
     low_bits = (1 << _ROTATION) - 1
-    for column in (digits * _PRIME_2).unbind(1):
+    for column in (bins * _PRIME_2).unbind(1):
         total = total + column
         # A shift to the right repeats the sign, which a rotation does not.
         rotated = (total << _ROTATION) | ((total >> (64 - _ROTATION)) & low_bits)
         total = rotated * _PRIME_1
-    total = total + (digits.shape[1] ^ _OF_LENGTH)
+    total = total + (bins.shape[1] ^ _OF_LENGTH)
     total = torch.where(total == -1, _INSTEAD_OF_MINUS_ONE, total)
-    return total.remainder(STATES)
+    return total.remainder(NUM_STATES)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from spangym.attention.attention_stats import AttentionStats
-from spangym.attention.features import features, quality, state_ids
+from spangym.attention.features import quality, token_moments, tuple_hash_ids
 from spangym.attention.layers.cached_attention import KeyValueCache
 
 
@@ -17,78 +17,78 @@ class LayerCache:
 
     Attributes:
         key_value: Keys and values of the global path; None if it keeps none.
-        global_mean: Mean of the global output, shape (lanes, dims).
-        features: Features of the local path's input, shape (lanes, 2 * dims).
-        observed: What a `TensorController` that decides from the previous pass observed of it,
-            lanes first; None without one.
+        global_mean: Mean of the global output, shape (batch, dims).
+        obs_features: Features of the local path's input, shape (batch, 2 * dims).
+        controller_obs: What a `BatchController` that decides from the previous pass observed of it,
+            batch first; None without one.
     """
 
     key_value: KeyValueCache | None
     global_mean: Tensor
-    features: Tensor
-    observed: Tensor | None = None
+    obs_features: Tensor
+    controller_obs: Tensor | None = None
 
 
-def check_cache(cache: LayerCache, lanes: int, dims: int) -> None:
-    """Refuse what is no cache of so many lanes.
+def check_cache(cache: LayerCache, batch: int, dims: int) -> None:
+    """Refuse what is no cache of so many sequences.
 
     Raises:
         ValueError: The message says what would be right.
     """
     if not isinstance(cache, LayerCache):
         raise ValueError(f"cache is a {type(cache).__name__}; it must be an outcome's `cache`")
-    if cache.global_mean.shape != (lanes, dims):
+    if cache.global_mean.shape != (batch, dims):
         raise ValueError(
-            f"cache is of shape {tuple(cache.global_mean.shape)} (lanes, dims), this pass needs "
-            f"{(lanes, dims)}: begin the stream without a cache"
+            f"cache is of shape {tuple(cache.global_mean.shape)} (batch, dims), this pass needs "
+            f"{(batch, dims)}: begin the stream without a cache"
         )
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LayerOutput:
     """What one pass through a layer did; tensors are on the layer's device.
 
     Attributes:
-        output: Output of the layer, shape (lanes, tokens, dims).
-        local_input: Normalised input of the local path, same shape.
-        local_output: Output of the local path, same shape; zero where a lane is off.
-        scale: Span scale ``m`` of each lane, shape (lanes,), in [0, 1].
-        window: Window of each lane in tokens, shape (lanes,), int64.
-        span: Span of each lane in tokens, shape (lanes,), int64; 0 where a lane is off.
-        visited_keys: Query-key pairs that the local path scored, over all its passes, shape
-            (lanes,), int64.
-        focus_steps: Passes of iterative focus, shape (lanes,), int64.
-        features: What the decision was to be made from, shape (lanes, 2 * dims): of the local
+        output: Output of the layer, shape (batch, tokens, dims).
+        local_input: Normalized input of the local path, same shape.
+        local_output: Output of the local path, same shape; zero where a sequence is off.
+        span_scale: Span scale ``m`` of each sequence, shape (batch,), in [0, 1].
+        window: Window of each sequence in tokens, shape (batch,), int64.
+        span: Span of each sequence in tokens, shape (batch,), int64; 0 where a sequence is off.
+        qk_pairs: Query-key pairs that the local path scored, over all its passes, shape
+            (batch,), int64.
+        num_refinement_steps: Passes of iterative focus, shape (batch,), int64.
+        obs_features: What the decision was to be made from, shape (batch, 2 * dims): of the local
             input, in a causal layer of the pass before or of the first token.
         cache: What the next pass on the same stream is handed.
-        lengths: Tokens of each lane that are no padding, shape (lanes,); all if None.
+        lengths: Tokens of each sequence that are no padding, shape (batch,); all if None.
         stats: Statistics of the local path's attention weights, if asked for.
     """
 
     output: Tensor
     local_input: Tensor
     local_output: Tensor
-    scale: Tensor
+    span_scale: Tensor
     window: Tensor
     span: Tensor
-    visited_keys: Tensor
-    focus_steps: Tensor
-    features: Tensor
+    qk_pairs: Tensor
+    num_refinement_steps: Tensor
+    obs_features: Tensor
     cache: LayerCache
     lengths: Tensor | None = None
     stats: AttentionStats | None = None
 
     @property
     def reward(self) -> Tensor:
-        """Quality of each lane's local output, shape (lanes,)."""
+        """Quality of each sequence's local output, shape (batch,)."""
         return quality(self.local_output, self.lengths).quality
 
     @property
     def state(self) -> list[int]:
-        """State id of each lane, that decisions are made from; copies to the host."""
-        return state_ids(self.features)
+        """State id of each sequence, that decisions are made from; copies to the host."""
+        return tuple_hash_ids(self.obs_features)
 
     @property
     def next_state(self) -> list[int]:
-        """State id of each lane's local output, the original's bootstrap; copies to the host."""
-        return state_ids(features(self.local_output, self.lengths))
+        """State id of each sequence's local output, the original's bootstrap; copies to the host."""
+        return tuple_hash_ids(token_moments(self.local_output, self.lengths))

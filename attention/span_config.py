@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from spangym.attention.geometry import Spans
-from spangym.attention.temperature import Sharpen, check_sharpen
+from spangym.attention.geometry import SpanGeometry
+from spangym.attention.temperature import TemperatureLaw, check_temperature_law
 
 
 @dataclass(frozen=True)
-class SpanOptions:
+class SpanConfig:
     """Options of span-limited attention.
 
     Attributes:
@@ -21,11 +21,11 @@ class SpanOptions:
         max_span: Span at span scale 1, in tokens; at least ``win_size``.
         max_dist: Upper bound on the span, in tokens; at least ``win_size``.
         temp_scale: Strength of the temperature law, at least 0.
-        sharpen: The temperature law: see `spangym.attention.temperature`.
+        temperature_law: The temperature law: see `spangym.attention.temperature`.
         scale_weights: Whether attention weights are multiplied by ``1 / m``, ``m`` the span scale.
         causal: Whether a token sees none after it.
         soft_span: Whether the edge of the interval fades out, which gives the span a gradient.
-        ramp: Tokens over which a soft edge fades out, at least 1.
+        soft_edge_width: Tokens over which a soft edge fades out, at least 1.
 
     Raises:
         ValueError: An option breaks its rule; the message names both.
@@ -35,16 +35,21 @@ class SpanOptions:
     max_span: int = 384
     max_dist: int = 512
     temp_scale: float = 0.01
-    sharpen: Sharpen = True
+    temperature_law: TemperatureLaw = "longer"
     scale_weights: bool = False
     causal: bool = False
     soft_span: bool = False
-    ramp: int = 32
+    soft_edge_width: int = 32
 
     def __post_init__(self) -> None:
         win_size, max_span, max_dist = self.win_size, self.max_span, self.max_dist
-        check_whole_numbers(win_size=win_size, max_span=max_span, max_dist=max_dist, ramp=self.ramp)
-        check_rules(
+        check_ints(
+            win_size=win_size,
+            max_span=max_span,
+            max_dist=max_dist,
+            soft_edge_width=self.soft_edge_width,
+        )
+        check(
             [
                 (win_size >= 1, f"win_size must be at least 1, got {win_size}"),
                 (
@@ -61,12 +66,15 @@ class SpanOptions:
                     0 <= self.temp_scale < math.inf,
                     f"temp_scale must be at least 0 and finite, got {self.temp_scale}",
                 ),
-                (self.ramp >= 1, f"ramp must be at least 1, got {self.ramp}"),
+                (
+                    self.soft_edge_width >= 1,
+                    f"soft_edge_width must be at least 1, got {self.soft_edge_width}",
+                ),
             ]
         )
-        check_sharpen(self.sharpen)
+        check_temperature_law(self.temperature_law)
 
-    def seen(self, spans: Spans, tokens: int) -> tuple[Tensor, Tensor]:
+    def visible_range(self, spans: SpanGeometry, tokens: int) -> tuple[Tensor, Tensor]:
         """First key and end of what each query sees of its own sequence.
 
         Args:
@@ -74,7 +82,7 @@ class SpanOptions:
             tokens: Length of the sequences.
 
         Returns:
-            As `Spans.intervals` gives them.
+            As `SpanGeometry.intervals` gives them.
         """
         return spans.intervals(tokens)
 
@@ -85,8 +93,8 @@ def check_sizes(ctx: int, dims: int, head: int) -> None:
     Raises:
         ValueError: A size breaks its rule; the message names both.
     """
-    check_whole_numbers(ctx=ctx, dims=dims, head=head)
-    check_rules(
+    check_ints(ctx=ctx, dims=dims, head=head)
+    check(
         [
             (ctx >= 1, f"ctx must be at least 1, got {ctx}"),
             (dims >= 4, f"dims must be at least 4, got {dims}"),
@@ -96,14 +104,14 @@ def check_sizes(ctx: int, dims: int, head: int) -> None:
     )
 
 
-def check_whole_numbers(**numbers: int) -> None:
+def check_ints(**numbers: int) -> None:
     """Refuse what is no integer; a ``ValueError`` names it."""
     for name, number in numbers.items():
         if not isinstance(number, int) or isinstance(number, bool):
             raise ValueError(f"{name} must be an integer, got {number!r}")
 
 
-def check_rules(rules: Iterable[tuple[bool, str]]) -> None:
+def check(rules: Iterable[tuple[bool, str]]) -> None:
     """Raise a ``ValueError`` with the message of the first rule that does not hold."""
     for holds, message in rules:
         if not holds:

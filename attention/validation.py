@@ -16,10 +16,10 @@ class Inputs:
     """What one pass of a layer is handed.
 
     Attributes:
-        x: Shape (lanes, tokens, dims).
-        xa: Where keys and values come from, shape (lanes, keys, dims); ``x`` if None.
-        mask: Boolean or floating, broadcastable to (lanes, heads, tokens, keys).
-        lengths: Tokens of each lane that are no padding, shape (lanes,), integers.
+        x: Shape (batch, tokens, dims).
+        xa: Where keys and values come from, shape (batch, keys, dims); ``x`` if None.
+        mask: Boolean or floating, broadcastable to (batch, heads, tokens, keys).
+        lengths: Tokens of each sequence that are no padding, shape (batch,), integers.
         xa_lengths: The same of ``xa``.
     """
 
@@ -31,7 +31,7 @@ class Inputs:
 
     @property
     def key_lengths(self) -> Tensor | None:
-        """Keys of each lane that are no padding."""
+        """Keys of each sequence that are no padding."""
         return self.lengths if self.xa is None else self.xa_lengths
 
     def clamped(self) -> Inputs:
@@ -58,29 +58,29 @@ class Inputs:
         shape = tuple(x.shape)
         if x.ndim != 3 or len(x) == 0 or shape[-1] != dims or not 1 <= shape[1] <= ctx:
             raise ValueError(
-                f"x has shape {shape}; it must be (lanes, tokens, {dims}) with 1 to {ctx} tokens"
+                f"x has shape {shape}; it must be (batch, tokens, {dims}) with 1 to {ctx} tokens"
             )
-        lanes, tokens, _ = shape
+        batch, tokens, _ = shape
         if xa is not None and (
-            xa.ndim != 3 or len(xa) != lanes or xa.shape[1] == 0 or xa.shape[-1] != dims
+            xa.ndim != 3 or len(xa) != batch or xa.shape[1] == 0 or xa.shape[-1] != dims
         ):
             raise ValueError(
-                f"xa has shape {tuple(xa.shape)}; it must be ({lanes}, keys, {dims}) with at "
+                f"xa has shape {tuple(xa.shape)}; it must be ({batch}, keys, {dims}) with at "
                 "least one key"
             )
         for name, given in (("x", x), ("xa", xa)):
             if given is not None and not given.dtype.is_floating_point:
                 raise ValueError(f"{name} has type {given.dtype}; it must be floating")
         keys = tokens if xa is None else xa.shape[1]
-        check_mask(self.mask, (lanes, head, tokens, keys))
+        check_mask(self.mask, (batch, head, tokens, keys))
         if xa is None and self.xa_lengths is not None:
             raise ValueError("xa_lengths is given without xa: the lengths of x are `lengths`")
-        check_lengths("lengths", self.lengths, lanes, tokens)
-        check_lengths("xa_lengths", self.xa_lengths, lanes, keys)
+        check_lengths("lengths", self.lengths, batch, tokens)
+        check_lengths("xa_lengths", self.xa_lengths, batch, keys)
 
 
 def check_mask(mask: Tensor | None, scores: tuple[int, ...]) -> None:
-    """Refuse what is no mask for scores of a shape (lanes, heads, queries, keys).
+    """Refuse what is no mask for scores of a shape (batch, heads, queries, keys).
 
     Raises:
         ValueError: The message names shape or type, and what would be right.
@@ -100,7 +100,7 @@ def check_mask(mask: Tensor | None, scores: tuple[int, ...]) -> None:
     )
     if wrong:
         raise ValueError(
-            f"mask has shape {tuple(mask.shape)}; it must be broadcastable to {scores} (lanes, "
+            f"mask has shape {tuple(mask.shape)}; it must be broadcastable to {scores} (batch, "
             "heads, queries, keys)"
         )
 
@@ -118,8 +118,8 @@ def check_values(name: str, values: Tensor, low: int, high: int) -> None:
         raise ValueError(f"{name} must be in [{low}, {high}], got {values.tolist()}")
 
 
-def check_lengths(name: str, lengths: Tensor | None, lanes: int, tokens: int) -> None:
-    """Refuse what are no numbers of tokens, one for each lane.
+def check_lengths(name: str, lengths: Tensor | None, batch: int, tokens: int) -> None:
+    """Refuse what are no numbers of tokens, one for each sequence.
 
     Raises:
         ValueError: The message names the argument, its shape or type, and what would be right.
@@ -129,9 +129,9 @@ def check_lengths(name: str, lengths: Tensor | None, lanes: int, tokens: int) ->
     if not isinstance(lengths, Tensor):
         raise ValueError(f"{name} is a {type(lengths).__name__}; it must be a tensor of integers")
     whole = not lengths.dtype.is_floating_point and lengths.dtype != torch.bool
-    if lengths.shape != (lanes,) or not whole:
+    if lengths.shape != (batch,) or not whole:
         raise ValueError(
             f"{name} has shape {tuple(lengths.shape)} and type {lengths.dtype}; it must be "
-            f"integers of shape ({lanes},)"
+            f"integers of shape ({batch},)"
         )
     check_values(name, lengths, 0, tokens)

@@ -1,4 +1,4 @@
-"""N lanes of streams through one stack of live layers: what every face of the environment runs."""
+"""N environments of streams through one stack of live layers: what every face of the environment runs."""
 
 from __future__ import annotations
 
@@ -13,30 +13,37 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spangym.attention import ACTIONS
-from spangym.envs.data.dataset_registry import open_source
-from spangym.envs.data.sample_episode import read_episode
-from spangym.envs.env_config import OWN, Parts, Settings
-from spangym.envs.info import name_measures
-from spangym.envs.model.build_model import make_stack
+from spangym.attention import NUM_ACTIONS
+from spangym.envs.data.dataset_registry import make_dataset
+from spangym.envs.data.sample_episode import sample_episode
+from spangym.envs.env_config import CUSTOM, EnvComponents, EnvConfig
+from spangym.envs.info import metrics_to_info
+from spangym.envs.model.build_model import build_model
 from spangym.envs.observations import ENCODINGS
 from spangym.envs.rewards import REWARDS
-from spangym.envs.state import Episode, Flattened, State, flatten, map_tensors
-from spangym.envs.transition import Dynamics
+from spangym.envs.state import Episode, State, TreeReader, tree_flatten, tree_map
+from spangym.envs.transition import TransitionModel
 
-_OF_STATES = ("layers", "chunks", "ctx", "dims", "refresh", "observe")
-"""Settings that the shape of a state hangs on."""
+_STATE_SHAPE_FIELDS = (
+    "num_layers",
+    "chunks_per_episode",
+    "ctx",
+    "dims",
+    "control_kv_cache",
+    "observation_time",
+)
+"""EnvConfig that the shape of a state hangs on."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """One decision in every lane, on the host.
+class StepResult:
+    """One decision in every environment, on the host.
 
     Attributes:
-        observations: What the lanes see next, one row each.
-        rewards: Rewards, float32 of shape (lanes,).
-        infos: What else there is to say, one new dict a lane.
-        truncated: Whether the episode is over, in all lanes at once.
+        observations: What the environments see next, one row each.
+        rewards: Rewards, float32 of shape (num_envs,).
+        infos: What else there is to say, one new dict an environment.
+        truncated: Whether the episode is over, in all environments at once.
     """
 
     observations: NDArray[Any]
@@ -45,56 +52,64 @@ class Step:
     truncated: bool
 
 
-class Simulator:
-    """Runs streams through a stack of live layers, all lanes in step.
+class SpanControlCore:
+    """Runs streams through a stack of live layers, all environments in step.
 
     A stream is cut in chunks of ``ctx`` tokens. A chunk passes through the layers; at each, the
-    lanes' actions set their spans, the layer runs, what it did is rewarded, and its output is the
+    environments' actions set their spans, the layer runs, what it did is rewarded, and its output is the
     next layer's input. Keys and values of the global paths are carried from chunk to chunk.
 
     The stack's weights come from ``settings`` and never change, unless the layers are live modules
     of the user's; streams come from the generators handed to `reset`.
 
     Args:
-        settings: What to run.
-        lanes: How many streams.
-        parts: Objects of the user's own in place of named ones.
+        config: What to run.
+        num_envs: How many streams.
+        components: Objects of the user's own in place of named ones.
 
     Raises:
-        ValueError: There is no lane, or the parts do not go together.
+        ValueError: There is no environment, or the components do not go together.
     """
 
-    def __init__(self, settings: Settings, lanes: int, parts: Parts = Parts()) -> None:  # noqa: B008
-        if not isinstance(lanes, int) or lanes < 1:
-            raise ValueError(f"lanes must be an integer, at least 1, got {lanes!r}")
-        for name in ("source", "reward"):
-            if getattr(settings, name) == OWN and getattr(parts, name) is None:
+    def __init__(
+        self, config: EnvConfig, num_envs: int, components: EnvComponents = EnvComponents()
+    ) -> None:  # noqa: B008
+        if not isinstance(num_envs, int) or num_envs < 1:
+            raise ValueError(f"num_envs must be an integer, at least 1, got {num_envs!r}")
+        for name in ("dataset", "reward"):
+            if getattr(config, name) == CUSTOM and getattr(components, name) is None:
                 raise ValueError(
-                    f"{name} {OWN!r} stands for an object that is handed in, and none is"
+                    f"{name} {CUSTOM!r} stands for an object that is handed in, and none is"
                 )
-        self.settings = settings
-        self.lanes = lanes
-        self.source = parts.source or open_source(settings.source, settings.split)
-        self.reward = parts.reward or REWARDS[settings.reward](settings.price)
-        self.stack = make_stack(settings, parts.layers, self.source.channels)
-        if self.reward.needs_task and not self.stack.classes:
+        self.config = config
+        self.num_envs = num_envs
+        self.dataset = components.dataset or make_dataset(config.dataset, config.split)
+        self.reward = components.reward or REWARDS[config.reward](config.cost_coef)
+        self.stack = build_model(config, components.layers, self.dataset.channels)
+        if self.reward.needs_task and not self.stack.num_classes:
             raise ValueError(
                 "these layers were trained on no task: use another reward than 'task', or weights"
             )
         self.device = self.stack.device
-        self.encoding = ENCODINGS[settings.encoding](
-            settings.dims, settings.layers, settings.groups, settings.lags, settings.layer_index
+        self.encoding = ENCODINGS[config.encoding](
+            config.dims,
+            config.num_layers,
+            config.pool_groups,
+            config.autocorrelation,
+            config.include_layer_index,
         )
-        self.dynamics = Dynamics(settings, self.stack, self.reward, self.encoding)
+        self.transition_model = TransitionModel(config, self.stack, self.reward, self.encoding)
         self.action_space = (
-            spaces.MultiDiscrete([ACTIONS, 2, 2]) if settings.refresh else spaces.Discrete(ACTIONS)
+            spaces.MultiDiscrete([NUM_ACTIONS, 2, 2])
+            if config.control_kv_cache
+            else spaces.Discrete(NUM_ACTIONS)
         )
-        """Space of one lane's action."""
+        """Space of one environment's action."""
         self.milliseconds = 0.0
-        """Wall time of the last step, all lanes together."""
-        self.position = self.end = settings.chunks * settings.layers
+        """Wall time of the last step, all environments together."""
+        self.step_count = self.episode_length = config.chunks_per_episode * config.num_layers
         """Decisions taken of the episode, and decisions in an episode."""
-        self._kinds: list[tuple[str, ...]] = []
+        self._content_types: list[tuple[str, ...]] = []
         self._episode: Episode | None = None
         self._state: State | None = None
         self._local_output: Tensor | None = None
@@ -107,53 +122,58 @@ class Simulator:
     @property
     def layer(self) -> int:
         """Index of the layer that is decided on next."""
-        return self.position % self.settings.layers
+        return self.step_count % self.config.num_layers
 
     @property
-    def kinds(self) -> list[str]:
-        """What the chunk is that is decided on next, one a lane.
+    def content_types(self) -> list[str]:
+        """What the chunk is that is decided on next, one per environment.
 
         Raises:
             RuntimeError: The episode is over, or none has begun.
         """
         self._check_running()
-        return [kinds[self.position // self.settings.layers] for kinds in self._kinds]
+        return [
+            content_types[self.step_count // self.config.num_layers]
+            for content_types in self._content_types
+        ]
 
     @torch.no_grad()
     def reset(
         self, generators: Sequence[np.random.Generator]
     ) -> tuple[NDArray[Any], list[dict[str, Any]]]:
-        """Begin an episode: a new stream in every lane.
+        """Begin an episode: a new stream in every environment.
 
         Args:
-            generators: Source of each lane's stream.
+            generators: Source of each environment's stream.
 
         Returns:
-            The lanes' first observations, one row each, and an info each.
+            The environments' first observations, one row each, and an info each.
 
         Raises:
-            ValueError: A stream is not what its source was asked for.
+            ValueError: A stream is not what its dataset was asked for.
         """
-        settings = self.settings
-        kinds, episode = read_episode(
-            settings, generators, self.source, self.stack.classes, self.reward.needs_task
+        config = self.config
+        content_types, episode = sample_episode(
+            config, generators, self.dataset, self.stack.num_classes, self.reward.needs_task
         )
-        episode = map_tensors(lambda each: each.to(self.device), episode)
-        self._state = self.dynamics.begin(episode)
-        if self.position != self.end:
+        episode = tree_map(lambda each: each.to(self.device), episode)
+        self._state = self.transition_model.initial_state(episode)
+        if self.step_count != self.episode_length:
             # Of an episode that came to its end, the last decision can still be asked for.
             self._local_output = None
-        self.position, self._kinds, self._episode = 0, kinds, episode
-        numbers = self.dynamics.numbers(self._state, 0).cpu().numpy()
-        infos: list[dict[str, Any]] = [{"source": kinds[0]} for kinds in self._kinds]
-        return self.encoding.observations(numbers), infos
+        self.step_count, self._content_types, self._episode = 0, content_types, episode
+        numbers = self.transition_model.observe(self._state, 0).cpu().numpy()
+        infos: list[dict[str, Any]] = [
+            {"content_type": content_types[0]} for content_types in self._content_types
+        ]
+        return self.encoding.to_observations(numbers), infos
 
     @torch.no_grad()
-    def step(self, actions: NDArray[np.integer[Any]]) -> Step:
-        """Decide the span of the coming layer in every lane, and run it.
+    def step(self, actions: NDArray[np.integer[Any]]) -> StepResult:
+        """Decide the span of the coming layer in every environment, and run it.
 
         Args:
-            actions: Integers 0..9 of shape (lanes,); with ``refresh`` of shape (lanes, 3): the
+            actions: Integers 0..9 of shape (num_envs,); with ``refresh`` of shape (num_envs, 3): the
                 span, and 0 or 1 for keys and for values.
 
         Returns:
@@ -166,32 +186,32 @@ class Simulator:
         state = self.state
         self._check(actions)
         started = time.perf_counter()
-        chunk, layer = divmod(self.position, self.settings.layers)
+        chunk, layer = divmod(self.step_count, self.config.num_layers)
         decided = torch.from_numpy(actions.astype(np.int64)).to(self.device, non_blocking=True)
-        passed = self.dynamics.decide(state, layer, decided)
-        following = passed.state
-        if layer + 1 == self.settings.layers:
+        transition = self.transition_model.step(state, layer, decided)
+        next_state = transition.state
+        if layer + 1 == self.config.num_layers:
             assert self._episode is not None
-            following = self.dynamics.enter(self._episode, following, chunk + 1)
-        numbers = self.dynamics.numbers(following, (layer + 1) % self.settings.layers)
+            next_state = self.transition_model.start_chunk(self._episode, next_state, chunk + 1)
+        numbers = self.transition_model.observe(next_state, (layer + 1) % self.config.num_layers)
         # The only copy to the host; float64 holds every count exactly.
-        together = [numbers, passed.parts.double(), passed.measures]
-        copied = torch.cat(together, dim=-1).cpu().numpy()
+        packed = [numbers, transition.reward_components.double(), transition.metrics]
+        copied = torch.cat(packed, dim=-1).cpu().numpy()
         if not np.isfinite(copied).all():
             raise ValueError(
                 f"layer {layer} of chunk {chunk} led to numbers that are not finite: look at its "
-                "weights, the reward and the source's frames"
+                "weights, the reward and the dataset's frames"
             )
-        self.position, self._state = self.position + 1, following
-        self._local_output = passed.local_output
+        self.step_count, self._state = self.step_count + 1, next_state
+        self._local_output = transition.local_output
         self.milliseconds = (time.perf_counter() - started) * 1e3
-        cuts = np.cumsum([numbers.shape[1], passed.parts.shape[1]])
-        observed, reward_parts, measured = np.split(copied, cuts, axis=1)
-        return Step(
-            observations=self.encoding.observations(observed),
-            rewards=reward_parts.sum(1).astype(np.float32),
-            infos=self._infos(chunk, layer, reward_parts, measured),
-            truncated=self.position == self.end,
+        offsets = np.cumsum([numbers.shape[1], transition.reward_components.shape[1]])
+        observed, reward_components, metrics = np.split(copied, offsets, axis=1)
+        return StepResult(
+            observations=self.encoding.to_observations(observed),
+            rewards=reward_components.sum(1).astype(np.float32),
+            infos=self._infos(chunk, layer, reward_components, metrics),
+            truncated=self.step_count == self.episode_length,
         )
 
     @property
@@ -213,18 +233,18 @@ class Simulator:
         has come to its end, its last decision is meant until the next one falls.
 
         Returns:
-            One row a lane.
+            One row per environment.
 
         Raises:
             RuntimeError: Nothing was decided since the episode began.
         """
         if self._local_output is None:
             raise RuntimeError("nothing was decided in this episode: call step() first")
-        features = self.encoding.features(self._local_output)
-        layer = (self.position - 1) % self.settings.layers
-        return self.encoding.observations(self.encoding.numbers(features, layer).cpu().numpy())
+        features = self.encoding.extract(self._local_output)
+        layer = (self.step_count - 1) % self.config.num_layers
+        return self.encoding.to_observations(self.encoding.encode(features, layer).cpu().numpy())
 
-    def fork(self) -> Simulator:
+    def fork(self) -> SpanControlCore:
         """A simulator that goes on from here by itself; both run the same layers."""
         other = object.__new__(type(self))
         # All else is never changed in place.
@@ -234,24 +254,24 @@ class Simulator:
     def state_dict(self) -> dict[str, Any]:
         """All that running has changed, as tensors and what JSON can hold."""
         tensors = {
-            **flatten(self._episode, "episode"),
-            **flatten(self._state, "state"),
-            **flatten(self._local_output, "local_output"),
+            **tree_flatten(self._episode, "episode"),
+            **tree_flatten(self._state, "state"),
+            **tree_flatten(self._local_output, "local_output"),
         }
         return {
-            "of": self._identity(),
-            "position": self.position,
-            "kinds": [*map(list, self._kinds)],
+            "of": self._compat_key(),
+            "step_count": self.step_count,
+            "content_types": [*map(list, self._content_types)],
             "tensors": tensors,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from where `state_dict` was called, in a simulator of the same settings and lanes.
+        """Go on from where `state_dict` was called, in a simulator of the same settings and environments.
 
         Raises:
-            ValueError: It is of other settings or lanes.
+            ValueError: It is of other settings or environments.
         """
-        given, own = state_dict.get("of", {}), self._identity()
+        given, own = state_dict.get("of", {}), self._compat_key()
         for name, value in own.items():
             if given.get(name) != value:
                 raise ValueError(
@@ -259,46 +279,46 @@ class Simulator:
                     f"this one's {value}"
                 )
         episode = state = None
-        flat = Flattened(state_dict["tensors"], self.device)
+        flat = TreeReader(state_dict["tensors"], self.device)
         if state_dict["tensors"]:
-            episode, state = flat.episode("episode"), flat.state("state", self.settings.layers)
-        self._kinds = [*map(tuple, state_dict["kinds"])]
-        self.position, self._episode, self._state = state_dict["position"], episode, state
+            episode, state = flat.episode("episode"), flat.state("state", self.config.num_layers)
+        self._content_types = [*map(tuple, state_dict["content_types"])]
+        self.step_count, self._episode, self._state = state_dict["step_count"], episode, state
         self._local_output = flat.optional("local_output")
 
-    def _identity(self) -> dict[str, Any]:
+    def _compat_key(self) -> dict[str, Any]:
         """What environments must have in common to go on from each other's states."""
-        settings = self.settings
+        config = self.config
         return {
-            "lanes": self.lanes,
-            **{name: getattr(settings, name) for name in _OF_STATES},
-            "channels": self.source.channels,
+            "num_envs": self.num_envs,
+            **{name: getattr(config, name) for name in _STATE_SHAPE_FIELDS},
+            "channels": self.dataset.channels,
             "task": self.reward.needs_task,
-            "numbers": self.encoding.width,
+            "num_features": self.encoding.num_features,
         }
 
     def _infos(
         self,
         chunk: int,
         layer: int,
-        reward_parts: NDArray[np.float64],
-        measured: NDArray[np.float64],
+        reward_components: NDArray[np.float64],
+        metrics: NDArray[np.float64],
     ) -> list[dict[str, Any]]:
         return [
             {
-                "source": kinds[chunk],
+                "content_type": content_types[chunk],
                 "chunk": chunk,
                 "layer": layer,
-                "reward_parts": dict(zip(self.reward.parts, parts, strict=True)),
-                **name_measures(row, self.settings.ctx),
+                "reward_components": dict(zip(self.reward.components, values, strict=True)),
+                **metrics_to_info(row, self.config.ctx),
             }
-            for kinds, parts, row in zip(
-                self._kinds, reward_parts.tolist(), measured.tolist(), strict=True
+            for content_types, values, row in zip(
+                self._content_types, reward_components.tolist(), metrics.tolist(), strict=True
             )
         ]
 
     def _check_running(self) -> None:
-        if self.position == self.end or self._state is None:
+        if self.step_count == self.episode_length or self._state is None:
             raise RuntimeError("no episode is running: call reset() first")
 
     def _check(self, actions: NDArray[Any]) -> None:
@@ -306,12 +326,12 @@ class Simulator:
         highest = space.nvec if isinstance(space, spaces.MultiDiscrete) else space.n
         integers = np.issubdtype(actions.dtype, np.integer)
         if (
-            actions.shape != (self.lanes, *(space.shape or ()))
+            actions.shape != (self.num_envs, *(space.shape or ()))
             or not integers
             or ((actions < 0) | (actions >= highest)).any()
         ):
-            spans = f"an integer in 0..{ACTIONS - 1}"
-            wanted = f"{spans}, 0 or 1, and 0 or 1," if self.settings.refresh else spans
+            spans = f"an integer in 0..{NUM_ACTIONS - 1}"
+            wanted = f"{spans}, 0 or 1, and 0 or 1," if self.config.control_kv_cache else spans
             raise ValueError(
-                f"action must be {wanted} for each of {self.lanes} lanes, got {actions.tolist()}"
+                f"action must be {wanted} for each of {self.num_envs} environments, got {actions.tolist()}"
             )

@@ -1,7 +1,7 @@
 """The arguments of an environment, typed and checked: one list for all its faces.
 
-What has a name or a number is a field of `Settings`. Live objects (layers, a source, a reward of
-the user's own) stand beside them in `Parts`.
+What has a name or a number is a field of `EnvConfig`. Live objects (layers, a dataset, a reward of
+the user's own) stand beside them in `EnvComponents`.
 """
 
 from __future__ import annotations
@@ -16,68 +16,68 @@ from typing import Any, NamedTuple, get_args
 
 import torch
 
-from spangym.attention import IntegratedAttention, Observation
+from spangym.attention import IntegratedAttention, ObservationSpec
 from spangym.attention.layers.integrated import ActionScale
-from spangym.attention.original.local_path import check_mended
-from spangym.attention.span_config import SpanOptions, check_sizes
-from spangym.envs.data.dataset import SPLITS, Source
-from spangym.envs.data.dataset_registry import check_source
-from spangym.envs.model.model_checkpoint import read_sizes
-from spangym.envs.model.stack import Stack
+from spangym.attention.original.local_path import check_fix
+from spangym.attention.span_config import SpanConfig, check_sizes
+from spangym.attention.temperature import TemperatureLaw
+from spangym.envs.data.dataset import SPLITS, Dataset
+from spangym.envs.data.dataset_registry import validate_dataset_name
+from spangym.envs.model.model_checkpoint import load_config
+from spangym.envs.model.stack import LayerStack
 from spangym.envs.observations import ENCODINGS
-from spangym.envs.registration import arguments_of
+from spangym.envs.registration import default_kwargs
 from spangym.envs.rewards import REWARDS, Reward
 from spangym.utils.suggestions import did_you_mean
 
 _OBJECTS = {
-    "source": "a path, or a Source that is made",
+    "dataset": "a path, or a Dataset that is made",
     "reward": "a Reward that is made",
-    "layers": "a list of IntegratedAttention",
 }
 """What may be handed in to an environment instead of a name or a number."""
 
-OWN = "own"
-"""Name of a source, a reward or layers that are an object of the user's."""
+CUSTOM = "own"
+"""Name of a dataset, a reward or layers that are an object of the user's."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class EnvConfig:
     """Arguments of a span-control environment.
 
     Attributes:
-        layers: Live layers in the stack.
+        num_layers: Live layers in the stack.
         dims: Width of the layers; at least 4.
         heads: Attention heads of a layer; divides ``dims``.
         ctx: Tokens in a chunk.
-        chunks: Chunks in an episode, which has ``chunks * layers`` steps.
+        chunks_per_episode: Chunks in an episode, which has ``chunks_per_episode * num_layers`` steps.
         win_size: Window at span scale 1, in tokens.
         max_span: Span at span scale 1, in tokens; at least ``win_size``.
         max_dist: Upper bound on the span, in tokens; at least ``win_size``.
         temp_scale: Strength of the layers' temperature law.
-        sharpen: Sharper scores for longer spans (True) or for shorter ones (False).
-        layer: What the layers are: ``default``, or ``original``, as they were, defects and all
+        temperature_law: Name of the temperature law: see `spangym.attention.temperature`.
+        layer_variant: What the layers are: ``default``, or ``original``, as they were, defects and all
             (`spangym.attention.original.layer`).
-        mended: Name of the one defect of original layers that is mended: ``temperature``,
+        fixes: Name of the one defect of original layers that is fixed: ``temperature``,
             ``local_causal``, ``global_causal``, ``double_scale`` or ``cut``; none if empty.
         action_scale: What an action is a share of: the span that the layer predicts
             (``relative``), or the longest one (``absolute``). Trained layers are ``absolute``,
             whatever stands here.
         weights_seed: Seed of the layers' and the embedding's random weights.
-        weights: Trained layers instead: a shipped name, or a file that ``spangym pretrain`` wrote.
+        checkpoint: Trained layers instead: a shipped name, or a file that ``spangym pretrain`` wrote.
             They bring their sizes with them; only ``ctx`` may be less.
-        source: What the streams are drawn from: a shipped name, or a file or folder of one's own;
+        dataset: What the streams are drawn from: a shipped name, or a file or folder of one's own;
             see `spangym.envs.data.dataset_registry`.
-        split: Part of the source that is read: ``train`` or ``evaluation``.
+        split: Part of the dataset that is read: ``train`` or ``evaluation``.
         reward: Name of the reward: ``quality``, ``attention`` or ``task``.
-        price: What it costs, in units of reward, to visit the keys of one full attention in every
+        cost_coef: What it costs, in units of reward, to visit the keys of one full attention in every
             layer of a chunk.
-        refresh: Whether the action also decides if keys and values are computed anew.
-        observe: Whether a decision is made from the chunk itself (``current``) or, so that nothing
+        control_kv_cache: Whether the action also decides if keys and values are computed anew.
+        observation_time: Whether a decision is made from the chunk itself (``current``) or, so that nothing
             of a token is known before it, from the chunk before (``previous``).
         encoding: Name of the encoding: ``digits``, ``box``, ``features`` or ``state``.
-        groups: Groups of dimensions that the features are pooled to first; 0 leaves them.
-        lags: Whether lag correlations are observed, too.
-        layer_index: Whether the observation says which layer is next.
+        pool_groups: Groups of dimensions that the features are pooled to first; 0 leaves them.
+        autocorrelation: Whether lag correlations are observed, too.
+        include_layer_index: Whether the observation says which layer is next.
         device: Where the layers run, as torch names it.
 
     Raises:
@@ -85,121 +85,126 @@ class Settings:
         ValueError: An argument breaks its rule.
     """
 
-    layers: int = 2
+    num_layers: int = 2
     dims: int = 64
     heads: int = 4
     ctx: int = 256
-    chunks: int = 8
+    chunks_per_episode: int = 8
     win_size: int = 256
     max_span: int = 384
     max_dist: int = 512
     temp_scale: float = 0.01
-    sharpen: bool = True
-    layer: str = "default"
-    mended: str = ""
+    temperature_law: TemperatureLaw = "longer"
+    layer_variant: str = "default"
+    fixes: str = ""
     action_scale: str = "relative"
     weights_seed: int = 0
-    weights: str = ""
-    source: str = "text"
+    checkpoint: str = ""
+    dataset: str = "text"
     split: str = "train"
     reward: str = "quality"
-    price: float = 0.0
-    refresh: bool = False
-    observe: str = "current"
+    cost_coef: float = 0.0
+    control_kv_cache: bool = False
+    observation_time: str = "current"
     encoding: str = "digits"
-    groups: int = 0
-    lags: bool = False
-    layer_index: bool = False
+    pool_groups: int = 0
+    autocorrelation: bool = False
+    include_layer_index: bool = False
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_type(field.name, getattr(self, field.name), type(field.default))
-        for name in ("layers", "chunks"):
+        for name in ("num_layers", "chunks_per_episode"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.heads < 1 or self.dims % self.heads:
             raise ValueError(f"heads must divide dims, got heads={self.heads}, dims={self.dims}")
         check_sizes(self.ctx, self.dims, self.heads)
-        SpanOptions(
+        SpanConfig(
             win_size=self.win_size,
             max_span=self.max_span,
             max_dist=self.max_dist,
             temp_scale=self.temp_scale,
-            sharpen=self.sharpen,
+            temperature_law=self.temperature_law,
         )
-        if self.groups < 0 or (self.groups and self.dims % self.groups):
+        if self.pool_groups < 0 or (self.pool_groups and self.dims % self.pool_groups):
             raise ValueError(
-                f"groups must divide dims (or be 0: no pooling), got groups={self.groups}, "
+                f"pool_groups must divide dims (or be 0: no pooling), got pool_groups={self.pool_groups}, "
                 f"dims={self.dims}"
             )
         if not 0 <= self.weights_seed < 2**63:
             raise ValueError(f"weights_seed must be in 0..2**63 - 1, got {self.weights_seed}")
-        if not 0 <= self.price < math.inf:
-            raise ValueError(f"price must be at least 0 and finite, got {self.price}")
+        if not 0 <= self.cost_coef < math.inf:
+            raise ValueError(f"cost_coef must be at least 0 and finite, got {self.cost_coef}")
         for name, known in (
             ("split", SPLITS),
-            ("reward", (*REWARDS, OWN)),
-            ("observe", ("current", "previous")),
+            ("reward", (*REWARDS, CUSTOM)),
+            ("observation_time", ("current", "previous")),
             ("encoding", ENCODINGS),
-            ("layer", ("default", "original")),
+            ("layer_variant", ("default", "original")),
             ("action_scale", get_args(ActionScale)),
         ):
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(f"{name} {value!r} is unknown{did_you_mean(value, known)}")
-        if self.mended:
-            check_mended(self.mended)
-            if self.layer != "original":
+        if self.fixes:
+            check_fix(self.fixes)
+            if self.layer_variant != "original":
                 raise ValueError(
-                    f"mended is of the original layer, layer is {self.layer!r}: leave it out, or "
-                    "set layer to 'original'"
+                    f"fixes is of the original layer, layer_variant is {self.layer_variant!r}: leave it out, or "
+                    "set layer_variant to 'original'"
                 )
-        if self.source != OWN:
-            check_source(self.source)
-        if self.weights:
+        if self.dataset != CUSTOM:
+            validate_dataset_name(self.dataset)
+        if self.checkpoint:
             self._check_weights()
         check_device(self.device)
 
     @property
-    def observation(self) -> Observation:
+    def observation(self) -> ObservationSpec:
         """What is observed of a layer's input."""
-        return Observation(
-            self.dims, self.layers, self.encoding, self.groups, self.lags, self.layer_index
+        return ObservationSpec(
+            self.dims,
+            self.num_layers,
+            self.encoding,
+            self.pool_groups,
+            self.autocorrelation,
+            self.include_layer_index,
         )
 
     @property
-    def full_keys(self) -> int:
+    def full_qk_pairs(self) -> int:
         """Query-key pairs of one pass of full attention, in layers that settings can name.
 
-        Of original layers, too, those of attention to both sides: what they price is the same.
+        Of original layers, too, those of attention to both sides: what their cost counts is the same.
         """
-        named = self.weights and self.weights != OWN
-        return full_keys(self.ctx, read_sizes(self.weights).causal if named else False)
+        named = self.checkpoint and self.checkpoint != CUSTOM
+        return full_qk_pairs(self.ctx, load_config(self.checkpoint).causal if named else False)
 
     def _check_weights(self) -> None:
-        of_random = _OF_RANDOM
-        if self.weights != OWN:
+        of_random = _RANDOM_LAYER_FIELDS
+        if self.checkpoint != CUSTOM:
             # Beside live layers it is the embedding's.
             of_random = (*of_random, "weights_seed")
-            sizes = read_sizes(self.weights)
+            sizes = load_config(self.checkpoint)
             for name in _SIZES:
                 needed, given = getattr(sizes, name), getattr(self, name)
                 if given != needed and not (name == "ctx" and given < needed):
                     raise ValueError(
-                        f"{name} must be {needed}, as the weights {self.weights!r} have, "
+                        f"{name} must be {needed}, as the checkpoint {self.checkpoint!r} has, "
                         f"got {given}"
                     )
         for name in of_random:
             if getattr(self, name) != getattr(type(self), name):
                 raise ValueError(
-                    f"{name} is of layers with random weights: leave it out beside the weights "
-                    f"{self.weights!r}"
+                    f"{name} is of layers with random weights: leave it out beside the checkpoint "
+                    f"{self.checkpoint!r}"
                 )
 
     @classmethod
-    def from_arguments(cls, arguments: Mapping[str, Any]) -> Settings:
-        """Make settings from keyword arguments; weights bring their sizes with them.
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> EnvConfig:
+        """Make settings from keyword arguments; a checkpoint brings its sizes with it.
 
         Raises:
             TypeError: An argument is unknown; the message names the nearest.
@@ -211,40 +216,40 @@ class Settings:
                 raise TypeError(
                     f"got an unexpected keyword argument {name!r}{did_you_mean(name, known)}"
                 )
-        weights = arguments.get("weights")
-        if weights and weights != OWN and isinstance(weights, str):
-            sizes = read_sizes(weights)
+        weights = arguments.get("checkpoint")
+        if weights and weights != CUSTOM and isinstance(weights, str):
+            sizes = load_config(weights)
             arguments = {**{name: getattr(sizes, name) for name in _SIZES}, **arguments}
         return cls(**arguments)
 
 
-_SIZES = ("layers", "dims", "heads", "ctx", "win_size", "max_span", "max_dist")
-_OF_RANDOM = ("temp_scale", "sharpen", "layer", "mended", "action_scale")
+_SIZES = ("num_layers", "dims", "heads", "ctx", "win_size", "max_span", "max_dist")
+_RANDOM_LAYER_FIELDS = ("temp_scale", "temperature_law", "layer_variant", "fixes", "action_scale")
 """What trained and live layers bring with them, and settings do not say of them."""
 
 
-Layers = Stack | Sequence[IntegratedAttention] | torch.nn.ModuleList
+Layers = LayerStack | Sequence[IntegratedAttention] | torch.nn.ModuleList
 """Live layers, as they may be handed in."""
 
 
-class Parts(NamedTuple):
-    """Live objects of the user's own that take the place of what `Settings` names.
+class EnvComponents(NamedTuple):
+    """Live objects of the user's own that take the place of what `EnvConfig` names.
 
     Attributes:
         layers: Layers, or a stack of them.
-        source: Where the streams come from.
+        dataset: Where the streams come from.
         reward: What judges decisions.
     """
 
     layers: Layers | None = None
-    source: Source | None = None
+    dataset: Dataset | None = None
     reward: Reward | None = None
 
 
-def split_arguments(arguments: Mapping[str, Any]) -> tuple[Settings, Parts]:
-    """Take keyword arguments apart: settings, and objects handed in for layers, source or reward.
+def parse_env_kwargs(arguments: Mapping[str, Any]) -> tuple[EnvConfig, EnvComponents]:
+    """Take keyword arguments apart: settings, and objects handed in for layers, dataset or reward.
 
-    Layers take the place of weights, a reward brings its own price.
+    Layers take the place of a checkpoint, a reward brings its own cost coefficient.
 
     Args:
         arguments: As an environment is given them.
@@ -254,35 +259,43 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[Settings, Parts]:
         ValueError: An argument breaks its rule.
     """
     named, objects = dict(arguments), {}
-    layers = named.get("layers")
-    if isinstance(layers, IntegratedAttention):
-        layers = [layers]
-    if isinstance(layers, Stack | Sequence | torch.nn.ModuleList) and not isinstance(layers, str):
+    if "layers" in named:
+        layers = named.pop("layers")
+        if isinstance(layers, IntegratedAttention):
+            layers = [layers]
+        if isinstance(layers, str) or not isinstance(
+            layers, LayerStack | Sequence | torch.nn.ModuleList
+        ):
+            given = repr(layers) if isinstance(layers, int | float | str) else type(layers).__name__
+            raise TypeError(
+                f"layers must be a sequence of IntegratedAttention, got {given}: the number of "
+                "layers is num_layers"
+            )
         objects["layers"] = layers
-        named = {**_sizes_of(layers, named), **named, "layers": len(live_modules(layers))}
-        named["weights"] = OWN
-    if isinstance(named.get("source"), Path):
-        named["source"] = str(named["source"])
-    for name, kind in (("source", Source), ("reward", Reward)):
+        named = {**_sizes_of(layers, named), **named, "num_layers": len(unwrap_layers(layers))}
+        named["checkpoint"] = CUSTOM
+    if isinstance(named.get("dataset"), Path):
+        named["dataset"] = str(named["dataset"])
+    for name, kind in (("dataset", Dataset), ("reward", Reward)):
         if isinstance(named.get(name), kind):
             objects[name] = named[name]
-            named[name] = OWN
+            named[name] = CUSTOM
     if "reward" in objects:
-        named["price"] = objects["reward"].price
-    return Settings.from_arguments(named), Parts(**objects)
+        named["cost_coef"] = objects["reward"].cost_coef
+    return EnvConfig.from_arguments(named), EnvComponents(**objects)
 
 
-def live_modules(layers: Layers) -> list[IntegratedAttention]:
+def unwrap_layers(layers: Layers) -> list[IntegratedAttention]:
     """The layers themselves.
 
     Raises:
         TypeError: One is no `IntegratedAttention`, or there is none.
     """
-    given = [*(layers.layers if isinstance(layers, Stack) else layers)]
+    given = [*(layers.layers if isinstance(layers, LayerStack) else layers)]
     modules = [each for each in given if isinstance(each, IntegratedAttention)]
     if not modules or len(modules) < len(given):
         raise TypeError(
-            "layers must be a number, or a sequence of IntegratedAttention, at least one; got "
+            "layers must be a sequence of IntegratedAttention, at least one; got "
             f"{[type(each).__name__ for each in given]}"
         )
     return modules
@@ -290,9 +303,17 @@ def live_modules(layers: Layers) -> list[IntegratedAttention]:
 
 def _sizes_of(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes of live layers, as settings; what else was said of them is refused."""
-    modules = live_modules(layers)
+    modules = unwrap_layers(layers)
     first = modules[0]
-    for name in ("dims", "heads", "win_size", "max_span", "max_dist", *_OF_RANDOM):
+    for name in (
+        "num_layers",
+        "dims",
+        "heads",
+        "win_size",
+        "max_span",
+        "max_dist",
+        *_RANDOM_LAYER_FIELDS,
+    ):
         if name in given:
             raise TypeError(f"argument {name!r} is the layers' own: leave it out beside layers")
     if len({each.dims for each in modules}) > 1:
@@ -304,7 +325,7 @@ def _sizes_of(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "dims": first.dims,
         "heads": first.head,
-        "ctx": min(longest, Settings.ctx),
+        "ctx": min(longest, EnvConfig.ctx),
         "win_size": options.win_size,
         "max_span": options.max_span,
         "max_dist": options.max_dist,
@@ -312,7 +333,7 @@ def _sizes_of(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def full_keys(ctx: int, causal: bool) -> int:
+def full_qk_pairs(ctx: int, causal: bool) -> int:
     """Query-key pairs of one pass of full attention over so many tokens."""
     return ctx * (ctx + 1) // 2 if causal else ctx**2
 
@@ -346,8 +367,8 @@ def check_device(name: str) -> torch.device:
     return device
 
 
-def settings_for(name: str, arguments: Mapping[str, Any]) -> Settings:
-    """Settings of an id, with arguments of one's own.
+def make_config(name: str, arguments: Mapping[str, Any]) -> EnvConfig:
+    """EnvConfig of an id, with arguments of one's own.
 
     Args:
         name: A registered id; ``spangym/`` may be left out.
@@ -357,4 +378,4 @@ def settings_for(name: str, arguments: Mapping[str, Any]) -> Settings:
         ValueError: The id is unknown, or an argument breaks its rule.
         TypeError: An argument is unknown.
     """
-    return Settings.from_arguments({**arguments_of(name), **arguments})
+    return EnvConfig.from_arguments({**default_kwargs(name), **arguments})

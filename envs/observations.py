@@ -1,6 +1,6 @@
 """How an agent sees the features of a layer's input.
 
-An `Observation` turns features into numbers on the device, and an encoding the numbers, once copied
+An `ObservationSpec` turns features into numbers on the device, and an encoding the numbers, once copied
 to the host, into observations of its space. The two halves stand apart so that one copy a step
 carries both observations and rewards, and that a controller in a layer needs the first only.
 """
@@ -15,8 +15,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spangym.attention.features import STATES, state_id
-from spangym.attention.observation_spec import Observation
+from spangym.attention.features import NUM_STATES, tuple_hash_id
+from spangym.attention.observation_spec import ObservationSpec
 
 
 class Encoding(ABC):
@@ -24,14 +24,14 @@ class Encoding(ABC):
 
     Args:
         dims: Width of the layers.
-        layers: Layers in the stack.
-        groups: Groups of dimensions that means and variances are pooled to; 0 leaves them.
-        lags: Whether lag correlations follow them.
-        layer_index: Whether the observation ends with the index of the layer.
+        num_layers: Layers in the stack.
+        pool_groups: Groups of dimensions that means and variances are pooled to; 0 leaves them.
+        autocorrelation: Whether lag correlations follow them.
+        include_layer_index: Whether the observation ends with the index of the layer.
 
     Attributes:
         observation: What is observed, on the device.
-        space: Space of one lane's observation.
+        space: Space of one environment's observation.
     """
 
     name: ClassVar[str]
@@ -39,49 +39,51 @@ class Encoding(ABC):
     def __init__(
         self,
         dims: int,
-        layers: int,
-        groups: int = 0,
-        lags: bool = False,
-        layer_index: bool = False,
+        num_layers: int,
+        pool_groups: int = 0,
+        autocorrelation: bool = False,
+        include_layer_index: bool = False,
     ) -> None:
-        self.observation = Observation(dims, layers, self.name, groups, lags, layer_index)
+        self.observation = ObservationSpec(
+            dims, num_layers, self.name, pool_groups, autocorrelation, include_layer_index
+        )
         self.space = self._make_space()
 
     @property
-    def width(self) -> int:
-        """How many numbers `features` gives."""
-        return self.observation.width
+    def num_features(self) -> int:
+        """How many numbers `extract` gives."""
+        return self.observation.num_features
 
     @abstractmethod
     def _make_space(self) -> spaces.Space[Any]:
-        """Space of one lane's observation."""
+        """Space of one environment's observation."""
 
-    def features(self, local_input: Tensor) -> Tensor:
-        """What is observed of a layer's normalised input, before it is encoded.
+    def extract(self, local_input: Tensor) -> Tensor:
+        """What is observed of a layer's normalized input, before it is encoded.
 
         Args:
-            local_input: Shape (lanes, tokens, dims).
+            local_input: Shape (num_envs, tokens, dims).
 
         Returns:
-            Means, variances and lag correlations, shape (lanes, numbers), float32 or wider.
+            Means, variances and lag correlations, shape (num_envs, numbers), float32 or wider.
         """
-        return self.observation.features(local_input)
+        return self.observation.extract_from_input(local_input)
 
-    def numbers(self, features: Tensor, layer: int) -> Tensor:
+    def encode(self, features: Tensor, layer: int) -> Tensor:
         """Numbers to copy to the host.
 
         Args:
-            features: What `features` gave, shape (lanes, numbers).
+            features: What `extract` gave, shape (num_envs, numbers).
             layer: Index of the layer that is next.
 
         Returns:
-            Shape (lanes, numbers), float64, on the device.
+            Shape (num_envs, numbers), float64, on the device.
         """
-        return self.observation.numbers(features, layer)
+        return self.observation.encode(features, layer)
 
     @abstractmethod
-    def observations(self, numbers: NDArray[np.float64]) -> NDArray[Any]:
-        """Observations of all lanes, a fresh array, from numbers of shape (lanes, numbers)."""
+    def to_observations(self, numbers: NDArray[np.float64]) -> NDArray[Any]:
+        """Observations of all environments, a fresh array, from numbers of shape (num_envs, numbers)."""
 
 
 class DigitsEncoding(Encoding):
@@ -90,10 +92,10 @@ class DigitsEncoding(Encoding):
     name = "digits"
 
     def _make_space(self) -> spaces.Space[Any]:
-        return spaces.MultiDiscrete(self.observation.sizes, dtype=np.int64)
+        return spaces.MultiDiscrete(self.observation.nvec, dtype=np.int64)
 
-    def observations(self, numbers: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Digits as int64, shape (lanes, numbers)."""
+    def to_observations(self, numbers: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Digits as int64, shape (num_envs, numbers)."""
         return numbers.astype(np.int64)
 
 
@@ -103,10 +105,10 @@ class BoxEncoding(Encoding):
     name = "box"
 
     def _make_space(self) -> spaces.Space[Any]:
-        return spaces.Box(-1.0, 1.0, (len(self.observation.sizes),), np.float32)
+        return spaces.Box(-1.0, 1.0, (len(self.observation.nvec),), np.float32)
 
-    def observations(self, numbers: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Scaled digits as float32, shape (lanes, numbers)."""
+    def to_observations(self, numbers: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Scaled digits as float32, shape (num_envs, numbers)."""
         return numbers.astype(np.float32)
 
 
@@ -119,24 +121,24 @@ class FeaturesEncoding(Encoding):
         low, high = (np.array(each, np.float32) for each in self.observation.bounds)
         return spaces.Box(low, high, dtype=np.float32)
 
-    def observations(self, numbers: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Features as float32, shape (lanes, numbers), within their bounds."""
+    def to_observations(self, numbers: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Features as float32, shape (num_envs, numbers), within their bounds."""
         assert isinstance(self.space, spaces.Box)
         return numbers.astype(np.float32).clip(self.space.low, self.space.high)
 
 
 class StateEncoding(DigitsEncoding):
-    """The original's state id, ``hash(tuple(digits)) % 9999``: ``Discrete(9999)``, for tables."""
+    """The original's state id, ``hash(tuple(bins)) % 9999``: ``Discrete(9999)``, for tables."""
 
     name = "state"
 
     def _make_space(self) -> spaces.Space[Any]:
-        return spaces.Discrete(STATES)
+        return spaces.Discrete(NUM_STATES)
 
-    def observations(self, numbers: NDArray[np.float64]) -> NDArray[np.int64]:
-        """State ids as int64, shape (lanes,)."""
-        rows = super().observations(numbers).tolist()
-        return np.array([state_id(row) for row in rows], dtype=np.int64)
+    def to_observations(self, numbers: NDArray[np.float64]) -> NDArray[np.int64]:
+        """State ids as int64, shape (num_envs,)."""
+        rows = super().to_observations(numbers).tolist()
+        return np.array([tuple_hash_id(row) for row in rows], dtype=np.int64)
 
 
 ENCODINGS: dict[str, type[Encoding]] = {

@@ -1,4 +1,4 @@
-"""The table of environment ids. An id's behaviour never changes: a change is a new version."""
+"""The table of environment ids. An id's behavior never changes: a change is a new version."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from spangym.utils.suggestions import did_you_mean
 NAMESPACE = "spangym"
 
 
-def _trained(weights: str, source: str, price: float) -> dict[str, Any]:
-    return {"weights": weights, "source": source, "reward": "task", "price": price}
+def _trained(checkpoint: str, dataset: str, cost_coef: float) -> dict[str, Any]:
+    return {"checkpoint": checkpoint, "dataset": dataset, "reward": "task", "cost_coef": cost_coef}
 
 
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "spangym/SpanControl-v0": {},
-    "spangym/SpanBudget-v0": _trained("span-budget", "mixed", price=0.6),
-    "spangym/LongRange-v0": _trained("long-range", "long-range", price=1.0),
-    "spangym/Collapse-v0": _trained("collapse", "collapse", price=0.5),
-    "spangym/Precision-v0": _trained("precision", "precision", price=0.5),
-    "spangym/Hierarchy-v0": _trained("hierarchy", "hierarchy", price=0.5),
-    "spangym/Sparsity-v0": _trained("sparsity", "sparsity", price=1.0),
+    "spangym/SpanBudget-v0": _trained("span-budget", "mixed", cost_coef=0.6),
+    "spangym/LongRange-v0": _trained("long-range", "long-range", cost_coef=1.0),
+    "spangym/Collapse-v0": _trained("collapse", "collapse", cost_coef=0.5),
+    "spangym/Precision-v0": _trained("precision", "precision", cost_coef=0.5),
+    "spangym/Hierarchy-v0": _trained("hierarchy", "hierarchy", cost_coef=0.5),
+    "spangym/Sparsity-v0": _trained("sparsity", "sparsity", cost_coef=1.0),
 }
-"""Ids, each with the arguments in which it differs from the defaults of `Settings`."""
+"""Ids, each with the arguments in which it differs from the defaults of `EnvConfig`."""
 
 
 def register_environments() -> None:
@@ -49,7 +49,7 @@ def full_id(name: str) -> str:
     return name if "/" in name else f"{NAMESPACE}/{name}"
 
 
-def arguments_of(name: str) -> dict[str, Any]:
+def default_kwargs(name: str) -> dict[str, Any]:
     """The arguments in which an id differs from the defaults.
 
     Raises:

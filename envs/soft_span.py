@@ -12,23 +12,23 @@ import dataclasses
 from torch import Tensor, nn
 
 from spangym.attention import IntegratedAttention
-from spangym.envs.core import Simulator
+from spangym.envs.core import SpanControlCore
 
 
-def soft_bits(simulator: Simulator, scales: Tensor) -> Tensor:
+def soft_span_loss(core: SpanControlCore, scales: Tensor) -> Tensor:
     """The coming chunk's loss with soft spans; nothing changes.
 
-    Every layer runs on its own weights, its edge soft over the ``ramp`` tokens of its options.
+    Every layer runs on its own weights, its edge soft over the ``soft_edge_width`` tokens of its options.
     Windows are whole numbers of tokens, which change with the scales too: there the loss jumps, and
     the gradient is that to either side.
 
     Args:
-        simulator: At the beginning of a chunk, of a stack that is judged by a task.
+        core: At the beginning of a chunk, of a stack that is judged by a task.
         scales: Shares of the longest span, one for each layer, floating of shape (layers,), in
             [0, 1]. 0 turns a layer's local path off, and gets no gradient.
 
     Returns:
-        Loss in bits a target, shape (lanes,), on the layers' device; gradients flow to the scales.
+        Loss in bits a target, shape (num_envs,), on the layers' device; gradients flow to the scales.
 
     Raises:
         ValueError: There is no task, a layer has no soft edge, or the scales are not that.
@@ -37,36 +37,38 @@ def soft_bits(simulator: Simulator, scales: Tensor) -> Tensor:
     Example:
         >>> import numpy as np
         >>> import torch
-        >>> from spangym.envs import settings_for
-        >>> simulator = Simulator(settings_for("LongRange-v0", {"chunks": 1}), lanes=2)
-        >>> _ = simulator.reset([np.random.default_rng(lane) for lane in range(2)])
+        >>> from spangym.envs import make_config
+        >>> core = SpanControlCore(make_config("LongRange-v0", {"chunks_per_episode": 1}), num_envs=2)
+        >>> _ = core.reset([np.random.default_rng(env_index) for env_index in range(2)])
         >>> scales = torch.tensor([0.5, 0.5], requires_grad=True)
-        >>> soft_bits(simulator, scales).mean().backward()
+        >>> soft_span_loss(core, scales).mean().backward()
         >>> scales.grad.shape
         torch.Size([2])
     """
-    state, stack = simulator.state, simulator.stack
+    state, stack = core.state, core.stack
     if state.targets is None:
-        raise ValueError("soft_bits needs a loss: use trained layers and the reward 'task'")
-    if simulator.layer:
+        raise ValueError("soft_span_loss needs a loss: use trained layers and the reward 'task'")
+    if core.layer:
         raise RuntimeError(
-            f"soft_bits is of whole chunks, and layer {simulator.layer} of this one is next: call "
+            f"soft_span_loss is of whole chunks, and layer {core.layer} of this one is next: call "
             "it where a chunk begins"
         )
-    layers = simulator.settings.layers
+    layers = core.config.num_layers
     if scales.shape != (layers,) or not scales.is_floating_point():
         raise ValueError(
             f"scales have shape {tuple(scales.shape)} and type {scales.dtype}; they must be "
             f"floating of shape ({layers},), one a layer"
         )
-    if any(stack.layer(index).batch_is_one for index in range(layers)):
-        raise ValueError("soft_bits needs layers whose edge can be soft: the original's cannot")
+    if any(stack.layer(index).single_span_per_batch for index in range(layers)):
+        raise ValueError(
+            "soft_span_loss needs layers whose edge can be soft: the original's cannot"
+        )
     hidden = state.hidden
-    for index, scale in enumerate(scales.to(simulator.device).unbind()):
+    for index, scale in enumerate(scales.to(core.device).unbind()):
         soft = _softened(stack.layer(index), scale)
-        outcome = soft.outcome(hidden, cache=state.caches[index])
-        hidden = stack.follow(index, hidden, outcome)
-    return stack.bits(hidden, state.targets)
+        outcome = soft.forward_with_action(hidden, cache=state.caches[index])
+        hidden = stack.connect(index, hidden, outcome)
+    return stack.loss_bits(hidden, state.targets)
 
 
 class _Given(nn.Module):

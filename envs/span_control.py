@@ -1,4 +1,4 @@
-"""The Gymnasium face: one lane as a `gymnasium.Env`."""
+"""The Gymnasium face: one environment as a `gymnasium.Env`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spangym.envs.core import Simulator
-from spangym.envs.env_config import split_arguments
-from spangym.envs.lookahead import coverages, lookahead, peek, predicted_actions
-from spangym.envs.rendering.episode_renderer import RENDER_MODES, Picture
-from spangym.envs.soft_span import soft_bits
+from spangym.envs.core import SpanControlCore
+from spangym.envs.env_config import parse_env_kwargs
+from spangym.envs.lookahead import action_coverages, lookahead, one_step_rewards, predictor_action
+from spangym.envs.rendering.episode_renderer import RENDER_MODES, EpisodeRenderer
+from spangym.envs.soft_span import soft_span_loss
 
 
 class SpanControlEnv(gym.Env[Any, Any]):
@@ -49,12 +49,12 @@ class SpanControlEnv(gym.Env[Any, Any]):
     | 1 .. 8 | windows of ``int(win_size * m)`` queries, spans of ``int(max_span * m)`` keys |
     | 9      | all of the span that can be had                                              |
 
-    With ``refresh=True`` it is ``MultiDiscrete([10, 2, 2])``: the span, and whether the global path
+    With ``control_kv_cache=True`` it is ``MultiDiscrete([10, 2, 2])``: the span, and whether the global path
     computes its keys, and its values, anew (1) or uses the last chunk's again (0). Else the layers'
     refresh predictors decide.
 
     ## Observation Space
-    Mean and population variance, over the tokens, of each dimension of the layer's normalised
+    Mean and population variance, over the tokens, of each dimension of the layer's normalized
     input; ``encoding`` says in which form. A digit says how many of the ten edges
     ``linspace(-1, 1, 10)`` are at most the number.
 
@@ -65,13 +65,13 @@ class SpanControlEnv(gym.Env[Any, Any]):
     | `features` | ``Box(..., (2 * dims,), float32)``     | the numbers themselves              |
     | `state`    | ``Discrete(9999)``                     | ``hash(tuple(digits)) % 9999``      |
 
-    ``groups=G`` averages neighbouring dimensions to ``G`` groups first; ``lags=True`` adds nine lag
-    correlations (`spangym.attention.features.lag_correlations`), ``layer_index=True`` the index of
+    ``groups=G`` averages neighboring dimensions to ``G`` groups first; ``lags=True`` adds nine lag
+    correlations (`spangym.attention.features.autocorrelation_buckets`), ``include_layer_index=True`` the index of
     the layer at the end. With ``observe="previous"`` all this is of the chunk before; where there
     is none, of the first token, which behind a layer that is not causal has seen the others.
 
     ## Rewards
-    Each has the part ``price``: minus ``price`` times the share of visited keys in one full
+    Each has the component ``cost``: minus ``cost_coef`` times the share of visited keys in one full
     attention's, divided by the number of layers.
 
     * ``quality``: the coverage of the local output (share of entries above 0.01) minus a tenth of
@@ -92,30 +92,30 @@ class SpanControlEnv(gym.Env[Any, Any]):
     There is no termination.
 
     ## Information
-    After `reset`: ``source``, what the first chunk is. After `step` also:
+    After `reset`: ``content_type``, what the first chunk is. After `step` also:
 
     | key             | value                                                                    |
     |-----------------|--------------------------------------------------------------------------|
-    | `source`        | what the chunk is                                                        |
+    | `content_type`  | what the chunk is                                                        |
     | `chunk`, `layer`| where the decision fell                                                  |
-    | `reward_parts`  | parts of the reward by name; their sum is the reward                     |
-    | `scale`         | span scale ``m``                                                         |
+    | `reward_components` | components of the reward by name; their sum is the reward                     |
+    | `span_scale`    | span scale ``m``                                                         |
     | `window`, `span`| tokens                                                                   |
-    | `visited_keys`  | query-key pairs scored, over all passes of iterative focus               |
-    | `focus_steps`   | passes that the slowest window took                                      |
+    | `qk_pairs`  | query-key pairs scored, over all passes of iterative focus               |
+    | `num_refinement_steps`   | passes that the slowest window took                                      |
     | `output_norm`   | Euclidean norm of the layer's output                                     |
-    | `milliseconds`  | wall time of the step; only with ``timing=True``                         |
+    | `milliseconds`  | wall time of the step; only with ``report_step_time=True``                         |
 
-    With ``refresh=True`` also ``refreshed_keys`` and ``refreshed_values`` (1 where they were
+    With ``control_kv_cache=True`` also ``recomputed_keys`` and ``recomputed_values`` (1 where they were
     computed anew), ``key_staleness`` and ``value_staleness`` (chunks since they were) and
     ``refresh_cost`` (tokens whose keys, and tokens whose values, were projected).
 
     ## Arguments
-    Those of `spangym.envs.Settings`, all optional, by keyword. In place of names, ``source`` takes
-    a `spangym.envs.Source`, ``reward`` a `spangym.envs.Reward`, and ``layers`` a sequence of
-    `spangym.attention.IntegratedAttention`, or a `spangym.envs.Stack` of them: used as they are, on
+    Those of `spangym.envs.EnvConfig`, all optional, by keyword. In place of names, ``dataset`` takes
+    a `spangym.envs.Dataset`, ``reward`` a `spangym.envs.Reward`, and ``layers`` a sequence of
+    `spangym.attention.IntegratedAttention`, or a `spangym.envs.LayerStack` of them: used as they are, on
     their device, live while they train. Layers take the place of weights; a reward brings its own
-    price. ``render_mode`` is ``ansi`` or ``rgb_array``. ``timing``
+    cost coefficient. ``render_mode`` is ``ansi`` or ``rgb_array``. ``report_step_time``
     adds the wall time of a step to ``info`` (off, since Gymnasium's checker wants equal infos for
     equal seeds).
 
@@ -125,7 +125,7 @@ class SpanControlEnv(gym.Env[Any, Any]):
     |----------------|-----------------|--------------------------------------------------------|
     | `layer`        | `default`       | do what was meant                                      |
     |                | `original`      | are as they were, with all their defects               |
-    | `mended`       | empty           | keep all of them (only with `original`)                |
+    | `fixes`       | empty           | keep all of them (only with `original`)                |
     |                | `temperature`   | divide local scores by the temperature                 |
     |                | `local_causal`  | let a query see all keys that its window sees          |
     |                | `global_causal` | look to both sides in the global path                  |
@@ -135,18 +135,18 @@ class SpanControlEnv(gym.Env[Any, Any]):
     |                | `absolute`      | take it for a share of the longest span                |
 
     `spangym.attention.original.layer` says what the defects are. The weights are the same whatever is
-    chosen, and so is the unit of the price, full attention to both sides.
+    chosen, and so is the unit of the cost, full attention to both sides.
 
     >>> import gymnasium as gym
-    >>> env = gym.make("spangym.envs:spangym/SpanControl-v0", encoding="state", chunks=2)
+    >>> env = gym.make("spangym.envs:spangym/SpanControl-v0", encoding="state", chunks_per_episode=2)
     >>> observation, info = env.reset(seed=7)
     >>> observation, reward, terminated, truncated, info = env.step(9)
-    >>> terminated, truncated, info["layer"], info["source"]
+    >>> terminated, truncated, info["layer"], info["content_type"]
     (False, False, 0, 'code')
 
     ## Vectorized environment
     `spangym.envs.SpanControlVectorEnv` (which ``gym.make_vec`` makes) and, for Stable-Baselines3,
-    `spangym.envs.SpanControlVecEnv` run many lanes through one simulator; lane ``i`` behaves as
+    `spangym.envs.SB3SpanControlVecEnv` run many environments through one simulator; environment ``i`` behaves as
     this environment seeded ``seed + i``. Processes of Gymnasium's ``AsyncVectorEnv`` have to be
     spawned (``context="spawn"``): a fork of a process in which PyTorch has run may hang.
 
@@ -157,19 +157,19 @@ class SpanControlEnv(gym.Env[Any, Any]):
     metadata = {"render_modes": [*RENDER_MODES], "render_fps": 4}  # noqa: RUF012  (Gymnasium's own)
 
     def __init__(
-        self, *, render_mode: str | None = None, timing: bool = False, **arguments: Any
+        self, *, render_mode: str | None = None, report_step_time: bool = False, **arguments: Any
     ) -> None:
         if render_mode not in (None, *RENDER_MODES):
             raise ValueError(
                 f"render_mode must be None, {' or '.join(RENDER_MODES)}, got {render_mode!r}"
             )
         self.render_mode = render_mode
-        self.settings, parts = split_arguments(arguments)
-        self.timing = timing
-        self.simulator = Simulator(self.settings, 1, parts)
-        self.observation_space = self.simulator.encoding.space
-        self.action_space = self.simulator.action_space
-        self._picture = self._blank()
+        self.config, components = parse_env_kwargs(arguments)
+        self.report_step_time = report_step_time
+        self.core = SpanControlCore(self.config, 1, components)
+        self.observation_space = self.core.encoding.space
+        self.action_space = self.core.action_space
+        self._rendering = self._new_rendering()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -184,8 +184,8 @@ class SpanControlEnv(gym.Env[Any, Any]):
             The first observation and its info.
         """
         super().reset(seed=seed, options=options)
-        observations, infos = self.simulator.reset([self.np_random])
-        self._picture = self._blank(infos[0]["source"])
+        observations, infos = self.core.reset([self.np_random])
+        self._rendering = self._new_rendering(infos[0]["content_type"])
         return observations[0], infos[0]
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -201,12 +201,12 @@ class SpanControlEnv(gym.Env[Any, Any]):
             ValueError: The action is not in the action space.
             RuntimeError: The episode is over.
         """
-        step = self.simulator.step(np.array([action]))
+        step = self.core.step(np.array([action]))
         info = step.infos[0]
         reward = float(step.rewards[0])
-        self._picture = self._picture.after(reward, info)
-        if self.timing:
-            info["milliseconds"] = self.simulator.milliseconds
+        self._rendering = self._rendering.with_step(reward, info)
+        if self.report_step_time:
+            info["milliseconds"] = self.core.milliseconds
         return step.observations[0], reward, False, step.truncated, info
 
     def render(self) -> Any:
@@ -218,33 +218,35 @@ class SpanControlEnv(gym.Env[Any, Any]):
         """
         if self.render_mode is None:
             return None
-        return self._picture.rgb_array() if self.render_mode == "rgb_array" else str(self._picture)
+        return (
+            self._rendering.rgb_array() if self.render_mode == "rgb_array" else str(self._rendering)
+        )
 
     def fork(self) -> SpanControlEnv:
         """An environment that goes on from here by itself, on the same live layers."""
         other = copy.copy(self)
-        other.simulator = self.simulator.fork()
+        other.core = self.core.fork()
         other._np_random = copy.deepcopy(self._np_random)
         other.action_space = copy.deepcopy(self.action_space)
         return other
 
-    def kinds(self) -> str:
-        """What the chunk is that is decided on next: its ``info["source"]``.
+    def content_type(self) -> str:
+        """What the chunk is that is decided on next: its ``info["content_type"]``.
 
         Raises:
             RuntimeError: The episode is over, or none has begun.
         """
-        return self.simulator.kinds[0]
+        return self.core.content_types[0]
 
-    def peek(self) -> NDArray[np.float32]:
+    def one_step_rewards(self) -> NDArray[np.float32]:
         """The reward of each action for the coming decision, shape (actions,); nothing changes.
 
-        Actions are ordered as by `spangym.envs.lookahead.choices`.
+        Actions are ordered as by `spangym.envs.lookahead.all_actions`.
 
         Raises:
             RuntimeError: The episode is over, or none has begun.
         """
-        return peek(self.simulator)[0]
+        return one_step_rewards(self.core)[0]
 
     def lookahead(self, beam: int = 10) -> NDArray[np.float32]:
         """The best return of each action up to the end of the chunk, shape (actions,).
@@ -254,26 +256,26 @@ class SpanControlEnv(gym.Env[Any, Any]):
         Raises:
             RuntimeError: The episode is over, or none has begun.
         """
-        return lookahead(self.simulator, beam)[0]
+        return lookahead(self.core, beam)[0]
 
-    def coverages(self) -> NDArray[np.float32]:
+    def action_coverages(self) -> NDArray[np.float32]:
         """The share of full attention's weight within the span that each action would give.
 
         Returns:
-            Shape (actions,), for the coming decision, ordered as by `peek`.
+            Shape (actions,), for the coming decision, ordered as by `one_step_rewards`.
 
         Raises:
             RuntimeError: The episode is over, or none has begun.
         """
-        return coverages(self.simulator)[0]
+        return action_coverages(self.core)[0]
 
-    def predicted_actions(self) -> np.int64:
+    def predictor_action(self) -> np.int64:
         """The span whose scale is nearest to what the coming layer predicts itself.
 
         Raises:
             RuntimeError: The episode is over, or none has begun.
         """
-        return predicted_actions(self.simulator)[0]
+        return predictor_action(self.core)[0]
 
     def output_observations(self) -> Any:
         """The local output of the last decision, encoded as an observation.
@@ -281,12 +283,12 @@ class SpanControlEnv(gym.Env[Any, Any]):
         Raises:
             RuntimeError: Nothing was decided yet.
         """
-        return self.simulator.output_observations()[0]
+        return self.core.output_observations()[0]
 
-    def soft_bits(self, scales: Tensor) -> Tensor:
+    def soft_span_loss(self, scales: Tensor) -> Tensor:
         """The coming chunk's loss in bits a target if spans had a soft edge, differentiable.
 
-        See `spangym.envs.soft_span.soft_bits`.
+        See `spangym.envs.soft_span.soft_span_loss`.
 
         Args:
             scales: Shares of the longest span, floating of shape (layers,), in [0, 1].
@@ -298,7 +300,7 @@ class SpanControlEnv(gym.Env[Any, Any]):
             ValueError: There is no task, or the scales are not that.
             RuntimeError: No chunk begins here.
         """
-        return soft_bits(self.simulator, scales)[0]
+        return soft_span_loss(self.core, scales)[0]
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes in the environment, as tensors and what JSON can hold.
@@ -306,10 +308,10 @@ class SpanControlEnv(gym.Env[Any, Any]):
         The layers' weights are not in it: they are the layers' own.
         """
         return {
-            **self.simulator.state_dict(),
+            **self.core.state_dict(),
             "generators": [self.np_random.bit_generator.state],
             "seed": self.np_random_seed,
-            "picture": self._picture.state_dict(),
+            "rendering": self._rendering.state_dict(),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -318,13 +320,13 @@ class SpanControlEnv(gym.Env[Any, Any]):
         Raises:
             ValueError: It is of an environment with other arguments.
         """
-        self.simulator.load_state_dict(state_dict)
+        self.core.load_state_dict(state_dict)
         self.np_random.bit_generator.state = state_dict["generators"][0]
         self._np_random_seed = state_dict.get("seed", self._np_random_seed)
-        # Of one lane the other faces have states, too, but nothing to draw.
-        picture, drawn = self._blank(), state_dict.get("picture")
-        self._picture = picture.restored(drawn) if drawn else picture
+        # Of one environment the other faces have states, too, but nothing to draw.
+        rendering, drawn = self._new_rendering(), state_dict.get("rendering")
+        self._rendering = rendering.from_state(drawn) if drawn else rendering
 
-    def _blank(self, source: str = "") -> Picture:
-        options = tuple(layer.options for layer in self.simulator.layers)
-        return Picture(self.settings, options, source)
+    def _new_rendering(self, content_type: str = "") -> EpisodeRenderer:
+        options = tuple(layer.options for layer in self.core.layers)
+        return EpisodeRenderer(self.config, options, content_type)

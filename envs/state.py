@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Episode:
-    """What is read in an episode; lanes first.
+    """What is read in an episode; environments first.
 
     Attributes:
-        content: Bytes, int64 of shape (lanes, chunks, ctx), or frames, float32 of shape (lanes,
+        content: Bytes, int64 of shape (num_envs, chunks, ctx), or frames, float32 of shape (num_envs,
             chunks, ctx, channels).
-        targets: What a trained stack is to predict, int64 of shape (lanes, chunks, ctx); None if
+        targets: What a trained stack is to predict, int64 of shape (num_envs, chunks, ctx); None if
             no task is judged.
     """
 
@@ -33,56 +33,56 @@ class Episode:
 
 @dataclass(frozen=True)
 class State:
-    """All that a step changes, on the device; lanes first.
+    """All that a step changes, on the device; environments first.
 
     Attributes:
-        hidden: Input of the coming layer, shape (lanes, ctx, dims).
+        hidden: Input of the coming layer, shape (num_envs, ctx, dims).
         caches: What each layer keeps of the stream.
-        seen: What was observed of each layer's last input, shape (lanes, numbers); None before.
+        prev_features: What was observed of each layer's last input, shape (num_envs, numbers); None before.
         staleness: Chunks since keys, and values, of each layer were computed anew, int64 of shape
-            (lanes, layers, 2); None if that is not decided.
-        targets: What is to be predicted of the chunk, int64 of shape (lanes, ctx); None if no task
+            (num_envs, layers, 2); None if that is not decided.
+        targets: What is to be predicted of the chunk, int64 of shape (num_envs, ctx); None if no task
             is judged.
-        full_bits: The chunk's loss at full span, shape (lanes,); likewise.
+        full_span_loss: The chunk's loss at full span, shape (num_envs,); likewise.
         full_caches: What each layer keeps of the stream at full span.
     """
 
     hidden: Tensor
     caches: tuple[LayerCache | None, ...]
-    seen: tuple[Tensor | None, ...]
+    prev_features: tuple[Tensor | None, ...]
     staleness: Tensor | None
     targets: Tensor | None
-    full_bits: Tensor | None
+    full_span_loss: Tensor | None
     full_caches: tuple[LayerCache | None, ...]
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], value: T) -> T:
+def tree_map(function: Callable[[Tensor], Tensor], value: T) -> T:
     """A value with the function applied to all tensors in its dataclasses and tuples.
 
     Example:
         >>> episode = Episode(torch.zeros(2, 3, 4), None)
-        >>> map_tensors(lambda each: each[:1], episode).content.shape
+        >>> tree_map(lambda each: each[:1], episode).content.shape
         torch.Size([1, 3, 4])
     """
     if isinstance(value, Tensor):
         return cast(T, function(value))
     if isinstance(value, tuple):
-        return cast(T, tuple(map_tensors(function, each) for each in value))
+        return cast(T, tuple(tree_map(function, each) for each in value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         changed = {
-            field.name: map_tensors(function, getattr(value, field.name))
+            field.name: tree_map(function, getattr(value, field.name))
             for field in dataclasses.fields(value)
         }
         return cast(T, dataclasses.replace(value, **changed))
     return value
 
 
-def joined(values: list[T]) -> T:
-    """One value of many, all tensors in its dataclasses and tuples joined, lane after lane.
+def concat_trees(values: list[T]) -> T:
+    """One value of many, all tensors in its dataclasses and tuples joined, environment after environment.
 
     Example:
         >>> episode = Episode(torch.zeros(2, 3, 4), None)
-        >>> joined([episode, episode]).content.shape
+        >>> concat_trees([episode, episode]).content.shape
         torch.Size([4, 3, 4])
     """
     first = values[0]
@@ -90,17 +90,17 @@ def joined(values: list[T]) -> T:
         return cast(T, torch.cat(cast(list[Tensor], values)))
     if isinstance(first, tuple):
         columns = zip(*cast(list[tuple[Any, ...]], values), strict=True)
-        return cast(T, tuple(joined([*column]) for column in columns))
+        return cast(T, tuple(concat_trees([*column]) for column in columns))
     if dataclasses.is_dataclass(first) and not isinstance(first, type):
-        together = {
-            field.name: joined([getattr(each, field.name) for each in values])
+        merged = {
+            field.name: concat_trees([getattr(each, field.name) for each in values])
             for field in dataclasses.fields(first)
         }
-        return cast(T, dataclasses.replace(first, **together))
+        return cast(T, dataclasses.replace(first, **merged))
     return first
 
 
-def flatten(value: Any, name: str) -> dict[str, Tensor]:
+def tree_flatten(value: Any, name: str) -> dict[str, Tensor]:
     """All tensors in a value's dataclasses and tuples, by dotted names."""
     if isinstance(value, Tensor):
         return {name: value.clone()}
@@ -111,15 +111,15 @@ def flatten(value: Any, name: str) -> dict[str, Tensor]:
         parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     found: dict[str, Tensor] = {}
     for key, part in parts.items():
-        found.update(flatten(part, f"{name}.{key}"))
+        found.update(tree_flatten(part, f"{name}.{key}"))
     return found
 
 
-class Flattened:
-    """Tensors by dotted names, to be put together again.
+class TreeReader:
+    """Tensors by dotted names, to be put merged again.
 
     Args:
-        tensors: What `flatten` gave.
+        tensors: What `tree_flatten` gave.
         device: Where the tensors are to be.
     """
 
@@ -148,10 +148,12 @@ class Flattened:
         return State(
             hidden=self.tensor(f"{name}.hidden"),
             caches=tuple(self._cache(f"{name}.caches.{index}") for index in range(layers)),
-            seen=tuple(self.optional(f"{name}.seen.{index}") for index in range(layers)),
+            prev_features=tuple(
+                self.optional(f"{name}.prev_features.{index}") for index in range(layers)
+            ),
             staleness=self.optional(f"{name}.staleness"),
             targets=self.optional(f"{name}.targets"),
-            full_bits=self.optional(f"{name}.full_bits"),
+            full_span_loss=self.optional(f"{name}.full_span_loss"),
             full_caches=tuple(
                 self._cache(f"{name}.full_caches.{index}") for index in range(layers)
             ),
@@ -166,11 +168,11 @@ class Flattened:
             key_value = KeyValueCache(
                 keys=self.tensor(f"{inside}.keys"),
                 values=self.tensor(f"{inside}.values"),
-                refreshed_keys=self.tensor(f"{inside}.refreshed_keys"),
-                refreshed_values=self.tensor(f"{inside}.refreshed_values"),
+                recomputed_keys=self.tensor(f"{inside}.recomputed_keys"),
+                recomputed_values=self.tensor(f"{inside}.recomputed_values"),
                 lengths=self.optional(f"{inside}.lengths"),
-                summary=self.tensor(f"{inside}.summary"),
+                mean_token=self.tensor(f"{inside}.mean_token"),
             )
         return LayerCache(
-            key_value, self.tensor(f"{name}.global_mean"), self.tensor(f"{name}.features")
+            key_value, self.tensor(f"{name}.global_mean"), self.tensor(f"{name}.obs_features")
         )

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spangym.experiments.analysis.comparison_stats import Statistics
-from spangym.experiments.analysis.results import Rows
+from spangym.experiments.analysis.comparison_stats import ComparisonStats
+from spangym.experiments.analysis.results import Results
 from spangym.experiments.reports.comparison_tables import aggregate_table, summary_tables
 from spangym.experiments.reports.tables import Table
-from spangym.experiments.studies.load_study import load_study, shipped_studies
-from spangym.experiments.studies.study import REFERENCES
+from spangym.experiments.studies.load_study import builtin_studies, load_study
+from spangym.experiments.studies.study import BASELINES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -44,8 +44,8 @@ def test_own_refiner_and_everything_after_it(tmp_path: Path):
     (tmp_path / "my_refiner.py").write_text(refiner)
     commands = "".join(text for text in blocks("sh") if "make" not in text)
     # The shipped study, but smaller: the oracle alone takes a minute of it.
-    quick = shipped_studies()["quickstart"]
-    for name, usual, less in (("episodes", 8, 2), ("ctx", 256, 64), ("chunks", 8, 2)):
+    quick = builtin_studies()["quickstart"]
+    for name, usual, less in (("episodes", 8, 2), ("ctx", 256, 64), ("chunks_per_episode", 8, 2)):
         assert f"{name} = {usual}\n" in quick
         quick = quick.replace(f"{name} = {usual}\n", f"{name} = {less}\n")
     (tmp_path / "quick.toml").write_text(quick)
@@ -63,7 +63,7 @@ def test_own_refiner_and_everything_after_it(tmp_path: Path):
 def test_study_is_one(tmp_path: Path):
     (text,) = blocks("toml")
     (tmp_path / "study.toml").write_text(text)
-    assert load_study(str(tmp_path / "study.toml")).environments[0].arguments["price"] == 0.1
+    assert load_study(str(tmp_path / "study.toml")).environments[0].kwargs["cost_coef"] == 0.1
 
 
 def test_the_two_commands_are_there():
@@ -93,7 +93,7 @@ def test_table_is_that_of_the_stored_run(name: str, block: int, position: int):
     summary = json.loads((RESULTS / name / "summary.json").read_text())
     printed, table = blocks("text")[block], stored_tables(summary)[position]
     lines = [tuple(re.split(r" {2,}", line.strip())) for line in printed.splitlines()]
-    cells = [tuple(cell.text for cell in line.cells) for line in table.lines]
+    cells = [tuple(cell.text for cell in line.cells) for line in table.rows]
     assert [line for line in lines if len(line) == len(table.columns)][1:] == cells
     assert " ".join(str(summary["verdict"]).split()) in " ".join(printed.split())
 
@@ -121,16 +121,16 @@ def stored_tables(summary: dict[str, list[dict[str, object]]]) -> list[Table]:
     )
     agents = [str(each) for each in dict.fromkeys(summaries["agent"])]
     environments = [str(each) for each in dict.fromkeys(summaries["environment"])]
-    rows = Rows(
+    rows = Results(
         tuple(environments),
-        tuple(each for each in agents if each not in REFERENCES),
-        tuple(each for each in agents if each in REFERENCES),
+        tuple(each for each in agents if each not in BASELINES),
+        tuple(each for each in agents if each in BASELINES),
         empty,
         empty,
         empty,
         empty,
     )
-    statistics = Statistics(summaries, aggregates, empty, empty, empty, "", ())
+    statistics = ComparisonStats(summaries, aggregates, empty, empty, empty, "", ())
     tables = summary_tables(rows, statistics)
     return [*tables, aggregate_table(rows, statistics)] if len(tables) > 1 else tables
 

@@ -1,4 +1,4 @@
-"""Policies that learn nothing: what every learner has to be compared with."""
+"""Non-learning baselines."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from spangym.utils.atomic_io import with_ending, written_whole
+from spangym.utils.atomic_io import atomic_write, ensure_suffix
 
 
-class ReferenceAgent:
+class BaselinePolicy:
     """A policy without anything to learn; `learn` only plays it."""
 
     def learn(self, env: VecEnv, steps: int) -> None:
-        """Play for so many steps, over all lanes together."""
+        """Play for so many steps, over all environments together."""
         observations = self._reset(env)
         for _ in range(steps // env.num_envs):
             assert isinstance(observations, np.ndarray)
@@ -28,26 +28,28 @@ class ReferenceAgent:
         return env.reset()
 
     def predict(self, observations: NDArray[Any]) -> NDArray[np.int64]:
-        """Actions for the lanes, shape (lanes,)."""
+        """Actions for the environments, shape (num_envs,)."""
         raise NotImplementedError
 
     def save(self, path: Path | str) -> None:
         """Write what the policy is to ``path`` with the ending ``.json``."""
-        with written_whole(with_ending(path, ".json")) as aside:
-            aside.write_text(json.dumps(self._state()) + "\n")
+        with atomic_write(ensure_suffix(path, ".json")) as tmp:
+            tmp.write_text(json.dumps(self.state_dict()) + "\n")
 
     def load(self, path: Path | str) -> None:
         """Read what `save` wrote."""
-        self._restore(json.loads(with_ending(path, ".json").read_text()))
+        self.load_state_dict(json.loads(ensure_suffix(path, ".json").read_text()))
 
-    def _state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
+        """All that is stored, ready for JSON."""
         raise NotImplementedError
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         raise NotImplementedError
 
 
-class RandomAgent(ReferenceAgent):
+class RandomPolicy(BaselinePolicy):
     """Every action at equal odds.
 
     Args:
@@ -60,18 +62,20 @@ class RandomAgent(ReferenceAgent):
         self._generator = np.random.default_rng(seed)
 
     def predict(self, observations: NDArray[Any]) -> NDArray[np.int64]:
-        """Random actions, shape (lanes,)."""
+        """Random actions, shape (num_envs,)."""
         return self._generator.integers(self.actions, size=len(observations))
 
-    def _state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
+        """All that is stored, ready for JSON."""
         return {"actions": self.actions, "generator": self._generator.bit_generator.state}
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         self.actions = state["actions"]
         self._generator.bit_generator.state = state["generator"]
 
 
-class FixedAgent(ReferenceAgent):
+class FixedSpanPolicy(BaselinePolicy):
     """Always the same action.
 
     Args:
@@ -82,11 +86,13 @@ class FixedAgent(ReferenceAgent):
         self.action = action
 
     def predict(self, observations: NDArray[Any]) -> NDArray[np.int64]:
-        """The action, once a lane."""
+        """The action, once per environment."""
         return np.full(len(observations), self.action)
 
-    def _state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
+        """All that is stored, ready for JSON."""
         return {"action": self.action}
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
         self.action = state["action"]

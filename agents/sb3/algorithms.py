@@ -45,17 +45,19 @@ def find_algorithm(name: str) -> type[BaseAlgorithm]:
         ) from error
 
 
-def options_of(algorithm: type[BaseAlgorithm]) -> dict[str, inspect.Parameter]:
+def hyperparameters_of(algorithm: type[BaseAlgorithm]) -> dict[str, inspect.Parameter]:
     """The hyperparameters that an algorithm takes."""
     parameters = inspect.signature(algorithm).parameters
     return {name: each for name, each in parameters.items() if name not in _NOT_OPTIONS}
 
 
-def from_toml(algorithm: type[BaseAlgorithm], options: Mapping[str, Any]) -> dict[str, Any]:
+def parse_hyperparameters(
+    algorithm: type[BaseAlgorithm], options: Mapping[str, Any]
+) -> dict[str, Any]:
     """Hyperparameters as the algorithm takes them, from what TOML or JSON can hold.
 
     A schedule is written ``{start = 1e-3, end = 0}`` (linear over the training, or over its first
-    ``fraction``), an activation or an optimiser in ``policy_kwargs`` by its name in PyTorch, and a
+    ``fraction``), an activation or an optimizer in ``policy_kwargs`` by its name in PyTorch, and a
     pair such as ``train_freq = [1, "episode"]`` as a list.
 
     Raises:
@@ -63,11 +65,11 @@ def from_toml(algorithm: type[BaseAlgorithm], options: Mapping[str, Any]) -> dic
 
     Example:
         >>> from stable_baselines3 import PPO
-        >>> made = from_toml(PPO, {"learning_rate": {"start": 0.1, "end": 0.0}})
+        >>> made = parse_hyperparameters(PPO, {"learning_rate": {"start": 0.1, "end": 0.0}})
         >>> made["learning_rate"](0.5)
         0.05
     """
-    parameters = options_of(algorithm)
+    parameters = hyperparameters_of(algorithm)
     made = dict(options)
     for name, value in options.items():
         if name == "policy_kwargs" and isinstance(value, Mapping):

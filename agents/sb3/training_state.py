@@ -16,10 +16,10 @@ from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from spangym.utils.serialization import is_storable
+from spangym.utils.serialization import is_serializable
 
 
-def take_state(model: BaseAlgorithm) -> dict[str, Any]:
+def get_training_state(model: BaseAlgorithm) -> dict[str, Any]:
     """All that the training has changed, between two rollouts."""
     given = inspect.signature(type(model)).parameters
     attributes = {
@@ -27,21 +27,21 @@ def take_state(model: BaseAlgorithm) -> dict[str, Any]:
         for name, value in vars(model).items()
         # Tensors that are not of the last step are the networks', which come by themselves.
         if name not in given
-        and is_storable(value)
+        and is_serializable(value)
         and (name.startswith("_last") or not _holds_tensor(value))
     }
     buffer = vars(model).get("replay_buffer")
     return {
         "parameters": model.get_parameters(),
         "attributes": attributes,
-        "replay_buffer": None if buffer is None else _take_buffer(buffer),
+        "replay_buffer": None if buffer is None else _buffer_to_dict(buffer),
         "action_generator": model.action_space.np_random.bit_generator.state,
-        "normalization": take_normalization(model.get_vec_normalize_env()),
+        "normalization": normalization_to_dict(model.get_vec_normalize_env()),
     }
 
 
-def put_state(model: BaseAlgorithm, state: dict[str, Any]) -> None:
-    """Put what `take_state` gave in place, in an algorithm made alike.
+def set_training_state(model: BaseAlgorithm, state: dict[str, Any]) -> None:
+    """Put what `get_training_state` gave in place, in an algorithm made alike.
 
     Raises:
         ValueError: It does not fit.
@@ -54,12 +54,12 @@ def put_state(model: BaseAlgorithm, state: dict[str, Any]) -> None:
         before = getattr(model, name, None)
         setattr(model, name, _on_device(model, before, value) if name[:5] == "_last" else value)
     if state["replay_buffer"] is not None:
-        _put_buffer(vars(model)["replay_buffer"], state["replay_buffer"])
+        _buffer_from_dict(vars(model)["replay_buffer"], state["replay_buffer"])
     model.action_space.np_random.bit_generator.state = state["action_generator"]
-    put_normalization(model.get_vec_normalize_env(), state["normalization"])
+    normalization_from_dict(model.get_vec_normalize_env(), state["normalization"])
 
 
-def take_normalization(env: VecNormalize | None) -> dict[str, Any] | None:
+def normalization_to_dict(env: VecNormalize | None) -> dict[str, Any] | None:
     """Running moments of the observations; None without an environment that keeps them."""
     if env is None:
         return None
@@ -68,8 +68,8 @@ def take_normalization(env: VecNormalize | None) -> dict[str, Any] | None:
     return {"mean": moments.mean, "var": moments.var, "count": float(moments.count)}
 
 
-def put_normalization(env: VecNormalize | None, stored: dict[str, Any] | None) -> None:
-    """Put what `take_normalization` gave in place."""
+def normalization_from_dict(env: VecNormalize | None, stored: dict[str, Any] | None) -> None:
+    """Put what `normalization_to_dict` gave in place."""
     if env is None or stored is None:
         return
     moments = env.obs_rms
@@ -77,7 +77,7 @@ def put_normalization(env: VecNormalize | None, stored: dict[str, Any] | None) -
     moments.mean, moments.var, moments.count = stored["mean"], stored["var"], stored["count"]
 
 
-def take_space(space: spaces.Space[Any]) -> dict[str, Any]:
+def space_to_dict(space: spaces.Space[Any]) -> dict[str, Any]:
     """A space as what can be stored.
 
     Raises:
@@ -92,8 +92,8 @@ def take_space(space: spaces.Space[Any]) -> dict[str, Any]:
     raise TypeError(f"a space of the kind {type(space).__name__} cannot be stored")
 
 
-def make_space(stored: dict[str, Any]) -> spaces.Space[Any]:
-    """The space that `take_space` was given."""
+def space_from_dict(stored: dict[str, Any]) -> spaces.Space[Any]:
+    """The space that `space_to_dict` was given."""
     if "n" in stored:
         return spaces.Discrete(stored["n"])
     if "nvec" in stored:
@@ -119,7 +119,7 @@ def _on_device(model: BaseAlgorithm, before: Any, value: Any) -> Any:
     return value
 
 
-def _take_buffer(buffer: ReplayBuffer) -> dict[str, Any]:
+def _buffer_to_dict(buffer: ReplayBuffer) -> dict[str, Any]:
     """What is in a replay buffer, without the room that is still empty."""
     filled = buffer.buffer_size if buffer.full else min(buffer.pos + 1, buffer.buffer_size)
     arrays = {
@@ -130,7 +130,7 @@ def _take_buffer(buffer: ReplayBuffer) -> dict[str, Any]:
     return {"pos": buffer.pos, "full": buffer.full, "arrays": arrays}
 
 
-def _put_buffer(buffer: ReplayBuffer, stored: dict[str, Any]) -> None:
+def _buffer_from_dict(buffer: ReplayBuffer, stored: dict[str, Any]) -> None:
     buffer.pos, buffer.full = stored["pos"], stored["full"]
     for name, rows in stored["arrays"].items():
         getattr(buffer, name)[: len(rows)] = rows

@@ -12,43 +12,43 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from spangym.agents.base import AtRest, nothing
-from spangym.agents.tabular.kmeans import Clusters
+from spangym.agents.base import CheckpointCallback, noop
+from spangym.agents.tabular.kmeans import KMeansDiscretizer
 from spangym.agents.tabular.q_learning import Refiner
-from spangym.utils.atomic_io import with_ending
+from spangym.utils.atomic_io import ensure_suffix
 from spangym.utils.tensor_files import (
-    generator_to_tensor,
-    read_tensors,
-    set_generator,
-    write_tensors,
+    load_tensors,
+    rng_from_tensor,
+    rng_to_tensor,
+    save_tensors,
 )
 
 
-class _Round(NamedTuple):
-    """One step of all lanes.
+class _Transition(NamedTuple):
+    """One step of all environments.
 
     Attributes:
-        observations: Where they were, shape (lanes, numbers).
-        actions: What was done, int64 of shape (lanes,).
-        rewards: What it earned, shape (lanes,).
-        following: Where it led; at the end of an episode, its last observations.
+        observations: Where they were, shape (num_envs, numbers).
+        actions: What was done, int64 of shape (num_envs,).
+        rewards: What it earned, shape (num_envs,).
+        next_obs: Where it led; at the end of an episode, its last observations.
     """
 
     observations: NDArray[Any]
     actions: NDArray[np.int64]
     rewards: NDArray[Any]
-    following: NDArray[Any]
+    next_obs: NDArray[Any]
 
 
-class ClusterAgent:
-    """A `Refiner` over `Clusters` of observations.
+class KMeansQAgent:
+    """A `Refiner` over `KMeansDiscretizer` of observations.
 
     Until the clusters are fitted it plays at random; then the refiner learns all of that in order,
-    and goes on as in a `ControllerAgent`. A training that ends sooner fits what there is.
+    and goes on as in a `TabularAgent`. A training that ends sooner fits what there is.
 
     Args:
         refiner: What learns, over as many states as there are clusters (of each layer).
-        clusters: What makes states of observations.
+        discretizer: What makes states of observations.
         seed: Seed of the random actions, or a generator for them; entropy of the system if None.
     """
 
@@ -58,79 +58,83 @@ class ClusterAgent:
     def __init__(
         self,
         refiner: Refiner,
-        clusters: Clusters,
+        discretizer: KMeansDiscretizer,
         seed: int | np.random.Generator | None = None,
     ) -> None:
         self.refiner = refiner
-        self.clusters = clusters
+        self.discretizer = discretizer
         self._generator = np.random.default_rng(seed)
         self._observations: NDArray[Any] | None = None
-        self._waiting: list[_Round] = []
+        self._buffer: list[_Transition] = []
         self._done = 0
-        self._goes_on = False
+        self._resume = False
 
-    def learn(self, env: VecEnv, steps: int, at_rest: AtRest = nothing) -> None:
+    def learn(
+        self, env: VecEnv, steps: int, checkpoint_callback: CheckpointCallback = noop
+    ) -> None:
         """Learn, for so many steps altogether; see `spangym.agents.base.ResumableAgent`.
 
         Raises:
-            ValueError: The environment has another number of lanes than what was loaded, or what
+            ValueError: The environment has another number of environments than what was loaded, or what
                 it gives cannot be clustered.
         """
-        lanes = env.num_envs
-        if not self._goes_on or self._observations is None:
-            self._observations, self._waiting, self._done = np.asarray(env.reset()), [], 0
-        if len(self._observations) != lanes:
-            raise ValueError(f"{len(self._observations)} lanes are stored, here are {lanes}")
-        self._goes_on = False
-        while self._done + lanes <= steps:
-            at_rest(self._done + 2 * lanes > steps)
+        num_envs = env.num_envs
+        if not self._resume or self._observations is None:
+            self._observations, self._buffer, self._done = np.asarray(env.reset()), [], 0
+        if len(self._observations) != num_envs:
+            raise ValueError(
+                f"{len(self._observations)} environments are stored, here are {num_envs}"
+            )
+        self._resume = False
+        while self._done + num_envs <= steps:
+            checkpoint_callback(self._done + 2 * num_envs > steps)
             actions = self._choose(self._observations)
             observations, rewards, dones, infos = env.step(actions)
-            following = np.array(observations)
-            for lane in np.flatnonzero(dones):
-                following[lane] = infos[lane]["terminal_observation"]
-            self._take(_Round(self._observations, actions, rewards, following))
+            next_obs = np.array(observations)
+            for env_index in np.flatnonzero(dones):
+                next_obs[env_index] = infos[env_index]["terminal_observation"]
+            self._take(_Transition(self._observations, actions, rewards, next_obs))
             self._observations = np.asarray(observations)
-            self._done += lanes
-        if self._waiting:
-            self.clusters.fit()
-            self._catch_up()
+            self._done += num_envs
+        if self._buffer:
+            self.discretizer.fit()
+            self._replay_buffered()
 
     def predict(self, observations: NDArray[Any]) -> NDArray[np.int64]:
-        """The refiner's greedy actions, shape (lanes,).
+        """The refiner's greedy actions, shape (num_envs,).
 
         Raises:
-            RuntimeError: Nothing was learnt or loaded.
+            RuntimeError: Nothing was learned or loaded.
         """
-        if not self.clusters.fitted:
-            raise RuntimeError("the agent has not learnt yet: call learn() or load() first")
-        return self.refiner.greedy_actions(self.clusters.states(observations))
+        if not self.discretizer.is_fitted:
+            raise RuntimeError("the agent has not learned yet: call learn() or load() first")
+        return self.refiner.greedy_actions(self.discretizer.predict(observations))
 
     def save(self, path: Path | str) -> None:
-        """Write what was learnt to ``path`` with the ending ``.npz``."""
-        write_tensors(path, self._learnt())
+        """Write what was learned to ``path`` with the ending ``.npz``."""
+        save_tensors(path, self._learned())
 
     def load(self, path: Path | str) -> None:
-        """Read what `save` wrote, in place of what was learnt here; needs no pickle.
+        """Read what `save` wrote, in place of what was learned here; needs no pickle.
 
         Raises:
             ValueError: It does not fit this agent; the message names the file.
         """
-        tensors = read_tensors(path)
+        tensors = load_tensors(path)
         try:
-            self._put_learnt(tensors)
+            self._put_learned(tensors)
         except (KeyError, ValueError) as error:
-            path = with_ending(path, ".npz")
+            path = ensure_suffix(path, ".npz")
             raise ValueError(f"{path} is not of such an agent: {error}") from error
-        self._goes_on = False
+        self._resume = False
 
     def state_dict(self) -> dict[str, Any]:
         """All that the training has changed, as tensors."""
-        tensors = self._learnt() | {"done": torch.tensor(self._done)}
+        tensors = self._learned() | {"done": torch.tensor(self._done)}
         if self._observations is not None:
             tensors["observations"] = torch.from_numpy(self._observations.copy())
-        for name in _Round._fields if self._waiting else ():
-            rounds = [getattr(each, name) for each in self._waiting]
+        for name in _Transition._fields if self._buffer else ():
+            rounds = [getattr(each, name) for each in self._buffer]
             tensors[f"waiting.{name}"] = torch.from_numpy(np.stack(rounds))
         return tensors
 
@@ -142,55 +146,57 @@ class ClusterAgent:
             ValueError: It does not fit this agent.
         """
         waiting = _named(state_dict, "waiting.")
-        rounds = zip(*(waiting[name].numpy() for name in _Round._fields if waiting), strict=True)
+        rounds = zip(
+            *(waiting[name].numpy() for name in _Transition._fields if waiting), strict=True
+        )
         done, observations = int(state_dict["done"]), state_dict.get("observations")
-        self._put_learnt(state_dict)
-        self._waiting = [_Round(*each) for each in rounds]
+        self._put_learned(state_dict)
+        self._buffer = [_Transition(*each) for each in rounds]
         self._observations = None if observations is None else observations.numpy().copy()
-        self._done, self._goes_on = done, True
+        self._done, self._resume = done, True
 
     def _choose(self, observations: NDArray[Any]) -> NDArray[np.int64]:
-        if not self.clusters.fitted:
-            return self._generator.integers(self.refiner.actions, size=len(observations))
-        states = self.clusters.states(observations).tolist()
+        if not self.discretizer.is_fitted:
+            return self._generator.integers(self.refiner.n_actions, size=len(observations))
+        states = self.discretizer.predict(observations).tolist()
         return np.array([self.refiner.choose_action(state) for state in states])
 
-    def _take(self, played: _Round) -> None:
+    def _take(self, played: _Transition) -> None:
         """Learn from a round, as soon as there are states."""
-        if not self.clusters.fitted:
-            self.clusters.add(played.observations)
-        self._waiting.append(played)
-        if self.clusters.fitted:
-            self._catch_up()
+        if not self.discretizer.is_fitted:
+            self.discretizer.partial_fit(played.observations)
+        self._buffer.append(played)
+        if self.discretizer.is_fitted:
+            self._replay_buffered()
 
-    def _catch_up(self) -> None:
+    def _replay_buffered(self) -> None:
         """Learn from the rounds that wait, in order."""
-        for played in self._waiting:
-            states = self.clusters.states(played.observations).tolist()
-            following = self.clusters.states(played.following).tolist()
-            decisions = (states, played.actions.tolist(), played.rewards.tolist(), following)
-            for lane, decision in enumerate(zip(*decisions, strict=True)):
-                self.refiner.update(*decision, lane=lane)
-        self._waiting = []
+        for played in self._buffer:
+            states = self.discretizer.predict(played.observations).tolist()
+            next_obs = self.discretizer.predict(played.next_obs).tolist()
+            decisions = (states, played.actions.tolist(), played.rewards.tolist(), next_obs)
+            for env_index, decision in enumerate(zip(*decisions, strict=True)):
+                self.refiner.update(*decision, env_index=env_index)
+        self._buffer = []
 
-    def _learnt(self) -> dict[str, Tensor]:
-        parts = {"refiner.": self.refiner, "clusters.": self.clusters}
+    def _learned(self) -> dict[str, Tensor]:
+        parts = {"refiner.": self.refiner, "discretizer.": self.discretizer}
         tensors = {
             f"{prefix}{name}": tensor
             for prefix, part in parts.items()
             for name, tensor in part.state_dict().items()
         }
-        return tensors | {"generator": generator_to_tensor(self._generator)}
+        return tensors | {"generator": rng_to_tensor(self._generator)}
 
-    def _put_learnt(self, tensors: Mapping[str, Tensor]) -> None:
-        generator, before = tensors["generator"], self.clusters.state_dict()
-        self.clusters.load_state_dict(_named(tensors, "clusters."))
+    def _put_learned(self, tensors: Mapping[str, Tensor]) -> None:
+        generator, before = tensors["generator"], self.discretizer.state_dict()
+        self.discretizer.load_state_dict(_named(tensors, "discretizer."))
         try:
             self.refiner.load_state_dict(_named(tensors, "refiner."))
         except (KeyError, ValueError):
-            self.clusters.load_state_dict(before)
+            self.discretizer.load_state_dict(before)
             raise
-        set_generator(self._generator, generator)
+        rng_from_tensor(self._generator, generator)
 
 
 def _named(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:

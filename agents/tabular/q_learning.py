@@ -13,20 +13,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spangym.agents.tabular.q_table import STORAGES, Row, Table, Traces, restore, stored
-from spangym.agents.tabular.schedules import Linear
-from spangym.utils.atomic_io import with_ending
+from spangym.agents.tabular.q_table import (
+    STORAGES,
+    EligibilityTraces,
+    QRow,
+    QTable,
+    from_tensors,
+    to_tensors,
+)
+from spangym.agents.tabular.schedules import LinearSchedule
+from spangym.utils.atomic_io import ensure_suffix
 from spangym.utils.tensor_files import (
-    generator_to_tensor,
-    read_tensors,
-    set_generator,
-    write_tensors,
+    load_tensors,
+    rng_from_tensor,
+    rng_to_tensor,
+    save_tensors,
 )
 
-Ties = Literal["lowest", "random"]
+TieBreaking = Literal["lowest", "random"]
 """Which of several best actions is chosen."""
 
-Rate = float | Linear | Mapping[str, Any]
+Rate = float | LinearSchedule | Mapping[str, Any]
 """A number, a schedule, or a schedule's fields."""
 
 _DRAWS = 128
@@ -38,26 +45,26 @@ class Refiner:
     ``Q(s, a) += alpha * (reward + gamma * max Q(s', ·) - Q(s, a))``; actions are epsilon-greedy,
     and ties go to the lowest action. Since that action turns the local path off, and unseen states
     are all ties, a refiner that rarely meets a state twice mostly leaves the local path off;
-    ``ties`` and ``initial`` change that. It is a `spangym.attention.SpanController`.
+    ``tie_breaking`` and ``initial_q`` change that. It is a `spangym.attention.SpanController`.
 
     Args:
-        states: Number of states, of which ids are below; only the array storage needs it.
-        actions: Number of actions.
-        alpha: Learning rate, in (0, 1]; a `Linear` schedule, or its fields, counts updates.
+        n_states: Number of states, of which ids are below; only the array storage needs it.
+        n_actions: Number of actions.
+        alpha: Learning rate, in (0, 1]; a `LinearSchedule` schedule, or its fields, counts updates.
         gamma: Discount, in [0, 1].
-        epsilon: Share of random actions, in [0, 1]; a `Linear` schedule, or its fields, counts
+        epsilon: Share of random actions, in [0, 1]; a `LinearSchedule` schedule, or its fields, counts
             calls of `choose_action`.
         storage: ``dict`` (a row for each state met) or ``array`` (a place for each state).
-        ties: ``lowest``, or ``random``: any of the best. `greedy_action` then spreads them over
+        tie_breaking: ``lowest``, or ``random``: any of the best. `greedy_action` then spreads them over
             the states in a fixed way.
-        initial: Value of what was never updated; a high one has everything tried.
-        visits: Whether the learning rate of a value is at least one by how often it was updated,
+        initial_q: Value of what was never updated; a high one has everything tried.
+        count_based_lr: Whether the learning rate of a value is at least one by how often it was updated,
             so that the value is the mean of what it was updated towards until alpha takes over.
-        double: Whether there are two tables, of which each update picks one at even odds to learn,
+        double_q: Whether there are two tables, of which each update picks one at even odds to learn,
             the other judging its best action (double Q-learning). Values are means of both.
-        trace_decay: Lambda of Q(lambda), in [0, 1]: a decision is credited with what follows it, by
-            ``gamma * trace_decay`` less each step. Traces replace, and are kept for each lane.
-        trace_cut: Whether traces end where an action was not greedy (Watkins), or not (naive
+        lambda_: Lambda of Q(lambda), in [0, 1]: a decision is credited with what follows it, by
+            ``gamma * lambda_`` less each step. Traces replace, and are kept for each environment.
+        watkins: Whether traces end where an action was not greedy (Watkins), or not (naive
             Q(lambda): it learns what follows while exploring, and from every decision).
         seed: Seed of all draws, or a generator for them, which are taken from it in blocks;
             entropy of the system if None.
@@ -72,59 +79,73 @@ class Refiner:
     Example:
         >>> refiner = Refiner(epsilon=0.0)
         >>> refiner.update(state=7, action=3, reward=1.0, next_state=8)
-        >>> refiner.choose_action(7), refiner.value(7, 3), refiner.choose_action(8)
+        >>> refiner.choose_action(7), refiner.q_value(7, 3), refiner.choose_action(8)
         (3, 0.1, 0)
     """
 
     def __init__(
         self,
-        states: int = 10_000,
-        actions: int = 10,
+        n_states: int = 10_000,
+        n_actions: int = 10,
         alpha: Rate = 0.1,
         gamma: float = 0.9,
         epsilon: Rate = 0.1,
         storage: str = "dict",
-        ties: Ties = "lowest",
-        initial: float = 0.0,
-        visits: bool = False,
-        double: bool = False,
-        trace_decay: float = 0.0,
-        trace_cut: bool = True,
+        tie_breaking: TieBreaking = "lowest",
+        initial_q: float = 0.0,
+        count_based_lr: bool = False,
+        double_q: bool = False,
+        lambda_: float = 0.0,
+        watkins: bool = True,
         seed: int | np.random.Generator | None = None,
     ) -> None:
-        alphas, epsilons = Linear.read("alpha", alpha), Linear.read("epsilon", epsilon)
+        alphas, epsilons = (
+            LinearSchedule.from_config("alpha", alpha),
+            LinearSchedule.from_config("epsilon", epsilon),
+        )
         rules = [
-            (states >= 1, f"states must be at least 1, got {states}"),
-            (actions >= 1, f"actions must be at least 1, got {actions}"),
-            *((0 < each <= 1, f"alpha must be in (0, 1], got {each}") for each in alphas.ends),
+            (n_states >= 1, f"n_states must be at least 1, got {n_states}"),
+            (n_actions >= 1, f"n_actions must be at least 1, got {n_actions}"),
+            *((0 < each <= 1, f"alpha must be in (0, 1], got {each}") for each in alphas.bounds),
             (0 <= gamma <= 1, f"gamma must be in [0, 1], got {gamma}"),
-            *((0 <= each <= 1, f"epsilon must be in [0, 1], got {each}") for each in epsilons.ends),
+            *(
+                (0 <= each <= 1, f"epsilon must be in [0, 1], got {each}")
+                for each in epsilons.bounds
+            ),
             (storage in STORAGES, f"storage must be 'dict' or 'array', got {storage!r}"),
-            (ties in get_args(Ties), f"ties must be 'lowest' or 'random', got {ties!r}"),
-            (math.isfinite(initial), f"initial must be finite, got {initial}"),
-            (visits in (True, False), f"visits must be true or false, got {visits!r}"),
-            (double in (True, False), f"double must be true or false, got {double!r}"),
-            (0 <= trace_decay <= 1, f"trace_decay must be in [0, 1], got {trace_decay}"),
-            (trace_cut in (True, False), f"trace_cut must be true or false, got {trace_cut!r}"),
+            (
+                tie_breaking in get_args(TieBreaking),
+                f"tie_breaking must be 'lowest' or 'random', got {tie_breaking!r}",
+            ),
+            (math.isfinite(initial_q), f"initial_q must be finite, got {initial_q}"),
+            (
+                count_based_lr in (True, False),
+                f"count_based_lr must be true or false, got {count_based_lr!r}",
+            ),
+            (double_q in (True, False), f"double_q must be true or false, got {double_q!r}"),
+            (0 <= lambda_ <= 1, f"lambda_ must be in [0, 1], got {lambda_}"),
+            (watkins in (True, False), f"watkins must be true or false, got {watkins!r}"),
         ]
         for holds, message in rules:
             if not holds:
                 raise ValueError(message)
-        self.actions = actions
-        self.alpha, self._alphas = alphas.start, alphas if alphas.changes else None
+        self.n_actions = n_actions
+        self.alpha, self._alphas = alphas.start, None if alphas.is_constant else alphas
         self.gamma = gamma
-        self.epsilon, self._epsilons = epsilons.start, epsilons if epsilons.changes else None
-        self.trace_decay = trace_decay
-        self.trace_cut = trace_cut
-        self._random_ties = ties == "random"
-        self._double = double
-        self._rows_know = ties == "lowest" and not double
-        self._initial = Row.of([initial] * actions, [0] * actions if visits else None)
-        self._new_table = functools.partial(STORAGES[storage], states, self._initial)
+        self.epsilon, self._epsilons = epsilons.start, None if epsilons.is_constant else epsilons
+        self.lambda_ = lambda_
+        self.watkins = watkins
+        self._random_ties = tie_breaking == "random"
+        self._double_q = double_q
+        self._cached_argmax = tie_breaking == "lowest" and not double_q
+        self._initial = QRow.of(
+            [initial_q] * n_actions, [0] * n_actions if count_based_lr else None
+        )
+        self._new_table = functools.partial(STORAGES[storage], n_states, self._initial)
         self._table = self._new_table()
         # A single table is judged by itself.
-        self._other = self._new_table() if double else self._table
-        self._traces = Traces() if trace_decay else None
+        self._other = self._new_table() if double_q else self._table
+        self._traces = EligibilityTraces() if lambda_ else None
         self._decisions = self._updates = 0
         self._generator = np.random.default_rng(seed)
         self._draws: list[float] = []
@@ -132,36 +153,36 @@ class Refiner:
     def choose_action(self, state: int) -> int:
         """A random action with probability epsilon, else a greedy one."""
         if (self._draws or self._refilled()).pop() < self.epsilon:
-            action = int(self._draw() * self.actions)
-        elif self._rows_know:
+            action = int(self._draw() * self.n_actions)
+        elif self._cached_argmax:
             action = self._table.get(state, self._initial).greedy
         else:
             best = self._best_actions(state)
             action = best[int(self._draw() * len(best)) if self._random_ties else 0]
         if self._epsilons:
             self._decisions += 1
-            self.epsilon = self._epsilons.at(self._decisions)
+            self.epsilon = self._epsilons(self._decisions)
         return action
 
     def greedy_action(self, state: int) -> int:
-        """The action of highest value; of several the one that ``ties`` says, always the same."""
-        if self._rows_know:
+        """The action of highest value; of several the one that ``tie_breaking`` says, always the same."""
+        if self._cached_argmax:
             return self._table.get(state, self._initial).greedy
         best = self._best_actions(state)
-        return best[_scattered(state) % len(best) if self._random_ties else 0]
+        return best[_hash_tie_break(state) % len(best) if self._random_ties else 0]
 
     def greedy_actions(self, states: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """`greedy_action` of each of many states, of the same shape.
 
         Example:
-            >>> Refiner(ties="random").greedy_actions(np.arange(8))
+            >>> Refiner(tie_breaking="random").greedy_actions(np.arange(8))
             array([0, 3, 0, 4, 1, 9, 2, 0])
         """
         actions = [self.greedy_action(state) for state in states.ravel().tolist()]
         return np.array(actions, np.int64).reshape(states.shape)
 
     def update(
-        self, state: int, action: int, reward: float, next_state: int, lane: int = 0
+        self, state: int, action: int, reward: float, next_state: int, env_index: int = 0
     ) -> None:
         """Move the value of one decision towards its reward and the best that can follow.
 
@@ -170,52 +191,52 @@ class Refiner:
             action: The action.
             reward: What it earned.
             next_state: State that it led to.
-            lane: Which of several streams of decisions it belongs to; only traces need it.
+            env_index: Which of several streams of decisions it belongs to; only traces need it.
         """
-        if self._double:
-            learns, best = self._judged(next_state)
+        if self._double_q:
+            learns, best = self._double_q_target(next_state)
         else:
             learns = self._table
             best = learns.get(next_state, self._initial).best
         row = learns.get(state, self._initial)
         if row is self._initial:
-            row = learns.begin(state)
+            row = learns.add_state(state)
         value = row[action]
         error = reward + self.gamma * best - value
         if row.visits is not None:
             row.visits[action] += 1
         if self._traces is None:
             rate = self.alpha if row.visits is None else self._rate(row, action)
-            row.put(action, value + rate * error)
+            row.set(action, value + rate * error)
         else:
-            cut = self.trace_cut and action not in self._best_actions(state)
-            kept = 0.0 if cut else self.gamma * self.trace_decay
-            weights = self._traces.follow(lane, state, action, next_state, kept)
+            cut = self.watkins and action not in self._best_actions(state)
+            decay = 0.0 if cut else self.gamma * self.lambda_
+            weights = self._traces.step(env_index, state, action, next_state, decay)
             for decision, weight in weights.items():
-                self._credit(learns, *decision, weight * error)
+                self._apply_td_error(learns, *decision, weight * error)
         if self._alphas:
             self._updates += 1
-            self.alpha = self._alphas.at(self._updates)
+            self.alpha = self._alphas(self._updates)
 
-    def value(self, state: int, action: int) -> float:
-        """Value of an action in a state; ``initial`` if never updated."""
-        return self._shown(state)[action]
+    def q_value(self, state: int, action: int) -> float:
+        """Value of an action in a state; ``initial_q`` if never updated."""
+        return self._q_values(state)[action]
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that a training needs to go on to the bit, as tensors.
 
-        A layer saves it with its own (`spangym.attention.StoredController`).
+        A layer saves it with its own (`spangym.attention.StatefulController`).
 
         Returns:
             ``states`` that were updated, int64 of shape (n,); their ``values``, float64 of shape
             (n, actions); and the ``generator``'s state, the bytes of a JSON text. Where they are
             used: ``visits`` of the values; ``other_states``, ``other_values``, ``other_visits`` of
-            the second table; ``counts`` of decisions and updates; what `Traces.state_dict` gives;
+            the second table; ``counts`` of decisions and updates; what `EligibilityTraces.state_dict` gives;
             ``draws`` that were taken from the generator and not used yet.
         """
-        tensors = {"generator": generator_to_tensor(self._generator), **stored(self._table)}
-        if self._double:
-            tensors |= {f"other_{name}": tensor for name, tensor in stored(self._other).items()}
+        tensors = {"generator": rng_to_tensor(self._generator), **to_tensors(self._table)}
+        if self._double_q:
+            tensors |= {f"other_{name}": tensor for name, tensor in to_tensors(self._other).items()}
         if self._alphas or self._epsilons:
             tensors["counts"] = torch.tensor([self._decisions, self._updates])
         if self._traces:
@@ -225,7 +246,7 @@ class Refiner:
         return tensors
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Put what `state_dict` gave in place of what was learnt here.
+        """Put what `state_dict` gave in place of what was learned here.
 
         Raises:
             ValueError: It is of a refiner with other options or another number of actions, or
@@ -234,36 +255,38 @@ class Refiner:
         draws = state_dict["draws"].tolist() if "draws" in state_dict else []
         _check_names(set(state_dict) - {"draws"}, set(self.state_dict()) - {"draws"})
         tables = [
-            restore(self._new_table(), {name: state_dict[prefix + name] for name in stored(table)})
+            from_tensors(
+                self._new_table(), {name: state_dict[prefix + name] for name in to_tensors(table)}
+            )
             for prefix, table in (("", self._table), ("other_", self._other))
             if prefix + "states" in state_dict
         ]
-        traces = Traces.restored(state_dict) if self._traces else None
-        set_generator(self._generator, state_dict["generator"])
+        traces = EligibilityTraces.from_state_dict(state_dict) if self._traces else None
+        rng_from_tensor(self._generator, state_dict["generator"])
         self._table, self._other = tables[0], tables[-1]
         self._traces, self._draws = traces, draws
         if "counts" in state_dict:
             self._decisions, self._updates = state_dict["counts"].tolist()
         if self._alphas:
-            self.alpha = self._alphas.at(self._updates)
+            self.alpha = self._alphas(self._updates)
         if self._epsilons:
-            self.epsilon = self._epsilons.at(self._decisions)
+            self.epsilon = self._epsilons(self._decisions)
 
     def save(self, path: Path | str) -> None:
         """Write `state_dict` to ``path`` with the ending ``.npz``."""
-        write_tensors(path, self.state_dict())
+        save_tensors(path, self.state_dict())
 
     def load(self, path: Path | str) -> None:
-        """Read what `save` wrote, in place of what was learnt here; needs no pickle.
+        """Read what `save` wrote, in place of what was learned here; needs no pickle.
 
         Raises:
             ValueError: The stored table does not fit this one; the message names the file.
         """
-        tensors = read_tensors(path)
+        tensors = load_tensors(path)
         try:
             self.load_state_dict(tensors)
         except ValueError as error:
-            path = with_ending(path, ".npz")
+            path = ensure_suffix(path, ".npz")
             raise ValueError(f"{path} is no table of this refiner's: {error}") from error
 
     def _refilled(self) -> list[float]:
@@ -275,21 +298,21 @@ class Refiner:
         """A number in [0, 1)."""
         return (self._draws or self._refilled()).pop()
 
-    def _shown(self, state: int) -> list[float]:
+    def _q_values(self, state: int) -> list[float]:
         """Values of all actions in a state: of two tables, their means."""
         values = self._table.get(state, self._initial)
-        if not self._double:
+        if not self._double_q:
             return values
         pairs = zip(values, self._other.get(state, self._initial), strict=True)
         return [(one + other) / 2 for one, other in pairs]
 
     def _best_actions(self, state: int) -> list[int]:
         """The actions of highest value, ascending."""
-        values = self._shown(state)
+        values = self._q_values(state)
         best = max(values)
         return [action for action, value in enumerate(values) if value == best]
 
-    def _judged(self, state: int) -> tuple[Table, float]:
+    def _double_q_target(self, state: int) -> tuple[QTable, float]:
         """The table that learns, and what the other one thinks of its best action in a state."""
         learns, judges = self._table, self._other
         if self._draw() < 0.5:
@@ -297,14 +320,14 @@ class Refiner:
         greedy = learns.get(state, self._initial).greedy
         return learns, judges.get(state, self._initial)[greedy]
 
-    def _credit(self, table: Table, state: int, action: int, error: float) -> None:
+    def _apply_td_error(self, table: QTable, state: int, action: int, error: float) -> None:
         """Move a value by its learning rate's share of an error."""
         row = table.get(state, self._initial)
         if row is self._initial:
-            row = table.begin(state)
-        row.put(action, row[action] + self._rate(row, action) * error)
+            row = table.add_state(state)
+        row.set(action, row[action] + self._rate(row, action) * error)
 
-    def _rate(self, row: Row, action: int) -> float:
+    def _rate(self, row: QRow, action: int) -> float:
         """The learning rate of one value."""
         if row.visits is None:
             return self.alpha
@@ -312,7 +335,7 @@ class Refiner:
         return max(self.alpha, 1 / max(1, row.visits[action]))
 
 
-def _scattered(state: int) -> int:
+def _hash_tie_break(state: int) -> int:
     """A whole number that looks random but is always the same for a state.
 
     It is Knuth's multiplicative hash, as it needs nothing but 64-bit integers anywhere.

@@ -12,7 +12,7 @@ from spangym.utils.suggestions import did_you_mean
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearSchedule:
     """A number that goes from one value to another in a straight line, and then stays.
 
     Attributes:
@@ -24,8 +24,8 @@ class Linear:
         ValueError: A field breaks its rule.
 
     Example:
-        >>> epsilon = Linear(start=1.0, end=0.1, steps=100)
-        >>> [round(epsilon.at(step), 3) for step in (0, 50, 100, 1000)]
+        >>> epsilon = LinearSchedule(start=1.0, end=0.1, steps=100)
+        >>> [round(epsilon(step), 3) for step in (0, 50, 100, 1000)]
         [1.0, 0.55, 0.1, 0.1]
     """
 
@@ -42,7 +42,9 @@ class Linear:
             raise ValueError(f"steps must be a whole number of at least 1, got {self.steps!r}")
 
     @classmethod
-    def read(cls, name: str, value: float | Linear | Mapping[str, Any]) -> Linear:
+    def from_config(
+        cls, name: str, value: float | LinearSchedule | Mapping[str, Any]
+    ) -> LinearSchedule:
         """Read an option that may be a number, a schedule, or a schedule's fields.
 
         Args:
@@ -56,13 +58,13 @@ class Linear:
             ValueError: It is none of these; a field is unknown, missing or breaks its rule.
 
         Example:
-            >>> Linear.read("alpha", {"start": 0.5, "end": 0.1, "steps": 1000})
-            Linear(start=0.5, end=0.1, steps=1000)
-            >>> Linear.read("alpha", {"start": 0.5, "stop": 0.1, "steps": 1000})
+            >>> LinearSchedule.from_config("alpha", {"start": 0.5, "end": 0.1, "steps": 1000})
+            LinearSchedule(start=0.5, end=0.1, steps=1000)
+            >>> LinearSchedule.from_config("alpha", {"start": 0.5, "stop": 0.1, "steps": 1000})
             Traceback (most recent call last):
             ValueError: alpha has no field 'stop'; did you mean 'steps'?
         """
-        if isinstance(value, Linear):
+        if isinstance(value, LinearSchedule):
             return value
         known = [field.name for field in fields(cls)]
         if not isinstance(value, Mapping):
@@ -81,16 +83,16 @@ class Linear:
             raise ValueError(f"{name}: {error}") from error
 
     @property
-    def ends(self) -> tuple[float, float]:
+    def bounds(self) -> tuple[float, float]:
         """Between which two values it lies."""
         return self.start, self.end
 
     @property
-    def changes(self) -> bool:
-        """Whether it is not the same number throughout."""
-        return self.start != self.end
+    def is_constant(self) -> bool:
+        """Whether start and end are equal."""
+        return self.start == self.end
 
-    def at(self, step: int) -> float:
+    def __call__(self, step: int) -> float:
         """The value after so many steps."""
         if step >= self.steps:
             return self.end

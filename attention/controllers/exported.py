@@ -13,25 +13,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from spangym.attention.controllers.lookup import ClusterTable, Table
-from spangym.attention.controllers.mlp import Network
-from spangym.attention.controllers.policy_heads import Head
-from spangym.attention.controllers.protocol import Observes
-from spangym.attention.features import features
-from spangym.attention.observation_spec import Observation
+from spangym.attention.controllers.lookup import KMeansPolicy, LookupPolicy
+from spangym.attention.controllers.mlp import MLPPolicy
+from spangym.attention.controllers.policy_heads import PolicyHead
+from spangym.attention.controllers.protocol import ObservationTime
+from spangym.attention.features import token_moments
+from spangym.attention.observation_spec import ObservationSpec
 from spangym.utils.suggestions import did_you_mean
 
-HEADS: dict[str, type[Head]] = {each.kind: each for each in (Network, Table, ClusterTable)}
+HEAD_TYPES: dict[str, type[PolicyHead]] = {
+    each.head_type: each for each in (MLPPolicy, LookupPolicy, KMeansPolicy)
+}
 """What decides, by the name that files give it."""
 
 _METADATA = "controller"
 _FORMAT = 1
 
 
-class FrozenController(nn.Module):
+class ExportedPolicy(nn.Module):
     """A trained agent that decides for whole batches on the device, and learns nothing.
 
-    It is a `spangym.attention.TensorController`: assign it as the ``refiner`` of any
+    It is a `spangym.attention.BatchController`: assign it as the ``refiner`` of any
     `IntegratedAttention`. `load_controller` reads one from a file.
 
     It picks the actions that the agent picks in its environment. In particular one that was trained
@@ -46,9 +48,9 @@ class FrozenController(nn.Module):
         observation: What is observed.
         head: What decides.
         layer: Index of the layer in the agent's stack. It is needed where the agent observes it.
-        observes: Whether a decision is made from the ``current`` input or the ``previous``.
+        observation_time: Whether a decision is made from the ``current`` input or the ``previous``.
         action_scale: That of the layers that the agent was trained in.
-        made: How it came about, ready for JSON; for the reader alone. The windows and spans that
+        metadata: How it came about, ready for JSON; for the reader alone. The windows and spans that
             actions stood for are best among it: layers of other ones are not refused, since whether
             shares of those are as good is for the user to judge.
 
@@ -57,93 +59,95 @@ class FrozenController(nn.Module):
 
     Example:
         >>> from spangym.attention import IntegratedAttention
-        >>> from spangym.attention.controllers.mlp import Network
-        >>> observation = Observation(dims=32, encoding="features")
-        >>> network = Network(observation, [torch.eye(10, 64)], [torch.zeros(10)])
+        >>> from spangym.attention.controllers.mlp import MLPPolicy
+        >>> observation = ObservationSpec(dims=32, encoding="features")
+        >>> network = MLPPolicy(observation, [torch.eye(10, 64)], [torch.zeros(10)])
         >>> layer = IntegratedAttention(48, 32, 4, generator=torch.Generator().manual_seed(0))
-        >>> layer.refiner = FrozenController(observation, network)
+        >>> layer.refiner = ExportedPolicy(observation, network)
         >>> layer(torch.ones(2, 48, 32)).shape
         torch.Size([2, 48, 32])
     """
 
-    place: Tensor
+    layer_feature: Tensor
     index: Tensor
 
     def __init__(
         self,
-        observation: Observation,
-        head: Head,
+        observation: ObservationSpec,
+        head: PolicyHead,
         *,
         layer: int | None = None,
-        observes: Observes = "current",
+        observation_time: ObservationTime = "current",
         action_scale: str = "relative",
-        made: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if observes not in get_args(Observes):
+        if observation_time not in get_args(ObservationTime):
             raise ValueError(
-                f"observes {observes!r} is unknown{did_you_mean(str(observes), get_args(Observes))}"
+                f"observation_time {observation_time!r} is unknown{did_you_mean(str(observation_time), get_args(ObservationTime))}"
             )
         self.observation = observation
         self.head = head
-        self.observes: Observes = observes
+        self.observation_time: ObservationTime = observation_time
         self.action_scale = action_scale
-        self.made = dict(made or {})
+        self.metadata = dict(metadata or {})
         self.layer = self._checked_layer(layer)
         # Tensors, lest each layer of a stack be compiled anew.
-        place = torch.tensor([[observation.place(self.layer)]], dtype=torch.float64)
-        self.register_buffer("place", place, persistent=False)
+        layer_feature = torch.tensor(
+            [[observation.encode_layer_index(self.layer)]], dtype=torch.float64
+        )
+        self.register_buffer("layer_feature", layer_feature, persistent=False)
         self.register_buffer("index", torch.tensor([self.layer]), persistent=False)
 
     def forward(self, local_input: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Decide from a layer's normalised input.
+        """Decide from a layer's normalized input.
 
         Args:
-            local_input: Shape (lanes, tokens, dims).
-            lengths: Tokens of each lane that are no padding, shape (lanes,); all if None.
+            local_input: Shape (batch, tokens, dims).
+            lengths: Tokens of each sequence that are no padding, shape (batch,); all if None.
 
         Returns:
-            Actions, int64 of shape (lanes,), on the input's device.
+            Actions, int64 of shape (batch,), on the input's device.
         """
         local_input = local_input.detach()
-        found = features(local_input, lengths)
-        return self.actions(self.observe(found, local_input, lengths))
+        features = token_moments(local_input, lengths)
+        return self.actions(self.observe(features, local_input, lengths))
 
     def observe(
         self, features: Tensor, local_input: Tensor, lengths: Tensor | None = None
     ) -> Tensor:
-        """What is observed of a layer's normalised input.
+        """What is observed of a layer's normalized input.
 
         Args:
-            features: Its means and variances, shape (lanes, 2 * dims).
-            local_input: The input, shape (lanes, tokens, dims).
-            lengths: Tokens of each lane that are no padding, shape (lanes,); all if None.
+            features: Its means and variances, shape (batch, 2 * dims).
+            local_input: The input, shape (batch, tokens, dims).
+            lengths: Tokens of each sequence that are no padding, shape (batch,); all if None.
 
         Returns:
-            Shape (lanes, numbers).
+            Shape (batch, numbers).
         """
-        return self.observation.observed(features, local_input, lengths)
+        return self.observation.extract(features, local_input, lengths)
 
-    def actions(self, observed: Tensor) -> Tensor:
+    def actions(self, obs: Tensor) -> Tensor:
         """Decide from what was observed.
 
         Args:
-            observed: What `observe` gave, shape (lanes, numbers).
+            obs: What `observe` gave, shape (batch, numbers).
 
         Returns:
-            Actions, int64 of shape (lanes,).
+            Actions, int64 of shape (batch,).
 
         Raises:
             ValueError: It is what another controller observed.
         """
-        if observed.shape[-1] != self.observation.width:
+        if obs.shape[-1] != self.observation.num_features:
             raise ValueError(
-                f"{observed.shape[-1]} numbers were observed, this controller reads "
-                f"{self.observation.width}: begin the stream without a cache"
+                f"{obs.shape[-1]} numbers were observed, this controller reads "
+                f"{self.observation.num_features}: begin the stream without a cache"
             )
-        numbers = self.observation.encoded(observed)
-        if self.observation.layer_index:
-            numbers = torch.cat([numbers, self.place.expand(len(numbers), 1)], dim=-1)
+        numbers = self.observation.encode_features(obs)
+        if self.observation.include_layer_index:
+            numbers = torch.cat([numbers, self.layer_feature.expand(len(numbers), 1)], dim=-1)
         return self.head(numbers, self.index)
 
     def check(self, dims: int, action_scale: str) -> None:
@@ -171,10 +175,10 @@ class FrozenController(nn.Module):
         manifest = {
             "format": _FORMAT,
             "observation": dataclasses.asdict(self.observation),
-            "observes": self.observes,
+            "observation_time": self.observation_time,
             "action_scale": self.action_scale,
-            "head": {"kind": self.head.kind, **self.head.settings},
-            "made": self.made,
+            "head": {"head_type": self.head.head_type, **self.head.config},
+            "metadata": self.metadata,
         }
         tensors = {name: each.cpu().contiguous() for name, each in self.head.state_dict().items()}
         # Not by save_file, which lets nobody but the owner read.
@@ -182,9 +186,9 @@ class FrozenController(nn.Module):
 
     def extra_repr(self) -> str:
         """Say what is observed, and where."""
-        return f"{self.observation}, observes={self.observes!r}, layer={self.layer}"
+        return f"{self.observation}, observation_time={self.observation_time!r}, layer={self.layer}"
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenController:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ExportedPolicy:
         # A layer that is made half precision is to decide as before.
         def kept(tensor: Tensor) -> Tensor:
             done = fn(tensor)
@@ -193,9 +197,9 @@ class FrozenController(nn.Module):
         return super()._apply(kept, recurse)
 
     def _checked_layer(self, layer: int | None) -> int:
-        layers = self.observation.layers
+        layers = self.observation.num_layers
         if layer is None:
-            if self.observation.layer_index:
+            if self.observation.include_layer_index:
                 raise ValueError(
                     "this controller observes which layer it decides for: say which, "
                     f"layer=0 to layer={layers - 1}"
@@ -206,8 +210,8 @@ class FrozenController(nn.Module):
         return layer
 
 
-def load_controller(path: Path | str, layer: int | None = None) -> FrozenController:
-    """Read a controller that ``spangym export`` or `FrozenController.save` wrote.
+def load_controller(path: Path | str, layer: int | None = None) -> ExportedPolicy:
+    """Read a controller that ``spangym export`` or `ExportedPolicy.save` wrote.
 
     Args:
         path: The file.
@@ -224,27 +228,27 @@ def load_controller(path: Path | str, layer: int | None = None) -> FrozenControl
     """
     manifest, tensors = _read(Path(path))
     try:
-        observation = Observation(**manifest["observation"])
-        settings = dict(manifest["head"])
-        head = HEADS[settings.pop("kind")].from_tensors(observation, tensors, settings)
+        observation = ObservationSpec(**manifest["observation"])
+        config = dict(manifest["head"])
+        head = HEAD_TYPES[config.pop("head_type")].from_tensors(observation, tensors, config)
         whole = {name: each.shape for name, each in head.state_dict().items()}
         if whole != {name: each.shape for name, each in tensors.items()}:
             raise ValueError("its tensors are not those of its manifest")
-        made = manifest["made"]
-        arguments = {name: manifest[name] for name in ("observes", "action_scale")}
-        FrozenController(observation, head, layer=0, **arguments)
+        metadata = manifest["metadata"]
+        arguments = {name: manifest[name] for name in ("observation_time", "action_scale")}
+        ExportedPolicy(observation, head, layer=0, **arguments)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"controller {str(path)!r} is damaged: {type(error).__name__}: {error}"
         ) from error
-    return FrozenController(observation, head, layer=layer, made=made, **arguments)
+    return ExportedPolicy(observation, head, layer=layer, metadata=metadata, **arguments)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             manifest = json.loads(file.metadata()[_METADATA])
-            found = manifest["format"]
+            version = manifest["format"]
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise
@@ -252,8 +256,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise ValueError(
             f"controller {str(path)!r} is none that `spangym export` wrote, or damaged"
         ) from error
-    if found != _FORMAT:
+    if version != _FORMAT:
         raise ValueError(
-            f"controller {str(path)!r} is of format {found}, this spangym reads {_FORMAT}"
+            f"controller {str(path)!r} is of format {version}, this spangym reads {_FORMAT}"
         )
     return manifest, tensors

@@ -7,17 +7,17 @@ from typing import Any
 
 from torch import Tensor
 
-from spangym.attention.controllers.policy_heads import Head, Numbers
-from spangym.attention.features import STATES
-from spangym.attention.geometry import ACTIONS
-from spangym.attention.hashing import hashed_states
-from spangym.attention.observation_spec import Observation
+from spangym.attention.controllers.policy_heads import ObsNormalizer, PolicyHead
+from spangym.attention.features import NUM_STATES
+from spangym.attention.geometry import NUM_ACTIONS
+from spangym.attention.hashing import tuple_hash_states
+from spangym.attention.observation_spec import ObservationSpec
 
-GRID, FARTHEST = 1024.0, 128.0
+GRID_STEPS, CLIP_STD = 1024.0, 128.0
 """Steps of the grid of clusters in a deviation, and deviations from the mean to its end."""
 
 
-class Table(Head):
+class LookupPolicy(PolicyHead):
     """The action of every state id.
 
     Args:
@@ -29,57 +29,57 @@ class Table(Head):
 
     Example:
         >>> import torch
-        >>> table = Table(Observation(dims=4, encoding="state"), torch.arange(9999) % 10)
-        >>> seen = torch.full((2, 8), 5.0).double()
-        >>> table(seen, layer=torch.tensor([0])).tolist() == [hash((5,) * 8) % 9999 % 10] * 2
+        >>> table = LookupPolicy(ObservationSpec(dims=4, encoding="state"), torch.arange(9999) % 10)
+        >>> obs = torch.full((2, 8), 5.0).double()
+        >>> table(obs, layer=torch.tensor([0])).tolist() == [hash((5,) * 8) % 9999 % 10] * 2
         True
     """
 
-    kind = "table"
+    head_type = "table"
     actions: Tensor
 
-    def __init__(self, observation: Observation, actions: Tensor) -> None:
+    def __init__(self, observation: ObservationSpec, actions: Tensor) -> None:
         super().__init__()
         if observation.encoding != "state":
             raise ValueError(
                 f"a table reads state ids: encoding must be 'state', got {observation.encoding!r}"
             )
-        _check_actions(actions, (STATES,))
+        _check_actions(actions, (NUM_STATES,))
         self.register_buffer("actions", actions.long())
-        self.settings = {}
+        self.config = {}
 
     def forward(self, numbers: Tensor, layer: Tensor) -> Tensor:
-        """Look the lanes' states up; the layer is in their ids."""
+        """Look the sequences' states up; the layer is in their ids."""
         del layer
-        return self.actions[hashed_states(numbers.long())]
+        return self.actions[tuple_hash_states(numbers.long())]
 
     @classmethod
     def from_tensors(
-        cls, observation: Observation, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
-    ) -> Table:
+        cls, observation: ObservationSpec, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
+    ) -> LookupPolicy:
         """The table of these actions.
 
         Raises:
             ValueError: They are no actions of every state.
             KeyError: They are missing.
         """
-        del settings
+        del config
         return cls(observation, tensors["actions"])
 
 
-class ClusterTable(Head):
-    """The action of the nearest of some centres: see `spangym.agents.Clusters`.
+class KMeansPolicy(PolicyHead):
+    """The action of the nearest of some centers: see `spangym.agents.KMeansDiscretizer`.
 
-    Numbers are standardised and put on a grid on which float64 holds all distances exactly, so that
-    the nearest centre, and of several the lowest, is the same on every device.
+    Numbers are standardized and put on a grid on which float64 holds all distances exactly, so that
+    the nearest center, and of several the lowest, is the same on every device.
 
     Args:
         observation: What is observed, not encoded as ``state``.
         means: Of the numbers, float64 of shape (numbers,).
         scales: Theirs, likewise.
-        centres: In whole steps of the grid, float64 of shape (layers, clusters, numbers).
-        actions: Of the centres, integers 0..9 of shape (layers * clusters,).
-        by_layer: Whether each layer has centres of its own; its index is then no number among the
+        centers: In whole steps of the grid, float64 of shape (layers, clusters, numbers).
+        actions: Of the centers, integers 0..9 of shape (layers * clusters,).
+        by_layer: Whether each layer has centers of its own; its index is then no number among the
             others.
 
     Raises:
@@ -87,68 +87,68 @@ class ClusterTable(Head):
 
     Example:
         >>> import torch
-        >>> observation = Observation(dims=4, encoding="features", groups=1)
-        >>> centres = torch.tensor([[[0.0, 0.0], [0.0, 2.0]]]).double() * GRID
+        >>> observation = ObservationSpec(dims=4, encoding="features", pool_groups=1)
+        >>> centers = torch.tensor([[[0.0, 0.0], [0.0, 2.0]]]).double() * GRID_STEPS
         >>> one = torch.ones(2).double()
-        >>> table = ClusterTable(observation, one * 0, one, centres, torch.tensor([3, 8]), False)
-        >>> seen = torch.tensor([[0.1, 0.9], [0.1, 1.1]]).double()
-        >>> table(seen, layer=torch.tensor([0])).tolist()
+        >>> table = KMeansPolicy(observation, one * 0, one, centers, torch.tensor([3, 8]), False)
+        >>> obs = torch.tensor([[0.1, 0.9], [0.1, 1.1]]).double()
+        >>> table(obs, layer=torch.tensor([0])).tolist()
         [3, 8]
     """
 
-    kind = "clusters"
+    head_type = "clusters"
     means: Tensor
     scales: Tensor
-    centres: Tensor
+    centers: Tensor
     actions: Tensor
 
     def __init__(
         self,
-        observation: Observation,
+        observation: ObservationSpec,
         means: Tensor,
         scales: Tensor,
-        centres: Tensor,
+        centers: Tensor,
         actions: Tensor,
         by_layer: bool,
     ) -> None:
         super().__init__()
         if observation.encoding == "state":
             raise ValueError("a state id has no distances: encoding must be another than 'state'")
-        if by_layer and not observation.layer_index:
-            raise ValueError("centres of each layer need observations that end with its index")
-        numbers = len(observation.sizes) - by_layer
-        layers = observation.layers if by_layer else 1
-        shapes = [tuple(each.shape) for each in (means, scales, centres)]
+        if by_layer and not observation.include_layer_index:
+            raise ValueError("centers of each layer need observations that end with its index")
+        numbers = len(observation.nvec) - by_layer
+        layers = observation.num_layers if by_layer else 1
+        shapes = [tuple(each.shape) for each in (means, scales, centers)]
         if shapes != [(numbers,), (numbers,), (layers, *shapes[2][1:2], numbers)]:
             raise ValueError(
-                f"means, scales and centres are of shapes {shapes}, the observation needs "
+                f"means, scales and centers are of shapes {shapes}, the observation needs "
                 f"({numbers},), ({numbers},) and ({layers}, clusters, {numbers})"
             )
-        _check_actions(actions, (layers * centres.shape[1],))
+        _check_actions(actions, (layers * centers.shape[1],))
         self.by_layer = by_layer
-        self.read = Numbers(observation)
-        tensors = {"means": means, "scales": scales, "centres": centres}
+        self.encoder = ObsNormalizer(observation)
+        tensors = {"means": means, "scales": scales, "centers": centers}
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor.double())
         self.register_buffer("actions", actions.long())
-        self.settings = {"by_layer": by_layer}
+        self.config = {"by_layer": by_layer}
 
     def forward(self, numbers: Tensor, layer: Tensor) -> Tensor:
-        """Look up the actions of the nearest centres."""
-        rows = self.read(numbers).double()
+        """Look up the actions of the nearest centers."""
+        rows = self.encoder(numbers).double()
         if self.by_layer:
             rows = rows[:, :-1]
         layer = layer * self.by_layer
-        centres = self.centres.index_select(0, layer)[0]
-        standardised = ((rows - self.means) / self.scales).clamp(-FARTHEST, FARTHEST)
-        points = (standardised * GRID).round()
-        nearest = (points[:, None] - centres).square().sum(-1).argmin(-1)
-        return self.actions[layer * len(centres) + nearest]
+        centers = self.centers.index_select(0, layer)[0]
+        standardized = ((rows - self.means) / self.scales).clamp(-CLIP_STD, CLIP_STD)
+        points = (standardized * GRID_STEPS).round()
+        nearest = (points[:, None] - centers).square().sum(-1).argmin(-1)
+        return self.actions[layer * len(centers) + nearest]
 
     @classmethod
     def from_tensors(
-        cls, observation: Observation, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
-    ) -> ClusterTable:
+        cls, observation: ObservationSpec, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
+    ) -> KMeansPolicy:
         """The table whose ``state_dict`` and ``settings`` these are.
 
         Raises:
@@ -159,9 +159,9 @@ class ClusterTable(Head):
             observation,
             tensors["means"],
             tensors["scales"],
-            tensors["centres"],
+            tensors["centers"],
             tensors["actions"],
-            settings["by_layer"],
+            config["by_layer"],
         )
 
 
@@ -171,5 +171,5 @@ def _check_actions(actions: Tensor, shape: tuple[int, ...]) -> None:
             f"actions have shape {tuple(actions.shape)} and type {actions.dtype}; they must be "
             f"integers of shape {shape}"
         )
-    if ((actions < 0) | (actions >= ACTIONS)).any():
-        raise ValueError(f"actions must be in 0..{ACTIONS - 1}")
+    if ((actions < 0) | (actions >= NUM_ACTIONS)).any():
+        raise ValueError(f"actions must be in 0..{NUM_ACTIONS - 1}")

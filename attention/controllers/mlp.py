@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spangym.attention.controllers.policy_heads import Head, Normalisation, Numbers
-from spangym.attention.features import STATES
-from spangym.attention.geometry import ACTIONS
-from spangym.attention.hashing import hashed_states
-from spangym.attention.observation_spec import Observation
+from spangym.attention.controllers.policy_heads import ObsNormalization, ObsNormalizer, PolicyHead
+from spangym.attention.features import NUM_STATES
+from spangym.attention.geometry import NUM_ACTIONS
+from spangym.attention.hashing import tuple_hash_states
+from spangym.attention.observation_spec import ObservationSpec
 from spangym.utils.suggestions import did_you_mean
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -37,7 +37,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class _Linear(nn.Module):
-    """As `spangym.attention.layers.predictor.LaneLinear`, without parameters."""
+    """As `spangym.attention.layers.modules.BatchInvariantLinear`, without parameters."""
 
     weight: Tensor
     bias: Tensor
@@ -61,23 +61,23 @@ class _OneHotLinear(_Linear):
         return nn.functional.embedding_bag(x, self.weight, mode="sum") + self.bias
 
 
-class _Places(nn.Module):
+class _OneHotIndices(nn.Module):
     """Where the ones stand in the one-hot vectors of digits or of a state."""
 
     starts: Tensor
 
-    def __init__(self, observation: Observation) -> None:
+    def __init__(self, observation: ObservationSpec) -> None:
         super().__init__()
         self._hashed = observation.encoding == "state"
-        starts = [0, *itertools.accumulate(observation.sizes[:-1])]
+        starts = [0, *itertools.accumulate(observation.nvec[:-1])]
         self.register_buffer("starts", torch.tensor(starts), persistent=False)
 
     def forward(self, numbers: Tensor) -> Tensor:
         digits = numbers.long()
-        return hashed_states(digits)[:, None] if self._hashed else digits + self.starts
+        return tuple_hash_states(digits)[:, None] if self._hashed else digits + self.starts
 
 
-class Network(Head):
+class MLPPolicy(PolicyHead):
     """A multi-layer perceptron, as Stable-Baselines3's are: the action of the highest output.
 
     ``digits`` and ``state`` are read as one-hot vectors one after the other, ``box`` and
@@ -90,78 +90,80 @@ class Network(Head):
         activation: What stands between them, one of `ACTIVATIONS`.
         quantiles: Outputs of an action, whose mean is its value; one quantile of all actions
             stands after the other.
-        normalisation: How numbers are normalised first; None leaves them.
+        normalization: How numbers are normalized first; None leaves them.
 
     Raises:
         ValueError: These make no network from such observations to actions.
 
     Example:
-        >>> observation = Observation(dims=4, encoding="box", groups=1)
-        >>> network = Network(observation, [torch.eye(10, 2)], [torch.zeros(10)])
-        >>> seen = torch.tensor([[0.3, 0.1], [0.2, 0.4], [-1.0, -1.0]]).double()
-        >>> network(seen, layer=torch.tensor([0])).tolist()
+        >>> observation = ObservationSpec(dims=4, encoding="box", pool_groups=1)
+        >>> network = MLPPolicy(observation, [torch.eye(10, 2)], [torch.zeros(10)])
+        >>> obs = torch.tensor([[0.3, 0.1], [0.2, 0.4], [-1.0, -1.0]]).double()
+        >>> network(obs, layer=torch.tensor([0])).tolist()
         [0, 1, 2]
     """
 
-    kind = "network"
+    head_type = "network"
 
     def __init__(
         self,
-        observation: Observation,
+        observation: ObservationSpec,
         weights: Sequence[Tensor],
         biases: Sequence[Tensor],
         activation: str = "ReLU",
         quantiles: int = 1,
-        normalisation: Normalisation | None = None,
+        normalization: ObsNormalization | None = None,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
             raise ValueError(
                 f"activation {activation!r} is unknown{did_you_mean(activation, ACTIVATIONS)}"
             )
-        inputs = {"digits": sum(observation.sizes), "state": STATES}.get(observation.encoding)
+        inputs = {"digits": sum(observation.nvec), "state": NUM_STATES}.get(observation.encoding)
         _check_network(
             observation.encoding,
-            inputs or len(observation.sizes),
+            inputs or len(observation.nvec),
             weights,
             biases,
-            ACTIONS * quantiles,
+            NUM_ACTIONS * quantiles,
         )
-        if normalisation is not None:
-            _check_normalisation(normalisation, None if inputs else len(observation.sizes))
+        if normalization is not None:
+            _check_normalization(normalization, None if inputs else len(observation.nvec))
         self.quantiles = quantiles
-        self.read = _Places(observation) if inputs else Numbers(observation, normalisation)
+        self.encoder = (
+            _OneHotIndices(observation) if inputs else ObsNormalizer(observation, normalization)
+        )
         first = _OneHotLinear if inputs else _Linear
         self.first = first(weights[0], biases[0])
         self.activation = ACTIVATIONS[activation]()
-        self.others = nn.ModuleList(map(_Linear, weights[1:], biases[1:]))
-        self.settings = {
+        self.hidden = nn.ModuleList(map(_Linear, weights[1:], biases[1:]))
+        self.config = {
             "activation": activation,
             "quantiles": quantiles,
-            "clip": None if normalisation is None else normalisation.clip,
+            "clip": None if normalization is None else normalization.clip,
         }
 
     def forward(self, numbers: Tensor, layer: Tensor) -> Tensor:
         """The action of the highest output, the lowest of several; the layer is in the numbers."""
         del layer
-        return self.values(self.read(numbers)).argmax(-1)
+        return self.values(self.encoder(numbers)).argmax(-1)
 
-    def values(self, read: Tensor) -> Tensor:
-        """Outputs of the network, one an action: shape (lanes, 10).
+    def values(self, inputs: Tensor) -> Tensor:
+        """Outputs of the network, one an action: shape (batch, 10).
 
         Args:
-            read: Its inputs, float32 of shape (lanes, inputs); of one-hot vectors the places of
+            inputs: Its inputs, float32 of shape (batch, inputs); of one-hot vectors the places of
                 the ones, int64.
         """
-        found = self.first(read)
-        for linear in self.others:
+        found = self.first(inputs)
+        for linear in self.hidden:
             found = linear(self.activation(found))
-        return found.unflatten(-1, (self.quantiles, ACTIONS)).mean(-2)
+        return found.unflatten(-1, (self.quantiles, NUM_ACTIONS)).mean(-2)
 
     @classmethod
     def from_tensors(
-        cls, observation: Observation, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
-    ) -> Network:
+        cls, observation: ObservationSpec, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
+    ) -> MLPPolicy:
         """The network whose ``state_dict`` and ``settings`` these are.
 
         Raises:
@@ -169,22 +171,22 @@ class Network(Head):
             KeyError: Something is missing.
         """
         depth = sum(name.endswith(".weight") for name in tensors)
-        names = ["first", *(f"others.{index}" for index in range(depth - 1))]
+        names = ["first", *(f"hidden.{index}" for index in range(depth - 1))]
         weights = [tensors[f"{name}.weight"] for name in names]
         if observation.encoding in ("digits", "state"):
             weights[0] = weights[0].T
-        normalisation = None
-        if settings["clip"] is not None:
-            normalisation = Normalisation(
-                tensors["read.mean"], tensors["read.deviation"], settings["clip"]
+        normalization = None
+        if config["clip"] is not None:
+            normalization = ObsNormalization(
+                tensors["encoder.mean"], tensors["encoder.std"], config["clip"]
             )
         return cls(
             observation,
             weights,
             [tensors[f"{name}.bias"] for name in names],
-            settings["activation"],
-            settings["quantiles"],
-            normalisation,
+            config["activation"],
+            config["quantiles"],
+            normalization,
         )
 
 
@@ -206,9 +208,9 @@ def _check_network(
         raise ValueError("weights and biases of the network do not go together")
 
 
-def _check_normalisation(normalisation: Normalisation, numbers: int | None) -> None:
+def _check_normalization(normalization: ObsNormalization, numbers: int | None) -> None:
     if numbers is None:
-        raise ValueError("one-hot vectors cannot be normalised: encoding must be box or features")
-    shapes = [tuple(each.shape) for each in normalisation[:2]]
+        raise ValueError("one-hot vectors cannot be normalized: encoding must be box or features")
+    shapes = [tuple(each.shape) for each in normalization[:2]]
     if set(shapes) != {(numbers,)}:
-        raise ValueError(f"normalisation is of shapes {shapes}; they must be ({numbers},)")
+        raise ValueError(f"normalization is of shapes {shapes}; they must be ({numbers},)")

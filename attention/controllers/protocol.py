@@ -7,7 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
-Observes = Literal["current", "previous"]
+ObservationTime = Literal["current", "previous"]
 """Which input of a stream a decision is made from."""
 
 
@@ -26,7 +26,7 @@ class SpanController(Protocol):
         """Choose a span.
 
         Args:
-            state: State id of the layer's normalised input.
+            state: State id of the layer's normalized input.
 
         Returns:
             The action, 0 (local path off) to 9 (all of the predicted span).
@@ -46,18 +46,18 @@ class SpanController(Protocol):
 
 
 @runtime_checkable
-class StoredController(SpanController, Protocol):
+class StatefulController(SpanController, Protocol):
     """A controller whose knowledge is saved and loaded with its layer's ``state_dict``.
 
     A controller that is a `torch.nn.Module` needs none of this: torch stores it.
     """
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        """All that was learnt, as tensors."""
+        """All that was learned, as tensors."""
         ...
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> object:
-        """Put what `state_dict` gave in place of what was learnt here.
+        """Put what `state_dict` gave in place of what was learned here.
 
         Raises:
             KeyError: Something is missing.
@@ -67,15 +67,15 @@ class StoredController(SpanController, Protocol):
 
 
 @runtime_checkable
-class TensorController(Protocol):
-    """Decides for all lanes at once where the tensors are, and never learns in the layer.
+class BatchController(Protocol):
+    """Decides for all sequences at once where the tensors are, and never learns in the layer.
 
     `spangym.attention.load_controller` gives one; so is a module of the user's with these methods.
     Nothing is copied to the host, and a pass may ask twice.
     """
 
     @property
-    def observes(self) -> Observes:
+    def observation_time(self) -> ObservationTime:
         """What a decision is made from.
 
         The ``current`` input, or the ``previous`` one of the stream, which the layer's cache holds;
@@ -89,23 +89,23 @@ class TensorController(Protocol):
         """What is to be known of an input for a decision.
 
         Args:
-            features: Its means and variances, shape (lanes, 2 * dims), detached.
-            local_input: The layer's normalised input, shape (lanes, tokens, dims), detached.
-            lengths: Tokens of each lane that are no padding, shape (lanes,); all if None.
+            features: Its means and variances, shape (batch, 2 * dims), detached.
+            local_input: The layer's normalized input, shape (batch, tokens, dims), detached.
+            lengths: Tokens of each sequence that are no padding, shape (batch,); all if None.
 
         Returns:
-            Lanes first.
+            Batch first.
         """
         ...
 
-    def actions(self, observed: Tensor) -> Tensor:
+    def actions(self, obs: Tensor) -> Tensor:
         """Decide.
 
         Args:
-            observed: What `observe` gave.
+            obs: What `observe` gave.
 
         Returns:
-            Actions in 0..9, integers of shape (lanes,), on the same device.
+            Actions in 0..9, integers of shape (batch,), on the same device.
         """
         ...
 
@@ -122,5 +122,5 @@ class TensorController(Protocol):
         ...
 
 
-Controller = SpanController | TensorController
+Controller = SpanController | BatchController
 """What may be a layer's ``refiner``."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spangym.attention.kernels.reference import softmax_attention
-from spangym.attention.kernels.refinement import moves_on
+from spangym.attention.kernels.refinement import not_converged
 
 _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 
@@ -25,7 +25,7 @@ class Windows(NamedTuple):
         bias: Added to the scores, broadcastable to (windows, heads, queries, keys).
         triangle: Whether query ``i`` sees the keys up to ``i``, and there is no bias.
         inverse_temperature: What outputs are multiplied by before they are added to the queries.
-        singly: Whether queries stop one by one: later ones must not decide when earlier ones do.
+        per_query_convergence: Whether queries stop one by one: later ones must not decide when earlier ones do.
     """
 
     q: Tensor
@@ -34,7 +34,7 @@ class Windows(NamedTuple):
     bias: Tensor | None
     triangle: bool
     inverse_temperature: Tensor | None
-    singly: bool
+    per_query_convergence: bool
 
     def attend(self) -> tuple[Tensor, Tensor]:
         """Output, shaped like the queries, and log-sum-exp (windows, queries, heads)."""
@@ -45,12 +45,12 @@ class Windows(NamedTuple):
             out, lse = _fused(q, k, v, 0.0, self.triangle, attn_mask=self.bias)
         return out.transpose(1, 2), lse.transpose(1, 2)
 
-    def focused(self, out: Tensor) -> Windows:
+    def with_updated_queries(self, out: Tensor) -> Windows:
         """The same windows, their last output added to their queries."""
         factor = self.inverse_temperature
         if factor is None:
             return self._replace(q=self.q + out)
-        if torch.is_grad_enabled() or self.singly:
+        if torch.is_grad_enabled() or self.per_query_convergence:
             return self._replace(q=torch.addcmul(self.q, out, factor))
         # Queries divided by a temperature are a copy already, and in no one else's hands.
         return self._replace(q=self.q.addcmul_(out, factor))
@@ -73,7 +73,7 @@ class Pass(NamedTuple):
         windows: The windows, with the queries of that pass.
         out: Its output.
         lse: Its log-sum-exp.
-        before: Output of the pass before; None after the first.
+        prev_out: Output of the pass before; None after the first.
         passes: Passes so far, int64, of each query (windows, queries) where they stop one by one,
             else of each window (windows, 1).
     """
@@ -81,27 +81,27 @@ class Pass(NamedTuple):
     windows: Windows
     out: Tensor
     lse: Tensor
-    before: Tensor | None
+    prev_out: Tensor | None
     passes: Tensor
 
     @classmethod
-    def first(cls, windows: Windows) -> Pass:
+    def initial(cls, windows: Windows) -> Pass:
         """The first pass."""
         out, lse = windows.attend()
-        shape = out.shape[:2] if windows.singly else (len(out), 1)
+        shape = out.shape[:2] if windows.per_query_convergence else (len(out), 1)
         return cls(windows, out, lse, None, torch.ones(shape, dtype=torch.int64))
 
-    def goes_on(self) -> Tensor:
+    def unconverged(self) -> Tensor:
         """What is to be focused further, boolean, shaped like ``passes``.
 
         A query that has stopped keeps its output, which therefore changes no more.
         """
-        return moves_on(_change(self.out, self.before, self.windows.singly))
+        return not_converged(_change(self.out, self.prev_out, self.windows.per_query_convergence))
 
-    def following(self, moving: Tensor) -> Pass:
+    def next_pass(self, moving: Tensor) -> Pass:
         """The next pass, over windows in each of which something is moving."""
-        windows = self.windows.focused(self.out)
-        if not windows.singly:
+        windows = self.windows.with_updated_queries(self.out)
+        if not windows.per_query_convergence:
             out, lse = windows.attend()
         else:
             chosen = moving[..., None]
@@ -118,7 +118,7 @@ class Pass(NamedTuple):
             self.windows.run(rows),
             self.out[rows],
             self.lse[rows],
-            None if self.before is None else self.before[rows],
+            None if self.prev_out is None else self.prev_out[rows],
             self.passes[rows],
         )
 
@@ -128,39 +128,39 @@ class Pass(NamedTuple):
         return self.out.flatten(0, 1), passes, self.lse.flatten(0, 1), self.windows.q.flatten(0, 1)
 
 
-def focus(windows: Windows, steps: int) -> Iterator[Pass]:
+def refine(windows: Windows, steps: int) -> Iterator[Pass]:
     """Focus windows until each has stopped, or for so many passes; they come back in order."""
-    yield from _focus(Pass.first(windows), steps - 1)
+    yield from _refine(Pass.initial(windows), steps - 1)
 
 
-def _focus(state: Pass, left: int) -> Iterator[Pass]:
+def _refine(state: Pass, left: int) -> Iterator[Pass]:
     while left:
-        moving = state.goes_on()
+        moving = state.unconverged()
         going = moving.any(1)
         if not going.all():
             break
         # What is not needed any more is let go, so that its memory, still in cache, is used again.
-        state = state._replace(before=None)
-        state = state.following(moving)
+        state = state._replace(prev_out=None)
+        state = state.next_pass(moving)
         left -= 1
     else:
         yield state
         return
-    # Windows that go on are taken in runs of neighbours: a slice where a choice would be a copy.
+    # Windows that go on are taken in runs of neighbors: a slice where a choice would be a copy.
     start = 0
-    for goes_on, run in itertools.groupby(going.tolist()):
+    for unconverged, run in itertools.groupby(going.tolist()):
         rows = slice(start, start := start + len(list(run)))
-        if goes_on:
-            yield from _focus(state.run(rows).following(moving[rows]), left - 1)
+        if unconverged:
+            yield from _refine(state.run(rows).next_pass(moving[rows]), left - 1)
         else:
             yield state.run(rows)
 
 
 @torch.no_grad()
-def _change(out: Tensor, before: Tensor | None, singly: bool) -> Tensor:
+def _change(out: Tensor, prev_out: Tensor | None, per_query_convergence: bool) -> Tensor:
     """Mean absolute change, of each query (windows, queries) or of each window (windows, 1)."""
-    change = out.abs() if before is None else (out - before).abs_()
+    change = out.abs() if prev_out is None else (out - prev_out).abs_()
     # At least in single precision, as the sums are long.
-    change = change.flatten(2 if singly else 1)
+    change = change.flatten(2 if per_query_convergence else 1)
     change = change.mean(-1, dtype=torch.promote_types(change.dtype, torch.float32))
     return change.view(len(out), -1)

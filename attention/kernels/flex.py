@@ -2,7 +2,7 @@
 
 Every query sees one interval of keys, so a tile of queries visits the tiles of keys from its
 smallest first key to its largest end, and needs no mask in those that lie within all its intervals.
-That costs a few operations on (lanes, tiles); the mask of all query-key pairs is never made. Shapes
+That costs a few operations on (batch, tiles); the mask of all query-key pairs is never made. Shapes
 are fixed and spans are tensors: one compilation serves all spans, and nothing is read back.
 """
 
@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
-from spangym.attention.geometry import SoftEdge, Spans
-from spangym.attention.kernels.reference import additive
-from spangym.attention.kernels.refinement import Attended, focus_masked
+from spangym.attention.geometry import SoftEdge, SpanGeometry
+from spangym.attention.kernels.reference import to_additive_mask
+from spangym.attention.kernels.refinement import KernelOutput, refine_masked
 
-TILE = 128
+BLOCK_SIZE = 128
 """Queries, and keys, of a tile."""
 
 
-def refusal(x: Tensor) -> str | None:
+def unsupported_reason(x: Tensor) -> str | None:
     """Why tensors of this kind cannot be handed to the compiled kernel; None if they can."""
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"FlexAttention takes float32, bfloat16 and float16, not {x.dtype}"
@@ -37,13 +37,13 @@ def attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    spans: Spans,
+    spans: SpanGeometry,
     *,
     mask: Tensor | None = None,
     steps: int = 1,
     inverse_temperature: Tensor | None = None,
-    details: bool = False,
-) -> Attended:
+    return_lse: bool = False,
+) -> KernelOutput:
     """Attention of every query over its interval, as `spangym.attention.kernels.Kernel` says."""
     # Views of their own: the compiler would guard which of them are one tensor, and compile anew.
     k, v = k.view_as(k), v.view_as(v)
@@ -56,14 +56,14 @@ def attend(
 
     def once(q: Tensor, active: Tensor) -> tuple[Tensor, Tensor | None]:
         blocks = block_mask(torch.where(active, first, 0), torch.where(active, end, 0), keys)
-        if not details:
+        if not return_lse:
             return fused(q, k, v, score_mod=score_mod, block_mask=blocks), None
         out, aux = fused(
             q, k, v, score_mod=score_mod, block_mask=blocks, return_aux=AuxRequest(lse=True)
         )
         return out, aux.lse.masked_fill(aux.lse == -torch.inf, 0.0)
 
-    return focus_masked(once, q, spans, keys, steps, inverse_temperature)
+    return refine_masked(once, q, spans, keys, steps, inverse_temperature)
 
 
 def block_mask(first: Tensor, end: Tensor, keys: int) -> BlockMask:
@@ -72,7 +72,7 @@ def block_mask(first: Tensor, end: Tensor, keys: int) -> BlockMask:
     It equals what `torch.nn.attention.flex_attention.create_block_mask` finds by trying all pairs.
 
     Args:
-        first: First key of each query, shape (lanes, queries), int64.
+        first: First key of each query, shape (batch, queries), int64.
         end: End of its interval, same shape; not above ``first`` for a query that sees nothing.
         keys: Number of keys.
 
@@ -85,7 +85,7 @@ def block_mask(first: Tensor, end: Tensor, keys: int) -> BlockMask:
     blind = end <= first
     first_of = _tiles(first.masked_fill(blind, keys), filler=keys)
     end_of = _tiles(end.masked_fill(blind, 0), filler=0)
-    columns = -(-keys // TILE)
+    columns = -(-keys // BLOCK_SIZE)
     visited_from, visited_to = _floor(first_of.amin(-1)), _ceil(end_of.amax(-1))
     full_from, full_to = _ceil(first_of.amax(-1)), _floor(end_of.amin(-1))
     full = (full_to - full_from).clamp_min(0)
@@ -97,32 +97,32 @@ def block_mask(first: Tensor, end: Tensor, keys: int) -> BlockMask:
     partial_index = torch.where(column < before, index, index + full[..., None])
     full_index = full_from[..., None] + column
 
-    def visible(lane: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
-        return (key >= first[lane, query]) & (key < end[lane, query])
+    def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
+        return (key >= first[batch, query]) & (key < end[batch, query])
 
     return BlockMask.from_kv_blocks(
         _counts(partial),
         _indices(partial_index, columns),
         _counts(full),
         _indices(full_index, columns),
-        BLOCK_SIZE=TILE,
+        BLOCK_SIZE=BLOCK_SIZE,
         mask_mod=visible,
         seq_lengths=(queries, keys),
     )
 
 
 def _tiles(values: Tensor, filler: int) -> Tensor:
-    """(lanes, queries) as (lanes, tiles, queries of a tile)."""
-    padding = (0, -values.shape[-1] % TILE)
-    return torch.nn.functional.pad(values, padding, value=filler).unflatten(-1, (-1, TILE))
+    """(batch, queries) as (batch, tiles, queries of a tile)."""
+    padding = (0, -values.shape[-1] % BLOCK_SIZE)
+    return torch.nn.functional.pad(values, padding, value=filler).unflatten(-1, (-1, BLOCK_SIZE))
 
 
 def _floor(positions: Tensor) -> Tensor:
-    return positions.div(TILE, rounding_mode="floor")
+    return positions.div(BLOCK_SIZE, rounding_mode="floor")
 
 
 def _ceil(positions: Tensor) -> Tensor:
-    return _floor(positions + TILE - 1)
+    return _floor(positions + BLOCK_SIZE - 1)
 
 
 def _counts(counts: Tensor) -> Tensor:
@@ -135,14 +135,14 @@ def _indices(indices: Tensor, columns: int) -> Tensor:
 
 
 def _score_mod(
-    spans: Spans, queries: int, keys: int, mask: Tensor | None
+    spans: SpanGeometry, queries: int, keys: int, mask: Tensor | None
 ) -> Callable[..., Tensor] | None:
     """What adds the soft edge and the caller's mask to a score; None if there is neither."""
     mods = []
     if spans.edge is not None:
         mods.append(_edge_mod(spans.edge, spans.window_starts(queries), spans.window))
     if mask is not None:
-        added = additive(mask, torch.float32)[(None,) * (4 - mask.ndim)]
+        added = to_additive_mask(mask, torch.float32)[(None,) * (4 - mask.ndim)]
         mods.append(_mask_mod(added.expand(len(spans.window), -1, queries, keys)))
     if len(mods) < 2:
         return mods[0] if mods else None
@@ -155,10 +155,12 @@ def _score_mod(
 
 
 def _edge_mod(edge: SoftEdge, start: Tensor, window: Tensor) -> Callable[..., Tensor]:
-    span, ramp = edge.span, edge.ramp
+    span, soft_edge_width = edge.span, edge.soft_edge_width
 
-    def mod(score: Tensor, lane: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
-        weight = SoftEdge(span, ramp).log_weight(key - start[lane, query], window[lane], span[lane])
+    def mod(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
+        weight = SoftEdge(span, soft_edge_width).log_mask(
+            key - start[batch, query], window[batch], span[batch]
+        )
         return score + weight
 
     return mod
@@ -167,12 +169,12 @@ def _edge_mod(edge: SoftEdge, start: Tensor, window: Tensor) -> Callable[..., Te
 def _mask_mod(mask: Tensor) -> Callable[..., Tensor]:
     if mask.shape[1] == 1:
 
-        def mod(score: Tensor, lane: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
-            return score + mask[lane, 0, query, key]
+        def mod(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
+            return score + mask[batch, 0, query, key]
     else:
 
-        def mod(score: Tensor, lane: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return score + mask[lane, head, query, key]
+        def mod(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return score + mask[batch, head, query, key]
 
     return mod
 

@@ -5,64 +5,64 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spangym.attention.geometry import Spans
-from spangym.attention.kernels.refinement import Attended, focus_masked
+from spangym.attention.geometry import SpanGeometry
+from spangym.attention.kernels.refinement import KernelOutput, refine_masked
 
 
 def attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    spans: Spans,
+    spans: SpanGeometry,
     *,
     mask: Tensor | None = None,
     steps: int = 1,
     inverse_temperature: Tensor | None = None,
-    details: bool = False,  # noqa: ARG001  (they are at hand)
-) -> Attended:
+    return_lse: bool = False,  # noqa: ARG001  (they are at hand)
+) -> KernelOutput:
     """Attention of every query over its interval, as `spangym.attention.kernels.Kernel` says."""
     bias = score_bias(q, k, spans, mask)
 
     def once(q: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         return softmax_attention(q, k, v, bias.masked_fill(~active[:, None, :, None], -torch.inf))
 
-    return focus_masked(once, q, spans, k.shape[-2], steps, inverse_temperature)
+    return refine_masked(once, q, spans, k.shape[-2], steps, inverse_temperature)
 
 
 def attention_weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
     """The weights themselves.
 
     Args:
-        q: Queries, shape (lanes, heads, queries, head size).
-        k: Keys, shape (lanes, heads, keys, head size).
-        bias: Added to the scores, broadcastable to (lanes, heads, queries, keys).
+        q: Queries, shape (batch, heads, queries, head size).
+        k: Keys, shape (batch, heads, keys, head size).
+        bias: Added to the scores, broadcastable to (batch, heads, queries, keys).
 
     Returns:
-        Shape (lanes, heads, queries, keys); 0 where nothing is seen.
+        Shape (batch, heads, queries, keys); 0 where nothing is seen.
     """
     scores, blind = _scores(q, k, bias)
     return scores.softmax(-1).masked_fill(blind, 0.0)
 
 
 def score_bias(
-    q: Tensor, k: Tensor, spans: Spans, mask: Tensor | None, rows: slice = slice(None)
+    q: Tensor, k: Tensor, spans: SpanGeometry, mask: Tensor | None, rows: slice = slice(None)
 ) -> Tensor:
-    """What is added to the scores of some queries, broadcastable to (lanes, heads, rows, keys)."""
+    """What is added to the scores of some queries, broadcastable to (batch, heads, rows, keys)."""
     queries, keys = q.shape[-2], k.shape[-2]
     first, end = spans.intervals(queries, keys)
     position = torch.arange(keys, device=q.device)
     visible = (position >= first[:, rows, None]) & (position < end[:, rows, None])
-    edge = spans.log_weights(queries, keys, rows)
+    edge = spans.log_masks(queries, keys, rows)
     bias = q.new_zeros(visible.shape) if edge is None else edge.to(q.dtype)
     bias = bias.masked_fill(~visible, -torch.inf)[:, None]
     if mask is None:
         return bias
     if mask.ndim > 1 and mask.shape[-2] > 1:
         mask = mask[..., rows, :]
-    return bias + additive(mask, q.dtype)
+    return bias + to_additive_mask(mask, q.dtype)
 
 
-def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+def to_additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """A boolean mask (True: may be seen) as what is added to scores; an additive one as it is."""
     if mask.dtype != torch.bool:
         return mask.to(dtype)

@@ -6,9 +6,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from spangym.attention.geometry import Spans
+from spangym.attention.geometry import SpanGeometry
 from spangym.attention.kernels import cpu, flex, reference
-from spangym.attention.kernels.refinement import Attended
+from spangym.attention.kernels.refinement import KernelOutput
 
 
 class Kernel(Protocol):
@@ -19,13 +19,13 @@ class Kernel(Protocol):
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        spans: Spans,
+        spans: SpanGeometry,
         *,
         mask: Tensor | None = None,
         steps: int = 1,
         inverse_temperature: Tensor | None = None,
-        details: bool = False,
-    ) -> Attended:
+        return_lse: bool = False,
+    ) -> KernelOutput:
         """Attend.
 
         Scores are ``q·k / (sqrt(head size) · T)``. A pass is repeated with ``q <- q + out``, keys
@@ -34,15 +34,15 @@ class Kernel(Protocol):
         each query stops by itself.
 
         Args:
-            q: Queries, shape (lanes, heads, queries, head size).
-            k: Keys, shape (lanes, heads, keys, head size).
+            q: Queries, shape (batch, heads, queries, head size).
+            k: Keys, shape (batch, heads, keys, head size).
             v: Values, same shape as the keys. Handing in the same tensor saves work.
             spans: What each query sees.
-            mask: Boolean (True: may be seen) or added to the scores; broadcastable to (lanes,
+            mask: Boolean (True: may be seen) or added to the scores; broadcastable to (batch,
                 heads, queries, keys).
             steps: Most passes.
-            inverse_temperature: ``1 / T`` of each lane, shape (lanes,); 1 if None.
-            details: Whether the log-sum-exp and the queries of the last pass are wanted.
+            inverse_temperature: ``1 / T`` of each sequence, shape (batch,); 1 if None.
+            return_lse: Whether the log-sum-exp and the queries of the last pass are wanted.
 
         Returns:
             The output, and what it took.
@@ -50,13 +50,13 @@ class Kernel(Protocol):
         ...
 
 
-def for_tensor(x: Tensor) -> Kernel:
+def select_kernel(x: Tensor) -> Kernel:
     """The kernel for tensors of this device, type and head size.
 
     Strided windows on the CPU, FlexAttention on CUDA where it takes them, else the reference.
     """
     if x.device.type == "cpu":
         return cpu.attend
-    if x.device.type == "cuda" and flex.refusal(x) is None:
+    if x.device.type == "cuda" and flex.unsupported_reason(x) is None:
         return flex.attend
     return reference.attend

@@ -8,33 +8,33 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spangym.attention.attention_stats import AttentionStats, attention_statistics
-from spangym.attention.geometry import SoftEdge, Spans
+from spangym.attention.attention_stats import AttentionStats, compute_attention_stats
+from spangym.attention.geometry import SoftEdge, SpanGeometry
 from spangym.attention.kernels.reference import attention_weights, score_bias
-from spangym.attention.kernels.refinement import Attended
-from spangym.attention.kernels.select import for_tensor
-from spangym.attention.layers.modules import join_heads, split_heads
-from spangym.attention.span_config import SpanOptions, check_rules, check_whole_numbers
+from spangym.attention.kernels.refinement import KernelOutput
+from spangym.attention.kernels.select import select_kernel
+from spangym.attention.layers.modules import merge_heads, split_heads
+from spangym.attention.span_config import SpanConfig, check, check_ints
 from spangym.attention.temperature import temperature
 from spangym.attention.validation import check_lengths, check_mask, check_values
 
 
-class LocalPass(NamedTuple):
+class LocalAttentionOutput(NamedTuple):
     """What span-limited attention did.
 
     Attributes:
-        output: Shape (lanes, queries, dims); zero where a lane is off.
-        spans: Window and span of each lane.
-        visited_keys: Query-key pairs scored, over all passes, shape (lanes,), int64. It counts the
+        output: Shape (batch, queries, dims); zero where a sequence is off.
+        spans: Window and span of each sequence.
+        qk_pairs: Query-key pairs scored, over all passes, shape (batch,), int64. It counts the
             pairs that the result needs; a kernel that works in tiles may touch some more.
-        focus_steps: Passes that the slowest query of each lane took, shape (lanes,), int64.
+        num_refinement_steps: Passes that the slowest query of each sequence took, shape (batch,), int64.
         stats: Statistics of the attention weights, if asked for.
     """
 
     output: Tensor
-    spans: Spans
-    visited_keys: Tensor
-    focus_steps: Tensor
+    spans: SpanGeometry
+    qk_pairs: Tensor
+    num_refinement_steps: Tensor
     stats: AttentionStats | None = None
 
 
@@ -54,23 +54,23 @@ class AdaptiveSpan(nn.Module):
         options: Spans, temperature and causality.
 
     Example:
-        >>> attention = AdaptiveSpan(2, SpanOptions(win_size=4, max_span=8))
+        >>> attention = AdaptiveSpan(2, SpanConfig(win_size=4, max_span=8))
         >>> q = torch.randn(3, 10, 16, generator=torch.Generator().manual_seed(0))
         >>> done = attention(q, q, q, torch.tensor([0.0, 0.5, 1.0]))
         >>> done.spans.span.tolist(), done.output[0].abs().max().item()
         ([0, 4, 8], 0.0)
     """
 
-    def __init__(self, head: int, options: SpanOptions) -> None:
+    def __init__(self, head: int, options: SpanConfig) -> None:
         super().__init__()
-        check_whole_numbers(head=head)
-        check_rules([(head >= 1, f"head must be at least 1, got {head}")])
+        check_ints(head=head)
+        check([(head >= 1, f"head must be at least 1, got {head}")])
         self.head = head
         self.options = options
 
     def temperature(self, scale: Tensor) -> Tensor:
-        """Temperature of each lane at its span scale, shape (lanes,)."""
-        return temperature(scale, self.options.sharpen, self.options.temp_scale)
+        """Temperature of each sequence at its span scale, shape (batch,)."""
+        return temperature(scale, self.options.temperature_law, self.options.temp_scale)
 
     def spans(
         self,
@@ -78,18 +78,18 @@ class AdaptiveSpan(nn.Module):
         query_lengths: Tensor | None = None,
         key_lengths: Tensor | None = None,
         *,
-        crossed: bool = False,
-    ) -> Spans:
-        """What each query sees at the lanes' span scales, shape (lanes,).
+        is_cross: bool = False,
+    ) -> SpanGeometry:
+        """What each query sees at the sequences' span scales, shape (batch,).
 
         Args:
-            scale: Span scale of each lane, shape (lanes,), in [0, 1].
-            query_lengths: Queries of each lane that are no padding, shape (lanes,), integers.
+            scale: Span scale of each sequence, shape (batch,), in [0, 1].
+            query_lengths: Queries of each sequence that are no padding, shape (batch,), integers.
             key_lengths: The same of the keys.
-            crossed: Whether keys come from another sequence, which has no future to be hidden.
+            is_cross: Whether keys come from another sequence, which has no future to be hidden.
         """
         options = self.options
-        spans = Spans.from_scale(
+        spans = SpanGeometry.from_scale(
             scale,
             win_size=options.win_size,
             max_span=options.max_span,
@@ -98,11 +98,11 @@ class AdaptiveSpan(nn.Module):
         edge = None
         if options.soft_span:
             reach = (scale.float() * options.max_span).clamp_max(options.max_dist)
-            edge = SoftEdge(reach, options.ramp)
+            edge = SoftEdge(reach, options.soft_edge_width)
         return dataclasses.replace(
             spans,
-            causal=options.causal and not crossed,
-            singly=options.causal,
+            causal=options.causal and not is_cross,
+            per_query_convergence=options.causal,
             query_lengths=query_lengths,
             key_lengths=key_lengths,
             edge=edge,
@@ -119,17 +119,17 @@ class AdaptiveSpan(nn.Module):
         lengths: Tensor | None = None,
         key_lengths: Tensor | None = None,
         return_stats: bool = False,
-    ) -> LocalPass:
+    ) -> LocalAttentionOutput:
         """Attend within the intervals that the span scales give.
 
         Args:
-            q: Queries, shape (lanes, queries, dims).
-            k: Keys, shape (lanes, keys, dims).
+            q: Queries, shape (batch, queries, dims).
+            k: Keys, shape (batch, keys, dims).
             v: Values, same shape. Handing in the same tensor saves work.
-            scale: Span scale of each lane, shape (lanes,), in [0, 1]; 0 turns a lane off.
-            mask: Boolean (True: may be seen) or added to the scores; broadcastable to (lanes,
+            scale: Span scale of each sequence, shape (batch,), in [0, 1]; 0 turns a sequence off.
+            mask: Boolean (True: may be seen) or added to the scores; broadcastable to (batch,
                 heads, queries, keys).
-            lengths: Queries of each lane that are no padding, shape (lanes,), integers.
+            lengths: Queries of each sequence that are no padding, shape (batch,), integers.
             key_lengths: The same of the keys.
             return_stats: Whether to give statistics of the attention weights.
 
@@ -152,7 +152,7 @@ class AdaptiveSpan(nn.Module):
         lengths: Tensor | None = None,
         key_lengths: Tensor | None = None,
     ) -> Tensor:
-        """The attention weights, shape (lanes, heads, queries, keys); arguments as in `forward`."""
+        """The attention weights, shape (batch, heads, queries, keys); arguments as in `forward`."""
         spans = self.spans(scale, lengths, key_lengths)
         return self._weights(q, k, k, scale, spans, mask, 1)
 
@@ -162,20 +162,26 @@ class AdaptiveSpan(nn.Module):
         k: Tensor,
         v: Tensor,
         scale: Tensor,
-        spans: Spans,
+        spans: SpanGeometry,
         mask: Tensor | None,
         steps: int,
         return_stats: bool,
-    ) -> LocalPass:
-        attended, key, value = self._attended(q, k, v, scale, spans, mask, steps, return_stats)
+    ) -> LocalAttentionOutput:
+        kernel_output, key, value = self._run_kernel(
+            q, k, v, scale, spans, mask, steps, return_stats
+        )
         first, end = spans.intervals(q.shape[1], k.shape[1])
-        visited = ((end - first) * attended.passes).sum(-1)
-        focus_steps = attended.passes.amax(-1)
+        visited = ((end - first) * kernel_output.passes).sum(-1)
+        num_refinement_steps = kernel_output.passes.amax(-1)
         stats = None
         if return_stats:
-            figures = attention_statistics(attended, key, value, spans, mask)
-            stats = AttentionStats(spans.window, spans.span, visited, focus_steps, *figures)
-        return LocalPass(join_heads(attended.output), spans, visited, focus_steps, stats)
+            weight_stats = compute_attention_stats(kernel_output, key, value, spans, mask)
+            stats = AttentionStats(
+                spans.window, spans.span, visited, num_refinement_steps, *weight_stats
+            )
+        return LocalAttentionOutput(
+            merge_heads(kernel_output.output), spans, visited, num_refinement_steps, stats
+        )
 
     def _weights(
         self,
@@ -183,30 +189,32 @@ class AdaptiveSpan(nn.Module):
         k: Tensor,
         v: Tensor,
         scale: Tensor,
-        spans: Spans,
+        spans: SpanGeometry,
         mask: Tensor | None,
         steps: int,
     ) -> Tensor:
-        attended, key, _ = self._attended(q, k, v, scale, spans, mask, steps, details=True)
-        assert attended.last_query is not None
-        query = attended.last_query
+        kernel_output, key, _ = self._run_kernel(
+            q, k, v, scale, spans, mask, steps, return_lse=True
+        )
+        assert kernel_output.last_query is not None
+        query = kernel_output.last_query
         return attention_weights(query, key, score_bias(query, key, spans, mask))
 
-    def _attended(
+    def _run_kernel(
         self,
         q: Tensor,
         k: Tensor,
         v: Tensor,
         scale: Tensor,
-        spans: Spans,
+        spans: SpanGeometry,
         mask: Tensor | None,
         steps: int,
-        details: bool,
-    ) -> tuple[Attended, Tensor, Tensor]:
+        return_lse: bool,
+    ) -> tuple[KernelOutput, Tensor, Tensor]:
         """What the kernel gives, and the keys and values, by heads, that it was given."""
         self._check(q, k, v, scale, mask, spans)
-        query, key, value, inverse_temperature = self._prepared(q, k, v, scale)
-        attended = for_tensor(query)(
+        query, key, value, inverse_temperature = self._project(q, k, v, scale)
+        kernel_output = select_kernel(query)(
             query,
             key,
             value,
@@ -214,35 +222,41 @@ class AdaptiveSpan(nn.Module):
             mask=mask,
             steps=steps,
             inverse_temperature=inverse_temperature,
-            details=details,
+            return_lse=return_lse,
         )
-        return attended, key, value
+        return kernel_output, key, value
 
-    def _prepared(
+    def _project(
         self, q: Tensor, k: Tensor, v: Tensor, scale: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Queries, keys and values by heads, and the inverse temperature of each lane."""
-        kind = q.dtype
+        """Queries, keys and values by heads, and the inverse temperature of each sequence."""
+        dtype = q.dtype
         if torch.is_autocast_enabled(q.device.type):
-            kind = torch.get_autocast_dtype(q.device.type)
-        key = split_heads(k, self.head).to(kind)
-        value = key if v is k else split_heads(v, self.head).to(kind)
+            dtype = torch.get_autocast_dtype(q.device.type)
+        key = split_heads(k, self.head).to(dtype)
+        value = key if v is k else split_heads(v, self.head).to(dtype)
         if self.options.scale_weights:
-            # A lane that is off has no weights to be scaled.
+            # A sequence that is off has no weights to be scaled.
             # A span is at least a token, whatever its scale.
             least = 1 / self.options.max_span
             factor = torch.where(scale > 0, scale.clamp_min(least), 1).reciprocal()
-            value = value * factor.to(kind)[:, None, None, None]
+            value = value * factor.to(dtype)[:, None, None, None]
         precise = scale.to(torch.promote_types(scale.dtype, torch.float32))
         inverse_temperature = self.temperature(precise).reciprocal()
-        return split_heads(q, self.head).to(kind), key, value, inverse_temperature
+        return split_heads(q, self.head).to(dtype), key, value, inverse_temperature
 
     def _check(
-        self, q: Tensor, k: Tensor, v: Tensor, scale: Tensor, mask: Tensor | None, spans: Spans
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: Tensor,
+        mask: Tensor | None,
+        spans: SpanGeometry,
     ) -> None:
         if q.ndim != 3 or 0 in q.shape or q.shape[-1] % self.head:
             raise ValueError(
-                f"q has shape {tuple(q.shape)}; it must be (lanes, queries, dims), none of them 0, "
+                f"q has shape {tuple(q.shape)}; it must be (batch, queries, dims), none of them 0, "
                 f"with dims a multiple of the {self.head} heads"
             )
         if k.ndim != 3 or k.shape[::2] != q.shape[::2] or k.shape[1] == 0 or v.shape != k.shape:
@@ -252,7 +266,7 @@ class AdaptiveSpan(nn.Module):
             )
         if scale.shape != q.shape[:1]:
             raise ValueError(
-                f"scale has shape {tuple(scale.shape)}; it must be ({q.shape[0]},), one a lane"
+                f"scale has shape {tuple(scale.shape)}; it must be ({q.shape[0]},), one a sequence"
             )
         check_values("scale", scale, 0, 1)
         check_mask(mask, (q.shape[0], self.head, q.shape[1], k.shape[1]))

@@ -10,27 +10,27 @@ import torch
 from torch import Tensor, nn
 
 from spangym.attention.controllers.protocol import (
+    BatchController,
     Controller,
     SpanController,
-    StoredController,
-    TensorController,
+    StatefulController,
 )
-from spangym.attention.features import features, state_ids
-from spangym.attention.geometry import ACTIONS
+from spangym.attention.features import token_moments, tuple_hash_ids
+from spangym.attention.geometry import NUM_ACTIONS
 from spangym.attention.layers.cached_attention import AdaptiveUpdateAttention, KeyValueCache
 from spangym.attention.layers.multi_head import MultiHeadAttention
-from spangym.attention.layers.sliding_window import FOCUS_STEPS, SlidingWindowAttention
-from spangym.attention.layers.two_path import Decision, Observable, TwoPathAttention
-from spangym.attention.outputs import LayerCache, Outcome, check_cache
-from spangym.attention.span_config import SpanOptions, check_sizes
-from spangym.attention.temperature import Sharpen
+from spangym.attention.layers.sliding_window import MAX_REFINEMENT_STEPS, SlidingWindowAttention
+from spangym.attention.layers.two_path import ControllerInput, LocalGlobalAttention, SpanAction
+from spangym.attention.outputs import LayerCache, LayerOutput, check_cache
+from spangym.attention.span_config import SpanConfig, check_sizes
+from spangym.attention.temperature import TemperatureLaw
 from spangym.attention.validation import Inputs, check_values
 from spangym.utils.suggestions import did_you_mean
 
 ActionScale = Literal["relative", "absolute"]
 
 
-class IntegratedAttention(TwoPathAttention):
+class IntegratedAttention(LocalGlobalAttention):
     """Attention with a local path whose span is decided for each input.
 
     1. ``local = LN_a(x)``, ``globe = LN_b(x)``;
@@ -43,22 +43,22 @@ class IntegratedAttention(TwoPathAttention):
        it off;
     6. ``y = projection([local output, global output])``.
 
-    Every sequence of a batch is a lane with a span of its own and never depends on its neighbours.
+    Every sequence of a batch has a span of its own and never depends on its neighbors.
 
     Where ``refiner`` is set and no action is handed in, the refiner chooses it from the state id
-    of the lane's normalised input. In train mode it also learns, from the quality of the local
+    of the sequence's normalized input. In train mode it also learns, from the quality of the local
     output and the state id of that output (the original's bootstrap); in eval mode it is asked for
-    its ``greedy_action``, if it has one. What it has learnt is saved
-    with the layer (`spangym.attention.StoredController`). A `spangym.attention.TensorController`,
-    as `spangym.attention.load_controller` gives, decides for all lanes on their device instead, in
+    its ``greedy_action``, if it has one. What it has learned is saved
+    with the layer (`spangym.attention.StatefulController`). A `spangym.attention.BatchController`,
+    as `spangym.attention.load_controller` gives, decides for all sequences on their device instead, in
     train and in eval mode, and learns nothing. One that observes the ``current`` input reads the
     whole of it, in a causal layer too.
 
-    Cross-attention and causality are explained at `TwoPathAttention`.
+    Cross-attention and causality are explained at `LocalGlobalAttention`.
 
     A pass changes nothing but the refiner, in train mode, so that gradient checkpointing may run
     it twice. A learning refiner has to be asked before and told after: checkpoint
-    ``layer.outcome(x, action)`` with ``action = layer.decide(x)``, then ``layer.learn(outcome,
+    ``layer.forward_with_action(x, action)`` with ``action = layer.select_actions(x)``, then ``layer.update_controller(outcome,
     action)``.
 
     The refresh predictors decide by a threshold, and get no gradient; the span predictor gets one
@@ -72,20 +72,19 @@ class IntegratedAttention(TwoPathAttention):
         win_size: Window at span scale 1, in tokens.
         max_span: Span at span scale 1, in tokens; at least ``win_size``.
         temp_scale: Strength of the temperature law, at least 0.
-        sharpen: Sharper scores for longer spans (True), for shorter ones (False), or a law's name:
-            see `spangym.attention.temperature`.
+        temperature_law: Name of the temperature law: see `spangym.attention.temperature`.
         scale_weights: Whether local attention weights are multiplied by ``1 / m``.
         causal: Whether a token sees none after it.
-        soft_span: Whether the edge of the interval fades out over ``ramp`` tokens, which gives the
+        soft_span: Whether the edge of the interval fades out over ``soft_edge_width`` tokens, which gives the
             span predictor a gradient.
-        ramp: Tokens over which a soft edge fades out.
+        soft_edge_width: Tokens over which a soft edge fades out.
         action_scale: ``relative``: an action is a share of the predicted span; ``absolute``: of the
             longest one, ``m = a / 9``.
         local_projections: Whether the local path learns projections of queries, keys and values.
-        focus_steps: Most passes of iterative focus, at least 1.
-        shifted_heads: How many local heads take the key of the token before, so that they can
+        num_refinement_steps: Most passes of iterative focus, at least 1.
+        num_induction_heads: How many local heads take the key of the token before, so that they can
             continue what was seen before: see `SlidingWindowAttention`.
-        refiner: Controller of the span, any `SpanController` or `TensorController`.
+        refiner: Controller of the span, any `SpanController` or `BatchController`.
         generator: Source of the initial weights; torch's default generator if None.
 
     Raises:
@@ -96,7 +95,7 @@ class IntegratedAttention(TwoPathAttention):
         >>> x = torch.randn(2, 48, 32, generator=torch.Generator().manual_seed(1))
         >>> layer(x).shape
         torch.Size([2, 48, 32])
-        >>> outcome = layer.outcome(x, action=torch.tensor([0, 9]))
+        >>> outcome = layer.forward_with_action(x, action=torch.tensor([0, 9]))
         >>> outcome.span[0].item(), bool(outcome.span[1] >= outcome.window[1])
         (0, True)
         >>> y, stats = layer(x, return_stats=True)
@@ -117,28 +116,28 @@ class IntegratedAttention(TwoPathAttention):
         max_span: int = 384,
         temp_scale: float = 0.01,
         *,
-        sharpen: Sharpen = True,
+        temperature_law: TemperatureLaw = "longer",
         scale_weights: bool = False,
         causal: bool = False,
         soft_span: bool = False,
-        ramp: int = 32,
+        soft_edge_width: int = 32,
         action_scale: ActionScale = "relative",
         local_projections: bool = False,
-        focus_steps: int = FOCUS_STEPS,
-        shifted_heads: int = 0,
+        num_refinement_steps: int = MAX_REFINEMENT_STEPS,
+        num_induction_heads: int = 0,
         refiner: Controller | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        options = SpanOptions(
+        options = SpanConfig(
             win_size=win_size,
             max_span=max_span,
             max_dist=max_dist,
             temp_scale=temp_scale,
-            sharpen=sharpen,
+            temperature_law=temperature_law,
             scale_weights=scale_weights,
             causal=causal,
             soft_span=soft_span,
-            ramp=ramp,
+            soft_edge_width=soft_edge_width,
         )
         if action_scale not in get_args(ActionScale):
             raise ValueError(
@@ -148,7 +147,11 @@ class IntegratedAttention(TwoPathAttention):
         check_sizes(ctx, dims, head)
         with torch.random.fork_rng(devices=[]):
             attn_local = self._local_path(
-                head, options, dims if local_projections else None, focus_steps, shifted_heads
+                head,
+                options,
+                dims if local_projections else None,
+                num_refinement_steps,
+                num_induction_heads,
             )
             attn_global = self._global_path(dims, head, causal)
         super().__init__(ctx, dims, head, attn_local, attn_global, generator)
@@ -166,9 +169,9 @@ class IntegratedAttention(TwoPathAttention):
         max_span: int = 384,
         temp_scale: float = 0.01,
         *,
-        sharpen: bool = True,
+        temperature_law: TemperatureLaw = "longer",
         action_scale: ActionScale = "relative",
-        mended: str = "",
+        fixes: str = "",
         refiner: Controller | None = None,
         generator: torch.Generator | None = None,
     ) -> IntegratedAttention:
@@ -184,9 +187,9 @@ class IntegratedAttention(TwoPathAttention):
             win_size: Longest window.
             max_span: Longest span.
             temp_scale: Strength of the temperature law.
-            sharpen: The law.
+            temperature_law: The law.
             action_scale: What an action is a share of.
-            mended: Name of one defect that is mended, the others kept: ``temperature``,
+            fixes: Name of one defect that is fixed, the others kept: ``temperature``,
                 ``local_causal``, ``global_causal``, ``double_scale`` or ``cut``; none if empty.
             refiner: Controller of the span.
             generator: Source of the initial weights.
@@ -204,9 +207,9 @@ class IntegratedAttention(TwoPathAttention):
             win_size,
             max_span,
             temp_scale,
-            sharpen=sharpen,
+            temperature_law=temperature_law,
             action_scale=action_scale,
-            mended=mended,
+            fixes=fixes,
             refiner=refiner,
             generator=generator,
         )
@@ -214,19 +217,23 @@ class IntegratedAttention(TwoPathAttention):
     def _local_path(
         self,
         head: int,
-        options: SpanOptions,
+        options: SpanConfig,
         dims: int | None,
-        focus_steps: int,
-        shifted_heads: int,
+        num_refinement_steps: int,
+        num_induction_heads: int,
     ) -> SlidingWindowAttention:
         return SlidingWindowAttention(
-            head, options, dims, focus_steps=focus_steps, shifted_heads=shifted_heads
+            head,
+            options,
+            dims,
+            num_refinement_steps=num_refinement_steps,
+            num_induction_heads=num_induction_heads,
         )
 
     def _global_path(self, dims: int, head: int, causal: bool) -> MultiHeadAttention:
         return AdaptiveUpdateAttention(dims, head, causal)
 
-    def decide(
+    def select_actions(
         self,
         x: Tensor,
         *,
@@ -235,50 +242,50 @@ class IntegratedAttention(TwoPathAttention):
     ) -> Tensor | None:
         """Ask the refiner for the actions of the coming pass.
 
-        That copies to the host, but for a `TensorController`.
+        That copies to the host, but for a `BatchController`.
 
         Args:
-            x: Shape (lanes, tokens, dims).
-            lengths: Tokens of each lane that are no padding, shape (lanes,), integers.
+            x: Shape (batch, tokens, dims).
+            lengths: Tokens of each sequence that are no padding, shape (batch,), integers.
             cache: The last outcome's; None where a stream begins.
 
         Returns:
-            Actions, integers of shape (lanes,); None if there is no refiner.
+            Actions, integers of shape (batch,); None if there is no refiner.
 
         Raises:
             ValueError: The refiner chose what is no action.
         """
         if self.refiner is None:
             return None
-        return self._asked(self._checked(x, None, None, lengths, None), cache)
+        return self._query_controller(self._validate_inputs(x, None, None, lengths, None), cache)
 
-    def outcome(
+    def forward_with_action(
         self,
         x: Tensor,
         action: Tensor | int | None = None,
         xa: Tensor | None = None,
         mask: Tensor | None = None,
         *,
-        refresh: Tensor | None = None,
+        recompute_kv: Tensor | None = None,
         lengths: Tensor | None = None,
         xa_lengths: Tensor | None = None,
         cache: LayerCache | None = None,
         return_stats: bool = False,
-    ) -> Outcome:
+    ) -> LayerOutput:
         """Run the layer under a given decision and say what it did; nothing learns.
 
         Args:
-            x: Shape (lanes, tokens, dims), ``tokens <= ctx``.
-            action: Action of each lane, integers 0..9 of shape (lanes,), or one for all; without
+            x: Shape (batch, tokens, dims), ``tokens <= ctx``.
+            action: Action of each sequence, integers 0..9 of shape (batch,), or one for all; without
                 it the span scale is the predictor's. On an accelerator values are not looked at:
                 those below and above are taken as 0 and 9.
-            xa: Where keys and values come from, shape (lanes, keys, dims); ``x`` if None.
+            xa: Where keys and values come from, shape (batch, keys, dims); ``x`` if None.
             mask: Boolean (True: may be seen) or added to the scores, for both paths; broadcastable
-                to (lanes, heads, tokens, keys).
-            refresh: Whether the global path computes keys, and whether it computes values, anew,
-                boolean of shape (lanes, 2); without it the layer's refresh predictors decide.
+                to (batch, heads, tokens, keys).
+            recompute_kv: Whether the global path computes keys, and whether it computes values, anew,
+                boolean of shape (batch, 2); without it the layer's refresh predictors decide.
                 Where there is no cache everything is computed, whatever is decided.
-            lengths: Tokens of each lane that are no padding, shape (lanes,), integers.
+            lengths: Tokens of each sequence that are no padding, shape (batch,), integers.
             xa_lengths: The same of ``xa``.
             cache: The last outcome's; None where a stream begins.
             return_stats: Whether to give statistics of the local path's attention weights.
@@ -290,51 +297,53 @@ class IntegratedAttention(TwoPathAttention):
             ValueError: A shape or type is wrong, the cache is of another shape, or the action
                 is none of 0..9, or the layer keeps nothing that could be used again.
         """
-        inputs = self._checked(x, xa, mask, lengths, xa_lengths)
-        share, absolute = self._share(x, action)
-        if refresh is not None:
-            self._check_refresh(refresh, len(x))
-        return self._run(inputs, cache, return_stats, Decision(share, absolute, refresh))
+        inputs = self._validate_inputs(x, xa, mask, lengths, xa_lengths)
+        fraction, is_absolute = self._span_fraction(x, action)
+        if recompute_kv is not None:
+            self._check_recompute_kv(recompute_kv, len(x))
+        return self._run(
+            inputs, cache, return_stats, SpanAction(fraction, is_absolute, recompute_kv)
+        )
 
-    def _step(self, inputs: Inputs, cache: LayerCache | None, return_stats: bool) -> Outcome:
-        if self.refiner is None or self._tensor_controller is not None:
+    def _step(self, inputs: Inputs, cache: LayerCache | None, return_stats: bool) -> LayerOutput:
+        if self.refiner is None or self._batch_controller is not None:
             return self._run(inputs, cache, return_stats)
         if torch._C._current_graph_task_id() != -1 and not self._is_greedy:
             raise RuntimeError(
                 "gradient checkpointing runs this pass twice, and would ask the refiner twice: "
-                "checkpoint layer.outcome(x, action) with action = layer.decide(x), and have it "
-                "learn by layer.learn(outcome, action)"
+                "checkpoint layer.forward_with_action(x, action) with action = layer.select_actions(x), and have it "
+                "learn by layer.update_controller(outcome, action)"
             )
-        action = self._asked(inputs, cache)
-        decision = Decision(*self._share(inputs.x, action))
-        outcome = self._run(inputs, cache, return_stats, decision)
+        action = self._query_controller(inputs, cache)
+        span_action = SpanAction(*self._span_fraction(inputs.x, action))
+        outcome = self._run(inputs, cache, return_stats, span_action)
         if self._learns:
-            self.learn(outcome, action)
+            self.update_controller(outcome, action)
         return outcome
 
-    def learn(self, outcome: Outcome, action: Tensor) -> None:
+    def update_controller(self, outcome: LayerOutput, action: Tensor) -> None:
         """Have the refiner learn what its decisions led to; copies to the host.
 
-        `forward` and `step` do so in train mode. After `outcome` it is for the caller to do, say
-        under gradient checkpointing. A `TensorController` learns nothing.
+        `forward` and `step` do so in train mode. After `forward_with_action` it is for the caller to do, say
+        under gradient checkpointing. A `BatchController` learns nothing.
 
         Args:
             outcome: What came of them.
-            action: The decisions, integers of shape (lanes,), of `decide`.
+            action: The decisions, integers of shape (batch,), of `select_actions`.
         """
-        if self.refiner is None or self._tensor_controller is not None:
+        if self.refiner is None or self._batch_controller is not None:
             return
         rewards = outcome.reward.tolist()
         decisions = (outcome.state, action.tolist(), rewards, outcome.next_state)
         refiner = cast(SpanController, self.refiner)
-        for decision in zip(*decisions, strict=True):
-            refiner.update(*decision)
+        for span_action in zip(*decisions, strict=True):
+            refiner.update(*span_action)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "refiner":
             _check_refiner(value)
             refiner: object = value
-            decides_on_device = isinstance(refiner, TensorController)
+            decides_on_device = isinstance(refiner, BatchController)
             if decides_on_device:
                 refiner.check(self.dims, self.action_scale)
             # Kept, since to compare with a protocol takes longer than many a decision.
@@ -347,7 +356,7 @@ class IntegratedAttention(TwoPathAttention):
         self, destination: MutableMapping[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if _stores_itself(self.refiner):
+        if _has_state_dict(self.refiner):
             for name, tensor in self.refiner.state_dict().items():
                 destination[f"{prefix}refiner.{name}"] = tensor
 
@@ -362,7 +371,7 @@ class IntegratedAttention(TwoPathAttention):
         error_msgs: list[str],
     ) -> None:
         start = f"{prefix}refiner."
-        if _stores_itself(self.refiner):
+        if _has_state_dict(self.refiner):
             names = [name for name in state_dict if name.startswith(start)]
             stored = {name.removeprefix(start): state_dict.pop(name) for name in names}
             if stored:
@@ -383,7 +392,7 @@ class IntegratedAttention(TwoPathAttention):
         )
 
     def _global(
-        self, inputs: Inputs, cache: KeyValueCache | None, refresh: Tensor | None = None
+        self, inputs: Inputs, cache: KeyValueCache | None, recompute_kv: Tensor | None = None
     ) -> tuple[Tensor, KeyValueCache | None]:
         return self.attn_global(
             self.ln_b(inputs.x),
@@ -391,30 +400,30 @@ class IntegratedAttention(TwoPathAttention):
             mask=inputs.mask,
             key_lengths=inputs.key_lengths,
             cache=cache,
-            refresh=refresh,
+            recompute_kv=recompute_kv,
         )
 
-    def _check_refresh(self, refresh: Tensor, lanes: int) -> None:
+    def _check_recompute_kv(self, recompute_kv: Tensor, batch: int) -> None:
         if not isinstance(self.attn_global, AdaptiveUpdateAttention):
             raise ValueError(
-                f"refresh must be None: {type(self).__name__} keeps no keys and values to use again"
+                f"recompute_kv must be None: {type(self).__name__} keeps no keys and values to use again"
             )
-        if refresh.shape != (lanes, 2) or refresh.dtype != torch.bool:
+        if recompute_kv.shape != (batch, 2) or recompute_kv.dtype != torch.bool:
             raise ValueError(
-                f"refresh has shape {tuple(refresh.shape)} and type {refresh.dtype}; it must be "
-                f"boolean of shape ({lanes}, 2): keys and values of each lane"
+                f"recompute_kv has shape {tuple(recompute_kv.shape)} and type {recompute_kv.dtype}; it must be "
+                f"boolean of shape ({batch}, 2): keys and values of each sequence"
             )
 
-    def _asked(self, inputs: Inputs, cache: LayerCache | None) -> Tensor:
+    def _query_controller(self, inputs: Inputs, cache: LayerCache | None) -> Tensor:
         """The refiner's actions."""
-        controller = self._tensor_controller
+        controller = self._batch_controller
         if controller is not None:
             local_input = self.ln_a(inputs.x).detach()
-            observable = Observable(
-                features(local_input, inputs.lengths), local_input, inputs.lengths
+            controller_input = ControllerInput(
+                token_moments(local_input, inputs.lengths), local_input, inputs.lengths
             )
-            return controller.actions(self._observed(controller, observable, cache))
-        states = state_ids(self.features(inputs.x, lengths=inputs.lengths, cache=cache))
+            return controller.actions(self._controller_obs(controller, controller_input, cache))
+        states = tuple_hash_ids(self.obs_features(inputs.x, lengths=inputs.lengths, cache=cache))
         name = "greedy_action" if self._is_greedy else "choose_action"
         chosen = [getattr(self.refiner, name)(state) for state in states]
         try:
@@ -422,63 +431,68 @@ class IntegratedAttention(TwoPathAttention):
             actions = [operator.index(action) for action in chosen]
         except TypeError:
             actions = [-1]
-        if not set(actions) <= set(range(ACTIONS)):
-            raise ValueError(f"refiner must choose actions in 0..{ACTIONS - 1}, chose {chosen}")
+        if not set(actions) <= set(range(NUM_ACTIONS)):
+            raise ValueError(f"refiner must choose actions in 0..{NUM_ACTIONS - 1}, chose {chosen}")
         return torch.tensor(actions, device=inputs.x.device)
 
-    def _own_decision(self, observable: Observable, cache: LayerCache | None) -> Decision:
-        controller = self._tensor_controller
+    def _default_action(
+        self, controller_input: ControllerInput, cache: LayerCache | None
+    ) -> SpanAction:
+        controller = self._batch_controller
         if controller is None:
-            return Decision()
-        actions = controller.actions(self._observed(controller, observable, cache))
-        return Decision(*self._share(observable.local_input, actions))
+            return SpanAction()
+        actions = controller.actions(self._controller_obs(controller, controller_input, cache))
+        return SpanAction(*self._span_fraction(controller_input.local_input, actions))
 
-    def _observed(
-        self, controller: TensorController, observable: Observable, cache: LayerCache | None
+    def _controller_obs(
+        self,
+        controller: BatchController,
+        controller_input: ControllerInput,
+        cache: LayerCache | None,
     ) -> Tensor:
         """What a decision is made from."""
-        if controller.observes == "current":
-            return controller.observe(*observable)
+        if controller.observation_time == "current":
+            return controller.observe(*controller_input)
         if cache is not None:
-            check_cache(cache, len(observable.local_input), self.dims)
-            if cache.observed is not None:
-                return cache.observed
+            check_cache(cache, len(controller_input.local_input), self.dims)
+            if cache.controller_obs is not None:
+                return cache.controller_obs
         # Where there is no pass before, the first token, which every token may know of.
-        first = observable.local_input[:, :1]
-        return controller.observe(features(first), first)
+        first = controller_input.local_input[:, :1]
+        return controller.observe(token_moments(first), first)
 
-    def _to_remember(self, observable: Observable) -> Tensor | None:
-        controller = self._tensor_controller
-        if controller is None or controller.observes == "current":
+    def _obs_to_cache(self, controller_input: ControllerInput) -> Tensor | None:
+        controller = self._batch_controller
+        if controller is None or controller.observation_time == "current":
             return None
-        return controller.observe(*observable)
+        return controller.observe(*controller_input)
 
-    def _share(self, x: Tensor, action: Tensor | int | None) -> tuple[Tensor | None, bool]:
-        """The action as a share of the span, (lanes,), and whether it is of the longest span.
+    def _span_fraction(self, x: Tensor, action: Tensor | int | None) -> tuple[Tensor | None, bool]:
+        """The action as a share of the span, (batch,), and whether it is of the longest span.
 
         On an accelerator values are not looked at.
         """
-        absolute = self.action_scale == "absolute"
+        is_absolute = self.action_scale == "absolute"
         if action is None:
             return None, False
-        wrong = isinstance(action, int) and action not in range(ACTIONS)
+        wrong = isinstance(action, int) and action not in range(NUM_ACTIONS)
         if isinstance(action, float) or wrong:
-            raise ValueError(f"action must be an integer in 0..{ACTIONS - 1}, got {action!r}")
+            raise ValueError(f"action must be an integer in 0..{NUM_ACTIONS - 1}, got {action!r}")
         actions = torch.as_tensor(action, device=x.device)
         whole = not actions.dtype.is_floating_point and actions.dtype != torch.bool
         if actions.shape not in ((), (1,), (len(x),)) or not whole:
             raise ValueError(
                 f"action has shape {tuple(actions.shape)} and type {actions.dtype}; it must be one "
-                f"integer or one for each of the {len(x)} lanes"
+                f"integer or one for each of the {len(x)} sequences"
             )
-        check_values("action", actions, 0, ACTIONS - 1)
+        check_values("action", actions, 0, NUM_ACTIONS - 1)
         actions = actions.to(torch.promote_types(x.dtype, torch.float32))
-        return (actions / (ACTIONS - 1)).clamp(0, 1).expand(len(x)), absolute
+        return (actions / (NUM_ACTIONS - 1)).clamp(0, 1).expand(len(x)), is_absolute
 
     @property
-    def _tensor_controller(self) -> TensorController | None:
-        """The refiner, if it decides for all lanes on their device."""
-        return cast(TensorController, self.refiner) if self._decides_on_device else None
+    def _batch_controller(self) -> BatchController | None:
+        """The refiner, if it decides for all sequences on their device."""
+        return cast(BatchController, self.refiner) if self._decides_on_device else None
 
     @property
     def _is_greedy(self) -> bool:
@@ -494,13 +508,13 @@ class IntegratedAttention(TwoPathAttention):
 def _check_refiner(refiner: object) -> None:
     if isinstance(refiner, type):
         raise TypeError(f"refiner is the class {refiner.__name__}; it must be made: call the class")
-    if refiner is not None and not isinstance(refiner, SpanController | TensorController):
+    if refiner is not None and not isinstance(refiner, SpanController | BatchController):
         raise TypeError(
             "refiner must have the methods choose_action(state) and update(state, action, reward, "
             f"next_state), {type(refiner).__name__} has not"
         )
 
 
-def _stores_itself(refiner: object) -> TypeGuard[StoredController]:
+def _has_state_dict(refiner: object) -> TypeGuard[StatefulController]:
     """Whether a layer stores what it knows: modules are stored by torch itself."""
-    return isinstance(refiner, StoredController) and not isinstance(refiner, nn.Module)
+    return isinstance(refiner, StatefulController) and not isinstance(refiner, nn.Module)

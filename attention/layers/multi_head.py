@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from spangym.attention.kernels.reference import additive, attention_weights
+from spangym.attention.kernels.reference import attention_weights, to_additive_mask
 from spangym.attention.layers.modules import AttentionCombiner, ProjectionModule
 from spangym.attention.span_config import check_sizes
 from spangym.attention.validation import check_lengths, check_mask
@@ -40,19 +40,19 @@ class MultiHeadAttention(nn.Module):
         """Attend over the whole sequence.
 
         Args:
-            x: Where queries come from, shape (lanes, queries, dims).
-            xa: Where keys and values come from, shape (lanes, keys, dims); ``x`` if None.
-            mask: Boolean (True: may be seen) or added to the scores; broadcastable to (lanes,
+            x: Where queries come from, shape (batch, queries, dims).
+            xa: Where keys and values come from, shape (batch, keys, dims); ``x`` if None.
+            mask: Boolean (True: may be seen) or added to the scores; broadcastable to (batch,
                 heads, queries, keys).
-            key_lengths: Keys of each lane that are no padding, shape (lanes,), integers.
+            key_lengths: Keys of each sequence that are no padding, shape (batch,), integers.
 
         Returns:
-            Shape (lanes, queries, dims).
+            Shape (batch, queries, dims).
         """
         source = x if xa is None else xa
         key, value = self.key_module(source), self.value_module(source)
         causal = self.causal and xa is None
-        return self._attended(self.query_module(x), key, value, mask, key_lengths, causal)
+        return self._attend(self.query_module(x), key, value, mask, key_lengths, causal)
 
     def weights(
         self,
@@ -62,12 +62,12 @@ class MultiHeadAttention(nn.Module):
         mask: Tensor | None = None,
         key_lengths: Tensor | None = None,
     ) -> Tensor:
-        """The attention weights, shape (lanes, heads, queries, keys); arguments as in `forward`."""
+        """The attention weights, shape (batch, heads, queries, keys); arguments as in `forward`."""
         query, key = self.query_module(x), self.key_module(x if xa is None else xa)
         bias = self._bias(query, key, mask, key_lengths, self.causal and xa is None)
         return attention_weights(query, key, query.new_zeros(1) if bias is None else bias)
 
-    def _attended(
+    def _attend(
         self,
         query: Tensor,
         key: Tensor,
@@ -90,7 +90,7 @@ class MultiHeadAttention(nn.Module):
         key_lengths: Tensor | None,
         causal: bool,
     ) -> Tensor | None:
-        """What is added to the scores, broadcastable to (lanes, heads, queries, keys)."""
+        """What is added to the scores, broadcastable to (batch, heads, queries, keys)."""
         check_mask(mask, (*query.shape[:3], key.shape[2]))
         check_lengths("key_lengths", key_lengths, len(query), key.shape[2])
         parts = [] if mask is None else [mask]
@@ -100,5 +100,5 @@ class MultiHeadAttention(nn.Module):
         if causal:
             queries = torch.arange(query.shape[-2], device=key.device)
             parts.append(positions <= queries[:, None])
-        biases = [additive(part, query.dtype) for part in parts]
+        biases = [to_additive_mask(part, query.dtype) for part in parts]
         return sum(biases[1:], start=biases[0]) if biases else None

@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from spangym.attention.layers.adaptive_span import AdaptiveSpan, LocalPass
-from spangym.attention.layers.modules import ProjectionModule, join_heads
+from spangym.attention.layers.adaptive_span import AdaptiveSpan, LocalAttentionOutput
+from spangym.attention.layers.modules import ProjectionModule, merge_heads
 from spangym.attention.span_config import (
-    SpanOptions,
-    check_rules,
+    SpanConfig,
+    check,
+    check_ints,
     check_sizes,
-    check_whole_numbers,
 )
 
-FOCUS_STEPS = 10
+MAX_REFINEMENT_STEPS = 10
 """Most passes of iterative focus, unless a layer is told otherwise."""
 
 
@@ -38,41 +38,46 @@ class SlidingWindowAttention(AdaptiveSpan):
         head: Number of heads.
         options: Spans, temperature and causality.
         dims: Width of learned projections of queries, keys and values; none are learned if None.
-        focus_steps: Most passes of iterative focus, at least 1.
-        shifted_heads: How many heads are shifted, the first ones; the key of the first token is 0
+        num_refinement_steps: Most passes of iterative focus, at least 1.
+        num_induction_heads: How many heads are shifted, the first ones; the key of the first token is 0
             there.
 
     Example:
-        >>> local = SlidingWindowAttention(2, SpanOptions(win_size=4, max_span=8))
+        >>> local = SlidingWindowAttention(2, SpanConfig(win_size=4, max_span=8))
         >>> x = torch.randn(1, 10, 16, generator=torch.Generator().manual_seed(0))
         >>> done = local(x, torch.ones(1))
-        >>> done.output.shape, 1 <= done.focus_steps.item() <= FOCUS_STEPS
+        >>> done.output.shape, 1 <= done.num_refinement_steps.item() <= MAX_REFINEMENT_STEPS
         (torch.Size([1, 10, 16]), True)
     """
 
     def __init__(
         self,
         head: int,
-        options: SpanOptions,
+        options: SpanConfig,
         dims: int | None = None,
         *,
-        focus_steps: int = FOCUS_STEPS,
-        shifted_heads: int = 0,
+        num_refinement_steps: int = MAX_REFINEMENT_STEPS,
+        num_induction_heads: int = 0,
     ) -> None:
         super().__init__(head, options)
-        check_whole_numbers(focus_steps=focus_steps, shifted_heads=shifted_heads)
-        check_rules(
+        check_ints(
+            num_refinement_steps=num_refinement_steps, num_induction_heads=num_induction_heads
+        )
+        check(
             [
-                (focus_steps >= 1, f"focus_steps must be at least 1, got {focus_steps}"),
                 (
-                    0 <= shifted_heads <= head,
-                    f"shifted_heads must be in 0..head, got shifted_heads={shifted_heads}, "
+                    num_refinement_steps >= 1,
+                    f"num_refinement_steps must be at least 1, got {num_refinement_steps}",
+                ),
+                (
+                    0 <= num_induction_heads <= head,
+                    f"num_induction_heads must be in 0..head, got num_induction_heads={num_induction_heads}, "
                     f"head={head}",
                 ),
             ]
         )
-        self.focus_steps = focus_steps
-        self.shifted_heads = shifted_heads
+        self.num_refinement_steps = num_refinement_steps
+        self.num_induction_heads = num_induction_heads
         self.projections = None
         if dims is not None:
             check_sizes(1, dims, head)
@@ -89,18 +94,18 @@ class SlidingWindowAttention(AdaptiveSpan):
         lengths: Tensor | None = None,
         key_lengths: Tensor | None = None,
         return_stats: bool = False,
-    ) -> LocalPass:
+    ) -> LocalAttentionOutput:
         """Attend within the intervals that the span scales give, until each window has settled.
 
         Args:
-            x: Normalised input, shape (lanes, queries, dims).
-            scale: Span scale of each lane, shape (lanes,), in [0, 1]; 0 turns a lane off.
-            xa: Where keys and values come from, shape (lanes, keys, dims); ``x`` if None. Queries
+            x: Normalized input, shape (batch, queries, dims).
+            scale: Span scale of each sequence, shape (batch,), in [0, 1]; 0 turns a sequence off.
+            xa: Where keys and values come from, shape (batch, keys, dims); ``x`` if None. Queries
                 and keys stand at the same positions: window ``i`` sees its interval of ``xa``, all
                 of it with ``causal`` too.
-            mask: Boolean (True: may be seen) or added to the scores; broadcastable to (lanes,
+            mask: Boolean (True: may be seen) or added to the scores; broadcastable to (batch,
                 heads, queries, keys).
-            lengths: Queries of each lane that are no padding, shape (lanes,), integers.
+            lengths: Queries of each sequence that are no padding, shape (batch,), integers.
             key_lengths: The same of the keys.
             return_stats: Whether to give statistics of the attention weights.
 
@@ -111,8 +116,8 @@ class SlidingWindowAttention(AdaptiveSpan):
             ValueError: Shapes do not fit one another, or values on the host are out of bounds.
         """
         q, k, v = self._queries_keys_values(x, xa)
-        spans = self.spans(scale, lengths, key_lengths, crossed=xa is not None)
-        return self._attend(q, k, v, scale, spans, mask, self.focus_steps, return_stats)
+        spans = self.spans(scale, lengths, key_lengths, is_cross=xa is not None)
+        return self._attend(q, k, v, scale, spans, mask, self.num_refinement_steps, return_stats)
 
     def weights(  # type: ignore[override]
         self,
@@ -127,24 +132,24 @@ class SlidingWindowAttention(AdaptiveSpan):
         """The attention weights of each query's last pass; arguments as in `forward`.
 
         Returns:
-            Shape (lanes, heads, queries, keys).
+            Shape (batch, heads, queries, keys).
         """
         q, k, v = self._queries_keys_values(x, xa)
-        spans = self.spans(scale, lengths, key_lengths, crossed=xa is not None)
-        return self._weights(q, k, v, scale, spans, mask, self.focus_steps)
+        spans = self.spans(scale, lengths, key_lengths, is_cross=xa is not None)
+        return self._weights(q, k, v, scale, spans, mask, self.num_refinement_steps)
 
     def _queries_keys_values(self, x: Tensor, xa: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         source = x if xa is None else xa
         if self.projections is None:
             return x, self._shifted(source), source
         query, key, value = self.projections.values()
-        keys = self._shifted(join_heads(key(source)))
-        return join_heads(query(x)), keys, join_heads(value(source))
+        keys = self._shifted(merge_heads(key(source)))
+        return merge_heads(query(x)), keys, merge_heads(value(source))
 
     def _shifted(self, keys: Tensor) -> Tensor:
         """Keys with those of the shifted heads moved one token on."""
-        if not self.shifted_heads:
+        if not self.num_induction_heads:
             return keys
-        width = keys.shape[-1] // self.head * self.shifted_heads
+        width = keys.shape[-1] // self.head * self.num_induction_heads
         moved = nn.functional.pad(keys[:, :-1, :width], (0, 0, 1, 0))
         return torch.cat([moved, keys[..., width:]], dim=-1)

@@ -9,38 +9,37 @@ import torch
 from torch import Tensor, nn
 
 from spangym.attention.attention_stats import AttentionStats
-from spangym.attention.features import features, real_tokens, token_mean
+from spangym.attention.features import sequence_mask, token_mean, token_moments
 from spangym.attention.layers.cached_attention import KeyValueCache
-from spangym.attention.layers.modules import ProjectionModule
+from spangym.attention.layers.modules import Predictor, ProjectionModule
 from spangym.attention.layers.multi_head import MultiHeadAttention
-from spangym.attention.layers.predictor import Predictor
 from spangym.attention.layers.sliding_window import SlidingWindowAttention
-from spangym.attention.outputs import LayerCache, Outcome, check_cache
-from spangym.attention.span_config import SpanOptions, check_sizes
+from spangym.attention.outputs import LayerCache, LayerOutput, check_cache
+from spangym.attention.span_config import SpanConfig, check_sizes
 from spangym.attention.validation import Inputs
 
 
-class Decision(NamedTuple):
+class SpanAction(NamedTuple):
     """What is decided for a pass from outside; what is None the layer decides.
 
     Attributes:
-        share: Share of the span of each lane, shape (lanes,), in [0, 1].
-        absolute: Whether that is of the longest span rather than of the predicted one.
-        refresh: Whether keys, and values, are computed anew, boolean (lanes, 2).
+        fraction: Share of the span of each sequence, shape (batch,), in [0, 1].
+        is_absolute: Whether that is of the longest span rather than of the predicted one.
+        recompute_kv: Whether keys, and values, are computed anew, boolean (batch, 2).
     """
 
-    share: Tensor | None = None
-    absolute: bool = False
-    refresh: Tensor | None = None
+    fraction: Tensor | None = None
+    is_absolute: bool = False
+    recompute_kv: Tensor | None = None
 
 
-class Observable(NamedTuple):
+class ControllerInput(NamedTuple):
     """What a pass shows to those who decide on it, detached.
 
     Attributes:
-        features: Means and variances of the local path's input, shape (lanes, 2 * dims).
-        local_input: That input, shape (lanes, tokens, dims).
-        lengths: Tokens of each lane that are no padding, shape (lanes,); all if None.
+        features: Means and variances of the local path's input, shape (batch, 2 * dims).
+        local_input: That input, shape (batch, tokens, dims).
+        lengths: Tokens of each sequence that are no padding, shape (batch,); all if None.
     """
 
     features: Tensor
@@ -48,7 +47,7 @@ class Observable(NamedTuple):
     lengths: Tensor | None
 
 
-class TwoPathAttention(nn.Module):
+class LocalGlobalAttention(nn.Module):
     """Attention with a local path whose span is predicted for each input.
 
     1. ``local = LN_a(x)``, ``globe = LN_b(x)``;
@@ -57,9 +56,9 @@ class TwoPathAttention(nn.Module):
     4. the local path attends over ``local`` in windows, as far as ``m`` says;
     5. ``y = projection([local output, global output])``.
 
-    Every sequence of a batch is a lane with a span of its own and never depends on its neighbours.
+    Every sequence of a batch has a span of its own and never depends on its neighbors.
 
-    **Cross-attention.** With ``xa`` both paths take their keys and values from it, normalised
+    **Cross-attention.** With ``xa`` both paths take their keys and values from it, normalized
     alike. The local path pairs positions: window ``i`` of ``x`` sees its interval of ``xa``.
 
     **Causality.** With ``causal`` a token sees none after it; of ``xa``, another sequence, it sees
@@ -77,14 +76,14 @@ class TwoPathAttention(nn.Module):
         generator: Source of the initial weights; torch's default generator if None.
 
     Attributes:
-        batch_is_one: Whether a whole batch is one lane, with one span, state and reward: the
+        single_span_per_batch: Whether a whole batch is one sequence, with one span, state and reward: the
             original layer's defect.
 
     Raises:
         ValueError: A size breaks its rule.
     """
 
-    batch_is_one: bool = False
+    single_span_per_batch: bool = False
 
     def __init__(
         self,
@@ -111,7 +110,7 @@ class TwoPathAttention(nn.Module):
         self.reset_parameters(generator)
 
     @property
-    def options(self) -> SpanOptions:
+    def options(self) -> SpanConfig:
         """Options of the local path."""
         return self.attn_local.options
 
@@ -121,7 +120,7 @@ class TwoPathAttention(nn.Module):
         Args:
             generator: Source of the weights; torch's default generator if None.
         """
-        # A refiner may be a module too, and what it has learnt is its own.
+        # A refiner may be a module too, and what it has learned is its own.
         own = [child for name, child in self.named_children() if name != "refiner"]
         modules = [module for child in own for module in child.modules()]
         projections = {each.proj for each in modules if isinstance(each, ProjectionModule)}
@@ -136,25 +135,25 @@ class TwoPathAttention(nn.Module):
                 nn.init.uniform_(module.weight, -bound, bound, generator=generator)
                 nn.init.uniform_(module.bias, -bound, bound, generator=generator)
 
-    def features(
+    def obs_features(
         self, x: Tensor, *, lengths: Tensor | None = None, cache: LayerCache | None = None
     ) -> Tensor:
         """What a decision for the coming pass is made from: mean and variance of the local input.
 
         Args:
-            x: Shape (lanes, tokens, dims).
-            lengths: Tokens of each lane that are no padding, shape (lanes,), integers.
+            x: Shape (batch, tokens, dims).
+            lengths: Tokens of each sequence that are no padding, shape (batch,), integers.
             cache: Of the last pass on the stream; a causal layer reads the features off it, and
                 without it off the first token.
 
         Returns:
-            Shape (lanes, 2 * dims): means, then population variances.
+            Shape (batch, 2 * dims): means, then population variances.
         """
         if cache is not None:
             check_cache(cache, len(x), self.dims)
         if not self.options.causal:
-            return features(self.ln_a(x), lengths)
-        return features(self.ln_a(x[:, :1])) if cache is None else cache.features
+            return token_moments(self.ln_a(x), lengths)
+        return token_moments(self.ln_a(x[:, :1])) if cache is None else cache.obs_features
 
     @overload
     def forward(
@@ -193,17 +192,17 @@ class TwoPathAttention(nn.Module):
         """Run the layer.
 
         Args:
-            x: Shape (lanes, tokens, dims), ``tokens <= ctx``.
-            xa: Where keys and values come from, shape (lanes, keys, dims); ``x`` if None.
+            x: Shape (batch, tokens, dims), ``tokens <= ctx``.
+            xa: Where keys and values come from, shape (batch, keys, dims); ``x`` if None.
             mask: Boolean (True: may be seen) or added to the scores, for both paths; broadcastable
-                to (lanes, heads, tokens, keys).
-            lengths: Tokens of each lane that are no padding, shape (lanes,), integers; the output
+                to (batch, heads, tokens, keys).
+            lengths: Tokens of each sequence that are no padding, shape (batch,), integers; the output
                 of padding is 0.
             xa_lengths: The same of ``xa``.
             return_stats: Whether to give statistics of the local path's attention weights too.
 
         Returns:
-            Shape (lanes, tokens, dims); with ``return_stats`` a pair of it and the statistics.
+            Shape (batch, tokens, dims); with ``return_stats`` a pair of it and the statistics.
 
         Raises:
             ValueError: A shape or type is wrong; the message says what would be right.
@@ -225,13 +224,13 @@ class TwoPathAttention(nn.Module):
         xa_lengths: Tensor | None = None,
         cache: LayerCache | None = None,
         return_stats: bool = False,
-    ) -> Outcome:
+    ) -> LayerOutput:
         """Run the layer as `forward` does, and say what it did: the way to read a stream.
 
         Where a layer has a refiner, that decides, and learns in train mode; else the predictor.
 
         Args:
-            x: Shape (lanes, tokens, dims), ``tokens <= ctx``.
+            x: Shape (batch, tokens, dims), ``tokens <= ctx``.
             xa: As in `forward`.
             mask: As in `forward`.
             lengths: As in `forward`.
@@ -248,7 +247,9 @@ class TwoPathAttention(nn.Module):
             RuntimeError: Gradient checkpointing runs the pass again, which a learning refiner
                 must not be asked twice for.
         """
-        return self._step(self._checked(x, xa, mask, lengths, xa_lengths), cache, return_stats)
+        return self._step(
+            self._validate_inputs(x, xa, mask, lengths, xa_lengths), cache, return_stats
+        )
 
     @torch.no_grad()
     def attention_weights(
@@ -268,22 +269,22 @@ class TwoPathAttention(nn.Module):
         ``scale`` of the outcome that is to be plotted. No gradient flows.
 
         Args:
-            x: Shape (lanes, tokens, dims), ``tokens <= ctx``.
+            x: Shape (batch, tokens, dims), ``tokens <= ctx``.
             xa: As in `forward`.
             mask: As in `forward`.
-            scale: Span scale of each lane, shape (lanes,), say an outcome's; the predicted one if
+            scale: Span scale of each sequence, shape (batch,), say an outcome's; the predicted one if
                 None.
             lengths: As in `forward`.
             xa_lengths: As in `forward`.
             path: ``local`` or ``global``.
 
         Returns:
-            Shape (lanes, heads, tokens, keys); rows sum to 1, or to 0 where nothing is seen.
+            Shape (batch, heads, tokens, keys); rows sum to 1, or to 0 where nothing is seen.
 
         Raises:
             ValueError: A shape or type is wrong, or the path is another one.
         """
-        inputs = self._checked(x, xa, mask, lengths, xa_lengths)
+        inputs = self._validate_inputs(x, xa, mask, lengths, xa_lengths)
         if path not in ("local", "global"):
             raise ValueError(f"path must be 'local' or 'global', got {path!r}")
         if path == "global":
@@ -292,8 +293,8 @@ class TwoPathAttention(nn.Module):
                 self.ln_b(x), source, mask=mask, key_lengths=inputs.key_lengths
             )
         if scale is None:
-            globe, _ = self._global(inputs, None)
-            scale = self._scale(globe, lengths, None, None, absolute=False)
+            global_out, _ = self._global(inputs, None)
+            scale = self._scale(global_out, lengths, None, None, is_absolute=False)
         return self.attn_local.weights(
             self.ln_a(x),
             scale,
@@ -303,7 +304,7 @@ class TwoPathAttention(nn.Module):
             key_lengths=inputs.key_lengths,
         )
 
-    def _checked(
+    def _validate_inputs(
         self,
         x: Tensor,
         xa: Tensor | None,
@@ -315,7 +316,7 @@ class TwoPathAttention(nn.Module):
         inputs.check(self.ctx, self.dims, self.head)
         return inputs.clamped()
 
-    def _step(self, inputs: Inputs, cache: LayerCache | None, return_stats: bool) -> Outcome:
+    def _step(self, inputs: Inputs, cache: LayerCache | None, return_stats: bool) -> LayerOutput:
         """One pass of the layer's own deciding."""
         return self._run(inputs, cache, return_stats)
 
@@ -324,19 +325,21 @@ class TwoPathAttention(nn.Module):
         inputs: Inputs,
         cache: LayerCache | None,
         return_stats: bool,
-        decision: Decision | None = None,
-    ) -> Outcome:
+        span_action: SpanAction | None = None,
+    ) -> LayerOutput:
         """Run the layer, under a decision or of its own deciding."""
         lengths = inputs.lengths
         if cache is not None:
             check_cache(cache, len(inputs.x), self.dims)
         local_input = self.ln_a(inputs.x)
-        own_features = features(local_input.detach(), lengths)
-        observable = Observable(own_features, local_input.detach(), lengths)
-        share, absolute, refresh = decision or self._own_decision(observable, cache)
+        own_features = token_moments(local_input.detach(), lengths)
+        controller_input = ControllerInput(own_features, local_input.detach(), lengths)
+        fraction, is_absolute, recompute_kv = span_action or self._default_action(
+            controller_input, cache
+        )
         kept = None if cache is None else cache.key_value
-        globe, key_value = self._global(inputs, kept, refresh)
-        scale = self._scale(globe, lengths, cache, share, absolute)
+        global_out, key_value = self._global(inputs, kept, recompute_kv)
+        scale = self._scale(global_out, lengths, cache, fraction, is_absolute)
         local = self.attn_local(
             local_input,
             scale,
@@ -348,68 +351,70 @@ class TwoPathAttention(nn.Module):
         )
         decided_from = own_features
         if self.options.causal:
-            decided_from = self.features(inputs.x, cache=cache).detach()
-        output = self.projection(torch.cat([local.output, globe], dim=-1))
+            decided_from = self.obs_features(inputs.x, cache=cache).detach()
+        output = self.projection(torch.cat([local.output, global_out], dim=-1))
         if lengths is not None:
-            output = torch.where(real_tokens(output.shape[1], lengths)[..., None], output, 0)
-        return Outcome(
+            output = torch.where(sequence_mask(output.shape[1], lengths)[..., None], output, 0)
+        return LayerOutput(
             output=output,
             local_input=local_input,
             local_output=local.output,
-            scale=scale,
+            span_scale=scale,
             window=local.spans.window,
             span=local.spans.span,
-            visited_keys=local.visited_keys,
-            focus_steps=local.focus_steps,
-            features=decided_from,
+            qk_pairs=local.qk_pairs,
+            num_refinement_steps=local.num_refinement_steps,
+            obs_features=decided_from,
             cache=LayerCache(
                 key_value,
-                token_mean(globe.detach(), lengths),
+                token_mean(global_out.detach(), lengths),
                 own_features,
-                self._to_remember(observable),
+                self._obs_to_cache(controller_input),
             ),
             lengths=lengths,
             stats=local.stats,
         )
 
-    def _own_decision(self, observable: Observable, cache: LayerCache | None) -> Decision:
+    def _default_action(
+        self, controller_input: ControllerInput, cache: LayerCache | None
+    ) -> SpanAction:
         """What the layer itself decides from its input."""
-        del observable, cache
-        return Decision()
+        del controller_input, cache
+        return SpanAction()
 
-    def _to_remember(self, observable: Observable) -> Tensor | None:
+    def _obs_to_cache(self, controller_input: ControllerInput) -> Tensor | None:
         """What is to be known of this input in the next pass."""
-        del observable
+        del controller_input
 
     def _global(
         self,
         inputs: Inputs,
         cache: KeyValueCache | None,  # noqa: ARG002  (of layers that keep one)
-        refresh: Tensor | None = None,  # noqa: ARG002
+        recompute_kv: Tensor | None = None,  # noqa: ARG002
     ) -> tuple[Tensor, KeyValueCache | None]:
         """Output of the global path, and what it keeps for the next pass."""
         xa = None if inputs.xa is None else self.ln_b(inputs.xa)
-        globe = self.attn_global(
+        global_out = self.attn_global(
             self.ln_b(inputs.x), xa, mask=inputs.mask, key_lengths=inputs.key_lengths
         )
-        return globe, None
+        return global_out, None
 
     def _scale(
         self,
-        globe: Tensor,
+        global_out: Tensor,
         lengths: Tensor | None,
         cache: LayerCache | None,
-        share: Tensor | None,
-        absolute: bool,
+        fraction: Tensor | None,
+        is_absolute: bool,
     ) -> Tensor:
-        """Span scale of each lane, shape (lanes,)."""
-        if share is not None and absolute:
-            return share
+        """Span scale of each sequence, shape (batch,)."""
+        if fraction is not None and is_absolute:
+            return fraction
         if not self.options.causal:
-            read = token_mean(globe, lengths)[:, None]
+            read = token_mean(global_out, lengths)[:, None]
         else:
-            read = globe[:, :1] if cache is None else cache.global_mean[:, None]
+            read = global_out[:, :1] if cache is None else cache.global_mean[:, None]
         scale = self.span_pred(read).squeeze(-1)
         # An integer span passes no gradient on, so none is to pass its temperature alone.
         scale = scale if self.options.soft_span else scale.detach()
-        return scale if share is None else (scale * share).clamp(0, 1)
+        return scale if fraction is None else (scale * fraction).clamp(0, 1)

@@ -19,9 +19,9 @@ Numbers 7 to 9 are the default layer's as well: ties go to action 0, actions are
 prediction (of the longest span with ``action_scale="absolute"``, here too), and the span has no
 gradient.
 
-One defect at a time can be mended, by its name, the others kept:
+One defect at a time can be fixed, by its name, the others kept:
 
-| ``mended`` | # | what is mended |
+| ``fixes`` | # | what is fixed |
 |---|---|---|
 | ``temperature`` | 1 | scores of the local path are divided by the temperature |
 | ``local_causal`` | 2 | a query sees all keys that its window sees: the start of the interval |
@@ -31,12 +31,12 @@ One defect at a time can be mended, by its name, the others kept:
 
 Numbers 2 and 5 hang together. A query of the original sees as many keys, from the start of the
 interval on, as its place in the *window* says; those are never more than the cut leaves, so that
-to undo the cut alone would change nothing. Mended, ``cut`` therefore has a query see the keys up to
+to undo the cut alone would change nothing. Fixed, ``cut`` therefore has a query see the keys up to
 its own place in the *interval*, that is up to itself: still causal, as number 2 is kept. With 1 to
-5 all mended, a sequence by itself is attended to as by the default layer.
+5 all fixed, a sequence by itself is attended to as by the default layer.
 
 Number 6 has no name here: in an environment every sequence is a batch of its own, which leaves
-nothing of it to be mended. Nor has number 10, which is about refiners within the layer.
+nothing of it to be fixed. Nor has number 10, which is about refiners within the layer.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ import torch
 from torch import Tensor, nn
 
 from spangym.attention.controllers.protocol import Controller
-from spangym.attention.features import features, quality, state_ids
+from spangym.attention.features import quality, token_moments, tuple_hash_ids
 from spangym.attention.layers.cached_attention import AdaptiveUpdateAttention, KeyValueCache
 from spangym.attention.layers.integrated import ActionScale, IntegratedAttention
 from spangym.attention.layers.modules import ProjectionModule
 from spangym.attention.layers.multi_head import MultiHeadAttention
 from spangym.attention.layers.sliding_window import SlidingWindowAttention
-from spangym.attention.layers.two_path import Decision
-from spangym.attention.original.local_path import OriginalSlidingWindowAttention, check_mended
-from spangym.attention.outputs import LayerCache, Outcome
-from spangym.attention.span_config import SpanOptions
-from spangym.attention.temperature import Sharpen
+from spangym.attention.layers.two_path import SpanAction
+from spangym.attention.original.local_path import OriginalSlidingWindowAttention, check_fix
+from spangym.attention.outputs import LayerCache, LayerOutput
+from spangym.attention.span_config import SpanConfig
+from spangym.attention.temperature import TemperatureLaw
 from spangym.attention.validation import Inputs
 
 
@@ -84,7 +84,7 @@ class OriginalAdaptiveUpdateAttention(AdaptiveUpdateAttention):
         self, dims: int, head: int, causal: bool = True, scaled_twice: bool = True
     ) -> None:
         super().__init__(dims, head)
-        self._sees_the_past_only = causal
+        self._causal = causal
         if scaled_twice:
             self.query_module = _ScaledProjection(dims, head)
             self.key_module = _ScaledProjection(dims, head)
@@ -97,7 +97,7 @@ class OriginalAdaptiveUpdateAttention(AdaptiveUpdateAttention):
         mask: Tensor | None = None,  # noqa: ARG002
         key_lengths: Tensor | None = None,  # noqa: ARG002
         cache: KeyValueCache | None = None,
-        refresh: Tensor | None = None,
+        recompute_kv: Tensor | None = None,
     ) -> tuple[Tensor, KeyValueCache]:
         """Attend over the sequence itself, whatever else is handed in.
 
@@ -107,14 +107,14 @@ class OriginalAdaptiveUpdateAttention(AdaptiveUpdateAttention):
             mask: Ignored, as the original did.
             key_lengths: Ignored.
             cache: What the last pass gave.
-            refresh: What is computed anew; the predictors decide if None.
+            recompute_kv: What is computed anew; the predictors decide if None.
 
         Returns:
             Output of shape (batch, tokens, dims), and the cache for the next pass.
         """
-        return super().forward(x, cache=cache, refresh=refresh)
+        return super().forward(x, cache=cache, recompute_kv=recompute_kv)
 
-    def _attended(
+    def _attend(
         self,
         query: Tensor,
         key: Tensor,
@@ -124,33 +124,33 @@ class OriginalAdaptiveUpdateAttention(AdaptiveUpdateAttention):
         causal: bool,  # noqa: ARG002
     ) -> Tensor:
         attend = nn.functional.scaled_dot_product_attention
-        return self.combiner(attend(query, key, value, is_causal=self._sees_the_past_only))
+        return self.combiner(attend(query, key, value, is_causal=self._causal))
 
 
 @dataclass(frozen=True)
-class OriginalOutcome(Outcome):
-    """What one pass did, the whole batch being judged as one lane."""
+class OriginalLayerOutput(LayerOutput):
+    """What one pass did, the whole batch being judged as one sequence."""
 
     @property
     def reward(self) -> Tensor:
         """Quality of the local output of the whole batch, shape (1,)."""
-        return quality(_one_lane(self.local_output)).quality
+        return quality(_as_one_sequence(self.local_output)).quality
 
     @property
     def state(self) -> list[int]:
-        """State id of the whole batch's normalised input."""
-        return state_ids(features(_one_lane(self.local_input)))
+        """State id of the whole batch's normalized input."""
+        return tuple_hash_ids(token_moments(_as_one_sequence(self.local_input)))
 
     @property
     def next_state(self) -> list[int]:
         """State id of the whole batch's local output."""
-        return state_ids(features(_one_lane(self.local_output)))
+        return tuple_hash_ids(token_moments(_as_one_sequence(self.local_output)))
 
 
 class OriginalIntegratedAttention(IntegratedAttention):
     """`IntegratedAttention` as it was; made by `IntegratedAttention.original`."""
 
-    batch_is_one = True
+    single_span_per_batch = True
 
     def __init__(
         self,
@@ -162,16 +162,16 @@ class OriginalIntegratedAttention(IntegratedAttention):
         max_span: int,
         temp_scale: float,
         *,
-        sharpen: Sharpen,
+        temperature_law: TemperatureLaw,
         action_scale: ActionScale,
-        mended: str,
+        fixes: str,
         refiner: Controller | None,
         generator: torch.Generator | None,
     ) -> None:
-        if mended:
-            check_mended(mended)
+        if fixes:
+            check_fix(fixes)
         # Before the rest, which makes the paths.
-        self.mended = mended
+        self.fixes = fixes
         super().__init__(
             ctx,
             dims,
@@ -180,7 +180,7 @@ class OriginalIntegratedAttention(IntegratedAttention):
             win_size,
             max_span,
             temp_scale,
-            sharpen=sharpen,
+            temperature_law=temperature_law,
             action_scale=action_scale,
             refiner=refiner,
             generator=generator,
@@ -189,33 +189,33 @@ class OriginalIntegratedAttention(IntegratedAttention):
     def _local_path(
         self,
         head: int,
-        options: SpanOptions,
+        options: SpanConfig,
         dims: int | None,
-        focus_steps: int,
-        shifted_heads: int,
+        num_refinement_steps: int,
+        num_induction_heads: int,
     ) -> SlidingWindowAttention:
-        del dims, focus_steps, shifted_heads  # It had no choice of them.
-        mended = (self.mended,) if self.mended else ()
-        return OriginalSlidingWindowAttention(head, options, mended=mended)
+        del dims, num_refinement_steps, num_induction_heads  # It had no choice of them.
+        fixes = (self.fixes,) if self.fixes else ()
+        return OriginalSlidingWindowAttention(head, options, fixes=fixes)
 
     def _global_path(self, dims: int, head: int, causal: bool) -> MultiHeadAttention:
         del causal  # It had no choice of it.
         return OriginalAdaptiveUpdateAttention(
             dims,
             head,
-            causal=self.mended != "global_causal",
-            scaled_twice=self.mended != "double_scale",
+            causal=self.fixes != "global_causal",
+            scaled_twice=self.fixes != "double_scale",
         )
 
-    def features(
+    def obs_features(
         self,
         x: Tensor,
         *,
         lengths: Tensor | None = None,
         cache: LayerCache | None = None,  # noqa: ARG002
     ) -> Tensor:
-        """Mean and variance of the normalised input over the whole batch, shape (1, 2 * dims)."""
-        return features(_one_lane(self.ln_a(x)), lengths)
+        """Mean and variance of the normalized input over the whole batch, shape (1, 2 * dims)."""
+        return token_moments(_as_one_sequence(self.ln_a(x)), lengths)
 
     def attention_weights(self, *_: object, **__: object) -> Tensor:
         """The original cuts queries and keys as it goes: there is no matrix of its weights.
@@ -230,10 +230,10 @@ class OriginalIntegratedAttention(IntegratedAttention):
         inputs: Inputs,
         cache: LayerCache | None,
         return_stats: bool,
-        decision: Decision | None = None,
-    ) -> OriginalOutcome:
-        done = super()._run(inputs, cache, return_stats, decision)
-        return OriginalOutcome(**vars(done))
+        span_action: SpanAction | None = None,
+    ) -> OriginalLayerOutput:
+        done = super()._run(inputs, cache, return_stats, span_action)
+        return OriginalLayerOutput(**vars(done))
 
     def _scale(self, *arguments: Any, **named: Any) -> Tensor:
         scale = super()._scale(*arguments, **named)
@@ -248,6 +248,6 @@ class OriginalIntegratedAttention(IntegratedAttention):
         return True
 
 
-def _one_lane(x: Tensor) -> Tensor:
-    """A batch (batch, tokens, dims) as one long lane (1, batch * tokens, dims)."""
+def _as_one_sequence(x: Tensor) -> Tensor:
+    """A batch (batch, tokens, dims) as one long sequence (1, batch * tokens, dims)."""
     return x.flatten(0, 1)[None]

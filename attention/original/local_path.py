@@ -1,4 +1,4 @@
-"""The original's local path, and its defects that can be mended one at a time.
+"""The original's local path, and its defects that can be fixed one at a time.
 
 See `spangym.attention.original.layer` for what the whole layer keeps of the original.
 """
@@ -11,38 +11,38 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spangym.attention.attention_stats import AttentionStats, attention_statistics
-from spangym.attention.geometry import Spans
-from spangym.attention.kernels.reference import additive, softmax_attention
-from spangym.attention.kernels.refinement import Attended
-from spangym.attention.layers.adaptive_span import LocalPass
-from spangym.attention.layers.modules import join_heads, split_heads
-from spangym.attention.layers.sliding_window import FOCUS_STEPS, SlidingWindowAttention
-from spangym.attention.span_config import SpanOptions
+from spangym.attention.attention_stats import AttentionStats, compute_attention_stats
+from spangym.attention.geometry import SpanGeometry
+from spangym.attention.kernels.reference import softmax_attention, to_additive_mask
+from spangym.attention.kernels.refinement import KernelOutput
+from spangym.attention.layers.adaptive_span import LocalAttentionOutput
+from spangym.attention.layers.modules import merge_heads, split_heads
+from spangym.attention.layers.sliding_window import MAX_REFINEMENT_STEPS, SlidingWindowAttention
+from spangym.attention.span_config import SpanConfig
 from spangym.utils.suggestions import did_you_mean
 
-MENDABLE = ("temperature", "local_causal", "global_causal", "double_scale", "cut")
-"""Names of the defects that can be mended: see `spangym.attention.original.layer`."""
+FIXABLE_DEFECTS = ("temperature", "local_causal", "global_causal", "double_scale", "cut")
+"""Names of the defects that can be fixed: see `spangym.attention.original.layer`."""
 
 
-def check_mended(name: object) -> None:
-    """Refuse what names no defect that can be mended.
+def check_fix(name: object) -> None:
+    """Refuse what names no defect that can be fixed.
 
     Raises:
         ValueError: The message names the nearest.
     """
-    if name not in MENDABLE:
-        raise ValueError(f"mended {name!r} is unknown{did_you_mean(str(name), MENDABLE)}")
+    if name not in FIXABLE_DEFECTS:
+        raise ValueError(f"fixes {name!r} is unknown{did_you_mean(str(name), FIXABLE_DEFECTS)}")
 
 
 @dataclass(frozen=True)
-class OriginalOptions(SpanOptions):
+class OriginalSpanConfig(SpanConfig):
     """Options of the original's local path.
 
     Attributes:
         fused: With fused attention (causal, no temperature) or without it (neither causal nor
             scaled by the head size).
-        mended: Names of the defects that are mended, of `MENDABLE`; those of the global path
+        fixes: Names of the defects that are fixed, of `FIXABLE_DEFECTS`; those of the global path
             change nothing here.
 
     Raises:
@@ -50,53 +50,53 @@ class OriginalOptions(SpanOptions):
     """
 
     fused: bool = True
-    mended: tuple[str, ...] = ()
+    fixes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in self.mended:
-            check_mended(name)
+        for name in self.fixes:
+            check_fix(name)
 
     @property
-    def tempered(self) -> bool:
+    def uses_temperature(self) -> bool:
         """Whether scores are divided by the temperature."""
-        return not self.fused or "temperature" in self.mended
+        return not self.fused or "temperature" in self.fixes
 
     @property
-    def backwards(self) -> bool:
+    def slice_causal(self) -> bool:
         """Whether a query sees no keys of its slice beyond its own place."""
-        return self.fused and "local_causal" not in self.mended
+        return self.fused and "local_causal" not in self.fixes
 
     @property
-    def cut(self) -> bool:
+    def truncate_keys(self) -> bool:
         """Whether a window sees but the first keys of its slice, as many as it has queries."""
-        return "cut" not in self.mended
+        return "cut" not in self.fixes
 
-    def spans(self, scale: Tensor) -> Spans:
-        """Windows and spans at the lanes' span scales, shape (lanes,)."""
+    def spans(self, scale: Tensor) -> SpanGeometry:
+        """Windows and spans at the sequences' span scales, shape (batch,)."""
         # The original bounds only what it cuts, where the bound is never reached.
-        bound = None if self.cut else self.max_dist
-        spans = Spans.from_scale(
+        bound = None if self.truncate_keys else self.max_dist
+        spans = SpanGeometry.from_scale(
             scale, win_size=self.win_size, max_span=self.max_span, max_dist=bound
         )
         off = (scale.detach().double() * self.max_span).long() == 0
-        return Spans(spans.window, torch.where(off, 0, spans.span))
+        return SpanGeometry(spans.window, torch.where(off, 0, spans.span))
 
-    def seen(self, spans: Spans, tokens: int) -> tuple[Tensor, Tensor]:
-        """First key and end of what each query sees; see `SpanOptions.seen`."""
+    def visible_range(self, spans: SpanGeometry, tokens: int) -> tuple[Tensor, Tensor]:
+        """First key and end of what each query sees; see `SpanConfig.visible_range`."""
         first, end = spans.intervals(tokens)
         start = spans.window_starts(tokens)
         position = torch.arange(tokens, device=start.device)
-        if self.cut:
+        if self.truncate_keys:
             # A query's place is counted from the start of the slice, where its window is not.
             queries = torch.minimum(spans.window[:, None], tokens - start)
-            end = first + (position - start + 1 if self.backwards else queries)
-        elif self.backwards:
+            end = first + (position - start + 1 if self.slice_causal else queries)
+        elif self.slice_causal:
             end = torch.minimum(end, position + 1)
         return first, torch.where(spans.span[:, None] > 0, end, 0)
 
 
-class _Focused(NamedTuple):
+class _WindowResult(NamedTuple):
     """A window after its last pass.
 
     Attributes:
@@ -110,7 +110,7 @@ class _Focused(NamedTuple):
     steps: int
 
 
-def cut_attention(
+def truncated_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -144,7 +144,7 @@ def cut_attention(
     out = nn.functional.scaled_dot_product_attention(
         query, key, value, is_causal=causal, scale=None if temperature is None else 1 / temperature
     )
-    return join_heads(out)
+    return merge_heads(out)
 
 
 class OriginalSlidingWindowAttention(SlidingWindowAttention):
@@ -155,18 +155,18 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
         options: Spans and temperature.
         fused: With fused attention (causal, no temperature) or without it (neither causal nor
             scaled by the head size).
-        mended: Names of the defects that are mended.
+        fixes: Names of the defects that are fixed.
 
     Raises:
         ValueError: A name is unknown.
     """
 
-    options: OriginalOptions
+    options: OriginalSpanConfig
 
     def __init__(
-        self, head: int, options: SpanOptions, fused: bool = True, mended: tuple[str, ...] = ()
+        self, head: int, options: SpanConfig, fused: bool = True, fixes: tuple[str, ...] = ()
     ) -> None:
-        super().__init__(head, OriginalOptions(**vars(options), fused=fused, mended=mended))
+        super().__init__(head, OriginalSpanConfig(**vars(options), fused=fused, fixes=fixes))
         # A parameter of the original that nothing reads; its state dicts hold it.
         self.span_scale = nn.Parameter(torch.zeros(()))
 
@@ -180,11 +180,11 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
         lengths: Tensor | None = None,
         key_lengths: Tensor | None = None,
         return_stats: bool = False,
-    ) -> LocalPass:
+    ) -> LocalAttentionOutput:
         """Attend within the intervals that the mean span scale gives.
 
         Args:
-            x: Normalised input, shape (batch, tokens, dims).
+            x: Normalized input, shape (batch, tokens, dims).
             scale: Span scales, shape (batch,); their mean is used.
             xa: Ignored, as the original did.
             mask: Ignored, as the original did.
@@ -214,23 +214,25 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
             keys = x[:, first : start + span]
             focused = self._focus(x[:, some], keys, start - first, float(scale[0]), temperature)
             out[:, some], last[:, some], passes[:, some] = focused
-        first, end = self.options.seen(spans, tokens)
-        visited, focus_steps = ((end - first) * passes).sum(-1), passes.amax(-1)
+        first, end = self.options.visible_range(spans, tokens)
+        visited, num_refinement_steps = ((end - first) * passes).sum(-1), passes.amax(-1)
         stats = None
         if return_stats:
-            figures = self._statistics(x, last, passes, temperature, spans)
-            stats = AttentionStats(spans.window, spans.span, visited, focus_steps, *figures)
-        return LocalPass(out, spans, visited, focus_steps, stats)
+            weight_stats = self._statistics(x, last, passes, temperature, spans)
+            stats = AttentionStats(
+                spans.window, spans.span, visited, num_refinement_steps, *weight_stats
+            )
+        return LocalAttentionOutput(out, spans, visited, num_refinement_steps, stats)
 
     def _shared_temperature(self, scale: float) -> float | None:
         """What scores are divided by, if by anything."""
-        if not self.options.tempered:
+        if not self.options.uses_temperature:
             return None
         return float(self.temperature(torch.tensor(scale).double()))
 
     def _focus(
         self, q: Tensor, keys: Tensor, place: int, scale: float, temperature: float | None
-    ) -> _Focused:
+    ) -> _WindowResult:
         """All passes of a window whose first query has that place among its keys."""
         before = torch.zeros_like(q)
         steps = 0
@@ -238,8 +240,8 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
             steps += 1
             out = self._once(q, keys, place, scale, temperature)
             change = (out - before).abs().mean()
-            if steps == FOCUS_STEPS or change < 1e-4 + 0.1 * change:
-                return _Focused(out, q.detach(), steps)
+            if steps == MAX_REFINEMENT_STEPS or change < 1e-4 + 0.1 * change:
+                return _WindowResult(out, q.detach(), steps)
             before, q = out, q + out
 
     def _once(
@@ -248,8 +250,8 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
         options = self.options
         if options.fused and temperature is not None:
             q, temperature = q / temperature, None
-        if options.cut:
-            return cut_attention(
+        if options.truncate_keys:
+            return truncated_attention(
                 q,
                 keys,
                 keys,
@@ -258,10 +260,10 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
                 max_span=options.max_span,
                 max_dist=options.max_dist,
                 temperature=temperature,
-                causal=options.backwards,
+                causal=options.slice_causal,
             )
         mask = None
-        if options.backwards:
+        if options.slice_causal:
             whole = torch.ones(q.shape[1], keys.shape[1], dtype=torch.bool, device=q.device)
             mask = whole.tril(place)
         query, key = split_heads(q, self.head), split_heads(keys, self.head)
@@ -272,11 +274,16 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
             attn_mask=mask,
             scale=None if temperature is None else 1 / temperature,
         )
-        return join_heads(out)
+        return merge_heads(out)
 
     @torch.no_grad()
     def _statistics(
-        self, x: Tensor, last: Tensor, passes: Tensor, temperature: float | None, spans: Spans
+        self,
+        x: Tensor,
+        last: Tensor,
+        passes: Tensor,
+        temperature: float | None,
+        spans: SpanGeometry,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Entropy, effective span and coverage of the last passes."""
         key, query = split_heads(x, self.head), split_heads(last, self.head)
@@ -284,9 +291,9 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
         if not self.options.fused:
             # Its scores are not scaled by the head size, by which statistics scale them.
             query = query * query.shape[-1] ** 0.5
-        first, end = self.options.seen(spans, x.shape[1])
+        first, end = self.options.visible_range(spans, x.shape[1])
         position = torch.arange(x.shape[1], device=x.device)
         visible = (position >= first[..., None]) & (position < end[..., None])
-        bias = additive(visible, x.dtype)[:, None]
+        bias = to_additive_mask(visible, x.dtype)[:, None]
         output, lse = softmax_attention(query, key, key, bias)
-        return attention_statistics(Attended(output, passes, lse, query), key, key, spans)
+        return compute_attention_stats(KernelOutput(output, passes, lse, query), key, key, spans)

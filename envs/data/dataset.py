@@ -1,4 +1,4 @@
-"""Where the streams come from: what a source is, and those that every CPython carries or draws."""
+"""Where the streams come from: what a dataset is, and those that every CPython carries or draws."""
 
 from __future__ import annotations
 
@@ -31,36 +31,36 @@ class Stream(NamedTuple):
     Attributes:
         content: Bytes, uint8 of shape (chunks, ctx), or frames, float32 of shape (chunks, ctx,
             channels).
-        kinds: What each chunk is, for ``info``.
+        content_types: What each chunk is, for ``info``.
         targets: What a trained stack is to predict at each token: classes, int64 of shape (chunks,
             ctx), `NO_TARGET` where nothing; the next byte of the chunk if None.
     """
 
     content: NDArray[Any]
-    kinds: tuple[str, ...]
+    content_types: tuple[str, ...]
     targets: NDArray[np.int64] | None = None
 
 
-class Source(ABC):
-    """Draws streams. One's own source needs only `stream`.
+class Dataset(ABC):
+    """Draws streams. One's own dataset needs only `sample`.
 
     Attributes:
-        channels: Channels of a frame; 0 for sources of bytes.
+        channels: Channels of a frame; 0 for datasets of bytes.
 
     Example:
-        >>> class Ramp(Source):
-        ...     def stream(self, generator, chunks, ctx):
+        >>> class Ramp(Dataset):
+        ...     def sample(self, generator, chunks, ctx):
         ...         start = generator.integers(256)
         ...         ramp = (start + np.arange(chunks * ctx)) % 256
         ...         return Stream(ramp.astype(np.uint8).reshape(chunks, ctx), ("ramp",) * chunks)
-        >>> Ramp().stream(np.random.default_rng(0), 2, 3).content.tolist()
+        >>> Ramp().sample(np.random.default_rng(0), 2, 3).content.tolist()
         [[217, 218, 219], [220, 221, 222]]
     """
 
     channels: int = 0
 
     @abstractmethod
-    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+    def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
         """Draw a stream, all randomness from the generator.
 
         Args:
@@ -72,107 +72,114 @@ class Source(ABC):
             ValueError: What is read is too short.
         """
 
-    def content_hashes(self) -> dict[str, str]:
-        """SHA-256 of what is read, by kind: a run's numbers hang on it. Nothing by default."""
+    def fingerprint(self) -> dict[str, str]:
+        """SHA-256 of what is read, by content type: a run's numbers hang on it. Nothing by default."""
         return {}
 
 
-class TextSource(Source):
+class TextDataset(Dataset):
     """Documentation and source code of the running CPython, read offline, as bytes.
 
     ``documentation`` is `pydoc_data.topics`, the language reference behind ``help()``; ``code`` is
-    the standard library's top-level modules. Each stream comes from one of the kinds, at equal
-    odds, from a random place. The texts differ between versions of Python: see `content_hashes`.
+    the standard library's top-level modules. Each stream comes from one of the content types, at equal
+    odds, from a random place. The texts differ between versions of Python: see `fingerprint`.
 
     Args:
         split: ``train`` or ``evaluation``.
-        kinds: Which of ``documentation`` and ``code``.
+        content_types: Which of ``documentation`` and ``code``.
 
     Example:
-        >>> stream = TextSource("train").stream(np.random.default_rng(0), 2, 40)
-        >>> stream.kinds, stream.content.shape, stream.content.dtype
+        >>> stream = TextDataset("train").sample(np.random.default_rng(0), 2, 40)
+        >>> stream.content_types, stream.content.shape, stream.content.dtype
         (('code', 'code'), (2, 40), dtype('uint8'))
     """
 
-    def __init__(self, split: str, kinds: Sequence[str] = ("documentation", "code")) -> None:
+    def __init__(
+        self, split: str, content_types: Sequence[str] = ("documentation", "code")
+    ) -> None:
         self._split = split
-        self._kinds = tuple(kinds)
-        self._texts = {kind: cut(_texts()[kind], split) for kind in kinds}
+        self._content_types = tuple(content_types)
+        self._texts = {
+            content_type: train_eval_split(_texts()[content_type], split)
+            for content_type in content_types
+        }
 
-    def __reduce__(self) -> tuple[type[TextSource], tuple[str, tuple[str, ...]]]:
+    def __reduce__(self) -> tuple[type[TextDataset], tuple[str, tuple[str, ...]]]:
         """Copies and pickles read the texts again rather than carry them."""
-        return TextSource, (self._split, self._kinds)
+        return TextDataset, (self._split, self._content_types)
 
-    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+    def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
         """Draw a stream from one of the texts.
 
         Raises:
             ValueError: The texts are shorter than that.
         """
-        kind = self._kinds[generator.integers(len(self._kinds))]
-        passage = draw_passage(generator, self._texts[kind], chunks * ctx, f"the {kind} text")
-        return Stream(passage.reshape(chunks, ctx), (kind,) * chunks)
+        content_type = self._content_types[generator.integers(len(self._content_types))]
+        passage = random_slice(
+            generator, self._texts[content_type], chunks * ctx, f"the {content_type} text"
+        )
+        return Stream(passage.reshape(chunks, ctx), (content_type,) * chunks)
 
-    def content_hashes(self) -> dict[str, str]:
-        """SHA-256 of the texts that are read, by kind."""
-        return {kind: sha256(text) for kind, text in self._texts.items()}
+    def fingerprint(self) -> dict[str, str]:
+        """SHA-256 of the texts that are read, by content type."""
+        return {content_type: sha256(text) for content_type, text in self._texts.items()}
 
 
-class NoiseSource(Source):
-    """Bytes drawn at equal odds, each by itself: nothing to be learnt from a context.
+class NoiseDataset(Dataset):
+    """Bytes drawn at equal odds, each by itself: nothing to be learned from a context.
 
     Args:
         alphabet: The bytes; all 256 by default.
-        kind: What the chunks are called.
+        content_type: What the chunks are called.
     """
 
-    def __init__(self, alphabet: bytes = bytes(range(256)), kind: str = "noise") -> None:
+    def __init__(self, alphabet: bytes = bytes(range(256)), content_type: str = "noise") -> None:
         self._alphabet = np.frombuffer(alphabet, np.uint8)
-        self._kind = kind
+        self._content_type = content_type
 
-    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+    def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
         """Draw every byte anew."""
         drawn = generator.integers(len(self._alphabet), size=(chunks, ctx))
-        return Stream(self._alphabet[drawn], (self._kind,) * chunks)
+        return Stream(self._alphabet[drawn], (self._content_type,) * chunks)
 
 
-class LettersSource(Source):
+class RepeatedLetterDataset(Dataset):
     """Chunks of one letter, over and over."""
 
-    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+    def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
         """Draw a letter for each chunk."""
         letters = np.frombuffer(string.ascii_lowercase.encode(), np.uint8)
         drawn = letters[generator.integers(len(letters), size=chunks)]
         return Stream(np.repeat(drawn[:, None], ctx, axis=1), ("repeated letters",) * chunks)
 
 
-class RepetitionSource(Source):
-    """Chunks in which one passage of another source stands over and over.
+class RepetitionDataset(Dataset):
+    """Chunks in which one passage of another dataset stands over and over.
 
     The passage's length is drawn on a logarithmic scale, so that short and long distances to the
     last repeat are alike frequent.
 
     Args:
-        source: What the passages are drawn from, a source of bytes.
+        dataset: What the passages are drawn from, a dataset of bytes.
         shortest: Tokens of the shortest passage.
         longest: Tokens of the longest; three quarters of a chunk if that is less.
 
     Raises:
-        ValueError: The source is of frames, or the lengths are none.
+        ValueError: The dataset is of frames, or the lengths are none.
     """
 
-    def __init__(self, source: Source, shortest: int = 8, longest: int = 192) -> None:
-        if source.channels:
-            raise ValueError("source must be of bytes, it is of frames")
+    def __init__(self, dataset: Dataset, shortest: int = 8, longest: int = 192) -> None:
+        if dataset.channels:
+            raise ValueError("dataset must be of bytes, it is of frames")
         if not 1 <= shortest <= longest:
             raise ValueError(
                 f"shortest must be in 1..longest, got shortest={shortest}, longest={longest}"
             )
-        self._source = source
+        self._dataset = dataset
         self._shortest = shortest
         self._longest = longest
 
-    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+    def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
         """Draw a passage for each chunk."""
         longest = max(1, min(self._longest, ctx * 3 // 4))
         shortest = min(self._shortest, longest)
@@ -180,74 +187,74 @@ class RepetitionSource(Source):
         rows = []
         for _ in range(chunks):
             length = min(int(np.exp(generator.uniform(*bounds))), longest)
-            passage = self._source.stream(generator, 1, length).content[0]
+            passage = self._dataset.sample(generator, 1, length).content[0]
             rows.append(np.resize(passage, ctx))
         return Stream(np.stack(rows), ("repeated text",) * chunks)
 
-    def content_hashes(self) -> dict[str, str]:
+    def fingerprint(self) -> dict[str, str]:
         """SHA-256 of what the passages are drawn from."""
-        return self._source.content_hashes()
+        return self._dataset.fingerprint()
 
 
-class MixtureSource(Source):
-    """Chunks of several sources; each chunk is of one of them, drawn by itself.
+class MixtureDataset(Dataset):
+    """Chunks of several datasets; each chunk is of one of them, drawn by itself.
 
     Args:
-        sources: The sources, all of bytes or all of frames with as many channels.
+        datasets: The datasets, all of bytes or all of frames with as many channels.
         weights: How often each is drawn; alike often if None.
 
     Raises:
-        ValueError: There is no source, a weight is negative or all are 0, or the sources do not
+        ValueError: There is no dataset, a weight is negative or all are 0, or the datasets do not
             go together.
 
     Example:
-        >>> mixture = MixtureSource([NoiseSource(b"01", "bits"), LettersSource()], [3, 1])
-        >>> stream = mixture.stream(np.random.default_rng(2), 4, 6)
-        >>> stream.kinds
+        >>> mixture = MixtureDataset([NoiseDataset(b"01", "bits"), RepeatedLetterDataset()], [3, 1])
+        >>> stream = mixture.sample(np.random.default_rng(2), 4, 6)
+        >>> stream.content_types
         ('bits', 'bits', 'repeated letters', 'bits')
     """
 
-    def __init__(self, sources: Sequence[Source], weights: Sequence[float] | None = None) -> None:
-        if not sources:
-            raise ValueError("sources must name at least one source")
-        odds = np.array([1.0] * len(sources) if weights is None else list(weights))
-        if odds.shape != (len(sources),) or (odds < 0).any() or not 0 < odds.sum() < np.inf:
+    def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float] | None = None) -> None:
+        if not datasets:
+            raise ValueError("datasets must name at least one dataset")
+        odds = np.array([1.0] * len(datasets) if weights is None else list(weights))
+        if odds.shape != (len(datasets),) or (odds < 0).any() or not 0 < odds.sum() < np.inf:
             raise ValueError(
-                f"weights must be {len(sources)} numbers, none negative and not all 0, "
+                f"weights must be {len(datasets)} numbers, none negative and not all 0, "
                 f"got {odds.tolist()}"
             )
-        if len({source.channels for source in sources}) > 1:
+        if len({dataset.channels for dataset in datasets}) > 1:
             raise ValueError(
-                "sources of a mixture must have the same channels, got "
-                f"{[source.channels for source in sources]}"
+                "datasets of a mixture must have the same channels, got "
+                f"{[dataset.channels for dataset in datasets]}"
             )
-        self._sources = tuple(sources)
+        self._datasets = tuple(datasets)
         self._odds = odds / odds.sum()
-        self.channels = sources[0].channels
+        self.channels = datasets[0].channels
 
-    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
-        """Draw each chunk from one of the sources.
+    def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+        """Draw each chunk from one of the datasets.
 
         Raises:
-            ValueError: One source says what is to be predicted, and another does not.
+            ValueError: One dataset says what is to be predicted, and another does not.
         """
-        drawn = generator.choice(len(self._sources), size=chunks, p=self._odds)
-        streams = [self._sources[index].stream(generator, 1, ctx) for index in drawn]
+        drawn = generator.choice(len(self._datasets), size=chunks, p=self._odds)
+        streams = [self._datasets[index].sample(generator, 1, ctx) for index in drawn]
         targets = [each.targets for each in streams if each.targets is not None]
         if targets and len(targets) < chunks:
-            raise ValueError("sources of a mixture must all say what is to be predicted, or none")
+            raise ValueError("datasets of a mixture must all say what is to be predicted, or none")
         return Stream(
             np.concatenate([each.content for each in streams]),
-            tuple(each.kinds[0] for each in streams),
+            tuple(each.content_types[0] for each in streams),
             np.concatenate(targets) if targets else None,
         )
 
-    def content_hashes(self) -> dict[str, str]:
-        """SHA-256 of what the sources read, by kind."""
+    def fingerprint(self) -> dict[str, str]:
+        """SHA-256 of what the datasets read, by content type."""
         return {
-            kind: digest
-            for source in self._sources
-            for kind, digest in source.content_hashes().items()
+            content_type: digest
+            for dataset in self._datasets
+            for content_type, digest in dataset.fingerprint().items()
         }
 
 
@@ -260,10 +267,10 @@ def check_stream(stream: Stream, chunks: int, ctx: int, channels: int) -> None:
     content, size = stream.content, (chunks, ctx, channels) if channels else (chunks, ctx)
     if not isinstance(content, np.ndarray):
         raise ValueError(f"content must be a NumPy array, it is a {type(content).__name__}")
-    if content.shape != size or len(stream.kinds) != chunks:
+    if content.shape != size or len(stream.content_types) != chunks:
         raise ValueError(
-            f"content must have shape {size} and {chunks} kinds, it has {content.shape} and "
-            f"{len(stream.kinds)}"
+            f"content must have shape {size} and {chunks} content types, it has {content.shape} and "
+            f"{len(stream.content_types)}"
         )
     wanted = np.floating if channels else np.integer
     if not np.issubdtype(content.dtype, wanted):
@@ -301,7 +308,7 @@ def check_targets(stream: Stream, classes: int) -> None:
         )
 
 
-def next_tokens(content: Tensor) -> Tensor:
+def next_token_targets(content: Tensor) -> Tensor:
     """What a language model is to predict: of every token but the last of a chunk, the next one.
 
     Args:
@@ -310,7 +317,7 @@ def next_tokens(content: Tensor) -> Tensor:
     return torch.nn.functional.pad(content[..., 1:], (0, 1), value=NO_TARGET)
 
 
-def draw_passage(
+def random_slice(
     generator: np.random.Generator, text: NDArray[Any], tokens: int, name: str
 ) -> NDArray[Any]:
     """A passage from a random place.
@@ -332,20 +339,20 @@ def sha256(content: NDArray[Any]) -> str:
     return hashlib.sha256(content.tobytes()).hexdigest()
 
 
-def mixed(split: str) -> MixtureSource:
-    """What `spangym/SpanBudget-v0` reads: five kinds, alike often."""
-    return MixtureSource(
+def default_mixture(split: str) -> MixtureDataset:
+    """What `spangym/SpanBudget-v0` reads: five content types, alike often."""
+    return MixtureDataset(
         [
-            TextSource(split, ["documentation"]),
-            TextSource(split, ["code"]),
-            NoiseSource(string.digits.encode(), "random digits"),
-            LettersSource(),
-            RepetitionSource(TextSource(split)),
+            TextDataset(split, ["documentation"]),
+            TextDataset(split, ["code"]),
+            NoiseDataset(string.digits.encode(), "random digits"),
+            RepeatedLetterDataset(),
+            RepetitionDataset(TextDataset(split)),
         ]
     )
 
 
-def cut(text: NDArray[Any], split: str) -> NDArray[Any]:
+def train_eval_split(text: NDArray[Any], split: str) -> NDArray[Any]:
     """The first four fifths for training, the last fifth for evaluation."""
     boundary = len(text) * 4 // 5
     return text[:boundary] if split == "train" else text[boundary:]
@@ -359,4 +366,6 @@ def _texts() -> dict[str, NDArray[np.uint8]]:
     modules = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     code = b"\n".join(path.read_bytes() for path in modules)
     texts = {"documentation": documentation, "code": code}
-    return {kind: np.frombuffer(text, dtype=np.uint8) for kind, text in texts.items()}
+    return {
+        content_type: np.frombuffer(text, dtype=np.uint8) for content_type, text in texts.items()
+    }

@@ -1,4 +1,4 @@
-"""Sources by name: those that are shipped, and files and folders of the user's own."""
+"""Datasets by name: those that are shipped, and files and folders of the user's own."""
 
 from __future__ import annotations
 
@@ -7,69 +7,69 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spangym.envs.data.dataset import (
-    LettersSource,
-    NoiseSource,
-    RepetitionSource,
-    Source,
-    TextSource,
-    mixed,
+    Dataset,
+    NoiseDataset,
+    RepeatedLetterDataset,
+    RepetitionDataset,
+    TextDataset,
+    default_mixture,
 )
 from spangym.envs.data.tasks import (
-    CollapseSource,
-    HierarchySource,
-    LongRangeSource,
-    PrecisionSource,
-    SparsitySource,
+    CollapseDataset,
+    HierarchyDataset,
+    LongRangeDataset,
+    PrecisionDataset,
+    SparsityDataset,
 )
 from spangym.utils.suggestions import did_you_mean
 
-SOURCES: dict[str, Callable[[str], Source]] = {
-    "text": TextSource,
-    "documentation": lambda split: TextSource(split, ["documentation"]),
-    "code": lambda split: TextSource(split, ["code"]),
-    "noise": lambda _: NoiseSource(),
-    "digits": lambda _: NoiseSource(string.digits.encode(), "random digits"),
-    "letters": lambda _: LettersSource(),
-    "repetition": lambda split: RepetitionSource(TextSource(split)),
-    "mixed": mixed,
-    "long-range": lambda _: LongRangeSource(),
-    "collapse": lambda _: CollapseSource(),
-    "precision": lambda _: PrecisionSource(),
-    "hierarchy": lambda _: HierarchySource(),
-    "sparsity": lambda _: SparsitySource(),
+DATASETS: dict[str, Callable[[str], Dataset]] = {
+    "text": TextDataset,
+    "documentation": lambda split: TextDataset(split, ["documentation"]),
+    "code": lambda split: TextDataset(split, ["code"]),
+    "noise": lambda _: NoiseDataset(),
+    "digits": lambda _: NoiseDataset(string.digits.encode(), "random digits"),
+    "letters": lambda _: RepeatedLetterDataset(),
+    "repetition": lambda split: RepetitionDataset(TextDataset(split)),
+    "mixed": default_mixture,
+    "long-range": lambda _: LongRangeDataset(),
+    "collapse": lambda _: CollapseDataset(),
+    "precision": lambda _: PrecisionDataset(),
+    "hierarchy": lambda _: HierarchyDataset(),
+    "sparsity": lambda _: SparsityDataset(),
 }
-"""Shipped sources by name; each is made for a split."""
+"""Shipped datasets by name; each is made for a split."""
 
 
-def open_source(name: str, split: str) -> Source:
-    """Make a source.
+def make_dataset(name: str, split: str) -> Dataset:
+    """Make a dataset.
 
     Args:
-        name: A shipped name, or a file or folder: see `spangym.envs.data.files.open_files`. Where a
+        name: A shipped name, or a file or folder: see `spangym.envs.data.files.make_file_dataset`. Where a
             file has a shipped name, ``./`` before it means the file.
         split: ``train`` or ``evaluation``.
 
     Raises:
-        ValueError: There is no such source, or its files cannot be read.
+        ValueError: There is no such dataset, or its files cannot be read.
     """
-    check_source(name)
-    if name in SOURCES:
-        return SOURCES[name](split)
+    validate_dataset_name(name)
+    if name in DATASETS:
+        return DATASETS[name](split)
     # Imported here: signal processing takes long to import, and few need it.
-    from spangym.envs.data.files import open_files
+    from spangym.envs.data.files import make_file_dataset
 
-    return open_files(name, split)
+    return make_file_dataset(name, split)
 
 
-def check_source(name: str) -> None:
-    """Refuse a name of no source.
+def validate_dataset_name(name: str) -> None:
+    """Refuse a name of no dataset.
 
     Raises:
-        ValueError: It is neither a shipped source nor a file or folder.
+        ValueError: It is neither a shipped dataset nor a file or folder.
     """
-    if name not in SOURCES and not _is_path(name):
+    if name not in DATASETS and not _is_path(name):
         raise ValueError(
-            f"source {name!r} is neither shipped nor a file or folder{did_you_mean(name, SOURCES)}"
+            f"dataset {name!r} is neither shipped nor a file or folder{did_you_mean(name, DATASETS)}"
         )
 
 

@@ -14,7 +14,14 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
-from spangym.envs.data.dataset import SPLITS, Source, Stream, cut, draw_passage, sha256
+from spangym.envs.data.dataset import (
+    SPLITS,
+    Dataset,
+    Stream,
+    random_slice,
+    sha256,
+    train_eval_split,
+)
 from spangym.envs.data.log_mel import RATE, log_mel
 from spangym.utils.suggestions import did_you_mean
 
@@ -26,8 +33,8 @@ Sequences = Iterable[tuple[str, NDArray[Any]]]
 channels)."""
 
 
-def open_files(path: str | Path, split: str) -> Source:
-    """Make the source that reads a file or folder, by the files' suffixes.
+def make_file_dataset(path: str | Path, split: str) -> Dataset:
+    """Make the dataset that reads a file or folder, by the files' suffixes.
 
     ``.npy`` and ``.npz`` are arrays; ``.wav``, ``.flac`` and ``.ogg`` are audio; all else is bytes.
 
@@ -49,7 +56,7 @@ def open_files(path: str | Path, split: str) -> Source:
     return reader(path, split)
 
 
-class _SequencesSource(Source):
+class _SequencesDataset(Dataset):
     """Each stream comes from one sequence, at odds that go with its length, from a random place.
 
     Sequences that are too short are left out where others are long enough.
@@ -65,7 +72,7 @@ class _SequencesSource(Source):
             sequence.flags.writeable = False
         self.channels = self._sequences[0][1].shape[1] if self._sequences[0][1].ndim > 1 else 0
 
-    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+    def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
         """Draw a stream from one of the sequences.
 
         Raises:
@@ -77,24 +84,27 @@ class _SequencesSource(Source):
             index = generator.choice(len(odds), p=odds / odds.sum())
         else:
             index = self._lengths.argmax()
-        kind, sequence = self._sequences[index]
-        name = f"{self._name} at its longest, {kind!r},"
-        passage = draw_passage(generator, sequence, tokens, name)
-        return Stream(passage.reshape(chunks, ctx, *sequence.shape[1:]), (kind,) * chunks)
+        content_type, sequence = self._sequences[index]
+        name = f"{self._name} at its longest, {content_type!r},"
+        passage = random_slice(generator, sequence, tokens, name)
+        return Stream(passage.reshape(chunks, ctx, *sequence.shape[1:]), (content_type,) * chunks)
 
-    def content_hashes(self) -> dict[str, str]:
-        """SHA-256 of the sequences that are read, by kind."""
-        kinds: dict[str, list[NDArray[Any]]] = {}
-        for kind, sequence in self._sequences:
-            kinds.setdefault(kind, []).append(sequence)
-        return {kind: sha256(np.concatenate(parts)) for kind, parts in kinds.items()}
+    def fingerprint(self) -> dict[str, str]:
+        """SHA-256 of the sequences that are read, by content type."""
+        content_types: dict[str, list[NDArray[Any]]] = {}
+        for content_type, sequence in self._sequences:
+            content_types.setdefault(content_type, []).append(sequence)
+        return {
+            content_type: sha256(np.concatenate(parts))
+            for content_type, parts in content_types.items()
+        }
 
 
-class FilesSource(_SequencesSource):
+class FilesDataset(_SequencesDataset):
     """A file, or all files below a folder but hidden ones, as bytes.
 
     The first four fifths of each file are for training, the last fifth for evaluation. A chunk's
-    kind is the name of its file, within the folder.
+    content type is the name of its file, within the folder.
 
     Args:
         path: The file or folder.
@@ -104,22 +114,22 @@ class FilesSource(_SequencesSource):
         ValueError: There is no such file, it cannot be read, or there is nothing in it.
 
     Example:
-        >>> source = FilesSource(__file__, "train")
-        >>> stream = source.stream(np.random.default_rng(0), 2, 40)
-        >>> stream.kinds, stream.content.shape, stream.content.dtype
+        >>> dataset = FilesDataset(__file__, "train")
+        >>> stream = dataset.sample(np.random.default_rng(0), 2, 40)
+        >>> stream.content_types, stream.content.shape, stream.content.dtype
         (('files.py', 'files.py'), (2, 40), dtype('uint8'))
     """
 
     def __init__(self, path: str | Path, split: str) -> None:
-        parts = ((name, _part(_read_bytes(each), split)) for name, each in _files(path))
+        parts = ((name, _split(_read_bytes(each), split)) for name, each in _files(path))
         super().__init__(_quoted(path), split, parts)
 
 
-class ArraySource(_SequencesSource):
+class ArrayDataset(_SequencesDataset):
     """Arrays: 1-D integers in 0..255 are bytes, floating (tokens, channels) are frames.
 
     Floating (sequences, tokens, channels) are several sequences. The first four fifths of the
-    tokens of each are for training, the last fifth for evaluation. A chunk's kind is the name of
+    tokens of each are for training, the last fifth for evaluation. A chunk's content type is the name of
     its array: its file's name for ``.npy``, the array's own in an ``.npz``, both in a folder of
     them, ``array`` for one handed in.
 
@@ -134,9 +144,9 @@ class ArraySource(_SequencesSource):
 
     Example:
         >>> frames = np.linspace(0, 1, 30).reshape(10, 3)
-        >>> source = ArraySource(frames, "train")
-        >>> stream = source.stream(np.random.default_rng(0), 2, 4)
-        >>> stream.kinds, stream.content.shape, stream.content.dtype
+        >>> dataset = ArrayDataset(frames, "train")
+        >>> stream = dataset.sample(np.random.default_rng(0), 2, 4)
+        >>> stream.content_types, stream.content.shape, stream.content.dtype
         (('array', 'array'), (2, 4, 3), dtype('float32'))
     """
 
@@ -146,8 +156,8 @@ class ArraySource(_SequencesSource):
         else:
             name, arrays = "the array", iter([("array", "the array", array)])
         sequences = [
-            (kind, where, _part(sequence, split))
-            for kind, where, content in arrays
+            (content_type, where, _split(sequence, split))
+            for content_type, where, content in arrays
             for sequence in _as_sequences(content, where)
         ]
         for _, where, sequence in sequences:
@@ -155,22 +165,24 @@ class ArraySource(_SequencesSource):
             if sequence.shape[1:] != first[2].shape[1:]:
                 raise ValueError(
                     f"{where} holds {_form(sequence)}, {first[1]} {_form(first[2])}: "
-                    "the arrays of a source must be alike"
+                    "the arrays of a dataset must be alike"
                 )
-        super().__init__(name, split, ((kind, sequence) for kind, _, sequence in sequences))
+        super().__init__(
+            name, split, ((content_type, sequence) for content_type, _, sequence in sequences)
+        )
 
 
-class AudioSource(_SequencesSource):
+class AudioDataset(_SequencesDataset):
     """Audio files as log-mel frames, 100 a second, each of 80 channels.
 
     They are those that Whisper reads (Radford et al., "Robust Speech Recognition via Large-Scale
-    Weak Supervision", 2022): mono at 16 kHz, Hann windows of 25 ms each 10 ms, centred and
+    Weak Supervision", 2022): mono at 16 kHz, Hann windows of 25 ms each 10 ms, centered and
     reflected at the ends, power in 80 mel bands, log10 floored at 1e-10 and at 8 below its
     maximum, plus 4, over 4. See `spangym.envs.data.log_mel`.
 
     The first four fifths of each file's samples are for training, the last fifth for evaluation.
     They are cut before the frames are computed, so no frame nor maximum is of both; frames are
-    computed once. A chunk's kind is the name of its file, within the folder.
+    computed once. A chunk's content type is the name of its file, within the folder.
 
     Args:
         path: A ``.wav``, ``.flac`` or ``.ogg`` file, or a folder of them.
@@ -182,11 +194,11 @@ class AudioSource(_SequencesSource):
     """
 
     def __init__(self, path: str | Path, split: str) -> None:
-        parts = ((name, log_mel(read_mono(each, split))) for name, each in _files(path))
+        parts = ((name, log_mel(load_mono_audio(each, split))) for name, each in _files(path))
         super().__init__(_quoted(path), split, parts)
 
 
-def read_mono(path: Path, split: str | None = None) -> NDArray[np.float64]:
+def load_mono_audio(path: Path, split: str | None = None) -> NDArray[np.float64]:
     """Read an audio file, its channels mixed, at 16 kHz.
 
     Args:
@@ -214,7 +226,7 @@ def read_mono(path: Path, split: str | None = None) -> NDArray[np.float64]:
         raise ValueError(f"{_quoted(path)} must hold finite samples, got NaN or infinite ones")
     mono = samples.mean(axis=1, dtype=np.float64)
     if split is not None:
-        mono = _part(mono, split)
+        mono = _split(mono, split)
     common = math.gcd(rate, RATE)
     if rate != RATE and len(mono):
         mono = resample_poly(mono, RATE // common, rate // common)
@@ -246,15 +258,15 @@ def _files(path: str | Path) -> list[tuple[str, Path]]:
     return files
 
 
-def _reader(path: Path) -> type[FilesSource | ArraySource | AudioSource]:
+def _reader(path: Path) -> type[FilesDataset | ArrayDataset | AudioDataset]:
     suffix = path.suffix.lower()
-    return ArraySource if suffix in ARRAYS else AudioSource if suffix in AUDIO else FilesSource
+    return ArrayDataset if suffix in ARRAYS else AudioDataset if suffix in AUDIO else FilesDataset
 
 
-def _part(sequence: NDArray[Any], split: str) -> NDArray[Any]:
+def _split(sequence: NDArray[Any], split: str) -> NDArray[Any]:
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is unknown{did_you_mean(split, SPLITS)}")
-    return cut(sequence, split)
+    return train_eval_split(sequence, split)
 
 
 def _read_bytes(path: Path) -> NDArray[np.uint8]:
@@ -280,8 +292,8 @@ def _read_arrays(path: str | Path) -> Iterator[tuple[str, str, NDArray[Any]]]:
         except Exception as error:
             raise ValueError(f"{_quoted(each)} must be an .npy or .npz file of numbers") from error
         for key, array in arrays.items():
-            kind = name if not key else key if len(files) == 1 else f"{name}/{key}"
-            yield kind, f"array {key!r} in {_quoted(each)}" if key else _quoted(each), array
+            content_type = name if not key else key if len(files) == 1 else f"{name}/{key}"
+            yield content_type, f"array {key!r} in {_quoted(each)}" if key else _quoted(each), array
 
 
 def _as_sequences(content: Any, where: str) -> list[NDArray[Any]]:

@@ -19,7 +19,7 @@ MELS = 80
 
 
 def log_mel(samples: NDArray[Any]) -> NDArray[np.float32]:
-    """Log-mel frames as Whisper's: see `spangym.envs.data.files.AudioSource`.
+    """Log-mel frames as Whisper's: see `spangym.envs.data.files.AudioDataset`.
 
     Args:
         samples: Mono at `RATE`, shape (samples,), in -1..1.
@@ -32,7 +32,7 @@ def log_mel(samples: NDArray[Any]) -> NDArray[np.float32]:
         return np.empty((0, MELS), np.float32)
     padded = np.pad(samples.astype(np.float64), WINDOW // 2, mode="reflect")
     windows = sliding_window_view(padded, WINDOW)[::HOP][:frames]
-    hann, bank = get_window("hann", WINDOW), mel_bank(RATE, WINDOW, MELS).T
+    hann, bank = get_window("hann", WINDOW), mel_filterbank(RATE, WINDOW, MELS).T
     # In blocks: an hour's spectrum would take some gigabytes.
     mels = np.concatenate(
         [
@@ -44,7 +44,7 @@ def log_mel(samples: NDArray[Any]) -> NDArray[np.float32]:
     return ((np.maximum(log, log.max() - 8) + 4) / 4).astype(np.float32)
 
 
-def mel_bank(rate: int, window: int, bands: int) -> NDArray[np.float64]:
+def mel_filterbank(rate: int, window: int, bands: int) -> NDArray[np.float64]:
     """Triangular mel filters of equal area, on Slaney's scale from 0 Hz to half the rate.
 
     The scale is linear to 1 kHz and logarithmic beyond (Slaney, "Auditory Toolbox", Interval

@@ -9,20 +9,20 @@ import torch
 
 from spangym.attention import IntegratedAttention
 from spangym.attention.layers.integrated import ActionScale
-from spangym.envs.env_config import OWN, Layers, Settings, live_modules
+from spangym.envs.env_config import CUSTOM, EnvConfig, Layers, unwrap_layers
 from spangym.envs.model.model_checkpoint import load_stack
-from spangym.envs.model.stack import BareStack, Stack, draw_embedding
+from spangym.envs.model.stack import AttentionOnlyStack, LayerStack, random_embedding
 
 
-def make_stack(
-    settings: Settings,
+def build_model(
+    config: EnvConfig,
     layers: Layers | None,
     channels: int,
-) -> Stack:
+) -> LayerStack:
     """Make the stack of an environment.
 
     Args:
-        settings: What to run.
+        config: What to run.
         layers: Layers or a stack of the user's own, used as they are; None for what the settings
             name.
         channels: Channels of the content's frames; 0 for bytes.
@@ -32,46 +32,50 @@ def make_stack(
             and the content is frames.
     """
     if layers is not None:
-        modules = live_modules(layers)
+        modules = unwrap_layers(layers)
         widths = {each.dims for each in modules}
         shortest = min(each.ctx for each in modules)
-        if (len(modules), widths) != (settings.layers, {settings.dims}) or shortest < settings.ctx:
+        if (len(modules), widths) != (config.num_layers, {config.dims}) or shortest < config.ctx:
             raise ValueError(
-                f"layers do not go with the settings, which say layers={settings.layers}, "
-                f"dims={settings.dims}, ctx={settings.ctx}: make both by `split_arguments`"
+                f"layers do not go with the config, which say num_layers={config.num_layers}, "
+                f"dims={config.dims}, ctx={config.ctx}: make both by `parse_env_kwargs`"
             )
-    if isinstance(layers, Stack):
+    if isinstance(layers, LayerStack):
         return layers
     # Drawn on the CPU, so that every device runs the same weights.
-    generator = torch.Generator().manual_seed(settings.weights_seed)
+    generator = torch.Generator().manual_seed(config.weights_seed)
     if layers is not None:
-        return BareStack(live_modules(layers), draw_embedding(settings.dims, channels, generator))
-    if settings.weights == OWN:
-        raise ValueError(f"weights {OWN!r} stand for layers that are handed in, and none are")
-    if settings.weights:
+        return AttentionOnlyStack(
+            unwrap_layers(layers), random_embedding(config.dims, channels, generator)
+        )
+    if config.checkpoint == CUSTOM:
+        raise ValueError(
+            f"checkpoint {CUSTOM!r} stands for layers that are handed in, and none are"
+        )
+    if config.checkpoint:
         if channels:
             raise ValueError(
-                f"weights {settings.weights!r} read bytes, the source {settings.source!r} gives "
+                f"checkpoint {config.checkpoint!r} reads bytes, the dataset {config.dataset!r} gives "
                 "frames"
             )
-        return load_stack(settings.weights).to(settings.device)
-    embedding = draw_embedding(settings.dims, channels, generator)
+        return load_stack(config.checkpoint).to(config.device)
+    embedding = random_embedding(config.dims, channels, generator)
     make = IntegratedAttention
-    if settings.layer == "original":
-        make = functools.partial(IntegratedAttention.original, mended=settings.mended)
+    if config.layer_variant == "original":
+        make = functools.partial(IntegratedAttention.original, fixes=config.fixes)
     modules = [
         make(
-            settings.ctx,
-            settings.dims,
-            settings.heads,
-            settings.max_dist,
-            settings.win_size,
-            settings.max_span,
-            settings.temp_scale,
-            sharpen=settings.sharpen,
-            action_scale=cast(ActionScale, settings.action_scale),
+            config.ctx,
+            config.dims,
+            config.heads,
+            config.max_dist,
+            config.win_size,
+            config.max_span,
+            config.temp_scale,
+            temperature_law=config.temperature_law,
+            action_scale=cast(ActionScale, config.action_scale),
             generator=generator,
         )
-        for _ in range(settings.layers)
+        for _ in range(config.num_layers)
     ]
-    return BareStack(modules, embedding).to(settings.device).eval()
+    return AttentionOnlyStack(modules, embedding).to(config.device).eval()

@@ -1,4 +1,4 @@
-"""Trained layers in files: safetensors that carry a manifest of how they were made."""
+"""Trained layers in files: safetensors that carry a metadata of how they were made."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from spangym.envs.model.stack import BlockSizes, BlockStack
+from spangym.envs.model.stack import TransformerConfig, TransformerStack
 from spangym.utils.suggestions import did_you_mean
 
-ENDING = ".safetensors"
-_MANIFEST = "manifest"
+SUFFIX = ".safetensors"
+_METADATA_KEY = "metadata"
 
 
-def shipped_weights() -> dict[str, Path]:
+def builtin_checkpoints() -> dict[str, Path]:
     """Files of trained layers that come with the package, by name."""
     with resources.as_file(resources.files("spangym.envs") / "weights") as folder:
-        return {each.stem: each for each in sorted(folder.glob(f"*{ENDING}"))}
+        return {each.stem: each for each in sorted(folder.glob(f"*{SUFFIX}"))}
 
 
-def to_bytes(stack: BlockStack, manifest: dict[str, Any]) -> bytes:
-    """A stack's weights, with its sizes and a manifest, as the content of a file.
+def serialize(stack: TransformerStack, metadata: dict[str, Any]) -> bytes:
+    """A stack's weights, with its sizes and metadata, as the content of a file.
 
     Args:
         stack: The stack.
-        manifest: How it was made, ready for JSON.
+        metadata: How it was made, ready for JSON.
     """
-    content = {"sizes": dataclasses.asdict(stack.sizes), **manifest}
+    content = {"model": dataclasses.asdict(stack.config), **metadata}
     tensors = {name: each.detach().cpu() for name, each in stack.state_dict().items()}
-    return save(tensors, metadata={_MANIFEST: json.dumps(content)})
+    return save(tensors, metadata={_METADATA_KEY: json.dumps(content)})
 
 
-def read_manifest(name: str) -> dict[str, Any]:
+def load_metadata(name: str) -> dict[str, Any]:
     """How trained layers were made.
 
     Args:
@@ -51,7 +51,7 @@ def read_manifest(name: str) -> dict[str, Any]:
     return _read(_find(name))
 
 
-def read_sizes(name: str) -> BlockSizes:
+def load_config(name: str) -> TransformerConfig:
     """Sizes of trained layers.
 
     Args:
@@ -61,14 +61,14 @@ def read_sizes(name: str) -> BlockSizes:
         ValueError: There is no such file, or it is none of trained layers.
     """
     try:
-        return BlockSizes(**read_manifest(name)["sizes"])
+        return TransformerConfig(**load_metadata(name)["model"])
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"weights {name!r} are none that `spangym pretrain` wrote: they lack their sizes"
         ) from error
 
 
-def load_stack(name: str) -> BlockStack:
+def load_stack(name: str) -> TransformerStack:
     """Trained layers, on the CPU, in eval mode and without gradients.
 
     Args:
@@ -78,7 +78,7 @@ def load_stack(name: str) -> BlockStack:
         ValueError: There is no such file, or it is none of trained layers.
     """
     path = _find(name)
-    stack = BlockStack(read_sizes(name), torch.Generator())
+    stack = TransformerStack(load_config(name), torch.Generator())
     try:
         with safe_open(path, framework="pt") as file:
             stack.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
@@ -93,7 +93,7 @@ def weights_sha256(name: str) -> str:
 
 
 def _find(name: str) -> Path:
-    shipped = shipped_weights()
+    shipped = builtin_checkpoints()
     if name in shipped:
         return shipped[name]
     path = Path(name)
@@ -111,10 +111,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=32)
 def _read_version(path: Path, *_: int) -> dict[str, Any]:
-    """The manifest; of a file that was written anew it is read anew."""
+    """The metadata; of a file that was written anew it is read anew."""
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads(file.metadata()[_MANIFEST])
+            return json.loads(file.metadata()[_METADATA_KEY])
     except (SafetensorError, OSError, TypeError, KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"weights {str(path)!r} are none that `spangym pretrain` wrote") from error
 

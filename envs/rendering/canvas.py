@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import IdentityTransform
 from numpy.typing import ArrayLike, NDArray
 
-INK = "#222222"
-FAINT = "#808080"
+FG = "#222222"
+MUTED = "#808080"
 
 _DPI = 100
 
 
-class Sheet:
+class Canvas:
     """A white picture; places are pixels from its upper left corner.
 
     Axes of Matplotlib would take longer than a frame of a video may: what is no letter is painted.
@@ -38,17 +38,17 @@ class Sheet:
         self._pixels = np.asarray(self._renderer.buffer_rgba())
         self._pixels[:] = 255
 
-    def box(self, left: float, top: float, right: float, bottom: float, colour: str) -> None:
+    def rect(self, left: float, top: float, right: float, bottom: float, color: str) -> None:
         """Fill a box; it is at least a pixel wide."""
         x, y = round(left), round(top)
-        self._pixels[y : round(bottom), x : max(x + 1, round(right)), :3] = _bytes(to_rgb(colour))
+        self._pixels[y : round(bottom), x : max(x + 1, round(right)), :3] = _bytes(to_rgb(color))
 
     def image(self, left: int, top: int, image: NDArray[np.float64]) -> None:
         """Put down an image of shape (height, width, 3), values in [0, 1]."""
         height, width, _ = image.shape
         self._pixels[top : top + height, left : left + width, :3] = _bytes(image)
 
-    def frame(self, left: int, top: int, width: int, height: int) -> None:
+    def outline(self, left: int, top: int, width: int, height: int) -> None:
         """Draw a thin line round a box."""
         right, bottom = left + width, top + height
         for box in (
@@ -57,14 +57,14 @@ class Sheet:
             (left - 1, top - 1, left, bottom + 1),
             (right, top - 1, right + 1, bottom + 1),
         ):
-            self.box(*box, FAINT)
+            self.rect(*box, MUTED)
 
-    def bars(
+    def bar_chart(
         self,
         area: tuple[int, int, int, int],
         heights: Sequence[float],
         slots: int,
-        colours: Sequence[str],
+        colors: Sequence[str],
         write: Callable[[float], str],
     ) -> None:
         """Draw bars up and down from zero, as far as the highest goes.
@@ -73,7 +73,7 @@ class Sheet:
             area: Left, top, width and height.
             heights: Of the bars; what is not finite is left out.
             slots: Bars that there is room for.
-            colours: Of the bars, over and over.
+            colors: Of the bars, over and over.
             write: Writes the number at the end of the axis.
         """
         left, top, width, height = area
@@ -85,9 +85,9 @@ class Sheet:
             ends = sorted((zero, zero - value * unit))
             start = left + width * index / slots
             stop = start + 0.86 * width / slots
-            self.box(start, ends[0], stop, ends[1], colours[index % len(colours)])
-        self.box(left - 1, top, left, top + height, FAINT)
-        self.box(left - 1, zero, left + width, zero + 1, FAINT)
+            self.rect(start, ends[0], stop, ends[1], colors[index % len(colors)])
+        self.rect(left - 1, top, left, top + height, MUTED)
+        self.rect(left - 1, zero, left + width, zero + 1, MUTED)
         self.text(left - 6, zero, "0", 8, ha="right", va="center")
         if high > low:
             far = high if high >= -low else low
@@ -95,7 +95,7 @@ class Sheet:
 
     def text(self, x: float, y: float, text: str, size: float, **style: Any) -> None:
         """Set a line of text, left-aligned on the base line unless the style says otherwise."""
-        style = {"color": INK, "va": "baseline", **style}
+        style = {"color": FG, "va": "baseline", **style}
         letters = self._figure.text(
             x,
             self.height - y,
@@ -113,6 +113,6 @@ class Sheet:
         return np.ascontiguousarray(self._pixels[..., :3])
 
 
-def _bytes(colours: ArrayLike) -> NDArray[np.uint8]:
-    """Colours of values in [0, 1] as bytes."""
-    return np.rint(np.asarray(colours) * 255).astype(np.uint8)
+def _bytes(colors: ArrayLike) -> NDArray[np.uint8]:
+    """Colors of values in [0, 1] as bytes."""
+    return np.rint(np.asarray(colors) * 255).astype(np.uint8)

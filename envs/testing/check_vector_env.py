@@ -16,7 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
-from spangym.envs.testing.nested import ABSENT, arrays, compare, difference, fail, shown
+from spangym.envs.testing.nested import ABSENT, arrays, compare, difference, fail, short_repr
 
 _FINAL = ("final_obs", "final_info")
 
@@ -33,17 +33,17 @@ def check_vector_env(
     Spaces, seeds, shapes and dtypes; that what was returned is never changed by a later call and
     shares no memory; that the same seed gives the same run; and what its autoreset mode promises at
     the end of an episode. Whether an observation is truly an episode's first or last one only the
-    scalar environment can tell: with it, lane ``i`` has to behave exactly as it does seeded
+    scalar environment can tell: with it, environment ``i`` has to behave exactly as it does seeded
     ``seed + i``.
 
     Args:
         envs: The vector environment. It is reset and stepped, not closed.
-        scalar: Makes the scalar environment that each lane is to behave as.
+        scalar: Makes the scalar environment that each environment is to behave as.
         seed: Of the environment and of the actions, which are drawn from ``envs.action_space``.
         steps: Steps of a run, of which there are two; best several episodes.
 
     Raises:
-        AssertionError: A contract is broken; the message names the lane and the step.
+        AssertionError: A contract is broken; the message names the environment and the step.
 
     Warns:
         UserWarning: No episode ended within the steps, so that no end was checked.
@@ -60,20 +60,24 @@ def check_vector_env(
     _check_seeds(envs, seed)
     again = _Run(envs, mode).run(seed, steps)
     for one, other in zip(first, again, strict=True):
-        for lane in range(envs.num_envs):
-            wanted, got = one.seen_by(envs, lane), other.seen_by(envs, lane)
+        for env_index in range(envs.num_envs):
+            wanted, got = one.seen_by(envs, env_index), other.seen_by(envs, env_index)
             for name in wanted:
                 whose = "in the first run from the same seed"
                 compare(
-                    f"lane {lane}, {one.name}, second run", name, got[name], wanted[name], whose
+                    f"environment {env_index}, {one.name}, second run",
+                    name,
+                    got[name],
+                    wanted[name],
+                    whose,
                 )
     if not any(call.ended.any() for call in first):
         warnings.warn(f"no episode ended within {steps} steps: no end was checked", stacklevel=2)
     if scalar is not None:
-        for lane in range(envs.num_envs):
+        for env_index in range(envs.num_envs):
             env = scalar()
             try:
-                _check_lane(envs, mode, first, env, lane, seed + lane)
+                _check_sub_env(envs, mode, first, env, env_index, seed + env_index)
             finally:
                 env.close()
 
@@ -86,12 +90,12 @@ class _Call:
         name: Of the call, for messages.
         observations: As returned; likewise the following.
         infos: As returned.
-        ended: Lanes whose episode ended in it.
+        ended: Environments whose episode ended in it.
         rewards: None of a reset; likewise the flags and actions.
         terminations: As returned.
         truncations: As returned.
         actions: What was done.
-        mask: Lanes that were reset.
+        mask: Environments that were reset.
     """
 
     name: str
@@ -113,16 +117,16 @@ class _Call:
         names = ("observations", "rewards", "terminations", "truncations", "infos")
         return {name: getattr(self, name) for name in names}
 
-    def seen_by(self, envs: VectorEnv[Any, Any, Any], lane: int) -> dict[str, Any]:
-        """What one lane was told."""
+    def seen_by(self, envs: VectorEnv[Any, Any, Any], env_index: int) -> dict[str, Any]:
+        """What one environment was told."""
         rows = {
             "reward": self.rewards,
             "terminated": self.terminations,
             "truncated": self.truncations,
         }
-        told = {name: row[lane] for name, row in rows.items() if row is not None}
-        told["observation"] = _of_lane(envs.observation_space, self.observations, lane)
-        told["info"] = _lane_info(self.infos, lane)
+        told = {name: row[env_index] for name, row in rows.items() if row is not None}
+        told["observation"] = _select_env(envs.observation_space, self.observations, env_index)
+        told["info"] = _info_of_env(self.infos, env_index)
         return told
 
 
@@ -163,7 +167,7 @@ class _Run:
     def _reset(self, name: str, mask: NDArray[np.bool_] | None = None, **arguments: Any) -> _Call:
         returned = self.envs.reset(**arguments)
         if not isinstance(returned, tuple) or len(returned) != 2:
-            fail(name, f"reset must return observations and infos, got {shown(returned)}")
+            fail(name, f"reset must return observations and infos, got {short_repr(returned)}")
         none = np.zeros(self.envs.num_envs, dtype=np.bool_)
         return self._add(_Call(name, *returned, ended=none, mask=mask))
 
@@ -174,22 +178,28 @@ class _Run:
         except AssertionError:
             raise
         except Exception as error:
-            text = f"mode DISABLED needs options={{'reset_mask': ...}}, got {shown(error)}"
+            text = f"mode DISABLED needs options={{'reset_mask': ...}}, got {short_repr(error)}"
             raise AssertionError(f"{name}: {text}") from error
-        for lane in np.flatnonzero(~mask).tolist():
+        for env_index in np.flatnonzero(~mask).tolist():
             one, other = (
-                _of_lane(self.envs.observation_space, each.observations, lane)
+                _select_env(self.envs.observation_space, each.observations, env_index)
                 for each in (call, reset)
             )
-            compare(f"lane {lane}, {name}", "observation", other, one, "not reset, before it")
+            compare(
+                f"environment {env_index}, {name}",
+                "observation",
+                other,
+                one,
+                "not reset, before it",
+            )
 
     def _step(self, name: str, actions: Any) -> _Call:
         before = copy.deepcopy(actions)
         returned = self.envs.step(actions)
         if not isinstance(returned, tuple) or len(returned) != 5:
-            fail(name, f"step must return five things, got {shown(returned)}")
+            fail(name, f"step must return five things, got {short_repr(returned)}")
         observations, rewards, terminations, truncations, infos = returned
-        lanes = (self.envs.num_envs,)
+        shape = (self.envs.num_envs,)
         for title, array, kind, wanted in (
             ("rewards", rewards, np.floating, "floating"),
             ("terminations", terminations, np.bool_, "bool"),
@@ -197,11 +207,11 @@ class _Run:
         ):
             if not isinstance(array, np.ndarray):
                 fail(name, f"{title} must be a NumPy array, got {type(array).__name__}")
-            if array.shape != lanes or not np.issubdtype(array.dtype, kind):
+            if array.shape != shape or not np.issubdtype(array.dtype, kind):
                 got = f"{array.shape} and {array.dtype}"
-                fail(name, f"{title} must have shape {lanes} and a {wanted} dtype, got {got}")
-        for lane in np.flatnonzero(np.isnan(rewards)).tolist():
-            fail(f"lane {lane}, {name}", "reward is not a number")
+                fail(name, f"{title} must have shape {shape} and a {wanted} dtype, got {got}")
+        for env_index in np.flatnonzero(np.isnan(rewards)).tolist():
+            fail(f"environment {env_index}, {name}", "reward is not a number")
         if difference(actions, before):
             fail(name, "step must leave the actions as they are, it has changed them")
         ended = terminations | truncations
@@ -227,24 +237,28 @@ class _Run:
             mask = np.zeros_like(call.ended)
             if key in call.infos and f"_{key}" in call.infos:
                 mask = call.infos[f"_{key}"]
-            for lane in np.flatnonzero(mask != call.ended).tolist():
-                if call.ended[lane]:
+            for env_index in np.flatnonzero(mask != call.ended).tolist():
+                if call.ended[env_index]:
                     told = f"ended, so that infos must hold its {key} and say so in '_{key}'"
                 else:
                     told = f"did not end, but infos['_{key}'] says that it has a {key}"
-                fail(f"lane {lane}, {call.name}", f"the episode {told}")
-        for lane in np.flatnonzero(call.ended).tolist():
-            last = _lane_value(call.infos, "final_obs", lane)
+                fail(f"environment {env_index}, {call.name}", f"the episode {told}")
+        for env_index in np.flatnonzero(call.ended).tolist():
+            last = _value_of_env(call.infos, "final_obs", env_index)
             if last not in self.envs.single_observation_space:
-                text = f"final_obs is not in single_observation_space: {shown(last)}"
-                fail(f"lane {lane}, {call.name}", text)
+                text = f"final_obs is not in single_observation_space: {short_repr(last)}"
+                fail(f"environment {env_index}, {call.name}", text)
 
     def _check_next(self, call: _Call, over: NDArray[np.bool_]) -> None:
-        for lane in np.flatnonzero(over).tolist():
-            told = (call.rewards[lane], call.terminations[lane], call.truncations[lane])
+        for env_index in np.flatnonzero(over).tolist():
+            told = (
+                call.rewards[env_index],
+                call.terminations[env_index],
+                call.truncations[env_index],
+            )
             if any(told):
                 fail(
-                    f"lane {lane}, {call.name}",
+                    f"environment {env_index}, {call.name}",
                     "the step after an episode's end only resets: reward 0 and no flag, got "
                     f"reward {told[0]}, terminated {told[1]}, truncated {told[2]}",
                 )
@@ -253,31 +267,42 @@ class _Run:
 def _check_declarations(envs: VectorEnv[Any, Any, Any]) -> AutoresetMode:
     mode = (envs.metadata or {}).get("autoreset_mode")
     if not isinstance(mode, AutoresetMode):
-        fail("metadata", f"'autoreset_mode' must be an AutoresetMode, got {shown(mode)}")
+        fail("metadata", f"'autoreset_mode' must be an AutoresetMode, got {short_repr(mode)}")
     if not isinstance(envs.num_envs, int) or envs.num_envs < 1:
-        fail("num_envs", f"must be a number of lanes, at least 1, got {shown(envs.num_envs)}")
+        fail(
+            "num_envs",
+            f"must be a number of environments, at least 1, got {short_repr(envs.num_envs)}",
+        )
     for name in ("observation_space", "action_space"):
         single, batched = getattr(envs, f"single_{name}"), getattr(envs, name)
         wanted = batch_space(single, envs.num_envs)
         if batched != wanted:
-            text = f"must be that of {envs.num_envs} times single_{name}, {shown(wanted)}"
-            fail(name, f"{text}, got {shown(batched)}")
+            text = f"must be that of {envs.num_envs} times single_{name}, {short_repr(wanted)}"
+            fail(name, f"{text}, got {short_repr(batched)}")
     return mode
 
 
 def _check_seeds(envs: VectorEnv[Any, Any, Any], seed: int) -> None:
-    """One number a lane seeds as one number for all does."""
+    """One number per environment seeds as one number for all does."""
     one, _ = envs.reset(seed=seed)
     one = copy.deepcopy(one)
-    seeds = [seed + lane for lane in range(envs.num_envs)]
+    seeds = [seed + env_index for env_index in range(envs.num_envs)]
     try:
         other, _ = envs.reset(seed=seeds)  # pyright: ignore[reportArgumentType]
     except Exception as error:
-        text = f"reset must take a list of seeds, one a lane, got {shown(error)}"
+        text = f"reset must take a list of seeds, one per environment, got {short_repr(error)}"
         raise AssertionError(f"reset(seed={seeds}): {text}") from error
-    for lane in range(envs.num_envs):
-        wanted, got = (_of_lane(envs.observation_space, each, lane) for each in (one, other))
-        compare(f"lane {lane}, reset(seed={seeds})", "observation", got, wanted, f"with {seed=}")
+    for env_index in range(envs.num_envs):
+        wanted, got = (
+            _select_env(envs.observation_space, each, env_index) for each in (one, other)
+        )
+        compare(
+            f"environment {env_index}, reset(seed={seeds})",
+            "observation",
+            got,
+            wanted,
+            f"with {seed=}",
+        )
 
 
 def _check_observations(envs: VectorEnv[Any, Any, Any], call: _Call) -> None:
@@ -287,23 +312,29 @@ def _check_observations(envs: VectorEnv[Any, Any, Any], call: _Call) -> None:
         fail(call.name, misfit)
     if call.observations in space:
         return
-    for lane, each in enumerate(iterate(space, call.observations)):
+    for env_index, each in enumerate(iterate(space, call.observations)):
         if each not in envs.single_observation_space:
-            fail(f"lane {lane}, {call.name}", f"observation is not in its space: {shown(each)}")
-    fail(call.name, f"observations are not in their space: {shown(call.observations)}")
+            fail(
+                f"environment {env_index}, {call.name}",
+                f"observation is not in its space: {short_repr(each)}",
+            )
+    fail(call.name, f"observations are not in their space: {short_repr(call.observations)}")
 
 
 def _check_infos(infos: Any, name: str, call: _Call) -> None:
-    """Every value has one entry a lane, and every mask is boolean."""
+    """Every value has one entry per environment, and every mask is boolean."""
     if not isinstance(infos, Mapping):
         fail(call.name, f"{name} must be a dict, got {type(infos).__name__}")
-    lanes = len(call.ended)
+    num_envs = len(call.ended)
     for key, value in infos.items():
         title = f"{name}[{key!r}]"
         if isinstance(value, Mapping):
             _check_infos(value, title, call)
-        elif not isinstance(value, np.ndarray | list | tuple) or len(value) != lanes:
-            fail(call.name, f"{title} must have {lanes} entries, one a lane, got {shown(value)}")
+        elif not isinstance(value, np.ndarray | list | tuple) or len(value) != num_envs:
+            fail(
+                call.name,
+                f"{title} must have {num_envs} entries, one per environment, got {short_repr(value)}",
+            )
         elif key.startswith("_") and key[1:] in infos and getattr(value, "dtype", None) != np.bool_:
             fail(call.name, f"{title} is the mask of {key[1:]!r} and must be an array of bool")
 
@@ -356,27 +387,27 @@ def _check_memory(calls: list[_Call]) -> None:
         fail(f"{one.name} and {two.name}", "share memory: return arrays of their own")
 
 
-def _check_lane(
+def _check_sub_env(
     envs: VectorEnv[Any, Any, Any],
     mode: AutoresetMode,
     calls: list[_Call],
     env: gym.Env[Any, Any],
-    lane: int,
+    env_index: int,
     seed: int,
 ) -> None:
-    """Play a recorded run's actions of one lane in the scalar environment."""
+    """Play a recorded run's actions of one environment in the scalar environment."""
     over = False
     first_seed: int | None = seed
     for call in calls:
-        if call.mask is not None and not call.mask[lane]:
+        if call.mask is not None and not call.mask[env_index]:
             continue
-        told = call.seen_by(envs, lane)
+        told = call.seen_by(envs, env_index)
         wanted: dict[str, Any] = {}
         if call.actions is None or (over and mode is AutoresetMode.NEXT_STEP):
             wanted["observation"], wanted["info"] = env.reset(seed=first_seed)
             first_seed, over = None, False
         else:
-            action = _of_lane(envs.action_space, call.actions, lane)
+            action = _select_env(envs.action_space, call.actions, env_index)
             observation, reward, terminated, truncated, info = env.step(action)
             wanted["reward"] = call.rewards.dtype.type(reward)
             wanted["terminated"], wanted["truncated"] = terminated, truncated
@@ -384,7 +415,7 @@ def _check_lane(
             if over and mode is AutoresetMode.SAME_STEP:
                 # Flags first: where they differ, all else does.
                 for name in ("reward", "terminated", "truncated"):
-                    _compare_with_scalar(lane, call, name, told[name], wanted[name])
+                    _compare_with_scalar(env_index, call, name, told[name], wanted[name])
                 # Copies: a scalar environment may use its arrays again.
                 wanted |= copy.deepcopy({"final_obs": observation, "final_info": info})
                 observation, info = env.reset()
@@ -392,27 +423,27 @@ def _check_lane(
         if mode is AutoresetMode.SAME_STEP:
             told |= {key: told["info"].pop(key, ABSENT) for key in _FINAL}
         for name, value in wanted.items():
-            _compare_with_scalar(lane, call, name, told[name], value)
+            _compare_with_scalar(env_index, call, name, told[name], value)
 
 
-def _compare_with_scalar(lane: int, call: _Call, name: str, got: Any, wanted: Any) -> None:
-    compare(f"lane {lane}, {call.name}", name, got, wanted, "in the scalar environment")
+def _compare_with_scalar(env_index: int, call: _Call, name: str, got: Any, wanted: Any) -> None:
+    compare(f"environment {env_index}, {call.name}", name, got, wanted, "in the scalar environment")
 
 
-def _lane_info(infos: Mapping[str, Any], lane: int) -> dict[str, Any]:
-    """One lane's info, out of the infos of all."""
+def _info_of_env(infos: Mapping[str, Any], env_index: int) -> dict[str, Any]:
+    """One environment's info, out of the infos of all."""
     masks = {key for key in infos if key.startswith("_") and key[1:] in infos}
     return {
-        key: _lane_value(infos, key, lane)
+        key: _value_of_env(infos, key, env_index)
         for key in infos
-        if key not in masks and (f"_{key}" not in masks or infos[f"_{key}"][lane])
+        if key not in masks and (f"_{key}" not in masks or infos[f"_{key}"][env_index])
     }
 
 
-def _lane_value(infos: Mapping[str, Any], key: str, lane: int) -> Any:
+def _value_of_env(infos: Mapping[str, Any], key: str, env_index: int) -> Any:
     value = infos[key]
-    return _lane_info(value, lane) if isinstance(value, Mapping) else value[lane]
+    return _info_of_env(value, env_index) if isinstance(value, Mapping) else value[env_index]
 
 
-def _of_lane(space: spaces.Space[Any], batch: Any, lane: int) -> Any:
-    return next(itertools.islice(iterate(space, batch), lane, None))
+def _select_env(space: spaces.Space[Any], batch: Any, env_index: int) -> Any:
+    return next(itertools.islice(iterate(space, batch), env_index, None))

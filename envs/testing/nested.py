@@ -38,7 +38,7 @@ def compare(where: str, name: str, got: Any, wanted: Any, whose: str) -> None:
     found = difference(got, wanted, name)
     if found:
         path, one, other = found
-        fail(where, f"{path} is {shown(one)}, {whose} it is {shown(other)}")
+        fail(where, f"{path} is {short_repr(one)}, {whose} it is {short_repr(other)}")
 
 
 def difference(got: Any, wanted: Any, path: str = "") -> tuple[str, Any, Any] | None:
@@ -76,7 +76,7 @@ def _equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def shown(value: Any, longest: int = 120) -> str:
+def short_repr(value: Any, longest: int = 120) -> str:
     """A value in a line."""
     text = " ".join(repr(value).split())
     return text if len(text) <= longest else f"{text[:longest]}..."

@@ -16,13 +16,13 @@ from spangym.experiments.analysis.intervals import (
     RESAMPLES,
     Floats,
     Strata,
-    bootstrap_interval,
-    bootstrap_interval_of_share,
+    bootstrap_ci,
+    bootstrap_ci_proportion,
 )
 from spangym.experiments.analysis.remarks import make_remarks
-from spangym.experiments.analysis.results import Rows
+from spangym.experiments.analysis.results import Results
 from spangym.experiments.analysis.row_groups import by_agent
-from spangym.experiments.analysis.summaries import summarise
+from spangym.experiments.analysis.summaries import per_agent_summary
 from spangym.experiments.analysis.verdict import make_verdict
 
 BEST_FIXED = "best fixed"
@@ -41,7 +41,7 @@ _DIFFERENCES = [each.name for each in fields(Difference)]
 
 
 @dataclass(frozen=True)
-class Statistics:
+class ComparisonStats:
     """What the rows of a comparison say; ``low`` and ``high`` are a 95 % interval's bounds.
 
     The unit of replication is the training seed: episodes are averaged within it first. Bounds
@@ -51,7 +51,7 @@ class Statistics:
     Attributes:
         summaries: A row for each environment and agent, the best return of each environment first:
             ``environment``, ``agent``, ``return``, ``low``, ``high``, ``score``, ``score_low``,
-            ``score_high``, ``regret``, ``mean_span``, ``visited_keys``, ``full_keys``,
+            ``score_high``, ``regret``, ``mean_span``, ``qk_pairs``, ``full_qk_pairs``,
             ``seconds``, ``steps``, ``seeds`` (how many), ``area`` (mean return over the training,
             i.e. the area under its curve over its steps; NaN without training) and
             ``efficiency`` (steps until the smoothed curve first reaches 95 % of the way from
@@ -61,13 +61,13 @@ class Statistics:
             ``statistic`` (``iqm``, ``median``, ``mean``, ``optimality gap``), ``estimate``,
             ``low``, ``high``. Agents that lack an environment, or a score in it, are left out.
         differences: Paired differences of returns, a row for each environment, learner and
-            reference: ``environment``, ``agent``, ``reference``, ``difference``, ``low``,
-            ``high``, ``seeds``, ``verdict`` (``better`` or ``worse`` where the interval leaves
-            0 out, ``equal`` up to rounding, else ``open``).
-        improvement: Probability that a run of an agent returns more than one of another, over all
-            environments, a row for each pair of learners, and of a learner with the best fixed
-            span of each environment (``best fixed``): ``agent``, ``other``, ``probability``,
-            ``low``, ``high``. Agents that lack an environment are left out.
+            baseline: ``environment``, ``agent``, ``baseline``, ``difference``, ``low``,
+            ``high``, ``seeds``, ``outcome`` (``better`` or ``worse`` where the interval leaves
+            0 out, ``equal`` up to rounding, else ``inconclusive``).
+        probability_of_improvement: Probability that a run of an agent returns more than one of
+            another, over all environments, a row for each pair of learners, and of a learner with
+            the best fixed span of each environment (``best fixed``): ``agent``, ``other``,
+            ``probability``, ``low``, ``high``. Agents that lack an environment are left out.
         profiles: Share of runs, over all environments, that score above a threshold: ``agent``,
             ``threshold``, ``share``, ``low``, ``high``; learners, and ``best fixed``.
         verdict: What the comparison says, in a sentence or two made from the numbers.
@@ -78,50 +78,54 @@ class Statistics:
     summaries: pd.DataFrame
     aggregates: pd.DataFrame
     differences: pd.DataFrame
-    improvement: pd.DataFrame
+    probability_of_improvement: pd.DataFrame
     profiles: pd.DataFrame
     verdict: str
     remarks: tuple[str, ...]
 
 
-def analyse(rows: Rows, generator: np.random.Generator, resamples: int = RESAMPLES) -> Statistics:
+def compute_statistics(
+    results: Results, generator: np.random.Generator, resamples: int = RESAMPLES
+) -> ComparisonStats:
     """Make all statistics of a comparison.
 
     Args:
-        rows: What its trials left behind.
+        results: What its trials left behind.
         generator: Draws the resamples; the same state gives the same statistics.
         resamples: How many there are of each statistic over several environments.
     """
-    summaries = summarise(rows)
-    best = _best_fixed(rows, summaries)
-    scores = _strata(rows, "score", best)
-    differences = paired_differences(rows)
-    over_all = _aggregates(rows, scores, generator, resamples)
-    return Statistics(
+    summaries = per_agent_summary(results)
+    best = _best_fixed(results, summaries)
+    scores = _strata(results, "score", best)
+    differences = paired_differences(results)
+    over_all = _aggregates(results, scores, generator, resamples)
+    return ComparisonStats(
         summaries=summaries,
         aggregates=over_all,
         differences=pd.DataFrame(differences, columns=_DIFFERENCES),
-        improvement=_improvement(rows, _strata(rows, "return", best), generator, resamples),
-        profiles=_profiles(rows, scores, generator, resamples),
-        verdict=make_verdict(rows, differences),
-        remarks=make_remarks(rows, differences, set(over_all["agent"]), resamples),
+        probability_of_improvement=_probability_of_improvement(
+            results, _strata(results, "return", best), generator, resamples
+        ),
+        profiles=_profiles(results, scores, generator, resamples),
+        verdict=make_verdict(results, differences),
+        remarks=make_remarks(results, differences, set(over_all["agent"]), resamples),
     )
 
 
-def _best_fixed(rows: Rows, summaries: pd.DataFrame) -> dict[str, str]:
+def _best_fixed(results: Results, summaries: pd.DataFrame) -> dict[str, str]:
     """The fixed span of the highest return, by environment."""
-    fixed = summaries[summaries["agent"].isin(rows.fixed)]
+    fixed = summaries[summaries["agent"].isin(results.fixed_span_agents)]
     # The first of an environment is its best; what comes last stays.
     return dict(zip(fixed["environment"][::-1], fixed["agent"][::-1], strict=True))
 
 
-def _strata(rows: Rows, column: str, best: Mapping[str, str]) -> dict[str, Strata]:
+def _strata(results: Results, column: str, best: Mapping[str, str]) -> dict[str, Strata]:
     """Values by environment, of those agents that have one in every trial of each environment."""
-    trials = by_agent(rows, rows.trials)
-    names = {agent: dict.fromkeys(rows.environments, agent) for agent in rows.agents}
+    trials = by_agent(results, results.trials)
+    names = {agent: dict.fromkeys(results.environments, agent) for agent in results.agents}
     strata = {}
     for agent, labels in (names | {BEST_FIXED: dict(best)}).items():
-        keys = [(environment, labels.get(environment, "")) for environment in rows.environments]
+        keys = [(environment, labels.get(environment, "")) for environment in results.environments]
         values = [trials[key][column].to_numpy(float) for key in keys if key in trials]
         if len(values) == len(keys) > 0 and all(np.isfinite(each).all() for each in values):
             strata[agent] = values
@@ -129,24 +133,24 @@ def _strata(rows: Rows, column: str, best: Mapping[str, str]) -> dict[str, Strat
 
 
 def _aggregates(
-    rows: Rows, scores: Mapping[str, Strata], generator: np.random.Generator, resamples: int
+    results: Results, scores: Mapping[str, Strata], generator: np.random.Generator, resamples: int
 ) -> pd.DataFrame:
     table = [
         (agent, name, float(statistic(scores[agent])), *map(float, bounds))
-        for agent in rows.agents
+        for agent in results.agents
         if agent in scores
         for name, statistic in _STATISTICS.items()
-        for bounds in [bootstrap_interval(statistic, scores[agent], generator, resamples)]
+        for bounds in [bootstrap_ci(statistic, scores[agent], generator, resamples)]
     ]
     return pd.DataFrame(table, columns=["agent", "statistic", "estimate", "low", "high"])
 
 
-def _improvement(
-    rows: Rows, returns: Mapping[str, Strata], generator: np.random.Generator, resamples: int
+def _probability_of_improvement(
+    results: Results, returns: Mapping[str, Strata], generator: np.random.Generator, resamples: int
 ) -> pd.DataFrame:
     pairs = [
-        *itertools.combinations(rows.learners, 2),
-        *((learner, BEST_FIXED) for learner in rows.learners),
+        *itertools.combinations(results.learners, 2),
+        *((learner, BEST_FIXED) for learner in results.learners),
     ]
     table = []
     for agent, other in pairs:
@@ -159,7 +163,7 @@ def _improvement(
         else:
             drawn = [*returns[agent], *returns[other]]
             statistic = _first_half_over_second
-        bounds = bootstrap_interval_of_share(statistic, drawn, generator, resamples)
+        bounds = bootstrap_ci_proportion(statistic, drawn, generator, resamples)
         table.append((agent, other, float(statistic(drawn)), *map(float, bounds)))
     return pd.DataFrame(table, columns=["agent", "other", "probability", "low", "high"])
 
@@ -170,14 +174,14 @@ def _first_half_over_second(strata: Strata) -> Floats:
 
 
 def _profiles(
-    rows: Rows, scores: Mapping[str, Strata], generator: np.random.Generator, resamples: int
+    results: Results, scores: Mapping[str, Strata], generator: np.random.Generator, resamples: int
 ) -> pd.DataFrame:
     columns = ["agent", "threshold", "share", "low", "high"]
     table = []
-    for agent in (*rows.learners, BEST_FIXED):
+    for agent in (*results.learners, BEST_FIXED):
         if agent in scores:
             above = aggregates.runs_above(scores[agent], THRESHOLDS)
             share = aggregates.mean(above)
-            bounds = bootstrap_interval_of_share(aggregates.mean, above, generator, resamples)
+            bounds = bootstrap_ci_proportion(aggregates.mean, above, generator, resamples)
             table += [(agent, *row) for row in zip(THRESHOLDS, share, *bounds, strict=True)]
     return pd.DataFrame(table, columns=columns)

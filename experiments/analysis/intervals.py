@@ -17,7 +17,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 
 
-def student_interval(values: Floats) -> tuple[Floats, Floats]:
+def t_interval(values: Floats) -> tuple[Floats, Floats]:
     """Interval of a mean, by Student's t.
 
     The values must be independent: one for each training seed. With three of them the interval is
@@ -30,7 +30,7 @@ def student_interval(values: Floats) -> tuple[Floats, Floats]:
         Lower and upper bounds, each of shape (...); NaN for a single seed.
 
     Example:
-        >>> low, high = student_interval(np.array([1.0, 2.0, 3.0]))
+        >>> low, high = t_interval(np.array([1.0, 2.0, 3.0]))
         >>> print(f"{low:.3f} to {high:.3f}")
         -0.484 to 4.484
     """
@@ -42,7 +42,7 @@ def student_interval(values: Floats) -> tuple[Floats, Floats]:
     return mean - half, mean + half
 
 
-def bootstrap_interval(
+def bootstrap_ci(
     statistic: Callable[[Strata], Floats],
     strata: Strata,
     generator: np.random.Generator,
@@ -61,7 +61,7 @@ def bootstrap_interval(
 
     An environment whose seeds differ more than another's counts for more in the degrees of freedom
     (Satterthwaite 1946), by its part of the variance (Efron's jackknife, 1982). For the mean of
-    one environment all this comes to `student_interval`.
+    one environment all this comes to `t_interval`.
 
     Args:
         statistic: From scores by environment, of shapes (..., seeds), to shape (...).
@@ -77,7 +77,7 @@ def bootstrap_interval(
         >>> scores = [np.array([0.1, 0.3, 0.2]), np.array([0.6, 0.9, 0.8, 0.7])]
         >>> def mean(strata):
         ...     return np.mean([each.mean(-1) for each in strata], axis=0)
-        >>> low, high = bootstrap_interval(mean, scores, np.random.default_rng(0))
+        >>> low, high = bootstrap_ci(mean, scores, np.random.default_rng(0))
         >>> print(f"{low:.2f} to {high:.2f}")
         0.36 to 0.59
     """
@@ -95,13 +95,13 @@ def bootstrap_interval(
     return estimate - half, estimate + half
 
 
-def bootstrap_interval_of_share(
+def bootstrap_ci_proportion(
     statistic: Callable[[Strata], Floats],
     strata: Strata,
     generator: np.random.Generator,
     resamples: int = RESAMPLES,
 ) -> tuple[Floats, Floats]:
-    """`bootstrap_interval` of a share or a probability: within 0 and 1.
+    """`bootstrap_ci` of a share or a probability: within 0 and 1.
 
     Where all runs say the same, say that one agent is always ahead, so do all resamples. That does
     not make it certain: the bounds are NaN there.
@@ -116,11 +116,11 @@ def bootstrap_interval_of_share(
         >>> def above_half(strata):
         ...     return np.mean([(each > 0.5).mean(-1) for each in strata], axis=0)
         >>> scores = [np.array([0.6, 0.7, 0.9])]
-        >>> bounds = bootstrap_interval_of_share(above_half, scores, np.random.default_rng(0))
+        >>> bounds = bootstrap_ci_proportion(above_half, scores, np.random.default_rng(0))
         >>> print(*bounds)
         nan nan
     """
-    low, high = bootstrap_interval(statistic, strata, generator, resamples)
+    low, high = bootstrap_ci(statistic, strata, generator, resamples)
     certain = np.isclose(low, high, rtol=0, atol=1e-12)
     low, high = (np.where(certain, np.nan, np.clip(each, 0, 1)) for each in (low, high))
     return low, high

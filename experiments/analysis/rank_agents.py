@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Table as RichTable
 
-from spangym.experiments.analysis.comparison_stats import analyse
-from spangym.experiments.analysis.load_results import gather
+from spangym.experiments.analysis.comparison_stats import compute_statistics
+from spangym.experiments.analysis.load_results import load_results
 from spangym.experiments.plots.style import DASH
-from spangym.experiments.reports.tables import written
+from spangym.experiments.reports.tables import format_number
 from spangym.experiments.studies.study import Trial
 from spangym.experiments.trials.replay import replay
-from spangym.experiments.trials.run_dir import RunFolder
+from spangym.experiments.trials.run_dir import RunDir
 
 
 @dataclass(frozen=True)
-class Standing:
+class LeaderboardEntry:
     """An agent's place.
 
     Attributes:
@@ -49,13 +49,13 @@ class Leaderboard:
 
     Attributes:
         environments: Labels.
-        standings: Ranked agents, then the others.
+        entries: Ranked agents, then the others.
         episodes: How many were played again.
         rejected: Trials that were not reproduced and are left out, with the first difference.
     """
 
     environments: tuple[str, ...]
-    standings: tuple[Standing, ...]
+    entries: tuple[LeaderboardEntry, ...]
     episodes: int
     rejected: tuple[str, ...]
 
@@ -64,12 +64,10 @@ class Leaderboard:
         return asdict(self)
 
 
-def make_leaderboard(
-    runs: Sequence[RunFolder], progress: Callable[[int, int], None]
-) -> Leaderboard:
+def make_leaderboard(runs: Sequence[RunDir], progress: Callable[[int, int], None]) -> Leaderboard:
     """Play every stored evaluation episode again, and rank the agents whose rows are reproduced.
 
-    Trials that several runs have in common, as references, are played once.
+    Trials that several runs have in common, as baselines, are played once.
 
     Args:
         runs: Folders of runs.
@@ -82,7 +80,7 @@ def make_leaderboard(
     played = episodes = 0
     rejected = []
 
-    def is_reproduced(run: RunFolder, trial: Trial) -> bool:
+    def is_reproduced(run: RunDir, trial: Trial) -> bool:
         nonlocal played, episodes
         found = [*replay(run, trial)]
         wrong = [row for row in found if not row.reproduced]
@@ -92,33 +90,35 @@ def make_leaderboard(
             rejected.append(f"{run.path}: {wrong[0]}")
         return not wrong
 
-    rows = gather(runs, accept=is_reproduced)
+    results = load_results(runs, accept=is_reproduced)
     progress(total, total)
-    statistics = analyse(rows, np.random.default_rng(0))
+    statistics = compute_statistics(results, np.random.default_rng(0))
     aggregates = statistics.aggregates.query("statistic == 'iqm'").to_dict("records")
     estimates = {row["agent"]: row for row in aggregates}
     scores: dict[str, dict[str, float]] = {}
     for row in statistics.summaries.to_dict("records"):
         if np.isfinite(row["score"]):
             scores.setdefault(row["agent"], {})[row["environment"]] = row["score"]
-    trials = rows.trials.groupby("agent").size().to_dict()
+    trials = results.trials.groupby("agent").size().to_dict()
     ranked = sorted(estimates, key=lambda agent: -estimates[agent]["estimate"])
-    others = [agent for agent in rows.agents if agent in trials and agent not in estimates]
-    standings = []
+    others = [agent for agent in results.agents if agent in trials and agent not in estimates]
+    entries = []
     for agent in (*ranked, *others):
         rank = ranked.index(agent) + 1 if agent in estimates else None
         score, low, high = (
             _number(estimates.get(agent), name) for name in ("estimate", "low", "high")
         )
-        standings.append(
-            Standing(agent, rank, score, low, high, scores.get(agent, {}), int(trials[agent]))
+        entries.append(
+            LeaderboardEntry(
+                agent, rank, score, low, high, scores.get(agent, {}), int(trials[agent])
+            )
         )
-    return Leaderboard(rows.environments, tuple(standings), episodes, tuple(rejected))
+    return Leaderboard(results.environments, tuple(entries), episodes, tuple(rejected))
 
 
-def make_leaderboard_table(board: Leaderboard) -> Table:
-    """The standings for the terminal."""
-    table = Table(box=box.SIMPLE_HEAD)
+def leaderboard_table(board: Leaderboard) -> RichTable:
+    """The entries for the terminal."""
+    table = RichTable(box=box.SIMPLE_HEAD)
     table.add_column("rank", justify="right")
     table.add_column("agent", min_width=18, overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
@@ -126,12 +126,12 @@ def make_leaderboard_table(board: Leaderboard) -> Table:
     for environment in board.environments if several else ():
         table.add_column(escape(environment), justify="right", overflow="fold")
     table.add_column("trials", justify="right")
-    for each in board.standings:
-        score = DASH if each.score is None else written(each.score, 2)
+    for each in board.entries:
+        score = DASH if each.score is None else format_number(each.score, 2)
         if each.low is not None and each.high is not None:
-            score += f" [{written(each.low, 2)}, {written(each.high, 2)}]"
+            score += f" [{format_number(each.low, 2)}, {format_number(each.high, 2)}]"
         of = [
-            written(each.scores.get(environment, np.nan), 2)
+            format_number(each.scores.get(environment, np.nan), 2)
             for environment in (board.environments if several else ())
         ]
         rank = DASH if each.rank is None else str(each.rank)

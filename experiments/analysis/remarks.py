@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from spangym.experiments.analysis.differences import Difference
-from spangym.experiments.analysis.results import Rows
-from spangym.experiments.analysis.verdict import in_a_list
+from spangym.experiments.analysis.results import Results
+from spangym.experiments.analysis.verdict import join_words
 
 _MOST_NAMED = 4
 _FEW = 5
@@ -14,12 +14,12 @@ _FEW = 5
 
 
 def make_remarks(
-    rows: Rows, differences: Sequence[Difference], aggregated: Collection[str], resamples: int
+    results: Results, differences: Sequence[Difference], aggregated: Collection[str], resamples: int
 ) -> tuple[str, ...]:
     """The remarks, each a sentence or two.
 
     Args:
-        rows: What was compared.
+        results: What was compared.
         differences: As `paired_differences` makes them.
         aggregated: Labels of the agents that are in the aggregates.
         resamples: How many were drawn of each statistic over several environments.
@@ -38,22 +38,22 @@ def make_remarks(
             "their number: where there is none, 1 in 20 is still expected to show. To beat every "
             "fixed span of an environment takes being better than each, which needs no correction."
         )
-    return (*remarks, *_too_few(rows, differences), *_left_out(rows, aggregated))
+    return (*remarks, *_too_few(results, differences), *_left_out(results, aggregated))
 
 
-def _too_few(rows: Rows, differences: Sequence[Difference]) -> list[str]:
+def _too_few(results: Results, differences: Sequence[Difference]) -> list[str]:
     """A sentence for each learner and number of seeds that leave something open."""
     judged: dict[tuple[str, int], list[Difference]] = {}
     for each in differences:
         judged.setdefault((each.agent, each.seeds), []).append(each)
     sentences = []
     for (learner, seeds), found in judged.items():
-        unsure = [each for each in found if each.verdict == "open"]
+        unsure = [each for each in found if each.outcome == "inconclusive"]
         if not unsure or seeds >= _FEW:
             continue
         number = "1 training seed is" if seeds == 1 else f"{seeds} training seeds are"
-        if len(rows.environments) == 1 and len(unsure) <= _MOST_NAMED:
-            others = in_a_list([each.reference for each in unsure])
+        if len(results.environments) == 1 and len(unsure) <= _MOST_NAMED:
+            others = join_words([each.baseline for each in unsure])
             sentences.append(f"{number} too few to tell {learner} from {others}.")
         else:
             sentences.append(
@@ -63,8 +63,8 @@ def _too_few(rows: Rows, differences: Sequence[Difference]) -> list[str]:
     return sentences
 
 
-def _left_out(rows: Rows, aggregated: Collection[str]) -> list[str]:
-    missing = [agent for agent in rows.agents if agent not in aggregated]
+def _left_out(results: Results, aggregated: Collection[str]) -> list[str]:
+    missing = [agent for agent in results.agents if agent not in aggregated]
     if not aggregated:
         return [
             "There are no aggregates: no agent has a score in every environment, which takes "
@@ -73,4 +73,4 @@ def _left_out(rows: Rows, aggregated: Collection[str]) -> list[str]:
     if not missing:
         return []
     verb = "are" if len(missing) > 1 else "is"
-    return [f"{in_a_list(missing)} {verb} not in the aggregates, without a score somewhere."]
+    return [f"{join_words(missing)} {verb} not in the aggregates, without a score somewhere."]

@@ -6,19 +6,19 @@ import itertools
 
 import pandas as pd
 
-from spangym.experiments.analysis.results import Rows
+from spangym.experiments.analysis.results import Results
 
 RANDOM = "random"
-"""The reference that has seeds, though it learns nothing."""
+"""The baseline that has seeds, though it learns nothing."""
 
 
-def by_agent(rows: Rows, table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+def by_agent(results: Results, table: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     """A table's rows of each environment and agent that have any, in the order of the study.
 
     Args:
-        rows: The comparison.
+        results: The comparison.
         table: One of its tables.
     """
     groups = dict(list(table.groupby(["environment", "agent"], observed=True)))
-    keys = itertools.product(rows.environments, rows.agents)
+    keys = itertools.product(results.environments, results.agents)
     return {key: groups[key] for key in keys if key in groups}

@@ -7,29 +7,29 @@ import math
 import numpy as np
 import pandas as pd
 
-from spangym.experiments.analysis.intervals import student_interval
-from spangym.experiments.analysis.results import Rows
+from spangym.experiments.analysis.intervals import t_interval
+from spangym.experiments.analysis.results import Results
 from spangym.experiments.analysis.row_groups import RANDOM, by_agent
 from spangym.experiments.analysis.sample_efficiency import area_under_curve, sample_efficiency
 
-_MEANS = ["return", "score", "regret", "mean_span", "visited_keys"]
-_MEANS += ["full_keys", "seconds", "steps"]
+_MEANS = ["return", "score", "regret", "mean_span", "qk_pairs"]
+_MEANS += ["full_qk_pairs", "seconds", "steps"]
 _COLUMNS = ["environment", "agent", "return", "low", "high", "score", "score_low", "score_high"]
 _COLUMNS += [*_MEANS[2:], "seeds", "area", "efficiency"]
 
 
-def summarise(rows: Rows) -> pd.DataFrame:
-    """Means over training seeds, as `Statistics.summaries` has them; intervals by Student's t.
+def per_agent_summary(results: Results) -> pd.DataFrame:
+    """Means over training seeds, as `ComparisonStats.summaries` has them; intervals by Student's t.
 
     Args:
-        rows: The comparison.
+        results: The comparison.
     """
-    trials = by_agent(rows, rows.trials)
-    curves = by_agent(rows, rows.curves)
+    trials = by_agent(results, results.trials)
+    curves = by_agent(results, results.curves)
     table = []
     for (environment, agent), group in trials.items():
-        low, high = student_interval(group["return"].to_numpy(float))
-        score_low, score_high = student_interval(group["score"].to_numpy(float))
+        low, high = t_interval(group["return"].to_numpy(float))
+        score_low, score_high = t_interval(group["score"].to_numpy(float))
         random = trials.get((environment, RANDOM))
         start = math.nan if random is None else float(random["return"].to_numpy(float).mean())
         area, efficiency = _learning_speed(curves.get((environment, agent)), start)
@@ -47,7 +47,7 @@ def summarise(rows: Rows) -> pd.DataFrame:
                 "efficiency": efficiency,
             }
         )
-    places = {label: place for place, label in enumerate(rows.environments)}
+    places = {label: place for place, label in enumerate(results.environments)}
     table.sort(key=lambda row: (places[row["environment"]], -row["return"]))
     return pd.DataFrame(table, columns=_COLUMNS)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spangym.experiments.analysis.differences import Difference
-from spangym.experiments.analysis.results import Rows
+from spangym.experiments.analysis.results import Results
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class _Standing:
             verb = "are" if many else "is"
             clauses.append((f"{verb} worse than the best fixed span{name}", self.worse))
         said = [text + self._places(count, text is clauses[0][0]) for text, count in clauses]
-        return f"{in_a_list(who)} {in_a_list(said)}."
+        return f"{join_words(who)} {join_words(said)}."
 
     def _places(self, count: int, first: bool) -> str:
         if self.environments == 1:
@@ -58,7 +58,7 @@ class _Standing:
         return f" on {number} environments"
 
 
-def make_verdict(rows: Rows, differences: Sequence[Difference]) -> str:
+def make_verdict(results: Results, differences: Sequence[Difference]) -> str:
     """How each learner stands to the fixed spans, a sentence for those that stand alike.
 
     To beat every fixed span of an environment, a learner has to be better than each of them. One
@@ -66,35 +66,35 @@ def make_verdict(rows: Rows, differences: Sequence[Difference]) -> str:
     environments, of several the nearest in return. That is not to say that the two are equal.
 
     Args:
-        rows: What was compared.
+        results: What was compared.
         differences: As `paired_differences` makes them.
     """
-    fixed = rows.fixed
-    if not rows.learners:
+    fixed = results.fixed_span_agents
+    if not results.learners:
         return "No learner was compared."
     if not fixed:
         return "No fixed span was evaluated: there is nothing to compare with."
     alike: dict[_Standing, list[str]] = {}
     unknown = []
-    for learner in rows.learners:
-        own = [each for each in differences if each.agent == learner and each.reference in fixed]
+    for learner in results.learners:
+        own = [each for each in differences if each.agent == learner and each.baseline in fixed]
         if own:
-            alike.setdefault(_standing(own, len(rows.environments)), []).append(learner)
+            alike.setdefault(_standing(own, len(results.environments)), []).append(learner)
         else:
             unknown.append(learner)
     ordered = sorted(alike, key=lambda standing: -standing.beats)
     sentences = [standing.say(alike[standing]) for standing in ordered]
     if unknown:
         verb = "have" if len(unknown) > 1 else "has"
-        sentences.append(f"{in_a_list(unknown)} {verb} no trial to compare with a fixed span.")
+        sentences.append(f"{join_words(unknown)} {verb} no trial to compare with a fixed span.")
     return " ".join(sentences)
 
 
-def in_a_list(words: Sequence[str]) -> str:
+def join_words(words: Sequence[str]) -> str:
     """Words with commas and an "and".
 
     Example:
-        >>> in_a_list(["a", "b", "c"])
+        >>> join_words(["a", "b", "c"])
         'a, b and c'
     """
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
@@ -106,16 +106,16 @@ def _standing(differences: Sequence[Difference], environments: int) -> _Standing
     for each in differences:
         by_environment.setdefault(each.environment, []).append(each)
     from_best = [min(each, key=lambda one: one.difference) for each in by_environment.values()]
-    beats = sum(all(one.verdict == "better" for one in each) for each in by_environment.values())
+    beats = sum(all(one.outcome == "better" for one in each) for each in by_environment.values())
     near = [] if beats else _nearest(differences)
     return _Standing(
         environments=environments,
         beats=beats,
-        near=near[0].reference if near else "",
+        near=near[0].baseline if near else "",
         near_in=len(near),
-        equal=all(each.verdict == "equal" for each in near),
-        worse=sum(each.verdict == "worse" for each in from_best),
-        best=from_best[0].reference if environments == 1 else "",
+        equal=all(each.outcome == "equal" for each in near),
+        worse=sum(each.outcome == "worse" for each in from_best),
+        best=from_best[0].baseline if environments == 1 else "",
     )
 
 
@@ -123,8 +123,8 @@ def _nearest(differences: Sequence[Difference]) -> list[Difference]:
     """Those from the fixed span that is not told apart most often, of several the nearest."""
     by_span: dict[str, list[Difference]] = {}
     for each in differences:
-        if each.verdict in ("equal", "open"):
-            by_span.setdefault(each.reference, []).append(each)
+        if each.outcome in ("equal", "inconclusive"):
+            by_span.setdefault(each.baseline, []).append(each)
 
     def distance(span: list[Difference]) -> float:
         return statistics.fmean(abs(each.difference) for each in span)

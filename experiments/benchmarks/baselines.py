@@ -1,4 +1,4 @@
-"""``spangym references``: what an id pays to policies that learn nothing, and to the best."""
+"""``spangym baselines``: what an id pays to policies that learn nothing, and to the best."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich import box
-from rich.table import Table
+from rich.table import Table as RichTable
 
-from spangym.attention import ACTIONS
+from spangym.attention import NUM_ACTIONS
 from spangym.envs import SpanControlVectorEnv
-from spangym.envs.registration import arguments_of
+from spangym.envs.registration import default_kwargs
 from spangym.utils.errors import UserError
 
-FIRST_SEED = 1_000_000
+EVAL_SEED = 1_000_000
 """Episode ``i`` is seeded so much more than ``i``, as in evaluations."""
 
 
 @dataclass(frozen=True)
-class References:
+class BaselineReturns:
     """Mean returns of a chunk, on streams of the evaluation split.
 
     Attributes:
@@ -31,7 +31,7 @@ class References:
         random: Every action at equal odds.
         fixed: The same action in every layer, by action.
         best_by_layer: The best action of each layer, whatever the content; and its return.
-        told: The best of those for each kind of content: a policy that is told the source.
+        content_oracle: The best of those for each kind of content: a policy that is told the source.
         oracle: The best return that can be had, by `lookahead`.
         actions: The actions of ``best_by_layer``, one a layer.
     """
@@ -41,7 +41,7 @@ class References:
     random: float
     fixed: tuple[float, ...]
     best_by_layer: float
-    told: float
+    content_oracle: float
     oracle: float
     actions: tuple[int, ...]
 
@@ -55,9 +55,9 @@ class References:
         """Of the best fixed action, where random is 0 and the oracle is 1."""
         return (self.best_fixed - self.random) / (self.oracle - self.random)
 
-    def cells(self) -> tuple[str, ...]:
+    def to_row(self) -> tuple[str, ...]:
         """The row as text, by `COLUMNS`."""
-        means = (self.random, *self.fixed, self.best_by_layer, self.told, self.oracle)
+        means = (self.random, *self.fixed, self.best_by_layer, self.content_oracle, self.oracle)
         best = self.fixed.index(self.best_fixed)
         name = self.id.removeprefix("spangym/")
         # Lest a sum of roundings be shown as a negative nothing.
@@ -68,18 +68,18 @@ class References:
 COLUMNS = (
     "id",
     "random",
-    *(f"fixed:{action}" for action in range(ACTIONS)),
+    *(f"fixed:{action}" for action in range(NUM_ACTIONS)),
     "best by layer",
-    "told the kind",
+    "content oracle",
     "oracle",
     "best fixed",
     "its score",
 )
 
 
-def measure_references(
+def measure_baselines(
     name: str, episodes: int, progress: Callable[[int, int], None]
-) -> References:
+) -> BaselineReturns:
     """Play an id with every policy that learns nothing, and look ahead for the best.
 
     Args:
@@ -91,49 +91,50 @@ def measure_references(
         UserError: There is no such id.
     """
     try:
-        arguments = arguments_of(name)
+        kwargs = default_kwargs(name)
     except ValueError as error:
         raise UserError(str(error)) from error
-    envs = SpanControlVectorEnv(episodes, **{**arguments, "split": "evaluation"})
-    layers = envs.settings.layers
-    ways = [*itertools.product(range(ACTIONS), repeat=layers)]
-    total = len(ways) + 2
+    envs = SpanControlVectorEnv(episodes, **{**kwargs, "split": "evaluation"})
+    layers = envs.config.num_layers
+    plans = [*itertools.product(range(NUM_ACTIONS), repeat=layers)]
+    total = len(plans) + 2
 
-    def fixed(way: tuple[int, ...]) -> NDArray[np.float64]:
-        return _play(envs, lambda layer: np.full(episodes, way[layer]))[0]
+    def fixed(plan: tuple[int, ...]) -> NDArray[np.float64]:
+        return _rollout(envs, lambda layer: np.full(episodes, plan[layer]))[0]
 
-    by_way = []
-    for way in ways:
-        by_way.append(fixed(way))
-        progress(len(by_way), total)
-    returns = np.stack(by_way)
+    by_plan = []
+    for plan in plans:
+        by_plan.append(fixed(plan))
+        progress(len(by_plan), total)
+    returns = np.stack(by_plan)
     drawn = np.random.default_rng(0)
-    random, kinds = _play(envs, lambda _: drawn.integers(ACTIONS, size=episodes))
+    random, content_types = _rollout(envs, lambda _: drawn.integers(NUM_ACTIONS, size=episodes))
     progress(total - 1, total)
-    oracle, _ = _play(envs, lambda _: envs.lookahead().argmax(1))
+    oracle, _ = _rollout(envs, lambda _: envs.lookahead().argmax(1))
     progress(total, total)
     means = returns.mean((1, 2))
-    told = sum(
-        returns[:, kinds == kind].mean(1).max() * (kinds == kind).mean()
-        for kind in np.unique(kinds)
+    content_oracle = sum(
+        returns[:, content_types == content_type].mean(1).max()
+        * (content_types == content_type).mean()
+        for content_type in np.unique(content_types)
     )
-    return References(
+    return BaselineReturns(
         id=name,
         chunks=int(random.size),
         random=float(random.mean()),
-        fixed=tuple(float(means[ways.index((action,) * layers)]) for action in range(ACTIONS)),
+        fixed=tuple(float(means[plans.index((action,) * layers)]) for action in range(NUM_ACTIONS)),
         best_by_layer=float(means.max()),
-        told=float(told),
+        content_oracle=float(content_oracle),
         oracle=float(oracle.mean()),
-        actions=ways[int(means.argmax())],
+        actions=plans[int(means.argmax())],
     )
 
 
-def make_references_table(rows: list[References]) -> Table:
+def baselines_table(rows: list[BaselineReturns]) -> RichTable:
     """The rows for the terminal, policies below one another."""
-    table = Table(box=box.SIMPLE_HEAD)
+    table = RichTable(box=box.SIMPLE_HEAD)
     table.add_column("mean return of a chunk")
-    cells = [row.cells() for row in rows]
+    cells = [row.to_row() for row in rows]
     for row in cells:
         table.add_column(row[0], justify="right")
     for column, name in enumerate(COLUMNS[1:], start=1):
@@ -141,20 +142,20 @@ def make_references_table(rows: list[References]) -> Table:
     return table
 
 
-def _play(
+def _rollout(
     envs: SpanControlVectorEnv, decide: Callable[[int], NDArray[Any]]
 ) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
-    """One episode in every lane; returns and kinds of its chunks, each of shape (lanes, chunks)."""
-    settings = envs.settings
-    envs.reset(seed=FIRST_SEED)
-    simulator = envs.simulator
-    returns = np.zeros((envs.num_envs, settings.chunks))
-    kinds = np.empty(returns.shape, dtype=object)
-    for chunk, layer in _decisions(settings.chunks, settings.layers):
-        step = simulator.step(decide(layer))
+    """One episode in every environment; returns and content types of its chunks, each of shape (num_envs, chunks)."""
+    config = envs.config
+    envs.reset(seed=EVAL_SEED)
+    core = envs.core
+    returns = np.zeros((envs.num_envs, config.chunks_per_episode))
+    content_types = np.empty(returns.shape, dtype=object)
+    for chunk, layer in _decisions(config.chunks_per_episode, config.num_layers):
+        step = core.step(decide(layer))
         returns[:, chunk] += step.rewards
-        kinds[:, chunk] = [info["source"] for info in step.infos]
-    return returns, kinds.astype(np.str_)
+        content_types[:, chunk] = [info["content_type"] for info in step.infos]
+    return returns, content_types.astype(np.str_)
 
 
 def _decisions(chunks: int, layers: int) -> Iterator[tuple[int, int]]:

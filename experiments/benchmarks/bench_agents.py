@@ -11,16 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from spangym.agents import Refiner
-from spangym.attention import ACTIONS, IntegratedAttention
-from spangym.attention.controllers.exported import FrozenController
-from spangym.attention.controllers.lookup import Table
-from spangym.attention.controllers.mlp import Network
-from spangym.attention.controllers.policy_heads import Head
-from spangym.attention.features import STATES, features
-from spangym.attention.observation_spec import Observation
-from spangym.experiments.benchmarks.measure import Row, copies_and_busy_share, side_by_side
+from spangym.attention import NUM_ACTIONS, IntegratedAttention
+from spangym.attention.controllers.exported import ExportedPolicy
+from spangym.attention.controllers.lookup import LookupPolicy
+from spangym.attention.controllers.mlp import MLPPolicy
+from spangym.attention.controllers.policy_heads import PolicyHead
+from spangym.attention.features import NUM_STATES, token_moments
+from spangym.attention.observation_spec import ObservationSpec
+from spangym.experiments.benchmarks.measure import (
+    Row,
+    d2h_copies_and_utilization,
+    interleaved_timing,
+)
 
-CTX, DIMS, HEADS = 1024, 384, 6
+CTX, DIMS, HEAD_TYPES = 1024, 384, 6
 HIDDEN = 64
 """Width of the two hidden layers that Stable-Baselines3 gives its networks."""
 
@@ -44,7 +48,7 @@ class OriginalRefiner:
 
     def __init__(self, seed: int) -> None:
         self.R: dict[tuple[int, int], float] = {}
-        self.actions = ACTIONS
+        self.actions = NUM_ACTIONS
         self.alpha, self.gamma, self.epsilon = 0.1, 0.9, 0.1
         self._random = np.random.RandomState(seed)
 
@@ -65,10 +69,10 @@ class OriginalRefiner:
         self.R[state, action] = value + self.alpha * (reward + self.gamma * best - value)
 
 
-def rows(quick: bool, seed: int = 0) -> Iterator[Row]:
+def run(quick: bool, seed: int = 0) -> Iterator[Row]:
     """Measure on the CPU, and on a CUDA device if there is one.
 
-    Networks have the shapes that Stable-Baselines3 gives them, and random weights; one lane.
+    Networks have the shapes that Stable-Baselines3 gives them, and random weights; one batch element.
 
     Args:
         quick: Fewer rounds.
@@ -81,13 +85,13 @@ def rows(quick: bool, seed: int = 0) -> Iterator[Row]:
     cpu, sizes = torch.device("cpu"), f"ctx {CTX}, dims {DIMS}"
     for agent in ("dqn", "ppo", "refiner"):
         layer, x = _controlled(agent, {}, seed, cpu)
-        whole = _share(lambda layer=layer, x=x: layer.decide(x), layer, x, rounds)
+        whole = _share(lambda layer=layer, x=x: layer.select_actions(x), layer, x, rounds)
         yield Row(f"decision over forward, {agent}, {sizes}", whole, _DECISION_GOAL, "lower")
         added = _share(_added(layer, x), layer, x, rounds)
         name = f"what a decision adds to a forward, over it, {agent}, {sizes}"
         yield Row(name, added, _DECISION_GOAL, "lower")
-    layer, x = _controlled("ppo", {"lags": True}, seed, cpu)
-    whole = _share(lambda: layer.decide(x), layer, x, rounds)
+    layer, x = _controlled("ppo", {"autocorrelation": True}, seed, cpu)
+    whole = _share(lambda: layer.select_actions(x), layer, x, rounds)
     yield Row(f"decision over forward, ppo with lag correlations, {sizes}", whole, None, "lower")
     yield from _cuda(sizes, rounds, seed)
     for storage in ("dict", "array"):
@@ -105,17 +109,17 @@ def _cuda(sizes: str, rounds: int, seed: int) -> Iterator[Row]:
     for agent, observation, name in (
         ("dqn", {}, "dqn"),
         ("ppo", {}, "ppo"),
-        ("refiner", {"groups": 4}, "refiner of 4 groups"),
+        ("refiner", {"pool_groups": 4}, "refiner of 4 groups"),
     ):
         whole = copies = None
         if there:
             layer, x = _controlled(agent, observation, seed, torch.device("cuda"))
 
             def decide(layer: IntegratedAttention = layer, x: Tensor = x) -> object:
-                return layer.decide(x)
+                return layer.select_actions(x)
 
             whole = _share(decide, layer, x, rounds, torch.cuda.synchronize)
-            copies = copies_and_busy_share(decide)[0]
+            copies = d2h_copies_and_utilization(decide)[0]
         yield Row(f"decision over forward, CUDA, {name}, {sizes}", whole, _DECISION_GOAL, "lower")
         yield Row(f"copies to the host in a decision, CUDA, {name}", copies, 0, "lower")
 
@@ -129,9 +133,9 @@ def _share(
     synchronize: Callable[[], object] = lambda: None,
 ) -> float:
     """Time of a decision over that of a forward whose span is the predictor's."""
-    decision, forward = side_by_side(
+    decision, forward = interleaved_timing(
         decide,
-        lambda: layer.outcome(x),
+        lambda: layer.forward_with_action(x),
         rounds=rounds,
         least=_SECONDS,
         synchronize=synchronize,
@@ -140,10 +144,10 @@ def _share(
 
 
 def _added(layer: IntegratedAttention, x: Tensor) -> Callable[[], object]:
-    """What a decision takes where the layer has normalised its input and has its features."""
-    controller = cast(FrozenController, layer.refiner)
+    """What a decision takes where the layer has normalized its input and has its features."""
+    controller = cast(ExportedPolicy, layer.refiner)
     local_input = layer.ln_a(x).detach()
-    found = features(local_input)
+    found = token_moments(local_input)
     return lambda: controller.actions(controller.observe(found, local_input))
 
 
@@ -152,30 +156,34 @@ def _controlled(
 ) -> tuple[IntegratedAttention, Tensor]:
     """A layer that an agent controls, and an input."""
     generator = torch.Generator().manual_seed(seed)
-    layer = IntegratedAttention(CTX, DIMS, HEADS, generator=generator).eval()
+    layer = IntegratedAttention(CTX, DIMS, HEAD_TYPES, generator=generator).eval()
     encoding = "state" if agent == "refiner" else "box"
-    observed = Observation(DIMS, encoding=encoding, **observation)
-    layer.refiner = FrozenController(observed, _head(agent, observed, generator))
+    observed = ObservationSpec(DIMS, encoding=encoding, **observation)
+    layer.refiner = ExportedPolicy(observed, _head(agent, observed, generator))
     return layer.to(device), torch.randn(1, CTX, DIMS, generator=generator).to(device)
 
 
-def _head(agent: str, observation: Observation, generator: torch.Generator) -> Head:
+def _head(agent: str, observation: ObservationSpec, generator: torch.Generator) -> PolicyHead:
     if agent == "refiner":
-        return Table(observation, torch.randint(ACTIONS, (STATES,), generator=generator))
-    widths = (len(observation.sizes), HIDDEN, HIDDEN, ACTIONS)
+        return LookupPolicy(
+            observation, torch.randint(NUM_ACTIONS, (NUM_STATES,), generator=generator)
+        )
+    widths = (len(observation.nvec), HIDDEN, HIDDEN, NUM_ACTIONS)
     weights = [
         nn.init.orthogonal_(torch.empty(outputs, inputs), generator=generator)
         for inputs, outputs in itertools.pairwise(widths)
     ]
     biases = [torch.zeros(len(each)) for each in weights]
-    return Network(observation, weights, biases, "ReLU" if agent == "dqn" else "Tanh")
+    return MLPPolicy(observation, weights, biases, "ReLU" if agent == "dqn" else "Tanh")
 
 
 def _against_original(storage: str, rounds: int, seed: int) -> float:
     """Speed of choosing and updating over the original's, on the same stream of states."""
     generator = np.random.default_rng(seed)
     # As many states as a run meets where two groups of dimensions are observed.
-    states = generator.integers(STATES, size=25)[generator.integers(25, size=_DECISIONS)].tolist()
+    states = generator.integers(NUM_STATES, size=25)[
+        generator.integers(25, size=_DECISIONS)
+    ].tolist()
     rewards = generator.standard_normal(_DECISIONS).tolist()
 
     def play(refiner: Refiner | OriginalRefiner) -> Callable[[], None]:
@@ -188,7 +196,7 @@ def _against_original(storage: str, rounds: int, seed: int) -> float:
 
         return decisions
 
-    ours, original = side_by_side(
+    ours, original = interleaved_timing(
         play(Refiner(storage=storage, seed=seed)),
         play(OriginalRefiner(seed)),
         rounds=rounds,

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 
-from spangym.attention import SlidingWindowAttention, SpanOptions, Spans
+from spangym.attention import SlidingWindowAttention, SpanConfig, SpanGeometry
 from spangym.attention.kernels import cpu, flex
-from spangym.attention.layers.modules import join_heads, split_heads
-from spangym.attention.layers.sliding_window import FOCUS_STEPS
-from spangym.experiments.benchmarks.measure import Row, peak_memory, side_by_side
+from spangym.attention.layers.modules import merge_heads, split_heads
+from spangym.attention.layers.sliding_window import MAX_REFINEMENT_STEPS
+from spangym.experiments.benchmarks.measure import Row, interleaved_timing, peak_memory
 
 DIMS, HEADS = 384, 6
 
@@ -26,10 +26,10 @@ _PASS_GOALS = {256: 1.15, 128: 1.2, 64: 1.45, 32: 1.8}
 """Time of one pass over proportional cost, by window."""
 
 
-def rows(quick: bool, generator: torch.Generator) -> Iterator[Row]:
+def run(quick: bool, generator: torch.Generator) -> Iterator[Row]:
     """Measure on the CPU, and on a CUDA device if there is one.
 
-    Layers have the default ratio of span to window, 384 to 256; input is random and normalised.
+    Layers have the default ratio of span to window, 384 to 256; input is random and normalized.
 
     Args:
         quick: Shorter sequences and fewer rounds.
@@ -46,7 +46,7 @@ def rows(quick: bool, generator: torch.Generator) -> Iterator[Row]:
         yield from _whole_path((1024,) if quick else (1024, 4096), rounds, generator)
         yield from _local_attention(1024 if quick else 4096, rounds, generator)
         yield from _growth((1024, 2048) if quick else (1024, 2048, 4096, 8192), rounds, generator)
-        yield _lanes(rounds, generator)
+        yield _batching(rounds, generator)
         yield from _cuda(quick)
 
 
@@ -56,16 +56,16 @@ def _one_pass(contexts: tuple[int, ...], rounds: int, generator: torch.Generator
         for window, goal in _PASS_GOALS.items():
             spans = _spans(window)
 
-            def attend(k: Tensor = k, spans: Spans = spans) -> object:
+            def attend(k: Tensor = k, spans: SpanGeometry = spans) -> object:
                 return cpu.attend(k, k, k, spans)
 
-            local, full = side_by_side(attend, _full(k), rounds=rounds, least=_SECONDS)
-            share = spans.visited_keys(tokens).item() / tokens**2
+            local, full = interleaved_timing(attend, _full(k), rounds=rounds, least=_SECONDS)
+            share = spans.qk_pairs(tokens).item() / tokens**2
             name = f"over proportional cost, ctx {tokens}, window {window}"
             yield Row(f"one pass {name}", local / (share * full), goal, "lower")
             if tokens == contexts[-2]:
                 fused, pairs = _fused_alone(k, window)
-                alone, full = side_by_side(fused, _full(k), rounds=rounds, least=_SECONDS)
+                alone, full = interleaved_timing(fused, _full(k), rounds=rounds, least=_SECONDS)
                 yield Row(
                     f"fused call alone {name}", alone * tokens**2 / (pairs * full), None, "lower"
                 )
@@ -93,13 +93,13 @@ def _whole_path(
             done = path(x, torch.ones(1))
             name = f"ctx {tokens}, window {window}"
             if window > 16:
-                local, full = side_by_side(
+                local, full = interleaved_timing(
                     lambda x=x, path=path: path(x, torch.ones(1)),
                     _full(split_heads(x, HEADS)),
                     rounds=rounds,
                     least=_SECONDS,
                 )
-                share = done.visited_keys.item() / tokens**2
+                share = done.qk_pairs.item() / tokens**2
                 yield Row(
                     f"local path over proportional cost, {name}",
                     local / (share * full),
@@ -109,7 +109,7 @@ def _whole_path(
             temperature = path.temperature(torch.ones(1)).item()
             looped = _loop(x, window, window * 3 // 2, temperature)
             torch.testing.assert_close(looped, done.output, rtol=1e-3, atol=1e-4)
-            local, loop = side_by_side(
+            local, loop = interleaved_timing(
                 lambda x=x, path=path: path(x, torch.ones(1)),
                 lambda x=x, w=window, t=temperature: _loop(x, w, w * 3 // 2, t),
                 rounds=rounds,
@@ -131,11 +131,11 @@ def _loop(x: Tensor, window: int, span: int, temperature: float) -> Tensor:
         keys = split_heads(x[:, max(0, start - span + window) : start + span], HEADS)
         queries, before = x[:, here], torch.zeros_like(x[:, here])
         now = before
-        for step in range(FOCUS_STEPS):
+        for step in range(MAX_REFINEMENT_STEPS):
             scaled = split_heads(queries / temperature, HEADS)
-            now = join_heads(scaled_dot_product_attention(scaled, keys, keys))
+            now = merge_heads(scaled_dot_product_attention(scaled, keys, keys))
             change = (now - before).abs().mean()
-            if step + 1 == FOCUS_STEPS or change < 1e-4 + 0.1 * change:
+            if step + 1 == MAX_REFINEMENT_STEPS or change < 1e-4 + 0.1 * change:
                 break
             queries, before = queries + now, now
         out[:, here] = now
@@ -152,11 +152,13 @@ def _local_attention(tokens: int, rounds: int, generator: torch.Generator) -> It
             from local_attention import LocalAttention
 
             theirs = LocalAttention(window, look_backward=1, look_forward=1)
-            spans = Spans(torch.tensor([window]), torch.tensor([2 * window]))
+            spans = SpanGeometry(torch.tensor([window]), torch.tensor([2 * window]))
             q, k, v = (split_heads(_input(tokens, generator), HEADS) for _ in range(3))
             packed = [each.contiguous() for each in (q, k, v)]
 
-            def ours(q: Tensor = q, k: Tensor = k, v: Tensor = v, spans: Spans = spans) -> Tensor:
+            def ours(
+                q: Tensor = q, k: Tensor = k, v: Tensor = v, spans: SpanGeometry = spans
+            ) -> Tensor:
                 return cpu.attend(q, k, v, spans).output
 
             def other(
@@ -165,7 +167,7 @@ def _local_attention(tokens: int, rounds: int, generator: torch.Generator) -> It
                 return theirs(*packed)
 
             torch.testing.assert_close(ours(), other(), rtol=1e-3, atol=1e-5)
-            one, two = side_by_side(ours, other, rounds=rounds, least=_SECONDS)
+            one, two = interleaved_timing(ours, other, rounds=rounds, least=_SECONDS)
             speed, memory = two / one, peak_memory(ours) / peak_memory(other)
         yield Row(f"speed against local-attention, {name}", speed, 2.5, "higher")
         yield Row(f"peak memory over local-attention's, {name}", memory, 0.5, "lower")
@@ -176,7 +178,7 @@ def _growth(contexts: tuple[int, ...], rounds: int, generator: torch.Generator) 
     seconds, extra = [], 0.0
     for tokens in contexts:
         x = _input(tokens, generator)
-        first, second = side_by_side(
+        first, second = interleaved_timing(
             *([lambda x=x: path(x, torch.ones(1))] * 2), rounds=max(2, rounds // 2), least=_SECONDS
         )
         seconds.append((first + second) / 2)
@@ -192,48 +194,52 @@ def _growth(contexts: tuple[int, ...], rounds: int, generator: torch.Generator) 
     )
 
 
-def _lanes(rounds: int, generator: torch.Generator) -> Row:
-    lanes, tokens = 16, 512
-    path = SlidingWindowAttention(HEADS, SpanOptions())
-    x = torch.cat([_input(tokens, generator) for _ in range(lanes)])
-    scale = torch.linspace(0.1, 1, lanes)
+def _batching(rounds: int, generator: torch.Generator) -> Row:
+    batch_size, tokens = 16, 512
+    path = SlidingWindowAttention(HEADS, SpanConfig())
+    x = torch.cat([_input(tokens, generator) for _ in range(batch_size)])
+    scale = torch.linspace(0.1, 1, batch_size)
 
     def apart() -> None:
-        for lane in range(lanes):
-            path(x[lane : lane + 1], scale[lane : lane + 1])
+        for index in range(batch_size):
+            path(x[index : index + 1], scale[index : index + 1])
 
-    together, separate = side_by_side(lambda: path(x, scale), apart, rounds=rounds, least=_SECONDS)
-    name = f"{lanes} lanes in one call, speed against {lanes} calls, ctx {tokens}"
+    together, separate = interleaved_timing(
+        lambda: path(x, scale), apart, rounds=rounds, least=_SECONDS
+    )
+    name = (
+        f"{batch_size} batch elements in one call, speed against {batch_size} calls, ctx {tokens}"
+    )
     return Row(name, separate / together, 1.0, "higher")
 
 
 def _cuda(quick: bool) -> Iterator[Row]:
     """FlexAttention over visited keys against its own dense rate, in bfloat16."""
     sizes = [
-        (tokens, lanes, size)
+        (tokens, batch_size, size)
         for size in (64, 128)
-        for tokens, lanes in ((1024, 256), (4096, 64), (16384, 16))
+        for tokens, batch_size in ((1024, 256), (4096, 64), (16384, 16))
     ]
-    for tokens, lanes, size in sizes[:1] if quick else sizes:
-        name = f"CUDA, {lanes} lanes, ctx {tokens}, heads of {size}"
-        teraflops = rate = compilations = synchronisations = None
+    for tokens, batch_size, size in sizes[:1] if quick else sizes:
+        name = f"CUDA, {batch_size} batch elements, ctx {tokens}, heads of {size}"
+        teraflops = rate = compilations = synchronizations = None
         if torch.cuda.is_available():
-            teraflops, rate, compilations, synchronisations = _flex(tokens, lanes, size)
+            teraflops, rate, compilations, synchronizations = _flex(tokens, batch_size, size)
         yield Row(f"TFLOP/s over visited keys, {name}", teraflops, None, "higher")
         yield Row(f"rate against dense FlexAttention, {name}", rate, 0.7, "higher")
         yield Row(f"compilations after the first, {name}", compilations, 0.0, "lower")
-        yield Row(f"synchronisations inside a pass, {name}", synchronisations, 0.0, "lower")
+        yield Row(f"synchronizations inside a pass, {name}", synchronizations, 0.0, "lower")
 
 
-def _flex(tokens: int, lanes: int, size: int) -> tuple[float, float, float, float]:
-    """TFLOP/s, their share of the dense rate, compilations after the first, synchronisations."""
+def _flex(tokens: int, batch_size: int, size: int) -> tuple[float, float, float, float]:
+    """TFLOP/s, their share of the dense rate, compilations after the first, synchronizations."""
     device = torch.device("cuda")
     generator = torch.Generator(device).manual_seed(0)
     q = torch.randn(
-        lanes, HEADS, tokens, size, device=device, dtype=torch.bfloat16, generator=generator
+        batch_size, HEADS, tokens, size, device=device, dtype=torch.bfloat16, generator=generator
     )
-    scales = [torch.rand(lanes, device=device, generator=generator) for _ in range(4)]
-    spans = [Spans.from_scale(scale, win_size=256, max_span=384) for scale in scales]
+    scales = [torch.rand(batch_size, device=device, generator=generator) for _ in range(4)]
+    spans = [SpanGeometry.from_scale(scale, win_size=256, max_span=384) for scale in scales]
     dense = torch.compile(flex_attention, dynamic=False)
     flex.attend(q, q, q, spans[0])
     counters = torch._dynamo.utils.counters["stats"]
@@ -241,23 +247,28 @@ def _flex(tokens: int, lanes: int, size: int) -> tuple[float, float, float, floa
     torch.cuda.set_sync_debug_mode("error")
     try:
         flex.attend(q, q, q, spans[1])
-        synchronisations = 0.0
+        synchronizations = 0.0
     except RuntimeError:
-        synchronisations = 1.0
+        synchronizations = 1.0
     finally:
         torch.cuda.set_sync_debug_mode("default")
     for each in spans:
         flex.attend(q, q, q, each)
     compilations = float(counters["unique_graphs"] - before)
-    local, full = side_by_side(
+    local, full = interleaved_timing(
         lambda: flex.attend(q, q, q, spans[0]),
         lambda: dense(q, q, q),
         rounds=5,
         synchronize=torch.cuda.synchronize,
     )
-    visited = spans[0].visited_keys(tokens).sum().item()
+    visited = spans[0].qk_pairs(tokens).sum().item()
     teraflops = 4 * visited * HEADS * size / local / 1e12
-    return teraflops, visited / (lanes * tokens**2) * full / local, compilations, synchronisations
+    return (
+        teraflops,
+        visited / (batch_size * tokens**2) * full / local,
+        compilations,
+        synchronizations,
+    )
 
 
 def _input(tokens: int, generator: torch.Generator) -> Tensor:
@@ -265,12 +276,12 @@ def _input(tokens: int, generator: torch.Generator) -> Tensor:
     return torch.nn.functional.layer_norm(x, (DIMS,))
 
 
-def _spans(window: int) -> Spans:
-    return Spans(torch.tensor([window]), torch.tensor([window * 3 // 2]))
+def _spans(window: int) -> SpanGeometry:
+    return SpanGeometry(torch.tensor([window]), torch.tensor([window * 3 // 2]))
 
 
 def _path(window: int) -> SlidingWindowAttention:
-    return SlidingWindowAttention(HEADS, SpanOptions(win_size=window, max_span=window * 3 // 2))
+    return SlidingWindowAttention(HEADS, SpanConfig(win_size=window, max_span=window * 3 // 2))
 
 
 def _full(k: Tensor) -> Callable[[], Tensor]:

@@ -13,19 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spangym.attention import SlidingWindowAttention, SpanOptions
-from spangym.attention.geometry import ACTIONS
+from spangym.attention import SlidingWindowAttention, SpanConfig
+from spangym.attention.geometry import NUM_ACTIONS
 from spangym.attention.layers.modules import AttentionCombiner, split_heads
-from spangym.attention.layers.sliding_window import FOCUS_STEPS
+from spangym.attention.layers.sliding_window import MAX_REFINEMENT_STEPS
 from spangym.envs.data.dataset import BYTES
-from spangym.envs.data.dataset_registry import open_source
+from spangym.envs.data.dataset_registry import make_dataset
 from spangym.experiments.benchmarks.long_inputs import FULL, TaskName, Timing, make_row
-from spangym.experiments.pilot.corpus import encode, join
-from spangym.experiments.pilot.model_optimizer import Learner
+from spangym.experiments.pilot.corpus import encode, join_utterances
+from spangym.experiments.pilot.model_optimizer import ModelOptimizer
 from spangym.experiments.pilot.models import STRIDE, PilotModel, make_model
-from spangym.experiments.pilot.pilot_study import ModelEntry, VariantEntry
-from spangym.experiments.pilot.pilot_tasks import as_tokens, draw
-from spangym.experiments.pilot.synthetic_speech import SpokenSpeech, speak_corpus
+from spangym.experiments.pilot.pilot_study import ModelConfig, VariantConfig
+from spangym.experiments.pilot.pilot_tasks import sample_batch, stack_frames
+from spangym.experiments.pilot.synthetic_speech import SyntheticSpeechConfig, build_corpus
 
 LENGTHS: dict[TaskName, tuple[int, ...]] = {
     "speech": (2, 8, 30, 60, 120),
@@ -46,38 +46,42 @@ class Variant:
     """A model that is timed.
 
     Attributes:
-        label: What it is called.
-        entry: Its attention.
+        name: What it is called.
+        config: Its attention.
         action: Of each layer; the layers' own predictors decide if None.
-        passes: Most passes of iterative focus; the original layer takes 10 whatever it says.
-        alone: Whether `LocalAttention` takes the place of full attention.
+        refinement_steps: Most passes of iterative focus; the original layer takes 10 whatever it says.
+        local_only: Whether `LocalAttention` takes the place of full attention.
     """
 
-    label: str
-    entry: VariantEntry
+    name: str
+    config: VariantConfig
     action: int | None = None
-    passes: int = ModelEntry.focus_steps
-    alone: bool = False
+    refinement_steps: int = ModelConfig.num_refinement_steps
+    local_only: bool = False
 
 
-_STANDARD = VariantEntry("standard", "standard")
-_INTEGRATED = VariantEntry("integrated", "integrated")
+_STANDARD = VariantConfig("standard", "standard")
+_INTEGRATED = VariantConfig("integrated", "integrated")
 
 VARIANTS = (
     Variant(FULL, _STANDARD),
-    Variant("hybrid", VariantEntry("hybrid", "hybrid")),
-    Variant("focus", VariantEntry("focus", "focus")),
+    Variant("hybrid", VariantConfig("hybrid", "hybrid")),
+    Variant("focus", VariantConfig("focus", "focus")),
     Variant("integrated", _INTEGRATED),
-    Variant("integrated, softspan", VariantEntry("softspan", "integrated", soft_span=True)),
+    Variant(
+        "integrated, learned-span", VariantConfig("learned-span", "integrated", soft_span=True)
+    ),
     *(Variant(f"integrated, fixed:{action}", _INTEGRATED, action) for action in (1, 4, 9)),
-    Variant("integrated, fixed:9, ten passes", _INTEGRATED, 9, FOCUS_STEPS),
-    Variant("original", VariantEntry("original", "original")),
+    Variant("integrated, fixed:9, ten passes", _INTEGRATED, 9, MAX_REFINEMENT_STEPS),
+    Variant("original", VariantConfig("original", "original")),
     *(
-        Variant(f"local path alone, fixed:{action}", _STANDARD, action, alone=True)
+        Variant(f"local path alone, fixed:{action}", _STANDARD, action, local_only=True)
         for action in (1, 4, 9)
     ),
-    Variant("local path alone, fixed:9, ten passes", _STANDARD, 9, FOCUS_STEPS, alone=True),
-    Variant("neither path", _STANDARD, 0, alone=True),
+    Variant(
+        "local path alone, fixed:9, ten passes", _STANDARD, 9, MAX_REFINEMENT_STEPS, local_only=True
+    ),
+    Variant("neither path", _STANDARD, 0, local_only=True),
 )
 """The layers of a pilot, whose global path is full attention; then their local path without it."""
 
@@ -86,53 +90,53 @@ class LocalAttention(nn.Module):
     """A local path in the place of full attention, with as many parameters: only the keys differ.
 
     Args:
-        entry: Sizes.
+        config: Sizes.
         action: The span, in ninths of the longest.
         causal: Whether a token sees none after it.
     """
 
-    def __init__(self, entry: ModelEntry, action: int, causal: bool) -> None:
+    def __init__(self, config: ModelConfig, action: int, causal: bool) -> None:
         super().__init__()
-        options = SpanOptions(
-            win_size=entry.win_size,
-            max_span=entry.max_span,
-            max_dist=entry.max_span,
-            temp_scale=entry.temp_scale,
+        options = SpanConfig(
+            win_size=config.win_size,
+            max_span=config.max_span,
+            max_dist=config.max_span,
+            temp_scale=config.temp_scale,
             causal=causal,
         )
-        self.ln = nn.LayerNorm(entry.dims)
+        self.ln = nn.LayerNorm(config.dims)
         self.local = SlidingWindowAttention(
-            entry.heads, options, entry.dims, focus_steps=entry.focus_steps
+            config.heads, options, config.dims, num_refinement_steps=config.num_refinement_steps
         )
-        self.combiner = AttentionCombiner(entry.dims)
-        self.register_buffer("scale", torch.tensor([action / (ACTIONS - 1)]))
+        self.combiner = AttentionCombiner(config.dims)
+        self.register_buffer("scale", torch.tensor([action / (NUM_ACTIONS - 1)]))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Attend, shape (1, tokens, dims) to the same, and how many keys were visited."""
         done = self.local(self.ln(x), self.get_buffer("scale"))
-        return self.combiner(split_heads(done.output, self.local.head)), done.visited_keys
+        return self.combiner(split_heads(done.output, self.local.head)), done.qk_pairs
 
 
 @dataclass(frozen=True)
-class Passage:
+class LongInput:
     """What is read at once.
 
     Attributes:
-        content: As a pilot's model takes it, with one lane.
-        targets: What it is to find, of one lane.
-        classes: What it tells apart.
+        content: As a pilot's model takes it, with one batch element.
+        targets: What it is to find, of one batch element.
+        num_classes: What it tells apart.
     """
 
     content: Tensor
     targets: Tensor
-    classes: int
+    num_classes: int
 
-    def to(self, device: torch.device) -> Passage:
+    def to(self, device: torch.device) -> LongInput:
         """The same on a device."""
-        return Passage(self.content.to(device), self.targets.to(device), self.classes)
+        return LongInput(self.content.to(device), self.targets.to(device), self.num_classes)
 
 
-def rows(
+def run(
     tasks: Sequence[TaskName],
     quick: bool,
     device: torch.device,
@@ -143,10 +147,10 @@ def rows(
 
     Args:
         tasks: What they read.
-        quick: Shorter passages and fewer rounds.
+        quick: Shorter long_inputs and fewer rounds.
         device: Where they run.
         progress: Told what is measured next.
-        seed: Of weights and passages.
+        seed: Of weights and long_inputs.
 
     Yields:
         A row for each task and variant, ready for JSON.
@@ -156,68 +160,68 @@ def rows(
     """
     lengths, rounds = (_QUICK_LENGTHS, _QUICK_ROUNDS) if quick else (LENGTHS, _ROUNDS)
     for task in tasks:
-        timings: dict[str, list[Timing]] = {each.label: [] for each in VARIANTS}
-        for passage in read(task, lengths[task], seed, progress):
-            for label, timing in _time(task, passage.to(device), rounds, progress, seed):
+        timings: dict[str, list[Timing]] = {each.name: [] for each in VARIANTS}
+        for long_input in sample_passages(task, lengths[task], seed, progress):
+            for label, timing in _time(task, long_input.to(device), rounds, progress, seed):
                 timings[label].append(timing)
         for label, own in timings.items():
             yield make_row(task, label, own, timings[FULL])
 
 
-def read(
+def sample_passages(
     task: TaskName,
     lengths: Sequence[int],
     seed: int,
     progress: Callable[[str], None] = lambda _: None,
-) -> Iterator[Passage]:
-    """Passages of so many seconds or bytes.
+) -> Iterator[LongInput]:
+    """Inputs of so many seconds or bytes.
 
     Utterances of one voice are joined until they last so long, so that recordings are somewhat
     longer. They are spoken where the pilot has not yet done so.
     """
     if task == "text":
-        source = open_source("text", "evaluation")
+        source = make_dataset("text", "evaluation")
         for length in lengths:
-            content, targets = draw(source, [np.random.default_rng(seed)], 1, length)
-            yield Passage(content[:, 0], targets[:, 0], BYTES)
+            content, targets = sample_batch(source, [np.random.default_rng(seed)], 1, length)
+            yield LongInput(content[:, 0], targets[:, 0], BYTES)
         return
-    corpus = speak_corpus(
-        SpokenSpeech(), progress=lambda done, all_: progress(f"speaking: {done} of {all_}")
+    corpus = build_corpus(
+        SyntheticSpeechConfig(), progress=lambda done, all_: progress(f"speaking: {done} of {all_}")
     )
-    utterances = corpus.seen if corpus.unseen is None else corpus.unseen
+    utterances = corpus.test_seen if corpus.test_unseen is None else corpus.test_unseen
     for length in lengths:
-        joined = join(utterances, length, 1, np.random.default_rng(seed), STRIDE)
+        joined = join_utterances(utterances, length, 1, np.random.default_rng(seed), STRIDE)
         targets = torch.from_numpy(encode(joined.texts, corpus.alphabet))
-        content = torch.from_numpy(as_tokens(joined.frames))
-        yield Passage(content, targets, 1 + len(corpus.alphabet))
+        content = torch.from_numpy(stack_frames(joined.frames))
+        yield LongInput(content, targets, 1 + len(corpus.alphabet))
 
 
-class _Timed:
-    """A variant that reads a passage.
+class _TimedVariant:
+    """A variant that reads a long_input.
 
     Args:
         variant: The variant.
         task: What it is to learn.
-        passage: On the device.
+        long_input: On the device.
         seed: Of the weights.
 
     Attributes:
-        visited_keys: Of each layer when it last read.
+        qk_pairs: Of each layer when it last read.
     """
 
-    def __init__(self, variant: Variant, task: TaskName, passage: Passage, seed: int) -> None:
-        content = passage.content
-        self._passage = passage
-        self._action = None if variant.alone else variant.action
-        self._model = make_variant(variant, task, passage.classes, content.shape[1], seed)
+    def __init__(self, variant: Variant, task: TaskName, long_input: LongInput, seed: int) -> None:
+        content = long_input.content
+        self._passage = long_input
+        self._action = None if variant.local_only else variant.action
+        self._model = make_variant(variant, task, long_input.num_classes, content.shape[1], seed)
         self._model.to(content.device)
-        # At a rate of 0 nothing is learnt: every round does the same work.
-        self._learner = Learner(self._model, _UPDATES, 0.0)
-        self.visited_keys: list[Tensor] = []
+        # At a rate of 0 nothing is learned: every round does the same work.
+        self._optimizer = ModelOptimizer(self._model, _UPDATES, 0.0)
+        self.qk_pairs: list[Tensor] = []
 
     def train(self) -> None:
         """Update the model."""
-        self._learner.learn(self._model.losses(self._hidden(), self._passage.targets))
+        self._optimizer.step(self._model.losses(self._hidden(), self._passage.targets))
 
     @torch.no_grad()
     def infer(self) -> None:
@@ -231,23 +235,23 @@ class _Timed:
         actions = None
         if self._action is not None:
             actions = torch.full((1,), self._action, device=hidden.device)
-        self.visited_keys = []
+        self.qk_pairs = []
         for index, attention in enumerate(model.attentions):
             if isinstance(attention, LocalAttention):
                 output, keys = attention(hidden)
             else:
                 output, keys, _ = model.attend(index, hidden, actions)
-            hidden = model.follow(index, hidden, output)
-            self.visited_keys.append(keys)
+            hidden = model.apply_residual_ffn(index, hidden, output)
+            self.qk_pairs.append(keys)
         return hidden
 
 
 def _time(
-    task: TaskName, passage: Passage, rounds: int, progress: Callable[[str], None], seed: int
+    task: TaskName, long_input: LongInput, rounds: int, progress: Callable[[str], None], seed: int
 ) -> Iterator[tuple[str, Timing]]:
-    """Time all variants on a passage; they take turns."""
-    device, tokens = passage.content.device, passage.content.shape[1]
-    timed = {each.label: _Timed(each, task, passage, seed) for each in VARIANTS}
+    """Time all variants on a long_input; they take turns."""
+    device, tokens = long_input.content.device, long_input.content.shape[1]
+    timed = {each.name: _TimedVariant(each, task, long_input, seed) for each in VARIANTS}
     functions: dict[tuple[str, str], Callable[[], object]] = {}
     for label, each in timed.items():
         functions[label, "training"], functions[label, "inference"] = each.train, each.infer
@@ -262,29 +266,31 @@ def _time(
         # Kernels are compiled for each length anew.
         for function in functions.values():
             function()
-    seconds = in_turns([*functions.values()], rounds, _SECONDS, synchronize, on_turn)
+    seconds = time_in_turns([*functions.values()], rounds, _SECONDS, synchronize, on_turn)
     milliseconds = dict(zip(names, (1000 * each for each in seconds), strict=True))
     for label, each in timed.items():
-        keys = torch.cat(each.visited_keys).double().mean().item()
+        keys = torch.cat(each.qk_pairs).double().mean().item()
         training, inference = milliseconds[label, "training"], milliseconds[label, "inference"]
         yield label, Timing(tokens, keys, training, inference)
 
 
-def make_variant(variant: Variant, task: TaskName, classes: int, ctx: int, seed: int) -> PilotModel:
+def make_variant(
+    variant: Variant, task: TaskName, num_classes: int, ctx: int, seed: int
+) -> PilotModel:
     """A model of the pilot's default size; as many parameters as the others to half a percent."""
-    entry = ModelEntry(focus_steps=variant.passes)
-    model = make_model(task, entry, variant.entry, classes, ctx, seed)
-    if variant.alone:
+    config = ModelConfig(num_refinement_steps=variant.refinement_steps)
+    model = make_model(task, config, variant.config, num_classes, ctx, seed)
+    if variant.local_only:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model.attentions = nn.ModuleList(
-                LocalAttention(entry, variant.action or 0, model.causal)
-                for _ in range(entry.layers)
+                LocalAttention(config, variant.action or 0, model.causal)
+                for _ in range(config.num_layers)
             )
     return model
 
 
-def in_turns(
+def time_in_turns(
     functions: Sequence[Callable[[], object]],
     rounds: int,
     least: float,

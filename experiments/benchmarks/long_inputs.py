@@ -11,32 +11,32 @@ import numpy as np
 
 from spangym.envs.data.log_mel import HOP, RATE
 from spangym.experiments.pilot.models import STRIDE
-from spangym.experiments.reports.tables import Cell, Line, Table, make_line
+from spangym.experiments.reports.tables import Cell, Table, TableRow, table_row
 
 TaskName = Literal["speech", "text"]
 
 FULL = "full attention"
 """What all others are compared with."""
 
-CHEAPER = 0.95
+CHEAPER_RATIO = 0.95
 """Share of full attention's cost below which something is cheaper: runs differ by some per cent."""
 
-_TOKENS_A_SECOND = RATE / (HOP * STRIDE)
+_TOKENS_PER_SECOND = RATE / (HOP * STRIDE)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What a model took for a passage.
+    """What a model took for a long_input.
 
     Attributes:
-        tokens: Of the passage.
-        visited_keys: Mean of a layer.
-        training: Milliseconds of an update: forward, backward and optimiser.
+        tokens: Of the long_input.
+        qk_pairs: Mean of a layer.
+        training: Milliseconds of an update: forward, backward and optimizer.
         inference: Milliseconds of a forward without gradient.
     """
 
     tokens: int
-    visited_keys: float
+    qk_pairs: float
     training: float
     inference: float
 
@@ -56,9 +56,9 @@ def make_row(
     for own, other in zip(timings, full, strict=True):
         length: dict[str, Any] = {"tokens": own.tokens}
         if task == "speech":
-            length["seconds"] = own.tokens / _TOKENS_A_SECOND
-        length["visited_keys"] = own.visited_keys
-        length["visited_keys_ratio"] = own.visited_keys / other.visited_keys
+            length["seconds"] = own.tokens / _TOKENS_PER_SECOND
+        length["qk_pairs"] = own.qk_pairs
+        length["visited_keys_ratio"] = own.qk_pairs / other.qk_pairs
         for what in ("training", "inference"):
             milliseconds = getattr(own, what)
             length[f"{what}_milliseconds"] = milliseconds
@@ -69,13 +69,15 @@ def make_row(
         what: [each[f"{what}_ratio"] for each in row["lengths"]]
         for what in ("training", "inference")
     }
-    row["crossover"] = {what: crossover(tokens, each) for what, each in ratios.items()}
+    row["break_even_length"] = {
+        what: break_even_length(tokens, each) for what, each in ratios.items()
+    }
     row["ratio_at_longest"] = {what: each[-1] for what, each in ratios.items()}
     return row
 
 
-def crossover(
-    tokens: Sequence[float], ratios: Sequence[float], level: float = CHEAPER
+def break_even_length(
+    tokens: Sequence[float], ratios: Sequence[float], level: float = CHEAPER_RATIO
 ) -> float | None:
     """Length from which on something is cheaper.
 
@@ -89,9 +91,9 @@ def crossover(
         reaches the level; the first length if it is cheaper at all, None if it is not at the last.
 
     Example:
-        >>> round(crossover([100, 400, 1600], [4.0, 2.0, 0.5], level=1))
+        >>> round(break_even_length([100, 400, 1600], [4.0, 2.0, 0.5], level=1))
         800
-        >>> crossover([100, 400], [0.9, 0.5]), crossover([100, 400], [0.9, 1.0])
+        >>> break_even_length([100, 400], [0.9, 0.5]), break_even_length([100, 400], [0.9, 1.0])
         (100.0, None)
     """
     dearer = [index for index, ratio in enumerate(ratios) if ratio >= level]
@@ -105,7 +107,7 @@ def crossover(
     return float(np.exp(start + (end - start) * high / (high - low)))
 
 
-def make_long_inputs_table(measured: Sequence[dict[str, Any]]) -> Table:
+def long_inputs_table(measured: Sequence[dict[str, Any]]) -> Table:
     """Ratios at the longest, and in brackets from what length on something is cheaper."""
     tasks = list(dict.fromkeys(row["task"] for row in measured))
     by_name = {(row["task"], row["variant"]): row for row in measured}
@@ -115,13 +117,13 @@ def make_long_inputs_table(measured: Sequence[dict[str, Any]]) -> Table:
         last = by_name[task, FULL]["lengths"][-1]
         longest.append(f"{task} of {_length(task, last['tokens'])}")
     lines = [
-        _line(label, [by_name[task, label] for task in tasks])
+        _table_row(label, [by_name[task, label] for task in tasks])
         for label in dict.fromkeys(row["variant"] for row in measured)
     ]
     return Table(f"cost over full attention's: {', '.join(longest)}", tuple(columns), tuple(lines))
 
 
-def _line(label: str, own: Sequence[dict[str, Any]]) -> Line:
+def _table_row(label: str, own: Sequence[dict[str, Any]]) -> TableRow:
     cells = []
     for row in own:
         last = row["lengths"][-1]
@@ -132,18 +134,18 @@ def _line(label: str, own: Sequence[dict[str, Any]]) -> Line:
             text = f"{ratio:.2f}"
             if label == FULL:
                 text = f"{last[f'{what}_milliseconds']:,.0f} ms"
-            elif (since := row["crossover"][what]) is not None:
+            elif (since := row["break_even_length"][what]) is not None:
                 shortest = row["lengths"][0]["tokens"]
                 always = since <= shortest
                 # No more than two digits are known of what lies between two lengths.
                 length = _length(row["task"], since if always else float(f"{since:.2g}"))
                 text += f" (≤ {length})" if always else f" ({length})"
             cells.append(Cell(text, ratio))
-    return make_line(label, *cells, reference=label == FULL)
+    return table_row(label, *cells, is_baseline=label == FULL)
 
 
 def _length(task: TaskName, tokens: float) -> str:
     """A length in seconds or bytes."""
-    size, unit = (tokens / _TOKENS_A_SECOND, "s") if task == "speech" else (tokens, "bytes")
+    size, unit = (tokens / _TOKENS_PER_SECOND, "s") if task == "speech" else (tokens, "bytes")
     places = max(0, 1 - math.floor(math.log10(size)))
     return f"{size:,.{places}f} {unit}"

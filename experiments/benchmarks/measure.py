@@ -19,13 +19,13 @@ from typing import Any, Literal
 
 import torch
 from rich import box
-from rich.table import Table
+from rich.table import Table as RichTable
 
-from spangym.experiments.runner.hardware import describe_machine
-from spangym.utils.atomic_io import written_whole
+from spangym.experiments.runner.hardware import hardware_info
+from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
 
-Better = Literal["lower", "higher"]
+Direction = Literal["lower", "higher"]
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Row:
         name: What was measured.
         value: The figure; None where it could not be measured on this machine.
         goal: What it is to reach; None if it has no goal.
-        better: Whether ``lower`` or ``higher`` is better.
+        direction: Whether ``lower`` or ``higher`` is better.
     """
 
     name: str
     value: float | None
     goal: float | None
-    better: Better
+    direction: Direction
 
     @property
     def met(self) -> bool | None:
@@ -54,7 +54,7 @@ class Row:
         """
         if self.value is None or self.goal is None:
             return None
-        return self.value <= self.goal if self.better == "lower" else self.value >= self.goal
+        return self.value <= self.goal if self.direction == "lower" else self.value >= self.goal
 
     def as_json(self) -> dict[str, Any]:
         """The row with its verdict."""
@@ -65,14 +65,14 @@ def describe_bench(device: torch.device) -> dict[str, Any]:
     """The machine, threads and versions, ready for JSON."""
     versions = {name: importlib.metadata.version(name) for name in ("spangym", "torch")}
     return {
-        **describe_machine(device),
+        **hardware_info(device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         **versions,
     }
 
 
-def side_by_side(
+def interleaved_timing(
     one: Callable[[], object],
     other: Callable[[], object],
     *,
@@ -135,7 +135,7 @@ def peak_memory(function: Callable[[], object]) -> int:
     return max(each["Total Allocated"] for each in memory) - before
 
 
-def copies_and_busy_share(function: Callable[[], object]) -> tuple[float, float]:
+def d2h_copies_and_utilization(function: Callable[[], object]) -> tuple[float, float]:
     """Copies from the CUDA device to the host in a call, and the share of it the device is busy.
 
     Taken from PyTorch's own profiler, of the second call.
@@ -169,36 +169,36 @@ def _silent_stderr() -> Iterator[None]:
         os.close(kept)
 
 
-def number(value: float | None) -> str:
+def format_value(value: float | None) -> str:
     """A figure to three digits."""
     return "not measured" if value is None else f"{value:.3g}"
 
 
-def make_bench_table(rows: Sequence[Row]) -> Table:
+def bench_table(rows: Sequence[Row]) -> RichTable:
     """The rows for the terminal."""
-    table = Table(box=box.SIMPLE_HEAD)
+    table = RichTable(box=box.SIMPLE_HEAD)
     table.add_column("name", overflow="fold")
-    for name in ("value", "goal", "better", "met"):
+    for name in ("value", "goal", "direction", "met"):
         table.add_column(name, justify="right" if name in ("value", "goal") else "left")
     styles = {True: "green", False: "red", None: "dim"}
     words = {True: "yes", False: "no", None: "-"}
     for row in rows:
         table.add_row(
             row.name,
-            number(row.value),
+            format_value(row.value),
             "-" if row.goal is None else f"{row.goal:g}",
-            row.better,
+            row.direction,
             f"[{styles[row.met]}]{words[row.met]}[/]",
         )
     return table
 
 
-def write_bench(path: Path, machine: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
+def save_bench(path: Path, machine: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
     """Write ``{"machine": {...}, "rows": [{...}]}``, whole or not at all."""
     content = {"machine": machine, "rows": list(rows)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as aside:
-        aside.write_text(json.dumps(content, indent=1) + "\n")
+    with atomic_write(path) as tmp:
+        tmp.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def check_writable_file(option: str, path: Path) -> None:

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 from rich import box
-from rich.table import Table
+from rich.table import Table as RichTable
 from torch import Tensor
 
 from spangym.agents import Refiner
-from spangym.attention import ACTIONS, IntegratedAttention, SlidingWindowAttention, SpanOptions
+from spangym.attention import NUM_ACTIONS, IntegratedAttention, SlidingWindowAttention, SpanConfig
 from spangym.attention.layers.modules import split_heads
 from spangym.attention.original.layer import OriginalSlidingWindowAttention
-from spangym.envs.data.dataset import TextSource
+from spangym.envs.data.dataset import TextDataset
 
 CTX, DIMS, HEADS = 256, 64, 4
-LONGEST = ACTIONS - 1
+MAX_ACTION = NUM_ACTIONS - 1
 
 COLUMNS = ("#", "defect", "measured", "original", "default", "with an option")
 
@@ -34,7 +34,7 @@ class Defect:
         measure: What was measured.
         original: Of the original layer.
         default: Of the default layer.
-        option: Of the default layer with the option that mends what it keeps.
+        option: Of the default layer with the option that fixes what it keeps.
         option_name: That option; empty if there is none.
     """
 
@@ -46,7 +46,7 @@ class Defect:
     option: float | None = None
     option_name: str = ""
 
-    def cells(self) -> tuple[str, ...]:
+    def to_row(self) -> tuple[str, ...]:
         """The row as text, by `COLUMNS`."""
         option = "" if self.option is None else f"{self.option:.3g} (`{self.option_name}`)"
         return (
@@ -70,7 +70,9 @@ def measure_defects() -> Iterator[Defect]:
     mask = torch.rand(CTX, CTX, generator=text.generator) < 0.5
 
     def temperature(make: _Make) -> float:
-        weak, strong = (make(temp_scale=each).outcome(x, LONGEST) for each in (0.01, 1.0))
+        weak, strong = (
+            make(temp_scale=each).forward_with_action(x, MAX_ACTION) for each in (0.01, 1.0)
+        )
         return _change(weak.local_output, strong.local_output)
 
     yield _both(
@@ -90,7 +92,8 @@ def measure_defects() -> Iterator[Defect]:
         "masks and cross-attention input are ignored",
         "change of the output as half of the keys are masked",
         lambda make: _change(
-            make().outcome(x, LONGEST).output, make().outcome(x, LONGEST, mask=mask).output
+            make().forward_with_action(x, MAX_ACTION).output,
+            make().forward_with_action(x, MAX_ACTION, mask=mask).output,
         ),
     )
     yield _both(
@@ -99,7 +102,7 @@ def measure_defects() -> Iterator[Defect]:
         "standard deviation of the global scores",
         lambda make: _global_scores(make(), x).std().item(),
     )
-    options = SpanOptions(win_size=32, max_span=48)
+    options = SpanConfig(win_size=32, max_span=48)
     yield Defect(
         "5",
         "queries and keys are cut to the first of their slice",
@@ -112,7 +115,8 @@ def measure_defects() -> Iterator[Defect]:
         "focus stops, and the span is chosen, for the whole batch",
         "change of a sequence's output by another beside it",
         lambda make: _change(
-            make().outcome(x, LONGEST).output[:1], make().outcome(x[:1], LONGEST).output
+            make().forward_with_action(x, MAX_ACTION).output[:1],
+            make().forward_with_action(x[:1], MAX_ACTION).output,
         ),
     )
     yield _both(
@@ -153,18 +157,18 @@ def measure_defects() -> Iterator[Defect]:
         "",
         "all of them",
         "quality of the local output at the longest span",
-        lambda make: make().outcome(x, LONGEST).reward.mean().item(),
+        lambda make: make().forward_with_action(x, MAX_ACTION).reward.mean().item(),
     )
 
 
-def make_defects_table(defects: list[Defect]) -> Table:
+def defects_table(defects: list[Defect]) -> RichTable:
     """The defects for the terminal."""
-    table = Table(box=box.SIMPLE_HEAD)
+    table = RichTable(box=box.SIMPLE_HEAD)
     for column in COLUMNS:
         number = column in ("original", "default")
         table.add_column(column, justify="right" if number else "left", overflow="fold")
     for defect in defects:
-        table.add_row(*(cell.replace("`", "") for cell in defect.cells()))
+        table.add_row(*(cell.replace("`", "") for cell in defect.to_row()))
     return table
 
 
@@ -181,12 +185,12 @@ class _Text:
     def __init__(self) -> None:
         self.generator = torch.Generator().manual_seed(0)
         self._numbers = np.random.default_rng(0)
-        self._source = TextSource("evaluation")
+        self._source = TextDataset("evaluation")
         self._embedding = torch.randn(256, DIMS, generator=self.generator)
 
     def chunks(self, count: int) -> Tensor:
         """Shape (count, CTX, DIMS), from places of their own."""
-        streams = [self._source.stream(self._numbers, 1, CTX).content for _ in range(count)]
+        streams = [self._source.sample(self._numbers, 1, CTX).content for _ in range(count)]
         return self._embedding[torch.from_numpy(np.concatenate(streams).astype(np.int64))]
 
 
@@ -245,11 +249,11 @@ def _share_off(layer: IntegratedAttention, text: _Text) -> float:
 
 
 def _longest_span(layer: IntegratedAttention, x: Tensor) -> float:
-    return layer.outcome(x, LONGEST).span.max().item() / layer.options.max_span
+    return layer.forward_with_action(x, MAX_ACTION).span.max().item() / layer.options.max_span
 
 
 def _gradient(layer: IntegratedAttention, x: Tensor) -> float:
-    layer.outcome(x, LONGEST).output.square().mean().backward()
+    layer.forward_with_action(x, MAX_ACTION).output.square().mean().backward()
     gradients = [each.grad for each in layer.span_pred.parameters() if each.grad is not None]
     return sum(each.square().sum().item() for each in gradients) ** 0.5
 
@@ -263,7 +267,7 @@ def _asked_in_eval(layer: IntegratedAttention, x: Tensor) -> int:
 
 
 class _CountingRefiner(Refiner):
-    """Counts how often it may have explored or learnt."""
+    """Counts how often it may have explored or learned."""
 
     def __init__(self) -> None:
         super().__init__(seed=0)
@@ -274,7 +278,7 @@ class _CountingRefiner(Refiner):
         return super().choose_action(state)
 
     def update(
-        self, state: int, action: int, reward: float, next_state: int, lane: int = 0
+        self, state: int, action: int, reward: float, next_state: int, env_index: int = 0
     ) -> None:
         self.asked += 1
-        super().update(state, action, reward, next_state, lane)
+        super().update(state, action, reward, next_state, env_index)

@@ -9,7 +9,7 @@ import torch
 import typer
 
 from spangym.experiments.benchmarks.measure import check_writable_file
-from spangym.experiments.cli.bench import Json, Threads, measure
+from spangym.experiments.cli.bench import Json, Threads, run_benchmark
 from spangym.utils.errors import UserError
 
 
@@ -24,15 +24,15 @@ def export(
     out: Annotated[Path, typer.Option(help="The file to write, .safetensors.")],
 ) -> None:
     """Write a trained agent to a file, to control layers: load_controller(FILE)."""
-    from spangym.experiments.trials.export_agent import ENDING
+    from spangym.experiments.trials.export_agent import SUFFIX
     from spangym.experiments.trials.export_agent import export as write
 
     check_writable_file("--out", out)
-    if out.suffix != ENDING:
-        raise UserError(f"--out: {str(out)!r} must end in {ENDING}")
+    if out.suffix != SUFFIX:
+        raise UserError(f"--out: {str(out)!r} must end in {SUFFIX}")
     torch.set_num_threads(1)
     controller = write(trial, out)
-    layer = ", layer=INDEX" if controller.observation.layer_index else ""
+    layer = ", layer=INDEX" if controller.observation.include_layer_index else ""
     print(f"written: {out}")
     print(f"use: layer.refiner = spangym.attention.load_controller({str(out)!r}{layer})")
 
@@ -43,6 +43,6 @@ def bench_agents(
     threads: Threads = 1,
 ) -> None:
     """Measure what a decision costs beside the layer it is for, and how fast a table learns."""
-    from spangym.experiments.benchmarks.bench_agents import rows
+    from spangym.experiments.benchmarks.bench_agents import run
 
-    measure(lambda: rows(quick), threads, json)
+    run_benchmark(lambda: run(quick), threads, json)

@@ -55,7 +55,7 @@ for command in (
     cli_tune.tune,
     cli_agents.export,
     cli_environments.watch,
-    cli_environments.references,
+    cli_environments.baselines,
     cli_environments.pretrain,
     cli_pilot.pilot,
     cli_measure.defects,

@@ -14,11 +14,11 @@ from rich.console import Console
 
 from spangym.experiments.benchmarks.measure import (
     Row,
+    bench_table,
     check_writable_file,
     describe_bench,
-    make_bench_table,
-    number,
-    write_bench,
+    format_value,
+    save_bench,
 )
 from spangym.experiments.cli.pilot_cmd import TaskName
 from spangym.utils.errors import UserError
@@ -33,7 +33,7 @@ def defects(
     json: Json = None,
 ) -> None:
     """Measure what each defect of the original layer does."""
-    from spangym.experiments.benchmarks.original_defects import make_defects_table, measure_defects
+    from spangym.experiments.benchmarks.original_defects import defects_table, measure_defects
 
     if json is not None:
         check_writable_file("--json", json)
@@ -41,9 +41,9 @@ def defects(
     console = Console(width=None if sys.stdout.isatty() else 160)
     with console.status("measuring"):
         measured = list(measure_defects())
-    console.print(make_defects_table(measured))
+    console.print(defects_table(measured))
     if json is not None:
-        write_bench(json, describe_bench(torch.device("cpu")), [asdict(each) for each in measured])
+        save_bench(json, describe_bench(torch.device("cpu")), [asdict(each) for each in measured])
         print(f"written: {json}")
 
 
@@ -56,20 +56,20 @@ def bench_attention(
 ) -> None:
     """Measure local attention against the cost that its visited keys should have."""
     # Imported here: nothing else needs it.
-    from spangym.experiments.benchmarks.bench_attention import rows
+    from spangym.experiments.benchmarks.bench_attention import run
 
-    measure(lambda: rows(quick, torch.Generator().manual_seed(0)), threads, json)
+    run_benchmark(lambda: run(quick, torch.Generator().manual_seed(0)), threads, json)
 
 
 def bench_envs(
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds and lanes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer rounds and environments.")] = False,
     json: Json = None,
     threads: Threads = 1,
 ) -> None:
     """Measure what the environment adds to the layers that it runs."""
-    from spangym.experiments.benchmarks.bench_envs import rows
+    from spangym.experiments.benchmarks.bench_envs import run
 
-    measure(lambda: rows(quick), threads, json)
+    run_benchmark(lambda: run(quick), threads, json)
 
 
 def bench_experiments(
@@ -80,9 +80,9 @@ def bench_experiments(
     threads: Threads = 1,
 ) -> None:
     """Measure what the runner adds to its trials, and how fast curves of many are drawn."""
-    from spangym.experiments.benchmarks.bench_experiments import rows
+    from spangym.experiments.benchmarks.bench_experiments import run
 
-    measure(lambda: rows(quick), threads, json)
+    run_benchmark(lambda: run(quick), threads, json)
 
 
 def bench_pilot(
@@ -101,9 +101,9 @@ def bench_pilot(
     Speech needs an extra: pip install 'spangym\[speech]'.
     """
     from spangym.envs.env_config import check_device
-    from spangym.experiments.benchmarks.bench_pilot import LENGTHS, rows
-    from spangym.experiments.benchmarks.long_inputs import make_long_inputs_table
-    from spangym.experiments.reports.terminal_tables import render_table
+    from spangym.experiments.benchmarks.bench_pilot import LENGTHS, run
+    from spangym.experiments.benchmarks.long_inputs import long_inputs_table
+    from spangym.experiments.reports.terminal_tables import to_rich_table
 
     if json is not None:
         check_writable_file("--json", json)
@@ -113,21 +113,19 @@ def bench_pilot(
         place = check_device(device)
         with console.status("measuring") as status:
             measured = list(
-                rows(
-                    [each for each in LENGTHS if task in (None, each)], quick, place, status.update
-                )
+                run([each for each in LENGTHS if task in (None, each)], quick, place, status.update)
             )
     except ValueError as error:
         raise UserError(str(error)) from error
     machine = describe_bench(place)
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    console.print(render_table(make_long_inputs_table(measured)))
+    console.print(to_rich_table(long_inputs_table(measured)))
     if json is not None:
-        write_bench(json, machine, measured)
+        save_bench(json, machine, measured)
         print(f"written: {json}")
 
 
-def measure(rows: Callable[[], Iterable[Row]], threads: int, json: Path | None) -> None:
+def run_benchmark(run: Callable[[], Iterable[Row]], threads: int, json: Path | None) -> None:
     """Show rows of figures as they are measured, and write them down."""
     if json is not None:
         check_writable_file("--json", json)
@@ -137,11 +135,11 @@ def measure(rows: Callable[[], Iterable[Row]], threads: int, json: Path | None) 
     console = Console(width=None if sys.stdout.isatty() else 120)
     done: list[Row] = []
     with console.status("measuring") as status:
-        for row in rows():
+        for row in run():
             done.append(row)
-            status.update(f"measured: {row.name}: {number(row.value)}")
+            status.update(f"measured: {row.name}: {format_value(row.value)}")
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    console.print(make_bench_table([row for row in done if row.value is not None]))
+    console.print(bench_table([row for row in done if row.value is not None]))
     missing = [row.name for row in done if row.value is None]
     if missing:
         needs = [
@@ -154,5 +152,5 @@ def measure(rows: Callable[[], Iterable[Row]], threads: int, json: Path | None) 
         ]
         print(f"not measured: {len(missing)} figures that need {' or '.join(needs)}")
     if json is not None:
-        write_bench(json, machine, [row.as_json() for row in done])
+        save_bench(json, machine, [row.as_json() for row in done])
         print(f"written: {json}")

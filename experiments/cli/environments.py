@@ -1,4 +1,4 @@
-"""Commands about environments: ``spangym watch``, ``pretrain`` and ``references``."""
+"""Commands about environments: ``spangym watch``, ``pretrain`` and ``baselines``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TaskID, TimeElapsedColumn
 
-from spangym.envs.model.model_checkpoint import ENDING, to_bytes
+from spangym.envs.model.model_checkpoint import SUFFIX, serialize
 from spangym.envs.registration import ENVIRONMENTS, full_id
-from spangym.experiments.benchmarks.measure import check_writable_file, describe_bench, write_bench
+from spangym.experiments.benchmarks.measure import check_writable_file, describe_bench, save_bench
 from spangym.experiments.cli.bench import Json
-from spangym.utils.atomic_io import written_whole
+from spangym.utils.atomic_io import atomic_write
 
 
 def watch(
@@ -38,20 +38,20 @@ def watch(
     """Play one episode of evaluation, as a video or as text."""
     from spangym.experiments.trials.watch_episode import (
         check_video,
-        find_player,
-        pictures,
-        write_video,
+        load_policy,
+        render_episode,
+        save_video,
     )
 
     if video is not None:
         check_video(video)
     torch.set_num_threads(1)
-    player = find_player(environment, agent, seed)
+    policy_run = load_policy(environment, agent, seed)
     if video is None:
-        for text in pictures(player, seed, "ansi"):
+        for text in render_episode(policy_run, seed, "ansi"):
             print(text, end="\n\n")
     else:
-        frames = write_video(video, pictures(player, seed, "rgb_array"))
+        frames = save_video(video, render_episode(policy_run, seed, "rgb_array"))
         print(f"written: {video} ({frames} frames)")
 
 
@@ -63,46 +63,46 @@ def pretrain(
         Path | None, typer.Option(help="File for the weights; else NAME.safetensors here.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=3, help="Steps of the optimiser; else the recipe's.")
+        int | None, typer.Option(min=3, help="Steps of the optimizer; else the default.")
     ] = None,
 ) -> None:
     """Train the layers of an id at random spans, on one core of the CPU."""
-    from spangym.envs.model.pretrain import describe, judge, pretrain, recipe_of
+    from spangym.envs.model.pretrain import evaluate, get_config, metadata, pretrain
 
-    name, recipe = recipe_of(environment)
+    name, config = get_config(environment)
     if steps is not None:
-        recipe = replace(recipe, steps=steps)
-    path = out or Path(f"{name}{ENDING}")
+        config = replace(config, steps=steps)
+    path = out or Path(f"{name}{SUFFIX}")
     check_writable_file("--out", path)
     torch.set_num_threads(1)
     began = time.perf_counter()
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn()) as bars:
-        bar = bars.add_task(name, total=recipe.steps)
+        bar = bars.add_task(name, total=config.steps)
 
         def progress(done: int, loss: float) -> None:
             said = f"{name}, step {done:,}: {loss:.3f} bits a target"
             bars.update(bar, completed=done, description=said)
 
-        stack = pretrain(recipe, progress)
-    losses = judge(stack, recipe)
-    content = to_bytes(stack, describe(recipe, losses, time.perf_counter() - began))
+        stack = pretrain(config, progress)
+    losses = evaluate(stack, config)
+    content = serialize(stack, metadata(config, losses, time.perf_counter() - began))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as aside:
-        aside.write_bytes(content)
+    with atomic_write(path) as tmp:
+        tmp.write_bytes(content)
     reached = ", ".join(f"{action}: {loss:.3f}" for action, loss in losses.items())
     print(f"bits a target on evaluation streams, by span: {reached}")
     print(f"written: {path} ({len(content):,} bytes)")
 
 
-def references(
+def baselines(
     environments: Annotated[
         list[str] | None, typer.Argument(metavar="[ID]...", help="Registered ids; else all.")
     ] = None,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes of each policy.")] = 16,
     json: Json = None,
 ) -> None:
-    """Measure what policies that learn nothing earn, and what the best would."""
-    from spangym.experiments.benchmarks.baselines import make_references_table, measure_references
+    """Measure the returns of non-learning baselines, and the best that can be had."""
+    from spangym.experiments.benchmarks.baselines import baselines_table, measure_baselines
 
     if json is not None:
         check_writable_file("--json", json)
@@ -116,9 +116,9 @@ def references(
             def progress(done: int, total: int, bar: TaskID = bar) -> None:
                 bars.update(bar, completed=done, total=total)
 
-            measured.append(measure_references(name, episodes, progress))
+            measured.append(measure_baselines(name, episodes, progress))
     console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(make_references_table(measured))
+    console.print(baselines_table(measured))
     if json is not None:
-        write_bench(json, describe_bench(torch.device("cpu")), [asdict(each) for each in measured])
+        save_bench(json, describe_bench(torch.device("cpu")), [asdict(each) for each in measured])
         print(f"written: {json}")

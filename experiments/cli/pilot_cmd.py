@@ -15,14 +15,14 @@ from spangym.experiments.cli.running import (
     CheckpointOption,
     ExecutorName,
     ExecutorOption,
-    JobsOption,
     QuietOption,
+    WorkersOption,
     make_executor,
-    resumable,
-    run_unfinished,
+    report_interruption,
+    run_pending_jobs,
 )
 from spangym.experiments.runner.executor import Executor
-from spangym.experiments.runner.hardware import usable_cores
+from spangym.experiments.runner.hardware import available_cpus
 from spangym.experiments.runner.job import CHECKPOINT_SECONDS
 from spangym.experiments.runner.manifest import describe_run
 from spangym.utils.errors import UserError
@@ -37,11 +37,11 @@ class TaskName(StrEnum):
 
 def pilot(
     task: Annotated[TaskName | None, typer.Argument(help="What the models learn.")] = None,
-    plan: Annotated[
+    study: Annotated[
         str | None,
         typer.Argument(
-            metavar="PLAN",
-            help="A TOML file or a shipped plan: quick, laws, voices or full for speech, quick or "
+            metavar="STUDY",
+            help="A TOML file or a shipped study: quick, laws, voices or full for speech, quick or "
             "full for text; else quick.",
         ),
     ] = None,
@@ -54,7 +54,7 @@ def pilot(
     ] = None,
     variant: Annotated[
         list[str] | None,
-        typer.Option(help="Train only this variant of the plan beside the first (repeatable)."),
+        typer.Option(help="Train only this variant of the study beside the first (repeatable)."),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of seeds, counted from 0.")
@@ -62,20 +62,20 @@ def pilot(
     updates: Annotated[int | None, typer.Option(min=1, help="Updates of each model.")] = None,
     executor: ExecutorOption = ExecutorName.LOCAL,
     address: AddressOption = None,
-    jobs: JobsOption = None,
+    workers: WorkersOption = None,
     device: Annotated[
         str | None, typer.Option(help="Where the models train, as torch names it.")
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the results; else runs/PLAN. Trainings that are finished in it are "
+            help="Folder for the results; else runs/STUDY. Trainings that are finished in it are "
             "not run again, those that were interrupted go on."
         ),
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(help="Go on with the pilot in this folder, by its own plan."),
+        typer.Option(help="Go on with the pilot in this folder, by its own study."),
     ] = None,
     checkpoint_seconds: CheckpointOption = CHECKPOINT_SECONDS,
     quiet: QuietOption = False,
@@ -84,17 +84,21 @@ def pilot(
 
     Speech needs an extra: pip install 'spangym\[speech]'.
     """
-    from spangym.experiments.pilot.load_pilot_study import change_plan, load_task_plan, resolve
+    from spangym.experiments.pilot.load_pilot_study import (
+        load_pilot_study,
+        normalize_pilot_study,
+        override_pilot_study,
+    )
     from spangym.experiments.pilot.pilot_folder import PilotFolder
-    from spangym.experiments.pilot.pilot_tasks import check_task, content_hashes
-    from spangym.experiments.runner.fingerprint import ContentHashes
+    from spangym.experiments.pilot.pilot_tasks import fingerprint, validate_task
+    from spangym.experiments.runner.fingerprint import DatasetHashes
 
-    runs = make_executor(executor, address, jobs, checkpoint_seconds)
+    runs = make_executor(executor, address, workers, checkpoint_seconds)
     if resume is None:
         if task is None:
             raise UserError("name what the models learn: `spangym pilot speech`, or `text`")
-        chosen = change_plan(
-            load_task_plan(task.value, "quick" if plan is None else plan),
+        chosen = override_pilot_study(
+            load_pilot_study("quick" if study is None else study, task.value),
             seeds=seeds,
             updates=updates,
             variants=variant or (),
@@ -103,25 +107,25 @@ def pilot(
         )
         folder = PilotFolder(out or Path("runs", chosen.name))
     else:
-        given = (task, plan, data, variant, seeds, updates, device, out)
+        given = (task, study, data, variant, seeds, updates, device, out)
         if any(each is not None for each in given):
             raise UserError(
-                "--resume goes on with the folder's own plan: besides it give only --jobs, "
+                "--resume goes on with the folder's own study: besides it give only --workers, "
                 "--executor, --address, --checkpoint-seconds and --quiet"
             )
         folder = PilotFolder.open(resume)
         folder.check_writable()
         try:
-            chosen = resolve(folder.plan())
+            chosen = normalize_pilot_study(folder.study())
         except UserError as error:
             raise UserError(f"{folder.path / 'pilot.toml'}: {error}") from error
     try:
         # Before the trainings begin: what is spoken is spoken once.
-        check_task(chosen)
-        content = content_hashes(chosen, ContentHashes())
+        validate_task(chosen)
+        content = fingerprint(chosen, DatasetHashes())
     except ValueError as error:
         raise UserError(str(error)) from error
-    manifest = describe_run(sys.argv, jobs or usable_cores(), chosen.device)
+    manifest = describe_run(sys.argv, workers or available_cpus(), chosen.device)
     folder.make(chosen, {**manifest, "content_sha256": content})
     _run(folder.path, runs, quiet)
 
@@ -129,14 +133,14 @@ def pilot(
 def _run(path: Path, executor: Executor, quiet: bool) -> None:
     from spangym.experiments.pilot.conclusion import conclude
     from spangym.experiments.pilot.pilot_folder import PilotFolder
-    from spangym.experiments.pilot.pilot_tables import render_pilot_tables
+    from spangym.experiments.pilot.pilot_tables import rich_pilot_tables
 
     folder = PilotFolder(path)
     console = Console(width=None if sys.stdout.isatty() else 120, quiet=quiet)
-    with resumable(folder):
-        failed = run_unfinished(folder, executor, console, quiet)
+    with report_interruption(folder):
+        failed = run_pending_jobs(folder, executor, console, quiet)
         concluded = conclude(folder, failed)
-    for table in render_pilot_tables(concluded.rows, concluded.summary):
+    for table in rich_pilot_tables(concluded.rows, concluded.summary):
         console.print(table)
     for remark in concluded.summary.remarks:
         console.print(remark, style="dim", markup=False, highlight=False)

@@ -12,10 +12,10 @@ import typer
 from rich.console import Console
 
 from spangym.experiments.runner.executor import Executor
-from spangym.experiments.runner.hardware import usable_cores
-from spangym.experiments.runner.job_dir import JobFolder
+from spangym.experiments.runner.hardware import available_cpus
+from spangym.experiments.runner.job_dir import JobDir
 from spangym.experiments.runner.local_executor import LocalExecutor
-from spangym.experiments.runner.progress import make_view
+from spangym.experiments.runner.progress import make_reporter
 from spangym.experiments.runner.run import run_jobs
 from spangym.utils.errors import UserError
 
@@ -37,7 +37,7 @@ AddressOption = Annotated[
     str | None,
     typer.Option(help="Of the Ray cluster, HOST:PORT; else one is started on this machine."),
 ]
-JobsOption = Annotated[
+WorkersOption = Annotated[
     int | None,
     typer.Option(min=1, help="How many run side by side on this machine; else one a core."),
 ]
@@ -48,7 +48,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing 
 
 
 def make_executor(
-    name: ExecutorName, address: str | None, jobs: int | None, checkpoint_seconds: float
+    name: ExecutorName, address: str | None, workers: int | None, checkpoint_seconds: float
 ) -> Executor:
     """What runs the jobs, as options say.
 
@@ -58,15 +58,15 @@ def make_executor(
     if name is ExecutorName.LOCAL:
         if address is not None:
             raise UserError("--address is of a Ray cluster: give --executor ray, too")
-        return LocalExecutor(jobs or usable_cores(), checkpoint_seconds)
+        return LocalExecutor(workers or available_cpus(), checkpoint_seconds)
     # Imported here: it is an extra, and takes a while.
     from spangym.experiments.runner.ray_executor import RayExecutor
 
-    return RayExecutor(address, jobs, checkpoint_seconds)
+    return RayExecutor(address, workers, checkpoint_seconds)
 
 
-def run_unfinished(
-    folder: JobFolder[Any], executor: Executor, console: Console, quiet: bool
+def run_pending_jobs(
+    folder: JobDir[Any], executor: Executor, console: Console, quiet: bool
 ) -> dict[str, str]:
     """Run the jobs of a folder that are not finished, and show how that goes on.
 
@@ -80,8 +80,8 @@ def run_unfinished(
     jobs, finished, noun = folder.jobs(), folder.finished(), folder.job_noun
     if finished:
         console.print(f"{len(finished)} of {len(jobs)} {noun}s are finished already")
-    with make_view(console, jobs, finished, f"{noun}s", quiet) as view:
-        failed = run_jobs(folder.unfinished(), executor, view)
+    with make_reporter(console, jobs, finished, f"{noun}s", quiet) as reporter:
+        failed = run_jobs(folder.unfinished(), executor, reporter)
     if len(failed) == len(jobs):
         first = next(iter(failed.values()))
         print(f"spangym: every {noun} failed, the first by: {first}", file=sys.stderr)
@@ -90,7 +90,7 @@ def run_unfinished(
 
 
 @contextlib.contextmanager
-def resumable(folder: JobFolder[Any]) -> Iterator[None]:
+def report_interruption(folder: JobDir[Any]) -> Iterator[None]:
     """Where what is done in it ends early, say what is kept and how to go on.
 
     Raises:

@@ -17,8 +17,8 @@ from rich.progress import Progress, TimeElapsedColumn
 
 from spangym.experiments.benchmarks.measure import check_writable_file
 from spangym.experiments.runner.manifest import make_manifest
-from spangym.experiments.trials.run_dir import RunFolder
-from spangym.utils.atomic_io import written_whole
+from spangym.experiments.trials.run_dir import RunDir
+from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
 
 
@@ -27,7 +27,7 @@ class XAxis(StrEnum):
 
     STEPS = "steps"
     WALL = "wall"
-    VISITED_KEYS = "visited_keys"
+    VISITED_KEYS = "qk_pairs"
 
 
 class Format(StrEnum):
@@ -55,8 +55,8 @@ def curves(
         list[str] | None,
         typer.Option(
             help="A figure to draw (may be repeated), or all. Of comparisons: reward, profiles, "
-            "improvement, aggregates, radar, spans, pareto, differences; else reward. Of a pilot: "
-            "error, loss, runtime, keys, spans, by_span, laws, attention; else error and loss."
+            "probability_of_improvement, aggregates, radar, span_heatmap, pareto, differences; else "
+            "reward. Of a pilot: error, loss, runtime, keys, spans, by_span, laws, attention; else error and loss."
         ),
     ] = None,
     x: Annotated[
@@ -96,31 +96,35 @@ def _draw_comparison(
     tables: Sequence[str],
     out: Path | None,
 ) -> None:
-    from spangym.experiments.analysis.comparison_stats import analyse
-    from spangym.experiments.analysis.load_results import gather
-    from spangym.experiments.plots.plot_data import Results
-    from spangym.experiments.plots.plot_registry import FIGURES
-    from spangym.experiments.plots.save import draw_figures, find_figures, write_tables
+    from spangym.experiments.analysis.comparison_stats import compute_statistics
+    from spangym.experiments.analysis.load_results import load_results
+    from spangym.experiments.plots.plot_data import PlotData
+    from spangym.experiments.plots.plot_registry import PLOTS
+    from spangym.experiments.plots.save import (
+        parse_figure_names,
+        save_comparison_figures,
+        save_tables,
+    )
 
-    names = find_figures(figures or ["reward"], FIGURES)
-    runs = [RunFolder.open(folder) for folder in folders]
+    names = parse_figure_names(figures or ["reward"], PLOTS)
+    runs = [RunDir.open(folder) for folder in folders]
     if out is None and len(runs) > 1:
         raise UserError("several runs are drawn together: name a folder for the files with --out")
     place = out or runs[0].path
     if out is None:
         runs[0].check_writable()
-    rows = gather(runs)
-    if not len(rows.trials):
+    results = load_results(runs)
+    if not len(results.trials):
         raise UserError(
             f"no trial is finished in {str(folders[0])!r}: go on with {runs[0].resume_command}"
         )
-    results = Results(rows, analyse(rows, np.random.default_rng(0)), x.value, smooth)
+    data = PlotData(results, compute_statistics(results, np.random.default_rng(0)), x.value, smooth)
     place.mkdir(parents=True, exist_ok=True)
-    for said in draw_figures(results, names, place, formats):
+    for said in save_comparison_figures(data, names, place, formats):
         print(said)
-    for path in write_tables(results, place, tables):
+    for path in save_tables(data, place, tables):
         print(f"written: {path}")
-    _say_unfinished(rows.missing + len(rows.failed), len(rows.trials), "trials")
+    _say_unfinished(results.missing + len(results.failed), len(results.trials), "trials")
 
 
 def _draw_pilot(
@@ -132,37 +136,37 @@ def _draw_pilot(
     tables: Sequence[str],
     out: Path | None,
 ) -> None:
-    from spangym.experiments.pilot.conclusion import summarise
-    from spangym.experiments.pilot.figures.kinds import PILOT_FIGURES
-    from spangym.experiments.pilot.pilot_drawing import draw_pilot_figures, write_pilot_tables
+    from spangym.experiments.pilot.conclusion import summarize
+    from spangym.experiments.pilot.figures.kinds import PILOT_PLOTS
+    from spangym.experiments.pilot.pilot_drawing import save_pilot_figures, save_pilot_tables
     from spangym.experiments.pilot.pilot_folder import PilotFolder, is_pilot
-    from spangym.experiments.pilot.pilot_gathering import gather_pilot
-    from spangym.experiments.plots.save import find_figures
+    from spangym.experiments.pilot.pilot_gathering import load_pilot_results
+    from spangym.experiments.plots.save import parse_figure_names
 
     if len(folders) > 1:
         pilot = next(folder for folder in folders if is_pilot(folder))
         raise UserError(f"{str(pilot)!r} is a pilot: pilots are drawn one at a time")
     if x is XAxis.VISITED_KEYS:
         raise UserError(
-            "--x visited_keys is for comparisons: a pilot is drawn against steps or wall; for its "
+            "--x qk_pairs is for comparisons: a pilot is drawn against steps or wall; for its "
             "visited keys draw --figure keys"
         )
-    names = find_figures(figures or ["error", "loss"], PILOT_FIGURES)
+    names = parse_figure_names(figures or ["error", "loss"], PILOT_PLOTS)
     folder = PilotFolder.open(folders[0])
     if out is None:
         folder.check_writable()
-    rows = gather_pilot(folder)
+    rows = load_pilot_results(folder)
     if not len(rows.trainings):
         raise UserError(
             f"no training is finished in {str(folders[0])!r}: go on with {folder.resume_command}"
         )
-    summary = summarise(folder.plan(), rows)
+    summary = summarize(folder.study(), rows)
     place = out or folder.path
     place.mkdir(parents=True, exist_ok=True)
     against = "wall" if x is XAxis.WALL else "steps"
-    for said in draw_pilot_figures(rows, summary, names, place, formats, x=against, smooth=smooth):
+    for said in save_pilot_figures(rows, summary, names, place, formats, x=against, smooth=smooth):
         print(said)
-    for path in write_pilot_tables(rows, summary, place, tables):
+    for path in save_pilot_tables(rows, summary, place, tables):
         print(f"written: {path}")
     _say_unfinished(rows.missing + len(rows.failed), len(rows.trainings), "trainings")
 
@@ -182,7 +186,7 @@ def validate(
     """Play a run's stored evaluation episodes again and compare what comes of them."""
     from spangym.experiments.trials.replay import validate as replay
 
-    run = RunFolder.open(folder)
+    run = RunDir.open(folder)
     torch.set_num_threads(1)
     failed = rounded = total = 0
     for row in replay(run):
@@ -211,11 +215,11 @@ def leaderboard(
     ] = None,
 ) -> None:
     """Rank the agents of runs by their scores, once every row has been played again."""
-    from spangym.experiments.analysis.rank_agents import make_leaderboard, make_leaderboard_table
+    from spangym.experiments.analysis.rank_agents import leaderboard_table, make_leaderboard
 
     if json is not None:
         check_writable_file("--json", json)
-    runs = [RunFolder.open(folder) for folder in folders]
+    runs = [RunDir.open(folder) for folder in folders]
     torch.set_num_threads(1)
     console = Console(width=None if sys.stdout.isatty() else 120)
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console) as bars:
@@ -225,7 +229,7 @@ def leaderboard(
             bars.update(bar, completed=done, total=total)
 
         board = make_leaderboard(runs, progress)
-    console.print(make_leaderboard_table(board))
+    console.print(leaderboard_table(board))
     console.print(
         f"score: 0 is random, 1 the oracle; interquartile mean over environments and training "
         f"seeds; {board.episodes:,} evaluation episodes were played again",
@@ -235,8 +239,8 @@ def leaderboard(
     for said in board.rejected:
         print(f"not reproduced: {said}", file=sys.stderr)
     if json is not None:
-        with written_whole(json) as aside:
-            aside.write_text(dumps(board.as_json(), indent=2) + "\n", "utf-8")
+        with atomic_write(json) as tmp:
+            tmp.write_text(dumps(board.as_json(), indent=2) + "\n", "utf-8")
         print(f"written: {json}")
     if board.rejected:
         raise typer.Exit(1)

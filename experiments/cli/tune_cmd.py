@@ -11,35 +11,35 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
-from spangym.experiments.reports.write_outputs import check_startable
-from spangym.experiments.runner.hardware import usable_cores
+from spangym.experiments.reports.write_outputs import smoke_test
+from spangym.experiments.runner.hardware import available_cpus
 from spangym.experiments.studies.load_study import load_study
 from spangym.experiments.tuning.tune import (
-    Tried,
+    TrialResult,
     best_of,
-    make_search,
-    make_tried_table,
-    read_ranges,
-    run_search,
-    write_best,
+    build_search,
+    optimize,
+    save_best,
+    search_space_for,
+    trials_table,
 )
 from spangym.utils.errors import UserError
 
 
 def tune(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="A TOML file or a shipped study.")],
-    agent: Annotated[str, typer.Option(help="Label of the study's agent to tune.")],
+    agent: Annotated[str, typer.Option(help="Name of the study's agent to tune.")],
     trials: Annotated[int, typer.Option(min=1, help="How many hyperparameters to try.")] = 20,
-    steps: Annotated[
+    total_timesteps: Annotated[
         int | None, typer.Option(min=1, help="Steps of each training; else the study's.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Training seeds of each trial.")] = 1,
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes that judge a trial.")] = 32,
-    ranges: Annotated[
+    episodes: Annotated[int, typer.Option(min=1, help="Evaluation episodes of a trial.")] = 32,
+    search_space: Annotated[
         Path | None, typer.Option(help="TOML file of what to search; else the agent's shipped one.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
-    jobs: Annotated[
+    workers: Annotated[
         int | None, typer.Option(min=1, help="Trainings side by side; else one a core.")
     ] = None,
     out: Annotated[
@@ -52,32 +52,32 @@ def tune(
 ) -> None:
     """Search for hyperparameters of a study's agent, by Optuna."""
     chosen = load_study(study)
-    search = make_search(
+    search = build_search(
         chosen,
         agent,
-        read_ranges(chosen, agent, ranges),
+        search_space_for(chosen, agent, search_space),
         trials=trials,
-        steps=steps,
+        total_timesteps=total_timesteps,
         seeds=seeds,
         episodes=episodes,
         seed=seed,
     )
-    check_startable(search.study)
+    smoke_test(search.study)
     folder = out or Path("runs", f"tune-{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}")
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(f"{agent}: {search.describe()}", markup=False, highlight=False)
-    tried: list[Tried] = []
+    tried: list[TrialResult] = []
     try:
         with Progress(
             *Progress.get_default_columns(), TimeElapsedColumn(), console=console
         ) as bars:
-            total = trials * seeds * search.study.steps
+            total = trials * seeds * search.study.total_timesteps
             bar = bars.add_task("steps", total=total)
 
             def progress(done: int) -> None:
                 bars.update(bar, completed=done)
 
-            for each in run_search(search, folder, jobs or usable_cores(), progress):
+            for each in optimize(search, folder, workers or available_cpus(), progress):
                 tried.append(each)
                 bars.console.print(str(each), markup=False, highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
@@ -87,6 +87,6 @@ def tune(
     if best is None:
         raise UserError(f"every trial failed, the first by: {tried[0].error}")
     path = folder / "best.toml"
-    write_best(path, search, best)
-    console.print(make_tried_table(tried))
+    save_best(path, search, best)
+    console.print(trials_table(tried))
     print(f"written: {path}, the best as an agent of a study")

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from spangym.experiments.pilot.attentions import PlainAttention
-from spangym.experiments.pilot.evaluate_model import in_eval_mode
+from spangym.experiments.pilot.evaluate_model import eval_mode
 from spangym.experiments.pilot.models import PilotModel
-from spangym.experiments.pilot.pilot_rows import AttentionPicture
+from spangym.experiments.pilot.pilot_rows import AttentionMap
 from spangym.experiments.pilot.pilot_tasks import Task
-from spangym.experiments.pilot.span_policies import Decider
-from spangym.utils.atomic_io import written_whole
+from spangym.experiments.pilot.span_policies import SpanPolicy
+from spangym.utils.atomic_io import atomic_write
 
 EXAMPLES = 2
 """Examples of the first split that are shown."""
@@ -26,66 +26,68 @@ _LONGEST = 96
 
 
 @torch.no_grad()
-def take_pictures(model: PilotModel, task: Task, decider: Decider) -> list[AttentionPicture]:
+def capture_attention_maps(
+    model: PilotModel, task: Task, span_policy: SpanPolicy
+) -> list[AttentionMap]:
     """The attention of a trained model on examples of the first split, in their first chunk.
 
     Args:
         model: The model.
-        task: What it has learnt.
-        decider: Who decides the spans.
+        task: What it has learned.
+        span_policy: Who decides the spans.
 
     Returns:
         A picture for each example, layer and path; variants are still to be named.
     """
-    if model.attention(0).batch_is_one:
+    if model.attention(0).single_span_per_batch:
         # The original layer has no matrix of weights.
         return []
-    examples = next(iter(task.sets.values())).only(EXAMPLES)
-    pictures = []
-    with in_eval_mode(model):
+    examples = next(iter(task.eval_sets.values())).head(EXAMPLES)
+    attention_maps = []
+    with eval_mode(model):
         hidden = model.embed(examples.content[:, 0].to(model.device))
-        decider.begin()
-        for index in range(model.layers):
-            actions = decider.actions(index, model.attention(index), hidden)
-            attended = model.attend(index, hidden, actions)
+        span_policy.begin()
+        for index in range(model.num_layers):
+            actions = span_policy.actions(index, model.attention(index), hidden)
+            attention_output = model.attend(index, hidden, actions)
             scale = None
-            if attended.outcome is not None:
-                decider.saw(index, attended.outcome)
-                scale = attended.outcome.scale.expand(len(hidden))
+            if attention_output.layer_output is not None:
+                span_policy.observe(index, attention_output.layer_output)
+                scale = attention_output.layer_output.span_scale.expand(len(hidden))
             for path, weights in _weights(model, index, hidden, scale):
-                for lane, text in enumerate(examples.texts):
-                    pictures.append(_picture(text, index, path, weights[lane]))
-            hidden = model.follow(index, hidden, attended.output)
-    return pictures
+                for index, text in enumerate(examples.texts):
+                    attention_maps.append(_attention_map(text, index, path, weights[index]))
+            hidden = model.apply_residual_ffn(index, hidden, attention_output.output)
+    return attention_maps
 
 
-def write_pictures(folder: Path, pictures: Sequence[AttentionPicture]) -> None:
-    """Write ``pictures.npz``, whole or not at all."""
+def save_attention_maps(folder: Path, attention_maps: Sequence[AttentionMap]) -> None:
+    """Write ``attention_maps.npz``, whole or not at all."""
     arrays: dict[str, Any] = {
-        f"weights_{number}": each.weights for number, each in enumerate(pictures)
+        f"weights_{number}": each.weights for number, each in enumerate(attention_maps)
     }
     named = [
         {name: getattr(each, name) for name in ("example", "layer", "path", "entropy")}
-        for each in pictures
+        for each in attention_maps
     ]
     arrays["named"] = np.array(json.dumps(named))
-    with written_whole(folder / "pictures.npz") as aside, aside.open("wb") as file:
+    with atomic_write(folder / "attention_maps.npz") as tmp, tmp.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
-def read_pictures(folder: Path, variant: str) -> list[AttentionPicture]:
-    """What `write_pictures` wrote; nothing where there is none.
+def load_attention_maps(folder: Path, variant: str) -> list[AttentionMap]:
+    """What `save_attention_maps` wrote; nothing where there is none.
 
     Args:
         folder: Folder of a training.
         variant: Label of its variant.
     """
-    path = folder / "pictures.npz"
+    path = folder / "attention_maps.npz"
     if not path.exists():
         return []
     with np.load(path, allow_pickle=False) as stored:
         return [
-            AttentionPicture(variant=variant, weights=stored[f"weights_{number}"], **named)
+            AttentionMap(variant=variant, weights=stored[f"weights_{number}"], **named)
             for number, named in enumerate(json.loads(stored["named"].item()))
         ]
 
@@ -93,7 +95,7 @@ def read_pictures(folder: Path, variant: str) -> list[AttentionPicture]:
 def _weights(
     model: PilotModel, index: int, hidden: Tensor, scale: Tensor | None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Paths of a block, each with its weights, (lanes, heads, queries, keys)."""
+    """Paths of a block, each with its weights, (batch, heads, queries, keys)."""
     attention = model.attention(index)
     if isinstance(attention, PlainAttention):
         yield "global", attention.attention.weights(attention.ln(hidden))
@@ -102,8 +104,8 @@ def _weights(
     yield "global", attention.attention_weights(hidden, path="global")
 
 
-def _picture(text: str, layer: int, path: str, weights: Tensor) -> AttentionPicture:
+def _attention_map(text: str, layer: int, path: str, weights: Tensor) -> AttentionMap:
     """A picture of weights (heads, queries, keys)."""
     entropy = -torch.xlogy(weights, weights).sum(-1).mean().item()
     shown = weights.mean(0)[-_LONGEST:, -_LONGEST:].cpu().numpy().astype(np.float32)
-    return AttentionPicture("", text[:80], layer, path, shown, entropy)
+    return AttentionMap("", text[:80], layer, path, shown, entropy)

@@ -9,14 +9,14 @@ from spangym.attention import (
     FocusAttention,
     HybridAttention,
     IntegratedAttention,
+    LocalGlobalAttention,
     MultiHeadAttention,
-    TwoPathAttention,
 )
-from spangym.experiments.pilot.pilot_study import ModelEntry, VariantEntry
+from spangym.experiments.pilot.pilot_study import ModelConfig, VariantConfig
 
 
 class PlainAttention(nn.Module):
-    """Standard multi-head attention over normalised input: what all variants are compared with.
+    """Standard multi-head attention over normalized input: what all variants are compared with.
 
     Args:
         dims: Width.
@@ -24,7 +24,7 @@ class PlainAttention(nn.Module):
         causal: Whether a token sees none after it.
     """
 
-    batch_is_one = False
+    single_span_per_batch = False
 
     def __init__(self, dims: int, head: int, causal: bool) -> None:
         super().__init__()
@@ -32,65 +32,73 @@ class PlainAttention(nn.Module):
         self.attention = MultiHeadAttention(dims, head, causal)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Attend, shape (lanes, tokens, dims) to the same."""
+        """Attend, shape (batch, tokens, dims) to the same."""
         return self.attention(self.ln(x))
 
 
-Attention = PlainAttention | TwoPathAttention
+Attention = PlainAttention | LocalGlobalAttention
 
 
-def make_attention(entry: ModelEntry, variant: VariantEntry, ctx: int, causal: bool) -> Attention:
+def make_attention(
+    config: ModelConfig, variant: VariantConfig, ctx: int, causal: bool
+) -> Attention:
     """The attention of a block, with weights from torch's global generator.
 
     Attention of two paths begins as nothing (Zhang et al., Fixup Initialization, 2019), plain
     attention, whose projections are of N(0, 0.02), as next to nothing. Behind a projection of zeros
     a global path of such small weights would hardly be heard beside the local one, so its weights
-    are Glorot's: otherwise recognisers learnt nothing in the first 400 updates.
+    are Glorot's: otherwise recognizers learned nothing in the first 400 updates.
     """
     if variant.attention == "standard":
-        return PlainAttention(entry.dims, variant.heads or entry.heads, causal)
-    attention = _make_two_path(entry, variant, ctx, causal)
+        return PlainAttention(config.dims, variant.heads or config.heads, causal)
+    attention = _make_local_global_attention(config, variant, ctx, causal)
     nn.init.zeros_(attention.projection.weight)
     nn.init.zeros_(attention.projection.bias)
-    whole = attention.attn_global
-    for each in (whole.query_module, whole.key_module, whole.value_module):
+    global_attention = attention.attn_global
+    for each in (
+        global_attention.query_module,
+        global_attention.key_module,
+        global_attention.value_module,
+    ):
         nn.init.xavier_uniform_(each.proj.weight)
-    nn.init.xavier_uniform_(whole.combiner.out.weight)
+    nn.init.xavier_uniform_(global_attention.combiner.out.weight)
     return attention
 
 
-def _make_two_path(
-    entry: ModelEntry, variant: VariantEntry, ctx: int, causal: bool
-) -> TwoPathAttention:
-    heads = variant.heads or entry.heads
-    sizes = (ctx, entry.dims, heads, entry.max_span, entry.win_size, entry.max_span)
+def _make_local_global_attention(
+    config: ModelConfig, variant: VariantConfig, ctx: int, causal: bool
+) -> LocalGlobalAttention:
+    heads = variant.heads or config.heads
+    sizes = (ctx, config.dims, heads, config.max_span, config.win_size, config.max_span)
     if variant.attention == "original":
-        return IntegratedAttention.original(*sizes, entry.temp_scale, sharpen=variant.sharpen)
+        return IntegratedAttention.original(
+            *sizes, config.temp_scale, temperature_law=variant.temperature_law
+        )
     if variant.attention == "hybrid":
         return HybridAttention(
             *sizes,
-            entry.temp_scale,
-            sharpen_longer=variant.sharpen,
+            config.temp_scale,
+            temperature_law=variant.temperature_law,
             causal=causal,
             soft_span=variant.soft_span,
-            ramp=entry.ramp,
-            local_projections=entry.local_projections,
-            focus_steps=entry.focus_steps,
+            soft_edge_width=config.soft_edge_width,
+            local_projections=config.local_projections,
+            num_refinement_steps=config.num_refinement_steps,
         )
-    kind = FocusAttention if variant.attention == "focus" else IntegratedAttention
-    attention = kind(
+    attention_class = FocusAttention if variant.attention == "focus" else IntegratedAttention
+    attention = attention_class(
         *sizes,
-        entry.temp_scale,
-        sharpen=variant.sharpen,
+        config.temp_scale,
+        temperature_law=variant.temperature_law,
         causal=causal,
         soft_span=variant.soft_span,
-        ramp=entry.ramp,
-        local_projections=entry.local_projections,
-        focus_steps=entry.focus_steps,
+        soft_edge_width=config.soft_edge_width,
+        local_projections=config.local_projections,
+        num_refinement_steps=config.num_refinement_steps,
         action_scale="absolute",
     )
     if isinstance(attention.attn_global, AdaptiveUpdateAttention):
         # No gradient reaches the predictors of what may be used again.
-        attention.attn_global.key_update_predictor.always()
-        attention.attn_global.value_update_predictor.always()
+        attention.attn_global.key_update_predictor.set_always_recompute()
+        attention.attn_global.value_update_predictor.set_always_recompute()
     return attention

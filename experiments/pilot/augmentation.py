@@ -16,7 +16,7 @@ def add_noise(
     samples: NDArray[np.float32],
     snr_db: float,
     generator: np.random.Generator,
-    colour: float | None = None,
+    color: float | None = None,
 ) -> NDArray[np.float32]:
     """Add stationary noise.
 
@@ -24,7 +24,7 @@ def add_noise(
         samples: Shape (samples,).
         snr_db: Power of the samples over that of the noise, in decibels.
         generator: What to draw from.
-        colour: The noise's power falls with the frequency to this power: 0 is white noise, 1 pink
+        color: The noise's power falls with the frequency to this power: 0 is white noise, 1 pink
             noise; drawn between them if None.
 
     Returns:
@@ -36,14 +36,14 @@ def add_noise(
         >>> round(float(10 * np.log10((tone**2).mean() / (noise**2).mean())), 3)
         6.0
     """
-    if colour is None:
-        colour = generator.uniform(0, 1)
+    if color is None:
+        color = generator.uniform(0, 1)
     spectrum = np.fft.rfft(generator.standard_normal(len(samples)))
     # The constant part would be of infinite power.
     spectrum[0] = 0
-    spectrum[1:] *= np.arange(1, len(spectrum)) ** (-colour / 2)
+    spectrum[1:] *= np.arange(1, len(spectrum)) ** (-color / 2)
     noise = np.fft.irfft(spectrum, len(samples))
-    return (samples + noise * (_level(samples) / _level(noise) * 10 ** (-snr_db / 20))).astype(
+    return (samples + noise * (_rms(samples) / _rms(noise) * 10 ** (-snr_db / 20))).astype(
         np.float32
     )
 
@@ -68,11 +68,11 @@ def reverberate(
     tail = generator.standard_normal(count) * 10 ** (-3 * np.arange(count) / (seconds * RATE))
     tail *= 10 ** (-_DIRECT_TO_REVERBERANT_DB / 20) / np.linalg.norm(tail)
     room = np.concatenate([[1.0], np.zeros(_FIRST_REFLECTION - 1), tail])
-    heard = fftconvolve(samples, room)[: len(samples)]
-    return (heard * (_level(samples) / _level(heard))).astype(np.float32)
+    reverberant = fftconvolve(samples, room)[: len(samples)]
+    return (reverberant * (_rms(samples) / _rms(reverberant))).astype(np.float32)
 
 
-def mask_frames(
+def spec_augment(
     frames: NDArray[np.float32],
     generator: np.random.Generator,
     lengths: NDArray[np.int64] | None = None,
@@ -104,16 +104,18 @@ def mask_frames(
     lengths = np.full(utterances, count) if lengths is None else lengths
     masked = frames.copy()
     fill = frames.mean()
-    for row, *places in _places(generator, lengths, np.minimum(time, lengths // 5), time_masks):
-        masked[row, slice(*places)] = fill
+    for row, *bounds in _mask_positions(
+        generator, lengths, np.minimum(time, lengths // 5), time_masks
+    ):
+        masked[row, slice(*bounds)] = fill
     limits = np.full(utterances, bands)
     widest = np.minimum(channels, limits)
-    for row, *places in _places(generator, limits, widest, channel_masks):
-        masked[row, :, slice(*places)] = fill
+    for row, *bounds in _mask_positions(generator, limits, widest, channel_masks):
+        masked[row, :, slice(*bounds)] = fill
     return masked
 
 
-def _places(
+def _mask_positions(
     generator: np.random.Generator, limits: NDArray[np.int64], widest: NDArray[np.int64], count: int
 ) -> list[tuple[int, int, int]]:
     """Rows, each with where a mask starts and stops."""
@@ -131,5 +133,5 @@ def _places(
     )
 
 
-def _level(samples: NDArray[np.floating]) -> float:
+def _rms(samples: NDArray[np.floating]) -> float:
     return max(float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))), 1e-12)

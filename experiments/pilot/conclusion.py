@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
-from spangym.experiments.pilot.pilot_drawing import draw_pilot_figures
+from spangym.experiments.pilot.pilot_drawing import save_pilot_figures
 from spangym.experiments.pilot.pilot_folder import PilotFolder
-from spangym.experiments.pilot.pilot_gathering import gather_pilot
-from spangym.experiments.pilot.pilot_report import write_pilot_report
+from spangym.experiments.pilot.pilot_gathering import load_pilot_results
+from spangym.experiments.pilot.pilot_report import save_pilot_report
 from spangym.experiments.pilot.pilot_rows import PilotRows
-from spangym.experiments.pilot.pilot_study import Plan
+from spangym.experiments.pilot.pilot_study import PilotStudy
 from spangym.experiments.pilot.plan_remarks import plan_remarks
-from spangym.experiments.pilot.summary import PilotSummary, summarise_pilot
-from spangym.experiments.plots.panels import records
-from spangym.experiments.reports.html import Facts
+from spangym.experiments.pilot.summary import PilotSummary, summarize_pilot
+from spangym.experiments.plots.panels import to_records
+from spangym.experiments.reports.html import RunInfo
 from spangym.experiments.runner.job_dir import json_records
 
 FIGURES = ("error", "loss")
@@ -47,12 +47,12 @@ def conclude(folder: PilotFolder, failed: Mapping[str, str]) -> Concluded:
     Raises:
         UserError: Stored rows are damaged.
     """
-    plan, rows = folder.plan(), gather_pilot(folder, failed)
-    summary = summarise(plan, rows)
-    folder.write_json(
+    study, rows = folder.study(), load_pilot_results(folder, failed)
+    summary = summarize(study, rows)
+    folder.save_json(
         "summary.json",
         {
-            "pilot": plan.name,
+            "pilot": study.name,
             "verdict": summary.verdict,
             "remarks": list(summary.remarks),
             **{
@@ -63,18 +63,18 @@ def conclude(folder: PilotFolder, failed: Mapping[str, str]) -> Concluded:
         },
     )
     if len(rows.curves):
-        draw_pilot_figures(rows, summary, FIGURES, folder.path, FORMATS)
-    facts = Facts(plan.name, plan.to_toml(), folder.manifest(), str(folder.path))
-    write_pilot_report(folder.path / "report.html", rows, summary, facts)
+        save_pilot_figures(rows, summary, FIGURES, folder.path, FORMATS)
+    run_info = RunInfo(study.name, study.to_toml(), folder.manifest(), str(folder.path))
+    save_pilot_report(folder.path / "report.html", rows, summary, run_info)
     stopped = {
         f"{row['variant']}, seed {row['seed']}": f"stopped: {row['stopped']}"
-        for row in records(rows.trainings)
+        for row in to_records(rows.trainings)
         if row["stopped"]
     }
     return Concluded(rows, summary, stopped)
 
 
-def summarise(plan: Plan, rows: PilotRows) -> PilotSummary:
-    """What the rows of a plan say."""
-    summary = summarise_pilot(rows, plan.laws, plan.alone)
-    return replace(summary, remarks=(*summary.remarks, *plan_remarks(plan)))
+def summarize(study: PilotStudy, rows: PilotRows) -> PilotSummary:
+    """What the rows of a study say."""
+    summary = summarize_pilot(rows, study.temperature_law_pairs, study.predictor_counterpart)
+    return replace(summary, remarks=(*summary.remarks, *plan_remarks(study)))

@@ -1,4 +1,4 @@
-"""Utterances with their texts, in splits, as a recogniser of characters is trained on them."""
+"""Utterances with their texts, in splits, as a recognizer of characters is trained on them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BLANK = 0
 NOISE_FLOOR = 1e-4
 """Level of a quiet microphone, of 1."""
 
-_FRAMES_A_SECOND = RATE // HOP
+_FRAMES_PER_SECOND = RATE // HOP
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Utterances:
         lengths: Frames before padding, multiples of what a model makes one token of, shape
             (utterances,).
         texts: What is said.
-        voices: Who says it.
+        speakers: Who says it.
     """
 
     frames: NDArray[np.float32]
     lengths: NDArray[np.int64]
     texts: tuple[str, ...]
-    voices: tuple[str, ...]
+    speakers: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -51,18 +51,18 @@ class Corpus:
 
     Attributes:
         train: Utterances to train on.
-        seen: The test with voices of the training.
-        unseen: The test with other voices; None where there is but one voice.
+        test_seen: The test with speakers of the training.
+        test_unseen: The test with other speakers; None where there is but one speaker.
     """
 
     train: Utterances
-    seen: Utterances
-    unseen: Utterances | None
+    test_seen: Utterances
+    test_unseen: Utterances | None
 
     @cached_property
     def splits(self) -> dict[str, Utterances]:
-        """What there is of ``train``, ``seen`` and ``unseen``."""
-        named = {"train": self.train, "seen": self.seen, "unseen": self.unseen}
+        """What there is of ``train``, ``test_seen`` and ``test_unseen``."""
+        named = {"train": self.train, "test_seen": self.test_seen, "test_unseen": self.test_unseen}
         return {name: split for name, split in named.items() if split is not None}
 
     @cached_property
@@ -74,16 +74,16 @@ class Corpus:
 
     @cached_property
     def content_sha256(self) -> str:
-        """SHA-256 of all frames, lengths, texts and voices."""
+        """SHA-256 of all frames, lengths, texts and speakers."""
         digest = hashlib.sha256()
         for name, split in self.splits.items():
-            digest.update(repr((name, split.frames.shape, split.texts, split.voices)).encode())
+            digest.update(repr((name, split.frames.shape, split.texts, split.speakers)).encode())
             digest.update(np.ascontiguousarray(split.frames).data)
             digest.update(np.ascontiguousarray(split.lengths).data)
         return digest.hexdigest()
 
 
-def frame_counts(
+def num_frames(
     recordings: Sequence[NDArray[np.floating]], texts: Sequence[str], multiple: int
 ) -> NDArray[np.int64]:
     """Frames that each utterance takes, with the silence after it that CTC may need.
@@ -100,14 +100,14 @@ def frame_counts(
     """
     return np.array(
         [
-            multiple * max(-(-len(samples) // (HOP * multiple)), _tokens_needed(text))
+            multiple * max(-(-len(samples) // (HOP * multiple)), _min_ctc_tokens(text))
             for samples, text in zip(recordings, texts, strict=True)
         ],
         np.int64,
     )
 
 
-def pad_with_silence(
+def pad_with_noise(
     samples: NDArray[np.floating], frames: int, generator: np.random.Generator
 ) -> NDArray[np.float32]:
     """Samples as a microphone would give them that runs on: a faint noise over all of it.
@@ -149,41 +149,43 @@ def encode(texts: Sequence[str], alphabet: str) -> NDArray[np.int64]:
     return encoded
 
 
-def decode(best: Iterable[int], alphabet: str) -> str:
+def decode(class_ids: Iterable[int], alphabet: str) -> str:
     """The text of each token's best class: repeats are one character, blanks none.
 
     Args:
-        best: Classes of the tokens of one utterance.
+        class_ids: Classes of the tokens of one utterance.
         alphabet: Characters of the classes from 1.
 
     Example:
         >>> decode([0, 1, 1, 0, 1, 2, 0], "ab")
         'aab'
     """
-    return "".join(alphabet[index - 1] for index, _ in itertools.groupby(best) if index != BLANK)
+    return "".join(
+        alphabet[index - 1] for index, _ in itertools.groupby(class_ids) if index != BLANK
+    )
 
 
-def join(
+def join_utterances(
     utterances: Utterances,
     seconds: float,
     count: int,
     generator: np.random.Generator,
     multiple: int = 4,
 ) -> Utterances:
-    """Join utterances of one voice to long recordings.
+    """Join utterances of one speaker to long recordings.
 
     Args:
         utterances: What to draw from.
         seconds: Least length of a recording.
         count: How many recordings.
-        generator: Draws voices and utterances.
+        generator: Draws speakers and utterances.
         multiple: The padded length is a multiple of it.
 
     Returns:
         The recordings, padded with the quietest frame of each to one length; their texts joined by
         spaces.
     """
-    joined = [_draw_joined(utterances, seconds, generator) for _ in range(count)]
+    joined = [_sample_indices(utterances, seconds, generator) for _ in range(count)]
     lengths = np.array([utterances.lengths[chosen].sum() for chosen in joined], np.int64)
     longest = multiple * -(-int(lengths.max(initial=0)) // multiple)
     padded = np.empty((count, longest, *utterances.frames.shape[2:]), np.float32)
@@ -196,21 +198,21 @@ def join(
         padded,
         lengths,
         tuple(" ".join(utterances.texts[index] for index in chosen) for chosen in joined),
-        tuple(utterances.voices[chosen[0]] for chosen in joined),
+        tuple(utterances.speakers[chosen[0]] for chosen in joined),
     )
 
 
-def _draw_joined(
+def _sample_indices(
     utterances: Utterances, seconds: float, generator: np.random.Generator
 ) -> list[int]:
-    """Indices of utterances of one voice that last so long together."""
-    voice = utterances.voices[generator.integers(len(utterances))]
-    own = [index for index, each in enumerate(utterances.voices) if each == voice]
+    """Indices of utterances of one speaker that last so long together."""
+    speaker = utterances.speakers[generator.integers(len(utterances))]
+    own = [index for index, each in enumerate(utterances.speakers) if each == speaker]
     chosen: list[int] = []
-    while not chosen or utterances.lengths[chosen].sum() < seconds * _FRAMES_A_SECOND:
+    while not chosen or utterances.lengths[chosen].sum() < seconds * _FRAMES_PER_SECOND:
         chosen.append(own[generator.integers(len(own))])
     return chosen
 
 
-def _tokens_needed(text: str) -> int:
+def _min_ctc_tokens(text: str) -> int:
     return len(text) + sum(one == other for one, other in itertools.pairwise(text))

@@ -25,12 +25,12 @@ _COMMANDS = (
     (("send a",), ("message", "letter", "picture"), ("to",), ("mother", "father", "anna", "peter")),
 )
 
-_HELD_OUT = 5
-_LEAST = 12
+_HELD_OUT_DIVISOR = 5
+_MIN_SENTENCES = 12
 """Of a form that can say less, all is for training, lest a word is in tests only."""
 
 
-class Sentences:
+class SentenceSampler:
     """Draws sentences: half of them numbers, digit by digit, half of them commands.
 
     A fifth of what a form of sentences can say is held out for tests, but nothing of the smallest
@@ -41,9 +41,9 @@ class Sentences:
         digits: Most digits of a number, at least 2, which is the least.
 
     Example:
-        >>> sentences = Sentences(np.random.default_rng(0))
+        >>> sentences = SentenceSampler(np.random.default_rng(0))
         >>> generator = np.random.default_rng(1)
-        >>> sentences.draw(generator), sentences.draw(generator, held_out=True)
+        >>> sentences.sample(generator), sentences.sample(generator, held_out=True)
         ('turn on the garage fan', 'six zero two')
     """
 
@@ -53,11 +53,11 @@ class Sentences:
         self._numbers = len(numbers)
         for form in (*numbers, *_COMMANDS):
             order = generator.permutation(math.prod(map(len, form)))
-            held_out = len(order) // _HELD_OUT if len(order) >= _LEAST else 0
+            held_out = len(order) // _HELD_OUT_DIVISOR if len(order) >= _MIN_SENTENCES else 0
             self._training.append((form, order[held_out:]))
             self._tests.append((form, order[:held_out]))
 
-    def draw(self, generator: np.random.Generator, held_out: bool = False) -> str:
+    def sample(self, generator: np.random.Generator, held_out: bool = False) -> str:
         """Draw a sentence of lowercase letters and spaces.
 
         Args:
@@ -71,5 +71,5 @@ class Sentences:
         odds[:numbers] /= odds[:numbers].sum()
         odds[numbers:] /= odds[numbers:].sum()
         form, indices = forms[generator.choice(len(forms), p=odds / 2)]
-        places = np.unravel_index(generator.choice(indices), [len(words) for words in form])
-        return " ".join(words[place] for words, place in zip(form, places, strict=True))
+        positions = np.unravel_index(generator.choice(indices), [len(words) for words in form])
+        return " ".join(words[place] for words, place in zip(form, positions, strict=True))

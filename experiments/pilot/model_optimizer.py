@@ -1,4 +1,4 @@
-"""What changes a model's weights: its optimiser, its learning rate, and when to stop."""
+"""What changes a model's weights: its optimizer, its learning rate, and when to stop."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch import Tensor
 from spangym.experiments.pilot.models import PilotModel
 
 _WEIGHT_DECAY = 0.01
-_WARM_UP = 0.1
+_WARMUP_FRACTION = 0.1
 """Share of the updates in which the learning rate rises."""
-_REMEMBERED = 0.95
+_EMA_DECAY = 0.95
 """What is left, after an update, of the weight of all updates before in the recent loss."""
 
 
-class Stopped(Exception):  # noqa: N818  (it says why a training has ended early)
+class TrainingDiverged(Exception):  # noqa: N818  (it says why a training has ended early)
     """A training cannot go on."""
 
 
-class Learner:
+class ModelOptimizer:
     """Updates a model by AdamW, its learning rate rising and falling once.
 
     Args:
@@ -30,13 +30,13 @@ class Learner:
 
     Attributes:
         updates: How many there were.
-        recent: Mean loss of the last updates in bits a target; None before the first.
+        ema_loss: Mean loss of the last updates in bits a target; None before the first.
     """
 
     def __init__(self, model: PilotModel, updates: int, learning_rate: float) -> None:
         self.model = model
         self.updates = 0
-        self.recent: float | None = None
+        self.ema_loss: float | None = None
         self._optimizer = torch.optim.AdamW(
             model.parameters(), learning_rate, weight_decay=_WEIGHT_DECAY
         )
@@ -45,36 +45,36 @@ class Learner:
             self._optimizer,
             learning_rate,
             total_steps=max(updates, 3),
-            pct_start=max(_WARM_UP, 2 / max(updates, 3)),
+            pct_start=max(_WARMUP_FRACTION, 2 / max(updates, 3)),
         )
 
-    def learn(self, losses: Tensor, penalty: Tensor | None = None) -> float:
+    def step(self, losses: Tensor, penalty: Tensor | None = None) -> float:
         """Update the model.
 
         Args:
-            losses: In bits a target, shape (lanes,).
+            losses: In bits a target, shape (batch,).
             penalty: What is made small beside them, shape ().
 
         Returns:
             The mean loss.
 
         Raises:
-            Stopped: It is not finite; nothing was changed.
+            TrainingDiverged: It is not finite; nothing was changed.
         """
         mean = losses.mean()
         loss = mean.item()
         if not torch.isfinite(mean):
-            raise Stopped(f"the loss was {loss} in update {self.updates + 1}")
+            raise TrainingDiverged(f"the loss was {loss} in update {self.updates + 1}")
         self._optimizer.zero_grad()
         (mean if penalty is None else mean + penalty).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         if not torch.isfinite(norm):
-            raise Stopped(f"the gradient was not finite in update {self.updates + 1}")
+            raise TrainingDiverged(f"the gradient was not finite in update {self.updates + 1}")
         self._optimizer.step()
         self._schedule.step()
         self.updates += 1
-        before = loss if self.recent is None else self.recent
-        self.recent = _REMEMBERED * before + (1 - _REMEMBERED) * loss
+        before = loss if self.ema_loss is None else self.ema_loss
+        self.ema_loss = _EMA_DECAY * before + (1 - _EMA_DECAY) * loss
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -84,7 +84,7 @@ class Learner:
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "updates": self.updates,
-            "recent": self.recent,
+            "ema_loss": self.ema_loss,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -92,4 +92,4 @@ class Learner:
         self.model.load_state_dict(state_dict["model"])
         self._optimizer.load_state_dict(state_dict["optimizer"])
         self._schedule.load_state_dict(state_dict["schedule"])
-        self.updates, self.recent = state_dict["updates"], state_dict["recent"]
+        self.updates, self.ema_loss = state_dict["updates"], state_dict["ema_loss"]

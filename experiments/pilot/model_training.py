@@ -15,37 +15,37 @@ from safetensors.torch import save_file
 
 from spangym.agents import Agent, Refiner
 from spangym.agents.base import is_resumable
-from spangym.attention import ACTIONS, IntegratedAttention
-from spangym.envs import Reward, Settings, SpanControlVecEnv, split_arguments
+from spangym.attention import NUM_ACTIONS, IntegratedAttention
+from spangym.envs import EnvConfig, Reward, SB3SpanControlVecEnv, parse_env_kwargs
 from spangym.envs.observations import ENCODINGS, Encoding
 from spangym.envs.rewards import QualityReward, TaskReward
-from spangym.experiments.pilot.attention_maps import take_pictures, write_pictures
-from spangym.experiments.pilot.evaluate_model import in_eval_mode, judge
-from spangym.experiments.pilot.model_optimizer import Stopped
-from spangym.experiments.pilot.models import PilotModel, count_parameters, make_model
+from spangym.experiments.pilot.attention_maps import capture_attention_maps, save_attention_maps
+from spangym.experiments.pilot.evaluate_model import eval_mode, evaluate_model
+from spangym.experiments.pilot.model_optimizer import TrainingDiverged
+from spangym.experiments.pilot.models import PilotModel, make_model, num_parameters
 from spangym.experiments.pilot.online_env import (
-    TRAINING_REWARDS,
-    QualityOfTraining,
-    TrainingVecEnv,
+    ONLINE_REWARDS,
+    OnlineQualityReward,
+    OnlineVecEnv,
 )
-from spangym.experiments.pilot.pilot_board import PilotBoard
-from spangym.experiments.pilot.pilot_study import CONTROLLED, Plan, VariantEntry
-from spangym.experiments.pilot.pilot_tasks import content_hashes, make_task
-from spangym.experiments.pilot.span_policies import AgentDecides, Decider, FixedDecides
-from spangym.experiments.pilot.trainer import Course
-from spangym.experiments.runner.fingerprint import ContentHashes
-from spangym.experiments.runner.job import RESULT
-from spangym.experiments.studies.study import OBSERVATION, make_agent
-from spangym.experiments.trials.checkpoints import Checkpoints, Clock
-from spangym.experiments.trials.train import save_agent, stream_seed, write_csv, write_json
-from spangym.utils.atomic_io import written_whole
+from spangym.experiments.pilot.pilot_board import TrainingLogger
+from spangym.experiments.pilot.pilot_study import CONTROLLABLE_ATTENTION, PilotStudy, VariantConfig
+from spangym.experiments.pilot.pilot_tasks import fingerprint, make_task
+from spangym.experiments.pilot.span_policies import AgentSpans, FixedSpans, SpanPolicy
+from spangym.experiments.pilot.trainer import Trainer
+from spangym.experiments.runner.fingerprint import DatasetHashes
+from spangym.experiments.runner.job import RESULT_FILE
+from spangym.experiments.studies.study import OBS_FIELDS, make_agent
+from spangym.experiments.trials.checkpoints import Checkpoints, Interval
+from spangym.experiments.trials.train import env_seed, save_agent, save_csv, save_json
+from spangym.utils.atomic_io import atomic_write
 
 TABLES = {
     "curve": ("update", "seconds", "loss"),
-    "spans": ("update", "seconds", "layer", "span", "visited_keys"),
+    "spans": ("update", "seconds", "layer", "span", "qk_pairs"),
     "evaluation": (
         *("update", "seconds", "split", "loss"),
-        *("error", "character_error", "span", "visited_keys"),
+        *("error", "character_error", "span", "qk_pairs"),
     ),
     "by_span": ("action", "split", "error"),
 }
@@ -53,36 +53,36 @@ TABLES = {
 
 
 @dataclass(frozen=True)
-class Training:
+class ModelTrainingJob:
     """A variant that is trained from a seed: an independent job.
 
     Attributes:
-        plan: What it is part of.
-        variant: One of the plan's.
+        study: What it is part of.
+        variant: One of the study's.
         seed: Seed of weights, order of data and agent.
     """
 
-    plan: Plan
-    variant: VariantEntry
+    study: PilotStudy
+    variant: VariantConfig
     seed: int
 
     @property
-    def name(self) -> str:
+    def job_id(self) -> str:
         """What it is called in messages, and its folder."""
         return f"{self.variant.slug}/seed-{self.seed}"
 
     @property
-    def label(self) -> str:
+    def name(self) -> str:
         """The same in a progress bar."""
-        return f"{self.variant.label} seed {self.seed}"
+        return f"{self.variant.name} seed {self.seed}"
 
     @property
     def total(self) -> int:
         """Updates of the model."""
-        return self.plan.updates
+        return self.study.updates
 
     @property
-    def haste(self) -> tuple[bool, ...]:
+    def sort_key(self) -> tuple[bool, ...]:
         """What sorts trainings, those that take longest first."""
         variant = self.variant
         return not variant.soft_span, variant.agent is None, variant.attention == "standard"
@@ -90,240 +90,263 @@ class Training:
     @property
     def device(self) -> str:
         """Where it trains."""
-        return self.plan.device
+        return self.study.device
 
-    def content(self, hashes: ContentHashes) -> dict[str, Any]:
+    def config_for_hash(self, hashes: DatasetHashes) -> dict[str, Any]:
         """All that its numbers hang on, but for the machine and its libraries."""
-        plan = asdict(self.plan)
+        study = asdict(self.study)
         for name in ("name", "variants", "seeds"):
-            del plan[name]
+            del study[name]
         variant = asdict(self.variant)
-        del variant["label"]
+        del variant["name"]
         return {
-            "plan": plan,
+            "study": study,
             "variant": variant,
             "seed": self.seed,
-            "content_sha256": content_hashes(self.plan, hashes),
+            "content_sha256": fingerprint(self.study, hashes),
         }
 
     def run(
         self,
         folder: Path,
         progress: Callable[[int], None],
-        note: Callable[[str], None],
+        log: Callable[[str], None],
         checkpoint_seconds: float,
     ) -> None:
         """Train the model, and judge it.
 
         Writes ``job.json``, TensorBoard events, ``curve.csv``, ``spans.csv``, ``evaluation.csv``,
-        ``by_span.csv``, ``pictures.npz``, the model (``model.safetensors``), the agent
+        ``by_span.csv``, ``attention_maps.npz``, the model (``model.safetensors``), the agent
         (``agent.*``) and, when all that is done, ``result.json``. Meanwhile there are checkpoints,
         from which an interrupted training goes on, unless its agent cannot.
 
         A training whose loss is no longer finite ends there; its result says so.
         """
-        write_json(folder / "job.json", self.content(ContentHashes()))
+        save_json(folder / "job.json", self.config_for_hash(DatasetHashes()))
         checkpoints = Checkpoints(folder / "checkpoints")
-        kept = checkpoints.read(note)
-        board = PilotBoard(folder, 0 if kept is None else kept["course"]["learner"]["updates"])
-        with contextlib.closing(board):
-            keep = _Keep(checkpoints, Clock(checkpoint_seconds))
-            _Run(self, folder, board, progress, keep).go(kept)
+        checkpoint = checkpoints.read(log)
+        logger = TrainingLogger(
+            folder, 0 if checkpoint is None else checkpoint["trainer"]["optimizer"]["updates"]
+        )
+        with contextlib.closing(logger):
+            checkpointing = _CheckpointPolicy(checkpoints, Interval(checkpoint_seconds))
+            _TrainingRun(self, folder, logger, progress, checkpointing).run(checkpoint)
 
 
-class _Keep(NamedTuple):
+class _CheckpointPolicy(NamedTuple):
     """Where checkpoints go, and when."""
 
     checkpoints: Checkpoints
-    clock: Clock
+    interval: Interval
 
 
-class _Run:
+class _TrainingRun:
     """A training as it runs."""
 
     def __init__(
         self,
-        training: Training,
+        job: ModelTrainingJob,
         folder: Path,
-        board: PilotBoard,
+        logger: TrainingLogger,
         progress: Callable[[int], None],
-        keep: _Keep,
+        checkpointing: _CheckpointPolicy,
     ) -> None:
-        plan, variant, seed = training.plan, training.variant, training.seed
-        self.plan, self.variant, self.seed = plan, variant, seed
-        self.folder, self.keep = folder, keep
-        self.task = task = make_task(plan)
-        self.model = make_model(plan.task, plan.model, variant, task.classes, task.ctx, seed)
-        self.model.to(plan.device)
+        study, variant, seed = job.study, job.variant, job.seed
+        self.study, self.variant, self.seed = study, variant, seed
+        self.folder, self.checkpointing = folder, checkpointing
+        self.task = task = make_task(study)
+        self.model = make_model(study.task, study.model, variant, task.num_classes, task.ctx, seed)
+        self.model.to(study.device)
         if variant.attention == "original":
-            give_refiners(self.model, seed)
-        self.course = Course(plan, variant, seed, task, self.model, board, progress)
+            attach_refiners(self.model, seed)
+        self.trainer = Trainer(study, variant, seed, task, self.model, logger, progress)
         self.agent = None if variant.agent is None else make_agent(variant.agent, seed)
 
-    def go(self, kept: dict[str, Any] | None) -> None:
+    def run(self, checkpoint: dict[str, Any] | None) -> None:
         """Train from where it stands, and write down what came of it.
 
         Args:
-            kept: The last checkpoint; None to begin with.
+            checkpoint: The last checkpoint; None to begin with.
         """
-        self.written = 0
-        if kept is not None:
-            self.course.load_state_dict(kept["course"])
-            self.written = kept["written"]
+        self.num_checkpoints = 0
+        if checkpoint is not None:
+            self.trainer.load_state_dict(checkpoint["trainer"])
+            self.num_checkpoints = checkpoint["num_checkpoints"]
         self.model.train()
         stopped = ""
         try:
             for number, phase in enumerate(self._phases()):
-                if kept is None or number >= kept["phase"]:
+                if checkpoint is None or number >= checkpoint["phase"]:
                     self.phase = number
-                    phase(kept)
-                    kept = None
-            self.course.rest()
-        except Stopped as reason:
+                    phase(checkpoint)
+                    checkpoint = None
+            self.trainer.maybe_evaluate()
+        except TrainingDiverged as reason:
             stopped = str(reason)
-        self._conclude(stopped)
+        self._write_results(stopped)
 
     def _phases(self) -> list[Callable[[dict[str, Any] | None], None]]:
-        agent, updates = self.agent, self.plan.updates
+        agent, updates = self.agent, self.study.updates
         if agent is None:
-            self.course.decider = Decider()
-            return [lambda _: self._alone(updates, self.course.decider)]
-        settings = split_arguments(self._arguments(QualityOfTraining()))[0]
-        encoding = make_encoding(settings)
-        self.course.decider = AgentDecides(agent, encoding, settings.observe == "previous")
+            self.trainer.span_policy = SpanPolicy()
+            return [lambda _: self._train_without_agent(updates, self.trainer.span_policy)]
+        config = parse_env_kwargs(self._arguments(OnlineQualityReward()))[0]
+        encoding = make_encoding(config)
+        self.trainer.span_policy = AgentSpans(
+            agent, encoding, config.observation_time == "previous"
+        )
         if self.variant.learns == "online":
-            return [lambda kept: self._online(agent, kept)]
+            return [lambda checkpoint: self._train_online(agent, checkpoint)]
         half = updates // self.task.chunks // 2 * self.task.chunks
-        trained = self.course.decider
+        agent_policy = self.trainer.span_policy
 
-        def varied(_: dict[str, Any] | None) -> None:
-            # An agent that has learnt nothing yet decides nothing.
-            self.course.decider = FixedDecides(ACTIONS - 1)
-            self._alone(half, self.course.chance)
+        def train_half(_: dict[str, Any] | None) -> None:
+            # An agent that has learned nothing yet decides nothing.
+            self.trainer.span_policy = FixedSpans(NUM_ACTIONS - 1)
+            self._train_without_agent(half, self.trainer.random_span_policy)
 
-        def frozen(kept: dict[str, Any] | None) -> None:
-            if kept is not None:
+        def train_frozen(checkpoint: dict[str, Any] | None) -> None:
+            if checkpoint is not None:
                 agent.load(self.folder / "agent")
-            self.course.decider = trained
-            self._alone(updates, trained)
+            self.trainer.span_policy = agent_policy
+            self._train_without_agent(updates, agent_policy)
 
-        return [varied, lambda kept: self._in_environment(agent, kept), frozen]
+        return [
+            train_half,
+            lambda checkpoint: self._train_agent_in_env(agent, checkpoint),
+            train_frozen,
+        ]
 
-    def _alone(self, until: int, decider: Decider) -> None:
+    def _train_without_agent(self, until: int, span_policy: SpanPolicy) -> None:
         """Train the model; an agent, if there is one, only decides."""
-        while self.course.updates < until:
-            self.course.rest()
-            self.course.run_episode(decider)
-            self._keep_state(self.course.updates >= until)
+        while self.trainer.updates < until:
+            self.trainer.maybe_evaluate()
+            self.trainer.run_episode(span_policy)
+            self._save_checkpoint(self.trainer.updates >= until)
 
-    def _online(self, agent: Agent, kept: dict[str, Any] | None) -> None:
+    def _train_online(self, agent: Agent, checkpoint: dict[str, Any] | None) -> None:
         """Train the model while the agent learns to control it."""
-        plan, variant = self.plan, self.variant
-        reward = TRAINING_REWARDS[variant.reward](variant.price)
-        settings, parts = split_arguments(self._arguments(reward))
-        env = TrainingVecEnv(settings, plan.batch, parts, self.course)
-        episodes = self.course.controlled(plan.updates // self.task.chunks)
-        self._learn(agent, env, episodes * self.task.chunks * self.model.layers * plan.batch, kept)
+        study, variant = self.study, self.variant
+        reward = ONLINE_REWARDS[variant.reward](variant.cost_coef)
+        config, parts = parse_env_kwargs(self._arguments(reward))
+        env = OnlineVecEnv(config, study.batch, parts, self.trainer)
+        episodes = self.trainer.num_controlled_episodes(study.updates // self.task.chunks)
+        self._train_agent(
+            agent,
+            env,
+            episodes * self.task.chunks * self.model.num_layers * study.batch,
+            checkpoint,
+        )
 
-    def _in_environment(self, agent: Agent, kept: dict[str, Any] | None) -> None:
+    def _train_agent_in_env(self, agent: Agent, checkpoint: dict[str, Any] | None) -> None:
         """Have the agent learn on the model's layers, which do not; then it is frozen."""
-        plan, variant = self.plan, self.variant
-        kind = QualityReward if variant.reward == "quality" else TaskReward
-        settings, parts = split_arguments(self._arguments(kind(variant.price)))
-        env = SpanControlVecEnv(settings, plan.batch, parts)
-        env.seed(stream_seed(self.seed))
-        steps = plan.agent_steps // plan.batch * plan.batch
-        with in_eval_mode(self.model):
-            self._learn(agent, env, steps, kept)
+        study, variant = self.study, self.variant
+        reward_class = QualityReward if variant.reward == "quality" else TaskReward
+        config, parts = parse_env_kwargs(self._arguments(reward_class(variant.cost_coef)))
+        env = SB3SpanControlVecEnv(config, study.batch, parts)
+        env.seed(env_seed(self.seed))
+        steps = study.agent_steps // study.batch * study.batch
+        with eval_mode(self.model):
+            self._train_agent(agent, env, steps, checkpoint)
         save_agent(agent, self.folder)
 
-    def _learn(
-        self, agent: Agent, env: SpanControlVecEnv, steps: int, kept: dict[str, Any] | None
+    def _train_agent(
+        self, agent: Agent, env: SB3SpanControlVecEnv, steps: int, checkpoint: dict[str, Any] | None
     ) -> None:
         if not is_resumable(agent):
             agent.learn(env, steps)
             return
-        if kept is not None:
-            agent.load_state_dict(kept["agent"])
-            env.load_state_dict(kept["environment"])
+        if checkpoint is not None:
+            agent.load_state_dict(checkpoint["agent"])
+            env.load_state_dict(checkpoint["environment"])
 
-        def at_rest(last: bool) -> None:
-            self._keep_state(last, {"agent": agent.state_dict, "environment": env.state_dict})
+        def checkpoint_callback(last: bool) -> None:
+            self._save_checkpoint(last, {"agent": agent.state_dict, "environment": env.state_dict})
 
-        agent.learn(env, steps, at_rest)
+        agent.learn(env, steps, checkpoint_callback)
 
-    def _keep_state(
+    def _save_checkpoint(
         self, last: bool, more: Mapping[str, Callable[[], dict[str, Any]]] | None = None
     ) -> None:
         """Write a checkpoint, if it is time to."""
-        if last or self.keep.clock.is_due():
+        if last or self.checkpointing.interval.elapsed():
             others = {name: state() for name, state in (more or {}).items()}
-            self.written += 1
-            state = {"phase": self.phase, "written": self.written}
-            tree = {**state, "course": self.course.state_dict(), **others}
-            self.keep.checkpoints.write(self.written, tree)
+            self.num_checkpoints += 1
+            state = {"phase": self.phase, "num_checkpoints": self.num_checkpoints}
+            tree = {**state, "trainer": self.trainer.state_dict(), **others}
+            self.checkpointing.checkpoints.write(self.num_checkpoints, tree)
 
     def _arguments(self, reward: Reward) -> dict[str, Any]:
         """Arguments of the environment of the model's layers."""
-        entry = self.variant.agent
-        assert entry is not None
+        agent_config = self.variant.agent
+        assert agent_config is not None
         return {
-            "layers": self.course.stack(),
-            "source": self.task.source,
+            "layers": self.trainer.layer_stack(),
+            "dataset": self.task.dataset,
             "reward": reward,
             "ctx": self.task.ctx,
-            "chunks": self.task.chunks,
-            "observe": "previous" if self.model.causal else "current",
-            **{name: getattr(entry, name) for name in OBSERVATION},
+            "chunks_per_episode": self.task.chunks,
+            "observation_time": "previous" if self.model.causal else "current",
+            **{name: getattr(agent_config, name) for name in OBS_FIELDS},
         }
 
-    def _conclude(self, stopped: str) -> None:
-        """Judge what was learnt, and write everything down; ``result.json`` last."""
-        course, task = self.course, self.task
+    def _write_results(self, stopped: str) -> None:
+        """Judge what was learned, and write everything down; ``result.json`` last."""
+        trainer, task = self.trainer, self.task
         if not stopped and self.agent is not None:
             save_agent(self.agent, self.folder)
         by_span = []
-        if self.variant.attention in CONTROLLED and not stopped:
-            for action in range(ACTIONS):
-                for split, examples in task.sets.items():
-                    decider = FixedDecides(action)
-                    judged = judge(self.model, task, examples, decider, self.plan.batch)
-                    by_span.append({"action": action, "split": split, "error": judged.error})
-        tables = {**course.tables, "by_span": by_span}
+        if self.variant.attention in CONTROLLABLE_ATTENTION and not stopped:
+            for action in range(NUM_ACTIONS):
+                for split, examples in task.eval_sets.items():
+                    span_policy = FixedSpans(action)
+                    evaluation = evaluate_model(
+                        self.model, task, examples, span_policy, self.study.batch
+                    )
+                    by_span.append({"action": action, "split": split, "error": evaluation.error})
+        tables = {**trainer.tables, "by_span": by_span}
         for name, columns in TABLES.items():
-            write_csv(self.folder / f"{name}.csv", pd.DataFrame(tables[name], columns=[*columns]))
+            save_csv(self.folder / f"{name}.csv", pd.DataFrame(tables[name], columns=[*columns]))
         if not stopped:
-            write_pictures(self.folder, take_pictures(self.model, task, course.decider))
-        with written_whole(self.folder / "model.safetensors") as aside:
-            save_file(
-                {name: each.contiguous() for name, each in self.model.state_dict().items()}, aside
+            save_attention_maps(
+                self.folder, capture_attention_maps(self.model, task, trainer.span_policy)
             )
-        last = [row for row in tables["evaluation"] if row["update"] == course.updates]
+        with atomic_write(self.folder / "model.safetensors") as tmp:
+            save_file(
+                {name: each.contiguous() for name, each in self.model.state_dict().items()}, tmp
+            )
+        last = [row for row in tables["evaluation"] if row["update"] == trainer.updates]
         result = {
-            "updates": course.updates,
-            "parameters": count_parameters(self.model),
-            "seconds": round(course.seconds, 3),
-            "milliseconds": float(np.median(course.milliseconds)) if course.milliseconds else None,
-            "visited_keys": _mean(last, "visited_keys"),
-            "full_keys": self.model.full_keys(task.ctx),
+            "updates": trainer.updates,
+            "parameters": num_parameters(self.model),
+            "seconds": round(trainer.seconds, 3),
+            "milliseconds": float(np.median(trainer.milliseconds))
+            if trainer.milliseconds
+            else None,
+            "qk_pairs": _mean(last, "qk_pairs"),
+            "full_qk_pairs": self.model.full_qk_pairs(task.ctx),
             "span": _mean(last, "span"),
             "stopped": stopped,
         }
-        write_json(self.folder / RESULT, result)
+        save_json(self.folder / RESULT_FILE, result)
 
 
-def give_refiners(model: PilotModel, seed: int) -> None:
+def attach_refiners(model: PilotModel, seed: int) -> None:
     """Give each layer a Refiner of its own, which learns in it, as in the original."""
-    for index in range(model.layers):
+    for index in range(model.num_layers):
         attention = model.attention(index)
         assert isinstance(attention, IntegratedAttention)
         attention.refiner = Refiner(seed=np.random.default_rng([seed, index]))
 
 
-def make_encoding(settings: Settings) -> Encoding:
+def make_encoding(config: EnvConfig) -> Encoding:
     """How observations are encoded that settings describe."""
-    return ENCODINGS[settings.encoding](
-        settings.dims, settings.layers, settings.groups, settings.lags, settings.layer_index
+    return ENCODINGS[config.encoding](
+        config.dims,
+        config.num_layers,
+        config.pool_groups,
+        config.autocorrelation,
+        config.include_layer_index,
     )
 
 

@@ -10,66 +10,66 @@ from typing import Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from spangym.attention import IntegratedAttention, LayerCache, Outcome
+from spangym.attention import IntegratedAttention, LayerCache, LayerOutput
 from spangym.envs.data.dataset import BYTES, NO_TARGET
-from spangym.envs.env_config import full_keys
-from spangym.envs.model.stack import Stack
-from spangym.envs.state import joined
+from spangym.envs.env_config import full_qk_pairs
+from spangym.envs.model.stack import LayerStack
+from spangym.envs.state import concat_trees
 from spangym.experiments.pilot.attentions import Attention, PlainAttention, make_attention
 from spangym.experiments.pilot.corpus import BLANK
-from spangym.experiments.pilot.pilot_study import ModelEntry, VariantEntry
+from spangym.experiments.pilot.pilot_study import ModelConfig, VariantConfig
 
 MELS = 80
 """Channels of a log-mel frame."""
 STRIDE = 4
 """Frames that the convolutional front makes one token of: 25 tokens a second."""
-_LEAST_DEVIATION = 0.1
+_MIN_STD = 0.1
 """Of a channel's log-mel energy, lest silence is blown up."""
 
 
-class Attended(NamedTuple):
+class AttentionOutput(NamedTuple):
     """What a model's attention did in one layer.
 
     Attributes:
-        output: Shape (lanes, tokens, dims).
-        visited_keys: Query-key pairs scored by both paths, shape (lanes,).
-        outcome: All that a layer of two paths says; None of plain attention.
+        output: Shape (batch, tokens, dims).
+        qk_pairs: Query-key pairs scored by both paths, shape (batch,).
+        layer_output: All that a layer of two paths says; None of plain attention.
     """
 
     output: Tensor
-    visited_keys: Tensor
-    outcome: Outcome | None
+    qk_pairs: Tensor
+    layer_output: LayerOutput | None
 
     @property
     def cache(self) -> LayerCache | None:
         """What the next pass on the same stream is handed."""
-        return None if self.outcome is None else self.outcome.cache
+        return None if self.layer_output is None else self.layer_output.cache
 
 
 class PilotModel(nn.Module, ABC):
     """A front, blocks of attention and feed-forward each with its residual, and a head.
 
     Args:
-        entry: Sizes.
+        config: Sizes.
         attentions: The attention of each block.
-        front: Turns content into tokens of width ``dims``.
+        frontend: Turns content into tokens of width ``dims``.
         hidden: Width of the feed-forward parts.
-        classes: What the head tells apart.
+        num_classes: What the head tells apart.
         causal: Whether a token sees none after it.
     """
 
     def __init__(
         self,
-        entry: ModelEntry,
+        config: ModelConfig,
         attentions: Sequence[Attention],
-        front: nn.Module,
+        frontend: nn.Module,
         hidden: int,
-        classes: int,
+        num_classes: int,
         causal: bool,
     ) -> None:
         super().__init__()
-        dims = entry.dims
-        self.front = front
+        dims = config.dims
+        self.frontend = frontend
         self.attentions = nn.ModuleList(attentions)
         self.feed_forward = nn.ModuleList(
             nn.Sequential(
@@ -77,9 +77,9 @@ class PilotModel(nn.Module, ABC):
             )
             for _ in attentions
         )
-        self.head = nn.Sequential(nn.LayerNorm(dims), nn.Linear(dims, classes))
+        self.head = nn.Sequential(nn.LayerNorm(dims), nn.Linear(dims, num_classes))
         self.dims = dims
-        self.classes = classes
+        self.num_classes = num_classes
         self.causal = causal
 
     @property
@@ -88,7 +88,7 @@ class PilotModel(nn.Module, ABC):
         return next(self.parameters()).device
 
     @property
-    def layers(self) -> int:
+    def num_layers(self) -> int:
         """How many blocks there are."""
         return len(self.attentions)
 
@@ -96,14 +96,14 @@ class PilotModel(nn.Module, ABC):
         """The attention of a block."""
         return cast(Attention, self.attentions[index])
 
-    def full_keys(self, ctx: int) -> int:
+    def full_qk_pairs(self, ctx: int) -> int:
         """Query-key pairs of one pass of full attention over so many tokens."""
-        return full_keys(ctx, self.causal)
+        return full_qk_pairs(ctx, self.causal)
 
     def embed(self, content: Tensor) -> Tensor:
-        """Tokens with their positions, shape (lanes, tokens, dims)."""
-        tokens = self.front(content)
-        return tokens + positions(tokens.shape[1], self.dims).to(tokens)
+        """Tokens with their positions, shape (batch, tokens, dims)."""
+        tokens = self.frontend(content)
+        return tokens + sinusoidal_positions(tokens.shape[1], self.dims).to(tokens)
 
     def attend(
         self,
@@ -111,35 +111,35 @@ class PilotModel(nn.Module, ABC):
         hidden: Tensor,
         actions: Tensor | None = None,
         cache: LayerCache | None = None,
-    ) -> Attended:
+    ) -> AttentionOutput:
         """Run the attention of a block.
 
         Args:
             index: Of the block.
-            hidden: Its input, shape (lanes, tokens, dims).
-            actions: Integers 0..9 of shape (lanes,); the layer decides itself if None.
+            hidden: Its input, shape (batch, tokens, dims).
+            actions: Integers 0..9 of shape (batch,); the layer decides itself if None.
             cache: What the layer kept of the chunk before.
         """
         attention = self.attention(index)
-        full = self.full_keys(hidden.shape[1])
+        full = self.full_qk_pairs(hidden.shape[1])
         if isinstance(attention, PlainAttention):
-            return Attended(attention(hidden), hidden.new_full((len(hidden),), full), None)
-        if attention.batch_is_one:
-            # It would use keys and values of other lanes.
+            return AttentionOutput(attention(hidden), hidden.new_full((len(hidden),), full), None)
+        if attention.single_span_per_batch:
+            # It would use keys and values of other batch elements.
             cache = None
-        if attention.batch_is_one and not self.training:
+        if attention.single_span_per_batch and not self.training:
             # How well it does is not to hang on how many others are judged.
-            lanes = [attention.step(hidden[lane : lane + 1]) for lane in range(len(hidden))]
-            outcome = Outcome(**vars(joined(lanes)))
+            outcomes = [attention.step(hidden[index : index + 1]) for index in range(len(hidden))]
+            layer_output = LayerOutput(**vars(concat_trees(outcomes)))
         elif actions is None:
-            outcome = attention.step(hidden, cache=cache)
+            layer_output = attention.step(hidden, cache=cache)
         else:
             assert isinstance(attention, IntegratedAttention)
-            outcome = attention.outcome(hidden, actions, cache=cache)
-        visited = outcome.visited_keys.expand(len(hidden)) + full
-        return Attended(outcome.output, visited, outcome)
+            layer_output = attention.forward_with_action(hidden, actions, cache=cache)
+        qk_pairs = layer_output.qk_pairs.expand(len(hidden)) + full
+        return AttentionOutput(layer_output.output, qk_pairs, layer_output)
 
-    def follow(self, index: int, hidden: Tensor, output: Tensor) -> Tensor:
+    def apply_residual_ffn(self, index: int, hidden: Tensor, output: Tensor) -> Tensor:
         """Add what the attention gave, then what the feed-forward part gives."""
         hidden = hidden + output
         return hidden + self.feed_forward[index](hidden)
@@ -151,31 +151,31 @@ class PilotModel(nn.Module, ABC):
             content: As `embed` takes it.
 
         Returns:
-            What `losses` and the head take, shape (lanes, tokens, dims).
+            What `losses` and the head take, shape (batch, tokens, dims).
         """
         hidden = self.embed(content)
-        for index in range(self.layers):
-            hidden = self.follow(index, hidden, self.attend(index, hidden).output)
+        for index in range(self.num_layers):
+            hidden = self.apply_residual_ffn(index, hidden, self.attend(index, hidden).output)
         return hidden
 
     @abstractmethod
     def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each lane in bits a target, shape (lanes,).
+        """Loss of each batch element in bits a target, shape (batch,).
 
         Args:
-            hidden: What left the last block, shape (lanes, tokens, dims).
-            targets: Classes, int64 of shape (lanes, tokens); `NO_TARGET` where there is none.
+            hidden: What left the last block, shape (batch, tokens, dims).
+            targets: Classes, int64 of shape (batch, tokens); `NO_TARGET` where there is none.
         """
 
 
 class SpeechModel(PilotModel):
-    """A recogniser of characters by connectionist temporal classification.
+    """A recognizer of characters by connectionist temporal classification.
 
     Graves et al., Connectionist Temporal Classification, 2006.
     """
 
     def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """CTC loss of each utterance in bits a character, shape (lanes,).
+        """CTC loss of each utterance in bits a character, shape (batch,).
 
         Targets stand together at the beginning of their rows.
         """
@@ -187,8 +187,8 @@ class SpeechModel(PilotModel):
         )
         return losses / counts.clamp_min(1) / math.log(2)
 
-    def best(self, hidden: Tensor) -> Tensor:
-        """The most probable class at each token, int64 of shape (lanes, tokens)."""
+    def greedy_decode_ids(self, hidden: Tensor) -> Tensor:
+        """The most probable class at each token, int64 of shape (batch, tokens)."""
         return self.head(hidden).argmax(-1)
 
 
@@ -196,7 +196,7 @@ class TextModel(PilotModel):
     """A language model on bytes."""
 
     def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Cross entropy of each lane in bits a byte, shape (lanes,)."""
+        """Cross entropy of each batch element in bits a byte, shape (batch,)."""
         logits = self.head(hidden).transpose(1, 2)
         losses = nn.functional.cross_entropy(
             logits, targets, ignore_index=NO_TARGET, reduction="none"
@@ -204,7 +204,7 @@ class TextModel(PilotModel):
         return losses.sum(1) / (targets != NO_TARGET).sum(1).clamp_min(1) / math.log(2)
 
 
-class SpeechFront(nn.Module):
+class ConvFrontend(nn.Module):
     """Two convolutions over time that make a token of four frames, and one over tokens.
 
     Each channel of a recording is first brought to mean 0 and deviation 1, which takes away much of
@@ -224,16 +224,16 @@ class SpeechFront(nn.Module):
         self.ln = nn.LayerNorm(dims)
 
     def forward(self, content: Tensor) -> Tensor:
-        """Frames of four at a time, (lanes, tokens, 4 * MELS), to (lanes, tokens, dims)."""
+        """Frames of four at a time, (batch, tokens, 4 * MELS), to (batch, tokens, dims)."""
         frames = content.unflatten(2, (STRIDE, MELS)).flatten(1, 2)
-        deviation, mean = torch.std_mean(frames, dim=1, keepdim=True)
-        frames = (frames - mean) / (deviation + _LEAST_DEVIATION)
+        std, mean = torch.std_mean(frames, dim=1, keepdim=True)
+        frames = (frames - mean) / (std + _MIN_STD)
         halved = nn.functional.gelu(self.first(frames.transpose(1, 2)))
         tokens = nn.functional.gelu(self.second(halved))
         return self.ln(self.third(tokens).transpose(1, 2))
 
 
-class ControlledStack(Stack):
+class ModelStack(LayerStack):
     """A pilot's model as an environment takes it: its layers are live, and may be training.
 
     Args:
@@ -243,22 +243,22 @@ class ControlledStack(Stack):
     def __init__(self, model: PilotModel) -> None:
         super().__init__([cast(IntegratedAttention, each) for each in model.attentions])
         self.model = model
-        self.classes = model.classes
+        self.num_classes = model.num_classes
 
     def embed(self, content: Tensor) -> Tensor:
         """Turn a chunk of content into the first layer's input."""
         return self.model.embed(content)
 
-    def follow(self, index: int, hidden: Tensor, outcome: Outcome) -> Tensor:
+    def connect(self, index: int, hidden: Tensor, outcome: LayerOutput) -> Tensor:
         """Go on behind a layer as the model does."""
-        return self.model.follow(index, hidden, outcome.output)
+        return self.model.apply_residual_ffn(index, hidden, outcome.output)
 
-    def bits(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """The model's loss, shape (lanes,)."""
+    def loss_bits(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """The model's loss, shape (batch,)."""
         return self.model.losses(hidden, targets)
 
 
-def positions(tokens: int, dims: int) -> Tensor:
+def sinusoidal_positions(tokens: int, dims: int) -> Tensor:
     """Sinusoids of the positions (Vaswani et al., Attention Is All You Need, 2017).
 
     Returns:
@@ -271,22 +271,22 @@ def positions(tokens: int, dims: int) -> Tensor:
 
 def make_model(
     task: Literal["speech", "text"],
-    entry: ModelEntry,
-    variant: VariantEntry,
-    classes: int,
+    config: ModelConfig,
+    variant: VariantConfig,
+    num_classes: int,
     ctx: int,
     seed: int,
 ) -> PilotModel:
-    """A model of the plan's size with a variant's attention.
+    """A model of the study's size with a variant's attention.
 
     All variants have as many parameters as the one with plain attention, to half a percent: what
     their attention has more, their feed-forward parts have less.
 
     Args:
         task: What it is to learn.
-        entry: Sizes.
+        config: Sizes.
         variant: Its attention.
-        classes: What is told apart.
+        num_classes: What is told apart.
         ctx: Longest sequence, in tokens.
         seed: Of the weights; torch's global generator is left as it was.
 
@@ -294,29 +294,33 @@ def make_model(
         ValueError: Its attention alone has more parameters than that.
     """
     causal = task == "text"
-    kind = TextModel if task == "text" else SpeechModel
+    model_class = TextModel if task == "text" else SpeechModel
 
-    def made(hidden: int, attention: Callable[[], Attention]) -> PilotModel:
-        front = nn.Embedding(BYTES, entry.dims) if task == "text" else SpeechFront(entry.dims)
-        attentions = [attention() for _ in range(entry.layers)]
-        return kind(entry, attentions, front, hidden, classes, causal)
+    def build(hidden: int, attention: Callable[[], Attention]) -> PilotModel:
+        frontend = nn.Embedding(BYTES, config.dims) if task == "text" else ConvFrontend(config.dims)
+        attentions = [attention() for _ in range(config.num_layers)]
+        return model_class(config, attentions, frontend, hidden, num_classes, causal)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        plain = count_parameters(
-            made(entry.hidden, lambda: PlainAttention(entry.dims, entry.heads, causal))
+        baseline_size = num_parameters(
+            build(config.hidden, lambda: PlainAttention(config.dims, config.heads, causal))
         )
-        own = count_parameters(made(1, lambda: make_attention(entry, variant, ctx, causal)))
-        hidden = 1 + round((plain - own) / (entry.layers * (2 * entry.dims + 1)))
+        variant_size = num_parameters(
+            build(1, lambda: make_attention(config, variant, ctx, causal))
+        )
+        hidden = 1 + round(
+            (baseline_size - variant_size) / (config.num_layers * (2 * config.dims + 1))
+        )
         if hidden < 1:
             raise ValueError(
-                f"variant {variant.label!r} has {own - plain:,} parameters more than plain "
+                f"variant {variant.name!r} has {variant_size - baseline_size:,} parameters more than plain "
                 "attention even without its feed-forward parts: raise hidden"
             )
         torch.manual_seed(seed)
-        return made(hidden, lambda: make_attention(entry, variant, ctx, causal))
+        return build(hidden, lambda: make_attention(config, variant, ctx, causal))
 
 
-def count_parameters(model: nn.Module) -> int:
+def num_parameters(model: nn.Module) -> int:
     """How many numbers a model learns."""
     return sum(each.numel() for each in model.parameters())

@@ -10,10 +10,10 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 
-class PilotBoard:
+class TrainingLogger:
     """TensorBoard events of one training.
 
-    Scalars ``training/loss``, ``training/span/layer_0`` and ``training/visited_keys/layer_0`` (and
+    Scalars ``training/loss``, ``training/span/layer_0`` and ``training/qk_pairs/layer_0`` (and
     so on), and ``evaluation/SPLIT/...`` for all that a model is judged by.
 
     Args:
@@ -28,21 +28,21 @@ class PilotBoard:
         """Write what is not yet written."""
         self._writer.close()
 
-    def training(self, loss: float, layers: Sequence[Mapping[str, Any]], updates: int) -> None:
-        """Show what was learnt from.
+    def log_training(self, loss: float, layers: Sequence[Mapping[str, Any]], updates: int) -> None:
+        """Show what was learned from.
 
         Args:
             loss: In bits a target.
-            layers: ``span`` and ``visited_keys`` of each layer; none of plain attention.
+            layers: ``span`` and ``qk_pairs`` of each layer; none of plain attention.
             updates: Of the training so far.
         """
         self._writer.add_scalar("training/loss", loss, updates)
         for row in layers:
-            for name in ("span", "visited_keys"):
+            for name in ("span", "qk_pairs"):
                 self._writer.add_scalar(f"training/{name}/layer_{row['layer']}", row[name], updates)
 
-    def evaluation(self, split: str, judged: Mapping[str, float], updates: int) -> None:
-        """Show how a model does on a split, by the names of a `Judgement`."""
+    def log_evaluation(self, split: str, judged: Mapping[str, float], updates: int) -> None:
+        """Show how a model does on a split, by the names of a `EvalResult`."""
         for name, value in judged.items():
             if not math.isnan(value):
                 self._writer.add_scalar(f"evaluation/{split}/{name}", value, updates)

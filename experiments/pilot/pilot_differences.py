@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from spangym.experiments.analysis.differences import Verdict, judge
-from spangym.experiments.analysis.intervals import student_interval
+from spangym.experiments.analysis.differences import Outcome, classify_difference
+from spangym.experiments.analysis.intervals import t_interval
 from spangym.experiments.pilot.pilot_rows import PilotRows
 
 
@@ -23,8 +23,8 @@ class ErrorDifference:
         low: Lower bound of its 95 % interval; NaN for a single seed.
         high: Upper bound.
         seeds: How many training seeds.
-        verdict: Of the variant: ``better`` or ``worse`` where the interval leaves 0 out, ``equal``
-            where no seed differs by more than rounding, else ``open``.
+        outcome: Of the variant: ``better`` or ``worse`` where the interval leaves 0 out, ``equal``
+            where no seed differs by more than rounding, else ``inconclusive``.
     """
 
     variant: str
@@ -34,10 +34,10 @@ class ErrorDifference:
     low: float
     high: float
     seeds: int
-    verdict: Verdict
+    outcome: Outcome
 
 
-def final_evaluations(rows: PilotRows) -> pd.DataFrame:
+def last_eval_rows(rows: PilotRows) -> pd.DataFrame:
     """The last evaluation of each finished training on each split.
 
     Args:
@@ -59,7 +59,7 @@ def paired_difference(
     """The difference of two variants; None if they have no training seed in common.
 
     Args:
-        finals: As `final_evaluations` makes them.
+        finals: As `last_eval_rows` makes them.
         variant: Label of the variant.
         other: Label of what is subtracted.
         split: Where they were evaluated.
@@ -69,9 +69,9 @@ def paired_difference(
     values = (own - others).dropna().to_numpy(float)
     if not len(values):
         return None
-    low, high = (float(bound) for bound in student_interval(values))
-    level = float(others.to_numpy(float).mean())
+    low, high = (float(bound) for bound in t_interval(values))
+    baseline_mean = float(others.to_numpy(float).mean())
     # Less of an error is better.
-    verdict = judge(-values, level, -high, -low)
+    outcome = classify_difference(-values, baseline_mean, -high, -low)
     mean = float(values.mean())
-    return ErrorDifference(variant, other, split, mean, low, high, len(values), verdict)
+    return ErrorDifference(variant, other, split, mean, low, high, len(values), outcome)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from spangym.experiments.pilot.figures.kinds import PILOT_FIGURES
+from spangym.experiments.pilot.figures.kinds import PILOT_PLOTS
 from spangym.experiments.pilot.figures.results import PilotAxis, PilotResults
 from spangym.experiments.pilot.pilot_rows import PilotRows
 from spangym.experiments.pilot.pilot_tables import (
@@ -15,10 +15,10 @@ from spangym.experiments.pilot.pilot_tables import (
     pilot_table,
 )
 from spangym.experiments.pilot.summary import PilotSummary
-from spangym.experiments.plots.save import draw_kinds, write_texts
+from spangym.experiments.plots.save import save_figures, save_table_files
 
 
-def draw_pilot_figures(
+def save_pilot_figures(
     rows: PilotRows,
     summary: PilotSummary,
     names: Sequence[str],
@@ -33,7 +33,7 @@ def draw_pilot_figures(
     Args:
         rows: What was measured.
         summary: What that says.
-        names: Of `spangym.experiments.pilot.figures.PILOT_FIGURES`.
+        names: Of `spangym.experiments.pilot.figures.PILOT_PLOTS`.
         folder: Where the files go; it must be there.
         formats: Endings, of ``png``, ``svg`` and ``pdf``.
         x: What trainings are drawn against: updates or seconds.
@@ -46,10 +46,10 @@ def draw_pilot_figures(
         UserError: None of them has anything to draw.
     """
     results = PilotResults(rows, summary, x, smooth)
-    return draw_kinds(PILOT_FIGURES, results, names, folder, formats)
+    return save_figures(PILOT_PLOTS, results, names, folder, formats)
 
 
-def write_pilot_tables(
+def save_pilot_tables(
     rows: PilotRows, summary: PilotSummary, folder: Path, formats: Sequence[str]
 ) -> Iterator[Path]:
     """Write ``table`` and, where there are spans, ``by_span`` to files.
@@ -64,7 +64,9 @@ def write_pilot_tables(
         What was written.
     """
     main = [pilot_table(rows, summary)]
-    yield from write_texts("table", main, lambda: pilot_csv(summary), folder, formats)
+    yield from save_table_files("table", main, lambda: pilot_csv(summary), folder, formats)
     by_span = by_span_tables(rows, summary)
     if by_span:
-        yield from write_texts("by_span", by_span, lambda: by_span_csv(summary), folder, formats)
+        yield from save_table_files(
+            "by_span", by_span, lambda: by_span_csv(summary), folder, formats
+        )

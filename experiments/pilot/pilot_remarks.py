@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from spangym.experiments.analysis.verdict import in_a_list
-from spangym.experiments.pilot.metrics import Measure
+from spangym.experiments.analysis.verdict import join_words
+from spangym.experiments.pilot.metrics import MetricInfo
 from spangym.experiments.pilot.pilot_differences import ErrorDifference
 from spangym.experiments.pilot.pilot_rows import PilotRows
-from spangym.experiments.plots.panels import records
-from spangym.experiments.plots.style import compact
+from spangym.experiments.plots.panels import to_records
+from spangym.experiments.plots.style import format_tick
 
 _FEW = 5
 """Below so many training seeds an open difference is no surprise."""
@@ -22,7 +22,7 @@ _FEW = 5
 
 def make_pilot_remarks(
     rows: PilotRows,
-    measure: Measure,
+    metric: MetricInfo,
     differences: Sequence[ErrorDifference],
     laws: Mapping[str, str],
     between_laws: Sequence[ErrorDifference],
@@ -31,14 +31,14 @@ def make_pilot_remarks(
 
     Args:
         rows: The pilot.
-        measure: Of its task.
+        metric: Of its task.
         differences: Of the variants from the baseline.
         laws: Temperature laws, by labels of variants that differ in nothing else.
         between_laws: Differences between these.
     """
     return (
         *_seeds(rows, differences),
-        *_between_laws(rows, measure, laws, between_laws),
+        *_between_laws(rows, metric, laws, between_laws),
         *_stopped(rows),
         *_untrained(rows),
     )
@@ -56,7 +56,7 @@ def _seeds(rows: PilotRows, differences: Sequence[ErrorDifference]) -> list[str]
     remarks = [
         "Intervals are of 95 %, by Student's t over training seeds; differences are paired by seed."
     ]
-    if len(seeds) < _FEW and any(each.verdict == "open" for each in differences):
+    if len(seeds) < _FEW and any(each.outcome == "inconclusive" for each in differences):
         remarks.append(
             f"With {len(seeds)} training seeds only large differences can be told from chance: one "
             "that is open is not shown to be none."
@@ -71,7 +71,7 @@ def _seeds(rows: PilotRows, differences: Sequence[ErrorDifference]) -> list[str]
 
 def _between_laws(
     rows: PilotRows,
-    measure: Measure,
+    metric: MetricInfo,
     laws: Mapping[str, str],
     between_laws: Sequence[ErrorDifference],
 ) -> list[str]:
@@ -81,8 +81,8 @@ def _between_laws(
         found = [*group]
         alone = found[0].seeds == 1
         said = [
-            f"{measure.say_difference(each.difference, each.low, each.high)} on "
-            f"{measure.of([each.split])}{'' if alone else f' ({_winner(each, laws)})'}"
+            f"{metric.format_difference(each.difference, each.low, each.high)} on "
+            f"{metric.of([each.split])}{'' if alone else f' ({_winner(each, laws)})'}"
             for each in found
         ]
         over = (
@@ -91,7 +91,7 @@ def _between_laws(
             else f"over {found[0].seeds} training seeds"
         )
         remarks.append(
-            f"Temperature laws: the error of {variant} minus that of {other} is {in_a_list(said)}, "
+            f"Temperature laws: the error of {variant} minus that of {other} is {join_words(said)}, "
             f"{over}."
         )
     if len(set(laws.values())) > 1 and not remarks and len(rows.trainings):
@@ -100,9 +100,9 @@ def _between_laws(
 
 
 def _winner(difference: ErrorDifference, laws: Mapping[str, str]) -> str:
-    if difference.verdict == "better":
+    if difference.outcome == "better":
         return f"{laws[difference.variant]} wins"
-    if difference.verdict == "worse":
+    if difference.outcome == "worse":
         return f"{laws[difference.other]} wins"
     return "neither wins"
 
@@ -113,20 +113,20 @@ def _stopped(rows: PilotRows) -> list[str]:
         return []
     said = []
     rows_by_reason: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in records(pd.DataFrame(stopped)):
+    for row in to_records(pd.DataFrame(stopped)):
         rows_by_reason.setdefault((row["variant"], row["stopped"]), []).append(row)
     for (variant, why), own in rows_by_reason.items():
-        seeds = in_a_list([str(row["seed"]) for row in own])
+        seeds = join_words([str(row["seed"]) for row in own])
         updates = sorted(row["updates"] for row in own)
-        first, last = compact(updates[0]), compact(updates[-1])
+        first, last = format_tick(updates[0]), format_tick(updates[-1])
         when = first if first == last else f"{first} to {last}"
         which = "seeds" if len(own) > 1 else "seed"
         said.append(f"{variant} with {which} {seeds} after {when} updates ({why})")
-    return [f"Ended early, and judged by what was reached until then: {in_a_list(said)}."]
+    return [f"Ended early, and judged by what was reached until then: {join_words(said)}."]
 
 
 def _untrained(rows: PilotRows) -> list[str]:
-    seeds = Counter(row["variant"] for row in records(rows.trainings))
+    seeds = Counter(row["variant"] for row in to_records(rows.trainings))
     most = max(seeds.values(), default=0)
     fewer = [
         f"{variant} has {seeds[variant]} of {most}"
@@ -136,8 +136,8 @@ def _untrained(rows: PilotRows) -> list[str]:
     none = [variant for variant in rows.variants if most and not seeds[variant]]
     remarks = []
     if fewer:
-        remarks.append(f"Training seeds are missing: {in_a_list(fewer)}.")
+        remarks.append(f"Training seeds are missing: {join_words(fewer)}.")
     if none:
         verb = "have" if len(none) > 1 else "has"
-        remarks.append(f"{in_a_list(none)} {verb} no finished training.")
+        remarks.append(f"{join_words(none)} {verb} no finished training.")
     return remarks

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class AttentionPicture:
+class AttentionMap:
     """The attention weights of one example in one layer, mean over the heads.
 
     Attributes:
@@ -36,14 +36,14 @@ class PilotRows:
 
     Attributes:
         task: ``speech`` or ``text``.
-        variants: Labels of the variants, in the order of the plan.
+        variants: Labels of the variants, in the order of the study.
         baseline: Label of the variant that the others are compared with: plain attention.
         splits: What is evaluated, in order: ``seen`` and ``unseen`` voices; ``held out`` text.
         trainings: A row a finished training: ``updates`` (of the model), ``parameters``,
             ``seconds`` (wall time of the training, evaluation left out), ``milliseconds`` (median
-            of an update), ``visited_keys`` (query-key pairs scored in evaluation, mean of a layer
+            of an update), ``qk_pairs`` (query-key pairs scored in evaluation, mean of a layer
             and sequence, local path with all passes and, where there is one, global path),
-            ``full_keys`` (of one pass of full attention), ``span`` (tokens, mean over layers in
+            ``full_qk_pairs`` (of one pass of full attention), ``span`` (tokens, mean over layers in
             evaluation; NaN for plain attention) and ``stopped`` (why it ended early, in a line;
             empty if it did not).
         curves: A row each few updates: ``update`` (counted from 1), ``seconds`` (since the training
@@ -54,10 +54,10 @@ class PilotRows:
             (a share; NaN for text).
         spans: A row each few updates and layer: ``update``, ``seconds``, ``layer``, ``span``
             (tokens, mean over the sequences that were trained on since the row before) and
-            ``visited_keys`` (of a sequence, local path).
+            ``qk_pairs`` (of a sequence, local path).
         by_span: What the trained model does at spans that are set: ``action`` (0 to 9, in every
             layer), ``split`` and ``error``; none for plain attention.
-        pictures: Attention weights of chosen examples, of the first seed.
+        attention_maps: Attention weights of chosen examples, of the first seed.
         failed: Names of trainings that failed, each with its error in a line.
         missing: How many trainings are neither finished nor known to have failed.
     """
@@ -71,6 +71,6 @@ class PilotRows:
     evaluations: pd.DataFrame
     spans: pd.DataFrame
     by_span: pd.DataFrame
-    pictures: tuple[AttentionPicture, ...] = ()
+    attention_maps: tuple[AttentionMap, ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
     missing: int = 0

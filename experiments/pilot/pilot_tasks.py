@@ -13,44 +13,46 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spangym.envs.data.dataset import BYTES, NO_TARGET, Source, Stream, next_tokens
-from spangym.envs.data.dataset_registry import open_source
-from spangym.experiments.pilot.augmentation import mask_frames
+from spangym.envs.data.dataset import BYTES, NO_TARGET, Dataset, Stream, next_token_targets
+from spangym.envs.data.dataset_registry import make_dataset
+from spangym.experiments.pilot.augmentation import spec_augment
 from spangym.experiments.pilot.corpus import Corpus, Utterances, decode, encode
 from spangym.experiments.pilot.models import MELS, STRIDE, PilotModel, SpeechModel
-from spangym.experiments.pilot.pilot_study import Plan, TextEntry
-from spangym.experiments.pilot.recordings import read_recordings
-from spangym.experiments.pilot.synthetic_speech import SpokenSpeech, speak_corpus
-from spangym.experiments.runner.fingerprint import ContentHashes
+from spangym.experiments.pilot.pilot_study import PilotStudy, TextConfig
+from spangym.experiments.pilot.recordings import load_recordings
+from spangym.experiments.pilot.synthetic_speech import SyntheticSpeechConfig, build_corpus
+from spangym.experiments.runner.fingerprint import DatasetHashes
 
-MASKED = {"time": 25, "channels": 15}
+MAX_MASK_SIZES = {"time": 25, "channels": 15}
 """Frames, and channels, that a mask may cover."""
 
-_EVALUATION_SEED = 1_000_000
+_EVAL_SEED = 1_000_000
 
 
 @dataclass(frozen=True)
-class EvaluationSet:
+class EvalSet:
     """What models are judged by.
 
     Attributes:
-        content: Bytes, int64 of shape (lanes, chunks, ctx), or frames, float32 of shape (lanes,
+        content: Bytes, int64 of shape (batch, chunks, ctx), or frames, float32 of shape (batch,
             chunks, ctx, channels).
-        targets: Classes, int64 of shape (lanes, chunks, ctx).
-        texts: What is said or written in each lane.
+        targets: Classes, int64 of shape (batch, chunks, ctx).
+        texts: What is said or written in each batch element.
     """
 
     content: Tensor
     targets: Tensor
     texts: tuple[str, ...]
 
-    def only(self, lanes: int) -> EvaluationSet:
-        """The first lanes of it."""
-        return EvaluationSet(self.content[:lanes], self.targets[:lanes], self.texts[:lanes])
+    def head(self, batch_size: int) -> EvalSet:
+        """The first batch elements of it."""
+        return EvalSet(
+            self.content[:batch_size], self.targets[:batch_size], self.texts[:batch_size]
+        )
 
 
 @dataclass(frozen=True)
-class Errors:
+class ErrorRates:
     """How far off a model is.
 
     Attributes:
@@ -66,29 +68,29 @@ class Task(ABC):
     """What models learn.
 
     Attributes:
-        source: What is trained on.
-        sets: What models are judged by, by the name of the split.
-        classes: What models tell apart.
+        dataset: What is trained on.
+        eval_sets: What models are judged by, by the name of the split.
+        num_classes: What models tell apart.
         ctx: Tokens of a chunk.
         chunks: Chunks of a stream.
     """
 
-    source: Source
-    sets: dict[str, EvaluationSet]
-    classes: int
+    dataset: Dataset
+    eval_sets: dict[str, EvalSet]
+    num_classes: int
     ctx: int
     chunks: int
 
     @abstractmethod
-    def errors(
+    def error_rates(
         self, model: PilotModel, hidden: Tensor, losses: Tensor, texts: tuple[str, ...]
-    ) -> Errors:
+    ) -> ErrorRates:
         """How far off a model is.
 
         Args:
             model: The model.
-            hidden: What left its last block, shape (lanes, chunks, tokens, dims).
-            losses: Its losses, shape (lanes, chunks).
+            hidden: What left its last block, shape (batch, chunks, tokens, dims).
+            losses: Its losses, shape (batch, chunks).
             texts: What was to be found.
         """
 
@@ -98,7 +100,7 @@ class SpeechTask(Task):
 
     Args:
         corpus: What is said, and by whom.
-        masking: How much of each utterance may be masked, as a share of `MASKED`.
+        masking: How much of each utterance may be masked, as a share of `MAX_MASK_SIZES`.
 
     Raises:
         ValueError: The extra ``speech`` is not installed.
@@ -107,99 +109,101 @@ class SpeechTask(Task):
     chunks = 1
 
     def __init__(self, corpus: Corpus, masking: float) -> None:
-        _jiwer()
+        _import_jiwer()
         self.alphabet = corpus.alphabet
-        self.classes = 1 + len(self.alphabet)
-        self.source = UtteranceSource(corpus.train, self.alphabet, masking)
+        self.num_classes = 1 + len(self.alphabet)
+        self.dataset = UtteranceDataset(corpus.train, self.alphabet, masking)
         self.ctx = corpus.train.frames.shape[1] // STRIDE
-        splits = {"seen": corpus.seen, "unseen": corpus.unseen}
-        self.sets = {
-            name: self._set(utterances)
+        splits = {"seen": corpus.test_seen, "unseen": corpus.test_unseen}
+        self.eval_sets = {
+            name: self._make_eval_set(utterances)
             for name, utterances in splits.items()
             if utterances is not None
         }
 
-    def _set(self, utterances: Utterances) -> EvaluationSet:
-        targets = padded(encode(utterances.texts, self.alphabet), self.ctx)
-        return EvaluationSet(
-            torch.from_numpy(as_tokens(utterances.frames))[:, None],
+    def _make_eval_set(self, utterances: Utterances) -> EvalSet:
+        targets = pad_targets(encode(utterances.texts, self.alphabet), self.ctx)
+        return EvalSet(
+            torch.from_numpy(stack_frames(utterances.frames))[:, None],
             torch.from_numpy(targets)[:, None],
             utterances.texts,
         )
 
-    def read(self, model: PilotModel, hidden: Tensor) -> list[str]:
+    def transcribe(self, model: PilotModel, hidden: Tensor) -> list[str]:
         """What a model has understood, greedily.
 
         Args:
-            model: The recogniser.
-            hidden: What left its last block, shape (lanes, chunks, tokens, dims).
+            model: The recognizer.
+            hidden: What left its last block, shape (batch, chunks, tokens, dims).
         """
         assert isinstance(model, SpeechModel)
-        return [decode(row, self.alphabet) for row in model.best(hidden[:, 0]).cpu().numpy()]
+        return [
+            decode(row, self.alphabet)
+            for row in model.greedy_decode_ids(hidden[:, 0]).cpu().numpy()
+        ]
 
-    def errors(
+    def error_rates(
         self, model: PilotModel, hidden: Tensor, losses: Tensor, texts: tuple[str, ...]
-    ) -> Errors:
+    ) -> ErrorRates:
         """Word and character error rates over all utterances together."""
         del losses
-        jiwer = _jiwer()
-        understood = self.read(model, hidden)
-        return Errors(jiwer.wer([*texts], understood), jiwer.cer([*texts], understood))
+        jiwer = _import_jiwer()
+        understood = self.transcribe(model, hidden)
+        return ErrorRates(jiwer.wer([*texts], understood), jiwer.cer([*texts], understood))
 
 
 class TextTask(Task):
     """Bytes of text, each from those before it.
 
     Args:
-        entry: What is read.
+        config: What is read.
 
     Raises:
         ValueError: The source is unknown, cannot be read or is not of bytes.
     """
 
-    classes = BYTES
+    num_classes = BYTES
 
-    def __init__(self, entry: TextEntry) -> None:
-        self.source = open_source(entry.source, "train")
-        if self.source.channels:
-            raise ValueError(f"source {entry.source!r} must be of bytes, it is of frames")
-        self.ctx, self.chunks = entry.ctx, entry.chunks
-        held_out = open_source(entry.source, "evaluation")
+    def __init__(self, config: TextConfig) -> None:
+        self.dataset = make_dataset(config.dataset, "train")
+        if self.dataset.channels:
+            raise ValueError(f"source {config.dataset!r} must be of bytes, it is of frames")
+        self.ctx, self.chunks = config.ctx, config.chunks
+        held_out = make_dataset(config.dataset, "evaluation")
         generators = [
-            np.random.default_rng(_EVALUATION_SEED + lane)
-            for lane in range(entry.evaluation_streams)
+            np.random.default_rng(_EVAL_SEED + index) for index in range(config.evaluation_streams)
         ]
-        content, targets = draw(held_out, generators, self.chunks, self.ctx)
+        content, targets = sample_batch(held_out, generators, self.chunks, self.ctx)
         texts = tuple(bytes(row.flatten().tolist()).decode("utf-8", "replace") for row in content)
-        self.sets = {"held out": EvaluationSet(content, targets, texts)}
+        self.eval_sets = {"held out": EvalSet(content, targets, texts)}
 
-    def errors(
+    def error_rates(
         self, model: PilotModel, hidden: Tensor, losses: Tensor, texts: tuple[str, ...]
-    ) -> Errors:
+    ) -> ErrorRates:
         """Bits a byte."""
         del model, hidden, texts
-        return Errors(losses.mean().item(), float("nan"))
+        return ErrorRates(losses.mean().item(), float("nan"))
 
 
-class UtteranceSource(Source):
+class UtteranceDataset(Dataset):
     """Utterances at equal odds, with some of their frames and channels masked, one a chunk.
 
-    Frames come four at a time, as the recogniser's front takes them.
+    Frames come four at a time, as the recognizer's front takes them.
 
     Args:
         utterances: What is drawn from.
         alphabet: Characters, in the order of their classes.
-        masking: How much of each utterance may be masked, as a share of `MASKED`.
+        masking: How much of each utterance may be masked, as a share of `MAX_MASK_SIZES`.
     """
 
     channels = STRIDE * MELS
 
     def __init__(self, utterances: Utterances, alphabet: str, masking: float) -> None:
         self._utterances = utterances
-        self._masked = {name: int(most * masking) for name, most in MASKED.items()}
+        self._mask_sizes = {name: int(most * masking) for name, most in MAX_MASK_SIZES.items()}
         self._targets = encode(utterances.texts, alphabet)
 
-    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+    def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
         """Draw an utterance for each chunk.
 
         Raises:
@@ -210,12 +214,12 @@ class UtteranceSource(Source):
             raise ValueError(f"ctx must be {frames.shape[1] // STRIDE}, got {ctx}")
         drawn = generator.integers(len(frames), size=chunks)
         lengths = self._utterances.lengths[drawn]
-        masked = mask_frames(frames[drawn], generator, lengths, **self._masked)
-        kinds = tuple(self._utterances.voices[index] for index in drawn)
-        return Stream(as_tokens(masked), kinds, padded(self._targets[drawn], ctx))
+        masked = spec_augment(frames[drawn], generator, lengths, **self._mask_sizes)
+        content_types = tuple(self._utterances.speakers[index] for index in drawn)
+        return Stream(stack_frames(masked), content_types, pad_targets(self._targets[drawn], ctx))
 
 
-def _jiwer() -> Any:
+def _import_jiwer() -> Any:
     # Of the extra: imported where speech is, so that text needs none.
     try:
         import jiwer
@@ -224,75 +228,75 @@ def _jiwer() -> Any:
     return jiwer
 
 
-def as_tokens(frames: NDArray[np.float32]) -> NDArray[np.float32]:
+def stack_frames(frames: NDArray[np.float32]) -> NDArray[np.float32]:
     """Frames (utterances, frames, channels), four at a time: (utterances, tokens, 4 channels)."""
     return np.ascontiguousarray(frames).reshape(len(frames), -1, STRIDE * frames.shape[2])
 
 
-def padded(targets: NDArray[np.int64], ctx: int) -> NDArray[np.int64]:
+def pad_targets(targets: NDArray[np.int64], ctx: int) -> NDArray[np.int64]:
     """Targets with as many columns as there are tokens."""
     return np.pad(targets, ((0, 0), (0, ctx - targets.shape[1])), constant_values=NO_TARGET)
 
 
-def draw(
-    source: Source, generators: list[np.random.Generator], chunks: int, ctx: int
+def sample_batch(
+    dataset: Dataset, generators: list[np.random.Generator], chunks: int, ctx: int
 ) -> tuple[Tensor, Tensor]:
-    """Streams and their targets, lanes first, a lane from each generator."""
-    streams = [source.stream(generator, chunks, ctx) for generator in generators]
-    kind = np.float32 if source.channels else np.int64
-    content = torch.from_numpy(np.stack([each.content for each in streams]).astype(kind))
+    """Streams and their targets, batch elements first, a batch element from each generator."""
+    streams = [dataset.sample(generator, chunks, ctx) for generator in generators]
+    dtype = np.float32 if dataset.channels else np.int64
+    content = torch.from_numpy(np.stack([each.content for each in streams]).astype(dtype))
     given = [each.targets for each in streams if each.targets is not None]
-    return content, torch.from_numpy(np.stack(given)) if given else next_tokens(content)
+    return content, torch.from_numpy(np.stack(given)) if given else next_token_targets(content)
 
 
-def batch_generators(seed: int, batch: int, lanes: int) -> list[np.random.Generator]:
-    """Generators of the lanes of a batch: all variants read the same batches in the same order."""
-    return [np.random.default_rng([seed, batch, lane]) for lane in range(lanes)]
+def batch_rngs(seed: int, batch: int, batch_size: int) -> list[np.random.Generator]:
+    """Generators of the batch elements of a batch: all variants read the same batches in the same order."""
+    return [np.random.default_rng([seed, batch, index]) for index in range(batch_size)]
 
 
-def make_task(plan: Plan) -> Task:
-    """What the models of a plan learn.
+def make_task(study: PilotStudy) -> Task:
+    """What the models of a study learn.
 
     Raises:
         ValueError: What is to be read is not there, or not as it should be.
     """
-    if plan.task == "text":
-        return TextTask(plan.text)
-    return SpeechTask(_read_corpus(plan.recordings, plan.speech), plan.masking)
+    if study.task == "text":
+        return TextTask(study.text)
+    return SpeechTask(_load_corpus(study.recordings, study.speech), study.masking)
 
 
-def check_task(plan: Plan) -> None:
-    """Refuse a plan whose content is too short, or not there.
+def validate_task(study: PilotStudy) -> None:
+    """Refuse a study whose content is too short, or not there.
 
     Raises:
         ValueError: The message says what would be right.
     """
     try:
-        task = make_task(plan)
-        draw(task.source, batch_generators(0, 0, 1), task.chunks + 1, task.ctx)
+        task = make_task(study)
+        sample_batch(task.dataset, batch_rngs(0, 0, 1), task.chunks + 1, task.ctx)
     except ValueError as error:
-        where = " (in the plan's table text)" if plan.task == "text" else ""
+        where = " (in the study's table text)" if study.task == "text" else ""
         raise ValueError(f"{error}{where}") from error
 
 
-def content_hashes(plan: Plan, hashes: ContentHashes) -> dict[str, Any]:
+def fingerprint(study: PilotStudy, hashes: DatasetHashes) -> dict[str, Any]:
     """Hashes of what is trained on and judged by.
 
     Args:
-        plan: The plan.
+        study: The study.
         hashes: Of what sources read.
 
     Raises:
         ValueError: What is to be read is not there, or not as it should be.
     """
-    if plan.task == "text":
-        return {plan.text.source: hashes.of(plan.text.source)}
-    return {"speech": _read_corpus(plan.recordings, plan.speech).content_sha256}
+    if study.task == "text":
+        return {study.text.dataset: hashes.get(study.text.dataset)}
+    return {"speech": _load_corpus(study.recordings, study.speech).content_sha256}
 
 
 @functools.lru_cache(maxsize=1)
-def _read_corpus(recordings: str, speech: SpokenSpeech) -> Corpus:
+def _load_corpus(recordings: str, speech: SyntheticSpeechConfig) -> Corpus:
     """Utterances; kept, since every training of a process reads the same."""
     if recordings:
-        return read_recordings(Path(recordings), 0, STRIDE)
-    return speak_corpus(speech)
+        return load_recordings(Path(recordings), 0, STRIDE)
+    return build_corpus(speech)

@@ -12,34 +12,34 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from spangym.envs.data.files import AUDIO, read_mono
+from spangym.envs.data.files import AUDIO, load_mono_audio
 from spangym.envs.data.log_mel import MELS, RATE, log_mel
-from spangym.experiments.pilot.corpus import Corpus, Utterances, frame_counts, pad_with_silence
+from spangym.experiments.pilot.corpus import Corpus, Utterances, num_frames, pad_with_noise
 
-LONGEST_SECONDS = 30
-LEAST_SENTENCES = 5
+MAX_SECONDS = 30
+MIN_SENTENCES = 5
 
-_HELD_OUT = 5
+_HELD_OUT_DIVISOR = 5
 _TEXT_COLUMNS = ("file", "text")
 
 
 class _Recording(NamedTuple):
     file: Path
     text: str
-    voice: str
+    speaker: str
 
 
-def read_recordings(path: Path | str, seed: int, multiple: int = 4) -> Corpus:
+def load_recordings(path: Path | str, seed: int, multiple: int = 4) -> Corpus:
     """Read a folder of recordings, each with what is said in it.
 
     That is either in a text file of the same name beside each (``one.wav``, ``one.txt``), or in one
     CSV file in the folder, with the columns ``file`` (within the folder), ``text`` and, if wanted,
-    ``voice``; files that it does not name are left out then. Without that column, a recording's
-    voice is the name of the sub-folder of ``path`` that it is in.
+    ``speaker``; files that it does not name are left out then. Without that column, a recording's
+    speaker is the name of the sub-folder of ``path`` that it is in.
 
     Texts are brought to lowercase letters, digits, apostrophes and spaces. About a fifth of the
-    voices, where there are two or more, are unseen in training, and about a fifth of the sentences.
-    What unseen voices say of the other sentences is left out.
+    speakers, where there are two or more, are unseen in training, and about a fifth of the sentences.
+    What unseen speakers say of the other sentences is left out.
 
     Args:
         path: The folder.
@@ -48,30 +48,29 @@ def read_recordings(path: Path | str, seed: int, multiple: int = 4) -> Corpus:
 
     Raises:
         ValueError: There are no recordings or too few, one of them cannot be read, is empty or
-            longer than `LONGEST_SECONDS`, or it is not said what is said in it.
+            longer than `MAX_SECONDS`, or it is not said what is said in it.
     """
     folder = Path(path)
     if not folder.is_dir():
         raise ValueError(f"{str(path)!r} must be a folder of recordings")
     recordings = [
-        each._replace(text=_normalised(each)) for each in _from_csv(folder) or _beside(folder)
+        each._replace(text=_normalized(each))
+        for each in _from_csv(folder) or _from_transcripts(folder)
     ]
     for_splits, for_noise = np.random.default_rng(seed).spawn(2)
     splits = _split(recordings, folder, for_splits)
-    samples = {each.file: _read(each.file) for split in splits for each in split}
+    samples = {each.file: _load_samples(each.file) for split in splits for each in split}
     counts = [
-        frame_counts(
-            [samples[each.file] for each in split], [each.text for each in split], multiple
-        )
+        num_frames([samples[each.file] for each in split], [each.text for each in split], multiple)
         for split in splits
     ]
     longest = max(int(each.max(initial=0)) for each in counts)
     train, seen, unseen = (
         Utterances(
-            _frames([samples[each.file] for each in split], longest, for_noise),
+            _log_mel_frames([samples[each.file] for each in split], longest, for_noise),
             lengths,
             tuple(each.text for each in split),
-            tuple(each.voice for each in split),
+            tuple(each.speaker for each in split),
         )
         for split, lengths in zip(splits, counts, strict=True)
     )
@@ -91,7 +90,7 @@ def _from_csv(folder: Path) -> list[_Recording]:
     columns = reader.fieldnames or []
     if missing := [name for name in _TEXT_COLUMNS if name not in columns]:
         raise ValueError(
-            f"{str(table)!r} must have the columns 'file' and 'text', and may have 'voice': "
+            f"{str(table)!r} must have the columns 'file' and 'text', and may have 'speaker': "
             f"{missing[0]!r} is missing"
         )
     recordings = []
@@ -101,36 +100,36 @@ def _from_csv(folder: Path) -> list[_Recording]:
         where = f"{str(table)!r}, line {reader.line_num},"
         if name.is_absolute() or ".." in name.parts or not file.is_file():
             raise ValueError(f"{where} must name a file in the folder, got {row['file']!r}")
-        voice = (row["voice"] or "").strip() if "voice" in columns else _voice(file, folder)
-        if not voice:
-            raise ValueError(f"{where} must name a voice, or the column 'voice' be left out")
-        recordings.append(_Recording(file, row["text"] or "", voice))
+        speaker = (row["speaker"] or "").strip() if "speaker" in columns else _speaker(file, folder)
+        if not speaker:
+            raise ValueError(f"{where} must name a speaker, or the column 'speaker' be left out")
+        recordings.append(_Recording(file, row["text"] or "", speaker))
     if not recordings:
         raise ValueError(f"{str(table)!r} must name recordings, but holds no rows")
     return recordings
 
 
-def _beside(folder: Path) -> list[_Recording]:
+def _from_transcripts(folder: Path) -> list[_Recording]:
     """All recordings below the folder with the text files beside them."""
     recordings = []
-    for file in _audio_below(folder):
+    for file in _find_audio(folder):
         transcript = file.with_suffix(".txt")
         if not transcript.is_file():
             raise ValueError(f"recording {str(file)!r} must have a {transcript.name!r} beside it")
-        recordings.append(_Recording(file, _read_text(transcript), _voice(file, folder)))
+        recordings.append(_Recording(file, _read_text(transcript), _speaker(file, folder)))
     if not recordings:
         raise ValueError(f"folder {str(folder)!r} must hold {', '.join(AUDIO)} files, got none")
     return recordings
 
 
-def _audio_below(folder: Path) -> Iterator[Path]:
+def _find_audio(folder: Path) -> Iterator[Path]:
     for file in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
         if file.suffix.lower() in AUDIO and not hidden and file.is_file():
             yield file
 
 
-def _voice(file: Path, folder: Path) -> str:
+def _speaker(file: Path, folder: Path) -> str:
     return file.relative_to(folder).parts[0] if file.parent != folder else folder.resolve().name
 
 
@@ -143,7 +142,7 @@ def _read_text(path: Path) -> str:
         raise ValueError(f"{str(path)!r} must be text in UTF-8") from error
 
 
-def _normalised(recording: _Recording) -> str:
+def _normalized(recording: _Recording) -> str:
     text = (
         unicodedata.normalize("NFKC", recording.text)
         .lower()
@@ -158,48 +157,48 @@ def _normalised(recording: _Recording) -> str:
 def _split(
     recordings: list[_Recording], folder: Path, generator: np.random.Generator
 ) -> tuple[list[_Recording], list[_Recording], list[_Recording]]:
-    """Those for training, those of its voices and those of others, with other sentences."""
-    voices = sorted({each.voice for each in recordings})
-    count = max(1, round(len(voices) / _HELD_OUT)) if len(voices) > 1 else 0
-    others = {*generator.permutation(voices)[:count].tolist()}
-    known = [each for each in recordings if each.voice not in others]
-    foreign = [each for each in recordings if each.voice in others]
+    """Those for training, those of its speakers and those of others, with other sentences."""
+    speakers = sorted({each.speaker for each in recordings})
+    count = max(1, round(len(speakers) / _HELD_OUT_DIVISOR)) if len(speakers) > 1 else 0
+    others = {*generator.permutation(speakers)[:count].tolist()}
+    known = [each for each in recordings if each.speaker not in others]
+    foreign = [each for each in recordings if each.speaker in others]
     sentences = generator.permutation(sorted({each.text for each in known})).tolist()
-    if len(sentences) < LEAST_SENTENCES:
+    if len(sentences) < MIN_SENTENCES:
         raise ValueError(
-            f"folder {str(folder)!r} must hold {LEAST_SENTENCES} sentences or more by the voices "
-            f"of the training ({', '.join(voice for voice in voices if voice not in others)}), "
+            f"folder {str(folder)!r} must hold {MIN_SENTENCES} sentences or more by the speakers "
+            f"of the training ({', '.join(speaker for speaker in speakers if speaker not in others)}), "
             f"got {len(sentences)}"
         )
-    held_out = {*sentences[: len(sentences) // _HELD_OUT]}
+    held_out = {*sentences[: len(sentences) // _HELD_OUT_DIVISOR]}
     heard = {each.text for each in foreign}
     if foreign and heard <= {*sentences} - held_out:
         held_out.add(next(text for text in sentences if text in heard))
     train = [each for each in known if each.text not in held_out]
-    texts, trained = {each.text for each in train}, {each.voice for each in train}
-    seen = [each for each in known if each.text in held_out and each.voice in trained]
+    texts, trained = {each.text for each in train}, {each.speaker for each in train}
+    seen = [each for each in known if each.text in held_out and each.speaker in trained]
     if not seen:
         raise ValueError(
-            f"folder {str(folder)!r} must hold more sentences by each voice: the voices that say "
+            f"folder {str(folder)!r} must hold more sentences by each speaker: the speakers that say "
             "what is held out for tests say nothing else"
         )
     return train, seen, [each for each in foreign if each.text not in texts]
 
 
-def _read(file: Path) -> NDArray[np.float64]:
-    samples = read_mono(file)
-    if not 0 < len(samples) <= LONGEST_SECONDS * RATE:
+def _load_samples(file: Path) -> NDArray[np.float64]:
+    samples = load_mono_audio(file)
+    if not 0 < len(samples) <= MAX_SECONDS * RATE:
         raise ValueError(
-            f"recording {str(file)!r} must be of at most {LONGEST_SECONDS} seconds, and not empty, "
+            f"recording {str(file)!r} must be of at most {MAX_SECONDS} seconds, and not empty, "
             f"got {len(samples) / RATE:.1f}"
         )
     return samples
 
 
-def _frames(
+def _log_mel_frames(
     recordings: list[NDArray[np.float64]], longest: int, generator: np.random.Generator
 ) -> NDArray[np.float32]:
     frames = np.empty((len(recordings), longest, MELS), np.float32)
     for row, samples in zip(frames, recordings, strict=True):
-        row[:] = log_mel(pad_with_silence(samples, longest, generator))
+        row[:] = log_mel(pad_with_noise(samples, longest, generator))
     return frames

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spangym.agents import Agent, DeepAgent
-from spangym.attention import ACTIONS, IntegratedAttention, Outcome
+from spangym.agents import Agent, SB3Agent
+from spangym.attention import NUM_ACTIONS, IntegratedAttention, LayerOutput
 from spangym.envs.observations import Encoding
 
 
-class Decider:
-    """Decides the span of each lane, layer by layer; this one leaves it to the layers."""
+class SpanPolicy:
+    """Decides the span of each batch element, layer by layer; this one leaves it to the layers."""
 
     def begin(self) -> None:
         """Take note that streams begin."""
@@ -23,19 +23,19 @@ class Decider:
         Args:
             index: Of the layer.
             layer: The layer.
-            hidden: Its input, shape (lanes, tokens, dims).
+            hidden: Its input, shape (batch, tokens, dims).
 
         Returns:
-            Integers 0..9 of shape (lanes,); None leaves it to the layer.
+            Integers 0..9 of shape (batch,); None leaves it to the layer.
         """
         del index, layer, hidden
 
-    def saw(self, index: int, outcome: Outcome) -> None:
+    def observe(self, index: int, layer_output: LayerOutput) -> None:
         """Take note of what the layer did."""
-        del index, outcome
+        del index, layer_output
 
 
-class ChanceDecides(Decider):
+class RandomSpans(SpanPolicy):
     """Every span is drawn, each action as often.
 
     Args:
@@ -48,11 +48,11 @@ class ChanceDecides(Decider):
     def actions(self, index: int, layer: object, hidden: Tensor) -> Tensor:
         """Draw."""
         del index, layer
-        drawn = torch.randint(ACTIONS, (len(hidden),), generator=self.generator)
+        drawn = torch.randint(NUM_ACTIONS, (len(hidden),), generator=self.generator)
         return drawn.to(hidden.device)
 
 
-class FixedDecides(Decider):
+class FixedSpans(SpanPolicy):
     """One action in all layers.
 
     Args:
@@ -63,13 +63,13 @@ class FixedDecides(Decider):
         self.action = action
 
     def actions(self, index: int, layer: object, hidden: Tensor) -> Tensor:
-        """The action, for each lane."""
+        """The action, for each batch element."""
         del index, layer
         return torch.full((len(hidden),), self.action, device=hidden.device)
 
 
-class AgentDecides(Decider):
-    """An agent decides as well as it has learnt to, from what an environment would show it.
+class AgentSpans(SpanPolicy):
+    """An agent decides as well as it has learned to, from what an environment would show it.
 
     Args:
         agent: The agent.
@@ -87,8 +87,8 @@ class AgentDecides(Decider):
     def begin(self) -> None:
         """Forget the streams before; so does an agent that remembers."""
         self._seen = {}
-        if isinstance(self.agent, DeepAgent):
-            self.agent.begin(None)
+        if isinstance(self.agent, SB3Agent):
+            self.agent.on_episode_start(None)
 
     @torch.no_grad()
     def actions(self, index: int, layer: object, hidden: Tensor) -> Tensor:
@@ -97,13 +97,13 @@ class AgentDecides(Decider):
         features = self._seen.get(index)
         if features is None:
             read = hidden[:, :1] if self.previous else hidden
-            features = self.encoding.features(layer.ln_a(read))
-        numbers = self.encoding.numbers(features, index).cpu().numpy()
-        actions = self.agent.predict(self.encoding.observations(numbers))
+            features = self.encoding.extract(layer.ln_a(read))
+        numbers = self.encoding.encode(features, index).cpu().numpy()
+        actions = self.agent.predict(self.encoding.to_observations(numbers))
         return torch.as_tensor(actions, device=hidden.device)
 
     @torch.no_grad()
-    def saw(self, index: int, outcome: Outcome) -> None:
+    def observe(self, index: int, layer_output: LayerOutput) -> None:
         """Keep what the next chunk's decision is made from."""
         if self.previous:
-            self._seen[index] = self.encoding.features(outcome.local_input)
+            self._seen[index] = self.encoding.extract(layer_output.local_input)

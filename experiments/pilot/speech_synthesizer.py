@@ -39,17 +39,17 @@ SPEAKERS = (
 """Variants of a voice that sound different: of those whose mean spectra are nearly one, the first.
 Whispers and robots are left out."""
 
-RATES = (80, 450)
-PITCHES = (0, 99)
+RATE_RANGE = (80, 450)
+PITCH_RANGE = (0, 99)
 
 _SYNCHRONOUS, _DO_NOT_EXIT, _UTF8, _CHARACTERS = 2, 0x8000, 1, 1
 _RATE, _PITCH = 1, 3
-_RECEIVER = ctypes.CFUNCTYPE(
+_CALLBACK_TYPE = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
 )
 
 
-class Line(NamedTuple):
+class Utterance(NamedTuple):
     """What one voice is to say.
 
     Attributes:
@@ -65,11 +65,11 @@ class Line(NamedTuple):
     pitch: int = 50
 
 
-class Synthesiser:
+class SpeechSynthesizer:
     """Speaks text. The library has one state a process, which all instances share.
 
     What it makes of a text hangs on all it has spoken before: the phases and the noise of its
-    sounds go on. For samples that are the same each time, see `speak_afresh`.
+    sounds go on. For samples that are the same each time, see `synthesize_in_subprocess`.
 
     Attributes:
         rate: Samples a second that the library gives.
@@ -78,13 +78,13 @@ class Synthesiser:
         ValueError: The extra ``speech`` is not installed, or its library cannot be loaded.
 
     Example:
-        >>> samples = Synthesiser().speak("seven", "en-us+f2")
+        >>> samples = SpeechSynthesizer().synthesize("seven", "en-us+f2")
         >>> samples.dtype, 0.3 < len(samples) / 16_000 < 1
         (dtype('float32'), True)
     """
 
     def __init__(self) -> None:
-        loader = _loader()
+        loader = _import_loader()
         data = loader.get_data_path()
         try:
             self._library = ctypes.CDLL(loader.get_library_path())
@@ -96,9 +96,9 @@ class Synthesiser:
         # The library seeds the noise of breathy voices with the time.
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(0))
         self._speakers = {each.name for each in Path(data, "voices", "!v").iterdir()}
-        self._spoken: list[NDArray[np.int16]] = []
+        self._buffer: list[NDArray[np.int16]] = []
         # The library keeps only its address: it must live as long as this.
-        self._receiver = _RECEIVER(self._receive)
+        self._callback = _CALLBACK_TYPE(self._on_samples)
 
     @property
     def version(self) -> str:
@@ -106,8 +106,10 @@ class Synthesiser:
         self._library.espeak_Info.restype = ctypes.c_char_p
         return self._library.espeak_Info(None).decode()
 
-    def speak(self, text: str, voice: str, rate: int = 175, pitch: int = 50) -> NDArray[np.float32]:
-        """Speak a text; see `Line` for the arguments.
+    def synthesize(
+        self, text: str, voice: str, rate: int = 175, pitch: int = 50
+    ) -> NDArray[np.float32]:
+        """Speak a text; see `Utterance` for the arguments.
 
         Returns:
             Shape (samples,), at `spangym.envs.data.log_mel.RATE`, within about -1..1.
@@ -115,13 +117,16 @@ class Synthesiser:
         Raises:
             ValueError: An argument is out of its range, or there is no such voice.
         """
-        return _resample(self.speak_raw(text, voice, rate, pitch), self.rate)
+        return _resample(self.synthesize_raw(text, voice, rate, pitch), self.rate)
 
-    def speak_raw(
+    def synthesize_raw(
         self, text: str, voice: str, rate: int = 175, pitch: int = 50
     ) -> NDArray[np.int16]:
-        """As `speak`, but as the library gives it: shape (samples,), `rate` of them a second."""
-        for name, value, (least, most) in (("rate", rate, RATES), ("pitch", pitch, PITCHES)):
+        """As `synthesize`, but as the library gives it: shape (samples,), `rate` of them a second."""
+        for name, value, (least, most) in (
+            ("rate", rate, RATE_RANGE),
+            ("pitch", pitch, PITCH_RANGE),
+        ):
             if not least <= value <= most:
                 raise ValueError(f"{name} must be in {least}..{most}, got {value}")
         accent, _, speaker = voice.partition("+")
@@ -134,44 +139,44 @@ class Synthesiser:
             )
         self._library.espeak_SetParameter(_RATE, rate, 0)
         self._library.espeak_SetParameter(_PITCH, pitch, 0)
-        self._library.espeak_SetSynthCallback(self._receiver)
-        self._spoken.clear()
+        self._library.espeak_SetSynthCallback(self._callback)
+        self._buffer.clear()
         content = text.encode()
         self._library.espeak_Synth(
             content, ctypes.c_size_t(len(content) + 1), 0, _CHARACTERS, 0, _UTF8, None, None
         )
-        return np.concatenate(self._spoken or [np.zeros(0, np.int16)])
+        return np.concatenate(self._buffer or [np.zeros(0, np.int16)])
 
-    def _receive(self, samples: Any, count: int, _: Any) -> int:
+    def _on_samples(self, samples: Any, count: int, _: Any) -> int:
         if samples and count:
-            self._spoken.append(np.ctypeslib.as_array(samples, (count,)).copy())
+            self._buffer.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
 
 
-def speak_afresh(lines: Sequence[Line]) -> Iterator[NDArray[np.float32]]:
+def synthesize_in_subprocess(lines: Sequence[Utterance]) -> Iterator[NDArray[np.float32]]:
     """Speak lines in a process of its own: the same lines in the same order, the same samples.
 
     Args:
         lines: What is spoken.
 
     Yields:
-        Samples of each, as `Synthesiser.speak`.
+        Samples of each, as `SpeechSynthesizer.synthesize`.
 
     Raises:
-        ValueError: As of `Synthesiser`.
+        ValueError: As of `SpeechSynthesizer`.
     """
-    _loader()
+    _import_loader()
     # Spawned, since a fork would inherit what this process has spoken.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as process:
-        rate, recordings = process.submit(_speak_all, lines).result()
+        rate, recordings = process.submit(_synthesize_all, lines).result()
     for samples in recordings:
         yield _resample(samples, rate)
 
 
-def _speak_all(lines: Sequence[Line]) -> tuple[int, list[NDArray[np.int16]]]:
-    synthesiser = Synthesiser()
-    return synthesiser.rate, [synthesiser.speak_raw(*line) for line in lines]
+def _synthesize_all(lines: Sequence[Utterance]) -> tuple[int, list[NDArray[np.int16]]]:
+    synthesizer = SpeechSynthesizer()
+    return synthesizer.rate, [synthesizer.synthesize_raw(*line) for line in lines]
 
 
 def _resample(samples: NDArray[np.int16], rate: int) -> NDArray[np.float32]:
@@ -185,7 +190,7 @@ def _resample(samples: NDArray[np.int16], rate: int) -> NDArray[np.float32]:
     return resample_poly(samples / 2**15, RATE, rate).astype(np.float32)
 
 
-def _loader() -> Any:
+def _import_loader() -> Any:
     try:
         import espeakng_loader
     except ImportError as error:

@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spangym.experiments.analysis.intervals import Floats, student_interval
-from spangym.experiments.pilot.metrics import MEASURES, Measure
+from spangym.experiments.analysis.intervals import Floats, t_interval
+from spangym.experiments.pilot.metrics import METRICS, MetricInfo
 from spangym.experiments.pilot.pilot_differences import (
     ErrorDifference,
-    final_evaluations,
+    last_eval_rows,
     paired_difference,
 )
 from spangym.experiments.pilot.pilot_remarks import make_pilot_remarks
 from spangym.experiments.pilot.pilot_rows import PilotRows
 from spangym.experiments.pilot.pilot_verdict import make_pilot_verdict
-from spangym.experiments.plots.panels import records
+from spangym.experiments.plots.panels import to_records
 
 _ERRORS = ("error", "character_error", "loss")
-_COSTS = ("milliseconds", "ratio", "seconds", "visited_keys", "share", "span")
+_COSTS = ("milliseconds", "ratio", "seconds", "qk_pairs", "share", "span")
 _DIFFERENCES = [each.name for each in fields(ErrorDifference)]
 
 
@@ -35,14 +35,14 @@ class PilotSummary:
     by Student's t, NaN for a single seed.
 
     Attributes:
-        measure: How errors are called and written.
-        errors: A row for each variant and split, in the order of the plan: ``variant``, ``split``,
+        metric: How errors are called and written.
+        errors: A row for each variant and split, in the order of the study: ``variant``, ``split``,
             ``seeds`` (how many), and the means of the last evaluations ``error``,
             ``character_error`` and ``loss``.
         costs: A row for each variant: ``variant``, ``seeds``, ``parameters``, ``updates`` (the
             mean), ``stopped`` (how many trainings ended early), and the means ``milliseconds`` (of
             an update), ``ratio`` (of these to the baseline's, on the same seeds), ``seconds``,
-            ``visited_keys``, ``share`` (these over those of full attention) and ``span``.
+            ``qk_pairs``, ``share`` (these over those of full attention) and ``span``.
         differences: `ErrorDifference` as rows: each variant minus the baseline, on each split.
         laws: The same between variants that differ in their temperature law alone.
         agents: The same for variants whose spans an agent decides, minus the same layer with its
@@ -53,7 +53,7 @@ class PilotSummary:
         remarks: What has to be known to read the tables, a sentence or two each.
     """
 
-    measure: Measure
+    metric: MetricInfo
     errors: pd.DataFrame
     costs: pd.DataFrame
     differences: pd.DataFrame
@@ -64,7 +64,7 @@ class PilotSummary:
     remarks: tuple[str, ...]
 
 
-def summarise_pilot(
+def summarize_pilot(
     rows: PilotRows,
     laws: Mapping[str, str] | None = None,
     agents: Mapping[str, str] | None = None,
@@ -77,8 +77,8 @@ def summarise_pilot(
         agents: Labels of variants whose spans an agent decides, each with the label of the same
             layer with its predictor alone.
     """
-    measure, laws, agents = MEASURES[rows.task], laws or {}, agents or {}
-    finals = final_evaluations(rows)
+    metric, laws, agents = METRICS[rows.task], laws or {}, agents or {}
+    finals = last_eval_rows(rows)
     errors = _means(rows, finals, ["variant", "split"], _ERRORS)
     others = [each for each in rows.variants if each != rows.baseline]
     differences = _differences(rows, finals, [(each, rows.baseline) for each in others])
@@ -89,15 +89,15 @@ def summarise_pilot(
         rows, finals, [(each, agents[each]) for each in rows.variants if each in agents]
     )
     return PilotSummary(
-        measure=measure,
+        metric=metric,
         errors=errors,
         costs=_costs(rows),
         differences=_table(differences),
         laws=_table(between_laws),
         agents=_table(with_agents),
         by_span=_means(rows, rows.by_span, ["variant", "split", "action"], ("error",)),
-        verdict=make_pilot_verdict(rows, measure, errors, differences, with_agents),
-        remarks=make_pilot_remarks(rows, measure, differences, laws, between_laws),
+        verdict=make_pilot_verdict(rows, metric, errors, differences, with_agents),
+        remarks=make_pilot_remarks(rows, metric, differences, laws, between_laws),
     )
 
 
@@ -120,12 +120,14 @@ def _costs(rows: PilotRows) -> pd.DataFrame:
     trainings = rows.trainings
     plain = {
         row["seed"]: row["milliseconds"]
-        for row in records(trainings)
+        for row in to_records(trainings)
         if row["variant"] == rows.baseline
     }
     trainings = trainings.assign(
-        ratio=[row["milliseconds"] / plain.get(row["seed"], np.nan) for row in records(trainings)],
-        share=trainings["visited_keys"] / trainings["full_keys"],
+        ratio=[
+            row["milliseconds"] / plain.get(row["seed"], np.nan) for row in to_records(trainings)
+        ],
+        share=trainings["qk_pairs"] / trainings["full_qk_pairs"],
     )
     groups = trainings.groupby("variant")
     firsts = pd.DataFrame(
@@ -159,5 +161,5 @@ def _means(
 
 def _mean(column: str, values: Floats) -> dict[str, float]:
     mean = float(values.mean()) if len(values) else np.nan
-    low, high = student_interval(values) if len(values) > 1 else (np.nan, np.nan)
+    low, high = t_interval(values) if len(values) > 1 else (np.nan, np.nan)
     return {column: mean, f"{column}_low": float(low), f"{column}_high": float(high)}

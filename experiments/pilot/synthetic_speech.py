@@ -18,31 +18,31 @@ from pydantic import ConfigDict
 
 from spangym.envs.data.log_mel import MELS, RATE, log_mel
 from spangym.experiments.pilot.augmentation import add_noise, reverberate
-from spangym.experiments.pilot.corpus import Corpus, Utterances, frame_counts, pad_with_silence
-from spangym.experiments.pilot.grammar import Sentences
+from spangym.experiments.pilot.corpus import Corpus, Utterances, num_frames, pad_with_noise
+from spangym.experiments.pilot.grammar import SentenceSampler
 from spangym.experiments.pilot.speech_synthesizer import (
     ACCENTS,
     SPEAKERS,
-    Line,
-    Synthesiser,
-    speak_afresh,
+    SpeechSynthesizer,
+    Utterance,
+    synthesize_in_subprocess,
 )
-from spangym.utils.serialization import read_tree, write_tree
+from spangym.utils.serialization import load_state, save_state
 
-_VERSION = 1
-"""Of what is made of a `SpokenSpeech`: part of a cached file's name."""
+_CACHE_VERSION = 1
+"""Of what is made of a `SyntheticSpeechConfig`: part of a cached file's name."""
 
-_RATES = (130, 200)
-_PITCHES = (30, 70)
-_LEVEL_DB = (-32, -20)
+_RATE_RANGE = (130, 200)
+_PITCH_RANGE = (30, 70)
+_LEVEL_RANGE_DB = (-32, -20)
 _LEAD_SECONDS = (0.05, 0.2)
 _TRAIL_SECONDS = (0.05, 0.2)
 _SNR_RANGE_DB = 20
-_LEAST_REVERBERATION = 0.05
+_MIN_REVERBERATION = 0.05
 
 
 @dataclass(frozen=True)
-class SpokenSpeech:
+class SyntheticSpeechConfig:
     """What is spoken, by whom, and how well it is heard.
 
     A voice is a speaker with an accent. The speakers of unseen voices are in no other voice.
@@ -51,8 +51,8 @@ class SpokenSpeech:
         seed: Seed of all that is drawn.
         digits: Most digits of a number: the longest ones make the longest utterances.
         train_utterances: Utterances to train on.
-        seen_utterances: Utterances of the test with voices of the training.
-        unseen_utterances: Utterances of the test with other voices; they say what those of the
+        test_seen_utterances: Utterances of the test with voices of the training.
+        test_unseen_utterances: Utterances of the test with other voices; they say what those of the
             other test say.
         voices: Voices of the training; at most its utterances.
         unseen_voices: Voices of the test with other voices.
@@ -68,8 +68,8 @@ class SpokenSpeech:
     seed: int = 0
     digits: int = 5
     train_utterances: int = 2000
-    seen_utterances: int = 200
-    unseen_utterances: int = 200
+    test_seen_utterances: int = 200
+    test_unseen_utterances: int = 200
     voices: int = 40
     unseen_voices: int = 10
     noise: float = 10.0
@@ -85,8 +85,8 @@ class SpokenSpeech:
             "seed": (0, math.inf),
             "digits": (2, 12),
             "train_utterances": (1, math.inf),
-            "seen_utterances": (1, math.inf),
-            "unseen_utterances": (1, math.inf),
+            "test_seen_utterances": (1, math.inf),
+            "test_unseen_utterances": (1, math.inf),
             "unseen_voices": (1, len(SPEAKERS) // 2),
             "voices": (1, min(speakers * len(ACCENTS), self.train_utterances)),
             "noise": (0, 60),
@@ -99,8 +99,8 @@ class SpokenSpeech:
                 raise ValueError(f"{name} must be {rule}, got {getattr(self, name)}")
 
 
-def speak_corpus(
-    speech: SpokenSpeech,
+def build_corpus(
+    speech: SyntheticSpeechConfig,
     cache_folder: Path | str | None = None,
     progress: Callable[[int, int], None] | None = None,
     multiple: int = 4,
@@ -119,17 +119,17 @@ def speak_corpus(
     Raises:
         ValueError: The extra ``speech`` is not installed, or the folder cannot be written to.
     """
-    made_of = [_VERSION, Synthesiser().version, multiple, asdict(speech)]
+    made_of = [_CACHE_VERSION, SpeechSynthesizer().version, multiple, asdict(speech)]
     name = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
-    folder = _user_cache() if cache_folder is None else Path(cache_folder)
+    folder = _user_cache_dir() if cache_folder is None else Path(cache_folder)
     path = folder / f"speech-{name}.safetensors"
     # What is damaged is made anew.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return _read(path)
-    corpus = _speak(speech, progress, multiple)
+        return _load_corpus(path)
+    corpus = _synthesize_corpus(speech, progress, multiple)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(path, corpus)
+        _save_corpus(path, corpus)
     except OSError as error:
         raise ValueError(
             f"cache folder {str(folder)!r} must be one that can be written to: {error.strerror}"
@@ -137,52 +137,64 @@ def speak_corpus(
     return corpus
 
 
-def _user_cache() -> Path:
+def _user_cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "spangym")
 
 
-def _speak(
-    speech: SpokenSpeech, progress: Callable[[int, int], None] | None, multiple: int
+def _synthesize_corpus(
+    speech: SyntheticSpeechConfig, progress: Callable[[int, int], None] | None, multiple: int
 ) -> Corpus:
     root = np.random.default_rng(speech.seed)
-    for_sentences, for_tests, for_voices, *for_lines, for_frames = root.spawn(7)
-    sentences = Sentences(for_sentences, speech.digits)
-    tests = max(speech.seen_utterances, speech.unseen_utterances)
-    held_out = [sentences.draw(for_tests, held_out=True) for _ in range(tests)]
-    seen_voices, unseen_voices = _draw_voices(speech, for_voices)
-    training = [sentences.draw(for_lines[2]) for _ in range(speech.train_utterances)]
+    sentence_rng, test_rng, voice_rng, *utterance_rngs, frame_rng = root.spawn(7)
+    sentences = SentenceSampler(sentence_rng, speech.digits)
+    tests = max(speech.test_seen_utterances, speech.test_unseen_utterances)
+    held_out = [sentences.sample(test_rng, held_out=True) for _ in range(tests)]
+    seen_voices, unseen_voices = _sample_voices(speech, voice_rng)
+    training = [sentences.sample(utterance_rngs[2]) for _ in range(speech.train_utterances)]
     # Tests come first: what is spoken before changes the samples of what comes after.
     splits = {
-        "seen": _lines(held_out[: speech.seen_utterances], seen_voices, for_lines[0]),
-        "unseen": _lines(held_out[: speech.unseen_utterances], unseen_voices, for_lines[1]),
-        "train": _lines(training, seen_voices, for_lines[2]),
+        "test_seen": _assign_voices(
+            held_out[: speech.test_seen_utterances], seen_voices, utterance_rngs[0]
+        ),
+        "test_unseen": _assign_voices(
+            held_out[: speech.test_unseen_utterances], unseen_voices, utterance_rngs[1]
+        ),
+        "train": _assign_voices(training, seen_voices, utterance_rngs[2]),
     }
-    lines = [line for split in splits.values() for line in split]
+    utterances = [utterance for split in splits.values() for utterance in split]
     if progress is not None:
-        progress(0, len(lines))
-    recordings = [_record(samples, for_frames) for samples in speak_afresh(lines)]
-    lengths = frame_counts(recordings, [line.text for line in lines], multiple)
-    frames = np.empty((len(lines), int(lengths.max()), MELS), np.float32)
+        progress(0, len(utterances))
+    recordings = [
+        _simulate_recording(samples, frame_rng) for samples in synthesize_in_subprocess(utterances)
+    ]
+    lengths = num_frames(recordings, [utterance.text for utterance in utterances], multiple)
+    frames = np.empty((len(utterances), int(lengths.max()), MELS), np.float32)
     for index, samples in enumerate(recordings):
-        clean = index < len(lines) - speech.train_utterances and not speech.augment_tests
-        padded = pad_with_silence(samples, frames.shape[1], for_frames)
-        heard = padded if clean else _augment(padded, len(samples), speech, for_frames)
-        frames[index] = log_mel(heard)
+        clean = index < len(utterances) - speech.train_utterances and not speech.augment_tests
+        padded = pad_with_noise(samples, frames.shape[1], frame_rng)
+        augmented_samples = padded if clean else _augment(padded, len(samples), speech, frame_rng)
+        frames[index] = log_mel(augmented_samples)
         if progress is not None:
-            progress(index + 1, len(lines))
+            progress(index + 1, len(utterances))
     # Half the size on disk. Rounded here, too, so that what is read is what was made.
     frames = frames.astype(np.float16).astype(np.float32)
-    made, start = {}, 0
+    utterances_by_split, start = {}, 0
     for name, split in splits.items():
         stop = start + len(split)
         texts, voices = (tuple(each) for each in list(zip(*split, strict=True))[:2])
-        made[name] = Utterances(frames[start:stop], lengths[start:stop], texts, voices)
+        utterances_by_split[name] = Utterances(
+            frames[start:stop], lengths[start:stop], texts, voices
+        )
         start = stop
-    return Corpus(made["train"], made["seen"], made["unseen"])
+    return Corpus(
+        utterances_by_split["train"],
+        utterances_by_split["test_seen"],
+        utterances_by_split["test_unseen"],
+    )
 
 
-def _draw_voices(
-    speech: SpokenSpeech, generator: np.random.Generator
+def _sample_voices(
+    speech: SyntheticSpeechConfig, generator: np.random.Generator
 ) -> tuple[list[str], list[str]]:
     """Voices of the training, and others, each of them another speaker while there are enough."""
     speakers = generator.permutation(SPEAKERS).tolist()
@@ -197,24 +209,26 @@ def _draw_voices(
     return voices[: speech.voices], unseen
 
 
-def _lines(
+def _assign_voices(
     texts: Sequence[str], voices: Sequence[str], generator: np.random.Generator
-) -> list[Line]:
+) -> list[Utterance]:
     """Each text by one of the voices in turn, at a rate and pitch of its own."""
     return [
-        Line(
+        Utterance(
             text,
             voices[index % len(voices)],
-            int(generator.integers(*_RATES, endpoint=True)),
-            int(generator.integers(*_PITCHES, endpoint=True)),
+            int(generator.integers(*_RATE_RANGE, endpoint=True)),
+            int(generator.integers(*_PITCH_RANGE, endpoint=True)),
         )
         for index, text in enumerate(texts)
     ]
 
 
-def _record(samples: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:
+def _simulate_recording(
+    samples: NDArray[np.float32], generator: np.random.Generator
+) -> NDArray[np.float32]:
     """Speech at a level of its own, with some silence before and after."""
-    wanted = 10 ** (generator.uniform(*_LEVEL_DB) / 20)
+    wanted = 10 ** (generator.uniform(*_LEVEL_RANGE_DB) / 20)
     level = np.sqrt(np.mean(np.square(samples)))
     lead, trail = (
         round(RATE * generator.uniform(*seconds)) for seconds in (_LEAD_SECONDS, _TRAIL_SECONDS)
@@ -223,11 +237,14 @@ def _record(samples: NDArray[np.float32], generator: np.random.Generator) -> NDA
 
 
 def _augment(
-    padded: NDArray[np.float32], length: int, speech: SpokenSpeech, generator: np.random.Generator
+    padded: NDArray[np.float32],
+    length: int,
+    speech: SyntheticSpeechConfig,
+    generator: np.random.Generator,
 ) -> NDArray[np.float32]:
     reverberated, noisy = generator.random(2) < speech.augmented
     if reverberated and speech.reverberation:
-        least = min(_LEAST_REVERBERATION, speech.reverberation)
+        least = min(_MIN_REVERBERATION, speech.reverberation)
         padded = reverberate(padded, generator.uniform(least, speech.reverberation), generator)
     if noisy and speech.noise:
         snr_db = speech.noise + generator.uniform(0, _SNR_RANGE_DB)
@@ -237,16 +254,16 @@ def _augment(
     return padded
 
 
-def _write(path: Path, corpus: Corpus) -> None:
+def _save_corpus(path: Path, corpus: Corpus) -> None:
     tree = {
-        name: (split.frames.astype(np.float16), split.lengths, split.texts, split.voices)
+        name: (split.frames.astype(np.float16), split.lengths, split.texts, split.speakers)
         for name, split in corpus.splits.items()
     }
-    write_tree(path, {"splits": tree, "content_sha256": corpus.content_sha256})
+    save_state(path, {"splits": tree, "content_sha256": corpus.content_sha256})
 
 
-def _read(path: Path) -> Corpus:
-    tree = read_tree(path)
+def _load_corpus(path: Path) -> Corpus:
+    tree = load_state(path)
     splits = {
         name: Utterances(frames.astype(np.float32), lengths, texts, voices)
         for name, (frames, lengths, texts, voices) in tree["splits"].items()

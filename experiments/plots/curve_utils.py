@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from spangym.experiments.analysis.intervals import student_interval
+from spangym.experiments.analysis.intervals import t_interval
 from spangym.experiments.plots.labels import Floats
-from spangym.experiments.plots.style import Look
+from spangym.experiments.plots.style import LineStyle
 
 POINTS = 200
 """Of a line."""
@@ -42,32 +42,34 @@ class SeedCurves:
     @property
     def interval(self) -> tuple[Floats, Floats]:
         """Bounds of the 95 % interval of the mean; NaN for a single seed."""
-        return student_interval(self.values.T)
+        return t_interval(self.values.T)
 
-    def draw(self, axes: Axes, look: Look, alpha: float, markers: slice | None = None) -> Line2D:
+    def draw(
+        self, axes: Axes, line_style: LineStyle, alpha: float, markers: slice | None = None
+    ) -> Line2D:
         """Draw line and band.
 
         Args:
             axes: Where.
-            look: How.
+            line_style: How.
             alpha: How opaque the band is.
             markers: Points that get a marker; none if left out, but one where there is no line.
         """
         # A single point makes no line.
-        marker = look.marker if markers is not None or self.x[0] == self.x[-1] else None
-        style = {"color": look.colour, "linestyle": look.line, "marker": marker}
+        marker = line_style.marker if markers is not None or self.x[0] == self.x[-1] else None
+        style = {"color": line_style.color, "linestyle": line_style.linestyle, "marker": marker}
         (line,) = axes.plot(
             self.x, self.mean, linewidth=1.6, markersize=5, markevery=markers, **style
         )
         line.set_label(self.label)
-        shade = {"color": look.colour, "alpha": alpha, "linewidth": 0}
+        shade = {"color": line_style.color, "alpha": alpha, "linewidth": 0}
         axes.fill_between(self.x, *self.interval, **shade)
         return line
 
 
-def limits_of_lines(axes: Axes) -> tuple[float, float]:
+def ylim_from_lines(axes: Axes) -> tuple[float, float]:
     """Limits that leave room for the bands, but not for what two seeds make of them."""
-    lines = heights(axes)
+    lines = line_ydata(axes)
     low, high = axes.get_ylim()
     if axes.get_yscale() == "log":
         lines = lines[lines > 0]
@@ -77,7 +79,7 @@ def limits_of_lines(axes: Axes) -> tuple[float, float]:
     return max(low, lines.min() - room), min(high, lines.max() + room)
 
 
-def heights(axes: Axes) -> Floats:
+def line_ydata(axes: Axes) -> Floats:
     """How high the points of all lines are, but for upright ones from end to end."""
     return np.concatenate(
         [
@@ -88,7 +90,7 @@ def heights(axes: Axes) -> Floats:
     )
 
 
-def common_grid(ends: Sequence[Floats]) -> Floats:
+def shared_grid(ends: Sequence[Floats]) -> Floats:
     """Points within what all trainings have gone through.
 
     Args:
@@ -98,7 +100,7 @@ def common_grid(ends: Sequence[Floats]) -> Floats:
     return np.linspace(first, max(first, min(each[-1] for each in ends)), POINTS)
 
 
-def smoothed(ends: Floats, values: Floats, grid: Floats, window: float) -> Floats:
+def moving_average_on_grid(ends: Floats, values: Floats, grid: Floats, window: float) -> Floats:
     """A training curve on a grid of steps.
 
     Args:
@@ -113,13 +115,13 @@ def smoothed(ends: Floats, values: Floats, grid: Floats, window: float) -> Float
     """
     sums = np.concatenate([[0.0], np.cumsum(values)])
     until = np.searchsorted(ends, grid, side="right")
-    # Where nothing was measured in time, the last: several, if lanes ended together.
+    # Where nothing was measured in time, the last: several, if environments ended together.
     last = np.searchsorted(ends, ends[until - 1], side="left")
     since = np.minimum(np.searchsorted(ends, grid - window, side="right"), last)
     return (sums[until] - sums[since]) / (until - since)
 
 
-def interpolated(grid: Floats, ends: Floats, values: Floats) -> Floats:
-    """Values between ends; where lanes ended together, the last."""
+def interp_on_grid(grid: Floats, ends: Floats, values: Floats) -> Floats:
+    """Values between ends; where environments ended together, the last."""
     last = np.flatnonzero(np.diff(ends, append=np.inf))
     return np.interp(grid, ends[last], values[last])

@@ -11,20 +11,20 @@ from matplotlib.axes import Axes
 
 from spangym.experiments.plots.curve_utils import (
     SeedCurves,
-    common_grid,
-    interpolated,
-    limits_of_lines,
-    smoothed,
+    interp_on_grid,
+    moving_average_on_grid,
+    shared_grid,
+    ylim_from_lines,
 )
 from spangym.experiments.plots.labels import spread
-from spangym.experiments.plots.panels import NothingToDraw, Panel, name_axes
-from spangym.experiments.plots.plot_data import Results
-from spangym.experiments.plots.style import FAINT, SMALL, band_alpha
+from spangym.experiments.plots.panels import NoData, Panel, label_axes
+from spangym.experiments.plots.plot_data import PlotData
+from spangym.experiments.plots.style import MUTED, SMALL, ci_alpha
 
 X_NAMES = {
     "steps": "environment steps of the training",
     "wall": "seconds of the training",
-    "visited_keys": "keys visited in the training",
+    "qk_pairs": "keys visited in the training",
 }
 _LABEL_HEIGHT = 12
 
@@ -40,24 +40,24 @@ class RewardCurves(SeedCurves):
     environment: str
 
 
-def reward_panels(results: Results) -> list[Panel]:
+def plot_reward_curves(data: PlotData) -> list[Panel]:
     """A panel for each environment in which something was trained."""
-    curves = reward_curves(results)
+    curves = reward_curves(data)
     if not curves:
-        raise NothingToDraw("nothing was trained")
+        raise NoData("nothing was trained")
     panels = []
-    for environment in results.rows.environments:
+    for environment in data.results.environments:
         here = [curve for curve in curves if curve.environment == environment]
         if here:
-            panels.append(Panel(environment, partial(_draw, results, here), right=56))
+            panels.append(Panel(environment, partial(_draw, data, here), right=56))
     return panels
 
 
-def reward_curves(results: Results) -> list[RewardCurves]:
+def reward_curves(data: PlotData) -> list[RewardCurves]:
     """The learners' curves, in the order of environments and learners."""
-    table = results.rows.curves
+    table = data.results.curves
     groups = table.groupby(["environment", "agent"], sort=False, observed=True).indices
-    trials = results.rows.trials
+    trials = data.results.trials
     budgets = {
         (environment, agent): float(steps)
         for environment, agent, steps in zip(
@@ -65,55 +65,55 @@ def reward_curves(results: Results) -> list[RewardCurves]:
         )
     }
     return [
-        _curve(results, *key, table.iloc[groups[key]], budgets[key])
-        for environment in results.rows.environments
-        for agent in results.rows.learners
+        _curve(data, *key, table.iloc[groups[key]], budgets[key])
+        for environment in data.results.environments
+        for agent in data.results.learners
         if (key := (environment, agent)) in groups
     ]
 
 
 def _curve(
-    results: Results, environment: str, agent: str, table: pd.DataFrame, steps: float
+    data: PlotData, environment: str, agent: str, table: pd.DataFrame, steps: float
 ) -> RewardCurves:
-    column = {"steps": "step", "wall": "wall_seconds", "visited_keys": "visited_keys"}[results.x]
+    column = {"steps": "step", "wall": "wall_seconds", "qk_pairs": "qk_pairs"}[data.x]
     table = table.sort_values(["training_seed", "step"], kind="stable")
     ends, returns, x = (table[name].to_numpy(float) for name in ("step", "return", column))
     starts = np.flatnonzero(np.diff(table["training_seed"].to_numpy(), prepend=-1))
     seeds = [
         *zip(*(np.split(values, starts[1:]) for values in (ends, returns, x)), strict=True),
     ]
-    grid = common_grid([each[0] for each in seeds])
-    window = results.smooth * steps
-    lines = [smoothed(each[0], each[1], grid, window) for each in seeds]
-    if results.x == "visited_keys":
+    grid = shared_grid([each[0] for each in seeds])
+    window = data.smooth * steps
+    lines = [moving_average_on_grid(each[0], each[1], grid, window) for each in seeds]
+    if data.x == "qk_pairs":
         seeds = [(ends, returns, np.cumsum(keys)) for ends, returns, keys in seeds]
     return RewardCurves(
         environment=environment,
         label=agent,
-        x=np.mean([interpolated(grid, each[0], each[2]) for each in seeds], 0),
+        x=np.mean([interp_on_grid(grid, each[0], each[2]) for each in seeds], 0),
         values=np.stack(lines),
     )
 
 
-def _draw(results: Results, curves: list[RewardCurves], axes: Axes) -> None:
+def _draw(data: PlotData, curves: list[RewardCurves], axes: Axes) -> None:
     for curve in curves:
-        curve.draw(axes, results.look(curve.label), band_alpha(len(curves)))
-    _draw_levels(results, curves[0].environment, axes)
-    name_axes(axes, X_NAMES[results.x], "mean return of an episode")
+        curve.draw(axes, data.line_style(curve.label), ci_alpha(len(curves)))
+    _draw_levels(data, curves[0].environment, axes)
+    label_axes(axes, X_NAMES[data.x], "mean return of an episode")
     axes.set_xlim(0, max(1e-9, *(curve.x[-1] for curve in curves)))
 
 
-def _draw_levels(results: Results, environment: str, axes: Axes) -> None:
-    means = results.means(environment)
+def _draw_levels(data: PlotData, environment: str, axes: Axes) -> None:
+    means = data.means(environment)
     labels = [
         label
-        for label in ("oracle", results.best_fixed(environment), "random")
-        if label in means and label in results.rows.references
+        for label in ("oracle", data.best_fixed(environment), "random")
+        if label in means and label in data.results.baselines
     ]
     for label in labels:
-        drawn = axes.axhline(means[label], color=FAINT, linestyle=(0, (4, 3)), linewidth=1)
+        drawn = axes.axhline(means[label], color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
         drawn.set_label(label)
-    low, high = limits_of_lines(axes)
+    low, high = ylim_from_lines(axes)
     axes.set_ylim(low, high)
     height = Panel.height - Panel.top - Panel.bottom
     levels = (np.array([means[label] for label in labels]) - low) / (high - low) * height
@@ -127,7 +127,7 @@ def _draw_levels(results: Results, environment: str, axes: Axes) -> None:
             textcoords="offset points",
             va="center",
             size=SMALL,
-            color=FAINT,
+            color=MUTED,
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": FAINT, "lw": 0.6, "shrinkA": 0, "shrinkB": 0},
+            arrowprops={"arrowstyle": "-", "color": MUTED, "lw": 0.6, "shrinkA": 0, "shrinkB": 0},
         )

@@ -9,8 +9,15 @@ from functools import partial
 
 from matplotlib.axes import Axes
 
-from spangym.experiments.plots.panels import Panel, name_axes
-from spangym.experiments.plots.style import FAINT, INK, PAPER, REFERENCE, Look, shortened
+from spangym.experiments.plots.panels import Panel, label_axes
+from spangym.experiments.plots.style import (
+    BASELINE_STYLE,
+    BG,
+    FG,
+    MUTED,
+    LineStyle,
+    truncate_middle,
+)
 
 PROBABILITY = "probability"
 """Name of an axis from 0 to 1."""
@@ -24,7 +31,7 @@ class Estimate:
 
     Attributes:
         label: What stands above it.
-        look: Of its marker and line.
+        line_style: Of its marker and line.
         value: The estimate.
         low: The interval's lower bound; NaN if there is none.
         high: The upper.
@@ -32,14 +39,14 @@ class Estimate:
     """
 
     label: str
-    look: Look
+    line_style: LineStyle
     value: float
     low: float
     high: float
     settled: bool = True
 
 
-def estimate_panel(
+def plot_estimates(
     title: str, rows: Sequence[Estimate], x: str, line: float | None = None, *, zero: bool = False
 ) -> Panel:
     """A panel of estimates, one below the other.
@@ -57,33 +64,33 @@ def estimate_panel(
 
 def _draw(rows: Sequence[Estimate], x: str, line: float | None, zero: bool, axes: Axes) -> None:
     if line is not None:
-        axes.axvline(line, color=INK, linewidth=0.9)
+        axes.axvline(line, color=FG, linewidth=0.9)
     for position, row in enumerate(rows):
         place = position * _ROW + 27
-        colour = row.look.colour
+        color = row.line_style.color
         if not math.isnan(row.low + row.high):
-            axes.plot([row.low, row.high], [place] * 2, color=colour, linewidth=2.2)
+            axes.plot([row.low, row.high], [place] * 2, color=color, linewidth=2.2)
         axes.plot(
             [row.value],
             [place],
-            color=colour,
-            marker=row.look.marker,
+            color=color,
+            marker=row.line_style.marker,
             markersize=6.5,
-            markerfacecolor=colour if row.settled else PAPER,
+            markerfacecolor=color if row.settled else BG,
             linestyle="none",
         )
         axes.annotate(
-            shortened(row.label, 48),
+            truncate_middle(row.label, 48),
             (0, place),
             xycoords=("axes fraction", "data"),
             xytext=(0, 10),
             textcoords="offset points",
-            color=FAINT if row.look.line == REFERENCE.line else INK,
+            color=MUTED if row.line_style.linestyle == BASELINE_STYLE.linestyle else FG,
         )
     axes.set_ylim(len(rows) * _ROW + _FOOT, 0)
     axes.yaxis.set_visible(False)
     axes.spines["left"].set_visible(False)
-    name_axes(axes, x)
+    label_axes(axes, x)
     if zero:
         axes.set_xlim(left=0)
     if x == PROBABILITY:

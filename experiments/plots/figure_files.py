@@ -12,8 +12,8 @@ from typing import Any, cast
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from spangym.experiments.plots.style import COLOURS, FAINT, INK, PAPER, STYLE
-from spangym.utils.atomic_io import with_ending, written_whole
+from spangym.experiments.plots.style import BG, COLORS, FG, MUTED, STYLE
+from spangym.utils.atomic_io import atomic_write, ensure_suffix
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -24,10 +24,10 @@ _METADATA: dict[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
 _THEME = {
-    INK: "currentColor",
-    FAINT: "var(--faint)",
-    PAPER: "var(--paper)",
-    **{colour: f"var(--agent-{number})" for number, colour in enumerate(COLOURS)},
+    FG: "currentColor",
+    MUTED: "var(--muted)",
+    BG: "var(--bg)",
+    **{color: f"var(--agent-{number})" for number, color in enumerate(COLORS)},
 }
 
 
@@ -49,15 +49,15 @@ def save_figure(figure: Figure, stem: Path, formats: Iterable[str] = FORMATS) ->
     for ending in formats:
         if ending not in _METADATA:
             raise ValueError(f"format must be one of {', '.join(FORMATS)}, it is {ending!r}")
-        path = with_ending(stem, f".{ending}")
-        with written_whole(path) as aside:
-            _write(figure, aside, ending, "spangym")
+        path = ensure_suffix(stem, f".{ending}")
+        with atomic_write(path) as tmp:
+            _write(figure, tmp, ending, "spangym")
         paths.append(path)
     return paths
 
 
-def inline_svg(figure: Figure, name: str) -> str:
-    """A figure as an ``<svg>`` element in the colours of the page's theme.
+def svg_string(figure: Figure, name: str) -> str:
+    """A figure as an ``<svg>`` element in the colors of the page's theme.
 
     Args:
         figure: What is shown; its background is left out.
@@ -80,12 +80,12 @@ def inline_svg(figure: Figure, name: str) -> str:
 
 
 def _fitted(tag: str, name: str) -> str:
-    """A tag with the theme's colours, the page's font, short numbers and ids of its own."""
+    """A tag with the theme's colors, the page's font, short numbers and ids of its own."""
 
     def themed(style: re.Match[str]) -> str:
         text = style[0]
-        for colour, variable in _THEME.items():
-            text = text.replace(colour, variable)
+        for color, variable in _THEME.items():
+            text = text.replace(color, variable)
         # As matplotlib writes it before 3.10, and since.
         text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
         return re.sub(r"font-family:[^;\"]*;? ?", "", text)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from spangym.experiments.plots.style import FAINT, STYLE, Look, compact, shortened
+from spangym.experiments.plots.style import MUTED, STYLE, LineStyle, format_tick, truncate_middle
 
 WIDTH = 380
 """Of a panel; lengths are points in a figure, pixels in a report."""
@@ -22,7 +22,7 @@ WIDTH = 380
 _COLUMNS, _GAP, _EDGE, _LINE = 3, 24, 18, 16
 
 
-class NothingToDraw(Exception):  # noqa: N818
+class NoData(Exception):  # noqa: N818
     """The rows have nothing for a figure; its message says why."""
 
 
@@ -51,12 +51,12 @@ class Panel:
     polar: bool = False
 
 
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def to_records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a small table."""
     return cast("list[dict[str, Any]]", table.to_dict("records"))
 
 
-def draw_alone(panel: Panel) -> Figure:
+def render_panel(panel: Panel) -> Figure:
     """A figure of one panel, without its title."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH / 72, panel.height / 72))
@@ -64,21 +64,21 @@ def draw_alone(panel: Panel) -> Figure:
     return figure
 
 
-def draw_handle(look: Look) -> Figure:
+def legend_swatch(line_style: LineStyle) -> Figure:
     """A figure of nothing but a line and its marker, for a legend."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(30 / 72, 12 / 72))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
         axes.set(xlim=(0, 1), ylim=(0, 1))
-        line = {"color": look.colour, "linestyle": look.line, "linewidth": 1.8}
+        line = {"color": line_style.color, "linestyle": line_style.linestyle, "linewidth": 1.8}
         axes.plot([0.02, 0.98], [0.5, 0.5], **line)
-        axes.plot([0.5], [0.5], color=look.colour, marker=look.marker, markersize=6)
+        axes.plot([0.5], [0.5], color=line_style.color, marker=line_style.marker, markersize=6)
     return figure
 
 
-def draw_together(
-    panels: Sequence[Panel], title: str, caption: str, legend: Sequence[tuple[str, Look]]
+def render_grid(
+    panels: Sequence[Panel], title: str, caption: str, legend: Sequence[tuple[str, LineStyle]]
 ) -> Figure:
     """A figure of all panels with title, legend and caption.
 
@@ -94,7 +94,7 @@ def draw_together(
     heights = [max(panel.height for panel in line) for line in lines]
     width = columns * WIDTH + (columns - 1) * _GAP + 2 * _EDGE
     notes = textwrap.wrap(caption, int((width - 2 * _EDGE) / 5.5))
-    named = [(shortened(label, 56), look) for label, look in legend]
+    named = [(truncate_middle(label, 56), line_style) for label, line_style in legend]
     across = _columns_of_legend([label for label, _ in named], width - 2 * _EDGE)
     legend_height = 15.4 * -(-len(named) // across) + 14 if named else 0
     below = legend_height + 15 * len(notes) + _EDGE + 4
@@ -113,7 +113,7 @@ def draw_together(
             y -= head + tallest + _GAP
         if named:
             figure.legend(
-                handles=[_handle(label, look) for label, look in named],
+                handles=[_handle(label, line_style) for label, line_style in named],
                 loc="upper left",
                 bbox_to_anchor=(_EDGE / width, (below - 8) / height),
                 borderaxespad=0,
@@ -125,14 +125,14 @@ def draw_together(
                 labelspacing=0.35,
             )
         where = (_EDGE / width, (below - 8 - legend_height) / height)
-        figure.text(*where, "\n".join(notes), size=10, color=FAINT, **text_at)
+        figure.text(*where, "\n".join(notes), size=10, color=MUTED, **text_at)
     return figure
 
 
-def name_axes(axes: Axes, x: str, y: str = "") -> None:
+def label_axes(axes: Axes, x: str, y: str = "") -> None:
     """Name the axes: y above, where the name takes no width and is read straight."""
     axes.set_xlabel(x)
-    axes.xaxis.set_major_formatter(FuncFormatter(compact))
+    axes.xaxis.set_major_formatter(FuncFormatter(format_tick))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     if y:
         axes.annotate(
@@ -141,9 +141,9 @@ def name_axes(axes: Axes, x: str, y: str = "") -> None:
             xytext=(-Panel.left, 11),
             xycoords="axes fraction",
             textcoords="offset points",
-            color=FAINT,
+            color=MUTED,
         )
-        axes.yaxis.set_major_formatter(FuncFormatter(compact))
+        axes.yaxis.set_major_formatter(FuncFormatter(format_tick))
         axes.yaxis.set_major_locator(MaxNLocator(5))
 
 
@@ -158,8 +158,15 @@ def _place(figure: Figure, panel: Panel, x: float, y: float) -> None:
     panel.draw(figure.add_axes(box, projection="polar" if panel.polar else None))
 
 
-def _handle(label: str, look: Look) -> Line2D:
-    line = Line2D([], [], color=look.colour, linestyle=look.line, marker=look.marker, markersize=5)
+def _handle(label: str, line_style: LineStyle) -> Line2D:
+    line = Line2D(
+        [],
+        [],
+        color=line_style.color,
+        linestyle=line_style.linestyle,
+        marker=line_style.marker,
+        markersize=5,
+    )
     # A label that begins with an underscore would be left out if it were given to the line's maker.
     line.set_label(label)
     return line

@@ -1,4 +1,4 @@
-"""Quality against cost: what is returned for the keys that are visited."""
+"""Return vs. compute: what is returned for the keys that are visited."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from spangym.experiments.plots.labels import Floats, beside
-from spangym.experiments.plots.panels import WIDTH, NothingToDraw, Panel, name_axes
-from spangym.experiments.plots.plot_data import Results
-from spangym.experiments.plots.style import FAINT, INK, PAPER, SMALL
+from spangym.experiments.plots.panels import WIDTH, NoData, Panel, label_axes
+from spangym.experiments.plots.plot_data import PlotData
+from spangym.experiments.plots.style import BG, FG, MUTED, SMALL
 
 _LOW = 0.25
 """What is worse than random by more than this share of the way to the best is drawn at the lower
 edge: it would leave no room to tell the others apart."""
 
-FRONT = "Pareto front"
+PARETO_LINE = "Pareto front"
 Point = tuple[float, float]
 
 
-def cost_panels(results: Results) -> list[Panel]:
+def plot_pareto(data: PlotData) -> list[Panel]:
     """A panel for each environment."""
     panels = []
-    for environment in results.rows.environments:
-        returns = results.means(environment)
-        keys = results.means(environment, "visited_keys")
+    for environment in data.results.environments:
+        returns = data.means(environment)
+        keys = data.means(environment, "qk_pairs")
         points = {
             agent: (keys[agent], returns[agent])
-            for agent in results.rows.agents
+            for agent in data.results.agents
             if agent in returns and np.isfinite(keys[agent] + returns[agent])
         }
         if points:
-            panels.append(Panel(environment, partial(_draw, results, points)))
+            panels.append(Panel(environment, partial(_draw, data, points)))
     if not panels:
-        raise NothingToDraw("no trial is finished")
+        raise NoData("no trial is finished")
     return panels
 
 
@@ -57,7 +57,7 @@ def pareto_front(points: Mapping[str, Point]) -> list[str]:
     return front
 
 
-def _draw(results: Results, points: Mapping[str, Point], axes: Axes) -> None:
+def _draw(data: PlotData, points: Mapping[str, Point], axes: Axes) -> None:
     levels = [level for _, level in points.values()]
     lowest = points["random"][1] if "random" in points else min(levels)
     size = max(levels) - lowest or 1.0
@@ -67,19 +67,19 @@ def _draw(results: Results, points: Mapping[str, Point], axes: Axes) -> None:
     corners = [points[agent] for agent in front]
     if corners:
         corners.append((max(cost for cost, _ in points.values()), corners[-1][1]))
-        (line,) = axes.step(*zip(*corners, strict=True), where="post", color=INK, linewidth=1)
-        line.set(alpha=0.55, label=FRONT)
+        (line,) = axes.step(*zip(*corners, strict=True), where="post", color=FG, linewidth=1)
+        line.set(alpha=0.55, label=PARETO_LINE)
     for agent, (cost, level) in points.items():
-        look = results.look(agent)
-        learner = agent in results.rows.learners
+        line_style = data.line_style(agent)
+        learner = agent in data.results.learners
         below = level < floor
         (drawn,) = axes.plot(
             [cost],
             [max(level, floor)],
-            color=look.colour,
-            marker="v" if below else "*" if agent == "oracle" else look.marker,
+            color=line_style.color,
+            marker="v" if below else "*" if agent == "oracle" else line_style.marker,
             markersize=12 if agent == "oracle" else 8 if learner else 5.5,
-            markeredgecolor=PAPER,
+            markeredgecolor=BG,
             markeredgewidth=0.6,
             linestyle="none",
             zorder=4 if learner else 3,
@@ -87,14 +87,14 @@ def _draw(results: Results, points: Mapping[str, Point], axes: Axes) -> None:
         drawn.set_label(agent)
     axes.set_ylim(floor - 0.1 * size, max(levels) + 0.12 * size)
     axes.margins(x=0.08)
-    name_axes(axes, "keys visited in a decision", "mean return of an episode")
-    _label(results, points, corners, floor, axes)
+    label_axes(axes, "keys visited in a decision", "mean return of an episode")
+    _label(data, points, corners, floor, axes)
 
 
 def _label(
-    results: Results, points: Mapping[str, Point], front: Sequence[Point], floor: float, axes: Axes
+    data: PlotData, points: Mapping[str, Point], front: Sequence[Point], floor: float, axes: Axes
 ) -> None:
-    """Name the references beside their points, where nothing else is."""
+    """Name the baselines beside their points, where nothing else is."""
     axes.set_xlim(*axes.get_xlim())
     width = WIDTH - Panel.left - Panel.right
     height = Panel.height - Panel.top - Panel.bottom
@@ -109,7 +109,7 @@ def _label(
     for (cost, level), (next_cost, next_level) in pairwise(front):
         corner = place(next_cost, level)
         taken += [(place(cost, level), corner), (corner, place(next_cost, next_level))]
-    named = [(agent, agent.removeprefix("fixed:")) for agent in results.rows.references]
+    named = [(agent, agent.removeprefix("fixed:")) for agent in data.results.baselines]
     labels = [(text, agent) for agent, text in named if agent in places]
     offsets = beside([(text, places[agent]) for text, agent in labels], taken, width, height)
     for (text, agent), offset in zip(labels, offsets, strict=True):
@@ -122,5 +122,5 @@ def _label(
                 ha="center",
                 va="center",
                 size=SMALL,
-                color=FAINT,
+                color=MUTED,
             )

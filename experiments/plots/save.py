@@ -6,43 +6,43 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from spangym.experiments.plots.figure_files import save_figure
-from spangym.experiments.plots.panels import NothingToDraw
-from spangym.experiments.plots.plot_data import Results
-from spangym.experiments.plots.plot_registry import FIGURES
-from spangym.experiments.plots.spec import FigureKind, S
+from spangym.experiments.plots.panels import NoData
+from spangym.experiments.plots.plot_data import PlotData
+from spangym.experiments.plots.plot_registry import PLOTS
+from spangym.experiments.plots.spec import PlotSpec, S
 from spangym.experiments.reports.comparison_tables import summary_tables, to_csv
 from spangym.experiments.reports.tables import Table, to_latex, to_markdown
-from spangym.utils.atomic_io import written_whole
+from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
 from spangym.utils.suggestions import did_you_mean
 
 
-def find_figures(names: Sequence[str], kinds: Mapping[str, FigureKind[S]]) -> list[str]:
+def parse_figure_names(names: Sequence[str], specs: Mapping[str, PlotSpec[S]]) -> list[str]:
     """Names of figures, each once; ``all`` stands for all.
 
     Args:
         names: What was asked for.
-        kinds: The figures there are, by name.
+        specs: The figures there are, by name.
 
     Raises:
         UserError: There is no such figure.
     """
     for name in names:
-        if name not in (*kinds, "all"):
-            hint = did_you_mean(name, [*kinds, "all"])
+        if name not in (*specs, "all"):
+            hint = did_you_mean(name, [*specs, "all"])
             raise UserError(f"there is no figure {name!r}{hint}")
-    return [*kinds] if "all" in names else [*dict.fromkeys(names)]
+    return [*specs] if "all" in names else [*dict.fromkeys(names)]
 
 
-def draw_figures(
-    results: Results, names: Sequence[str], folder: Path, formats: Sequence[str]
+def save_comparison_figures(
+    data: PlotData, names: Sequence[str], folder: Path, formats: Sequence[str]
 ) -> list[str]:
-    """Draw figures of a comparison to files, as `draw_kinds` does."""
-    return draw_kinds(FIGURES, results, names, folder, formats)
+    """Draw figures of a comparison to files, as `save_figures` does."""
+    return save_figures(PLOTS, data, names, folder, formats)
 
 
-def draw_kinds(
-    kinds: Mapping[str, FigureKind[S]],
+def save_figures(
+    specs: Mapping[str, PlotSpec[S]],
     subject: S,
     names: Sequence[str],
     folder: Path,
@@ -51,7 +51,7 @@ def draw_kinds(
     """Draw figures to files.
 
     Args:
-        kinds: The figures there are, by name.
+        specs: The figures there are, by name.
         subject: What they are drawn from.
         names: Of ``kinds``.
         folder: Where the files go; it must be there.
@@ -63,28 +63,28 @@ def draw_kinds(
     Raises:
         UserError: None of them has anything to draw.
     """
-    drawn, said = False, []
+    drawn, messages = False, []
     for name in names:
         try:
-            figure = kinds[name].draw(subject)
-        except NothingToDraw as reason:
-            said.append(f"{name}: not drawn: {reason}")
+            figure = specs[name].draw(subject)
+        except NoData as reason:
+            messages.append(f"{name}: not drawn: {reason}")
             continue
-        paths = save_figure(figure, folder / subject.stem(name), formats)
-        said += [f"drawn: {path}" for path in paths]
+        paths = save_figure(figure, folder / subject.filename(name), formats)
+        messages += [f"drawn: {path}" for path in paths]
         drawn = True
     if not drawn:
-        raise UserError("; ".join(said))
-    return said
+        raise UserError("; ".join(messages))
+    return messages
 
 
-def write_tables(results: Results, folder: Path, formats: Sequence[str]) -> Iterator[Path]:
-    """Write the table of a comparison to files, as `write_texts` does."""
-    tables = summary_tables(results.rows, results.statistics)
-    return write_texts("table", tables, lambda: to_csv(results.statistics), folder, formats)
+def save_tables(data: PlotData, folder: Path, formats: Sequence[str]) -> Iterator[Path]:
+    """Write the table of a comparison to files, as `save_table_files` does."""
+    tables = summary_tables(data.results, data.statistics)
+    return save_table_files("table", tables, lambda: to_csv(data.statistics), folder, formats)
 
 
-def write_texts(
+def save_table_files(
     name: str,
     tables: Sequence[Table],
     csv: Callable[[], str],
@@ -111,6 +111,6 @@ def write_texts(
         else:
             ending, text = "tex", to_latex(tables)
         path = folder / f"{name}.{ending}"
-        with written_whole(path) as aside:
-            aside.write_text(text, "utf-8")
+        with atomic_write(path) as tmp:
+            tmp.write_text(text, "utf-8")
         yield path

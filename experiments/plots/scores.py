@@ -10,49 +10,51 @@ from matplotlib.axes import Axes
 from matplotlib.projections.polar import PolarAxes
 from numpy.typing import NDArray
 
-from spangym.experiments.plots.panels import NothingToDraw, Panel, name_axes
-from spangym.experiments.plots.plot_data import Results
-from spangym.experiments.plots.style import FAINT, INK, SMALL, band_alpha, compact, shortened
+from spangym.experiments.plots.panels import NoData, Panel, label_axes
+from spangym.experiments.plots.plot_data import PlotData
+from spangym.experiments.plots.style import FG, MUTED, SMALL, ci_alpha, format_tick, truncate_middle
 
 _FEWEST = 3
 """Environments of a radar: fewer make no polygon."""
 
 
-def profile_panels(results: Results) -> list[Panel]:
+def plot_profiles(data: PlotData) -> list[Panel]:
     """One panel: the share of runs above each score."""
-    table = results.statistics.profiles
+    table = data.statistics.profiles
     if not len(table):
-        raise NothingToDraw("there are no scores")
+        raise NoData("there are no scores")
 
-    alpha = band_alpha(len(set(table["agent"])))
+    alpha = ci_alpha(len(set(table["agent"])))
 
     def draw(axes: Axes) -> None:
         for agent, rows in table.groupby("agent", sort=False):
-            look = results.look(str(agent))
+            line_style = data.line_style(str(agent))
             x, share, low, high = (
                 rows[name].to_numpy(float) for name in ("threshold", "share", "low", "high")
             )
-            (line,) = axes.plot(x, share, color=look.colour, linestyle=look.line, linewidth=1.6)
+            (line,) = axes.plot(
+                x, share, color=line_style.color, linestyle=line_style.linestyle, linewidth=1.6
+            )
             line.set_label(str(agent))
-            axes.fill_between(x, low, high, color=look.colour, alpha=alpha, linewidth=0)
-        name_axes(axes, "score: random 0, oracle 1", "share of runs that score higher")
+            axes.fill_between(x, low, high, color=line_style.color, alpha=alpha, linewidth=0)
+        label_axes(axes, "score: random 0, oracle 1", "share of runs that score higher")
         axes.set_ylim(-0.02, 1.02)
         axes.margins(x=0)
 
     return [Panel("", draw)]
 
 
-def radar_panels(results: Results) -> list[Panel]:
+def plot_radar(data: PlotData) -> list[Panel]:
     """One panel: the score of each learner in each environment."""
-    rows = results.rows
-    scores = {environment: results.means(environment, "score") for environment in rows.environments}
+    results = data.results
+    scores = {environment: data.means(environment, "score") for environment in results.environments}
     scores = {
         environment: here
         for environment, here in scores.items()
-        if any(not math.isnan(here.get(agent, math.nan)) for agent in rows.learners)
+        if any(not math.isnan(here.get(agent, math.nan)) for agent in results.learners)
     }
     if len(scores) < _FEWEST:
-        raise NothingToDraw(f"a radar needs scores in {_FEWEST} environments or more")
+        raise NoData(f"a radar needs scores in {_FEWEST} environments or more")
     environments = [*scores]
     angles = np.linspace(0, 2 * np.pi, len(environments), endpoint=False)
 
@@ -64,18 +66,18 @@ def radar_panels(results: Results) -> list[Panel]:
         axes.set_theta_zero_location("N")
         axes.set_theta_direction(-1)
         turn = around([*angles])
-        fixed = [(each, results.best_fixed(each)) for each in environments]
+        fixed = [(each, data.best_fixed(each)) for each in environments]
         level = [scores[each].get(best or "", math.nan) for each, best in fixed]
-        axes.plot(turn, around(level), color=FAINT, linestyle="--", linewidth=1.1)
-        for agent in rows.learners:
-            look = results.look(agent)
+        axes.plot(turn, around(level), color=MUTED, linestyle="--", linewidth=1.1)
+        for agent in results.learners:
+            line_style = data.line_style(agent)
             values = around([scores[each].get(agent, math.nan) for each in environments])
             (line,) = axes.plot(
                 turn,
                 values,
-                color=look.colour,
-                linestyle=look.line,
-                marker=look.marker,
+                color=line_style.color,
+                linestyle=line_style.linestyle,
+                marker=line_style.marker,
                 markersize=4,
                 linewidth=1.6,
             )
@@ -99,19 +101,19 @@ def _name_spokes(axes: PolarAxes, names: list[str], angles: NDArray[np.float64])
         upwards = np.cos(angle)
         along = "bottom" if upwards > 0.8 else "top" if upwards < -0.8 else "center"
         axes.annotate(
-            textwrap.fill(shortened(name, 34), 14),
+            textwrap.fill(truncate_middle(name, 34), 14),
             (0.5 + 0.53 * sideways, 0.5 + 0.53 * upwards),
             xycoords="axes fraction",
             ha=across,
             va=along,
             size=SMALL,
-            color=INK,
+            color=FG,
             linespacing=1.1,
         )
     low, high = axes.get_ylim()
     low, high = min(0.0, np.floor(low * 4) / 4), max(1.0, high)
     axes.set_ylim(low, high)
     ticks = [tick for tick in (-1, -0.5, 0, 0.5, 1) if low <= tick <= high]
-    axes.set_yticks(ticks, [compact(tick) for tick in ticks], size=SMALL)
+    axes.set_yticks(ticks, [format_tick(tick) for tick in ticks], size=SMALL)
     axes.set_rlabel_position(180 / len(angles))
     axes.spines["polar"].set_visible(False)

@@ -10,64 +10,64 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, to_rgb
 
-from spangym.experiments.plots.panels import WIDTH, NothingToDraw, Panel
-from spangym.experiments.plots.plot_data import Results
-from spangym.experiments.plots.style import DASH, FAINT, INK, PAPER, SMALL, compact, shortened
+from spangym.experiments.plots.panels import WIDTH, NoData, Panel
+from spangym.experiments.plots.plot_data import PlotData
+from spangym.experiments.plots.style import BG, DASH, FG, MUTED, SMALL, format_tick, truncate_middle
 
 _ROW, _HEAD, _LEFT, _RIGHT = 24, 26, 52, 10
 _CHARACTER = 6.6
 _MAP = mpl.colormaps["YlGnBu"]
 
 
-def span_panels(results: Results) -> list[Panel]:
+def plot_span_heatmaps(data: PlotData) -> list[Panel]:
     """A panel for each environment: the learners' layers below one another, then the oracle's."""
-    spans = mean_spans(results.rows.choices)
+    spans = mean_spans(data.results.action_counts)
     panels = []
     # The oracle's spans are what there was to learn.
-    for environment in results.rows.environments:
+    for environment in data.results.environments:
         grids = {
             agent: spans[environment, agent]
-            for agent in (*results.rows.learners, "oracle")
+            for agent in (*data.results.learners, "oracle")
             if (environment, agent) in spans
         }
         if grids:
-            panels.append(span_panel(environment, grids))
+            panels.append(plot_span_heatmap(environment, grids))
     if not panels:
-        raise NothingToDraw("no choices were recorded")
+        raise NoData("no action_counts were recorded")
     return panels
 
 
-def mean_spans(choices: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+def mean_spans(action_counts: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     """The mean span of the decisions, over seeds and actions.
 
     Args:
-        choices: See `spangym.experiments.analysis.results.Rows`.
+        action_counts: See `spangym.experiments.analysis.results.Results`.
 
     Returns:
         By environment and agent a table of layers and kinds of content, with all kinds there are
         in the environment.
     """
-    weighed = choices.assign(tokens=choices["decisions"] * choices["span"])
+    weighed = action_counts.assign(tokens=action_counts["count"] * action_counts["mean_span"])
     spans = {}
     for environment, here in weighed.groupby("environment", sort=False):
-        contents = list(dict.fromkeys(here["content"]))
+        contents = list(dict.fromkeys(here["content_type"]))
         for agent, rows in here.groupby("agent", sort=False):
             sums = rows.pivot_table(
-                index="layer", columns="content", values=["tokens", "decisions"], aggfunc="sum"
+                index="layer", columns="content_type", values=["tokens", "count"], aggfunc="sum"
             )
-            grid = pd.DataFrame(sums["tokens"] / sums["decisions"])
+            grid = pd.DataFrame(sums["tokens"] / sums["count"])
             spans[str(environment), str(agent)] = grid.reindex(columns=contents)
     return spans
 
 
-def span_panel(environment: str, grids: dict[str, pd.DataFrame]) -> Panel:
+def plot_span_heatmap(environment: str, grids: dict[str, pd.DataFrame]) -> Panel:
     """A panel of agents' spans in one environment.
 
     Args:
         environment: Its label.
         grids: By agent, as `mean_spans` makes them.
     """
-    names = [shortened(str(name), 18) for name in next(iter(grids.values())).columns]
+    names = [truncate_middle(str(name), 18) for name in next(iter(grids.values())).columns]
     longest = _CHARACTER * max(map(len, names))
     tilted = longest > (WIDTH - _LEFT - _RIGHT) / len(names) - 4
     below = round(14 + 0.58 * longest) if tilted else 24
@@ -83,13 +83,13 @@ def _draw(grids: dict[str, pd.DataFrame], names: list[str], tilted: bool, axes: 
     top = 0.0
     places, layers = [], []
     for agent, grid in grids.items():
-        axes.text(0, top + _HEAD - 6, shortened(agent, 44), size=11.5, color=INK)
+        axes.text(0, top + _HEAD - 6, truncate_middle(agent, 44), size=11.5, color=FG)
         top += _HEAD
         edges = top + _ROW * np.arange(len(grid) + 1)
         spans = grid.to_numpy(float)
         shades = np.ma.masked_invalid(scale(np.log2(1 + spans)))
         x = np.arange(len(names) + 1)
-        axes.pcolormesh(x, edges, shades, cmap=_MAP, vmin=0, vmax=1, edgecolors=PAPER, lw=1.5)
+        axes.pcolormesh(x, edges, shades, cmap=_MAP, vmin=0, vmax=1, edgecolors=BG, lw=1.5)
         for (row, column), span in np.ndenumerate(spans):
             known = bool(np.isfinite(span))
             axes.text(
@@ -99,7 +99,7 @@ def _draw(grids: dict[str, pd.DataFrame], names: list[str], tilted: bool, axes: 
                 ha="center",
                 va="center",
                 size=SMALL,
-                color=_readable_on(float(shades[row, column])) if known else FAINT,
+                color=_readable_on(float(shades[row, column])) if known else MUTED,
             )
         places.extend(edges[:-1] + _ROW / 2)
         layers.extend(grid.index)
@@ -124,4 +124,4 @@ def _readable_on(shade: float) -> str:
 
 
 def _tokens(span: float) -> str:
-    return compact(round(span, 1) if span < 10 else round(span))
+    return format_tick(round(span, 1) if span < 10 else round(span))

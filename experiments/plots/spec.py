@@ -8,22 +8,22 @@ from typing import Generic, Protocol, TypeVar
 
 from matplotlib.figure import Figure
 
-from spangym.experiments.plots.panels import Panel, draw_together
-from spangym.experiments.plots.style import Look
+from spangym.experiments.plots.panels import Panel, render_grid
+from spangym.experiments.plots.style import LineStyle
 
 
 class Subject(Protocol):
     """What figures are drawn from."""
 
-    def legend(self) -> list[tuple[str, Look]]:
+    def legend(self) -> list[tuple[str, LineStyle]]:
         """Labels and looks of all that is told apart by its look."""
         ...
 
-    def words(self) -> Mapping[str, str]:
+    def format_vars(self) -> Mapping[str, str]:
         """What stands for the words in braces of titles and captions."""
         ...
 
-    def stem(self, name: str) -> str:
+    def filename(self, name: str) -> str:
         """Name of the files of a figure, without their endings."""
         ...
 
@@ -32,12 +32,12 @@ S = TypeVar("S", bound=Subject)
 
 
 @dataclass(frozen=True)
-class FigureKind(Generic[S]):
+class PlotSpec(Generic[S]):
     """A kind of figure.
 
     Attributes:
         title: What it shows, in a few words; words in braces are those of its subject.
-        panels: Makes its panels, or raises `NothingToDraw`.
+        panels: Makes its panels, or raises `NoData`.
         caption: How to read it; words in braces are those of its subject.
         legend: Whether what it shows is told apart by looks alone.
     """
@@ -49,18 +49,18 @@ class FigureKind(Generic[S]):
 
     def title_for(self, subject: S) -> str:
         """What the figure of this subject shows."""
-        return self.title.format_map(subject.words())
+        return self.title.format_map(subject.format_vars())
 
     def caption_for(self, subject: S) -> str:
         """How to read the figure of this subject."""
-        return self.caption.format_map(subject.words())
+        return self.caption.format_map(subject.format_vars())
 
     def draw(self, subject: S) -> Figure:
         """Draw all panels in one figure.
 
         Raises:
-            NothingToDraw: There are no rows for it.
+            NoData: There are no rows for it.
         """
         legend = subject.legend() if self.legend else []
         panels = self.panels(subject)
-        return draw_together(panels, self.title_for(subject), self.caption_for(subject), legend)
+        return render_grid(panels, self.title_for(subject), self.caption_for(subject), legend)

@@ -1,15 +1,15 @@
-"""How figures look: colours, lines and markers, the same for an agent in all of them."""
+"""How figures look: colors, lines and markers, the same for an agent in all of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-INK, FAINT, PAPER = "#1c1c1e", "#68686c", "#fefefe"
-"""Of text, of what is secondary, and of the background; nothing else has these colours, so that a
+FG, MUTED, BG = "#1c1c1e", "#68686c", "#fefefe"
+"""Of text, of what is secondary, and of the background; nothing else has these colors, so that a
 report can put those of the reader's theme in their place."""
 
-COLOURS = {
+COLORS = {
     "#0072b2": "#4ea3dc",
     "#d55e00": "#f0803c",
     "#009e73": "#1fc48f",
@@ -19,7 +19,7 @@ COLOURS = {
     "#574c05": "#f2e635",
     "#053f57": "#45e2f5",
 }
-"""Colours of the learners on light paper, and on dark: Okabe and Ito's where thin lines of them can
+"""Colors of the learners on light paper, and on dark: Okabe and Ito's where thin lines of them can
 be seen; no two alike for those who see no red or no green."""
 
 SMALL = 10.8
@@ -33,30 +33,30 @@ STYLE: dict[Any, Any] = {
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 11,
     "axes.axisbelow": True,
-    "axes.edgecolor": FAINT,
+    "axes.edgecolor": MUTED,
     "axes.facecolor": "none",
     "axes.grid": True,
-    "axes.labelcolor": FAINT,
+    "axes.labelcolor": MUTED,
     "axes.labelsize": 11,
     "axes.linewidth": 0.8,
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 12,
-    "figure.facecolor": PAPER,
+    "figure.facecolor": BG,
     "grid.alpha": 0.25,
-    "grid.color": FAINT,
+    "grid.color": MUTED,
     "grid.linewidth": 0.6,
-    "hatch.color": FAINT,
+    "hatch.color": MUTED,
     "pdf.fonttype": 42,
     "svg.fonttype": "none",
     "svg.hashsalt": "spangym",
-    "text.color": INK,
+    "text.color": FG,
     # Labels are anyone's: a dollar sign begins no formula.
     "text.parse_math": False,
-    "xtick.color": FAINT,
+    "xtick.color": MUTED,
     "xtick.labelsize": 11,
     "xtick.major.size": 3,
-    "ytick.color": FAINT,
+    "ytick.color": MUTED,
     "ytick.labelsize": 11,
     "ytick.major.size": 3,
 }
@@ -64,52 +64,52 @@ STYLE: dict[Any, Any] = {
 
 
 @dataclass(frozen=True)
-class Look:
+class LineStyle:
     """How an agent is drawn.
 
     Attributes:
-        colour: Of its lines and markers.
-        line: Matplotlib's line style.
+        color: Of its lines and markers.
+        linestyle: Matplotlib's line style.
         marker: Matplotlib's marker.
     """
 
-    colour: str
-    line: Any
+    color: str
+    linestyle: Any
     marker: str
 
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 
-REFERENCE = Look(FAINT, "--", "o")
-"""How policies are drawn that learn nothing."""
+BASELINE_STYLE = LineStyle(MUTED, "--", "o")
+"""How non-learning baselines are drawn."""
 
 
-def look_of(position: int) -> Look:
+def style_for(position: int) -> LineStyle:
     """The look of a learner by its place among them; no two of the first 24 share one.
 
     Example:
-        >>> look_of(0) == look_of(8)
+        >>> style_for(0) == style_for(8)
         False
     """
-    colours = [*COLOURS]
-    turn = position // len(colours)
-    return Look(
-        colours[position % len(colours)],
+    colors = [*COLORS]
+    turn = position // len(colors)
+    return LineStyle(
+        colors[position % len(colors)],
         LINES[turn % len(LINES)],
         _MARKERS[position % len(_MARKERS)],
     )
 
 
-def band_alpha(count: int) -> float:
+def ci_alpha(count: int) -> float:
     """How opaque each of so many bands is, that lines can be seen through all."""
     return min(0.16, 0.7 / count)
 
 
-def shortened(text: str, characters: int) -> str:
+def truncate_middle(text: str, characters: int) -> str:
     """A text in one line, its middle left out if it is too long: ends tell labels apart.
 
     Example:
-        >>> shortened("a rather long label", 9)
+        >>> truncate_middle("a rather long label", 9)
         'a rat…bel'
     """
     text = " ".join(text.split())
@@ -119,11 +119,11 @@ def shortened(text: str, characters: int) -> str:
     return f"{text[: characters - 1 - end]}…{text[len(text) - end :]}"
 
 
-def compact(value: float, _position: object = None) -> str:
+def format_tick(value: float, _position: object = None) -> str:
     """A number for a tick or a cell, short and with a true minus.
 
     Example:
-        >>> compact(0.25), compact(9000), compact(20_000), compact(1_500_000)
+        >>> format_tick(0.25), format_tick(9000), format_tick(20_000), format_tick(1_500_000)
         ('0.25', '9,000', '20k', '1.5M')
     """
     size = abs(value)

@@ -15,15 +15,15 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from spangym.experiments.plots.figure_files import inline_svg
-from spangym.experiments.plots.panels import NothingToDraw, Panel, draw_alone, draw_handle
-from spangym.experiments.plots.spec import FigureKind, S
-from spangym.experiments.plots.style import COLOURS, FAINT, INK, Look
-from spangym.utils.atomic_io import written_whole
+from spangym.experiments.plots.figure_files import svg_string
+from spangym.experiments.plots.panels import NoData, Panel, legend_swatch, render_panel
+from spangym.experiments.plots.spec import PlotSpec, S
+from spangym.experiments.plots.style import COLORS, FG, MUTED, LineStyle
+from spangym.utils.atomic_io import atomic_write
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunInfo:
     """What a page says of a run beside its rows.
 
     Attributes:
@@ -40,7 +40,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ReportPanel:
     """A panel of a page.
 
     Attributes:
@@ -54,7 +54,7 @@ class Picture:
     svg: Markup
 
 
-class Drawer(Generic[S]):
+class FigureRenderer(Generic[S]):
     """Draws the panels of a page, no two of which share an id.
 
     Attributes:
@@ -64,56 +64,58 @@ class Drawer(Generic[S]):
     """
 
     def __init__(
-        self, kinds: Mapping[str, FigureKind[S]], legend: Sequence[tuple[str, Look]]
+        self, specs: Mapping[str, PlotSpec[S]], legend: Sequence[tuple[str, LineStyle]]
     ) -> None:
         """Draw the legend.
 
         Args:
-            kinds: The figures there are, by name.
+            specs: The figures there are, by name.
             legend: Labels and looks of all that is told apart by its look.
         """
-        self._kinds = kinds
+        self._specs = specs
         self._count = 0
         self._captions: dict[str, tuple[str, str]] = {}
         self.legend = [label for label, _ in legend]
-        self.swatches = [self._svg(draw_handle(look)) for _, look in legend]
+        self.swatches = [self._svg(legend_swatch(line_style)) for _, line_style in legend]
         self.omitted: dict[str, str] = {}
 
     @property
     def captions(self) -> list[tuple[str, str]]:
         """Titles of the kinds of figures that were drawn, and how to read them."""
-        return [self._captions[name] for name in self._kinds if name in self._captions]
+        return [self._captions[name] for name in self._specs if name in self._captions]
 
     def panels(self, name: str, subject: S) -> list[Panel]:
         """The panels of a kind of figure; none if there are no rows for them."""
-        kind = self._kinds[name]
+        spec = self._specs[name]
         try:
-            panels = kind.panels(subject)
-        except NothingToDraw as reason:
-            self.omitted[kind.title_for(subject)] = str(reason)
+            panels = spec.panels(subject)
+        except NoData as reason:
+            self.omitted[spec.title_for(subject)] = str(reason)
             return []
-        self._captions[name] = (kind.title_for(subject), kind.caption_for(subject))
+        self._captions[name] = (spec.title_for(subject), spec.caption_for(subject))
         return panels
 
-    def picture(self, panel: Panel, title: str, label: str) -> Picture:
+    def report_panel(self, panel: Panel, title: str, label: str) -> ReportPanel:
         """A panel, with its title and what it shows."""
         label = label if title in label else f"{label}: {title}"
-        return Picture(title, label, self._svg(draw_alone(panel)))
+        return ReportPanel(title, label, self._svg(render_panel(panel)))
 
     def _svg(self, figure: Figure) -> Markup:
         self._count += 1
         # Matplotlib has escaped what it wrote.
-        return Markup(inline_svg(figure, f"figure-{self._count}"))
+        return Markup(svg_string(figure, f"figure-{self._count}"))
 
 
-def write_page(path: Path, template: str, facts: Facts, drawer: Drawer[S], **content: Any) -> None:
+def save_html(
+    path: Path, template: str, run_info: RunInfo, renderer: FigureRenderer[S], **content: Any
+) -> None:
     """Write a page, whole or not at all.
 
     Args:
         path: The file.
         template: Name of one that extends ``base.html``.
-        facts: What was run, and with what.
-        drawer: What has drawn the page's panels.
+        run_info: What was run, and with what.
+        renderer: What has drawn the page's panels.
         content: What else the template shows.
     """
     templates = jinja2.Environment(
@@ -127,23 +129,23 @@ def write_page(path: Path, template: str, facts: Facts, drawer: Drawer[S], **con
     style, script = (Markup(_source(templates, f"report.{each}")) for each in ("css", "js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     html = templates.get_template(template).render(
-        facts=facts,
-        folder=shlex.quote(facts.folder),
-        manifest=list(_flattened(facts.manifest)),
+        run_info=run_info,
+        folder=shlex.quote(run_info.folder),
+        manifest=list(_flattened(run_info.manifest)),
         style=style,
         script=script,
         script_hash=digest,
-        colours=list(COLOURS.items()),
-        ink=INK,
-        faint=FAINT,
-        legend=drawer.legend,
-        swatches=drawer.swatches,
-        captions=drawer.captions,
-        omitted=list(drawer.omitted.items()),
+        colors=list(COLORS.items()),
+        fg=FG,
+        muted=MUTED,
+        legend=renderer.legend,
+        swatches=renderer.swatches,
+        captions=renderer.captions,
+        omitted=list(renderer.omitted.items()),
         **content,
     )
-    with written_whole(path) as aside:
-        aside.write_text(html, "utf-8")
+    with atomic_write(path) as tmp:
+        tmp.write_text(html, "utf-8")
 
 
 def _source(templates: jinja2.Environment, name: str) -> str:

@@ -27,18 +27,18 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A line of a table.
+class TableRow:
+    """A row of a table.
 
     Attributes:
         cells: One a column.
         label: Of what it is about.
-        reference: Whether that only stands there to be compared with.
+        is_baseline: Whether that only stands there to be compared with.
     """
 
     cells: tuple[Cell, ...]
     label: str
-    reference: bool
+    is_baseline: bool
 
 
 @dataclass(frozen=True)
@@ -48,24 +48,24 @@ class Table:
     Attributes:
         title: What it is about.
         columns: Their names.
-        lines: What it holds.
+        rows: Its rows.
     """
 
     title: str
     columns: tuple[str, ...]
-    lines: tuple[Line, ...]
+    rows: tuple[TableRow, ...]
 
 
-def make_line(label: str, *cells: Cell, reference: bool = False) -> Line:
-    """A line that begins with the label of what it is about."""
-    return Line((Cell(one_line(label), label), *cells), label, reference)
+def table_row(label: str, *cells: Cell, is_baseline: bool = False) -> TableRow:
+    """A row that begins with the label of what it is about."""
+    return TableRow((Cell(collapse_whitespace(label), label), *cells), label, is_baseline)
 
 
-def estimate(
+def mean_ci_cell(
     value: float,
     low: float,
     high: float,
-    places: int,
+    decimals: int,
     *,
     sign: bool = False,
     note: str = "",
@@ -73,37 +73,39 @@ def estimate(
 ) -> Cell:
     """A number with half the width of its interval, which is as far to both sides."""
     half = (high - low) / 2
-    text = written(value, places, sign)
+    text = format_number(value, decimals, sign)
     if not math.isnan(half):
-        text += f" ± {half:,.{places}f}"
+        text += f" ± {half:,.{decimals}f}"
     return Cell(text, value, note, best)
 
 
-def number(value: float, places: int) -> Cell:
-    """A number with so many places."""
-    return Cell(written(value, places), value)
+def number_cell(value: float, decimals: int) -> Cell:
+    """A number with so many decimals."""
+    return Cell(format_number(value, decimals), value)
 
 
-def written(value: float, places: int, sign: bool = False) -> str:
-    """A number with so many places; a dash for what is not known.
+def format_number(value: float, decimals: int, sign: bool = False) -> str:
+    """A number with so many decimals; a dash for what is not known.
 
     Example:
-        >>> written(-0.004, 2), written(0.5, 2, sign=True), written(math.nan, 2) == DASH
-        ('0.00', '+0.50', True)
+        >>> format_number(-0.004, 2), format_number(0.5, 2, sign=True)
+        ('0.00', '+0.50')
+        >>> format_number(math.nan, 2) == DASH
+        True
     """
     if math.isnan(value):
         return DASH
     # No minus before a zero.
-    return f"{round(value, places) + 0.0:{'+' if sign else ''},.{places}f}".replace("-", MINUS)
+    return f"{round(value, decimals) + 0.0:{'+' if sign else ''},.{decimals}f}".replace("-", MINUS)
 
 
-def places_for(values: Iterable[float]) -> int:
+def decimals_for(values: Iterable[float]) -> int:
     """With how many places numbers are written that stand together."""
     largest = max((abs(value) for value in values if not math.isnan(value)), default=0.0)
     return 3 if largest < 100 else 1
 
 
-def one_line(text: str) -> str:
+def collapse_whitespace(text: str) -> str:
     """A text without line breaks."""
     return " ".join(text.split())
 
@@ -124,7 +126,7 @@ def to_markdown(tables: Sequence[Table]) -> str:
             *_texts(table, shown),
         ]
         body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts.append(f"### {one_line(table.title).translate(_MARKDOWN)}\n\n{body}\n")
+        parts.append(f"### {collapse_whitespace(table.title).translate(_MARKDOWN)}\n\n{body}\n")
     return "\n".join(parts)
 
 
@@ -141,14 +143,14 @@ def to_latex(tables: Sequence[Table]) -> str:
     for table in tables:
         lines.append(r"\midrule")
         if len(tables) > 1:
-            title = one_line(table.title).translate(_LATEX)
+            title = collapse_whitespace(table.title).translate(_LATEX)
             lines.append(rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{title}}}}} \\")
         lines += [" & ".join(texts) + r" \\" for texts in _texts(table, shown)]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
 def _texts(table: Table, shown: Callable[[Cell], str]) -> list[list[str]]:
-    return [[shown(cell) for cell in line.cells] for line in table.lines]
+    return [[shown(cell) for cell in row.cells] for row in table.rows]
 
 
 _MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_{}[]<>#|$~"})

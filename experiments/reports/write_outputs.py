@@ -7,18 +7,18 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from spangym.agents import DeepAgent
-from spangym.envs import SpanControlVecEnv
-from spangym.experiments.analysis.comparison_stats import Statistics, analyse
-from spangym.experiments.analysis.load_results import gather
-from spangym.experiments.analysis.results import Rows
-from spangym.experiments.plots.plot_data import Results
-from spangym.experiments.plots.save import draw_figures
-from spangym.experiments.reports.comparison_report import write_report
-from spangym.experiments.reports.html import Facts
+from spangym.agents import SB3Agent
+from spangym.envs import SB3SpanControlVecEnv
+from spangym.experiments.analysis.comparison_stats import ComparisonStats, compute_statistics
+from spangym.experiments.analysis.load_results import load_results
+from spangym.experiments.analysis.results import Results
+from spangym.experiments.plots.plot_data import PlotData
+from spangym.experiments.plots.save import save_comparison_figures
+from spangym.experiments.reports.comparison_report import save_report
+from spangym.experiments.reports.html import RunInfo
 from spangym.experiments.runner.job_dir import json_records
 from spangym.experiments.studies.study import Study
-from spangym.experiments.trials.run_dir import RunFolder
+from spangym.experiments.trials.run_dir import RunDir
 from spangym.utils.errors import UserError
 
 FORMATS = ("png", "svg")
@@ -27,24 +27,24 @@ FORMATS = ("png", "svg")
 _RESAMPLING_SEED = 0
 
 
-def check_startable(study: Study) -> None:
+def smoke_test(study: Study) -> None:
     """Refuse a study whose environments or networks cannot be made, before anything is run.
 
     Raises:
         UserError: One cannot; the message says which and why.
     """
     for environment in study.environments:
-        trials = [study.trial(environment, each, seed=0) for each in study.entries(environment)]
-        with _startable(f"environment {environment.label!r}"):
-            SpanControlVecEnv(trials[-1].judging(), study.evaluation.episodes).reset()
-            SpanControlVecEnv(trials[-1].training(), study.lanes).reset()
+        trials = [study.trial(environment, each, seed=0) for each in study.agents_in(environment)]
+        with _startable(f"environment {environment.name!r}"):
+            SB3SpanControlVecEnv(trials[-1].eval_config(), study.evaluation.episodes).reset()
+            SB3SpanControlVecEnv(trials[-1].train_config(), study.n_envs).reset()
         for trial in trials:
-            if trial.steps:
-                with _startable(f"agent {trial.agent.label!r}"):
+            if trial.total_timesteps:
+                with _startable(f"agent {trial.agent.name!r}"):
                     agent = trial.make_agent()
-                    if isinstance(agent, DeepAgent):
-                        env = SpanControlVecEnv(trial.training(), trial.lanes)
-                        agent.make_model(env, trial.steps)
+                    if isinstance(agent, SB3Agent):
+                        env = SB3SpanControlVecEnv(trial.train_config(), trial.n_envs)
+                        agent.make_model(env, trial.total_timesteps)
 
 
 @contextlib.contextmanager
@@ -55,7 +55,7 @@ def _startable(name: str) -> Iterator[None]:
         raise UserError(f"{name} cannot be started: {type(error).__name__}: {error}") from error
 
 
-def conclude(folder: RunFolder, failed: Mapping[str, str]) -> tuple[Rows, Statistics]:
+def write_outputs(folder: RunDir, failed: Mapping[str, str]) -> tuple[Results, ComparisonStats]:
     """Gather the finished trials: ``evaluation.csv``, ``summary.json``, figures and report.
 
     Args:
@@ -68,11 +68,11 @@ def conclude(folder: RunFolder, failed: Mapping[str, str]) -> tuple[Rows, Statis
     Raises:
         UserError: Stored rows are damaged.
     """
-    rows = gather([folder], failed)
-    statistics = analyse(rows, np.random.default_rng(_RESAMPLING_SEED))
+    results = load_results([folder], failed)
+    statistics = compute_statistics(results, np.random.default_rng(_RESAMPLING_SEED))
     study = folder.study()
-    folder.write("evaluation.csv", rows.episodes.to_csv(index=False, lineterminator="\n"))
-    folder.write_json(
+    folder.write("evaluation.csv", results.episodes.to_csv(index=False, lineterminator="\n"))
+    folder.save_json(
         "summary.json",
         {
             "study": study.name,
@@ -84,8 +84,8 @@ def conclude(folder: RunFolder, failed: Mapping[str, str]) -> tuple[Rows, Statis
             "failed": dict(failed),
         },
     )
-    if len(rows.curves):
-        draw_figures(Results(rows, statistics), ["reward"], folder.path, FORMATS)
-    facts = Facts(study.name, study.to_toml(), folder.manifest(), str(folder.path))
-    write_report(folder.path / "report.html", rows, statistics, facts)
-    return rows, statistics
+    if len(results.curves):
+        save_comparison_figures(PlotData(results, statistics), ["reward"], folder.path, FORMATS)
+    run_info = RunInfo(study.name, study.to_toml(), folder.manifest(), str(folder.path))
+    save_report(folder.path / "report.html", results, statistics, run_info)
+    return results, statistics

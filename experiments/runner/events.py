@@ -23,7 +23,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Noted:
+class Message:
     """Something that the user should know of a job, in a line."""
 
     job: Job
@@ -45,4 +45,4 @@ class Failed:
     error: str
 
 
-Event = Started | Progress | Noted | Finished | Failed
+Event = Started | Progress | Message | Finished | Failed

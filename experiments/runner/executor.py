@@ -23,6 +23,6 @@ class Executor(Protocol):
             jobs: The jobs, in the order in which they are to begin.
 
         Yields:
-            `Started`, `Progress`, `Noted`, and at the end of each job `Finished` or `Failed`.
+            `Started`, `Progress`, `Message`, and at the end of each job `Finished` or `Failed`.
         """
         ...

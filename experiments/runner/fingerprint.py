@@ -7,34 +7,34 @@ import json
 from typing import Any
 
 from spangym.envs.data.dataset import SPLITS
-from spangym.envs.data.dataset_registry import open_source
+from spangym.envs.data.dataset_registry import make_dataset
 
 
-class ContentHashes:
+class DatasetHashes:
     """Hashes of what sources read; each is looked at once.
 
     Example:
-        >>> ContentHashes().of("noise")
+        >>> DatasetHashes().get("noise")
         {'train': {}, 'evaluation': {}}
     """
 
     def __init__(self) -> None:
         self._hashes: dict[str, dict[str, dict[str, str]]] = {}
 
-    def of(self, source: str) -> dict[str, dict[str, str]]:
+    def get(self, source: str) -> dict[str, dict[str, str]]:
         """Hashes of what a source reads, by split and kind."""
         if source not in self._hashes:
             self._hashes[source] = {
-                split: open_source(source, split).content_hashes() for split in SPLITS
+                split: make_dataset(source, split).fingerprint() for split in SPLITS
             }
         return self._hashes[source]
 
 
-def key_of(content: dict[str, Any]) -> str:
+def config_hash(content: dict[str, Any]) -> str:
     """A hash of what JSON can hold, 16 hexadecimal digits.
 
     Example:
-        >>> key_of({"seed": 0, "steps": 64}) == key_of({"steps": 64, "seed": 0})
+        >>> config_hash({"seed": 0, "steps": 64}) == config_hash({"steps": 64, "seed": 0})
         True
     """
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 
 
-def describe_machine(device: torch.device) -> dict[str, Any]:
+def hardware_info(device: torch.device) -> dict[str, Any]:
     """Platform, processor, cores and device, ready for JSON."""
     return {
         "platform": platform.platform(),
         "processor": _processor(),
-        "cores": usable_cores(),
+        "cores": available_cpus(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
     }
 
 
-def usable_cores() -> int:
+def available_cpus() -> int:
     """Cores that this process may use."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from spangym.experiments.runner.fingerprint import ContentHashes
+from spangym.experiments.runner.fingerprint import DatasetHashes
 
 CHECKPOINT_SECONDS = 30.0
 """Least time between two checkpoints of a training."""
 
-RESULT = "result.json"
+RESULT_FILE = "result.json"
 """File that a job's folder holds once the job is complete, and not before."""
 
 
@@ -23,12 +23,12 @@ class Job(Protocol):
     """
 
     @property
-    def name(self) -> str:
+    def job_id(self) -> str:
         """What it is called in messages: unique among those that are run together."""
         ...
 
     @property
-    def label(self) -> str:
+    def name(self) -> str:
         """The same for a progress bar, in a few words."""
         ...
 
@@ -47,7 +47,7 @@ class Job(Protocol):
         """Where it computes, as torch names it."""
         ...
 
-    def content(self, hashes: ContentHashes) -> dict[str, Any]:
+    def config_for_hash(self, hashes: DatasetHashes) -> dict[str, Any]:
         """All that its numbers hang on, but for the machine and its libraries.
 
         Args:
@@ -62,16 +62,16 @@ class Job(Protocol):
         self,
         folder: Path,
         progress: Callable[[int], None],
-        note: Callable[[str], None],
+        log: Callable[[str], None],
         checkpoint_seconds: float,
     ) -> None:
-        """Do all of it; writes `RESULT` last.
+        """Do all of it; writes `RESULT_FILE` last.
 
         Args:
             folder: Its folder, empty or as an interrupted process left it: with the files
                 ``checkpoints/step-*`` if there are any.
             progress: Called with how far it has come, of ``total``.
-            note: Told what the user should know.
+            log: Called with what the user should know.
             checkpoint_seconds: Least time between checkpoints.
 
         Raises:

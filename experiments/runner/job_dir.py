@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 from pandas.errors import EmptyDataError, ParserError
 
-from spangym.experiments.runner.fingerprint import ContentHashes, key_of
+from spangym.experiments.runner.fingerprint import DatasetHashes, config_hash
 from spangym.experiments.runner.job import Job
 from spangym.experiments.runner.run_job import is_finished
-from spangym.utils.atomic_io import written_whole
+from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
 
-MANIFEST_KEYS = ("command", "started", "versions", "machine", "jobs", "content_sha256")
+MANIFEST_KEYS = ("command", "started", "versions", "machine", "num_workers", "content_sha256")
 
 J = TypeVar("J", bound=Job)
 
@@ -31,7 +31,7 @@ def json_records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
-class JobFolder(ABC, Generic[J]):
+class JobDir(ABC, Generic[J]):
     """Folder of a run of jobs.
 
     A plan, ``PLAN.toml``, says what is to be done, ``jobs.json`` which jobs that comes to and where
@@ -138,7 +138,7 @@ class JobFolder(ABC, Generic[J]):
 
     def folder_of(self, job: J) -> Path:
         """Folder of a job."""
-        return self.path / self._folders()[job.name]
+        return self.path / self._folders()[job.job_id]
 
     def manifest(self) -> dict[str, Any]:
         """What the run was made with.
@@ -159,10 +159,10 @@ class JobFolder(ABC, Generic[J]):
 
     def write(self, name: str, text: str) -> None:
         """Write a text file, whole or not at all."""
-        with written_whole(self.path / name) as aside:
-            aside.write_text(text, "utf-8")
+        with atomic_write(self.path / name) as tmp:
+            tmp.write_text(text, "utf-8")
 
-    def write_json(self, name: str, content: dict[str, Any]) -> None:
+    def save_json(self, name: str, content: dict[str, Any]) -> None:
         """Write a JSON file, whole or not at all."""
         self.write(name, json.dumps(content, indent=2) + "\n")
 
@@ -193,9 +193,9 @@ class JobFolder(ABC, Generic[J]):
                     f"folder {str(self.path)!r} is not empty and no run: choose another with --out"
                 )
             rows = self._rows_of(jobs)
-            self.write_json("manifest.json", manifest)
+            self.save_json("manifest.json", manifest)
             self.write(self._plan_path.name, text)
-            self.write_json("jobs.json", {self._plural: rows})
+            self.save_json("jobs.json", {self._plural: rows})
             self._folder_by_name = None
         except OSError as error:
             raise UserError(
@@ -220,12 +220,12 @@ class JobFolder(ABC, Generic[J]):
 
     def _rows_of(self, jobs: Sequence[J]) -> list[dict[str, Any]]:
         """What ``jobs.json`` is to say of jobs."""
-        place, hashes = self.path / self._plural, ContentHashes()
-        depths = {job.name.count("/") for job in jobs}
+        place, hashes = self.path / self._plural, DatasetHashes()
+        depths = {job.job_id.count("/") for job in jobs}
         there = {path.name: path for depth in depths for path in place.glob("*/" * depth + "*")}
         rows = []
         for job in jobs:
-            path = place / f"{job.name}-{key_of(job.content(hashes))}"
+            path = place / f"{job.job_id}-{config_hash(job.config_for_hash(hashes))}"
             path = there.setdefault(path.name, path)
             rows.append({**self._row(job), "folder": path.relative_to(self.path).as_posix()})
         return rows
@@ -238,13 +238,13 @@ class JobFolder(ABC, Generic[J]):
             isinstance(row, dict) and all(key in row for key in keys) for row in rows
         )
         if not whole:
-            raise self._damaged("jobs.json", f"its {self._plural} must have {', '.join(keys)}")
+            raise self._corrupt("jobs.json", f"its {self._plural} must have {', '.join(keys)}")
         return rows
 
     def _folders(self) -> dict[str, str]:
         """Folders of the jobs within this one, by the jobs' names."""
         if self._folder_by_name is None:
-            names = [job.name for job in self.jobs()]
+            names = [job.job_id for job in self.jobs()]
             folders = [row["folder"] for row in self._rows()]
             self._folder_by_name = dict(zip(names, folders, strict=True))
         return self._folder_by_name
@@ -259,23 +259,23 @@ class JobFolder(ABC, Generic[J]):
 
     def _name(self, job: J, name: str) -> str:
         """Name of a job's file, as within this folder."""
-        return f"{self._folders()[job.name]}/{name}"
+        return f"{self._folders()[job.job_id]}/{name}"
 
     def _read(self, name: str) -> str:
         try:
             return (self.path / name).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise self._damaged(name, error) from error
+            raise self._corrupt(name, error) from error
 
     def _read_json(self, name: str, keys: tuple[str, ...]) -> dict[str, Any]:
         try:
             content = json.loads(self._read(name))
         except json.JSONDecodeError as error:
-            raise self._damaged(name, error) from error
+            raise self._corrupt(name, error) from error
         if not isinstance(content, dict):
-            raise self._damaged(name, "not a JSON object")
+            raise self._corrupt(name, "not a JSON object")
         if lacking := [key for key in keys if key not in content]:
-            raise self._damaged(name, f"it lacks {', '.join(lacking)}")
+            raise self._corrupt(name, f"it lacks {', '.join(lacking)}")
         return content
 
     def _read_csv(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -286,21 +286,21 @@ class JobFolder(ABC, Generic[J]):
             missing = {column: [""] for column in self.optional_columns}
             rows = pd.read_csv(text, dtype=types, keep_default_na=False, na_values=missing)
         except (EmptyDataError, ParserError) as error:
-            raise self._damaged(name, error) from error
+            raise self._corrupt(name, error) from error
         if not text.getvalue().endswith("\n"):
-            raise self._damaged(name, "its last row is cut short")
+            raise self._corrupt(name, "its last row is cut short")
         if lacking := [column for column in columns if column not in rows]:
-            raise self._damaged(name, f"it lacks the columns {', '.join(lacking)}")
+            raise self._corrupt(name, f"it lacks the columns {', '.join(lacking)}")
         for column in rows.columns if len(rows) else ():
             values = rows[column].to_numpy()
             number = values.dtype.kind in "if" and (
                 column in self.optional_columns or not np.isnan(values).any()
             )
             if column not in self.text_columns and not number:
-                raise self._damaged(name, "a row is cut short or holds no number")
+                raise self._corrupt(name, "a row is cut short or holds no number")
         return rows
 
-    def _damaged(self, name: str, error: object) -> UserError:
+    def _corrupt(self, name: str, error: object) -> UserError:
         cause = getattr(error, "strerror", None) or str(error).strip().replace("\n", " ")
         remedy = (
             f"delete {(self.path / name).parent} and run `{self.resume_command}`"

@@ -12,7 +12,7 @@ from multiprocessing.context import SpawnProcess
 
 from spangym.experiments.runner.events import Event, Failed, Finished, Started
 from spangym.experiments.runner.job import CHECKPOINT_SECONDS, Job, PlacedJob
-from spangym.experiments.runner.run_job import attempt, is_locked
+from spangym.experiments.runner.run_job import is_locked, run_job
 
 
 @dataclass
@@ -26,12 +26,12 @@ class LocalExecutor:
     """Runs jobs in processes of this machine.
 
     Args:
-        processes: Most of them at a time.
+        num_workers: Most of them at a time.
         checkpoint_seconds: Least time between two checkpoints of a training.
     """
 
-    def __init__(self, processes: int, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> None:
-        self._processes = processes
+    def __init__(self, num_workers: int, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> None:
+        self._num_workers = num_workers
         self._checkpoint_seconds = checkpoint_seconds
 
     def run(self, jobs: Sequence[PlacedJob]) -> Iterator[Event]:
@@ -39,9 +39,9 @@ class LocalExecutor:
         waiting = [*jobs]
         workers: list[_Worker] = []
         try:
-            for _ in range(min(self._processes, len(waiting))):
+            for _ in range(min(self._num_workers, len(waiting))):
                 workers.append(worker := _start_worker())
-                yield from self._hand_out(worker, waiting)
+                yield from self._dispatch(worker, waiting)
             while busy := [worker for worker in workers if worker.job is not None]:
                 for ready in wait([worker.connection for worker in busy]):
                     worker = next(each for each in busy if each.connection is ready)
@@ -50,14 +50,14 @@ class LocalExecutor:
                     if isinstance(event, Finished | Failed):
                         if not worker.process.is_alive():
                             workers[workers.index(worker)] = worker = _start_worker()
-                        yield from self._hand_out(worker, waiting)
+                        yield from self._dispatch(worker, waiting)
         finally:
             for worker in workers:
                 worker.process.terminate()
             for worker in workers:
                 worker.process.join()
 
-    def _hand_out(self, worker: _Worker, waiting: list[PlacedJob]) -> Iterator[Event]:
+    def _dispatch(self, worker: _Worker, waiting: list[PlacedJob]) -> Iterator[Event]:
         worker.job = None
         if waiting:
             # Those that another runner is at come last: they may be finished by then.
@@ -89,7 +89,7 @@ def _start_worker() -> _Worker:
     # Ctrl-C reaches every process of a terminal; the parent alone is to answer it. An ignored
     # signal stays ignored in the new process.
     with _ignored(signal.SIGINT):
-        process = context.Process(target=_work, args=(theirs,), daemon=True)
+        process = context.Process(target=_worker_main, args=(theirs,), daemon=True)
         process.start()
     theirs.close()
     return _Worker(process, ours)
@@ -104,10 +104,10 @@ def _ignored(number: signal.Signals) -> Iterator[None]:
         signal.signal(number, before)
 
 
-def _work(connection: Connection) -> None:
+def _worker_main(connection: Connection) -> None:
     """A worker's life: jobs from the connection, until there are no more."""
     # Without its parent it ends.
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             job, folder, checkpoint_seconds = connection.recv()
-            connection.send(attempt(job, folder, connection.send, checkpoint_seconds))
+            connection.send(run_job(job, folder, connection.send, checkpoint_seconds))

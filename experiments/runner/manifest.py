@@ -11,44 +11,44 @@ from typing import Any
 import torch
 
 from spangym.envs.model.model_checkpoint import weights_sha256
-from spangym.experiments.runner.fingerprint import ContentHashes
-from spangym.experiments.runner.hardware import describe_machine
+from spangym.experiments.runner.fingerprint import DatasetHashes
+from spangym.experiments.runner.hardware import hardware_info
 from spangym.experiments.studies.study import Study
 
 _PACKAGES = ("spangym", "torch", "gymnasium", "stable-baselines3", "numpy", "pandas", "scipy")
 
 
-def make_manifest(study: Study, command: Sequence[str], jobs: int) -> dict[str, Any]:
+def make_manifest(study: Study, command: Sequence[str], num_workers: int) -> dict[str, Any]:
     """Describe the code, the machine, the content and the command of a run.
 
     Args:
         study: What is run.
         command: The command line.
-        jobs: Processes that run it.
+        num_workers: Processes that run it.
 
     Returns:
         Ready for JSON.
     """
-    arguments = [each.arguments for each in study.environments]
-    hashes = ContentHashes()
-    devices = dict.fromkeys(each["device"] for each in arguments)
+    kwargs = [each.kwargs for each in study.environments]
+    hashes = DatasetHashes()
+    devices = dict.fromkeys(each["device"] for each in kwargs)
     return {
-        **describe_run(command, jobs, next(iter(devices))),
-        "content_sha256": {each["source"]: hashes.of(each["source"]) for each in arguments},
+        **describe_run(command, num_workers, next(iter(devices))),
+        "content_sha256": {each["dataset"]: hashes.get(each["dataset"]) for each in kwargs},
         "weights_sha256": {
-            each["weights"]: weights_sha256(each["weights"])
-            for each in arguments
-            if each["weights"]
+            each["checkpoint"]: weights_sha256(each["checkpoint"])
+            for each in kwargs
+            if each["checkpoint"]
         },
     }
 
 
-def describe_run(command: Sequence[str], jobs: int, device: str) -> dict[str, Any]:
+def describe_run(command: Sequence[str], num_workers: int, device: str) -> dict[str, Any]:
     """Describe the code, the machine and the command of a run.
 
     Args:
         command: The command line.
-        jobs: Processes that run it.
+        num_workers: Processes that run it.
         device: Where it computes, as torch names it.
 
     Returns:
@@ -61,7 +61,7 @@ def describe_run(command: Sequence[str], jobs: int, device: str) -> dict[str, An
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in _PACKAGES},
         },
-        "machine": describe_machine(torch.device(device)),
-        "jobs": jobs,
-        "threads_per_job": 1,
+        "machine": hardware_info(torch.device(device)),
+        "num_workers": num_workers,
+        "threads_per_worker": 1,
     }

@@ -24,7 +24,7 @@ from spangym.experiments.runner import events
 from spangym.experiments.runner.job import Job
 
 
-class View(Protocol):
+class ProgressReporter(Protocol):
     """Shows how jobs go on."""
 
     def show(self, event: events.Event) -> None:
@@ -33,9 +33,9 @@ class View(Protocol):
 
 
 @contextlib.contextmanager
-def make_view(
+def make_reporter(
     console: Console, jobs: Sequence[Job], finished: Sequence[Job], noun: str, quiet: bool
-) -> Iterator[View]:
+) -> Iterator[ProgressReporter]:
     """What shows how jobs go on: bars in a terminal, lines elsewhere.
 
     Args:
@@ -46,15 +46,15 @@ def make_view(
         quiet: Whether nothing is to be shown.
     """
     if quiet:
-        yield QuietView()
+        yield NullReporter()
     elif console.is_terminal:
-        with BarsView(console, jobs, finished, noun) as bars:
+        with RichReporter(console, jobs, finished, noun) as bars:
             yield bars
     else:
-        yield LinesView(console, jobs, finished)
+        yield PlainReporter(console, jobs, finished)
 
 
-class BarsView:
+class RichReporter:
     """A bar for each running job and one for the whole.
 
     Args:
@@ -67,7 +67,7 @@ class BarsView:
     def __init__(
         self, console: Console, jobs: Sequence[Job], finished: Sequence[Job], noun: str
     ) -> None:
-        self._done = {job.name: job.total for job in finished}
+        self._done = {job.job_id: job.total for job in finished}
         self._bars: dict[str, TaskID] = {}
         self.progress = Progress(
             TextColumn("{task.description}"),
@@ -83,7 +83,7 @@ class BarsView:
         )
         self._update_whole()
 
-    def __enter__(self) -> BarsView:
+    def __enter__(self) -> RichReporter:
         self.progress.start()
         return self
 
@@ -97,13 +97,13 @@ class BarsView:
 
     def show(self, event: events.Event) -> None:
         """Move the bars to what has happened."""
-        job, name = event.job, event.job.name
+        job, name = event.job, event.job.job_id
         if isinstance(event, events.Started):
-            self._bars[name] = self.progress.add_task(escape(job.label), total=job.total)
+            self._bars[name] = self.progress.add_task(escape(job.name), total=job.total)
         elif isinstance(event, events.Progress):
             self._done[name] = event.done
             self.progress.update(self._bars[name], completed=event.done)
-        elif isinstance(event, events.Noted):
+        elif isinstance(event, events.Message):
             self.progress.console.print(f"{name}: {event.text}", markup=False, highlight=False)
         else:
             self._done[name] = job.total
@@ -118,7 +118,7 @@ class BarsView:
         self.progress.update(self._whole, completed=sum(self._done.values()))
 
 
-class LinesView:
+class PlainReporter:
     """A line for each job that ends, for output that is no terminal.
 
     Args:
@@ -136,20 +136,20 @@ class LinesView:
     def show(self, event: events.Event) -> None:
         """Say so where a job has ended."""
         if isinstance(event, events.Started):
-            self._began[event.job.name] = time.monotonic()
-        if isinstance(event, events.Noted):
-            said = f"{event.job.name}: {event.text}"
+            self._began[event.job.job_id] = time.monotonic()
+        if isinstance(event, events.Message):
+            said = f"{event.job.job_id}: {event.text}"
             self._console.print(said, markup=False, highlight=False, soft_wrap=True)
         if not isinstance(event, events.Finished | events.Failed):
             return
         self._ended += 1
-        seconds = time.monotonic() - self._began[event.job.name]
+        seconds = time.monotonic() - self._began[event.job.job_id]
         how = f"failed: {event.error}" if isinstance(event, events.Failed) else "finished"
-        line = f"[{self._ended}/{self._total}] {event.job.name}: {how} ({seconds:.1f} s)"
+        line = f"[{self._ended}/{self._total}] {event.job.job_id}: {how} ({seconds:.1f} s)"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-class QuietView:
+class NullReporter:
     """Shows nothing."""
 
     def show(self, event: events.Event) -> None:

@@ -25,12 +25,12 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from spangym.experiments.runner.events import Event, Failed, Finished, Noted, Started
-from spangym.experiments.runner.fingerprint import ContentHashes, key_of
-from spangym.experiments.runner.hardware import usable_cores
-from spangym.experiments.runner.job import CHECKPOINT_SECONDS, RESULT, Job, PlacedJob
-from spangym.experiments.runner.run_job import attempt, is_finished, lock_of, prepare
-from spangym.utils.atomic_io import written_whole
+from spangym.experiments.runner.events import Event, Failed, Finished, Message, Started
+from spangym.experiments.runner.fingerprint import DatasetHashes, config_hash
+from spangym.experiments.runner.hardware import available_cpus
+from spangym.experiments.runner.job import CHECKPOINT_SECONDS, RESULT_FILE, Job, PlacedJob
+from spangym.experiments.runner.run_job import clean_job_dir, is_finished, job_lock, run_job
+from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
 
 try:
@@ -58,7 +58,7 @@ class _Files:
     names: frozenset[str]
 
 
-_Message = Event | _Files
+_TaskOutput = Event | _Files
 """What tasks tell."""
 
 
@@ -69,12 +69,12 @@ class _Run:
     job: Job
     folder: Path
     lock: FileLock
-    hangs_on: dict[str, str]
+    fingerprint: dict[str, str]
     started: bool = False
     noted: bool = False
-    deaths: int = 0
+    num_failures: int = 0
 
-    def tell(self, event: Event) -> Iterator[Event]:
+    def emit(self, event: Event) -> Iterator[Event]:
         """An event as views are to hear it: begun once, whatever became of the beginning."""
         if not self.started:
             self.started = True
@@ -86,7 +86,7 @@ class _Run:
         """The end of a job whose task did not live to write down why."""
         (self.folder / "error.txt").write_text(f"{text.strip()}\n", "utf-8")
         self.lock.release()
-        return self.tell(Failed(self.job, line))
+        return self.emit(Failed(self.job, line))
 
 
 class RayExecutor:
@@ -98,7 +98,7 @@ class RayExecutor:
 
     Args:
         address: Of a running cluster, HOST:PORT; None to start one on this machine meanwhile.
-        jobs: Most jobs at a time; None for as many as the cluster takes.
+        num_workers: Most jobs at a time; None for as many as the cluster takes.
         checkpoint_seconds: Least time between two checkpoints of a training.
 
     Raises:
@@ -108,13 +108,13 @@ class RayExecutor:
     def __init__(
         self,
         address: str | None = None,
-        jobs: int | None = None,
+        num_workers: int | None = None,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
     ) -> None:
         if address is not None:
             _check_answering(address)
         self._address = address
-        self._jobs = jobs
+        self._num_workers = num_workers
         self._checkpoint_seconds = checkpoint_seconds
 
     def run(self, jobs: Sequence[PlacedJob]) -> Iterator[Event]:
@@ -123,15 +123,18 @@ class RayExecutor:
         Raises:
             UserError: The cluster cannot be used, or has no GPU for jobs that need one.
         """
-        hashes = ContentHashes()
-        runs = [_Run(job, folder, lock_of(folder), _hangs_on(job, hashes)) for job, folder in jobs]
+        hashes = DatasetHashes()
+        runs = [
+            _Run(job, folder, job_lock(folder), _environment_fingerprint(job, hashes))
+            for job, folder in jobs
+        ]
         if not runs:
             return
         try:
             # Leaving it ends the tasks, so that the locks outlast them.
-            with _connected(self._address, self._jobs or usable_cores()):
+            with _connected(self._address, self._num_workers or available_cpus()):
                 _check_gpus(runs)
-                yield from _Dispatch(runs, self._jobs, self._checkpoint_seconds).events()
+                yield from _Dispatch(runs, self._num_workers, self._checkpoint_seconds).events()
         finally:
             for run in runs:
                 run.lock.release()
@@ -142,14 +145,16 @@ class _Dispatch:
 
     Args:
         runs: The jobs.
-        jobs: Most of them at a time; None for as many as the cluster takes.
+        num_workers: Most of them at a time; None for as many as the cluster takes.
         checkpoint_seconds: Least time between two checkpoints of a training.
     """
 
-    def __init__(self, runs: Sequence[_Run], jobs: int | None, checkpoint_seconds: float) -> None:
+    def __init__(
+        self, runs: Sequence[_Run], num_workers: int | None, checkpoint_seconds: float
+    ) -> None:
         self._waiting = [*runs]
         self._out: dict[ray.ObjectRefGenerator, _Run] = {}
-        self._jobs = jobs
+        self._num_workers = num_workers
         self._checkpoint_seconds = checkpoint_seconds
 
     def events(self) -> Iterator[Event]:
@@ -158,7 +163,7 @@ class _Dispatch:
             due = time.monotonic()
             while self._waiting or self._out:
                 if time.monotonic() >= due:
-                    yield from self._hand_out()
+                    yield from self._dispatch()
                     due = time.monotonic() + _SECONDS_BETWEEN_LOOKS
                 if self._out:
                     for task in self._ready():
@@ -177,8 +182,8 @@ class _Dispatch:
         if ends := [task.completed() for task in self._out]:
             ray.wait(ends, num_returns=len(ends), timeout=_SECONDS_TO_TIDY_UP)
 
-    def _hand_out(self) -> Iterator[Event]:
-        most = self._jobs or _twice_the_cores()
+    def _dispatch(self) -> Iterator[Event]:
+        most = self._num_workers or _twice_the_cores()
         for run in [*self._waiting]:
             if len(self._out) >= most:
                 return
@@ -187,25 +192,25 @@ class _Dispatch:
             except Timeout:
                 if not run.noted:
                     run.noted = True
-                    yield Noted(run.job, "another process runs it; waiting for what comes of it")
+                    yield Message(run.job, "another process runs it; waiting for what comes of it")
                 continue
             self._waiting.remove(run)
             if is_finished(run.folder):
                 run.lock.release()
-                yield from run.tell(Finished(run.job))
+                yield from run.emit(Finished(run.job))
             else:
                 self._submit(run)
 
     def _submit(self, run: _Run) -> None:
-        prepare(run.folder)
-        files = _Outgoing(run.folder).changes()
+        clean_job_dir(run.folder)
+        files = _FileSync(run.folder).changes()
         # Ray's own retries know nothing of the checkpoints that came back.
-        task: Any = ray.remote(num_cpus=1, num_gpus=_gpus(run.job), max_retries=0)(work)
-        given = run.job, files, run.hangs_on, self._checkpoint_seconds
+        task: Any = ray.remote(num_cpus=1, num_gpus=_gpus(run.job), max_retries=0)(run_remote_job)
+        given = run.job, files, run.fingerprint, self._checkpoint_seconds
         self._out[task.remote(*given)] = run
 
     def _ready(self) -> list[ray.ObjectRefGenerator]:
-        """Tasks that have something to tell, after a while if none has."""
+        """Tasks that have something to emit, after a while if none has."""
         tasks = [*self._out]
         ready, _ = ray.wait(tasks, timeout=_SECONDS_BETWEEN_LOOKS)
         # It stops at the first, and asking anew for each takes long where there are many.
@@ -221,37 +226,37 @@ class _Dispatch:
             yield from run.fail(str(error).strip().rpartition("\n")[2], str(error))
         except RayError as error:
             del self._out[task]
-            run.deaths += 1
+            run.num_failures += 1
             how = type(error).__name__
-            if run.deaths > _RETRIES:
-                line = f"its process or node died {run.deaths} times, at last by {how}"
+            if run.num_failures > _RETRIES:
+                line = f"its process or node died {run.num_failures} times, at last by {how}"
                 yield from run.fail(line, f"{error}\n{line}")
             else:
                 again = "it is run again, from the last checkpoint that came back"
-                yield Noted(run.job, f"its process or node died ({how}); {again}")
+                yield Message(run.job, f"its process or node died ({how}); {again}")
                 self._submit(run)
         else:
             if isinstance(message, _Files):
-                _take(run.folder, message)
+                _sync_files(run.folder, message)
                 return
             if isinstance(message, Finished | Failed):
                 del self._out[task]
                 run.lock.release()
-            yield from run.tell(message)
+            yield from run.emit(message)
 
 
-def work(
+def run_remote_job(
     job: Job,
     files: _Files,
-    hangs_on: dict[str, str],
+    fingerprint: dict[str, str],
     checkpoint_seconds: float,
-) -> Iterator[_Message]:
+) -> Iterator[_TaskOutput]:
     """The task: one attempt at a job, in a folder of its own.
 
     Args:
         job: The job.
         files: Of its folder, as an interrupted attempt left it.
-        hangs_on: What its numbers hang on, as it is on the runner's machine.
+        fingerprint: What its numbers hang on, as it is on the runner's machine.
         checkpoint_seconds: Least time between two checkpoints of a training.
 
     Yields:
@@ -261,20 +266,20 @@ def work(
         RuntimeError: The numbers would be others here.
     """
     yield Started(job)
-    for name, there in _hangs_on(job, ContentHashes()).items():
-        if there != hangs_on[name]:
+    for name, there in _environment_fingerprint(job, DatasetHashes()).items():
+        if there != fingerprint[name]:
             raise RuntimeError(
-                f"{name}: {there} on node {socket.gethostname()}, {hangs_on[name]} on the runner's "
+                f"{name}: {there} on node {socket.gethostname()}, {fingerprint[name]} on the runner's "
                 "machine; have the same on both"
             )
     with tempfile.TemporaryDirectory(prefix="spangym-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary, "job")
-        _take(folder, files)
-        outgoing = _Outgoing(folder)
+        _sync_files(folder, files)
+        outgoing = _FileSync(folder)
         outgoing.changes()
-        messages: SimpleQueue[_Message | None] = SimpleQueue()
+        messages: SimpleQueue[_TaskOutput | None] = SimpleQueue()
 
-        def tell(event: Event) -> None:
+        def emit(event: Event) -> None:
             # The training waits here meanwhile: no file is caught half written.
             if outgoing.has_new_checkpoint():
                 messages.put(outgoing.changes())
@@ -282,7 +287,7 @@ def work(
 
         # In a thread, since it is to tell of itself while it runs.
         pool = ThreadPoolExecutor(1)
-        end = pool.submit(attempt, job, folder, tell, checkpoint_seconds)
+        end = pool.submit(run_job, job, folder, emit, checkpoint_seconds)
         end.add_done_callback(lambda _: messages.put(None))
         pool.shutdown(wait=False)
         try:
@@ -295,14 +300,14 @@ def work(
             folder.rename(folder.with_name("ended"))
 
 
-def _next(messages: SimpleQueue[_Message | None]) -> _Message | None:
+def _next(messages: SimpleQueue[_TaskOutput | None]) -> _TaskOutput | None:
     # Awake now and then, since only so it hears that it is cancelled.
     while True:
         with contextlib.suppress(Empty):
             return messages.get(timeout=_SECONDS_TO_HEAR)
 
 
-class _Outgoing:
+class _FileSync:
     """A folder whose files are sent as they change.
 
     Args:
@@ -330,13 +335,13 @@ class _Outgoing:
         return _Files(content, frozenset(there))
 
 
-def _take(folder: Path, files: _Files) -> None:
+def _sync_files(folder: Path, files: _Files) -> None:
     """Make a folder what it is on the other side; the file that says finished comes last."""
-    for name in sorted(files.changed, key=lambda name: name == RESULT):
+    for name in sorted(files.changed, key=lambda name: name == RESULT_FILE):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as aside:
-            aside.write_bytes(files.changed[name])
+        with atomic_write(path) as tmp:
+            tmp.write_bytes(files.changed[name])
     for path in _files_of(folder):
         if path.relative_to(folder).as_posix() not in files.names:
             path.unlink()
@@ -346,10 +351,10 @@ def _files_of(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def _hangs_on(job: Job, hashes: ContentHashes) -> dict[str, str]:
+def _environment_fingerprint(job: Job, hashes: DatasetHashes) -> dict[str, str]:
     """What must be the same on two machines for the same numbers, beyond what Ray looks at."""
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {**versions, "key of spangym and what is read": key_of(job.content(hashes))}
+    return {**versions, "key of spangym and what is read": config_hash(job.config_for_hash(hashes))}
 
 
 def _gpus(job: Job) -> int:

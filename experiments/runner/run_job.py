@@ -13,13 +13,13 @@ import torch
 from filelock import FileLock, Timeout
 from stable_baselines3.common.utils import set_random_seed
 
-from spangym.experiments.runner.events import Event, Failed, Finished, Noted, Progress
-from spangym.experiments.runner.job import RESULT, Job
+from spangym.experiments.runner.events import Event, Failed, Finished, Message, Progress
+from spangym.experiments.runner.job import RESULT_FILE, Job
 
 _SECONDS_BETWEEN_REPORTS = 0.2
 
 
-def lock_of(folder: Path) -> FileLock:
+def job_lock(folder: Path) -> FileLock:
     """The lock of a job's folder, which ends with the process that holds it.
 
     Args:
@@ -31,7 +31,7 @@ def lock_of(folder: Path) -> FileLock:
 
 def is_locked(folder: Path) -> bool:
     """Whether some process is at a job at this moment."""
-    lock = lock_of(folder)
+    lock = job_lock(folder)
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -42,10 +42,10 @@ def is_locked(folder: Path) -> bool:
 
 def is_finished(folder: Path) -> bool:
     """Whether the job in a folder is complete."""
-    return (folder / RESULT).exists()
+    return (folder / RESULT_FILE).exists()
 
 
-def prepare(folder: Path) -> None:
+def clean_job_dir(folder: Path) -> None:
     """Make the folder of a job that begins; of an interrupted one only checkpoints are of use."""
     if folder.exists() and not any(folder.glob("checkpoints/step-*")):
         shutil.rmtree(folder)
@@ -58,49 +58,49 @@ def prepare(folder: Path) -> None:
             path.unlink()
 
 
-def attempt(
-    job: Job, folder: Path, tell: Callable[[Event], None], checkpoint_seconds: float
+def run_job(
+    job: Job, folder: Path, emit: Callable[[Event], None], checkpoint_seconds: float
 ) -> Event:
     """Run a job in this process, unless it is finished by the time that its folder is free.
 
     Args:
         job: The job.
         folder: Its folder, which is locked meanwhile.
-        tell: Told of progress and of what the user should know.
+        emit: Told of progress and of what the user should know.
         checkpoint_seconds: Least time between two checkpoints of a training.
 
     Returns:
         `Finished` or `Failed`.
     """
-    lock = lock_of(folder)
+    lock = job_lock(folder)
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        tell(Noted(job, "another process runs it; waiting for what comes of it"))
+        emit(Message(job, "another process runs it; waiting for what comes of it"))
         lock.acquire()
     try:
         if is_finished(folder):
             return Finished(job)
-        return _run(job, folder, tell, checkpoint_seconds)
+        return _run(job, folder, emit, checkpoint_seconds)
     finally:
         lock.release()
 
 
-def _run(job: Job, folder: Path, tell: Callable[[Event], None], checkpoint_seconds: float) -> Event:
+def _run(job: Job, folder: Path, emit: Callable[[Event], None], checkpoint_seconds: float) -> Event:
     reported = 0.0
 
     def report(done: int) -> None:
         nonlocal reported
         if time.monotonic() - reported > _SECONDS_BETWEEN_REPORTS:
             reported = time.monotonic()
-            tell(Progress(job, done))
+            emit(Progress(job, done))
 
     torch.set_num_threads(1)
     # For users' agents that draw from the global generators; ours do not.
     set_random_seed(job.seed)
     try:
-        prepare(folder)
-        job.run(folder, report, lambda text: tell(Noted(job, text)), checkpoint_seconds)
+        clean_job_dir(folder)
+        job.run(folder, report, lambda text: emit(Message(job, text)), checkpoint_seconds)
     except (Exception, SystemExit) as error:
         # On a full disk the error is all there is.
         with contextlib.suppress(OSError):

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spangym.envs import Settings, settings_for
-from spangym.envs.data.dataset_registry import SOURCES
-from spangym.envs.model.model_checkpoint import shipped_weights
+from spangym.envs import EnvConfig, make_config
+from spangym.envs.data.dataset_registry import DATASETS
+from spangym.envs.model.model_checkpoint import builtin_checkpoints
 from spangym.envs.registration import full_id
 from spangym.experiments.studies.study import (
-    OBSERVATION,
-    REFERENCES,
-    AgentEntry,
-    EnvironmentEntry,
-    EvaluationEntry,
+    BASELINES,
+    OBS_FIELDS,
+    EvalConfig,
     Study,
+    StudyAgent,
+    StudyEnv,
     Trial,
     make_agent,
 )
@@ -26,13 +26,13 @@ from spangym.utils.suggestions import did_you_mean
 from spangym.utils.toml import builtin_texts, find_text, parse_toml
 
 _TABLES: dict[str, type[Any]] = {
-    "environments": EnvironmentEntry,
-    "agents": AgentEntry,
-    "evaluation": EvaluationEntry,
+    "environments": StudyEnv,
+    "agents": StudyAgent,
+    "evaluation": EvalConfig,
 }
 
 
-def shipped_studies() -> dict[str, str]:
+def builtin_studies() -> dict[str, str]:
     """TOML texts of the studies that come with the package, by name."""
     return builtin_texts("spangym.experiments.studies", "builtin")
 
@@ -49,7 +49,7 @@ def load_study(name: str) -> Study:
     Raises:
         UserError: There is no such file, or it is no study.
     """
-    return parse_study(find_text("study", name, shipped_studies()), name)
+    return parse_study(find_text("study", name, builtin_studies()), name)
 
 
 def parse_study(text: str, name: str) -> Study:
@@ -65,14 +65,14 @@ def parse_study(text: str, name: str) -> Study:
     Raises:
         UserError: It is not TOML, or no study that can be run.
     """
-    study = parse_resolved(text, name)
+    study = parse_normalized(text, name)
     try:
-        return resolve(study)
+        return normalize_study(study)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
 
 
-def parse_resolved(text: str, name: str) -> Study:
+def parse_normalized(text: str, name: str) -> Study:
     """Read a study from TOML that was resolved before, without a look at its agents.
 
     Args:
@@ -85,7 +85,7 @@ def parse_resolved(text: str, name: str) -> Study:
     return parse_toml(text, name, Study, Study, _TABLES)
 
 
-def resolve(study: Study) -> Study:
+def normalize_study(study: Study) -> Study:
     """Fill in what a study leaves out, and refuse what cannot be run.
 
     Raises:
@@ -93,32 +93,32 @@ def resolve(study: Study) -> Study:
     """
     study = dataclasses.replace(
         study,
-        agents=tuple(resolve_agent(entry) for entry in study.agents),
-        environments=tuple(_resolve_environment(each) for each in study.environments),
+        agents=tuple(normalize_agent(entry) for entry in study.agents),
+        environments=tuple(_normalize_env(each) for each in study.environments),
     )
     _check_budget(study)
-    _check_labels(study)
+    _check_names(study)
     for environment in study.environments:
-        for entry in study.entries(environment):
+        for entry in study.agents_in(environment):
             try:
-                study.trial(environment, entry, seed=0).training()
+                study.trial(environment, entry, seed=0).train_config()
             except (TypeError, ValueError) as error:
-                raise UserError(f"agent {entry.label!r}: {error}") from error
+                raise UserError(f"agent {entry.name!r}: {error}") from error
     return study
 
 
-def _check_labels(study: Study) -> None:
+def _check_names(study: Study) -> None:
     _check_slugs("environments", [each.slug for each in study.environments])
-    labels = [each.label for each in study.environments]
+    names = [each.name for each in study.environments]
     for entry in study.agents:
-        for label in entry.environments:
-            if label not in labels:
+        for name in entry.environments:
+            if name not in names:
                 raise UserError(
-                    f"agent {entry.label!r} is to be compared in {label!r}, which is no "
-                    f"environment of the study{did_you_mean(label, labels)}"
+                    f"agent {entry.name!r} is to be compared in {name!r}, which is no "
+                    f"environment of the study{did_you_mean(name, names)}"
                 )
     for environment in study.environments:
-        _check_slugs("agents", [each.slug for each in study.entries(environment)])
+        _check_slugs("agents", [each.slug for each in study.agents_in(environment)])
 
 
 def _check_slugs(what: str, slugs: Sequence[str]) -> None:
@@ -126,74 +126,78 @@ def _check_slugs(what: str, slugs: Sequence[str]) -> None:
     for slug in slugs:
         if lower.count(slug.lower()) > 1:
             raise UserError(
-                f"two {what} would be kept in one folder, {slug!r}: give one another label"
+                f"two {what} would be kept in one folder, {slug!r}: give one another name"
             )
 
 
-def resolve_agent(entry: AgentEntry) -> AgentEntry:
+def normalize_agent(entry: StudyAgent) -> StudyAgent:
     """Fill in what an agent's entry leaves out.
 
     Raises:
         UserError: There is no such agent, it cannot be made, or an option is wrong.
     """
     try:
-        kind = entry.kind()
-        kind.check_options(entry.options)
+        spec = entry.spec()
+        spec.check_options(entry.hyperparameters)
     except ValueError as error:
         raise UserError(str(error)) from error
     try:
         make_agent(entry, seed=0)
     except (Exception, SystemExit) as error:  # Whatever a user's constructor may raise.
         raise UserError(
-            f"agent {entry.agent!r} cannot be made: {type(error).__name__}: {error}"
+            f"agent {entry.algo!r} cannot be made: {type(error).__name__}: {error}"
         ) from error
-    if kind.encoding == "state" and entry.encoding not in ("", "state"):
+    if spec.encoding == "state" and entry.encoding not in ("", "state"):
         raise UserError(
-            f"agent {entry.agent!r} learns from state ids: its encoding must be 'state', "
+            f"agent {entry.algo!r} learns from state ids: its encoding must be 'state', "
             f"got {entry.encoding!r}"
         )
-    if kind.by_layer and not entry.layer_index and entry.options.get("by_layer", True):
+    if (
+        spec.needs_layer_index
+        and not entry.include_layer_index
+        and entry.hyperparameters.get("by_layer", True)
+    ):
         raise UserError(
-            f"agent {entry.agent!r} keeps layers apart by the index that observations end with: "
-            "set layer_index = true for it, or by_layer = false among its options"
+            f"agent {entry.algo!r} keeps layers apart by the index that observations end with: "
+            "set include_layer_index = true for it, or by_layer = false among its hyperparameters"
         )
     return dataclasses.replace(
-        entry, label=entry.label or entry.agent[-80:], encoding=entry.encoding or kind.encoding
+        entry, name=entry.name or entry.algo[-80:], encoding=entry.encoding or spec.encoding
     )
 
 
-def _resolve_environment(entry: EnvironmentEntry) -> EnvironmentEntry:
-    for name in (*OBSERVATION, "split"):
-        if name in entry.arguments:
+def _normalize_env(entry: StudyEnv) -> StudyEnv:
+    for name in (*OBS_FIELDS, "split"):
+        if name in entry.kwargs:
             belongs = "evaluation decides it" if name == "split" else "set it for an agent"
             raise UserError(f"environment argument {name!r} is not the environment's: {belongs}")
     try:
-        settings = dataclasses.asdict(settings_for(entry.id, entry.arguments))
+        config = dataclasses.asdict(make_config(entry.id, entry.kwargs))
     except (TypeError, ValueError) as error:
         raise UserError(f"environment: {error}") from error
-    for name in (*OBSERVATION, "split"):
-        del settings[name]
-    if settings["refresh"]:
+    for name in (*OBS_FIELDS, "split"):
+        del config[name]
+    if config["control_kv_cache"]:
         raise UserError(
-            "environment argument 'refresh' is not for comparisons: their reference policies "
+            "environment argument 'control_kv_cache' is not for comparisons: their baselines "
             "decide on spans alone"
         )
-    for name, shipped in (("source", SOURCES), ("weights", shipped_weights())):
-        if settings[name] and settings[name] not in shipped:
+    for name, builtin in (("dataset", DATASETS), ("checkpoint", builtin_checkpoints())):
+        if config[name] and config[name] not in builtin:
             # A run is gone on with from any folder.
-            settings[name] = str(Path(settings[name]).resolve())
+            config[name] = str(Path(config[name]).resolve())
     name = full_id(entry.id)
-    return EnvironmentEntry(name, entry.label or name.rpartition("/")[2], settings)
+    return StudyEnv(name, entry.name or name.rpartition("/")[2], config)
 
 
-def judging(trial: Trial) -> Settings:
-    """Settings in which the agent of a stored trial is evaluated.
+def eval_env_config(trial: Trial) -> EnvConfig:
+    """EnvConfig in which the agent of a stored trial is evaluated.
 
     Raises:
         UserError: What the study reads is no longer there, or not on this machine.
     """
     try:
-        return trial.judging()
+        return trial.eval_config()
     except (TypeError, ValueError) as error:
         raise UserError(f"the study's environment cannot be made: {error}") from error
 
@@ -201,33 +205,36 @@ def judging(trial: Trial) -> Settings:
 def _check_budget(study: Study) -> None:
     if len(set(study.seeds)) < len(study.seeds):
         raise UserError(f"seeds must differ, got {list(study.seeds)}")
-    if study.steps % study.lanes:
+    if study.total_timesteps % study.n_envs:
         raise UserError(
-            f"steps must be a multiple of lanes, got steps={study.steps}, lanes={study.lanes}"
+            f"total_timesteps must be a multiple of n_envs, got total_timesteps={study.total_timesteps}, n_envs={study.n_envs}"
         )
-    if study.earlier_steps != tuple(sorted({*study.earlier_steps, study.steps}))[:-1]:
+    if (
+        study.resumed_from_steps
+        != tuple(sorted({*study.resumed_from_steps, study.total_timesteps}))[:-1]
+    ):
         raise UserError(
-            f"earlier_steps must ascend to less than steps={study.steps}, "
-            f"got {list(study.earlier_steps)}"
+            f"resumed_from_steps must ascend to less than total_timesteps={study.total_timesteps}, "
+            f"got {list(study.resumed_from_steps)}"
         )
-    least = max(each.episode_steps for each in study.environments) * study.lanes
-    if study.steps < least:
+    least = max(each.episode_steps for each in study.environments) * study.n_envs
+    if study.total_timesteps < least:
         raise UserError(
-            f"steps must be at least {least}, one episode in each lane, got {study.steps}"
+            f"total_timesteps must be at least {least}, one episode in each environment, got {study.total_timesteps}"
         )
-    judged = study.evaluation
-    if judged.regret_episodes > judged.episodes:
+    evaluation = study.evaluation
+    if evaluation.regret_episodes > evaluation.episodes:
         raise UserError(
-            f"evaluation: regret_episodes must be at most episodes={judged.episodes}, "
-            f"got {judged.regret_episodes}"
+            f"evaluation: regret_episodes must be at most episodes={evaluation.episodes}, "
+            f"got {evaluation.regret_episodes}"
         )
 
 
-def change_study(
+def override_study(
     study: Study,
     *,
     seeds: int | None = None,
-    steps: int | None = None,
+    total_timesteps: int | None = None,
     agents: Sequence[str] = (),
     device: str | None = None,
 ) -> Study:
@@ -236,8 +243,8 @@ def change_study(
     Args:
         study: The study.
         seeds: Number of training seeds, counted from 0.
-        steps: Steps of each training.
-        agents: Labels of the study's agents, or names of others; only these are compared.
+        total_timesteps: Steps of each training.
+        agents: Display names of the study's agents, or names of others; only these are compared.
         device: Where the layers run.
 
     Returns:
@@ -249,19 +256,19 @@ def change_study(
     changes: dict[str, Any] = {}
     if seeds is not None:
         changes["seeds"] = tuple(range(seeds))
-    if steps is not None:
-        changes["steps"] = steps
+    if total_timesteps is not None:
+        changes["total_timesteps"] = total_timesteps
     if agents:
-        mine: dict[str, list[AgentEntry]] = {}
+        mine: dict[str, list[StudyAgent]] = {}
         for entry in study.agents:
-            mine.setdefault(entry.label, []).append(entry)
-        wanted = [name for name in dict.fromkeys(agents) if name not in REFERENCES]
+            mine.setdefault(entry.name, []).append(entry)
+        wanted = [name for name in dict.fromkeys(agents) if name not in BASELINES]
         changes["agents"] = tuple(
-            entry for name in wanted for entry in mine.get(name, [AgentEntry(name)])
+            entry for name in wanted for entry in mine.get(name, [StudyAgent(name)])
         )
     if device is not None:
         changes["environments"] = tuple(
-            dataclasses.replace(each, arguments={**each.arguments, "device": device})
+            dataclasses.replace(each, kwargs={**each.kwargs, "device": device})
             for each in study.environments
         )
-    return resolve(dataclasses.replace(study, **changes))
+    return normalize_study(dataclasses.replace(study, **changes))

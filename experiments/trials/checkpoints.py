@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from spangym.utils.atomic_io import written_whole
+from spangym.utils.atomic_io import atomic_write
 from spangym.utils.serialization import from_bytes, to_bytes
 
 _NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.safetensors")
@@ -39,24 +39,24 @@ class Checkpoints:
         self.folder.mkdir(exist_ok=True)
         before = self._files()[-1:]
         path = self.folder / f"step-{step:010d}-{_hash(content)}.safetensors"
-        with written_whole(path) as aside:
-            aside.write_bytes(content)
+        with atomic_write(path) as tmp:
+            tmp.write_bytes(content)
         self._keep([*before, path])
 
-    def read(self, note: Callable[[str], None]) -> Any | None:
+    def read(self, log: Callable[[str], None]) -> Any | None:
         """The last checkpoint that is whole; None if there is none.
 
         Args:
-            note: Told of each that is damaged.
+            log: Called with each that is damaged.
         """
         for path in reversed(self._files()):
             content = path.read_bytes()
             if path.name.endswith(f"-{_hash(content)}.safetensors"):
                 return from_bytes(content)
-            note(f"checkpoint {path} is damaged and not used")
+            log(f"checkpoint {path} is damaged and not used")
         return None
 
-    def keep_last(self) -> None:
+    def prune(self) -> None:
         """Delete all checkpoints but the last."""
         self._keep(self._files()[-1:])
 
@@ -73,7 +73,7 @@ class Checkpoints:
                 path.unlink()
 
 
-class Clock:
+class Interval:
     """Says when so many seconds have passed since it last said so.
 
     Args:
@@ -84,7 +84,7 @@ class Clock:
         self._seconds = seconds
         self._last = time.monotonic()
 
-    def is_due(self) -> bool:
+    def elapsed(self) -> bool:
         """Whether they have passed."""
         now = time.monotonic()
         due = now - self._last >= self._seconds

@@ -6,18 +6,18 @@ import importlib.metadata
 from pathlib import Path
 from typing import cast
 
-from spangym.agents.export_policy import freeze
-from spangym.attention.controllers.exported import FrozenController
-from spangym.attention.controllers.protocol import Observes
-from spangym.envs.model.build_model import make_stack
-from spangym.experiments.trials.load_agent import read_trial
-from spangym.utils.atomic_io import written_whole
+from spangym.agents.export import export_policy
+from spangym.attention.controllers.exported import ExportedPolicy
+from spangym.attention.controllers.protocol import ObservationTime
+from spangym.envs.model.build_model import build_model
+from spangym.experiments.trials.load_agent import load_trained_agent
+from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
 
-ENDING = ".safetensors"
+SUFFIX = ".safetensors"
 
 
-def export(folder: Path, out: Path) -> FrozenController:
+def export(folder: Path, out: Path) -> ExportedPolicy:
     """Write the agent of a finished trial to a file for `spangym.attention.load_controller`.
 
     Args:
@@ -30,31 +30,31 @@ def export(folder: Path, out: Path) -> FrozenController:
     Raises:
         UserError: The folder is no finished trial's, or its agent cannot be frozen.
     """
-    trained = read_trial(folder)
-    trial, settings = trained.trial, trained.settings
+    trained = load_trained_agent(folder)
+    trial, config = trained.trial, trained.config
     try:
         # Which layers a study names is known to the stack alone; what it reads does not matter.
-        action_scale = make_stack(settings, None, channels=0).layer(0).action_scale
-        controller = freeze(
+        action_scale = build_model(config, None, channels=0).layer(0).action_scale
+        controller = export_policy(
             trained.agent,
-            settings.observation,
-            observes=cast(Observes, settings.observe),
+            config.observation,
+            observation_time=cast(ObservationTime, config.observation_time),
             action_scale=action_scale,
             layer=0,
-            made={
-                "agent": trial.agent.agent,
-                "label": trial.agent.label,
-                "options": trial.agent.options,
+            metadata={
+                "algo": trial.agent.algo,
+                "name": trial.agent.name,
+                "hyperparameters": trial.agent.hyperparameters,
                 "seed": trial.seed,
-                "steps": trial.steps,
+                "total_timesteps": trial.total_timesteps,
                 "environment": trial.environment.id,
-                "arguments": trial.environment.arguments,
+                "kwargs": trial.environment.kwargs,
                 "spangym": importlib.metadata.version("spangym"),
             },
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the trial in {str(folder)!r}: {error}") from error
     out.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(out) as aside:
-        controller.save(aside)
+    with atomic_write(out) as tmp:
+        controller.save(tmp)
     return controller

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from spangym.agents import Agent
-from spangym.envs import Settings
+from spangym.envs import EnvConfig
 from spangym.experiments.runner.run_job import is_finished
-from spangym.experiments.studies.load_study import judging
+from spangym.experiments.studies.load_study import eval_env_config
 from spangym.experiments.studies.study import Trial
-from spangym.experiments.trials.run_dir import RunFolder
+from spangym.experiments.trials.run_dir import RunDir
 from spangym.utils.errors import UserError
 
-PLACE = "RUN/trials/ENVIRONMENT/AGENT/seed-N-KEY"
+TRIAL_DIR_PATTERN = "RUN/trials/ENVIRONMENT/AGENT/seed-N-KEY"
 """What the folder of a trial looks like."""
 
 
@@ -23,15 +23,15 @@ class TrainedAgent(NamedTuple):
     Attributes:
         trial: What was trained, where and how.
         agent: The agent.
-        settings: Of the environment, as the agent observes it, on streams that no training reads.
+        config: Of the environment, as the agent observes it, on streams that no training reads.
     """
 
     trial: Trial
     agent: Agent
-    settings: Settings
+    config: EnvConfig
 
 
-def read_trial(folder: Path) -> TrainedAgent:
+def load_trained_agent(folder: Path) -> TrainedAgent:
     """Read the agent of a finished trial, and where it was trained.
 
     Args:
@@ -41,10 +41,10 @@ def read_trial(folder: Path) -> TrainedAgent:
         UserError: It is none, the trial is not finished, or its agent cannot be read.
     """
     path, name = folder.resolve(), str(folder)
-    run = RunFolder(path.parents[3]) if len(path.parents) > 3 else None
+    run = RunDir(path.parents[3]) if len(path.parents) > 3 else None
     if run is None or path.parents[2].name != "trials" or not run.is_run:
         raise UserError(
-            f"folder {name!r} is not of a trial: name one as {PLACE}, where RUN is a folder that "
+            f"folder {name!r} is not of a trial: name one as {TRIAL_DIR_PATTERN}, where RUN is a folder that "
             "`spangym compare` wrote"
         )
     trials = {run.folder_of(trial): trial for trial in run.jobs()}
@@ -60,4 +60,4 @@ def read_trial(folder: Path) -> TrainedAgent:
         raise UserError(
             f"the agent in {name!r} cannot be read: {type(error).__name__}: {error}"
         ) from error
-    return TrainedAgent(trial, agent, judging(trial))
+    return TrainedAgent(trial, agent, eval_env_config(trial))

@@ -1,4 +1,4 @@
-"""``spangym validate``: play stored episodes again and see whether they come out the same."""
+"""``spangym validate``: rollout stored episodes again and see whether they come out the same."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from enum import IntEnum
 import numpy as np
 import pandas as pd
 
-from spangym.envs import Settings
+from spangym.envs import EnvConfig
 from spangym.envs.rewards import REWARDS
-from spangym.experiments.studies.load_study import judging
+from spangym.experiments.studies.load_study import eval_env_config
 from spangym.experiments.studies.study import Trial
-from spangym.experiments.trials.evaluate import play, read_action
-from spangym.experiments.trials.run_dir import RunFolder
+from spangym.experiments.trials.evaluate import parse_action, rollout
+from spangym.experiments.trials.run_dir import RunDir
 from spangym.utils.errors import UserError
 
 
-class Verdict(IntEnum):
+class ReplayStatus(IntEnum):
     """How a replay compares, the worse the higher."""
 
-    TO_THE_BIT = 0
+    BIT_EXACT = 0
     UP_TO_ROUNDING = 1
-    NOT = 2
+    DIFFERENT = 2
 
     def __str__(self) -> str:
         """In words."""
@@ -33,12 +33,12 @@ class Verdict(IntEnum):
 
 _ROUNDING = 1e-4
 """Relative difference that another machine's rounding may make."""
-_LANES = 16
-_GIVEN = ("evaluation_seed", "actions")
+_NUM_ENVS = 16
+_INPUT_COLUMNS = ("evaluation_seed", "actions")
 
 
 @dataclass(frozen=True)
-class Replayed:
+class ReplayResult:
     """A stored episode and how its replay compares.
 
     Attributes:
@@ -51,29 +51,29 @@ class Replayed:
 
     trial: str
     evaluation_seed: int
-    rewards: Verdict
-    outputs: Verdict
+    rewards: ReplayStatus
+    outputs: ReplayStatus
     difference: str
 
     @property
     def reproduced(self) -> bool:
         """Whether all is reproduced."""
-        return Verdict.NOT not in (self.rewards, self.outputs)
+        return ReplayStatus.DIFFERENT not in (self.rewards, self.outputs)
 
     def __str__(self) -> str:
-        """The verdict in a line."""
+        """The result in a line."""
         said = f"{self.trial}, episode {self.evaluation_seed}: "
         said += f"rewards {self.rewards}, outputs {self.outputs}"
         return f"{said} ({self.difference})" if self.difference else said
 
 
-def validate(folder: RunFolder) -> Iterator[Replayed]:
+def validate(folder: RunDir) -> Iterator[ReplayResult]:
     """Play the actions of every stored evaluation episode of a run again: see `replay`."""
     for trial in folder.finished():
         yield from replay(folder, trial)
 
 
-def replay(folder: RunFolder, trial: Trial) -> Iterator[Replayed]:
+def replay(folder: RunDir, trial: Trial) -> Iterator[ReplayResult]:
     """Play the actions of a finished trial's evaluation episodes again.
 
     Another machine may round otherwise, if the reward says so; then a difference of rounding's size
@@ -89,10 +89,10 @@ def replay(folder: RunFolder, trial: Trial) -> Iterator[Replayed]:
     Raises:
         UserError: Stored rows are damaged.
     """
-    rows, settings = folder.evaluation(trial), judging(trial)
-    for start in range(0, len(rows), _LANES):
+    rows, config = folder.evaluation(trial), eval_env_config(trial)
+    for start in range(0, len(rows), _NUM_ENVS):
         try:
-            yield from _replay(trial.name, settings, rows.iloc[start : start + _LANES])
+            yield from _replay(trial.job_id, config, rows.iloc[start : start + _NUM_ENVS])
         except ValueError as error:
             path = folder.folder_of(trial) / "evaluation.csv"
             raise UserError(
@@ -100,29 +100,31 @@ def replay(folder: RunFolder, trial: Trial) -> Iterator[Replayed]:
             ) from error
 
 
-def _replay(trial: str, settings: Settings, rows: pd.DataFrame) -> Iterator[Replayed]:
-    actions = [[read_action(each) for each in row.split(" ")] for row in rows["actions"]]
-    decisions = settings.chunks * settings.layers
-    if {len(lane) for lane in actions} != {decisions}:
+def _replay(trial: str, config: EnvConfig, rows: pd.DataFrame) -> Iterator[ReplayResult]:
+    actions = [[parse_action(each) for each in row.split(" ")] for row in rows["actions"]]
+    decisions = config.chunks_per_episode * config.num_layers
+    if {len(episode) for episode in actions} != {decisions}:
         raise ValueError(f"there must be {decisions} in each row")
     seeds = [int(seed) for seed in rows["evaluation_seed"]]
-    again = play(settings, seeds, lambda _, step: np.stack([lane[step] for lane in actions]))
-    rounds = REWARDS[settings.reward](settings.price).platform_dependent
+    again = rollout(config, seeds, lambda _, step: np.stack([episode[step] for episode in actions]))
+    allow_rounding = REWARDS[config.reward](config.cost_coef).platform_dependent
     for stored, new in zip(rows.to_dict("records"), again, strict=True):
-        judged = [name for name in new if name in stored and name not in _GIVEN]
-        verdicts = {name: compared(stored[name], new[name], rounds) for name in judged}
-        worst = max(judged, key=lambda name: verdicts[name])
+        compared = [name for name in new if name in stored and name not in _INPUT_COLUMNS]
+        statuses = {
+            name: compare_values(stored[name], new[name], allow_rounding) for name in compared
+        }
+        worst = max(compared, key=lambda name: statuses[name])
         difference = ""
-        if verdicts[worst]:
+        if statuses[worst]:
             difference = f"{worst}: stored {stored[worst]}, now {new[worst]}"
-        outputs = verdicts.pop("output_norm")
+        outputs = statuses.pop("output_norm")
         seed = int(stored["evaluation_seed"])
-        yield Replayed(trial, seed, max(verdicts.values()), outputs, difference)
+        yield ReplayResult(trial, seed, max(statuses.values()), outputs, difference)
 
 
-def compared(stored: float, new: float, rounds: bool) -> Verdict:
+def compare_values(stored: float, new: float, allow_rounding: bool) -> ReplayStatus:
     """How a number compares with the stored one, where rounding may differ or not."""
     if stored == new:
-        return Verdict.TO_THE_BIT
+        return ReplayStatus.BIT_EXACT
     close = math.isclose(stored, new, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
-    return Verdict.UP_TO_ROUNDING if close and rounds else Verdict.NOT
+    return ReplayStatus.UP_TO_ROUNDING if close and allow_rounding else ReplayStatus.DIFFERENT

@@ -10,33 +10,33 @@ from typing import Any
 
 import pandas as pd
 
-from spangym.experiments.runner.job import RESULT
-from spangym.experiments.runner.job_dir import JobFolder
-from spangym.experiments.studies.load_study import parse_resolved
+from spangym.experiments.runner.job import RESULT_FILE
+from spangym.experiments.runner.job_dir import JobDir
+from spangym.experiments.studies.load_study import parse_normalized
 from spangym.experiments.studies.study import Study, Trial
 
 _EVALUATION_COLUMNS = (
     "evaluation_seed",
     "return",
     "mean_span",
-    "visited_keys",
+    "qk_pairs",
     "output_norm",
     "actions",
 )
-_CHOICES_COLUMNS = ("layer", "content", "action", "decisions", "span")
+_ACTION_COUNTS_COLUMNS = ("layer", "content_type", "action", "count", "mean_span")
 
 
-class RunFolder(JobFolder[Trial]):
+class RunDir(JobDir[Trial]):
     """Folder of a comparison: trials lie in ``trials/ENVIRONMENT/AGENT/seed-N-KEY``."""
 
     command = "compare"
     noun = "comparison"
     plan_noun = "study"
     job_noun = "trial"
-    row_keys = ("environment", "agent", "seed", "steps", "lanes")
-    text_columns = ("actions", "content")
+    row_keys = ("environment", "agent", "seed", "total_timesteps", "n_envs")
+    text_columns = ("actions", "content_type")
 
-    def plan(self, study: Study, manifest: dict[str, Any]) -> list[Trial]:
+    def create(self, study: Study, manifest: dict[str, Any]) -> list[Trial]:
         """Note what is to be run here, in a new folder or in place of what was to be.
 
         A trial that is there already keeps its folder, whatever it was called before.
@@ -62,7 +62,7 @@ class RunFolder(JobFolder[Trial]):
         Raises:
             UserError: It cannot be read.
         """
-        return parse_resolved(self._read("study.toml"), str(self.path / "study.toml"))
+        return parse_normalized(self._read("study.toml"), str(self.path / "study.toml"))
 
     def jobs(self) -> list[Trial]:
         """The study's trials, without a look at its agents.
@@ -72,21 +72,21 @@ class RunFolder(JobFolder[Trial]):
         """
         study = self.study()
         known = {
-            (environment.label, entry.label): (environment, entry)
+            (environment.name, entry.name): (environment, entry)
             for environment in study.environments
-            for entry in study.entries(environment)
+            for entry in study.agents_in(environment)
         }
         trials = []
         for row in self._rows():
             names = row["environment"], row["agent"]
             if names not in known:
-                raise self._damaged("jobs.json", f"study.toml knows nothing of {row['folder']}")
-            earlier = study.earlier_steps if row["steps"] else ()
-            numbers = row["seed"], row["steps"], row["lanes"]
+                raise self._corrupt("jobs.json", f"study.toml knows nothing of {row['folder']}")
+            earlier = study.resumed_from_steps if row["total_timesteps"] else ()
+            numbers = row["seed"], row["total_timesteps"], row["n_envs"]
             trials.append(Trial(*known[names], *numbers, study.evaluation, earlier))
         return trials
 
-    def lengthen(self, before: Sequence[tuple[Trial, Path]]) -> None:
+    def seed_checkpoints_for_longer_training(self, before: Sequence[tuple[Trial, Path]]) -> None:
         """Give trials that are to be longer the checkpoints that they go on from.
 
         Args:
@@ -94,11 +94,11 @@ class RunFolder(JobFolder[Trial]):
         """
         folders = self._folders()
         for trial, old in before:
-            new = self.path / folders[trial.name]
+            new = self.path / folders[trial.job_id]
             if old != new and any(old.glob("checkpoints/step-*")) and not new.exists():
-                aside = new.with_name(f".{os.getpid()}-{new.name}")
-                shutil.copytree(old / "checkpoints", aside / "checkpoints")
-                aside.rename(new)
+                tmp = new.with_name(f".{os.getpid()}-{new.name}")
+                shutil.copytree(old / "checkpoints", tmp / "checkpoints")
+                tmp.rename(new)
 
     def result(self, trial: Trial) -> dict[str, Any]:
         """Result of a finished trial.
@@ -106,15 +106,17 @@ class RunFolder(JobFolder[Trial]):
         Raises:
             UserError: It cannot be read.
         """
-        name = self._name(trial, RESULT)
-        result = self._read_json(name, ("training_steps", "wall_seconds", "regret", "full_keys"))
+        name = self._name(trial, RESULT_FILE)
+        result = self._read_json(
+            name, ("total_timesteps", "wall_seconds", "regret", "full_qk_pairs")
+        )
         if not isinstance(result["wall_seconds"], float):
-            raise self._damaged(name, "wall_seconds is no number")
-        if result["training_steps"] != trial.steps:
-            raise self._damaged(
+            raise self._corrupt(name, "wall_seconds is no number")
+        if result["total_timesteps"] != trial.total_timesteps:
+            raise self._corrupt(
                 name,
-                f"it was trained for {result['training_steps']} steps, jobs.json says "
-                f"{trial.steps}",
+                f"it was trained for {result['total_timesteps']} steps, jobs.json says "
+                f"{trial.total_timesteps}",
             )
         return result
 
@@ -125,20 +127,20 @@ class RunFolder(JobFolder[Trial]):
             UserError: They cannot be read, or some are missing.
         """
         name = self._name(trial, "curve.csv")
-        rows = self._read_csv(name, ("step", "return", "visited_keys", "wall_seconds"))
-        rounds = trial.steps // (trial.environment.episode_steps * trial.lanes)
-        episodes = rounds * trial.lanes
+        rows = self._read_csv(name, ("step", "return", "qk_pairs", "wall_seconds"))
+        rounds = trial.total_timesteps // (trial.environment.episode_steps * trial.n_envs)
+        episodes = rounds * trial.n_envs
         if len(rows) != episodes:
-            raise self._damaged(name, f"it has {len(rows)} rows of {episodes}")
+            raise self._corrupt(name, f"it has {len(rows)} rows of {episodes}")
         return rows
 
-    def choices(self, trial: Trial) -> pd.DataFrame:
-        """Rows of a finished trial's ``choices.csv``.
+    def action_counts(self, trial: Trial) -> pd.DataFrame:
+        """Rows of a finished trial's ``action_counts.csv``.
 
         Raises:
             UserError: They cannot be read.
         """
-        return self._read_csv(self._name(trial, "choices.csv"), _CHOICES_COLUMNS)
+        return self._read_csv(self._name(trial, "action_counts.csv"), _ACTION_COUNTS_COLUMNS)
 
     def evaluation(self, trial: Trial) -> pd.DataFrame:
         """Rows of a finished trial's ``evaluation.csv``, one an episode.
@@ -147,10 +149,10 @@ class RunFolder(JobFolder[Trial]):
             UserError: They cannot be read, or are not those of the study's evaluation.
         """
         name = self._name(trial, "evaluation.csv")
-        rows, judged = self._read_csv(name, _EVALUATION_COLUMNS), trial.evaluation
-        seeds = range(judged.first_seed, judged.first_seed + len(rows))
-        if len(rows) != judged.episodes or rows["evaluation_seed"].tolist() != list(seeds):
-            raise self._damaged(name, "its rows are not those of the study's evaluation")
+        rows, evaluation = self._read_csv(name, _EVALUATION_COLUMNS), trial.evaluation
+        seeds = range(evaluation.seed, evaluation.seed + len(rows))
+        if len(rows) != evaluation.episodes or rows["evaluation_seed"].tolist() != list(seeds):
+            raise self._corrupt(name, "its rows are not those of the study's evaluation")
         return rows
 
     def _plan_name(self) -> str:
@@ -158,9 +160,9 @@ class RunFolder(JobFolder[Trial]):
 
     def _row(self, job: Trial) -> dict[str, Any]:
         return {
-            "environment": job.environment.label,
-            "agent": job.agent.label,
+            "environment": job.environment.name,
+            "agent": job.agent.name,
             "seed": job.seed,
-            "steps": job.steps,
-            "lanes": job.lanes,
+            "total_timesteps": job.total_timesteps,
+            "n_envs": job.n_envs,
         }

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from spangym.attention import ACTIONS
-from spangym.experiments.plots.panels import draw_alone
-from spangym.experiments.plots.span_heatmap import mean_spans, span_panel
-from spangym.experiments.studies.study import OBSERVATION, Trial
+from spangym.attention import NUM_ACTIONS
+from spangym.experiments.plots.panels import render_panel
+from spangym.experiments.plots.span_heatmap import mean_spans, plot_span_heatmap
+from spangym.experiments.studies.study import OBS_FIELDS, Trial
 
-_JUDGED = ("return", "mean_span", "visited_keys")
+_EVAL_COLUMNS = ("return", "mean_span", "qk_pairs")
 
 
-class Board:
+class TrialLogger:
     """TensorBoard events of one trial.
 
     Scalars ``training/...`` for each episode of the training (return, parts of the reward, mean
@@ -41,34 +41,36 @@ class Board:
         if self._writer is not None:
             self._writer.close()
 
-    def begin(self, steps: int) -> None:
+    def open(self, steps: int) -> None:
         """Begin a training, or go on with one: what was shown of later steps comes again."""
         if self._writer is None:
             self._writer = SummaryWriter(self._folder, purge_step=steps + 1 if steps else None)
 
-    def episode(self, totals: Mapping[str, float], steps: int) -> None:
+    def log_episode(self, stats: Mapping[str, float], steps: int) -> None:
         """Show an episode of the training.
 
         Args:
-            totals: By name.
+            stats: By name.
             steps: Of the training so far.
         """
-        for name, value in totals.items():
+        for name, value in stats.items():
             self._events.add_scalar(f"training/{name}", value, steps)
 
-    def actions(self, counts: NDArray[np.int64], steps: int, of: str = "training") -> None:
+    def log_action_histogram(
+        self, counts: NDArray[np.int64], steps: int, phase: str = "training"
+    ) -> None:
         """Show what was chosen.
 
         Args:
             counts: How often each action was, shape (10,).
             steps: Of the training so far.
-            of: ``training`` or ``evaluation``.
+            phase: ``training`` or ``evaluation``.
         """
-        values = np.arange(ACTIONS, dtype=np.float64)
+        values = np.arange(NUM_ACTIONS, dtype=np.float64)
         self._events.add_histogram_raw(
-            f"{of}/actions",
+            f"{phase}/actions",
             min=0.0,
-            max=float(ACTIONS - 1),
+            max=float(NUM_ACTIONS - 1),
             num=int(counts.sum()),
             sum=float(counts @ values),
             sum_squares=float(counts @ values**2),
@@ -77,38 +79,45 @@ class Board:
             global_step=steps,
         )
 
-    def finish(
-        self, trial: Trial, episodes: pd.DataFrame, choices: pd.DataFrame, regret: float | None
+    def log_evaluation(
+        self,
+        trial: Trial,
+        episodes: pd.DataFrame,
+        action_counts: pd.DataFrame,
+        regret: float | None,
     ) -> None:
         """Show what the trained agent does in evaluation.
 
         Args:
             trial: The trial.
             episodes: A row an episode.
-            choices: What was chosen, as `spangym.experiments.trials.evaluate.count_choices` counts.
+            action_counts: What was chosen, as `spangym.experiments.trials.evaluate.count_actions` counts.
             regret: Mean of a decision; None if it was not measured.
         """
         metrics = {
-            f"evaluation/{name}": float(episodes[name].to_numpy(float).mean()) for name in _JUDGED
+            f"evaluation/{name}": float(episodes[name].to_numpy(float).mean())
+            for name in _EVAL_COLUMNS
         }
         if regret is not None:
             metrics["evaluation/regret"] = regret
         for name, value in metrics.items():
-            self._events.add_scalar(name, value, trial.steps)
-        counts = np.zeros(ACTIONS, np.int64)
-        np.add.at(counts, choices["action"].to_numpy(int), choices["decisions"].to_numpy(int))
-        self.actions(counts, trial.steps, "evaluation")
-        environment, agent = trial.environment.label, trial.agent.label
-        grids = mean_spans(choices.assign(environment=environment, agent=agent))
-        panel = span_panel(environment, {agent: grids[environment, agent]})
-        self._events.add_figure("evaluation/spans", draw_alone(panel), trial.steps)
+            self._events.add_scalar(name, value, trial.total_timesteps)
+        counts = np.zeros(NUM_ACTIONS, np.int64)
+        np.add.at(
+            counts, action_counts["action"].to_numpy(int), action_counts["count"].to_numpy(int)
+        )
+        self.log_action_histogram(counts, trial.total_timesteps, "evaluation")
+        environment, agent = trial.environment.name, trial.agent.name
+        grids = mean_spans(action_counts.assign(environment=environment, agent=agent))
+        panel = plot_span_heatmap(environment, {agent: grids[environment, agent]})
+        self._events.add_figure("evaluation/spans", render_panel(panel), trial.total_timesteps)
         # As SummaryWriter.add_hparams does it, but within this run, not in one of its own.
         for summary in hparams(hyperparameters(trial), metrics):
             self._events._get_file_writer().add_summary(summary)
 
     @property
     def _events(self) -> SummaryWriter:
-        assert self._writer is not None, "begin() comes first"
+        assert self._writer is not None, "open() comes first"
         return self._writer
 
 
@@ -116,19 +125,19 @@ def hyperparameters(trial: Trial) -> dict[str, bool | int | float | str]:
     """What TensorBoard's HParams tab is to tell trials apart by."""
     agent = trial.agent
     return {
-        "environment": trial.environment.label,
-        "agent": agent.label,
+        "environment": trial.environment.name,
+        "agent": agent.name,
         "seed": trial.seed,
-        "steps": trial.steps,
-        "lanes": trial.lanes,
-        **{name: getattr(agent, name) for name in OBSERVATION},
-        **_flat(agent.options),
+        "total_timesteps": trial.total_timesteps,
+        "n_envs": trial.n_envs,
+        **{name: getattr(agent, name) for name in OBS_FIELDS},
+        **_flat(agent.hyperparameters),
     }
 
 
-def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
     flat: dict[str, bool | int | float | str] = {}
-    for name, value in options.items():
+    for name, value in values.items():
         if isinstance(value, Mapping):
             flat.update(_flat(value, f"{prefix}{name}."))
         else:

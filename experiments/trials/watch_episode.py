@@ -14,37 +14,37 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spangym.agents import Agent
-from spangym.agents.base import begin
-from spangym.agents.registry import NAMES, find_agent
-from spangym.envs import Settings, SpanControlEnv, settings_for
+from spangym.agents.base import notify_episode_start
+from spangym.agents.registry import BUILTIN_AGENTS, get_agent_spec
+from spangym.envs import EnvConfig, SpanControlEnv, make_config
 from spangym.envs.registration import full_id
 from spangym.experiments.benchmarks.measure import check_writable_file
-from spangym.experiments.studies.study import AgentEntry, make_agent
-from spangym.experiments.trials.load_agent import PLACE, read_trial
-from spangym.utils.atomic_io import written_whole
+from spangym.experiments.studies.study import StudyAgent, make_agent
+from spangym.experiments.trials.load_agent import TRIAL_DIR_PATTERN, load_trained_agent
+from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
 from spangym.utils.suggestions import did_you_mean
 
-FRAMES_A_SECOND: int = SpanControlEnv.metadata["render_fps"]
+FPS: int = SpanControlEnv.metadata["render_fps"]
 _QUALITY = 8
 """Of 10: letters stay sharp."""
 
 
-class Player(NamedTuple):
+class PolicyRun(NamedTuple):
     """An agent and where it plays.
 
     Attributes:
         name: As it was asked for.
         agent: The agent.
-        settings: Of the environment, as the agent observes it.
+        config: Of the environment, as the agent observes it.
     """
 
     name: str
     agent: Agent
-    settings: Settings
+    config: EnvConfig
 
 
-def find_player(environment: str, name: str, seed: int) -> Player:
+def load_policy(environment: str, name: str, seed: int) -> PolicyRun:
     """Find an agent for an environment; it plays the streams that no training reads.
 
     Args:
@@ -57,59 +57,59 @@ def find_player(environment: str, name: str, seed: int) -> Player:
         UserError: There is no such environment or agent, or they do not go together.
     """
     folder = Path(name)
-    if name not in NAMES and folder.is_dir():
-        return _trained_player(full_id(environment), name, folder)
+    if name not in BUILTIN_AGENTS and folder.is_dir():
+        return _load_trained(full_id(environment), name, folder)
     if len(folder.parts) > 1 and ":" not in name:
-        raise UserError(f"agent {name!r} is no folder; name that of a trial: {PLACE}")
-    if name not in NAMES and (":" not in name or name.startswith("fixed:")):
+        raise UserError(f"agent {name!r} is no folder; name that of a trial: {TRIAL_DIR_PATTERN}")
+    if name not in BUILTIN_AGENTS and (":" not in name or name.startswith("fixed:")):
         raise UserError(
-            f"agent {name!r} is unknown{did_you_mean(name, NAMES)} "
+            f"agent {name!r} is unknown{did_you_mean(name, BUILTIN_AGENTS)} "
             "(besides, it may be module:Class of a refiner, or the folder of a trial)"
         )
-    if name in NAMES and name != "refiner" and find_agent(name).learns:
+    if name in BUILTIN_AGENTS and name != "refiner" and get_agent_spec(name).is_trainable:
         raise UserError(
             f"agent {name!r} has to be trained first: name the folder of a trial, as "
-            + PLACE.replace("AGENT", name)
+            + TRIAL_DIR_PATTERN.replace("AGENT", name)
         )
     # The agent's seed is not that of the stream, lest both draw the same numbers.
     own_seed = int(np.random.SeedSequence([seed, 2]).generate_state(1)[0]) >> 1
-    entry = AgentEntry(name)
+    entry = StudyAgent(name)
     agent = _make(entry, own_seed)
-    arguments = {"encoding": entry.kind().encoding, "split": "evaluation"}
+    kwargs = {"encoding": entry.spec().encoding, "split": "evaluation"}
     try:
-        return Player(name, agent, settings_for(full_id(environment), arguments))
+        return PolicyRun(name, agent, make_config(full_id(environment), kwargs))
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from error
 
 
-def _trained_player(environment: str, name: str, folder: Path) -> Player:
-    trained = read_trial(folder)
+def _load_trained(environment: str, name: str, folder: Path) -> PolicyRun:
+    trained = load_trained_agent(folder)
     trained_in = trained.trial.environment.id
     if trained_in != environment:
         raise UserError(
             f"the trial in {name!r} is of {trained_in}, not of {environment}: watch {trained_in}"
         )
-    return Player(name, trained.agent, trained.settings)
+    return PolicyRun(name, trained.agent, trained.config)
 
 
-def _make(entry: AgentEntry, seed: int) -> Agent:
+def _make(entry: StudyAgent, seed: int) -> Agent:
     try:
-        entry.kind()
+        entry.spec()
     except ValueError as error:
         raise UserError(str(error)) from error
     try:
         return make_agent(entry, seed)
     except (Exception, SystemExit) as error:  # Whatever a user's constructor may raise.
         raise UserError(
-            f"agent {entry.agent!r} cannot be made: {type(error).__name__}: {error}"
+            f"agent {entry.algo!r} cannot be made: {type(error).__name__}: {error}"
         ) from error
 
 
-def pictures(player: Player, seed: int, render_mode: str) -> Iterator[Any]:
+def render_episode(policy_run: PolicyRun, seed: int, render_mode: str) -> Iterator[Any]:
     """Play an episode.
 
     Args:
-        player: What plays where.
+        policy_run: What plays where.
         seed: Seed of the stream.
         render_mode: ``ansi`` or ``rgb_array``.
 
@@ -119,22 +119,22 @@ def pictures(player: Player, seed: int, render_mode: str) -> Iterator[Any]:
     Raises:
         UserError: The agent fails, or acts as the environment does not let it.
     """
-    env = SpanControlEnv(render_mode=render_mode, **dataclasses.asdict(player.settings))
+    env = SpanControlEnv(render_mode=render_mode, **dataclasses.asdict(policy_run.config))
     observation, _ = env.reset(seed=seed)
-    begin(player.agent, env)
+    notify_episode_start(policy_run.agent, env)
     yield env.render()
     truncated = False
     while not truncated:
         try:
-            action = player.agent.predict(np.array([observation]))[0]
+            action = policy_run.agent.predict(np.array([observation]))[0]
         except Exception as error:  # Whatever a user's refiner may raise.
             raise UserError(
-                f"agent {player.name!r} failed: {type(error).__name__}: {error}"
+                f"agent {policy_run.name!r} failed: {type(error).__name__}: {error}"
             ) from error
         try:
             observation, _, _, truncated, _ = env.step(action)
         except ValueError as error:
-            raise UserError(f"agent {player.name!r}: {error}") from error
+            raise UserError(f"agent {policy_run.name!r}: {error}") from error
         yield env.render()
 
 
@@ -154,7 +154,7 @@ def check_video(path: Path) -> None:
         )
 
 
-def write_video(path: Path, frames: Iterable[NDArray[np.uint8]]) -> int:
+def save_video(path: Path, frames: Iterable[NDArray[np.uint8]]) -> int:
     """Write a video, whole or not at all.
 
     Args:
@@ -173,8 +173,8 @@ def write_video(path: Path, frames: Iterable[NDArray[np.uint8]]) -> int:
             yield frame
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as aside:
-        _WRITERS[path.suffix.lower()](aside, count())
+    with atomic_write(path) as tmp:
+        _WRITERS[path.suffix.lower()](tmp, count())
     return counted
 
 
@@ -184,7 +184,7 @@ def _write_mp4(path: Path, frames: Iterator[NDArray[np.uint8]]) -> None:
 
     first = next(frames)
     height, width, _ = first.shape
-    writer = write_frames(path, (width, height), fps=FRAMES_A_SECOND, quality=_QUALITY)
+    writer = write_frames(path, (width, height), fps=FPS, quality=_QUALITY)
     with contextlib.closing(writer):
         writer.send(None)
         writer.send(first)
@@ -194,7 +194,7 @@ def _write_mp4(path: Path, frames: Iterator[NDArray[np.uint8]]) -> None:
 
 def _write_gif(path: Path, frames: Iterator[NDArray[np.uint8]]) -> None:
     first, *others = (Image.fromarray(frame) for frame in frames)
-    milliseconds = 1000 // FRAMES_A_SECOND
+    milliseconds = 1000 // FPS
     first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0)
 
 

@@ -1,4 +1,4 @@
-"""What a search may choose: ranges of hyperparameters, from TOML."""
+"""What a search may choose: the search space of hyperparameters, from TOML."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Range:
+class Distribution:
     """What one hyperparameter may be: a number between two, or one of several choices.
 
     Attributes:
@@ -36,7 +36,7 @@ class Range:
     def __post_init__(self) -> None:
         bounds = (self.low, self.high)
         if (None in bounds) == (not self.choices):
-            raise ValueError("a range needs low and high, or choices")
+            raise ValueError("a distribution needs low and high, or choices")
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise ValueError(f"low must be below high, got {self.low} and {self.high}")
         if self.log and not (self.low or 0) > 0:
@@ -47,11 +47,11 @@ class Range:
         """Whether whole numbers are drawn."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
-    def holds(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         """Whether the value may be drawn.
 
         Example:
-            >>> Range(low=1, high=8).holds(3), Range(choices=(1, 2)).holds(3)
+            >>> Distribution(low=1, high=8).contains(3), Distribution(choices=(1, 2)).contains(3)
             (True, False)
         """
         if self.choices:
@@ -67,44 +67,46 @@ class Range:
         return [*map(_key, self.choices)].index(_key(value))
 
 
-def shipped_ranges() -> dict[str, str]:
-    """TOML texts of the ranges that come with the package, by the agent's name."""
+def builtin_search_spaces() -> dict[str, str]:
+    """TOML texts of the search spaces that come with the package, by the agent's name."""
     return builtin_texts("spangym.experiments.tuning", "spaces")
 
 
-def load_ranges(name: str) -> dict[str, Range]:
-    """Read ranges.
+def load_search_space(name: str) -> dict[str, Distribution]:
+    """Read a search space.
 
     Args:
         name: A TOML file, or the name of an agent that has shipped ones.
 
     Returns:
-        Ranges by the hyperparameter's name; that of a key within a table has a dot in it.
+        Distributions by the hyperparameter's name; that of a key within a table has a dot in it.
 
     Raises:
         UserError: There are none, or they are wrong.
     """
-    shipped = shipped_ranges()
+    shipped = builtin_search_spaces()
     try:
         text = shipped[name] if name in shipped else Path(name).read_text("utf-8-sig")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"there are no ranges {name!r}{did_you_mean(name, shipped)}; a file of your own is "
-            "named with --ranges"
+            f"there is no search space {name!r}{did_you_mean(name, shipped)}; a file of your own is "
+            "named with --search-space"
         ) from error
-    return parse_toml(text, name, dict[str, Range], Range)
+    return parse_toml(text, name, dict[str, Distribution], Distribution)
 
 
-def flat(options: dict[str, Any], ranges: dict[str, Range]) -> dict[str, Any]:
-    """Options that have a range, by the range's name.
+def flatten(
+    hyperparameters: dict[str, Any], search_space: dict[str, Distribution]
+) -> dict[str, Any]:
+    """Hyperparameters that have a range, by the range's name.
 
     Example:
-        >>> flat({"a": 1, "b": {"c": 2}}, {"b.c": Range(low=1, high=3)})
+        >>> flatten({"a": 1, "b": {"c": 2}}, {"b.c": Distribution(low=1, high=3)})
         {'b.c': 2}
     """
     found = {}
-    for name in ranges:
-        value: Any = options
+    for name in search_space:
+        value: Any = hyperparameters
         for key in name.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         if value is not None:
@@ -112,17 +114,18 @@ def flat(options: dict[str, Any], ranges: dict[str, Range]) -> dict[str, Any]:
     return found
 
 
-def nested(chosen: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Options with what was chosen in their place.
+def unflatten(params: dict[str, Any], hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    """Hyperparameters with what was chosen in their place.
 
     Example:
-        >>> nested({"b.c": 2}, {"a": 1, "b": {"d": 0}})
+        >>> unflatten({"b.c": 2}, {"a": 1, "b": {"d": 0}})
         {'a': 1, 'b': {'d': 0, 'c': 2}}
     """
     made = {
-        key: dict(value) if isinstance(value, dict) else value for key, value in options.items()
+        key: dict(value) if isinstance(value, dict) else value
+        for key, value in hyperparameters.items()
     }
-    for name, value in chosen.items():
+    for name, value in params.items():
         *tables, key = name.split(".")
         table = made
         for each in tables:

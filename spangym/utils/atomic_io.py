@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def with_ending(path: Path | str, ending: str) -> Path:
+def ensure_suffix(path: Path | str, ending: str) -> Path:
     """The path with an ending added, unless it has it already.
 
     Example:
-        >>> with_ending(Path("alpha0.1"), ".npz").name
+        >>> ensure_suffix(Path("alpha0.1"), ".npz").name
         'alpha0.1.npz'
     """
     path = Path(path)
@@ -20,7 +20,7 @@ def with_ending(path: Path | str, ending: str) -> Path:
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Write a file aside and rename it once it is whole; on an error nothing is left.
 
     Args:
@@ -32,14 +32,14 @@ def written_whole(path: Path) -> Iterator[Path]:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with written_whole(Path(folder, "a.txt")) as aside:
-        ...         _ = aside.write_text("all of it")
+        ...     with atomic_write(Path(folder, "a.txt")) as tmp:
+        ...         _ = tmp.write_text("all of it")
         ...     [each.name for each in Path(folder).iterdir()]
         ['a.txt']
     """
-    aside = path.with_name(f".{os.getpid()}-{path.name}")
+    tmp = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        yield aside
-        aside.replace(path)
+        yield tmp
+        tmp.replace(path)
     finally:
-        aside.unlink(missing_ok=True)
+        tmp.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 
-def global_generators() -> dict[str, Any]:
+def get_global_rng_state() -> dict[str, Any]:
     """States of the global generators."""
     states: dict[str, Any] = {
         "python": random.getstate(),
@@ -21,8 +21,8 @@ def global_generators() -> dict[str, Any]:
     return states
 
 
-def set_global_generators(states: dict[str, Any]) -> None:
-    """Put the global generators back where `global_generators` found them."""
+def set_global_rng_state(states: dict[str, Any]) -> None:
+    """Put the global generators back where `get_global_rng_state` found them."""
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])  # noqa: NPY002
     torch.set_rng_state(states["torch"])

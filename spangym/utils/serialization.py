@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from spangym.utils.atomic_io import written_whole
+from spangym.utils.atomic_io import atomic_write
 
 _ENTRY = "tree"
 _PLAIN = (str, int, float, bool, type(None))
@@ -51,19 +51,19 @@ def from_bytes(content: bytes) -> Any:
         raise ValueError(f"it is damaged, or not what was written here: {error}") from error
 
 
-def write_tree(path: Path, tree: Any) -> None:
+def save_state(path: Path, tree: Any) -> None:
     """Write a tree, whole or not at all.
 
     Raises:
         TypeError: It holds what can be stored by pickle only.
     """
     content = to_bytes(tree)
-    with written_whole(path) as aside:
-        aside.write_bytes(content)
+    with atomic_write(path) as tmp:
+        tmp.write_bytes(content)
 
 
-def read_tree(path: Path) -> Any:
-    """Read what `write_tree` wrote; needs no pickle.
+def load_state(path: Path) -> Any:
+    """Read what `save_state` wrote; needs no pickle.
 
     Raises:
         OSError: The file cannot be read.
@@ -75,11 +75,11 @@ def read_tree(path: Path) -> Any:
         raise ValueError(f"{path}: {error}") from error
 
 
-def is_storable(value: Any) -> bool:
+def is_serializable(value: Any) -> bool:
     """Whether a tree may hold the value.
 
     Example:
-        >>> is_storable([1, {"a": np.zeros(2)}]), is_storable(print)
+        >>> is_serializable([1, {"a": np.zeros(2)}]), is_serializable(print)
         (True, False)
     """
     try:
@@ -97,10 +97,10 @@ def _pack(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
         array = np.ascontiguousarray(value)
         # Bytes, since torch does not know every type of NumPy's.
         raw = torch.from_numpy(array.reshape(-1).view(np.uint8).copy())
-        name = _put(tensors, where, raw)
+        name = _register(tensors, where, raw)
         return {"array": name, "dtype": array.dtype.str, "shape": list(value.shape)}
     if isinstance(value, Tensor):
-        return {"tensor": _put(tensors, where, value.detach().cpu().contiguous().clone())}
+        return {"tensor": _register(tensors, where, value.detach().cpu().contiguous().clone())}
     if isinstance(value, dict):
         pairs = [
             [_pack(key, tensors, ""), _pack(each, tensors, f"{where}.{key}")]
@@ -119,7 +119,7 @@ def _pack(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
     )
 
 
-def _put(tensors: dict[str, Tensor], where: str, tensor: Tensor) -> str:
+def _register(tensors: dict[str, Tensor], where: str, tensor: Tensor) -> str:
     """Put a tensor aside; keys may have dots in them, so that a place alone is no name."""
     name = f"{len(tensors)}{where}"
     tensors[name] = tensor

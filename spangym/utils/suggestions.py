@@ -1,4 +1,4 @@
-"""What an error message adds about a misspelt name."""
+"""What an error message adds about a misspelled name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The names nearest to a misspelt one, as the end of an error message.
+    """The names nearest to a misspelled one, as the end of an error message.
 
     Args:
         name: What the user wrote.

@@ -81,7 +81,7 @@ def parse_toml(
 
 def _in_a_line(error: ValidationError, keys: type[Any], tables: Mapping[str, type[Any]]) -> str:
     """What is wrong with a TOML file, the first of all that is."""
-    # A misspelt key is also a missing one: the misspelling says more.
+    # A misspelled key is also a missing one: the misspelling says more.
     unknown = "unexpected_keyword_argument"
     first = min(error.errors(), key=lambda each: each["type"] != unknown)
     *path, last = [str(part) for part in first["loc"]]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spangym.agents import NAMES, Refiner, check_agent
+from spangym.agents import BUILTIN_AGENTS, Refiner, check_agent
 
 
 class Fine:
@@ -111,7 +111,7 @@ class Forgets(Playing):
 
 
 class Interrupted(Refiner):
-    """Says that its training can be gone on with, and loses what it has learnt."""
+    """Says that its training can be gone on with, and loses what it has learned."""
 
     def load_state_dict(self, state_dict: Any) -> None:
         super().load_state_dict(Refiner(seed=5).state_dict())
@@ -123,12 +123,12 @@ class Interrupted(Refiner):
         (OutOfRange, "choose_action(state) gave 10: an action is an integer in 0..9"),
         (Unseeded, "from the same seed it learns something else each time"),
         (Needs, "it cannot be made with no options: TypeError"),
-        (Raises, "learning in 1 lane(s) fails: ArithmeticError: no such luck"),
+        (Raises, "learning in 1 environment(s) fails: ArithmeticError: no such luck"),
         (NoUpdate, "no method update(state, action, reward, next_state)"),
         (Nothing, "neither a refiner (choose_action, update) nor an agent"),
-        (Greedy, "learn(env, steps) took 520 of 512 steps in 4 lane(s)"),
+        (Greedy, "learn(env, steps) took 520 of 512 steps in 4 environment(s)"),
         (Floats, "predict(observations) gave 3.0: an action is an integer"),
-        (Columns, "gave shape (4, 1) for 4 lanes: it must be one action a lane"),
+        (Columns, "gave shape (4, 1) for 4 environments: it must be one action per environment"),
         (Spoils, "predict(observations) changes the observations"),
         (Forgets, "saved and loaded it decides otherwise"),
         (Interrupted, "gone on with from state_dict() it learns something else"),
@@ -157,14 +157,21 @@ def test_options_are_checked():
 
 
 SLOW = ("a2c", "ars", "maskable_ppo", "qrdqn", "recurrent_ppo", "trpo")
-NEED_THE_ENVIRONMENT = ("predictor", "threshold", "greedy", "oracle", "told", "softspan")
+NEED_THE_ENVIRONMENT = (
+    "predictor",
+    "threshold",
+    "myopic",
+    "oracle",
+    "content-oracle",
+    "learned-span",
+)
 
 
 @pytest.mark.parametrize(
     "name",
     [
         pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
-        for name in NAMES
+        for name in BUILTIN_AGENTS
         if name not in NEED_THE_ENVIRONMENT
     ],
 )

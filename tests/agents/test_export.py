@@ -11,35 +11,37 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
-from spangym.agents import Agent, ControllerAgent, DeepAgent, Refiner, find_agent
-from spangym.agents.export_policy import freeze
-from spangym.agents.tabular.kmeans import Clusters
-from spangym.agents.tabular.kmeans_agent import ClusterAgent
+from spangym.agents import Agent, Refiner, SB3Agent, TabularAgent, get_agent_spec
+from spangym.agents.export import export_policy
+from spangym.agents.tabular.kmeans import KMeansDiscretizer
+from spangym.agents.tabular.kmeans_agent import KMeansQAgent
 from spangym.attention import IntegratedAttention
 from spangym.attention.controllers.exported import load_controller
-from spangym.attention.observation_spec import ENCODINGS, Observation
-from spangym.envs import Settings, SpanControlVecEnv
+from spangym.attention.observation_spec import ENCODINGS, ObservationSpec
+from spangym.envs import EnvConfig, SB3SpanControlVecEnv
 
 DEEP = ["dqn", "ppo", "a2c", "qrdqn", "trpo", "maskable_ppo", "ars"]
-SMALL: dict[str, Any] = {"dims": 8, "heads": 2, "ctx": 8, "chunks": 4, "win_size": 8}
-LANES = 50
+SMALL: dict[str, Any] = {"dims": 8, "heads": 2, "ctx": 8, "chunks_per_episode": 4, "win_size": 8}
+NUM_ENVS = 50
 
 
-def make_settings(**more: Any) -> Settings:
-    return Settings(**{**SMALL, **more})
+def make_env_config(**more: Any) -> EnvConfig:
+    return EnvConfig(**{**SMALL, **more})
 
 
-def train(name: str, settings: Settings, **options: Any) -> Agent:
+def train(name: str, config: EnvConfig, **options: Any) -> Agent:
     """An agent whose decisions differ, though it was trained for moments only."""
-    env = SpanControlVecEnv(settings, 4)
+    env = SB3SpanControlVecEnv(config, 4)
     env.seed(0)
     if name == "clusters":
-        agent: Agent = ClusterAgent(
-            Refiner(seed=0), Clusters(12, 100, settings.layer_index, seed=0), seed=0
+        agent: Agent = KMeansQAgent(
+            Refiner(seed=0),
+            KMeansDiscretizer(12, 100, config.include_layer_index, seed=0),
+            seed=0,
         )
     else:
-        agent = find_agent(name).make(seed=0, **options)
-    if not isinstance(agent, DeepAgent):
+        agent = get_agent_spec(name).make(seed=0, **options)
+    if not isinstance(agent, SB3Agent):
         agent.learn(env, 400)
         return agent
     agent.learn(env, 64 if name == "ars" else 16)
@@ -52,24 +54,24 @@ def train(name: str, settings: Settings, **options: Any) -> Agent:
     return agent
 
 
-def play(agent: Agent, settings: Settings) -> tuple[list[int], list[int]]:
+def play(agent: Agent, config: EnvConfig) -> tuple[list[int], list[int]]:
     """What an agent decides in an environment, and frozen in its layers, on the same streams."""
-    env = SpanControlVecEnv(settings, LANES)
+    env = SB3SpanControlVecEnv(config, NUM_ENVS)
     env.seed(1)
     observations = np.asarray(env.reset())
-    layers = env.simulator.layers
+    layers = env.core.layers
     for index, layer in enumerate(layers):
-        layer.refiner = freeze(
+        layer.refiner = export_policy(
             agent,
-            settings.observation,
-            observes=settings.observe,  # pyright: ignore[reportArgumentType]
+            config.observation,
+            observation_time=config.observation_time,  # pyright: ignore[reportArgumentType]
             layer=index,
         )
     in_environment: list[int] = []
     in_layer: list[int] = []
-    for step in range(settings.chunks * len(layers)):
-        index, state = step % len(layers), env.simulator.state
-        decided = layers[index].decide(state.hidden, cache=state.caches[index])
+    for step in range(config.chunks_per_episode * len(layers)):
+        index, state = step % len(layers), env.core.state
+        decided = layers[index].select_actions(state.hidden, cache=state.caches[index])
         assert decided is not None
         actions = agent.predict(observations)
         in_environment += actions.tolist()
@@ -91,16 +93,16 @@ def play(agent: Agent, settings: Settings) -> tuple[list[int], list[int]]:
 )
 def test_picks_the_same_actions_as_in_the_environment(name: str, encoding: str, observe: str):
     """On 1,200 inputs: of 50 streams, 12 chunks in each of 2 layers."""
-    settings = make_settings(
+    config = make_env_config(
         encoding=encoding,
-        observe=observe,
-        groups=2 if encoding == "state" else 4,
-        lags=encoding == "features",
-        layer_index=True,
-        chunks=12,
-        source="mixed",
+        observation_time=observe,
+        pool_groups=2 if encoding == "state" else 4,
+        autocorrelation=encoding == "features",
+        include_layer_index=True,
+        chunks_per_episode=12,
+        dataset="mixed",
     )
-    in_environment, in_layer = play(train(name, settings), settings)
+    in_environment, in_layer = play(train(name, config), config)
     assert len(in_layer) == 1200
     assert in_layer == in_environment
     assert len(set(in_layer)) > 1
@@ -117,32 +119,32 @@ def test_picks_the_same_actions_as_in_the_environment(name: str, encoding: str, 
     ],
 )
 def test_networks_of_every_kind(name: str, options: dict[str, Any]):
-    settings = make_settings(encoding="features", source="mixed")
-    in_environment, in_layer = play(train(name, settings, **options), settings)
+    config = make_env_config(encoding="features", dataset="mixed")
+    in_environment, in_layer = play(train(name, config, **options), config)
     assert in_layer == in_environment
     assert len(set(in_layer)) > 1
 
 
 @pytest.mark.parametrize("name", ["dqn", "refiner", "clusters"])
 def test_frozen_and_read_back_it_needs_no_agent(name: str, tmp_path: Path):
-    settings = make_settings(encoding="state" if name == "refiner" else "box", groups=2)
-    frozen = freeze(train(name, settings), settings.observation, made={"agent": name})
+    config = make_env_config(encoding="state" if name == "refiner" else "box", pool_groups=2)
+    frozen = export_policy(train(name, config), config.observation, metadata={"agent": name})
     frozen.save(tmp_path / "frozen.safetensors")
     loaded = load_controller(tmp_path / "frozen.safetensors")
-    assert loaded.made == {"agent": name}
+    assert loaded.metadata == {"agent": name}
     layer = IntegratedAttention(8, 8, 2, generator=torch.Generator().manual_seed(0)).eval()
     x = torch.randn(200, 8, 8, generator=torch.Generator().manual_seed(1))
     layer.refiner = frozen
-    decided = layer.decide(x)
+    decided = layer.select_actions(x)
     layer.refiner = loaded
     assert decided is not None
     assert torch.equal(loaded(layer.ln_a(x)), decided)
 
 
 def test_states_never_met_are_decided_as_the_refiner_does():
-    refiner = Refiner(ties="random", seed=0)
-    settings = make_settings(encoding="state", groups=2)
-    in_environment, in_layer = play(ControllerAgent(refiner), settings)
+    refiner = Refiner(tie_breaking="random", seed=0)
+    config = make_env_config(encoding="state", pool_groups=2)
+    in_environment, in_layer = play(TabularAgent(refiner), config)
     assert in_layer == in_environment
     assert len(set(in_layer)) > 1
 
@@ -169,14 +171,14 @@ class Own(Refiner):
 
 
 def agent_with(name: str, **options: Any) -> Agent:
-    return train(name, make_settings(encoding="box"), **options)
+    return train(name, make_env_config(encoding="box"), **options)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: find_agent("random").make(seed=0), "a RandomAgent cannot be frozen"),
-        (lambda: find_agent("fixed:3").make(seed=0), "a FixedAgent cannot be frozen"),
+        (lambda: get_agent_spec("random").make(seed=0), "a RandomPolicy cannot be frozen"),
+        (lambda: get_agent_spec("fixed:3").make(seed=0), "a FixedSpanPolicy cannot be frozen"),
         (lambda: agent_with("recurrent_ppo"), "a RecurrentPPO agent cannot be frozen: it is recur"),
         (
             lambda: agent_with(
@@ -193,16 +195,16 @@ def agent_with(name: str, **options: Any) -> Agent:
 )
 def test_what_cannot_be_frozen_says_why(make: Any, message: str):
     with pytest.raises(ValueError, match=message):
-        freeze(make(), Observation(8, 2, "box"))
+        export_policy(make(), ObservationSpec(8, 2, "box"))
 
 
 def test_a_policy_that_does_more_than_its_network_is_found_out():
-    settings = make_settings(encoding="box")
-    agent = train("ppo", settings)
-    assert isinstance(agent, DeepAgent)
+    config = make_env_config(encoding="box")
+    agent = train("ppo", config)
+    assert isinstance(agent, SB3Agent)
     agent.policy.__class__ = Contrary
     with pytest.raises(ValueError, match="its policy does more than its network"):
-        freeze(agent, settings.observation)
+        export_policy(agent, config.observation)
 
 
 def test_a_refiner_of_ones_own_is_refused():
@@ -214,9 +216,9 @@ def test_a_refiner_of_ones_own_is_refused():
             pass
 
     with pytest.raises(ValueError, match="a Mine cannot be frozen: what a refiner of one's own"):
-        freeze(ControllerAgent(Mine()), Observation(8, encoding="state"))
+        export_policy(TabularAgent(Mine()), ObservationSpec(8, encoding="state"))
     with pytest.raises(ValueError, match="it has 7 actions, a layer has 10"):
-        freeze(ControllerAgent(Refiner(actions=7)), Observation(8, encoding="state"))
+        export_policy(TabularAgent(Refiner(n_actions=7)), ObservationSpec(8, encoding="state"))
 
 
 @pytest.mark.parametrize(
@@ -226,43 +228,49 @@ def test_a_refiner_of_ones_own_is_refused():
         {"encoding": "features"},
         {"encoding": "digits"},
         {"encoding": "state"},
-        {"groups": 2},
-        {"lags": True},
-        {"layer_index": True},
+        {"pool_groups": 2},
+        {"autocorrelation": True},
+        {"include_layer_index": True},
     ],
     ids=str,
 )
 def test_an_observation_that_it_was_not_trained_on_is_refused(wrong: dict[str, Any]):
     agent = agent_with("dqn")
-    right = {"dims": 8, "layers": 2, "encoding": "box"}
-    freeze(agent, Observation(**right))
+    right = {"dims": 8, "num_layers": 2, "encoding": "box"}
+    export_policy(agent, ObservationSpec(**right))
     with pytest.raises(ValueError, match=r"a DQN agent cannot be frozen: it observes Box"):
-        freeze(agent, Observation(**{**right, **wrong}), layer=0)
+        export_policy(agent, ObservationSpec(**{**right, **wrong}), layer=0)
 
 
 def test_clusters_of_other_observations_are_refused():
-    settings = make_settings(encoding="box", layer_index=True)
-    agent = train("clusters", settings)
+    config = make_env_config(encoding="box", include_layer_index=True)
+    agent = train("clusters", config)
     for wrong, message in (
-        ({"layers": 3}, "clusters of are not those that are observed"),
-        ({"layer_index": False}, "clusters of are not those that are observed"),
-        ({"groups": 4}, "means, scales and centres are of shapes"),
+        ({"num_layers": 3}, "clusters of are not those that are observed"),
+        ({"include_layer_index": False}, "clusters of are not those that are observed"),
+        ({"pool_groups": 4}, "means, scales and centers are of shapes"),
         ({"encoding": "state"}, "clusters of are not those that are observed"),
     ):
-        observation = {"dims": 8, "layers": 2, "encoding": "box", "layer_index": True, **wrong}
+        observation = {
+            "dims": 8,
+            "num_layers": 2,
+            "encoding": "box",
+            "include_layer_index": True,
+            **wrong,
+        }
         with pytest.raises(ValueError, match=message):
-            freeze(agent, Observation(**observation), layer=0)
+            export_policy(agent, ObservationSpec(**observation), layer=0)
 
 
 def test_untrained_agents_say_so():
-    for agent in (DeepAgent("dqn", 0), ClusterAgent(Refiner(), Clusters())):
+    for agent in (SB3Agent("dqn", 0), KMeansQAgent(Refiner(), KMeansDiscretizer())):
         with pytest.raises(RuntimeError, match=r"call learn\(\) or load\(\) first"):
-            freeze(agent, Observation(8, 2, "box"))
+            export_policy(agent, ObservationSpec(8, 2, "box"))
 
 
 def test_an_agent_that_refreshes_too_is_refused():
-    settings = make_settings(encoding="box", refresh=True)
-    agent = find_agent("ppo").make(seed=0)
-    agent.learn(SpanControlVecEnv(settings, 4), 16)
+    config = make_env_config(encoding="box", control_kv_cache=True)
+    agent = get_agent_spec("ppo").make(seed=0)
+    agent.learn(SB3SpanControlVecEnv(config, 4), 16)
     with pytest.raises(ValueError, match=r"its actions are MultiDiscrete\(\[10  2  2\]\)"):
-        freeze(agent, settings.observation)
+        export_policy(agent, config.observation)

@@ -13,39 +13,41 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from spangym.agents import Refiner
-from spangym.agents.tabular.q_table import STORAGES, Row
-from spangym.agents.tabular.schedules import Linear
+from spangym.agents.tabular.q_table import STORAGES, QRow
+from spangym.agents.tabular.schedules import LinearSchedule
 from spangym.attention import SpanController
 
 from ..conftest import Golden
 
-STATES = 6
-ACTIONS = 4
+NUM_STATES = 6
+NUM_ACTIONS = 4
 
 REPEATABLE = settings(derandomize=True, deadline=None)
 
 STORED = pytest.mark.parametrize("storage", STORAGES)
 
 Decision = tuple[int, int, float, int, int]
-"""State, action, reward, next state and lane."""
+"""State, action, reward, next state and environment."""
 
 
 @st.composite
 def _decisions(draw: st.DrawFn) -> list[Decision]:
-    """Decisions in two lanes, most of which go on from where the lane's last one led."""
+    """Decisions in two environments, most of which go on from where the environment's last one led."""
     drawn = st.tuples(
         st.booleans(),
-        st.integers(0, STATES - 1),
-        st.integers(0, ACTIONS - 1),
+        st.integers(0, NUM_STATES - 1),
+        st.integers(0, NUM_ACTIONS - 1),
         st.integers(-2, 2),
-        st.integers(0, STATES - 1),
+        st.integers(0, NUM_STATES - 1),
         st.integers(0, 1),
     )
     places, decisions = [0, 0], []
-    for elsewhere, state, action, reward, next_state, lane in draw(st.lists(drawn, max_size=30)):
-        start = state if elsewhere else places[lane]
-        decisions.append((start, action, float(reward), next_state, lane))
-        places[lane] = next_state
+    for elsewhere, state, action, reward, next_state, env_index in draw(
+        st.lists(drawn, max_size=30)
+    ):
+        start = state if elsewhere else places[env_index]
+        decisions.append((start, action, float(reward), next_state, env_index))
+        places[env_index] = next_state
     return decisions
 
 
@@ -53,21 +55,21 @@ DECISIONS = _decisions()
 
 OPTIONS = st.fixed_dictionaries(
     {
-        "alpha": st.sampled_from([0.1, 0.5, Linear(1.0, 0.1, 7)]),
+        "alpha": st.sampled_from([0.1, 0.5, LinearSchedule(1.0, 0.1, 7)]),
         "gamma": st.sampled_from([0.0, 0.9, 1.0]),
-        "epsilon": st.sampled_from([0.0, 0.3, Linear(1.0, 0.0, 9)]),
-        "ties": st.sampled_from(["lowest", "random"]),
-        "initial": st.sampled_from([0.0, 2.0]),
-        "visits": st.booleans(),
-        "double": st.booleans(),
-        "trace_decay": st.sampled_from([0.0, 0.8, 1.0]),
-        "trace_cut": st.booleans(),
+        "epsilon": st.sampled_from([0.0, 0.3, LinearSchedule(1.0, 0.0, 9)]),
+        "tie_breaking": st.sampled_from(["lowest", "random"]),
+        "initial_q": st.sampled_from([0.0, 2.0]),
+        "count_based_lr": st.booleans(),
+        "double_q": st.booleans(),
+        "lambda_": st.sampled_from([0.0, 0.8, 1.0]),
+        "watkins": st.booleans(),
     }
 )
 
 
 def make(**options: Any) -> Refiner:
-    return Refiner(**{"states": STATES, "actions": ACTIONS, "seed": 1, **options})
+    return Refiner(**{"n_states": NUM_STATES, "n_actions": NUM_ACTIONS, "seed": 1, **options})
 
 
 def play(refiner: Refiner, decisions: Iterable[Decision]) -> list[int]:
@@ -99,9 +101,14 @@ class Plain:
 
     def __init__(self, coins: Iterator[float], options: dict[str, Any]) -> None:
         self.coins, self.options = coins, options
-        self.initial: float = options["initial"]
-        self.alpha, self.gamma = Linear.read("alpha", options["alpha"]), options["gamma"]
-        self.tables: list[dict[tuple[int, int], float]] = [{} for _ in range(1 + options["double"])]
+        self.initial: float = options["initial_q"]
+        self.alpha, self.gamma = (
+            LinearSchedule.from_config("alpha", options["alpha"]),
+            options["gamma"],
+        )
+        self.tables: list[dict[tuple[int, int], float]] = [
+            {} for _ in range(1 + options["double_q"])
+        ]
         self.visits = [Counter[tuple[int, int]]() for _ in self.tables]
         self.traces: dict[int, dict[tuple[int, int], float]] = {0: {}, 1: {}}
         self.places: dict[int, int] = {}
@@ -110,40 +117,42 @@ class Plain:
     def of(self, table: int, state: int, action: int) -> float:
         return self.tables[table].get((state, action), self.initial)
 
-    def value(self, state: int, action: int) -> float:
+    def q_value(self, state: int, action: int) -> float:
         shown = [self.of(table, state, action) for table in range(len(self.tables))]
         return float(np.mean(shown))
 
-    def update(self, state: int, action: int, reward: float, next_state: int, lane: int) -> None:
+    def update(
+        self, state: int, action: int, reward: float, next_state: int, env_index: int
+    ) -> None:
         learns = judges = 0
-        if self.options["double"]:
+        if self.options["double_q"]:
             learns = int(next(self.coins) < 0.5)
             judges = 1 - learns
-        greedy = max(range(ACTIONS), key=lambda each: self.of(learns, next_state, each))
+        greedy = max(range(NUM_ACTIONS), key=lambda each: self.of(learns, next_state, each))
         target = reward + self.gamma * self.of(judges, next_state, greedy)
         error = target - self.of(learns, state, action)
         self.visits[learns][state, action] += 1
-        traces = self.traces[lane]
-        best = max(self.value(state, each) for each in range(ACTIONS))
-        cut = self.options["trace_cut"] and self.value(state, action) < best
-        if self.places.get(lane) != state or cut:
+        traces = self.traces[env_index]
+        best = max(self.q_value(state, each) for each in range(NUM_ACTIONS))
+        cut = self.options["watkins"] and self.q_value(state, action) < best
+        if self.places.get(env_index) != state or cut:
             traces.clear()
         for decision in [*traces]:
-            traces[decision] *= self.gamma * self.options["trace_decay"]
+            traces[decision] *= self.gamma * self.options["lambda_"]
             if traces[decision] < 1e-4:
                 del traces[decision]
         traces[state, action] = 1.0
         for decision, weight in traces.items():
-            rate = self.alpha.at(self.updates)
-            if self.options["visits"]:
+            rate = self.alpha(self.updates)
+            if self.options["count_based_lr"]:
                 rate = max(rate, 1 / max(1, self.visits[learns][decision]))
             self.tables[learns][decision] = self.of(learns, *decision) + rate * (weight * error)
-        self.places[lane] = next_state
+        self.places[env_index] = next_state
         self.updates += 1
 
 
 def values(refiner: Refiner | Plain) -> list[list[float]]:
-    return [[refiner.value(state, a) for a in range(ACTIONS)] for state in range(STATES)]
+    return [[refiner.q_value(state, a) for a in range(NUM_ACTIONS)] for state in range(NUM_STATES)]
 
 
 @STORED
@@ -156,7 +165,7 @@ def test_reproduces_the_original(golden: Golden, storage: str):
     for row, value in zip(rows, recorded["value_after"], strict=True):
         state, action, reward, next_state = (each.item() for each in row)
         refiner.update(state, action, reward, next_state)
-        assert refiner.value(state, action) == pytest.approx(value, abs=1e-12)
+        assert refiner.q_value(state, action) == pytest.approx(value, abs=1e-12)
     greedy = [refiner.greedy_action(state) for state in range(10)]
     assert greedy == recorded["greedy"].tolist()
 
@@ -165,7 +174,7 @@ def test_reproduces_the_original(golden: Golden, storage: str):
 @given(options=OPTIONS, decisions=DECISIONS, seed=st.integers(0, 9))
 def test_learns_by_the_book(options: dict[str, Any], decisions: list[Decision], seed: int):
     coins = np.random.default_rng(seed).random(len(decisions)).tolist()
-    refiner = WithCoins(states=STATES, actions=ACTIONS, **options)
+    refiner = WithCoins(n_states=NUM_STATES, n_actions=NUM_ACTIONS, **options)
     refiner.coins = iter(coins)
     plain = Plain(iter(coins), options)
     for decision in decisions:
@@ -180,7 +189,7 @@ def test_storages_agree(options: dict[str, Any], decisions: list[Decision]):
     one, other = (make(storage=storage, **options) for storage in STORAGES)
     assert play(one, decisions) == play(other, decisions)
     assert_alike(one.state_dict(), other.state_dict())
-    states = np.arange(STATES)
+    states = np.arange(NUM_STATES)
     assert one.greedy_actions(states).tolist() == other.greedy_actions(states).tolist()
 
 
@@ -191,8 +200,11 @@ def test_options_that_change_nothing(decisions: list[Decision]):
         make(**options)
         for options in (
             {},
-            {"trace_decay": 1e-9},
-            {"alpha": {"start": 0.1, "end": 0.1, "steps": 3}, "epsilon": Linear(0.1, 0.1, 1)},
+            {"lambda_": 1e-9},
+            {
+                "alpha": {"start": 0.1, "end": 0.1, "steps": 3},
+                "epsilon": LinearSchedule(0.1, 0.1, 1),
+            },
         )
     ]
     assert len({tuple(play(refiner, decisions)) for refiner in refiners}) == 1
@@ -228,10 +240,10 @@ def test_greedy_actions_are_those_of_one_by_one(options: dict[str, Any], decisio
     refiner = make(**options)
     play(refiner, decisions)
     before = refiner.state_dict()
-    states = np.arange(STATES).reshape(2, 3)
+    states = np.arange(NUM_STATES).reshape(2, 3)
     actions = refiner.greedy_actions(states)
     assert actions.dtype == np.int64
-    assert actions.ravel().tolist() == [refiner.greedy_action(each) for each in range(STATES)]
+    assert actions.ravel().tolist() == [refiner.greedy_action(each) for each in range(NUM_STATES)]
     for row, action in zip(values(refiner), actions.ravel(), strict=True):
         assert row[action] == max(row)
     assert_alike(refiner.state_dict(), before)
@@ -240,9 +252,9 @@ def test_greedy_actions_are_those_of_one_by_one(options: dict[str, Any], decisio
 @REPEATABLE
 @given(puts=st.lists(st.tuples(st.integers(0, 3), st.integers(-2, 2)), max_size=40))
 def test_a_row_knows_its_best(puts: list[tuple[int, int]]):
-    row = Row.of([0.0] * 4)
+    row = QRow.of([0.0] * 4)
     for action, value in puts:
-        row.put(action, float(value))
+        row.set(action, float(value))
         assert (row.best, row.greedy) == (max(row), row.index(max(row)))
 
 
@@ -251,8 +263,8 @@ def test_copies_are_apart():
         refiner = make(storage=storage)
         other = copy.deepcopy(refiner)
         other.update(1, 2, 1.0, 1)
-        assert refiner.value(1, 2) == 0
-        assert other.value(0, 2) == 0
+        assert refiner.q_value(1, 2) == 0
+        assert other.q_value(0, 2) == 0
 
 
 def test_explores_at_its_rate():
@@ -278,7 +290,7 @@ def test_ties_go_to_the_lowest_action():
 
 
 def test_random_ties_are_drawn_and_spread():
-    refiner = Refiner(epsilon=0.0, ties="random", seed=0)
+    refiner = Refiner(epsilon=0.0, tie_breaking="random", seed=0)
     for action in (0, 3, 7):
         refiner.update(5, action, -1.0, 5)
     chosen = Counter(refiner.choose_action(5) for _ in range(2100))
@@ -289,28 +301,28 @@ def test_random_ties_are_drawn_and_spread():
 
 
 def test_high_initial_values_have_everything_tried():
-    refiner = Refiner(epsilon=0.0, initial=5.0, gamma=0.0)
+    refiner = Refiner(epsilon=0.0, initial_q=5.0, gamma=0.0)
     for _ in range(10):
         refiner.update(1, refiner.choose_action(1), 1.0, 1)
-    assert len({refiner.value(1, action) for action in range(10)}) == 1
-    assert refiner.value(1, 0) < 5 == refiner.value(2, 0)
+    assert len({refiner.q_value(1, action) for action in range(10)}) == 1
+    assert refiner.q_value(1, 0) < 5 == refiner.q_value(2, 0)
 
 
 @REPEATABLE
 @given(rewards=st.lists(st.floats(-5, 5), min_size=1, max_size=20))
 def test_by_visits_a_value_is_a_mean(rewards: list[float]):
-    refiner = Refiner(alpha=1e-12, gamma=0.0, visits=True, initial=100.0)
+    refiner = Refiner(alpha=1e-12, gamma=0.0, count_based_lr=True, initial_q=100.0)
     for reward in rewards:
         refiner.update(3, 4, reward, 3)
-    assert refiner.value(3, 4) == pytest.approx(np.mean(rewards), abs=1e-9)
+    assert refiner.q_value(3, 4) == pytest.approx(np.mean(rewards), abs=1e-9)
 
 
 def test_traces_credit_what_led_here():
-    refiner = Refiner(gamma=0.5, trace_decay=0.5)
+    refiner = Refiner(gamma=0.5, lambda_=0.5)
     for state in range(3):
-        refiner.update(state, 0, float(state == 2), state + 1, lane=1)
-        refiner.update(9, 0, 0.0, 9, lane=0)
-    values = [refiner.value(state, 0) for state in (2, 1, 0, 9)]
+        refiner.update(state, 0, float(state == 2), state + 1, env_index=1)
+        refiner.update(9, 0, 0.0, 9, env_index=0)
+    values = [refiner.q_value(state, 0) for state in (2, 1, 0, 9)]
     assert values == pytest.approx([0.1, 0.1 / 4, 0.1 / 16, 0.0])
 
 
@@ -322,7 +334,7 @@ def test_is_a_span_controller():
     ("options", "rule"),
     [
         ({"alpha": 0.0}, "alpha must be in"),
-        ({"alpha": Linear(0.5, 0.0, 10)}, r"alpha must be in \(0, 1\], got 0.0"),
+        ({"alpha": LinearSchedule(0.5, 0.0, 10)}, r"alpha must be in \(0, 1\], got 0.0"),
         ({"alpha": "0.5"}, "alpha must be a number or start, end, steps, got '0.5'"),
         ({"gamma": 1.1}, "gamma must be in"),
         ({"epsilon": -0.1}, "epsilon must be in"),
@@ -331,11 +343,11 @@ def test_is_a_span_controller():
         ({"epsilon": {"start": 1, "steps": 9}}, "epsilon lacks end"),
         ({"epsilon": {"start": 1, "end": 0, "steps": 0}}, "epsilon: steps must be a whole number"),
         ({"storage": "list"}, "storage must be 'dict' or 'array'"),
-        ({"ties": "highest"}, "ties must be 'lowest' or 'random'"),
-        ({"initial": float("nan")}, "initial must be finite"),
-        ({"visits": "yes"}, "visits must be true or false"),
-        ({"double": 2}, "double must be true or false"),
-        ({"trace_decay": 1.5}, "trace_decay must be in"),
+        ({"tie_breaking": "highest"}, "tie_breaking must be 'lowest' or 'random'"),
+        ({"initial_q": float("nan")}, "initial_q must be finite"),
+        ({"count_based_lr": "yes"}, "count_based_lr must be true or false"),
+        ({"double_q": 2}, "double_q must be true or false"),
+        ({"lambda_": 1.5}, "lambda_ must be in"),
     ],
 )
 def test_bad_options_name_the_rule(options: dict[str, Any], rule: str):
@@ -345,22 +357,22 @@ def test_bad_options_name_the_rule(options: dict[str, Any], rule: str):
 
 @pytest.mark.parametrize("state", [-1, 10])
 def test_array_refuses_a_state_beyond_its_size(state: int):
-    refiner = Refiner(states=10, storage="array")
+    refiner = Refiner(n_states=10, storage="array")
     with pytest.raises(ValueError, match=rf"state must be in 0\.\.9, got {state}"):
         refiner.update(state, 0, 1.0, 0)
     with pytest.raises(ValueError, match=rf"state must be in 0\.\.9, got {state}"):
         refiner.update(0, 0, 1.0, state)
-    assert refiner.value(0, 0) == 0
+    assert refiner.q_value(0, 0) == 0
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"double": True}, "'other_states' is missing"),
-        ({"visits": True}, "'visits' is missing"),
-        ({"epsilon": Linear(1.0, 0.1, 9)}, "'counts' is missing"),
-        ({"actions": 3}, "4 actions are stored, this refiner has 3"),
-        ({"states": 2, "storage": "array"}, r"state must be in 0\.\.1, got 3"),
+        ({"double_q": True}, "'other_states' is missing"),
+        ({"count_based_lr": True}, "'visits' is missing"),
+        ({"epsilon": LinearSchedule(1.0, 0.1, 9)}, "'counts' is missing"),
+        ({"n_actions": 3}, "4 actions are stored, this refiner has 3"),
+        ({"n_states": 2, "storage": "array"}, r"state must be in 0\.\.1, got 3"),
     ],
 )
 def test_what_was_stored_with_other_options_is_refused(
@@ -385,8 +397,8 @@ def test_what_was_stored_with_other_options_is_refused(
     start=st.floats(-5, 5), end=st.floats(-5, 5), steps=st.integers(1, 50), step=st.integers(0, 99)
 )
 def test_a_schedule_is_a_line_and_then_stays(start: float, end: float, steps: int, step: int):
-    schedule = Linear(start, end, steps)
-    assert schedule.at(0) == start
+    schedule = LinearSchedule(start, end, steps)
+    assert schedule(0) == start
     expected = np.interp(step, [0, steps], [start, end])
-    assert schedule.at(step) == pytest.approx(expected, abs=1e-9)
-    assert schedule.at(steps) == schedule.at(10**9) == end
+    assert schedule(step) == pytest.approx(expected, abs=1e-9)
+    assert schedule(steps) == schedule(10**9) == end

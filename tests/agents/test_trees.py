@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from spangym.utils.serialization import from_bytes, is_storable, read_tree, to_bytes, write_tree
+from spangym.utils.serialization import (
+    from_bytes,
+    is_serializable,
+    load_state,
+    save_state,
+    to_bytes,
+)
 
 ARRAYS = npst.arrays(
     st.sampled_from([np.float32, np.float64, np.int64, np.uint32, np.bool_, np.uint8]),
@@ -64,7 +70,7 @@ def test_keys_with_dots_do_not_collide():
 
 @pytest.mark.parametrize("value", [print, {1, 2}, b"bytes", np.array(["text"]), object()])
 def test_what_needs_a_pickle_is_refused(value: Any):
-    assert not is_storable([value])
+    assert not is_serializable([value])
     with pytest.raises(TypeError, match=r"a\.0 is a .*: only tensors, arrays"):
         to_bytes({"a": [value]})
 
@@ -72,8 +78,8 @@ def test_what_needs_a_pickle_is_refused(value: Any):
 @pytest.mark.parametrize("cut", [0, 4, 20, -1])
 def test_a_damaged_file_is_named(tmp_path: Path, cut: int):
     path = tmp_path / "tree.safetensors"
-    write_tree(path, {"a": np.arange(3)})
+    save_state(path, {"a": np.arange(3)})
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(ValueError, match=r"tree\.safetensors: it is damaged"):
-        read_tree(path)
+        load_state(path)

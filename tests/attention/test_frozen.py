@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spangym.attention.controllers.exported import FrozenController, load_controller
-from spangym.attention.controllers.lookup import GRID, ClusterTable, Table
-from spangym.attention.controllers.mlp import ACTIVATIONS, Network
-from spangym.attention.controllers.policy_heads import Head, Normalisation
-from spangym.attention.features import STATES, lag_correlations, state_id
-from spangym.attention.hashing import hash_rows, hashed_states
-from spangym.attention.observation_spec import ENCODINGS, Observation
+from spangym.attention.controllers.exported import ExportedPolicy, load_controller
+from spangym.attention.controllers.lookup import GRID_STEPS, KMeansPolicy, LookupPolicy
+from spangym.attention.controllers.mlp import ACTIVATIONS, MLPPolicy
+from spangym.attention.controllers.policy_heads import ObsNormalization, PolicyHead
+from spangym.attention.features import NUM_STATES, autocorrelation_buckets, tuple_hash_id
+from spangym.attention.hashing import cpython_tuple_hash, tuple_hash_states
+from spangym.attention.observation_spec import ENCODINGS, ObservationSpec
 
 DIMS = 16
 KINDS = [
@@ -30,48 +30,53 @@ KINDS = [
 EVERY_KIND = pytest.mark.parametrize(("encoding", "kind"), KINDS)
 
 
-def make_head(observation: Observation, kind: str = "network", **options: Any) -> Head:
+def make_head(observation: ObservationSpec, kind: str = "network", **options: Any) -> PolicyHead:
     generator = torch.Generator().manual_seed(3)
     if kind == "table":
-        return Table(observation, torch.randint(10, (STATES,), generator=generator))
+        return LookupPolicy(observation, torch.randint(10, (NUM_STATES,), generator=generator))
     if kind == "clusters":
-        numbers = observation.width
+        numbers = observation.num_features
         means = torch.zeros(numbers).double()
-        centres = torch.randn(observation.layers, 10, numbers, generator=generator).double()
+        centers = torch.randn(observation.num_layers, 10, numbers, generator=generator).double()
         if observation.encoding == "digits":
             means += 5
-        actions = torch.cat([torch.randperm(10, generator=generator) for _ in centres])
-        return ClusterTable(
-            observation, means, means * 0 + 1, (centres * GRID).round(), actions, by_layer=True
+        actions = torch.cat([torch.randperm(10, generator=generator) for _ in centers])
+        return KMeansPolicy(
+            observation,
+            means,
+            means * 0 + 1,
+            (centers * GRID_STEPS).round(),
+            actions,
+            by_layer=True,
         )
-    one_hot = {"digits": sum(observation.sizes), "state": STATES}
-    inputs = one_hot.get(observation.encoding, len(observation.sizes))
+    one_hot = {"digits": sum(observation.nvec), "state": NUM_STATES}
+    inputs = one_hot.get(observation.encoding, len(observation.nvec))
     outputs = 10 * options.get("quantiles", 1)
     weights = [torch.randn(size, generator=generator) / 3 for size in ((20, inputs), (outputs, 20))]
     biases = [torch.randn(len(each), generator=generator) / 3 for each in weights]
     if observation.encoding in ("box", "features"):
-        mean, deviation = torch.rand(2, inputs, generator=generator, dtype=torch.float64) + 0.1
-        options["normalisation"] = Normalisation(mean, deviation, 1.5)
-    return Network(observation, weights, biases, **options)
+        mean, std = torch.rand(2, inputs, generator=generator, dtype=torch.float64) + 0.1
+        options["normalization"] = ObsNormalization(mean, std, 1.5)
+    return MLPPolicy(observation, weights, biases, **options)
 
 
-def make(encoding: str = "box", kind: str = "network", **more: Any) -> FrozenController:
-    observation = Observation(
+def make(encoding: str = "box", kind: str = "network", **more: Any) -> ExportedPolicy:
+    observation = ObservationSpec(
         DIMS,
-        layers=3,
+        num_layers=3,
         encoding=encoding,
-        groups=2 if encoding == "state" else 0,
-        lags=encoding == "features",
-        layer_index=True,
+        pool_groups=2 if encoding == "state" else 0,
+        autocorrelation=encoding == "features",
+        include_layer_index=True,
     )
-    return FrozenController(observation, make_head(observation, kind), **{"layer": 1, **more})
+    return ExportedPolicy(observation, make_head(observation, kind), **{"layer": 1, **more})
 
 
-def inputs(lanes: int, tokens: int = 12, seed: int = 0) -> Tensor:
+def inputs(batch: int, tokens: int = 12, seed: int = 0) -> Tensor:
     """Inputs that differ in mean and variance."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(lanes, tokens, DIMS, generator=generator)
-    scale, shift = torch.randn(2, lanes, 1, DIMS, generator=generator)
+    x = torch.randn(batch, tokens, DIMS, generator=generator)
+    scale, shift = torch.randn(2, batch, 1, DIMS, generator=generator)
     return x * scale + shift
 
 
@@ -79,13 +84,13 @@ def inputs(lanes: int, tokens: int = 12, seed: int = 0) -> Tensor:
 def test_the_device_hashes_as_python_does(numbers: int, generator: torch.Generator):
     digits = torch.randint(11, (100, numbers), generator=generator)
     digits[0], digits[1] = 0, 10
-    expected = [state_id(row) for row in digits.tolist()]
-    assert hash_rows(digits).tolist() == expected
-    assert hashed_states(digits).tolist() == expected
+    expected = [tuple_hash_id(row) for row in digits.tolist()]
+    assert cpython_tuple_hash(digits).tolist() == expected
+    assert tuple_hash_states(digits).tolist() == expected
 
 
 def test_decides_by_the_highest_output_of_the_network_in_words(generator: torch.Generator):
-    observation = Observation(DIMS, encoding="features")
+    observation = ObservationSpec(DIMS, encoding="features")
     sizes = ((7, 32), (10, 7))
     weights = [torch.randn(size, generator=generator) for size in sizes]
     biases = [torch.randn(size[0], generator=generator) for size in sizes]
@@ -94,7 +99,7 @@ def test_decides_by_the_highest_output_of_the_network_in_words(generator: torch.
     low, high = (torch.tensor(each) for each in observation.bounds)
     hidden = torch.tanh(found.clamp(low, high) @ weights[0].T + biases[0])
     expected = (hidden @ weights[1].T + biases[1]).argmax(-1)
-    frozen = FrozenController(observation, Network(observation, weights, biases, "Tanh"))
+    frozen = ExportedPolicy(observation, MLPPolicy(observation, weights, biases, "Tanh"))
     decided = frozen(x)
     assert decided.dtype == torch.int64
     assert torch.equal(decided, expected)
@@ -102,19 +107,19 @@ def test_decides_by_the_highest_output_of_the_network_in_words(generator: torch.
 
 
 def test_value_of_an_action_is_the_mean_of_its_quantiles():
-    observation = Observation(4, encoding="box", groups=1)
+    observation = ObservationSpec(4, encoding="box", pool_groups=1)
     bias = torch.zeros(3, 10)
     bias[:, 4], bias[0, 7] = 0.5, 1.4  # Means of 0.5 and 0.47.
-    head = Network(observation, [torch.zeros(30, 2)], [bias.flatten()], quantiles=3)
-    assert FrozenController(observation, head)(torch.zeros(2, 3, 4)).tolist() == [4, 4]
+    head = MLPPolicy(observation, [torch.zeros(30, 2)], [bias.flatten()], quantiles=3)
+    assert ExportedPolicy(observation, head)(torch.zeros(2, 3, 4)).tolist() == [4, 4]
 
 
 @EVERY_KIND
-def test_a_lane_never_depends_on_its_neighbours(encoding: str, kind: str):
+def test_a_lane_never_depends_on_its_neighbors(encoding: str, kind: str):
     frozen, x = make(encoding, kind), inputs(300)
-    together = frozen(x)
-    assert together.tolist() == [frozen(each[None]).item() for each in x]
-    assert len(set(together.tolist())) > 3
+    batched = frozen(x)
+    assert batched.tolist() == [frozen(each[None]).item() for each in x]
+    assert len(set(batched.tolist())) > 3
 
 
 @EVERY_KIND
@@ -130,9 +135,9 @@ def test_padding_is_not_seen(encoding: str, kind: str):
 def test_lag_correlations_of_padded_lanes(generator: torch.Generator):
     x = torch.randn(4, 40, 8, generator=generator)
     lengths = torch.tensor([40, 17, 3, 1])
-    got = lag_correlations(x, 9, lengths)
+    got = autocorrelation_buckets(x, 9, lengths)
     for lane, length in enumerate(lengths.tolist()):
-        alone = lag_correlations(x[lane : lane + 1, :length], 9)[0]
+        alone = autocorrelation_buckets(x[lane : lane + 1, :length], 9)[0]
         torch.testing.assert_close(got[lane], alone, rtol=1e-4, atol=1e-6)
 
 
@@ -146,15 +151,15 @@ class NoCopiesToTheHost(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_nearest_centre_in_words():
+def test_the_nearest_center_in_words():
     frozen, x = make("features", "clusters", layer=2), inputs(80)
     head = frozen.head
-    assert isinstance(head, ClusterTable)
-    observed = frozen.observation.features(x)
+    assert isinstance(head, KMeansPolicy)
+    observed = frozen.observation.extract_from_input(x)
     low, high = (torch.tensor(each)[:-1] for each in frozen.observation.bounds)
     numbers = (observed.clamp(low, high).double() * 1024).round()
     expected = [
-        head.actions[20 + (head.centres[2] - row).square().sum(-1).argmin()].item()
+        head.actions[20 + (head.centers[2] - row).square().sum(-1).argmin()].item()
         for row in numbers
     ]
     assert frozen(x).tolist() == expected
@@ -182,9 +187,9 @@ def test_layers_of_a_stack_are_compiled_once():
     torch.compiler.reset()
     counters = torch._dynamo.utils.counters["stats"]
     before, x = counters["unique_graphs"], inputs(2)
-    observation = Observation(DIMS, layers=12, encoding="box", layer_index=True)
+    observation = ObservationSpec(DIMS, num_layers=12, encoding="box", include_layer_index=True)
     for layer in range(12):
-        frozen = FrozenController(observation, make_head(observation), layer=layer)
+        frozen = ExportedPolicy(observation, make_head(observation), layer=layer)
         torch.compile(frozen, fullgraph=True, backend="eager")(x)
     assert counters["unique_graphs"] == before + 1
 
@@ -200,10 +205,14 @@ def test_compiled_by_inductor_it_decides_alike(encoding: str, kind: str):
 
 
 @EVERY_KIND
-@pytest.mark.parametrize("observes", ["current", "previous"])
-def test_file_holds_all_of_it(encoding: str, kind: str, observes: Any, tmp_path: Path):
+@pytest.mark.parametrize("observation_time", ["current", "previous"])
+def test_file_holds_all_of_it(encoding: str, kind: str, observation_time: Any, tmp_path: Path):
     frozen = make(
-        encoding, kind, observes=observes, action_scale="absolute", made={"agent": "it", "seed": 3}
+        encoding,
+        kind,
+        observation_time=observation_time,
+        action_scale="absolute",
+        metadata={"agent": "it", "seed": 3},
     )
     path = tmp_path / "frozen.safetensors"
     frozen.save(path)
@@ -211,15 +220,15 @@ def test_file_holds_all_of_it(encoding: str, kind: str, observes: Any, tmp_path:
     x = inputs(300)
     assert torch.equal(loaded(x), frozen(x))
     assert repr(loaded) == repr(frozen)
-    for name in ("observation", "observes", "action_scale", "made"):
+    for name in ("observation", "observation_time", "action_scale", "metadata"):
         assert getattr(loaded, name) == getattr(frozen, name)
     assert b"pickle" not in path.read_bytes()
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_is_kept(activation: str, tmp_path: Path):
-    observation = Observation(DIMS, encoding="features")
-    frozen = FrozenController(observation, make_head(observation, activation=activation))
+    observation = ObservationSpec(DIMS, encoding="features")
+    frozen = ExportedPolicy(observation, make_head(observation, activation=activation))
     frozen.save(tmp_path / "frozen.safetensors")
     loaded = load_controller(tmp_path / "frozen.safetensors")
     assert activation in repr(loaded)
@@ -267,9 +276,9 @@ def rewritten(path: Path, **changes: Any) -> None:
         ({"observation": {"dims": 16}}, "does not go with the observation"),
         ({"observation": {"dims": 16, "encoding": "boxx"}}, "did you mean 'box'"),
         ({"observation": {"dms": 16}}, "is damaged: TypeError"),
-        ({"head": {"kind": "tree"}}, "is damaged: KeyError: 'tree'"),
-        ({"head": {"kind": "network"}}, "is damaged: KeyError: 'clip'"),
-        ({"observes": "next"}, "observes 'next' is unknown"),
+        ({"head": {"head_type": "tree"}}, "is damaged: KeyError: 'tree'"),
+        ({"head": {"head_type": "network"}}, "is damaged: KeyError: 'clip'"),
+        ({"observation_time": "next"}, "observation_time 'next' is unknown"),
         ({"tensors": {"first.bias": torch.zeros(3)}}, "do not go together"),
         ({"tensors": {"more": torch.zeros(3)}}, "its tensors are not those of its manifest"),
     ],
@@ -310,7 +319,7 @@ def test_damaged_and_foreign_files_are_refused_by_name(tmp_path: Path):
         ({"biases": [torch.zeros(9)]}, "do not go together"),
         ({"activation": "ReLu"}, "did you mean 'ReLU'"),
         (
-            {"normalisation": Normalisation(torch.zeros(3), torch.zeros(32), 10.0)},
+            {"normalization": ObsNormalization(torch.zeros(3), torch.zeros(32), 10.0)},
             r"shapes \[\(3,\), \(32,\)\]; they must be \(32,\)",
         ),
     ],
@@ -318,37 +327,39 @@ def test_damaged_and_foreign_files_are_refused_by_name(tmp_path: Path):
 def test_a_network_that_does_not_fit_is_refused(arguments: dict[str, Any], message: str):
     good: dict[str, Any] = {"weights": [torch.zeros(10, 32)], "biases": [torch.zeros(10)]}
     with pytest.raises(ValueError, match=message):
-        Network(Observation(DIMS, encoding="box"), **{**good, **arguments})
+        MLPPolicy(ObservationSpec(DIMS, encoding="box"), **{**good, **arguments})
 
 
 def test_a_table_that_does_not_fit_is_refused():
-    states = Observation(DIMS, encoding="state")
+    states = ObservationSpec(DIMS, encoding="state")
     for actions, message in (
         (torch.zeros(100, dtype=torch.int64), "integers of shape"),
-        (torch.zeros(STATES), "integers of shape"),
-        (torch.full((STATES,), 10), r"must be in 0\.\.9"),
+        (torch.zeros(NUM_STATES), "integers of shape"),
+        (torch.full((NUM_STATES,), 10), r"must be in 0\.\.9"),
     ):
         with pytest.raises(ValueError, match=message):
-            Table(states, actions)
+            LookupPolicy(states, actions)
     with pytest.raises(ValueError, match="encoding must be 'state', got 'box'"):
-        Table(Observation(DIMS, encoding="box"), torch.zeros(STATES, dtype=torch.int64))
+        LookupPolicy(
+            ObservationSpec(DIMS, encoding="box"), torch.zeros(NUM_STATES, dtype=torch.int64)
+        )
 
 
 @pytest.mark.parametrize(
     ("observation", "message"),
     [
-        (Observation(4, encoding="state"), "a state id has no distances"),
-        (Observation(4, encoding="box"), "need observations that end with its index"),
+        (ObservationSpec(4, encoding="state"), "a state id has no distances"),
+        (ObservationSpec(4, encoding="box"), "need observations that end with its index"),
         (
-            Observation(4, layers=3, encoding="box", layer_index=True),
+            ObservationSpec(4, num_layers=3, encoding="box", include_layer_index=True),
             r"the observation needs \(8,\), \(8,\) and \(3, clusters, 8\)",
         ),
     ],
 )
-def test_clusters_that_do_not_fit_are_refused(observation: Observation, message: str):
+def test_clusters_that_do_not_fit_are_refused(observation: ObservationSpec, message: str):
     one = torch.ones(8).double()
     with pytest.raises(ValueError, match=message):
-        ClusterTable(observation, one, one, torch.zeros(2, 5, 8), torch.zeros(10).long(), True)
+        KMeansPolicy(observation, one, one, torch.zeros(2, 5, 8), torch.zeros(10).long(), True)
 
 
 def test_needs_neither_gymnasium_nor_stable_baselines(tmp_path: Path):
@@ -357,7 +368,7 @@ def test_needs_neither_gymnasium_nor_stable_baselines(tmp_path: Path):
     code = f"""
 import sys, torch
 from spangym.attention import IntegratedAttention
-from spangym.attention.frozen import load_controller
+from spangym.attention.controllers.exported import load_controller
 layer = IntegratedAttention(48, {DIMS}, 4)
 layer.refiner = load_controller({str(path)!r}, layer=1)
 layer(torch.zeros(2, 48, {DIMS}))

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from spangym.attention import FocusAttention, IntegratedAttention, LayerCache
-from spangym.attention.controllers.exported import FrozenController
-from spangym.attention.controllers.lookup import Table
-from spangym.attention.features import STATES, features
-from spangym.attention.observation_spec import Observation
+from spangym.attention.controllers.exported import ExportedPolicy
+from spangym.attention.controllers.lookup import LookupPolicy
+from spangym.attention.features import NUM_STATES, token_moments
+from spangym.attention.observation_spec import ObservationSpec
 
 from .test_frozen import DIMS, inputs, make, make_head
 
-CURRENT_AND_PREVIOUS = pytest.mark.parametrize("observes", ["current", "previous"])
+CURRENT_AND_PREVIOUS = pytest.mark.parametrize("observation_time", ["current", "previous"])
 LAYERS = pytest.mark.parametrize(
     "options",
     [{}, {"causal": True}, {"soft_span": True}, {"kind": FocusAttention}, {"kind": "original"}],
@@ -26,13 +26,13 @@ LAYERS = pytest.mark.parametrize(
 
 def make_layer(**options: Any) -> IntegratedAttention:
     kind = options.pop("kind", IntegratedAttention)
-    made = IntegratedAttention.original if kind == "original" else kind
+    make_layer = IntegratedAttention.original if kind == "original" else kind
     arguments: dict[str, Any] = {"win_size": 8, "max_span": 12, "max_dist": 12, **options}
-    return made(24, DIMS, 4, generator=torch.Generator().manual_seed(0), **arguments).eval()
+    return make_layer(24, DIMS, 4, generator=torch.Generator().manual_seed(0), **arguments).eval()
 
 
 def decide(layer: IntegratedAttention, x: Tensor, **more: Any) -> Tensor:
-    decided = layer.decide(x, **more)
+    decided = layer.select_actions(x, **more)
     assert decided is not None
     return decided
 
@@ -46,9 +46,9 @@ def test_decides_in_every_layer_and_mode(options: dict[str, Any], train: bool):
     decided = frozen(layer.ln_a(x))
     assert len(set(decided.tolist())) > 1
     assert torch.equal(decide(layer, x), decided)
-    expected = layer.outcome(x, decided)
+    expected = layer.forward_with_action(x, decided)
     assert torch.equal(layer(x), expected.output)
-    assert torch.equal(layer.step(x).scale, expected.scale)
+    assert torch.equal(layer.step(x).span_scale, expected.span_scale)
     for name, tensor in frozen.state_dict().items():
         assert torch.equal(tensor, make("features").state_dict()[name])
 
@@ -56,15 +56,17 @@ def test_decides_in_every_layer_and_mode(options: dict[str, Any], train: bool):
 def test_learns_nothing():
     layer = make_layer().train()
     layer.refiner = make()
-    layer.learn(layer.step(inputs(2)), torch.tensor([1, 2]))
+    layer.update_controller(layer.step(inputs(2)), torch.tensor([1, 2]))
 
 
 @CURRENT_AND_PREVIOUS
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("lags", [False, True])
-def test_a_stream_is_decided_as_in_the_environment(observes: Any, causal: bool, lags: bool):
-    observation = Observation(DIMS, encoding="features", lags=lags)
-    frozen = FrozenController(observation, make_head(observation), observes=observes)
+@pytest.mark.parametrize("autocorrelation", [False, True])
+def test_a_stream_is_decided_as_in_the_environment(
+    observation_time: Any, causal: bool, autocorrelation: bool
+):
+    observation = ObservationSpec(DIMS, encoding="features", autocorrelation=autocorrelation)
+    frozen = ExportedPolicy(observation, make_head(observation), observation_time=observation_time)
     layer = make_layer(causal=causal)
     layer.refiner = frozen
     cache: LayerCache | None = None
@@ -74,10 +76,10 @@ def test_a_stream_is_decided_as_in_the_environment(observes: Any, causal: bool, 
         x = inputs(9, seed=chunk)
         local_input = layer.ln_a(x)
         read = local_input
-        if observes == "previous":
+        if observation_time == "previous":
             read = local_input[:, :1] if before is None else before
         assert torch.equal(decide(layer, x, cache=cache), frozen(read))
-        expected = layer.outcome(x, frozen(read), cache=cache)
+        expected = layer.forward_with_action(x, frozen(read), cache=cache)
         outcome = layer.step(x, cache=cache)
         assert torch.equal(outcome.output, expected.output)
         decisions += frozen(read).tolist()
@@ -88,21 +90,21 @@ def test_a_stream_is_decided_as_in_the_environment(observes: Any, causal: bool, 
 def test_a_controller_that_comes_in_the_middle_of_a_stream():
     layer, x = make_layer(), inputs(3)
     cache = layer.step(x).cache
-    frozen = make("features", observes="previous")
+    frozen = make("features", observation_time="previous")
     layer.refiner = frozen
     # Nobody has observed the pass before.
     assert torch.equal(decide(layer, x, cache=cache), frozen(layer.ln_a(x[:, :1])))
     cache = layer.step(x, cache=cache).cache
     assert torch.equal(decide(layer, x, cache=cache), frozen(layer.ln_a(x)))
-    layer.refiner = make("box", observes="previous")
+    layer.refiner = make("box", observation_time="previous")
     with pytest.raises(ValueError, match="41 numbers were observed, this controller reads 32"):
         layer.step(x, cache=cache)
 
 
 @CURRENT_AND_PREVIOUS
-def test_padded_lanes_are_decided_as_unpadded_ones(observes: Any):
+def test_padded_lanes_are_decided_as_unpadded_ones(observation_time: Any):
     layer, x = make_layer(), inputs(6)
-    layer.refiner = make("features", observes=observes)
+    layer.refiner = make("features", observation_time=observation_time)
     lengths = torch.tensor([12, 5, 1, 7, 12, 3])
     first = layer.step(x, lengths=lengths)
     second = layer.step(x, lengths=lengths, cache=first.cache)
@@ -110,14 +112,14 @@ def test_padded_lanes_are_decided_as_unpadded_ones(observes: Any):
         alone = x[lane : lane + 1, :length]
         one = layer.step(alone)
         two = layer.step(alone, cache=one.cache)
-        for together, apart in ((first, one), (second, two)):
-            assert together.span[lane] == apart.span[0]
+        for batched, apart in ((first, one), (second, two)):
+            assert batched.span[lane] == apart.span[0]
 
 
 @CURRENT_AND_PREVIOUS
-def test_checkpointing_may_ask_twice(observes: Any):
+def test_checkpointing_may_ask_twice(observation_time: Any):
     layer, x = make_layer().train(), inputs(4).requires_grad_()
-    layer.refiner = make("features", observes=observes)
+    layer.refiner = make("features", observation_time=observation_time)
     gradients = []
     for output in (layer(x), checkpoint(layer, x, use_reentrant=False)):
         assert isinstance(output, Tensor)
@@ -142,8 +144,8 @@ def test_is_saved_and_copied_with_its_layer():
     for each in (other, copied):
         assert torch.equal(each(x), layer(x))
     layer.refiner = None
-    assert layer.decide(x) is None
-    assert torch.equal(layer(x), layer.outcome(x).output)
+    assert layer.select_actions(x) is None
+    assert torch.equal(layer(x), layer.forward_with_action(x).output)
 
 
 def test_decides_alike_in_half_precision():
@@ -157,13 +159,15 @@ def test_decides_alike_in_half_precision():
 
 @CURRENT_AND_PREVIOUS
 @pytest.mark.parametrize(("encoding", "kind"), [("box", "network"), ("state", "table")])
-def test_a_layer_asks_without_a_copy_to_the_host(observes: Any, encoding: str, kind: str):
+def test_a_layer_asks_without_a_copy_to_the_host(observation_time: Any, encoding: str, kind: str):
     layer = make_layer(causal=True).train()
-    layer.refiner = make(encoding, kind, observes=observes)
+    layer.refiner = make(encoding, kind, observation_time=observation_time)
     x = inputs(3)
     cache = layer.step(x).cache
     there = LayerCache(
-        None, *(each.to("meta") for each in (cache.global_mean, cache.features)), observed=None
+        None,
+        *(each.to("meta") for each in (cache.global_mean, cache.obs_features)),
+        controller_obs=None,
     )
     # Nothing can be copied from there.
     layer.to("meta")
@@ -211,7 +215,7 @@ def test_layers_of_other_windows_and_spans_are_accepted():
 class ByNorm(nn.Module):
     """A controller of the user's own, that decides by a trainable threshold on the variances."""
 
-    observes: Literal["current"] = "current"
+    observation_time: Literal["current"] = "current"
 
     def __init__(self, highest: int = 9) -> None:
         super().__init__()
@@ -226,8 +230,8 @@ class ByNorm(nn.Module):
     ) -> Tensor:
         return features[:, DIMS:].mean(-1)
 
-    def actions(self, observed: Tensor) -> Tensor:
-        return torch.where(observed < self.threshold, 2, self.highest)
+    def actions(self, obs: Tensor) -> Tensor:
+        return torch.where(obs < self.threshold, 2, self.highest)
 
     def check(self, dims: int, action_scale: str) -> None:
         pass
@@ -237,7 +241,7 @@ def test_one_of_the_users_own():
     layer, x = make_layer(), inputs(20)
     layer.ln_a.weight.data *= torch.linspace(0, 3, DIMS)
     layer.refiner = ByNorm()
-    small = features(layer.ln_a(x))[:, DIMS:].mean(-1) < 1
+    small = token_moments(layer.ln_a(x))[:, DIMS:].mean(-1) < 1
     assert decide(layer, x).tolist() == [2 if each else 9 for each in small.tolist()]
     assert "refiner.threshold" in layer.state_dict()
     layer(x).sum().backward()
@@ -249,8 +253,8 @@ def test_one_of_the_users_own():
 
 def test_what_is_no_controller_is_still_refused():
     class OnlyActions:
-        def actions(self, observed: Tensor) -> Tensor:
-            return observed
+        def actions(self, obs: Tensor) -> Tensor:
+            return obs
 
     with pytest.raises(TypeError, match="refiner must have the methods choose_action"):
         make_layer().refiner = cast(Any, OnlyActions())
@@ -259,7 +263,7 @@ def test_what_is_no_controller_is_still_refused():
 def test_a_table_of_states_is_the_refiner_that_it_was_made_from():
     """In a layer that is not causal both are asked from the same states."""
     layer, x = make_layer(), inputs(50)
-    actions = torch.arange(STATES) % 10
+    actions = torch.arange(NUM_STATES) % 10
 
     class Asked:
         def choose_action(self, state: int) -> int:
@@ -270,6 +274,6 @@ def test_a_table_of_states_is_the_refiner_that_it_was_made_from():
 
     layer.refiner = Asked()
     expected = decide(layer, x)
-    observation = Observation(DIMS, encoding="state")
-    layer.refiner = FrozenController(observation, Table(observation, actions))
+    observation = ObservationSpec(DIMS, encoding="state")
+    layer.refiner = ExportedPolicy(observation, LookupPolicy(observation, actions))
     assert torch.equal(decide(layer, x), expected)

@@ -10,11 +10,12 @@ from spangym.attention import (
     IntegratedAttention,
     Predictor,
     SlidingWindowAttention,
-    SpanOptions,
-    Spans,
+    SpanConfig,
+    SpanGeometry,
 )
-from spangym.attention.features import digits, features, quality, state_id
+from spangym.attention.features import discretize, quality, token_moments, tuple_hash_id
 from spangym.attention.kernels import cpu_dense, cpu_windows, reference
+from spangym.attention.temperature import TemperatureLaw
 
 from ..conftest import Golden
 
@@ -53,7 +54,7 @@ def test_parameters_have_the_originals_names(golden: Golden, generator: torch.Ge
 def test_local_path_step_by_step(generator: torch.Generator):
     """Iterative focus in the words of the definition: one lane, window by window."""
     local = SlidingWindowAttention(
-        2, SpanOptions(win_size=12, max_span=20, max_dist=20, temp_scale=0.4)
+        2, SpanConfig(win_size=12, max_span=20, max_dist=20, temp_scale=0.4)
     )
     x = torch.randn(1, 50, 8, generator=generator, dtype=torch.float64) * 0.3
     scale = torch.tensor([0.6], dtype=torch.float64)
@@ -77,17 +78,17 @@ def test_local_path_step_by_step(generator: torch.Generator):
             q = q + out
         expected[:, start : start + window] = before
     torch.testing.assert_close(got.output[0], expected.transpose(0, 1).reshape(50, 8))
-    assert got.visited_keys.item() == visited
-    assert got.focus_steps.item() == slowest
+    assert got.qk_pairs.item() == visited
+    assert got.num_refinement_steps.item() == slowest
 
 
 def test_converged_windows_stop_and_cost_nothing_more():
-    local = SlidingWindowAttention(1, SpanOptions(win_size=4, max_span=4, max_dist=4))
+    local = SlidingWindowAttention(1, SpanConfig(win_size=4, max_span=4, max_dist=4))
     x = torch.randn(1, 8, 4, generator=torch.Generator().manual_seed(1))
     x[:, 4:] = 0.0  # A window of zeros answers zero at once.
     got = local(x, torch.ones(1))
-    assert got.focus_steps.item() > 1
-    assert got.visited_keys.item() == 16 * got.focus_steps.item() + 16
+    assert got.num_refinement_steps.item() > 1
+    assert got.qk_pairs.item() == 16 * got.num_refinement_steps.item() + 16
 
 
 def test_what_is_counted_is_what_the_kernel_is_asked_for(monkeypatch: pytest.MonkeyPatch):
@@ -99,21 +100,23 @@ def test_what_is_counted_is_what_the_kernel_is_asked_for(monkeypatch: pytest.Mon
         return fused(q, k, *others, **named)
 
     monkeypatch.setattr(cpu_windows, "_fused", counting)
-    monkeypatch.setattr(cpu_dense, "MOST_FOCUSED_PAIRS", 0)
+    monkeypatch.setattr(cpu_dense, "MAX_QK_PAIRS_ITERATIVE", 0)
     x = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(1))
     x[:, 4:] = 0.0
-    local = SlidingWindowAttention(1, SpanOptions(win_size=4, max_span=4, max_dist=4))
+    local = SlidingWindowAttention(1, SpanConfig(win_size=4, max_span=4, max_dist=4))
     got = local(x, torch.ones(2))
-    assert sum(asked) == got.visited_keys.sum().item()
+    assert sum(asked) == got.qk_pairs.sum().item()
     assert asked[0] > asked[1]
 
 
-@pytest.mark.parametrize("sharpen", [True, False])
-def test_temperature_laws(sharpen: bool):
-    options = SpanOptions(win_size=4, max_span=4, max_dist=4, temp_scale=0.2, sharpen=sharpen)
+@pytest.mark.parametrize("temperature_law", ["longer", "shorter"])
+def test_temperature_laws(temperature_law: TemperatureLaw):
+    options = SpanConfig(
+        win_size=4, max_span=4, max_dist=4, temp_scale=0.2, temperature_law=temperature_law
+    )
     local = SlidingWindowAttention(1, options)
     got = local.temperature(torch.tensor([0.0, 0.5, 1.0]))
-    expected = [1.2, 1.1, 1.0] if sharpen else [0.5, 0.6, 0.7]
+    expected = [1.2, 1.1, 1.0] if temperature_law == "longer" else [0.5, 0.6, 0.7]
     torch.testing.assert_close(got, torch.tensor(expected))
 
 
@@ -121,40 +124,40 @@ def test_both_kernels_agree_in_the_layer(
     layer: IntegratedAttention, x: Tensor, monkeypatch: pytest.MonkeyPatch
 ):
     action = torch.tensor([2, 5, 9])
-    fast = layer.outcome(x, action)
+    fast = layer.forward_with_action(x, action)
     monkeypatch.setattr(
-        "spangym.attention.layers.adaptive_span.for_tensor", lambda _: reference.attend
+        "spangym.attention.layers.adaptive_span.select_kernel", lambda _: reference.attend
     )
-    plain = layer.outcome(x, action)
+    plain = layer.forward_with_action(x, action)
     torch.testing.assert_close(fast.output, plain.output, rtol=1e-4, atol=1e-5)
-    assert torch.equal(fast.visited_keys, plain.visited_keys)
+    assert torch.equal(fast.qk_pairs, plain.qk_pairs)
 
 
 def test_action_scales_the_prediction(layer: IntegratedAttention, x: Tensor):
-    predicted = layer.outcome(x).scale
+    predicted = layer.forward_with_action(x).span_scale
     for action in range(10):
-        outcome = layer.outcome(x, action)
-        torch.testing.assert_close(outcome.scale, predicted * action / 9)
-        spans = Spans.from_scale(outcome.scale, win_size=16, max_span=24, max_dist=48)
+        outcome = layer.forward_with_action(x, action)
+        torch.testing.assert_close(outcome.span_scale, predicted * action / 9)
+        spans = SpanGeometry.from_scale(outcome.span_scale, win_size=16, max_span=24, max_dist=48)
         assert torch.equal(outcome.window, spans.window)
         assert torch.equal(outcome.span, spans.span)
-    assert layer.outcome(x, 0).local_output.abs().max() == 0
-    assert layer.outcome(x, 0).visited_keys.tolist() == [0, 0, 0]
+    assert layer.forward_with_action(x, 0).local_output.abs().max() == 0
+    assert layer.forward_with_action(x, 0).qk_pairs.tolist() == [0, 0, 0]
 
 
-def test_a_lane_never_depends_on_its_neighbours(layer: IntegratedAttention, x: Tensor):
+def test_a_lane_never_depends_on_its_neighbors(layer: IntegratedAttention, x: Tensor):
     action = torch.tensor([1, 6, 9])
-    together = layer.outcome(x, action)
+    batched = layer.forward_with_action(x, action)
     for lane in range(3):
         one = slice(lane, lane + 1)
-        alone = layer.outcome(x[one], action[one])
-        for name in ("output", "local_output", "scale", "visited_keys", "focus_steps"):
-            assert torch.equal(getattr(together, name)[one], getattr(alone, name)), name
+        alone = layer.forward_with_action(x[one], action[one])
+        for name in ("output", "local_output", "span_scale", "qk_pairs", "num_refinement_steps"):
+            assert torch.equal(getattr(batched, name)[one], getattr(alone, name)), name
 
 
 def test_gradients_reach_both_paths(layer: IntegratedAttention, x: Tensor):
     x.requires_grad_()
-    layer.outcome(x, 9).output.square().mean().backward()
+    layer.forward_with_action(x, 9).output.square().mean().backward()
     # The span and the refreshing of keys are decisions, which pass no gradient on.
     undifferentiable = ("span_pred", "update_predictor")
     for name, parameter in layer.named_parameters():
@@ -170,7 +173,7 @@ def test_gradients_reach_both_paths(layer: IntegratedAttention, x: Tensor):
 
 
 def test_gradient_of_the_local_path_is_right(generator: torch.Generator):
-    local = SlidingWindowAttention(2, SpanOptions(win_size=5, max_span=8, max_dist=8))
+    local = SlidingWindowAttention(2, SpanConfig(win_size=5, max_span=8, max_dist=8))
     x = torch.randn(1, 12, 4, generator=generator, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: local(x, torch.tensor([0.9])).output, (x,))
 
@@ -197,13 +200,15 @@ def test_refiner_controls_the_layer_and_learns_in_train_mode_only(
     controller = RecordingController(7)
     layer.refiner = controller
     output = layer(x)
-    expected = layer.outcome(x, 7)
+    expected = layer.forward_with_action(x, 7)
     assert torch.equal(output, expected.output)
-    states = [state_id(each) for each in digits(layer.features(x)).tolist()]
+    states = [tuple_hash_id(each) for each in discretize(layer.obs_features(x)).tolist()]
     assert controller.seen == states
     assert controller.updates == []
     layer.train()(x)
-    after = [state_id(each) for each in digits(features(expected.local_output)).tolist()]
+    after = [
+        tuple_hash_id(each) for each in discretize(token_moments(expected.local_output)).tolist()
+    ]
     rewards = quality(expected.local_output).quality.tolist()
     assert controller.updates == list(zip(states, [7] * 3, rewards, after, strict=True))
 
@@ -246,7 +251,7 @@ def test_bad_configuration_names_argument_and_rule(change: dict[str, Any], rule:
 @pytest.mark.parametrize("action", [-1, 10, 3.5, torch.zeros(2), torch.zeros(3, 1)])
 def test_bad_action_is_an_error(layer: IntegratedAttention, x: Tensor, action: Any):
     with pytest.raises(ValueError, match="action"):
-        layer.outcome(x, action)
+        layer.forward_with_action(x, action)
 
 
 @pytest.mark.parametrize("shape", [(0, 10, 32), (1, 97, 32), (1, 0, 32), (1, 10, 31), (10, 32)])
@@ -266,7 +271,7 @@ class TestCache:
     ):
         x = torch.randn(3, 20, 16, generator=generator)
         _, cache = attention(x)
-        assert cache.refreshed_keys.all()
+        assert cache.recomputed_keys.all()
         assert torch.equal(cache.keys, attention.key_module(x))
         assert not cache.keys.requires_grad
 
@@ -277,8 +282,8 @@ class TestCache:
         first, second = torch.randn(2, 12, 1, 16, generator=generator).expand(2, 12, 20, 16) * 3
         _, cache = attention(first)
         _, cache = attention(second, cache=cache)
-        assert set(cache.refreshed_keys.tolist()) == {True, False}
-        for lane, anew in enumerate(cache.refreshed_keys.tolist()):
+        assert set(cache.recomputed_keys.tolist()) == {True, False}
+        for lane, anew in enumerate(cache.recomputed_keys.tolist()):
             source = second if anew else first
             # A projection of one lane may round otherwise than one of many.
             torch.testing.assert_close(cache.keys[lane], attention.key_module(source)[lane])
@@ -304,7 +309,7 @@ class TestCache:
             for step in range(1, 8):
                 _, cache = attention(torch.from_numpy(recorded[f"x{step}"]), cache=cache)
                 expected = recorded[f"update_key{step}"][:, 0].tolist()
-                assert cache.refreshed_keys.tolist() == expected
+                assert cache.recomputed_keys.tolist() == expected
                 expected = recorded[f"update_value{step}"][:, 0].tolist()
-                assert cache.refreshed_values.tolist() == expected
+                assert cache.recomputed_values.tolist() == expected
                 np.testing.assert_allclose(cache.values, recorded[f"value{step}"], atol=1e-5)

@@ -19,19 +19,19 @@ from spangym.attention import (
     FocusAttention,
     HybridAttention,
     IntegratedAttention,
+    LocalGlobalAttention,
     MultiHeadAttention,
     SlidingWindowAttention,
-    SpanOptions,
-    TwoPathAttention,
+    SpanConfig,
 )
-from spangym.attention.features import features, token_mean
-from spangym.attention.layers.modules import join_heads, split_heads
-from spangym.attention.temperature import temperature
+from spangym.attention.features import token_mean, token_moments
+from spangym.attention.layers.modules import merge_heads, split_heads
+from spangym.attention.temperature import TemperatureLaw, temperature
 
 LAYERS = pytest.mark.parametrize("kind", [IntegratedAttention, FocusAttention, HybridAttention])
 SMALL: dict[str, Any] = {"max_dist": 48, "win_size": 16, "max_span": 24, "temp_scale": 0.3}
 
-Kind = Callable[..., TwoPathAttention]
+Kind = Callable[..., LocalGlobalAttention]
 
 
 def make(kind: Any = IntegratedAttention, **options: Any) -> Any:
@@ -65,12 +65,12 @@ class TestMasks:
                 padded.output[lane, :length], alone.output[0], rtol=1e-4, atol=1e-5
             )
             assert padded.output[lane, length:].abs().sum() == 0
-            assert padded.visited_keys[lane] == alone.visited_keys[0]
+            assert padded.qk_pairs[lane] == alone.qk_pairs[0]
             torch.testing.assert_close(padded.reward[lane], alone.reward[0])
             assert padded.state[lane] == alone.state[0]
 
     def test_what_a_mask_hides_has_no_influence(self, x: Tensor, generator: torch.Generator):
-        local = SlidingWindowAttention(4, SpanOptions(win_size=8, max_span=20))
+        local = SlidingWindowAttention(4, SpanConfig(win_size=8, max_span=20))
         mask = torch.rand(3, 1, 70, 70, generator=generator) < 0.5
         scale = torch.tensor([0.4, 1.0, 0.7])
         other = torch.randn(x.shape, generator=generator)
@@ -87,14 +87,14 @@ class TestMasks:
     def test_a_boolean_mask_equals_an_additive_one(self, x: Tensor, generator: torch.Generator):
         layer = make()
         mask = torch.rand(3, 4, 70, 70, generator=generator) < 0.5
-        additive = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
-        torch.testing.assert_close(layer(x, mask=mask), layer(x, mask=additive))
+        to_additive_mask = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
+        torch.testing.assert_close(layer(x, mask=mask), layer(x, mask=to_additive_mask))
 
     def test_queries_that_see_nothing_get_zero_and_no_gradient(self, x: Tensor):
         x.requires_grad_()
         mask = torch.ones(70, 70, dtype=torch.bool)
         mask[5] = False
-        outcome = make().outcome(x, 9, mask=mask, return_stats=True)
+        outcome = make().forward_with_action(x, 9, mask=mask, return_stats=True)
         assert outcome.local_output[:, 5].abs().sum() == 0
         outcome.output.sum().backward()
         assert x.grad is not None
@@ -126,7 +126,7 @@ class TestCrossAttention:
         assert torch.equal(layer(changed, xa)[:, :-1], layer(x, xa)[:, :-1])
 
     def test_windows_behind_the_last_key_see_nothing(self, x: Tensor):
-        local = SlidingWindowAttention(4, SpanOptions(win_size=8, max_span=8))
+        local = SlidingWindowAttention(4, SpanConfig(win_size=8, max_span=8))
         got = local(x, torch.ones(3), x[:, :20])
         assert got.output[:, 24:].abs().sum() == 0
         assert got.output[:, 16:24].abs().sum() > 0
@@ -144,11 +144,14 @@ class TestCausality:
         changed[:, at:] = torch.randn(2, 70 - at, 32, generator=generator) * 3
         if isinstance(layer, IntegratedAttention):
             layer.refiner = Refiner(seed=0, epsilon=1.0)
-            one, other = layer.outcome(x, action), layer.outcome(changed, action)
+            one, other = (
+                layer.forward_with_action(x, action),
+                layer.forward_with_action(changed, action),
+            )
             torch.testing.assert_close(
                 one.output[:, :at], other.output[:, :at], rtol=1e-5, atol=1e-6
             )
-            assert layer.features(x).tolist() == layer.features(changed).tolist()
+            assert layer.obs_features(x).tolist() == layer.obs_features(changed).tolist()
         one = layer.step(x)
         if isinstance(layer, IntegratedAttention):
             layer.refiner = Refiner(seed=0, epsilon=1.0)
@@ -188,7 +191,7 @@ class TestCausality:
         later = torch.arange(64) % 16 >= 8
         settled = torch.where(later[:, None], 0.0, x)
         for causal in (False, True):
-            options = SpanOptions(win_size=16, max_span=24, causal=causal)
+            options = SpanConfig(win_size=16, max_span=24, causal=causal)
             local = SlidingWindowAttention(1, options)
             one, other = (local(each, torch.ones(3), xa).output for each in (x, settled))
             assert torch.equal(one[:, ~later], other[:, ~later]) == causal
@@ -201,7 +204,7 @@ class TestCausality:
         for number in range(12):
             towards = torch.randn(32, generator=torch.Generator().manual_seed(number))
             kept = layer.step(x + 9 * towards, cache=cache).cache.key_value
-            decisions.add((*kept.refreshed_keys.tolist(), *kept.refreshed_values.tolist()))
+            decisions.add((*kept.recomputed_keys.tolist(), *kept.recomputed_values.tolist()))
         assert len(decisions) == 1 if causal else len(decisions) > 1
 
     @LAYERS
@@ -222,14 +225,16 @@ class TestCausality:
 
 class TestSoftSpan:
     def test_the_span_predictor_learns(self, x: Tensor):
-        layer = make(soft_span=True, ramp=8)
-        layer.outcome(x, 7).output.square().mean().backward()
+        layer = make(soft_span=True, soft_edge_width=8)
+        layer.forward_with_action(x, 7).output.square().mean().backward()
         for parameter in layer.span_pred.parameters():
             assert parameter.grad is not None
             assert parameter.grad.abs().max() > 0
 
     def test_gradient_is_the_slope(self, generator: torch.Generator):
-        options = SpanOptions(win_size=8, max_span=20, temp_scale=0.2, soft_span=True, ramp=4)
+        options = SpanConfig(
+            win_size=8, max_span=20, temp_scale=0.2, soft_span=True, soft_edge_width=4
+        )
         local = SlidingWindowAttention(2, options)
         x = torch.randn(1, 30, 8, generator=generator, dtype=torch.float64)
 
@@ -244,8 +249,10 @@ class TestSoftSpan:
         assert slope.item() == pytest.approx(difference.item(), rel=2e-2)
 
     def test_a_steep_edge_is_the_hard_one(self, x: Tensor):
-        soft = AdaptiveSpan(4, SpanOptions(win_size=8, max_span=20, soft_span=True, ramp=1))
-        hard = AdaptiveSpan(4, SpanOptions(win_size=8, max_span=20))
+        soft = AdaptiveSpan(
+            4, SpanConfig(win_size=8, max_span=20, soft_span=True, soft_edge_width=1)
+        )
+        hard = AdaptiveSpan(4, SpanConfig(win_size=8, max_span=20))
         scale = torch.ones(3)
         torch.testing.assert_close(
             soft(x, x, x, scale).output, hard(x, x, x, scale).output, rtol=1e-4, atol=1e-5
@@ -254,19 +261,20 @@ class TestSoftSpan:
 
 def test_temperature_laws():
     m = torch.tensor([0.0, 0.5, 1.0])
-    for law, expected in {
-        True: [1.2, 1.1, 1.0],
-        False: [0.5, 0.6, 0.7],
-        "early": [1.0, 0.9, 0.8],
-        "early-unscaled": [1.0, 0.5, 0.01],
+    laws: dict[TemperatureLaw, list[float]] = {
+        "longer": [1.2, 1.1, 1.0],
+        "shorter": [0.5, 0.6, 0.7],
+        "legacy": [1.0, 0.9, 0.8],
+        "legacy_unscaled": [1.0, 0.5, 0.01],
         "none": [1.0, 1.0, 1.0],
-    }.items():
+    }
+    for law, expected in laws.items():
         torch.testing.assert_close(temperature(m, law, 0.2), torch.tensor(expected))
 
 
 def test_weights_scaled_by_the_span(x: Tensor):
-    plain = AdaptiveSpan(4, SpanOptions(win_size=8, max_span=20))
-    scaled = AdaptiveSpan(4, SpanOptions(win_size=8, max_span=20, scale_weights=True))
+    plain = AdaptiveSpan(4, SpanConfig(win_size=8, max_span=20))
+    scaled = AdaptiveSpan(4, SpanConfig(win_size=8, max_span=20, scale_weights=True))
     scale = torch.tensor([0.5, 0.0, 1.0])
     expected = plain(x, x, x, scale).output * torch.tensor([2.0, 0.0, 1.0])[:, None, None]
     torch.testing.assert_close(scaled(x, x, x, scale).output, expected)
@@ -274,32 +282,34 @@ def test_weights_scaled_by_the_span(x: Tensor):
 
 def test_absolute_actions_ignore_the_predictor(x: Tensor):
     layer = make(action_scale="absolute")
-    assert layer.outcome(x, 9).span.tolist() == [24] * 3
-    assert layer.outcome(x, torch.tensor([0, 3, 6])).span.tolist() == [0, 8, 16]
-    assert layer.outcome(x).span.max() < 24
+    assert layer.forward_with_action(x, 9).span.tolist() == [24] * 3
+    assert layer.forward_with_action(x, torch.tensor([0, 3, 6])).span.tolist() == [0, 8, 16]
+    assert layer.forward_with_action(x).span.max() < 24
 
 
 def test_hybrid_attention_focuses_as_often_as_it_is_told(x: Tensor):
     made = [
-        HybridAttention(x.shape[1], x.shape[2], 4, focus_steps=steps, win_size=8, max_span=16)
+        HybridAttention(
+            x.shape[1], x.shape[2], 4, num_refinement_steps=steps, win_size=8, max_span=16
+        )
         for steps in (1, 3)
     ]
-    assert [each.step(x).focus_steps.max().item() for each in made] == [1, 3]
+    assert [each.step(x).num_refinement_steps.max().item() for each in made] == [1, 3]
 
 
 def test_hybrid_attention_has_no_agent_and_a_toggle(x: Tensor):
-    layer = make(HybridAttention, sharpen_longer=False)
+    layer = make(HybridAttention, temperature_law="shorter")
     outcome = layer.step(x)
     # A sigmoid of the predictor's logits, as `m = p`.
     expected = torch.sigmoid(layer.span_pred.linear(outcome.cache.global_mean))[:, 0]
-    torch.testing.assert_close(outcome.scale, expected)
+    torch.testing.assert_close(outcome.span_scale, expected)
     assert layer.attn_local.temperature(torch.ones(1)).item() == pytest.approx(0.8)
     assert not hasattr(layer, "refiner")
 
 
 def test_learned_local_projections(x: Tensor):
     layer = make(local_projections=True)
-    layer.outcome(x, 9).output.sum().backward()
+    layer.forward_with_action(x, 9).output.sum().backward()
     names = {"query", "key", "value"}
     assert set(layer.attn_local.projections) == names
     for name in names:
@@ -307,17 +317,21 @@ def test_learned_local_projections(x: Tensor):
 
 
 def test_focus_takes_as_many_passes_as_it_is_told(x: Tensor):
-    assert make(focus_steps=3).outcome(x, 9).focus_steps.tolist() == [3, 3, 3]
-    layer = make(focus_steps=1, sharpen="none", action_scale="absolute")
-    one = layer.outcome(x, 9)
-    written = layer.attention_weights(x, scale=one.scale) @ split_heads(layer.ln_a(x), 4)
-    torch.testing.assert_close(one.local_output, join_heads(written))
+    assert make(num_refinement_steps=3).forward_with_action(x, 9).num_refinement_steps.tolist() == [
+        3,
+        3,
+        3,
+    ]
+    layer = make(num_refinement_steps=1, temperature_law="none", action_scale="absolute")
+    one = layer.forward_with_action(x, 9)
+    written = layer.attention_weights(x, scale=one.span_scale) @ split_heads(layer.ln_a(x), 4)
+    torch.testing.assert_close(one.local_output, merge_heads(written))
 
 
 class TestShiftedHeads:
     def test_keys_are_those_of_the_token_before(self, x: Tensor):
-        options = {"focus_steps": 1, "sharpen": "none", "action_scale": "absolute"}
-        plain, shifted = make(**options), make(**options, shifted_heads=2)
+        options = {"num_refinement_steps": 1, "temperature_law": "none", "action_scale": "absolute"}
+        plain, shifted = make(**options), make(**options, num_induction_heads=2)
         scale = torch.ones(len(x))
         one, other = (each.attention_weights(x, scale=scale) for each in (plain, shifted))
         torch.testing.assert_close(other[:, 2:], one[:, 2:])
@@ -330,7 +344,7 @@ class TestShiftedHeads:
 
     @pytest.mark.parametrize("causal", [False, True])
     def test_the_future_does_not_leak(self, causal: bool, x: Tensor):
-        layer = make(shifted_heads=2, causal=causal, local_projections=True)
+        layer = make(num_induction_heads=2, causal=causal, local_projections=True)
         cut = x.clone()
         cut[:, 30:] = 0
         same = torch.allclose(layer(x)[:, :30], layer(cut)[:, :30], atol=1e-6)
@@ -339,10 +353,13 @@ class TestShiftedHeads:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"shifted_heads": 5}, "shifted_heads must be in 0..head, got shifted_heads=5, head=4"),
-            ({"shifted_heads": -1}, "shifted_heads must be in 0..head"),
-            ({"focus_steps": 0}, "focus_steps must be at least 1, got 0"),
-            ({"focus_steps": 1.5}, "focus_steps must be an integer, got 1.5"),
+            (
+                {"num_induction_heads": 5},
+                "num_induction_heads must be in 0..head, got num_induction_heads=5, head=4",
+            ),
+            ({"num_induction_heads": -1}, "num_induction_heads must be in 0..head"),
+            ({"num_refinement_steps": 0}, "num_refinement_steps must be at least 1, got 0"),
+            ({"num_refinement_steps": 1.5}, "num_refinement_steps must be an integer, got 1.5"),
         ],
     )
     def test_bad_options(self, options: dict[str, Any], message: str):
@@ -354,26 +371,28 @@ class TestForcedRefresh:
     @pytest.mark.parametrize("causal", [False, True])
     def test_is_what_is_done(self, causal: bool, x: Tensor):
         layer = make(causal=causal)
-        first = layer.outcome(x, 5).cache
+        first = layer.forward_with_action(x, 5).cache
         wanted = torch.tensor([[True, False], [False, True], [False, False]])
-        kept = layer.outcome(x.cos(), 5, refresh=wanted, cache=first).cache.key_value
-        assert torch.equal(kept.refreshed_keys, wanted[:, 0])
-        assert torch.equal(kept.refreshed_values, wanted[:, 1])
+        kept = layer.forward_with_action(
+            x.cos(), 5, recompute_kv=wanted, cache=first
+        ).cache.key_value
+        assert torch.equal(kept.recomputed_keys, wanted[:, 0])
+        assert torch.equal(kept.recomputed_values, wanted[:, 1])
         anew = layer.attn_global.key_module(layer.ln_b(x.cos()))
         torch.testing.assert_close(kept.keys[0], anew[0])
         assert torch.equal(kept.keys[1:], first.key_value.keys[1:])
 
     @pytest.mark.parametrize(
-        ("kind", "refresh", "message"),
+        ("kind", "recompute_kv", "message"),
         [
             (IntegratedAttention, torch.ones(3, 2), "must be boolean of shape (3, 2)"),
             (IntegratedAttention, torch.ones(2, 2).bool(), "must be boolean of shape (3, 2)"),
             (FocusAttention, torch.ones(3, 2).bool(), "FocusAttention keeps no keys"),
         ],
     )
-    def test_what_is_refused(self, kind: Kind, refresh: Tensor, message: str, x: Tensor):
+    def test_what_is_refused(self, kind: Kind, recompute_kv: Tensor, message: str, x: Tensor):
         with pytest.raises(ValueError, match=re.escape(message)):
-            make(kind).outcome(x, 5, refresh=refresh)
+            make(kind).forward_with_action(x, 5, recompute_kv=recompute_kv)
 
 
 class TestStatistics:
@@ -393,8 +412,8 @@ class TestStatistics:
         rough = torch.randn(1, 4, 40, 40, generator=generator, dtype=torch.float64)
         mask = data.draw(st.sampled_from([None, rough > 0, rough]))
         action = torch.tensor([9, 4, data.draw(st.integers(0, 9))])
-        done = layer.outcome(x, action, mask=mask, lengths=lengths, return_stats=True)
-        weights = layer.attention_weights(x, mask=mask, scale=done.scale, lengths=lengths)
+        done = layer.forward_with_action(x, action, mask=mask, lengths=lengths, return_stats=True)
+        weights = layer.attention_weights(x, mask=mask, scale=done.span_scale, lengths=lengths)
         entropy = torch.special.entr(weights).sum(-1)
         seeing = weights.sum(-1) > 0
         stats = done.stats
@@ -407,15 +426,15 @@ class TestStatistics:
             expected = entropy[lane][chosen].mean()
             torch.testing.assert_close(stats.entropy[lane], expected, rtol=1e-6, atol=1e-8)
             torch.testing.assert_close(stats.effective_span[lane], expected.exp())
-        for name in ("window", "span", "visited_keys", "focus_steps"):
+        for name in ("window", "span", "qk_pairs", "num_refinement_steps"):
             assert torch.equal(getattr(stats, name), getattr(done, name))
 
     def test_coverage_is_the_share_of_full_attention(self, x: Tensor):
         """One pass, whose queries are known: full attention's weights summed over the interval."""
-        span = AdaptiveSpan(4, SpanOptions(win_size=16, max_span=24, temp_scale=0.3))
+        span = AdaptiveSpan(4, SpanConfig(win_size=16, max_span=24, temp_scale=0.3))
         scale = torch.tensor([0.2, 0.6, 1.0])
         done = span(x, x, x, scale, return_stats=True)
-        full = AdaptiveSpan(4, SpanOptions(win_size=96, max_span=96, temp_scale=0.0))
+        full = AdaptiveSpan(4, SpanConfig(win_size=96, max_span=96, temp_scale=0.0))
         by_temperature = x / span.temperature(scale)[:, None, None]
         weights = full.weights(by_temperature, x, torch.ones(3))
         limited = span.weights(x, x, scale)
@@ -426,10 +445,12 @@ class TestStatistics:
     def test_weights_make_the_output(self, x: Tensor):
         layer = make()
         local_input = layer.ln_a(x)
-        weights = layer.attention_weights(x, scale=layer.outcome(x, 9).scale)
+        weights = layer.attention_weights(x, scale=layer.forward_with_action(x, 9).span_scale)
         values = local_input.unflatten(-1, (4, 8)).transpose(1, 2)
         out = (weights @ values).transpose(1, 2).flatten(2)
-        torch.testing.assert_close(out, layer.outcome(x, 9).local_output, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            out, layer.forward_with_action(x, 9).local_output, rtol=1e-4, atol=1e-5
+        )
         whole = layer.attention_weights(x, path="global")
         torch.testing.assert_close(whole.sum(-1), torch.ones(3, 4, 70))
         with pytest.raises(ValueError, match="path must be"):
@@ -477,15 +498,15 @@ class TestTraining:
         layer = make().train()
         layer.refiner = Refiner(seed=0, epsilon=1.0)
         y = checkpoint(layer, x, use_reentrant=False)
-        with pytest.raises(RuntimeError, match=r"action = layer\.decide\(x\)"):
+        with pytest.raises(RuntimeError, match=r"action = layer\.select_actions\(x\)"):
             y.sum().backward()
-        action = layer.decide(x)
-        outcome = checkpoint(layer.outcome, x, action, use_reentrant=False)
+        action = layer.select_actions(x)
+        outcome = checkpoint(layer.forward_with_action, x, action, use_reentrant=False)
         outcome.output.sum().backward()
         layer.refiner = Refiner()
-        layer.learn(outcome, action)
+        layer.update_controller(outcome, action)
         decided = zip(outcome.state, action.tolist(), strict=True)
-        assert all(layer.refiner.value(*each) != 0 for each in decided)
+        assert all(layer.refiner.q_value(*each) != 0 for each in decided)
 
     @pytest.mark.filterwarnings("ignore")
     @pytest.mark.parametrize("options", [{}, {"causal": True, "soft_span": True}])
@@ -548,7 +569,7 @@ class TestRefinerInTheLayer:
         other.load_state_dict(torch.load(tmp_path / "layer.pt", weights_only=True))
         for state in layer.eval().step(x).state:
             for action in range(10):
-                assert other.refiner.value(state, action) == layer.refiner.value(state, action)
+                assert other.refiner.q_value(state, action) == layer.refiner.q_value(state, action)
 
     def test_within_a_model(self):
         layers = [make(), make()]
@@ -562,14 +583,14 @@ class TestRefinerInTheLayer:
             again.load_state_dict(stored)
         layers[1].refiner = Refiner(seed=1)
         again.load_state_dict(stored)
-        assert layers[1].refiner.value(3, 4) == pytest.approx(0.1)
+        assert layers[1].refiner.q_value(3, 4) == pytest.approx(0.1)
         layers[0].refiner = Refiner(seed=1)
         with pytest.raises(RuntimeError, match=r"Missing key.*0\.refiner"):
             again.load_state_dict(stored)
 
     def test_another_number_of_actions_is_an_error(self):
         layer, other = make(), make()
-        layer.refiner, other.refiner = Refiner(), Refiner(actions=9)
+        layer.refiner, other.refiner = Refiner(), Refiner(n_actions=9)
         layer.refiner.update(3, 4, 1.0, 5)
         with pytest.raises(RuntimeError, match="10 actions are stored, this refiner has 9"):
             other.load_state_dict(layer.state_dict())
@@ -578,7 +599,7 @@ class TestRefinerInTheLayer:
         layer = make()
         layer.refiner = Learned()
         assert "refiner.table" in layer.state_dict()
-        assert torch.equal(layer(x), layer.outcome(x, 9).output)
+        assert torch.equal(layer(x), layer.forward_with_action(x, 9).output)
         layer.refiner = None
         assert "refiner.table" not in layer.state_dict()
         layer.refiner = Refiner()
@@ -600,7 +621,7 @@ class TestDecisions:
         layer.refiner.update(layer.step(x).state[0], 7, 1.0, 0)
         before = layer.state_dict()
         outputs = [layer(x) for _ in range(3)]
-        assert torch.equal(outputs[0], layer.outcome(x, torch.tensor([7, 0, 0])).output)
+        assert torch.equal(outputs[0], layer.forward_with_action(x, torch.tensor([7, 0, 0])).output)
         assert all(torch.equal(outputs[0], each) for each in outputs)
         for name, tensor in layer.state_dict().items():
             assert torch.equal(tensor, before[name])
@@ -620,13 +641,13 @@ class TestDecisions:
         layer = make()
         layer.refiner = Refiner()
         monkeypatch.setattr(layer.refiner, "greedy_action", lambda _: np.array(3))
-        assert torch.equal(layer(x), layer.outcome(x, 3).output)
-        assert torch.equal(layer(x), layer.outcome(x, np.full(3, 3)).output)
+        assert torch.equal(layer(x), layer.forward_with_action(x, 3).output)
+        assert torch.equal(layer(x), layer.forward_with_action(x, np.full(3, 3)).output)
         monkeypatch.setattr(layer.refiner, "greedy_action", lambda _: 3.0)
         with pytest.raises(ValueError, match=r"refiner must choose actions in 0\.\.9"):
             layer(x)
         with pytest.raises(ValueError, match=r"action has shape \(3,\) and type torch.float32"):
-            layer.outcome(x, torch.full((3,), 4.5))
+            layer.forward_with_action(x, torch.full((3,), 4.5))
 
     def test_drawing_weights_anew_leaves_a_refiner_alone(self):
         layer = make()
@@ -642,22 +663,22 @@ class TestHalfPrecision:
     def test_reward_and_state_are_numbers(self, original: bool, x: Tensor):
         kind = IntegratedAttention.original if original else IntegratedAttention
         layer = kind(96, 32, 4, **SMALL).half()
-        outcome = layer.outcome(x.half(), 9)
+        outcome = layer.forward_with_action(x.half(), 9)
         assert outcome.reward.isfinite().all()
         assert outcome.reward.dtype == torch.float32
         expected = kind(96, 32, 4, **SMALL)
         expected.load_state_dict({n: t.float() for n, t in layer.state_dict().items()})
         torch.testing.assert_close(
-            outcome.reward, expected.outcome(x, 9).reward, rtol=0.1, atol=0.05
+            outcome.reward, expected.forward_with_action(x, 9).reward, rtol=0.1, atol=0.05
         )
 
     def test_long_sums_do_not_overflow(self):
         x = torch.full((1, 8192, 4), 20.0, dtype=torch.float16)
         assert token_mean(x, torch.tensor([8192])).tolist() == [[20.0] * 4]
-        assert features(x, torch.tensor([8192])).tolist() == [[20.0] * 4 + [0.0] * 4]
+        assert token_moments(x, torch.tensor([8192])).tolist() == [[20.0] * 4 + [0.0] * 4]
 
     def test_weights_scaled_at_the_smallest_span(self, x: Tensor):
-        span = AdaptiveSpan(4, SpanOptions(win_size=8, max_span=20, scale_weights=True))
+        span = AdaptiveSpan(4, SpanConfig(win_size=8, max_span=20, scale_weights=True))
         x.requires_grad_()
         span(x, x, x, torch.tensor([1e-42, 1e-5, 0.0])).output.sum().backward()
         assert x.grad is not None
@@ -681,7 +702,7 @@ class TestCaches:
         with pytest.raises(ValueError, match="begin the stream without a cache"):
             layer.step(x, cache=cache)
         with pytest.raises(ValueError, match="it must be an outcome's `cache`"):
-            layer.step(x, cache=cache.features)
+            layer.step(x, cache=cache.obs_features)
 
     def test_what_was_padding_is_computed_anew(self, x: Tensor):
         layer = make()
@@ -693,7 +714,7 @@ class TestCaches:
         first = layer.step(x, lengths=lengths).cache
         lengths += 10  # The cache has a copy.
         second = layer.step(x.cos(), cache=first, lengths=lengths).cache.key_value
-        assert not second.refreshed_keys.any()
+        assert not second.recomputed_keys.any()
         anew = layer.attn_global.key_module(layer.ln_b(x.cos()))
         for lane, before in enumerate([60, 33, 16]):
             assert torch.equal(
@@ -723,10 +744,10 @@ class TestBadInput:
     )
     def test_of_the_paths_alone(self, arguments: dict[str, Any], message: str):
         x = torch.randn(2, 10, 8)
-        local = SlidingWindowAttention(2, SpanOptions())
+        local = SlidingWindowAttention(2, SpanConfig())
         for path in (
             lambda: MultiHeadAttention(8, 2)(x, **arguments),
-            lambda: AdaptiveSpan(2, SpanOptions())(x, x, x, torch.ones(2), **arguments),
+            lambda: AdaptiveSpan(2, SpanConfig())(x, x, x, torch.ones(2), **arguments),
             lambda: local(x, torch.ones(2), **arguments),
         ):
             with pytest.raises(ValueError, match=message):
@@ -736,8 +757,8 @@ class TestBadInput:
         for make_one, message in [
             (lambda: MultiHeadAttention(10, 4), "head must divide dims"),
             (lambda: AdaptiveUpdateAttention(3, 1), "dims must be at least 4"),
-            (lambda: AdaptiveSpan(0, SpanOptions()), "head must be at least 1, got 0"),
-            (lambda: SlidingWindowAttention(3, SpanOptions(), 10), "head must divide dims"),
+            (lambda: AdaptiveSpan(0, SpanConfig()), "head must be at least 1, got 0"),
+            (lambda: SlidingWindowAttention(3, SpanConfig(), 10), "head must divide dims"),
         ]:
             with pytest.raises(ValueError, match=message):
                 make_one()
@@ -754,7 +775,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match="mask is a list; it must be a tensor"):
             make()(x, mask=[True])
         with pytest.raises(ValueError, match=r"action must be an integer in 0\.\.9, got 9\.0"):
-            make().outcome(x, 9.0)
+            make().forward_with_action(x, 9.0)
 
     def test_values_on_the_host_are_looked_at(self, x: Tensor):
         layer = make()
@@ -763,14 +784,14 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"lengths must be in \[0, 70\], got \[70, 71, 3\]"):
             layer(x, lengths=torch.tensor([70, 71, 3]))
         with pytest.raises(ValueError, match=r"action must be in \[0, 9\], got \[0, 9, 12\]"):
-            layer.outcome(x, torch.tensor([0, 9, 12]))
-        span = AdaptiveSpan(4, SpanOptions())
+            layer.forward_with_action(x, torch.tensor([0, 9, 12]))
+        span = AdaptiveSpan(4, SpanConfig())
         for scale in ([0.5, 1.1, 0.0], [0.5, -0.1, 0.0]):
             with pytest.raises(ValueError, match=r"scale must be in \[0, 1\]"):
                 span(x, x, x, torch.tensor(scale))
         layer.refiner = Refiner()
         with pytest.raises(ValueError, match="x has shape"):
-            layer.decide(x[0])
+            layer.select_actions(x[0])
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -795,9 +816,9 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"sharpen": "erly"}, "did you mean 'early'"),
-            ({"sharpen": 3}, "sharpen must be True, False or a law's name"),
-            ({"ramp": 0}, "ramp must be at least 1"),
+            ({"temperature_law": "legcy"}, "did you mean 'legacy'"),
+            ({"temperature_law": 3}, "temperature_law must be one of"),
+            ({"soft_edge_width": 0}, "soft_edge_width must be at least 1"),
             ({"action_scale": "relativ"}, "did you mean 'relative'"),
         ],
     )
@@ -810,7 +831,7 @@ class TestBadInput:
             IntegratedAttention(9.5, 32, 4)  # type: ignore[arg-type]
 
     def test_shapes_of_given_queries_and_keys(self, x: Tensor):
-        span = AdaptiveSpan(4, SpanOptions())
+        span = AdaptiveSpan(4, SpanConfig())
         for q, k, v, scale, message in [
             (x[0], x, x, torch.ones(3), "q has shape"),
             (x, x[:2], x[:2], torch.ones(3), "k and v have shapes"),

@@ -4,7 +4,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spangym.attention.features import digits, features, lag_correlations, pool, quality, state_id
+from spangym.attention.features import (
+    autocorrelation_buckets,
+    discretize,
+    pool_dims,
+    quality,
+    token_moments,
+    tuple_hash_id,
+)
 
 from ..conftest import Golden
 
@@ -15,23 +22,23 @@ def test_reproduces_the_original(golden: Golden, case: int):
     x = torch.from_numpy(recorded[f"x{case}"])
     # The original averages over the batch too: its batch is one lane here.
     lane = x.flatten(0, 1)[None]
-    got = features(lane)
+    got = token_moments(lane)
     np.testing.assert_allclose(got[0], recorded[f"features{case}"], rtol=1e-5, atol=1e-6)
-    assert digits(got)[0].tolist() == recorded[f"digits{case}"].tolist()
-    assert state_id(digits(got)[0].tolist()) == recorded[f"state_id{case}"]
+    assert discretize(got)[0].tolist() == recorded[f"digits{case}"].tolist()
+    assert tuple_hash_id(discretize(got)[0].tolist()) == recorded[f"state_id{case}"]
     assert quality(lane).quality.item() == pytest.approx(recorded[f"quality{case}"], abs=1e-5)
 
 
 def test_state_of_a_silent_local_path():
     # What the original recorded for an output of zeros: all digits 5.
-    assert state_id(digits(features(torch.zeros(1, 40, 16)))[0].tolist()) == 2495
+    assert tuple_hash_id(discretize(token_moments(torch.zeros(1, 40, 16)))[0].tolist()) == 2495
 
 
 @given(st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=20))
 def test_digits_count_the_edges_below(values: list[float]):
     edges = np.linspace(-1, 1, 10)
     expected = [int((edges <= value).sum()) for value in values]
-    assert digits(torch.tensor(values)).tolist() == expected
+    assert discretize(torch.tensor(values)).tolist() == expected
 
 
 def test_quality_in_words():
@@ -48,7 +55,7 @@ def test_quality_in_words():
 
 
 def test_pooling_keeps_means_and_variances_apart():
-    pooled = pool(torch.tensor([[1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0]]), groups=2)
+    pooled = pool_dims(torch.tensor([[1.0, 2.0, 3.0, 4.0, 10.0, 20.0, 30.0, 40.0]]), groups=2)
     assert pooled.tolist() == [[1.5, 3.5, 15.0, 35.0]]
 
 
@@ -61,7 +68,7 @@ def test_lag_correlations_are_mean_cosines(tokens: int, buckets: int, seed: int)
     x = torch.randn(2, tokens, 5, generator=torch.Generator().manual_seed(seed))
     unit = x / x.norm(dim=-1, keepdim=True)
     means = [0.0, *((unit[:, k:] * unit[:, :-k]).sum(-1).mean(1) for k in range(1, tokens))]
-    found = lag_correlations(x, buckets)
+    found = autocorrelation_buckets(x, buckets)
     assert found.shape == (2, buckets)
     for bucket in range(buckets):
         first = 2 ** (bucket - 1) + 1 if bucket > 1 else bucket + 1
@@ -74,7 +81,7 @@ def test_lag_correlations_are_mean_cosines(tokens: int, buckets: int, seed: int)
 
 def test_lag_correlations_find_a_repeat():
     passage = torch.randn(1, 24, 16, generator=torch.Generator().manual_seed(0))
-    found = lag_correlations(passage.repeat(1, 6, 1), 9)[0]
+    found = autocorrelation_buckets(passage.repeat(1, 6, 1), 9)[0]
     assert found.argmax() == 5  # 24 lies in 17..32
     assert found[5] == pytest.approx(1, abs=1e-5)
     assert found[:4].max() < 0.5

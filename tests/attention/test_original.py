@@ -10,15 +10,15 @@ from spangym.attention import (
     AdaptiveUpdateAttention,
     IntegratedAttention,
     SlidingWindowAttention,
-    SpanOptions,
+    SpanConfig,
 )
-from spangym.attention.layers.modules import join_heads, split_heads
+from spangym.attention.layers.modules import merge_heads, split_heads
 from spangym.attention.original import local_path as original_local
 from spangym.attention.original.layer import OriginalAdaptiveUpdateAttention
 from spangym.attention.original.local_path import (
-    MENDABLE,
+    FIXABLE_DEFECTS,
     OriginalSlidingWindowAttention,
-    cut_attention,
+    truncated_attention,
 )
 
 from ..conftest import Golden
@@ -57,7 +57,7 @@ def test_whole_layer_for_every_action(golden: Golden, case: int):
     x = tensor(recorded, f"case{case}.x")
     for action in range(10):
         prefix = f"case{case}.action{action}."
-        outcome = layer.outcome(x, action)
+        outcome = layer.forward_with_action(x, action)
         torch.testing.assert_close(
             outcome.output, tensor(recorded, prefix + "out"), rtol=0, atol=1e-5
         )
@@ -75,7 +75,7 @@ def test_local_path(golden: Golden, case: int, fused: bool, tolerance: float):
     meta = json.loads(str(recorded[f"case{case}.meta"]))
     local = OriginalSlidingWindowAttention(
         meta["head"],
-        SpanOptions(
+        SpanConfig(
             win_size=meta["win_size"],
             max_span=meta["max_span"],
             max_dist=meta["max_dist"],
@@ -105,7 +105,7 @@ def test_span_limited_attention(golden: Golden):
         meta = json.loads(str(recorded[f"meta{case}"]))
         m, strength = meta["span_scale"], meta["temp_scale"]
         temperature = 1 + strength * (1 - m) if meta["sharpen"] else 0.5 + strength * m
-        got = cut_attention(
+        got = truncated_attention(
             *(tensor(recorded, f"{name}{case}") for name in "qkv"),
             scale=m,
             head=meta["heads"],
@@ -145,17 +145,17 @@ def test_refiner_decides_once_for_the_batch_and_learns_in_eval_mode(generator: t
     refiner = Recording()
     layer = IntegratedAttention.original(40, 16, 2, refiner=refiner, generator=generator).eval()
     x = torch.randn(3, 40, 16, generator=generator)
-    outcome = layer.outcome(x, 7)
+    outcome = layer.forward_with_action(x, 7)
     assert torch.equal(layer(x), outcome.output)
-    (decision,) = refiner.updates
-    assert decision == (outcome.state[0], 7, outcome.reward.item(), outcome.next_state[0])
+    (span_action,) = refiner.updates
+    assert span_action == (outcome.state[0], 7, outcome.reward.item(), outcome.next_state[0])
     assert len(set(outcome.span.tolist())) == 1
 
 
 LOCAL = ("temperature", "local_causal", "cut")
-OPTIONS = SpanOptions(win_size=8, max_span=14, max_dist=14, temp_scale=0.7)
+OPTIONS = SpanConfig(win_size=8, max_span=14, max_dist=14, temp_scale=0.7)
 VARIANTS = pytest.mark.parametrize(
-    "mended",
+    "fixes",
     [(), *((name,) for name in LOCAL), ("local_causal", "cut"), LOCAL],
     ids=lambda names: "-".join(names) or "none",
 )
@@ -163,12 +163,10 @@ FUSED = pytest.mark.parametrize("fused", [True, False])
 SCALES = (0.3, 0.6, 1.0)
 
 
-def small(mended: str = "", **options: Any) -> IntegratedAttention:
+def small(fixes: str = "", **options: Any) -> IntegratedAttention:
     generator = torch.Generator().manual_seed(0)
     sizes = {"win_size": 8, "max_span": 14, "temp_scale": 0.7, **options}
-    return IntegratedAttention.original(
-        30, 16, 2, **sizes, mended=mended, generator=generator
-    ).eval()
+    return IntegratedAttention.original(30, 16, 2, **sizes, fixes=fixes, generator=generator).eval()
 
 
 @pytest.fixture
@@ -176,31 +174,31 @@ def x() -> torch.Tensor:
     return torch.randn(1, 30, 16, generator=torch.Generator().manual_seed(1))
 
 
-def keys_before(mended: tuple[str, ...], fused: bool, query: int, window: int, span: int) -> range:
+def keys_before(fixes: tuple[str, ...], fused: bool, query: int, window: int, span: int) -> range:
     """Which keys a query sees, in words of the original's slices of 30 tokens."""
     start = query // window * window
     first = max(0, start - span + window)
     held = range(first, min(30, start + span))
-    backwards = fused and "local_causal" not in mended
-    if "cut" in mended:
-        return range(first, query + 1) if backwards else held
+    slice_causal = fused and "local_causal" not in fixes
+    if "cut" in fixes:
+        return range(first, query + 1) if slice_causal else held
     queries = min(window, 30 - start)
-    return range(first, first + (query - start + 1 if backwards else queries))
+    return range(first, first + (query - start + 1 if slice_causal else queries))
 
 
 @VARIANTS
 @FUSED
-def test_which_keys_reach_a_query(mended: tuple[str, ...], fused: bool, x: torch.Tensor):
+def test_which_keys_reach_a_query(fixes: tuple[str, ...], fused: bool, x: torch.Tensor):
     """Gradients beside the slices in words, and what the options say of them."""
-    local = OriginalSlidingWindowAttention(2, OPTIONS, fused, mended)
+    local = OriginalSlidingWindowAttention(2, OPTIONS, fused, fixes)
     # Wide enough that no weight vanishes.
     x = x.double().requires_grad_()
     for scale in SCALES:
         done = local(x, torch.tensor([scale]))
         window, span = int(done.spans.window[0]), int(done.spans.span[0])
-        first, end = local.options.seen(done.spans, 30)
+        first, end = local.options.visible_range(done.spans, 30)
         for query in range(30):
-            expected = keys_before(mended, fused, query, window, span)
+            expected = keys_before(fixes, fused, query, window, span)
             assert (first[0, query], end[0, query]) == (expected.start, expected.stop)
             (influence,) = torch.autograd.grad(
                 done.output[0, query].square().sum(), x, retain_graph=True
@@ -214,86 +212,86 @@ def test_which_keys_reach_a_query(mended: tuple[str, ...], fused: bool, x: torch
 @FUSED
 @torch.no_grad()
 def test_one_pass_written_out(
-    mended: tuple[str, ...], fused: bool, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+    fixes: tuple[str, ...], fused: bool, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ):
     """Output, price and statistics beside weights that are all written out."""
-    monkeypatch.setattr(original_local, "FOCUS_STEPS", 1)
-    local = OriginalSlidingWindowAttention(2, OPTIONS, fused, mended)
+    monkeypatch.setattr(original_local, "MAX_REFINEMENT_STEPS", 1)
+    local = OriginalSlidingWindowAttention(2, OPTIONS, fused, fixes)
     for scale in SCALES:
         done = local(x, torch.tensor([scale]), return_stats=True)
         window, span = int(done.spans.window[0]), int(done.spans.span[0])
         seen = torch.zeros(30, 30, dtype=torch.bool)
         for query in range(30):
-            keys = keys_before(mended, fused, query, window, span)
+            keys = keys_before(fixes, fused, query, window, span)
             seen[query, keys.start : keys.stop] = True
         heads = split_heads(x, 2)
-        divisor = 1 + 0.7 * (1 - scale) if "temperature" in mended or not fused else 1.0
+        divisor = 1 + 0.7 * (1 - scale) if "temperature" in fixes or not fused else 1.0
         scores = heads @ heads.transpose(-1, -2) / divisor / (8**0.5 if fused else 1)
         weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
-        torch.testing.assert_close(done.output, join_heads(weights @ heads))
-        assert done.visited_keys.item() == seen.sum()
+        torch.testing.assert_close(done.output, merge_heads(weights @ heads))
+        assert done.qk_pairs.item() == seen.sum()
         assert done.stats is not None
         entropy = -torch.xlogy(weights, weights).sum(-1).mean()
         torch.testing.assert_close(done.stats.entropy[0], entropy, atol=1e-4, rtol=1e-4)
         coverage = (scores.softmax(-1) * seen).sum(-1).mean()
         torch.testing.assert_close(done.stats.coverage[0], coverage)
-        assert done.stats.visited_keys.item() == done.visited_keys.item()
+        assert done.stats.qk_pairs.item() == done.qk_pairs.item()
 
 
 @torch.no_grad()
-def test_local_path_with_all_mended_is_the_default_one(x: torch.Tensor):
-    mended = OriginalSlidingWindowAttention(2, OPTIONS, mended=LOCAL)
+def test_local_path_with_all_fixed_is_the_default_one(x: torch.Tensor):
+    fixes = OriginalSlidingWindowAttention(2, OPTIONS, fixes=LOCAL)
     default = SlidingWindowAttention(2, OPTIONS)
     for scale in torch.linspace(0, 1, 10)[:, None]:
-        got, expected = (each(x, scale, return_stats=True) for each in (mended, default))
+        got, expected = (each(x, scale, return_stats=True) for each in (fixes, default))
         torch.testing.assert_close(got.output, expected.output, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(vars(got.stats), vars(expected.stats), atol=1e-4, rtol=1e-4)
-        assert got.visited_keys.item() == expected.visited_keys.item()
-        assert got.focus_steps.item() == expected.focus_steps.item()
+        assert got.qk_pairs.item() == expected.qk_pairs.item()
+        assert got.num_refinement_steps.item() == expected.num_refinement_steps.item()
 
 
 @torch.no_grad()
-def test_global_path_with_all_mended_is_the_default_one(x: torch.Tensor):
-    mended = OriginalAdaptiveUpdateAttention(16, 2, causal=False, scaled_twice=False)
+def test_global_path_with_all_fixed_is_the_default_one(x: torch.Tensor):
+    fixes = OriginalAdaptiveUpdateAttention(16, 2, causal=False, scaled_twice=False)
     default = AdaptiveUpdateAttention(16, 2)
-    default.load_state_dict(mended.state_dict())
-    torch.testing.assert_close(mended(x)[0], default(x)[0])
+    default.load_state_dict(fixes.state_dict())
+    torch.testing.assert_close(fixes(x)[0], default(x)[0])
 
 
-@pytest.mark.parametrize("mended", MENDABLE)
+@pytest.mark.parametrize("fixes", FIXABLE_DEFECTS)
 @torch.no_grad()
-def test_a_mended_defect_changes_its_own_path_alone(mended: str, x: torch.Tensor):
-    original, layer = small(), small(mended)
+def test_a_fixed_defect_changes_its_own_path_alone(fixes: str, x: torch.Tensor):
+    original, layer = small(), small(fixes)
     assert original.state_dict().keys() == layer.state_dict().keys()
     scale = torch.tensor([0.6])
     same_local = torch.equal(
         original.attn_local(x, scale).output, layer.attn_local(x, scale).output
     )
     same_global = torch.equal(original.attn_global(x)[0], layer.attn_global(x)[0])
-    assert (same_local, same_global) == (mended not in LOCAL, mended in LOCAL)
-    before, after = original.outcome(x, 9), layer.outcome(x, 9)
+    assert (same_local, same_global) == (fixes not in LOCAL, fixes in LOCAL)
+    before, after = original.forward_with_action(x, 9), layer.forward_with_action(x, 9)
     assert not torch.equal(before.output, after.output)
 
 
-@pytest.mark.parametrize("mended", ["", *MENDABLE])
+@pytest.mark.parametrize("fixes", ["", *FIXABLE_DEFECTS])
 @torch.no_grad()
-def test_only_a_mended_temperature_is_heeded(mended: str, x: torch.Tensor):
+def test_only_a_fixed_temperature_is_heeded(fixes: str, x: torch.Tensor):
     cold, warm = (
-        small(mended, temp_scale=each).attn_local(x, torch.tensor([0.6])) for each in (0.0, 2.0)
+        small(fixes, temp_scale=each).attn_local(x, torch.tensor([0.6])) for each in (0.0, 2.0)
     )
-    assert torch.equal(cold.output, warm.output) == (mended != "temperature")
+    assert torch.equal(cold.output, warm.output) == (fixes != "temperature")
 
 
-@pytest.mark.parametrize("mended", ["", *MENDABLE])
-def test_only_a_mended_global_path_looks_ahead(mended: str, x: torch.Tensor):
+@pytest.mark.parametrize("fixes", ["", *FIXABLE_DEFECTS])
+def test_only_a_fixed_global_path_looks_ahead(fixes: str, x: torch.Tensor):
     x.requires_grad_()
-    first = small(mended).attn_global(x)[0][0, 0]
+    first = small(fixes).attn_global(x)[0][0, 0]
     (influence,) = torch.autograd.grad(first.square().sum(), x)
-    assert bool(influence[0, -1].any()) == (mended == "global_causal")
+    assert bool(influence[0, -1].any()) == (fixes == "global_causal")
 
 
 @torch.no_grad()
-def test_global_scores_are_scaled_once_if_that_is_mended(x: torch.Tensor):
+def test_global_scores_are_scaled_once_if_that_is_fixed(x: torch.Tensor):
     ratio = [
         each.query_module(x) @ each.key_module(x).transpose(-1, -2)
         for each in (small().attn_global, small("double_scale").attn_global)
@@ -304,18 +302,18 @@ def test_global_scores_are_scaled_once_if_that_is_mended(x: torch.Tensor):
 @torch.no_grad()
 def test_an_action_may_be_a_share_of_the_longest_span(x: torch.Tensor):
     layer = small(action_scale="absolute")
-    assert layer.outcome(x, 9).span.item() == 14
-    assert layer.outcome(x, 3).scale.item() == pytest.approx(1 / 3)
+    assert layer.forward_with_action(x, 9).span.item() == 14
+    assert layer.forward_with_action(x, 3).span_scale.item() == pytest.approx(1 / 3)
 
 
 @torch.no_grad()
 def test_turned_off_it_covers_nothing(x: torch.Tensor):
-    stats = small().outcome(x, 0, return_stats=True).stats
+    stats = small().forward_with_action(x, 0, return_stats=True).stats
     assert stats is not None
     assert all(getattr(stats, name).item() == 0 for name in ("span", "coverage", "entropy"))
     # So does a scale of less than a key.
     off = OriginalSlidingWindowAttention(2, OPTIONS)(x, torch.tensor([0.05]))
-    assert (off.spans.span.item(), off.visited_keys.item()) == (0, 0)
+    assert (off.spans.span.item(), off.qk_pairs.item()) == (0, 0)
 
 
 def test_weights_are_drawn_as_those_of_the_default_layer():
@@ -327,7 +325,7 @@ def test_weights_are_drawn_as_those_of_the_default_layer():
 
 
 def test_what_is_refused(x: torch.Tensor):
-    with pytest.raises(ValueError, match="mended 'causal' is unknown; did you mean"):
+    with pytest.raises(ValueError, match="fixes 'causal' is unknown; did you mean"):
         small("causal")
     with pytest.raises(ValueError, match="knows no lengths"):
         small()(x, lengths=torch.tensor([20]))

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spangym.attention import Spans
+from spangym.attention import SpanGeometry
 
 
 @st.composite
@@ -26,18 +26,20 @@ def by_hand(tokens: int, win_size: int, max_span: int, scale: float) -> list[tup
 @given(geometries())
 def test_intervals_are_those_of_the_definition(geometry: tuple[int, int, int, float]):
     tokens, win_size, max_span, scale = geometry
-    spans = Spans.from_scale(torch.tensor([scale]), win_size=win_size, max_span=max_span)
+    spans = SpanGeometry.from_scale(torch.tensor([scale]), win_size=win_size, max_span=max_span)
     first, end = spans.intervals(tokens)
     got = list(zip(first[0].tolist(), end[0].tolist(), strict=True))
     expected = by_hand(tokens, win_size, max_span, scale)
     assert got == expected
-    assert spans.visited_keys(tokens).item() == sum(end - first for first, end in expected)
+    assert spans.qk_pairs(tokens).item() == sum(end - first for first, end in expected)
 
 
 @given(geometries())
 def test_an_interval_covers_its_own_query(geometry: tuple[int, int, int, float]):
     tokens, win_size, max_span, scale = geometry
-    spans = Spans.from_scale(torch.tensor([max(scale, 0.01)]), win_size=win_size, max_span=max_span)
+    spans = SpanGeometry.from_scale(
+        torch.tensor([max(scale, 0.01)]), win_size=win_size, max_span=max_span
+    )
     first, end = spans.intervals(tokens)
     position = torch.arange(tokens)
     assert ((first <= position) & (position < end)).all()
@@ -46,19 +48,23 @@ def test_an_interval_covers_its_own_query(geometry: tuple[int, int, int, float])
 
 def test_lanes_are_independent():
     scales = torch.tensor([0.0, 0.3, 1.0])
-    together = Spans.from_scale(scales, win_size=8, max_span=12).intervals(30)
+    batched = SpanGeometry.from_scale(scales, win_size=8, max_span=12).intervals(30)
     for lane in range(3):
-        alone = Spans.from_scale(scales[lane : lane + 1], win_size=8, max_span=12).intervals(30)
-        assert torch.equal(together[0][lane], alone[0][0])
-        assert torch.equal(together[1][lane], alone[1][0])
+        alone = SpanGeometry.from_scale(scales[lane : lane + 1], win_size=8, max_span=12).intervals(
+            30
+        )
+        assert torch.equal(batched[0][lane], alone[0][0])
+        assert torch.equal(batched[1][lane], alone[1][0])
 
 
 def test_multiplies_as_python_does():
     # float32 would round this product up to 7.
     scale = torch.tensor([0.7])
-    assert Spans.from_scale(scale, win_size=10, max_span=10).window.item() == int(10 * scale.item())
+    assert SpanGeometry.from_scale(scale, win_size=10, max_span=10).window.item() == int(
+        10 * scale.item()
+    )
 
 
 def test_max_dist_bounds_the_span():
-    spans = Spans.from_scale(torch.ones(1), win_size=4, max_span=100, max_dist=6)
+    spans = SpanGeometry.from_scale(torch.ones(1), win_size=4, max_span=100, max_dist=6)
     assert spans.span.item() == 6

@@ -4,9 +4,9 @@ from typing import Any
 
 from spangym.envs import ENVIRONMENTS
 
-UNTRAINED: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks": 3}
+UNTRAINED: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks_per_episode": 3}
 
 
 def small(name: str) -> dict[str, Any]:
     """Arguments that make an id quick; trained layers have their sizes."""
-    return {"chunks": 3} if "weights" in ENVIRONMENTS[name] else UNTRAINED
+    return {"chunks_per_episode": 3} if "checkpoint" in ENVIRONMENTS[name] else UNTRAINED

@@ -21,7 +21,13 @@ from spangym.envs.testing.check_vector_env import check_vector_env
 
 from .arguments import small
 
-SMALL: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks": 2, "encoding": "features"}
+SMALL: dict[str, Any] = {
+    "dims": 16,
+    "heads": 2,
+    "ctx": 32,
+    "chunks_per_episode": 2,
+    "encoding": "features",
+}
 MODES = pytest.mark.parametrize("mode", AutoresetMode)
 
 
@@ -36,9 +42,9 @@ def test_ours_passes(name: str, encoding: str):
 @pytest.mark.parametrize(
     "more",
     [
-        {"refresh": True},
-        {"groups": 4, "lags": True, "layer_index": True},
-        {"observe": "previous", "price": 0.5},
+        {"control_kv_cache": True},
+        {"pool_groups": 4, "autocorrelation": True, "include_layer_index": True},
+        {"observation_time": "previous", "cost_coef": 0.5},
         {"reward": "attention"},
     ],
     ids=str,
@@ -150,7 +156,7 @@ def no_mask_of_final_obs(told: Told) -> None:
     told.infos.pop("_final_obs", None)
 
 
-def final_obs_of_one_lane(told: Told) -> None:
+def final_obs_of_one_env(told: Told) -> None:
     if "_final_obs" in told.infos:
         told.infos["_final_obs"][1:] = False
 
@@ -178,7 +184,7 @@ def no_final_info(told: Told) -> None:
 
 def final_info_of_the_new_episode(told: Told) -> None:
     if "final_info" in told.infos:
-        new = {key: told.infos[key].copy() for key in ("source", "_source")}
+        new = {key: told.infos[key].copy() for key in ("content_type", "_content_type")}
         told.infos["final_info"] = new
 
 
@@ -191,15 +197,15 @@ def terminates_instead(told: Told) -> None:
     told.terminations, told.truncations = told.truncations, told.terminations
 
 
-def reward_of_another_lane(told: Told) -> None:
+def reward_of_another_env(told: Told) -> None:
     told.rewards = np.roll(told.rewards, 1)
 
 
-def observation_of_another_lane(told: Told) -> None:
+def observation_of_another_env(told: Told) -> None:
     told.observations = np.roll(told.observations, 1, axis=0)
 
 
-def info_of_another_lane(told: Told) -> None:
+def info_of_another_env(told: Told) -> None:
     if "reward_parts" in told.infos:
         parts = told.infos["reward_parts"]
         parts["coverage"] = np.roll(parts["coverage"], 1)
@@ -214,7 +220,7 @@ def info_too_much(told: Told) -> None:
     told.infos["spare"] = np.arange(len(told.rewards))
 
 
-def info_for_all_lanes_at_once(told: Told) -> None:
+def info_for_all_envs_at_once(told: Told) -> None:
     told.infos["spare"] = 3
 
 
@@ -223,7 +229,7 @@ def infos_as_a_list(told: Told) -> None:
 
 
 def mask_of_numbers(told: Told) -> None:
-    told.infos["_source"] = told.infos["_source"].astype(np.int64)
+    told.infos["_content_type"] = told.infos["_content_type"].astype(np.int64)
 
 
 def whole_rewards(told: Told) -> None:
@@ -283,41 +289,62 @@ def named_defect(envs: SpanControlVectorEnv) -> str:
             final_obs_shares_the_observations,
             r"infos\['final_obs'\]\[0\] of step 3 and observations of step 3: share memory",
         ),
-        (no_final_obs, r"lane 0, step 3: " + NOT_THERE.format("final_obs")),
-        (no_mask_of_final_obs, r"lane 0, step 3: " + NOT_THERE.format("final_obs")),
-        (final_obs_of_one_lane, r"lane 1, step 3: " + NOT_THERE.format("final_obs")),
-        (final_obs_always, r"lane 0, step 0: the episode did not end, but infos\['_final_obs'\]"),
-        (final_obs_of_the_new_episode, rf"lane 0, step 3: final_obs is array.*, {SCALAR}"),
-        (final_obs_out_of_its_space, r"lane 2, step 3: final_obs is not in single_observation_sp"),
-        (no_final_info, r"lane 0, step 3: " + NOT_THERE.format("final_info")),
+        (no_final_obs, r"environment 0, step 3: " + NOT_THERE.format("final_obs")),
+        (no_mask_of_final_obs, r"environment 0, step 3: " + NOT_THERE.format("final_obs")),
+        (final_obs_of_one_env, r"environment 1, step 3: " + NOT_THERE.format("final_obs")),
+        (
+            final_obs_always,
+            r"environment 0, step 0: the episode did not end, but infos\['_final_obs'\]",
+        ),
+        (final_obs_of_the_new_episode, rf"environment 0, step 3: final_obs is array.*, {SCALAR}"),
+        (
+            final_obs_out_of_its_space,
+            r"environment 2, step 3: final_obs is not in single_observation_sp",
+        ),
+        (no_final_info, r"environment 0, step 3: " + NOT_THERE.format("final_info")),
         (
             final_info_of_the_new_episode,
-            rf"lane 0, step 3: final_info\['chunk'\] is absent, {SCALAR} 1",
+            rf"environment 0, step 3: final_info\['chunk'\] is absent, {SCALAR} 1",
         ),
-        (not_resetting, rf"lane 0, step 3: observation is array.*, {SCALAR}"),
-        (terminates_instead, rf"lane 0, step 3: terminated is np\.True_, {SCALAR} False"),
-        (reward_of_another_lane, rf"lane 0, step 0: reward is np\.float32.*, {SCALAR} np\.float32"),
-        (observation_of_another_lane, rf"lane 0, step 0: observation is array.*, {SCALAR} array"),
+        (not_resetting, rf"environment 0, step 3: observation is array.*, {SCALAR}"),
+        (terminates_instead, rf"environment 0, step 3: terminated is np\.True_, {SCALAR} False"),
         (
-            info_of_another_lane,
-            rf"lane \d, step \d: info\['reward_parts'\]\['coverage'\] is .*{SCALAR}",
+            reward_of_another_env,
+            rf"environment 0, step 0: reward is np\.float32.*, {SCALAR} np\.float32",
         ),
-        (info_left_out, rf"lane 0, step 0: info\['span'\] is absent, {SCALAR} \d+"),
-        (info_too_much, rf"lane 0, step 0: info\['spare'\] is np.int64\(0\), {SCALAR} absent"),
-        (info_for_all_lanes_at_once, r"step 0: infos\['spare'\] must have 3 entries, one a lane, "),
+        (
+            observation_of_another_env,
+            rf"environment 0, step 0: observation is array.*, {SCALAR} array",
+        ),
+        (
+            info_of_another_env,
+            rf"environment \d, step \d: info\['reward_parts'\]\['coverage'\] is .*{SCALAR}",
+        ),
+        (info_left_out, rf"environment 0, step 0: info\['span'\] is absent, {SCALAR} \d+"),
+        (
+            info_too_much,
+            rf"environment 0, step 0: info\['spare'\] is np.int64\(0\), {SCALAR} absent",
+        ),
+        (
+            info_for_all_envs_at_once,
+            r"step 0: infos\['spare'\] must have 3 entries, one per environment, ",
+        ),
         (infos_as_a_list, r"step 0: infos must be a dict, got list"),
         (mask_of_numbers, r"step 0: infos\['_source'\] is the mask of 'source' and must be an arr"),
         (whole_rewards, r"step 0: rewards must have shape \(3,\) and a floating dtype, .* int64"),
         (rewards_as_a_list, r"step 0: rewards must be a NumPy array, got list"),
         (rewards_as_a_column, r"step 0: rewards must have shape \(3,\) .*, got \(3, 1\) and floa"),
-        (reward_not_a_number, r"lane 2, step 0: reward is not a number"),
+        (reward_not_a_number, r"environment 2, step 0: reward is not a number"),
         (
             flags_of_numbers,
             r"step 0: truncations must have .* a bool dtype, got \(3,\) and float32",
         ),
         (wide_observations, r"step 0: observations must have shape .* dtype float32, .*float64"),
-        (observation_out_of_its_space, r"lane 1, step 0: observation is not in its space"),
-        (not_reproducible, r"lane 1, step 0, second run: reward is .*, in the first run from"),
+        (observation_out_of_its_space, r"environment 1, step 0: observation is not in its space"),
+        (
+            not_reproducible,
+            r"environment 1, step 0, second run: reward is .*, in the first run from",
+        ),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
@@ -409,11 +436,20 @@ class ReseededEveryReset(SpanControlVectorEnv):
         (ChangesActions, r"step 0: step must leave the actions as they are, it has changed them"),
         (OnlyObservations, r"reset\(seed=7\): reset must return observations and infos, got array"),
         (ListOfObservations, r"reset\(seed=7\): observations must be a NumPy array, got list"),
-        (OneSeedForAll, r"lane 1, reset\(seed=\[7, 8, 9\]\): observation is .*, with seed=7 it is"),
-        (AnotherFirstSeed, rf"lane 0, reset\(seed=7\): observation is .*, {SCALAR}"),
+        (
+            OneSeedForAll,
+            r"environment 1, reset\(seed=\[7, 8, 9\]\): observation is .*, with seed=7 it is",
+        ),
+        (AnotherFirstSeed, rf"environment 0, reset\(seed=7\): observation is .*, {SCALAR}"),
         (NoSeeds, r"reset\(seed=\[7, 8, 9\]\): reset must take a list of seeds, .*be a number"),
-        (SeededOnce, r"lane 0, reset\(seed=7\), second run: observation is .*, in the first run"),
-        (ReseededEveryReset, rf"lane 0, reset\(\) after step 9: observation is .*, {SCALAR}"),
+        (
+            SeededOnce,
+            r"environment 0, reset\(seed=7\), second run: observation is .*, in the first run",
+        ),
+        (
+            ReseededEveryReset,
+            rf"environment 0, reset\(\) after step 9: observation is .*, {SCALAR}",
+        ),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
@@ -429,14 +465,14 @@ def test_a_defect_of_calls_is_named(kind: type[SpanControlVectorEnv], message: s
             {"metadata": {"autoreset_mode": "SameStep"}},
             r"metadata: .*AutoresetMode, got 'SameStep'",
         ),
-        ({"num_envs": 0}, r"num_envs: must be a number of lanes, at least 1, got 0"),
+        ({"num_envs": 0}, r"num_envs: must be a number of environments, at least 1, got 0"),
         ({"num_envs": 2}, r"observation_space: must be that of 2 times single_observation_space"),
         (
             {"action_space": spaces.Discrete(10)},
             r"action_space: must be that of 3 times single_action_space, Multi.*, got Disc",
         ),
     ],
-    ids=["no-mode", "mode-as-text", "no-lane", "another-number", "not-batched"],
+    ids=["no-mode", "mode-as-text", "no-environment", "another-number", "not-batched"],
 )
 def test_a_wrong_declaration_is_named(change: dict[str, Any], message: str):
     envs = SpanControlVectorEnv(3, **SMALL)
@@ -469,14 +505,14 @@ class StepsOnInstead(SyncVectorEnv):
     """Acts in the new episode within the step that should only reset."""
 
     def step(self, actions: Any) -> Any:
-        for lane in np.flatnonzero(self._autoreset_envs).tolist():
-            self._autoreset_envs[lane] = False
-            self.envs[lane].reset()
+        for env_index in np.flatnonzero(self._autoreset_envs).tolist():
+            self._autoreset_envs[env_index] = False
+            self.envs[env_index].reset()
         observations, rewards, *rest = super().step(actions)
         return observations, np.zeros_like(rewards), *rest
 
 
-class ResetsEveryLane(SyncVectorEnv):
+class ResetsEveryEnv(SyncVectorEnv):
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:  # noqa: ARG002
         return super().reset(seed=seed)
 
@@ -505,23 +541,23 @@ class NoCopies(SyncVectorEnv):
         (
             RewardWhenReset,
             AutoresetMode.NEXT_STEP,
-            r"lane \d, step \d+: the step after an episode's end only resets: reward 0 and no flag,"
+            r"environment \d, step \d+: the step after an episode's end only resets: reward 0 and no flag,"
             r" got reward 1.0, terminated False, truncated False",
         ),
         (
             FlagWhenReset,
             AutoresetMode.NEXT_STEP,
-            r"lane \d, step \d+: the step after an episode's end .* terminated True, truncated F",
+            r"environment \d, step \d+: the step after an episode's end .* terminated True, truncated F",
         ),
         (
             StepsOnInstead,
             AutoresetMode.NEXT_STEP,
-            rf"lane 0, step 0: reward is np.float64\(0.0\), {SCALAR} np.float64\(1.0\)",
+            rf"environment 0, step 0: reward is np.float64\(0.0\), {SCALAR} np.float64\(1.0\)",
         ),
         (
-            ResetsEveryLane,
+            ResetsEveryEnv,
             AutoresetMode.DISABLED,
-            r"lane \d, reset with reset_mask after step \d+: observation is .*, not reset, before",
+            r"environment \d, reset with reset_mask after step \d+: observation is .*, not reset, before",
         ),
         (
             ResetsNoMask,
@@ -531,7 +567,7 @@ class NoCopies(SyncVectorEnv):
         (
             ResetsWithTheFirstSeed,
             AutoresetMode.DISABLED,
-            rf"lane 0, reset with reset_mask after step \d+: observation is .*, {SCALAR}",
+            rf"environment 0, reset with reset_mask after step \d+: observation is .*, {SCALAR}",
         ),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
@@ -591,7 +627,7 @@ def test_nested_observations_and_infos(mode: AutoresetMode):
         check_vector_env(WideCount([Dictionary] * 3, autoreset_mode=mode), Dictionary)
 
 
-def test_equal_observations_of_two_lanes_are_no_defect():
+def test_equal_observations_of_two_envs_are_no_defect():
     """A fixed start is allowed; so is an environment without any info."""
 
     class Fixed(Dictionary):

@@ -31,11 +31,17 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
 )
 
-from spangym.envs import Settings, SpanControlVecEnv
+from spangym.envs import EnvConfig, SB3SpanControlVecEnv
 from spangym.envs.testing import check_vector_env
 
 NAME = "spangym.envs:spangym/SpanControl-v0"
-SMALL: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks": 2, "encoding": "box"}
+SMALL: dict[str, Any] = {
+    "dims": 16,
+    "heads": 2,
+    "ctx": 32,
+    "chunks_per_episode": 2,
+    "encoding": "box",
+}
 EPISODE = 4
 make = functools.partial(gym.make, NAME, **SMALL)
 
@@ -71,23 +77,23 @@ def parameters(model: BaseAlgorithm) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 @pytest.mark.parametrize("encoding", ["box", "digits"])
-def test_sb3_learns_the_same_from_lanes_and_from_scalar_environments(name: str, encoding: str):
+def test_sb3_learns_the_same_from_envs_and_from_scalar_environments(name: str, encoding: str):
     if (name, encoding) == ("RecurrentPPO", "digits"):
         pytest.skip(
             "sb3-contrib sizes its LSTM by a NumPy integer for MultiDiscrete: torch objects"
         )
     arguments = {**SMALL, "encoding": encoding}
     scalar = [functools.partial(gym.make, NAME, **arguments)] * 2
-    ours = train(name, SpanControlVecEnv(Settings(**arguments), lanes=2))
+    ours = train(name, SB3SpanControlVecEnv(EnvConfig(**arguments), n_envs=2))
     dummies = train(name, DummyVecEnv(scalar))
-    learnt, again = parameters(ours), parameters(dummies)
-    assert all(torch.isfinite(each).all() for each in learnt.values())
-    assert all(torch.equal(learnt[key], again[key]) for key in learnt)
+    learned, again = parameters(ours), parameters(dummies)
+    assert all(torch.isfinite(each).all() for each in learned.values())
+    assert all(torch.equal(learned[key], again[key]) for key in learned)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_what_sb3_learnt_acts_after_saving(name: str, tmp_path: Path):
-    model = train(name, SpanControlVecEnv(Settings(**SMALL), lanes=2))
+def test_what_sb3_learned_acts_after_saving(name: str, tmp_path: Path):
+    model = train(name, SB3SpanControlVecEnv(EnvConfig(**SMALL), n_envs=2))
     model.save(tmp_path / "model.zip")
     again = type(model).load(tmp_path / "model.zip")
     env = make()
@@ -100,7 +106,7 @@ def test_what_sb3_learnt_acts_after_saving(name: str, tmp_path: Path):
 
 def test_sb3_bootstraps_over_truncation():
     """The end of an episode is no end of the return: the last observation is the next one."""
-    model = train("DQN", SpanControlVecEnv(Settings(**SMALL), lanes=2))
+    model = train("DQN", SB3SpanControlVecEnv(EnvConfig(**SMALL), n_envs=2))
     assert isinstance(model, sb3.DQN)
     buffer = model.replay_buffer
     assert buffer is not None
@@ -111,14 +117,14 @@ def test_sb3_bootstraps_over_truncation():
     assert (buffer.next_observations[ends[:-1]] != buffer.observations[ends[:-1] + 1]).any()
 
 
-def lanes() -> SpanControlVecEnv:
-    env = SpanControlVecEnv(Settings(**SMALL), lanes=3)
+def num_envs() -> SB3SpanControlVecEnv:
+    env = SB3SpanControlVecEnv(EnvConfig(**SMALL), n_envs=3)
     env.seed(0)
     return env
 
 
 def test_vec_monitor_counts_episodes():
-    env = VecMonitor(lanes())
+    env = VecMonitor(num_envs())
     env.reset()
     rewards = np.zeros(3)
     for step in range(2 * EPISODE):
@@ -133,7 +139,7 @@ def test_vec_monitor_counts_episodes():
 
 
 def test_vec_normalize_normalizes_last_observations_too():
-    plain, env = lanes(), VecNormalize(lanes())
+    plain, env = num_envs(), VecNormalize(num_envs())
     plain.reset()
     env.reset()
     infos = raw_infos = []
@@ -149,7 +155,7 @@ def test_vec_normalize_normalizes_last_observations_too():
 
 
 def test_vec_frame_stack_begins_anew_with_the_episode():
-    env = VecFrameStack(lanes(), n_stack=2)
+    env = VecFrameStack(num_envs(), n_stack=2)
     width = env.venv.observation_space.shape[0]  # pyright: ignore[reportOptionalSubscript]
     first = np.asarray(env.reset())
     assert first.shape == (3, 2 * width)
@@ -166,7 +172,7 @@ def test_vec_frame_stack_begins_anew_with_the_episode():
 
 @pytest.mark.parametrize("wrap", [VecMonitor, VecNormalize, lambda env: VecFrameStack(env, 2)])
 def test_sb3_learns_through_wrappers(wrap: Callable[[VecEnv], VecEnv]):
-    train("PPO", wrap(SpanControlVecEnv(Settings(**SMALL), lanes=2)))
+    train("PPO", wrap(SB3SpanControlVecEnv(EnvConfig(**SMALL), n_envs=2)))
 
 
 def test_gymnasium_counts_episodes_of_the_scalar_environment():
@@ -181,7 +187,7 @@ def test_gymnasium_counts_episodes_of_the_scalar_environment():
     assert info["episode"]["r"] == pytest.approx(sum(rewards))
 
 
-def test_gymnasium_counts_episodes_of_lanes():
+def test_gymnasium_counts_episodes_of_envs():
     envs = RecordVectorStatistics(gym.make_vec(NAME, 3, **SMALL))
     envs.reset(seed=0)
     rewards = np.zeros(3)

@@ -28,8 +28,8 @@ OBSERVATIONS = pytest.mark.parametrize(
         for encoding in ENCODINGS
         for more in (
             {},
-            {"groups": 2, "lags": True, "observe": "previous"},
-            {"groups": 4, "layer_index": True, "refresh": True},
+            {"pool_groups": 2, "autocorrelation": True, "observation_time": "previous"},
+            {"pool_groups": 4, "include_layer_index": True, "control_kv_cache": True},
         )
     ],
     ids=lambda each: "-".join(str(value) for value in each.values()),
@@ -46,7 +46,7 @@ def test_checkers_pass_without_a_warning(name: str, observation: dict[str, Any])
         stable_baselines3.common.env_checker.check_env(env)
 
 
-ORIGINAL = {"layer": "original", "mended": "local_causal", "reward": "attention"}
+ORIGINAL = {"layer_variant": "original", "fixes": "local_causal", "reward": "attention"}
 
 
 def test_checkers_pass_of_original_layers():
@@ -98,7 +98,7 @@ TRAJECTORIES = f"""
 import hashlib
 import gymnasium as gym
 for name in {[*ENVIRONMENTS]}:
-    env = gym.make(f"spangym.envs:{{name}}", chunks=2, encoding="features", lags=True)
+    env = gym.make(f"spangym.envs:{{name}}", chunks_per_episode=2, encoding="features", autocorrelation=True)
     digest = hashlib.sha256(env.reset(seed=9)[0].tobytes())
     for action in [9, 1, 4, 0]:
         observation, reward, *_ = env.step(action)

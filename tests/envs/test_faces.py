@@ -12,13 +12,13 @@ import torch
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode
 
-from spangym.attention.features import digits, lag_correlations, state_id
+from spangym.attention.features import autocorrelation_buckets, discretize, tuple_hash_id
 from spangym.envs import (
     ENVIRONMENTS,
+    SB3SpanControlVecEnv,
     SpanControlEnv,
-    SpanControlVecEnv,
     SpanControlVectorEnv,
-    settings_for,
+    make_config,
 )
 from spangym.envs.observations import ENCODINGS
 
@@ -32,54 +32,62 @@ NAME = "spangym/SpanControl-v0"
     ("name", "more"),
     [
         *((name, {}) for name in ENVIRONMENTS),
-        (NAME, {"layer": "original", "observe": "previous"}),
-        (NAME, {"layer": "original", "mended": "cut", "reward": "attention", "price": 0.5}),
+        (NAME, {"layer_variant": "original", "observation_time": "previous"}),
+        (
+            NAME,
+            {"layer_variant": "original", "fixes": "cut", "reward": "attention", "cost_coef": 0.5},
+        ),
         (NAME, {"action_scale": "absolute"}),
     ],
 )
-def test_lanes_are_scalar_environments_to_the_bit(name: str, more: dict[str, Any]):
-    """Three lanes of both vector faces beside three scalar environments, over two episodes."""
-    arguments = {**small(name), "encoding": "features", "lags": True, **more}
+def test_envs_are_scalar_environments_to_the_bit(name: str, more: dict[str, Any]):
+    """Three environments of both vector faces beside three scalar environments, over two episodes."""
+    arguments = {**small(name), "encoding": "features", "autocorrelation": True, **more}
     scalars = [gym.make(name, **arguments) for _ in range(3)]
     vector = gym.make_vec(name, 3, **arguments)
-    stable = SpanControlVecEnv(settings_for(name, arguments), 3)
+    stable = SB3SpanControlVecEnv(make_config(name, arguments), 3)
     assert isinstance(vector, SpanControlVectorEnv)
     stable.seed(11)
-    firsts = [env.reset(seed=11 + lane) for lane, env in enumerate(scalars)]
+    firsts = [env.reset(seed=11 + env_index) for env_index, env in enumerate(scalars)]
     expected = np.stack([observation for observation, _ in firsts])
     observations, infos = vector.reset(seed=11)
     np.testing.assert_array_equal(observations, expected)
     np.testing.assert_array_equal(stable.reset(), expected)
-    assert infos["source"].tolist() == [info["source"] for _, info in firsts]
-    assert [info["source"] for info in stable.reset_infos] == infos["source"].tolist()
+    assert infos["content_type"].tolist() == [info["content_type"] for _, info in firsts]
+    assert [info["content_type"] for info in stable.reset_infos] == infos["content_type"].tolist()
     generator = np.random.default_rng(0)
     ends = 0
     for _ in range(2 * 3 * 2 + 1):
         actions = generator.integers(10, size=3)
         observations, rewards, terminations, truncations, infos = vector.step(actions)
-        seen, earned, dones, lane_infos = stable.step(actions)
+        seen, earned, dones, env_infos = stable.step(actions)
         assert not terminations.any()
-        for lane, env in enumerate(scalars):
-            observation, reward, _, truncated, info = env.step(actions[lane])
-            assert rewards[lane] == earned[lane] == reward
-            assert truncations[lane] == dones[lane] == truncated
-            assert lane_infos[lane]["TimeLimit.truncated"] == truncated
-            assert {key: lane_infos[lane][key] for key in info} == info
+        for env_index, env in enumerate(scalars):
+            observation, reward, _, truncated, info = env.step(actions[env_index])
+            assert rewards[env_index] == earned[env_index] == reward
+            assert truncations[env_index] == dones[env_index] == truncated
+            assert env_infos[env_index]["TimeLimit.truncated"] == truncated
+            assert {key: env_infos[env_index][key] for key in info} == info
             if truncated:
                 ends += 1
-                np.testing.assert_array_equal(infos["final_obs"][lane], observation)
-                np.testing.assert_array_equal(lane_infos[lane]["terminal_observation"], observation)
-                assert infos["final_info"]["span"][lane] == info["span"]
+                np.testing.assert_array_equal(infos["final_obs"][env_index], observation)
+                np.testing.assert_array_equal(
+                    env_infos[env_index]["terminal_observation"], observation
+                )
+                assert infos["final_info"]["span"][env_index] == info["span"]
                 assert infos["_final_info"].all()
                 observation, info = env.reset()
-                assert infos["source"][lane] == info["source"]
-                assert stable.reset_infos[lane] == info
+                assert infos["content_type"][env_index] == info["content_type"]
+                assert stable.reset_infos[env_index] == info
             else:
                 assert "final_obs" not in infos
-                assert infos["visited_keys"][lane] == info["visited_keys"]
-                assert infos["reward_parts"]["price"][lane] == info["reward_parts"]["price"]
-            np.testing.assert_array_equal(observations[lane], observation)
-            np.testing.assert_array_equal(np.asarray(seen)[lane], observation)
+                assert infos["qk_pairs"][env_index] == info["qk_pairs"]
+                assert (
+                    infos["reward_components"]["cost"][env_index]
+                    == info["reward_components"]["cost"]
+                )
+            np.testing.assert_array_equal(observations[env_index], observation)
+            np.testing.assert_array_equal(np.asarray(seen)[env_index], observation)
     assert ends == 6
 
 
@@ -90,7 +98,7 @@ def test_make_vec_uses_the_face_of_its_own():
     assert envs.reset(seed=0)[0].shape == (4, 128)
 
 
-def test_seeds_of_lanes():
+def test_seeds_of_envs():
     envs = SpanControlVectorEnv(3, **UNTRAINED)
     by_list, _ = envs.reset(seed=[7, 8, 9])
     by_number, _ = envs.reset(seed=np.int64(7))  # pyright: ignore[reportArgumentType]
@@ -106,10 +114,10 @@ def test_seeds_of_lanes():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: SpanControlVectorEnv(0), "lanes must be an integer, at least 1, got 0"),
+        (lambda: SpanControlVectorEnv(0), "environments must be an integer, at least 1, got 0"),
         (
             lambda: SpanControlVectorEnv(2, render_mode="ansi"),  # pyright: ignore[reportArgumentType]
-            "None for many lanes",
+            "None for many environments",
         ),
         (lambda: SpanControlVectorEnv(2, **UNTRAINED).reset(seed=[1]), "seed must be of 2 numbers"),
         (
@@ -119,8 +127,8 @@ def test_seeds_of_lanes():
             "options must have no reset_mask",
         ),
         (lambda: SpanControlVectorEnv(2, **UNTRAINED).step(np.array([1, 2])), "call reset() first"),
-        (lambda: SpanControlEnv(**UNTRAINED).peek(), "call reset() first"),
-        (lambda: SpanControlEnv(**UNTRAINED).kinds(), "call reset() first"),
+        (lambda: SpanControlEnv(**UNTRAINED).one_step_rewards(), "call reset() first"),
+        (lambda: SpanControlEnv(**UNTRAINED).content_types(), "call reset() first"),
         (lambda: SpanControlEnv(**UNTRAINED).output_observations(), "call step() first"),
     ],
 )
@@ -135,47 +143,52 @@ def test_kinds_are_of_the_chunk_that_comes():
     env.reset(seed=1)
     told, found = [], []
     for _ in range(6):
-        told.append(env.kinds())
-        found.append(env.step(0)[4]["source"])
+        told.append(env.content_types())
+        found.append(env.step(0)[4]["content_type"])
     assert told == found
     assert len({*told}) > 1
     with pytest.raises(RuntimeError, match=r"call reset\(\) first"):
-        env.kinds()
+        env.content_types()
 
 
-def test_kinds_of_many_lanes_over_the_end_of_an_episode():
-    env = SpanControlVecEnv(settings_for(MIXED, {"chunks": 2}), 3)
+def test_kinds_of_many_envs_over_the_end_of_an_episode():
+    env = SB3SpanControlVecEnv(make_config(MIXED, {"chunks_per_episode": 2}), 3)
     env.seed(1)
     env.reset()
     for _ in range(9):
-        told = env.kinds()
-        assert told == [info["source"] for info in env.step(np.zeros(3, int))[3]]
+        told = env.content_types()
+        assert told == [info["content_type"] for info in env.step(np.zeros(3, int))[3]]
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_output_observations_are_of_the_local_output(encoding: str):
     """Beside the layers run by hand, over the ends of episodes."""
-    arguments = {**UNTRAINED, "chunks": 2, "layer_index": encoding != "state", "lags": True}
-    env = SpanControlVecEnv(
-        settings_for("spangym/SpanControl-v0", {**arguments, "encoding": encoding}), 3
+    arguments = {
+        **UNTRAINED,
+        "chunks_per_episode": 2,
+        "include_layer_index": encoding != "state",
+        "autocorrelation": True,
+    }
+    env = SB3SpanControlVecEnv(
+        make_config("spangym/SpanControl-v0", {**arguments, "encoding": encoding}), 3
     )
     env.seed(5)
     env.reset()
-    simulator = env.simulator
+    core = env.core
     for number in range(9):
-        state, index, actions = simulator.state, simulator.layer, (np.arange(3) + number) % 10
+        state, index, actions = core.state, core.layer, (np.arange(3) + number) % 10
         with torch.no_grad():
-            outcome = simulator.layers[index].outcome(
+            outcome = core.layers[index].forward_with_action(
                 state.hidden, torch.from_numpy(actions), cache=state.caches[index]
             )
-        output, lags = outcome.local_output, lag_correlations(outcome.local_output, 9)
+        output, lags = outcome.local_output, autocorrelation_buckets(outcome.local_output, 9)
         numbers = torch.cat([output.mean(1), output.var(1, unbiased=False), lags], dim=-1)
         env.step(actions)
         seen = env.output_observations()
         assert len(seen) == 3
-        expected = digits(numbers).numpy()
+        expected = discretize(numbers).numpy()
         if encoding == "state":
-            assert seen.tolist() == [state_id(row) for row in expected.tolist()]
+            assert seen.tolist() == [tuple_hash_id(row) for row in expected.tolist()]
             continue
         if encoding == "features":
             np.testing.assert_allclose(seen[:, :-1], numbers, atol=1e-6)
@@ -188,9 +201,9 @@ def test_output_observations_are_of_the_local_output(encoding: str):
 def test_output_observations_are_the_originals_next_state():
     env = SpanControlEnv(**UNTRAINED, encoding="state")
     env.reset(seed=2)
-    state = env.simulator.state
+    state = env.core.state
     with torch.no_grad():
-        outcome = env.simulator.layers[0].outcome(state.hidden, 7)
+        outcome = env.core.layers[0].forward_with_action(state.hidden, 7)
     env.step(7)
     assert [env.output_observations()] == outcome.next_state
 
@@ -208,14 +221,16 @@ FACES = pytest.mark.parametrize(
     "face",
     [
         lambda **arguments: SpanControlVectorEnv(3, **arguments),
-        lambda **arguments: SpanControlVecEnv(settings_for("spangym/SpanControl-v0", arguments), 3),
+        lambda **arguments: SB3SpanControlVecEnv(
+            make_config("spangym/SpanControl-v0", arguments), 3
+        ),
     ],
     ids=["gymnasium", "stable-baselines3"],
 )
 
 
 def start(envs: Any) -> None:
-    if isinstance(envs, SpanControlVecEnv):
+    if isinstance(envs, SB3SpanControlVecEnv):
         envs.seed(5)
         envs.reset()
     else:
@@ -232,7 +247,7 @@ def start(envs: Any) -> None:
     ],
     ids=["fork", "deepcopy", "pickle"],
 )
-def test_copies_of_many_lanes_go_on_alike(face: Any, duplicate: Any):
+def test_copies_of_many_envs_go_on_alike(face: Any, duplicate: Any):
     envs = face(**UNTRAINED)
     start(envs)
     envs.step(np.array([1, 2, 3]))
@@ -243,7 +258,7 @@ def test_copies_of_many_lanes_go_on_alike(face: Any, duplicate: Any):
 
 
 @FACES
-def test_many_lanes_are_restored_to_the_bit(face: Any):
+def test_many_envs_are_restored_to_the_bit(face: Any):
     envs, other = face(**UNTRAINED), face(**UNTRAINED)
     start(envs)
     envs.step(np.array([1, 2, 3]))

@@ -15,10 +15,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spangym.envs.data.dataset import LettersSource, MixtureSource, Source, Stream, TextSource
-from spangym.envs.data.dataset_registry import check_source, open_source
-from spangym.envs.data.files import ArraySource, AudioSource, FilesSource, open_files
-from spangym.envs.data.log_mel import HOP, MELS, RATE, WINDOW, log_mel, mel_bank
+from spangym.envs.data.dataset import (
+    Dataset,
+    MixtureDataset,
+    RepeatedLetterDataset,
+    Stream,
+    TextDataset,
+)
+from spangym.envs.data.dataset_registry import make_dataset, validate_dataset_name
+from spangym.envs.data.files import ArrayDataset, AudioDataset, FilesDataset, make_file_dataset
+from spangym.envs.data.log_mel import HOP, MELS, RATE, WINDOW, log_mel, mel_filterbank
 
 Write = Callable[..., Path]
 
@@ -47,8 +53,8 @@ def tone(seconds: float = 1.0, rate: int = RATE, hertz: float = 440.0) -> np.nda
     return 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
 
 
-def draw(source: Source, chunks: int = 2, ctx: int = 4, seed: int = 0) -> Stream:
-    return source.stream(np.random.default_rng(seed), chunks, ctx)
+def draw(source: Dataset, chunks: int = 2, ctx: int = 4, seed: int = 0) -> Stream:
+    return source.sample(np.random.default_rng(seed), chunks, ctx)
 
 
 def refused(make: Callable[[], object], *said: object) -> str:
@@ -81,23 +87,23 @@ def test_streams_are_passages_of_their_split(
     boundary = length * 4 // 5
     part = content[:boundary] if split == "train" else content[boundary:]
     if not part:
-        refused(lambda: FilesSource(path, split), path)
+        refused(lambda: FilesDataset(path, split), path)
         return
-    source = FilesSource(path, split)
+    source = FilesDataset(path, split)
     if len(part) < chunks * ctx:
         refused(lambda: draw(source, chunks, ctx, seed), path, len(part), chunks * ctx)
         return
     stream = draw(source, chunks, ctx, seed)
     assert stream.content.dtype == np.uint8
     assert stream.content.shape == (chunks, ctx)
-    assert stream.kinds == ("a.bin",) * chunks
+    assert stream.content_types == ("a.bin",) * chunks
     assert stream.content.tobytes() in part
     np.testing.assert_array_equal(stream.content, draw(source, chunks, ctx, seed).content)
 
 
 def test_splits_do_not_overlap(write: Write):
     path = write("a.bin", bytes(range(250)))
-    whole = draw(FilesSource(path, "train"), 20, 10), draw(FilesSource(path, "evaluation"), 5, 10)
+    whole = draw(FilesDataset(path, "train"), 20, 10), draw(FilesDataset(path, "evaluation"), 5, 10)
     assert b"".join(each.content.tobytes() for each in whole) == bytes(range(250))
 
 
@@ -109,32 +115,34 @@ def test_files_are_drawn_at_odds_that_go_with_their_length(write: Write):
     write(".hidden.txt", b"h" * 9000)
     write(".git/hidden.txt", b"h" * 9000)
     folder = write("deep/empty.txt", b"").parents[1]
-    source = FilesSource(folder, "train")
+    source = FilesDataset(folder, "train")
     generator = np.random.default_rng(0)
-    drawn = [source.stream(generator, 2, 10) for _ in range(400)]
-    kinds = [each.kinds[0] for each in drawn]
+    drawn = [source.sample(generator, 2, 10) for _ in range(400)]
+    kinds = [each.content_types[0] for each in drawn]
     assert set(kinds) == {"long.txt", "deep/er/short.txt"}
     assert kinds.count("long.txt") / len(kinds) == pytest.approx(0.75, abs=0.06)
     for each in drawn:
-        assert {*each.content.flat} == {ord(Path(each.kinds[0]).name[0])}
-    assert draw(source, 1, 2400).kinds == ("long.txt",)
+        assert {*each.content.flat} == {ord(Path(each.content_types[0]).name[0])}
+    assert draw(source, 1, 2400).content_types == ("long.txt",)
     refused(lambda: draw(source, 1, 2401), folder, "'long.txt'", 2400, 2401)
 
 
 def test_a_hidden_file_can_be_named(write: Write):
-    assert draw(FilesSource(write(".hidden", b"h" * 50), "train")).kinds == (".hidden",) * 2
+    assert (
+        draw(FilesDataset(write(".hidden", b"h" * 50), "train")).content_types == (".hidden",) * 2
+    )
 
 
 def test_hashes_are_of_the_split(write: Write):
     folder = write("a.txt", b"a" * 50).parent
     write("b.txt", b"b" * 10)
-    assert FilesSource(folder, "train").content_hashes() == {
+    assert FilesDataset(folder, "train").fingerprint() == {
         "a.txt": hashlib.sha256(b"a" * 40).hexdigest(),
         "b.txt": hashlib.sha256(b"b" * 8).hexdigest(),
     }
 
 
-@pytest.mark.parametrize("kind", [FilesSource, ArraySource, AudioSource, open_files])
+@pytest.mark.parametrize("kind", [FilesDataset, ArrayDataset, AudioDataset, make_file_dataset])
 @pytest.mark.parametrize(
     "name", ["nowhere", "", "nul\0", "x" * 300, "line\nbreak", "a.txt/b", "folder"]
 )
@@ -150,9 +158,9 @@ def test_nothing_but_regular_files_is_read(tmp_path: Path, write: Write):
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     (tmp_path / "loop").symlink_to(tmp_path)
     write("a.txt", b"a" * 50)
-    assert set(FilesSource(tmp_path, "train").content_hashes()) == {"a.txt"}
-    refused(lambda: FilesSource(tmp_path / "fifo", "train"), tmp_path / "fifo")
-    refused(lambda: FilesSource("/dev/zero", "train"), "/dev/zero")
+    assert set(FilesDataset(tmp_path, "train").fingerprint()) == {"a.txt"}
+    refused(lambda: FilesDataset(tmp_path / "fifo", "train"), tmp_path / "fifo")
+    refused(lambda: FilesDataset("/dev/zero", "train"), "/dev/zero")
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.npy", "a.npz", "a.wav"])
@@ -166,7 +174,7 @@ def test_files_that_may_not_be_read(write: Write, monkeypatch: pytest.MonkeyPatc
 
         for module, function in ((np, "fromfile"), (np, "load"), (soundfile, "read")):
             monkeypatch.setattr(module, function, refuse)
-    refused(lambda: open_files(path, "train"), repr(str(path)), "cannot be read")
+    refused(lambda: make_file_dataset(path, "train"), repr(str(path)), "cannot be read")
 
 
 def test_folders_that_may_not_be_read(write: Write, monkeypatch: pytest.MonkeyPatch):
@@ -179,12 +187,12 @@ def test_folders_that_may_not_be_read(write: Write, monkeypatch: pytest.MonkeyPa
 
     real = os.scandir
     monkeypatch.setattr(os, "scandir", scandir)
-    refused(lambda: FilesSource(folder.parent, "train"), f"{folder!s}", "Permission denied")
+    refused(lambda: FilesDataset(folder.parent, "train"), f"{folder!s}", "Permission denied")
 
 
-@pytest.mark.parametrize("kind", [FilesSource, ArraySource, AudioSource])
+@pytest.mark.parametrize("kind", [FilesDataset, ArrayDataset, AudioDataset])
 def test_splits_are_checked(write: Write, kind: Any):
-    path = write("a.npy" if kind is ArraySource else "a.wav", np.zeros((99, 2)))
+    path = write("a.npy" if kind is ArrayDataset else "a.wav", np.zeros((99, 2)))
     refused(lambda: kind(path, "test"), "'test'", "train", "evaluation")
 
 
@@ -195,9 +203,9 @@ def test_splits_are_checked(write: Write, kind: Any):
 def test_integers_are_bytes(write: Write, dtype: Any):
     content = np.arange(200).astype(dtype)
     for source in (
-        ArraySource(content, "evaluation"),
-        ArraySource(write("a.npy", content), "evaluation"),
-        ArraySource(torch.from_numpy(content.astype(np.int32)), "evaluation"),
+        ArrayDataset(content, "evaluation"),
+        ArrayDataset(write("a.npy", content), "evaluation"),
+        ArrayDataset(torch.from_numpy(content.astype(np.int32)), "evaluation"),
     ):
         stream = draw(source, 4, 10)
         assert source.channels == 0
@@ -209,9 +217,9 @@ def test_integers_are_bytes(write: Write, dtype: Any):
 def test_floats_are_frames(write: Write, dtype: Any):
     content = np.arange(150).reshape(50, 3).astype(dtype)
     for source in (
-        ArraySource(content, "train"),
-        ArraySource(write("a.npy", content), "train"),
-        ArraySource(torch.from_numpy(content.astype(np.float32)), "train"),
+        ArrayDataset(content, "train"),
+        ArrayDataset(write("a.npy", content), "train"),
+        ArrayDataset(torch.from_numpy(content.astype(np.float32)), "train"),
     ):
         stream = draw(source, 4, 10)
         assert source.channels == 3
@@ -222,13 +230,13 @@ def test_floats_are_frames(write: Write, dtype: Any):
 def test_tensors_of_any_kind():
     frames = torch.arange(24.0).reshape(8, 3)
     for tensor in (frames.bfloat16(), frames.double().requires_grad_(), frames.T.clone().T):
-        np.testing.assert_array_equal(draw(ArraySource(tensor, "train"), 2, 3).content.sum(), 153)
-    refused(lambda: ArraySource(frames.to(torch.complex64), "train"), "the array", "complex64")
+        np.testing.assert_array_equal(draw(ArrayDataset(tensor, "train"), 2, 3).content.sum(), 153)
+    refused(lambda: ArrayDataset(frames.to(torch.complex64), "train"), "the array", "complex64")
 
 
 def test_arrays_handed_in_are_copied():
     frames = np.zeros((20, 2), np.float32)
-    source = ArraySource(frames, "train")
+    source = ArrayDataset(frames, "train")
     frames += 1
     assert not draw(source).content.any()
     assert frames.flags.writeable
@@ -236,28 +244,28 @@ def test_arrays_handed_in_are_copied():
 
 def test_several_sequences():
     content = np.arange(6)[:, None, None] + np.zeros((6, 10, 2))
-    source = ArraySource(content, "train")
+    source = ArrayDataset(content, "train")
     drawn = [draw(source, 2, 4, seed) for seed in range(60)]
     assert {float(each.content.mean()) for each in drawn} == set(range(6))
     assert all(each.content.std() == 0 for each in drawn)
     digest = hashlib.sha256(content[:, :8].astype(np.float32).tobytes()).hexdigest()
-    assert source.content_hashes() == {"array": digest}
+    assert source.fingerprint() == {"array": digest}
 
 
 def test_each_array_of_an_npz_is_a_sequence(write: Write):
     arrays = {"low": np.zeros((20, 2)), "high": np.ones((20, 2))}
-    source = ArraySource(write("a.npz", arrays), "train")
+    source = ArrayDataset(write("a.npz", arrays), "train")
     drawn = [draw(source, seed=seed) for seed in range(20)]
-    assert {each.kinds for each in drawn} == {("low", "low"), ("high", "high")}
-    assert all((each.content == (each.kinds[0] == "high")).all() for each in drawn)
-    assert set(source.content_hashes()) == {"low", "high"}
+    assert {each.content_types for each in drawn} == {("low", "low"), ("high", "high")}
+    assert all((each.content == (each.content_types[0] == "high")).all() for each in drawn)
+    assert set(source.fingerprint()) == {"low", "high"}
 
 
 def test_a_folder_of_arrays(write: Write):
     write("a.npz", {"x": np.zeros((20, 2))})
     write("b/a.npz", {"x": np.ones((20, 2))})
     folder = write("c.npy", np.ones((20, 2))).parent
-    hashes = ArraySource(folder, "train").content_hashes()
+    hashes = ArrayDataset(folder, "train").fingerprint()
     assert set(hashes) == {"a.npz/x", "b/a.npz/x", "c.npy"}
     assert hashes["b/a.npz/x"] == hashes["c.npy"] != hashes["a.npz/x"]
 
@@ -284,19 +292,19 @@ def test_a_folder_of_arrays(write: Write):
     ],
 )
 def test_arrays_of_another_form(write: Write, content: np.ndarray, said: object):
-    refused(lambda: ArraySource(content, "train"), "the array", said)
+    refused(lambda: ArrayDataset(content, "train"), "the array", said)
     path = write("a.npy", content)
-    refused(lambda: ArraySource(path, "train"), path, said)
+    refused(lambda: ArrayDataset(path, "train"), path, said)
     path = write("a.npz", {"name": content})
-    refused(lambda: ArraySource(path, "train"), path, said)
+    refused(lambda: ArrayDataset(path, "train"), path, said)
 
 
 def test_arrays_of_a_source_are_alike(write: Write):
     path = write("a.npz", {"x": np.zeros((20, 2)), "y": np.zeros((20, 3))})
-    refused(lambda: ArraySource(path, "train"), path, "'x'", "'y'", "2 channels", "3 channels")
+    refused(lambda: ArrayDataset(path, "train"), path, "'x'", "'y'", "2 channels", "3 channels")
     folder = write("b/x.npy", np.zeros((20, 2))).parent
     write("b/y.npy", np.arange(20))
-    refused(lambda: ArraySource(folder, "train"), folder / "x.npy", folder / "y.npy", "bytes")
+    refused(lambda: ArrayDataset(folder, "train"), folder / "x.npy", folder / "y.npy", "bytes")
 
 
 def test_arrays_are_not_unpickled(write: Write):
@@ -305,9 +313,9 @@ def test_arrays_are_not_unpickled(write: Write):
             return pytest.fail, ("unpickled",)
 
     path = write("a.npy", np.array([Harm()], dtype=object))
-    refused(lambda: ArraySource(path, "train"), path)
+    refused(lambda: ArrayDataset(path, "train"), path)
     path.write_bytes(pickle.dumps(Harm()))
-    refused(lambda: ArraySource(path, "train"), path)
+    refused(lambda: ArrayDataset(path, "train"), path)
 
 
 @pytest.mark.parametrize("shape", ["(10**15,)", "(999999999999999,)", "(-3,)"])
@@ -316,7 +324,7 @@ def test_headers_that_promise_too_much(write: Write, shape: str):
     path = write(
         "a.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
     )
-    refused(lambda: ArraySource(path, "train"), path)
+    refused(lambda: ArrayDataset(path, "train"), path)
 
 
 def array_bytes(name: str) -> bytes:
@@ -340,7 +348,7 @@ def test_damaged_arrays(write: Write, name: str, cut: float, flips: list[tuple[f
         content[int(place * len(content))] = value
     path = write(name, bytes(content[: int(np.ceil(cut * len(content)))]))
     try:
-        ArraySource(path, "train")
+        ArrayDataset(path, "train")
     except ValueError as error:
         assert str(path) in str(error)  # noqa: PT017
         assert "\n" not in str(error)  # noqa: PT017
@@ -359,14 +367,14 @@ def test_frames_are_those_of_torch():
         return_complex=True,
     )
     power = spectrum[:, :-1].abs().numpy() ** 2
-    log = np.log10(np.maximum(mel_bank(RATE, WINDOW, MELS) @ power, 1e-10))
+    log = np.log10(np.maximum(mel_filterbank(RATE, WINDOW, MELS) @ power, 1e-10))
     whisper = (np.maximum(log, log.max() - 8) + 4) / 4
     np.testing.assert_allclose(log_mel(samples), whisper.T, atol=1e-6)
 
 
 def test_filters_are_those_of_librosa():
     # librosa.filters.mel(sr=22050, n_fft=2048), as the documentation of its ports prints it.
-    bank = mel_bank(22050, 2048, 128)
+    bank = mel_filterbank(22050, 2048, 128)
     assert bank.shape == (128, 1025)
     first = [0, 0.016182853208219942, 0.032365706416439884, 0.028990088037379964]
     second = [0, 0, 0, 0.009779235793639925, 0.025962089001859864, 0.035393705451959974]
@@ -376,7 +384,7 @@ def test_filters_are_those_of_librosa():
 
 @pytest.mark.parametrize("rate", [1500, 8000, RATE, 44100])
 def test_filters_have_equal_areas(rate: int):
-    bank = mel_bank(rate, 4096, 20)
+    bank = mel_filterbank(rate, 4096, 20)
     np.testing.assert_allclose(bank.sum(axis=1) * rate / 4096, 1, rtol=0.02)
 
 
@@ -384,23 +392,23 @@ def test_filters_have_equal_areas(rate: int):
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
 def test_a_tone_lies_in_its_band(write: Write, hertz: float, rate: int, suffix: str):
-    source = AudioSource(write("a" + suffix, tone(1, rate, hertz), rate), "train")
+    source = AudioDataset(write("a" + suffix, tone(1, rate, hertz), rate), "train")
     stream = draw(source, 2, 30)
     assert source.channels == 80
     assert stream.content.dtype == np.float32
     assert stream.content.shape == (2, 30, 80)
-    assert stream.kinds == ("a" + suffix,) * 2
+    assert stream.content_types == ("a" + suffix,) * 2
     bins = np.fft.rfftfreq(WINDOW, 1 / RATE)
-    bank = mel_bank(RATE, WINDOW, MELS)
-    centres = bank @ bins / bank.sum(axis=1)
+    bank = mel_filterbank(RATE, WINDOW, MELS)
+    centers = bank @ bins / bank.sum(axis=1)
     # The ends may ring.
-    bands = source.stream(np.random.default_rng(0), 1, 80).content[0, 5:-5].argmax(axis=1)
-    assert np.abs(centres[bands] - hertz).max() < 1.5 * RATE / WINDOW
+    bands = source.sample(np.random.default_rng(0), 1, 80).content[0, 5:-5].argmax(axis=1)
+    assert np.abs(centers[bands] - hertz).max() < 1.5 * RATE / WINDOW
 
 
 def test_lengths_and_splits_of_audio(write: Write):
     path = write("a.wav", np.concatenate([tone(4), tone(1, hertz=3000)]))
-    train, evaluation = (AudioSource(path, split) for split in ("train", "evaluation"))
+    train, evaluation = (AudioDataset(path, split) for split in ("train", "evaluation"))
     assert draw(train, 4, 100).content.shape == (4, 100, 80)
     refused(lambda: draw(train, 1, 401), path, 400, 401)
     refused(lambda: draw(evaluation, 1, 101), path, 100, 101)
@@ -411,7 +419,7 @@ def test_lengths_and_splits_of_audio(write: Write):
 def test_the_training_part_knows_nothing_of_the_other(write: Write):
     quiet = 0.01 * tone(4)
     hashes = [
-        AudioSource(write("a.wav", np.append(quiet, end)), "train").content_hashes()
+        AudioDataset(write("a.wav", np.append(quiet, end)), "train").fingerprint()
         for end in (tone(1), tone(1, hertz=3000), np.zeros(RATE))
     ]
     assert hashes[0] == hashes[1] == hashes[2]
@@ -419,8 +427,8 @@ def test_the_training_part_knows_nothing_of_the_other(write: Write):
 
 def test_channels_are_mixed(write: Write):
     left, right = tone(1), tone(1, hertz=2000)
-    stereo = AudioSource(write("a.wav", np.stack([left, right], axis=1)), "train")
-    mono = AudioSource(write("b.wav", (left + right) / 2), "train")
+    stereo = AudioDataset(write("a.wav", np.stack([left, right], axis=1)), "train")
+    mono = AudioDataset(write("b.wav", (left + right) / 2), "train")
     difference = draw(stereo, 1, 80).content - draw(mono, 1, 80).content
     # Rounded to 16 bits, the files are alike where they are loud.
     loud = draw(mono, 1, 80).content > 0.5
@@ -430,7 +438,7 @@ def test_channels_are_mixed(write: Write):
 
 def test_resampling_keeps_the_frames(write: Write):
     near, far = (
-        draw(AudioSource(write(f"{rate}.wav", tone(1, rate), rate), "train"), 1, 80).content[
+        draw(AudioDataset(write(f"{rate}.wav", tone(1, rate), rate), "train"), 1, 80).content[
             0, 5:75
         ]
         for rate in (RATE, 44100)
@@ -453,7 +461,7 @@ def test_silence_and_blocks():
 def test_audio_of_no_frame(write: Write, samples: int):
     assert log_mel(np.zeros(samples)).shape == (0, 80)
     path = write("a.wav", np.zeros(samples))
-    refused(lambda: AudioSource(path, "train"), path)
+    refused(lambda: AudioDataset(path, "train"), path)
 
 
 @pytest.mark.parametrize("samples", [160, 161, 200, 201, 399, 400])
@@ -464,13 +472,13 @@ def test_audio_of_few_frames(samples: int):
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_samples_are_finite(tmp_path: Path, wrong: float):
     soundfile.write(tmp_path / "a.wav", np.array([0, wrong] * 400), RATE, subtype="FLOAT")
-    refused(lambda: AudioSource(tmp_path / "a.wav", "train"), tmp_path / "a.wav", "NaN")
+    refused(lambda: AudioDataset(tmp_path / "a.wav", "train"), tmp_path / "a.wav", "NaN")
 
 
 @pytest.mark.parametrize("content", [b"", b"no audio", b"RIFF" + bytes(40)])
 def test_what_is_no_audio(write: Write, content: bytes):
     path = write("a.wav", content)
-    refused(lambda: AudioSource(path, "train"), path, "audio")
+    refused(lambda: AudioDataset(path, "train"), path, "audio")
 
 
 @given(cut=st.floats(0, 1), flips=st.lists(st.tuples(st.floats(0, 0.99), st.integers(0, 255))))
@@ -484,7 +492,7 @@ def test_damaged_audio(write: Write, suffix: str, cut: float, flips: list[tuple[
         content[int(place * len(content))] = value
     path = write("a" + suffix, bytes(content[: int(np.ceil(cut * len(content)))]))
     try:
-        AudioSource(path, "train")
+        AudioDataset(path, "train")
     except ValueError as error:
         assert str(path) in str(error)  # noqa: PT017
         assert "\n" not in str(error)  # noqa: PT017
@@ -501,24 +509,26 @@ def test_the_extra_is_named(write: Write, monkeypatch: pytest.MonkeyPatch, error
 
     real = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", refuse)
-    refused(lambda: AudioSource(path, "train"), "audio", "pip install 'spangym[audio]'")
+    refused(lambda: AudioDataset(path, "train"), "audio", "pip install 'spangym[audio]'")
 
 
 # By name
 
 
 def test_suffixes_decide(write: Write):
-    assert isinstance(open_files(write("t/a.txt", b"a" * 9), "train"), FilesSource)
-    assert isinstance(open_files(write("n/a.npy", np.zeros((9, 2))), "train"), ArraySource)
-    assert isinstance(open_files(write("n/a.npz", {"x": np.zeros((9, 2))}), "train"), ArraySource)
-    assert isinstance(open_files(write("s/a.flac", tone()), "train"), AudioSource)
+    assert isinstance(make_file_dataset(write("t/a.txt", b"a" * 9), "train"), FilesDataset)
+    assert isinstance(make_file_dataset(write("n/a.npy", np.zeros((9, 2))), "train"), ArrayDataset)
+    assert isinstance(
+        make_file_dataset(write("n/a.npz", {"x": np.zeros((9, 2))}), "train"), ArrayDataset
+    )
+    assert isinstance(make_file_dataset(write("s/a.flac", tone()), "train"), AudioDataset)
     audio = write("s/below/a.WAV", tone())
-    assert isinstance(open_files(str(audio), "train"), AudioSource)
-    source = open_files(audio.parents[1], "train")
-    assert isinstance(source, AudioSource)
-    assert set(source.content_hashes()) == {"a.flac", "below/a.WAV"}
-    assert isinstance(open_files(audio.parents[2] / "t", "train"), FilesSource)
-    assert isinstance(open_files(audio.parents[2] / "n", "train"), ArraySource)
+    assert isinstance(make_file_dataset(str(audio), "train"), AudioDataset)
+    source = make_file_dataset(audio.parents[1], "train")
+    assert isinstance(source, AudioDataset)
+    assert set(source.fingerprint()) == {"a.flac", "below/a.WAV"}
+    assert isinstance(make_file_dataset(audio.parents[2] / "t", "train"), FilesDataset)
+    assert isinstance(make_file_dataset(audio.parents[2] / "n", "train"), ArrayDataset)
 
 
 @pytest.mark.parametrize(
@@ -527,36 +537,38 @@ def test_suffixes_decide(write: Write):
 def test_folders_are_of_one_kind(tmp_path: Path, write: Write, names: tuple[str, ...]):
     for name in names:
         write(name, b"a" * 99)
-    refused(lambda: open_files(tmp_path, "train"), tmp_path, "separate", *map(repr, names))
+    refused(lambda: make_file_dataset(tmp_path, "train"), tmp_path, "separate", *map(repr, names))
 
 
 def test_hidden_files_do_not_mix(write: Write):
     write(".DS_Store", b"a")
-    assert isinstance(open_files(write("a.npy", np.arange(99)).parent, "train"), ArraySource)
+    assert isinstance(
+        make_file_dataset(write("a.npy", np.arange(99)).parent, "train"), ArrayDataset
+    )
 
 
 def test_names_of_files(write: Write, monkeypatch: pytest.MonkeyPatch):
     path = write("text", b"a" * 99)
     monkeypatch.chdir(path.parent)
-    assert isinstance(open_source("text", "train"), TextSource)
-    assert isinstance(open_source("./text", "train"), FilesSource)
-    assert isinstance(open_source(str(path.parent), "train"), FilesSource)
-    check_source("./text")
+    assert isinstance(make_dataset("text", "train"), TextDataset)
+    assert isinstance(make_dataset("./text", "train"), FilesDataset)
+    assert isinstance(make_dataset(str(path.parent), "train"), FilesDataset)
+    validate_dataset_name("./text")
 
 
 @pytest.mark.parametrize("name", ["", "texd", "x" * 300, "nul\0", "text/below"])
 def test_names_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
     monkeypatch.chdir(tmp_path)
-    for check in (check_source, lambda name: open_source(name, "train")):
+    for check in (validate_dataset_name, lambda name: make_dataset(name, "train")):
         message = refused(lambda check=check: check(name), repr(name))
         assert re.search("did you mean 'text'|known are", message)
 
 
 def test_mixtures_copies_and_pickles(write: Write):
-    source = FilesSource(write("a.txt", bytes(range(250))), "train")
+    source = FilesDataset(write("a.txt", bytes(range(250))), "train")
     copy = pickle.loads(pickle.dumps(source))
     np.testing.assert_array_equal(draw(source).content, draw(copy).content)
-    mixture = MixtureSource([source, LettersSource()])
+    mixture = MixtureDataset([source, RepeatedLetterDataset()])
     assert draw(mixture, 20, 5).content.shape == (20, 5)
     with pytest.raises(ValueError, match="same channels"):
-        MixtureSource([source, ArraySource(np.zeros((9, 2)), "train")])
+        MixtureDataset([source, ArrayDataset(np.zeros((9, 2)), "train")])

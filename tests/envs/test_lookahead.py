@@ -11,26 +11,31 @@ from torch import Tensor
 from spangym.attention import IntegratedAttention
 from spangym.envs import (
     ENVIRONMENTS,
-    Decided,
     Reward,
+    RewardContext,
+    SB3SpanControlVecEnv,
     SpanControlEnv,
-    SpanControlVecEnv,
     SpanControlVectorEnv,
-    settings_for,
+    make_config,
 )
-from spangym.envs.lookahead import choices
+from spangym.envs.lookahead import all_actions
 
-TINY: dict[str, Any] = {"dims": 8, "heads": 2, "ctx": 16, "chunks": 2, "price": 0.7}
+TINY: dict[str, Any] = {"dims": 8, "heads": 2, "ctx": 16, "chunks_per_episode": 2, "cost_coef": 0.7}
 NAME = "spangym/SpanControl-v0"
 VARIANTS = pytest.mark.parametrize(
     "variant",
     [
         {},
-        {"refresh": True},
+        {"control_kv_cache": True},
         {"reward": "attention"},
-        {"observe": "previous", "lags": True},
-        {"layer": "original"},
-        {"layer": "original", "mended": "cut", "reward": "attention", "refresh": True},
+        {"observation_time": "previous", "autocorrelation": True},
+        {"layer_variant": "original"},
+        {
+            "layer_variant": "original",
+            "fixes": "cut",
+            "reward": "attention",
+            "control_kv_cache": True,
+        },
     ],
     ids=lambda each: "-".join(each) or "plain",
 )
@@ -47,14 +52,14 @@ def test_peek_is_what_each_action_earns(variant: dict[str, Any]):
     env = SpanControlEnv(**TINY, **variant)
     env.reset(seed=1)
     env.step(env.action_space.sample())
-    seen = env.peek()
+    seen = env.one_step_rewards()
     assert seen.dtype == np.float32
-    assert seen.tolist() == [after(env, [action]) for action in choices(env.simulator)]
+    assert seen.tolist() == [after(env, [action]) for action in all_actions(env.core)]
 
 
 KINDS = pytest.mark.parametrize(
     "kind",
-    [{}, {"layer": "original"}, {"layer": "original", "mended": "local_causal"}],
+    [{}, {"layer_variant": "original"}, {"layer_variant": "original", "fixes": "local_causal"}],
     ids=lambda each: "-".join(each.values()) or "default",
 )
 
@@ -62,7 +67,7 @@ KINDS = pytest.mark.parametrize(
 @KINDS
 @pytest.mark.parametrize("layers", [1, 2])
 def test_lookahead_is_the_best_of_all_ways(layers: int, kind: dict[str, Any]):
-    env = SpanControlEnv(**TINY, layers=layers, **kind)
+    env = SpanControlEnv(**TINY, num_layers=layers, **kind)
     env.reset(seed=1)
     for _ in range(layers):
         env.step(5)
@@ -77,22 +82,22 @@ def test_in_mid_chunk_only_what_is_left_is_looked_at():
     env = SpanControlEnv(**TINY)
     env.reset(seed=1)
     env.step(3)
-    np.testing.assert_array_equal(env.lookahead(), env.peek())
+    np.testing.assert_array_equal(env.lookahead(), env.one_step_rewards())
 
 
 class PaidLast(Reward):
     """Spans cost at once; what they are good for shows in the last layer's output."""
 
-    parts = ("size",)
+    components = ("size",)
 
-    def __call__(self, decided: Decided) -> Tensor:
-        last = decided.layer + 1 == decided.layers
-        size = decided.outcome.output.square().sum((1, 2))
-        return (size if last else -1e-3 * decided.outcome.scale)[:, None]
+    def __call__(self, context: RewardContext) -> Tensor:
+        last = context.layer + 1 == context.num_layers
+        size = context.layer_output.output.square().sum((1, 2))
+        return (size if last else -1e-3 * context.layer_output.span_scale)[:, None]
 
 
 def test_a_wide_beam_is_exact_and_a_narrow_one_a_bound_from_below():
-    env = SpanControlEnv(**TINY, layers=3, reward=PaidLast())
+    env = SpanControlEnv(**TINY, num_layers=3, reward=PaidLast())
     env.reset(seed=1)
     exact = [
         max(after(env, [first, *rest]) for rest in itertools.product(range(10), repeat=2))
@@ -119,7 +124,12 @@ def test_following_it_earns_what_it_promised():
 
 @pytest.mark.parametrize(
     "variant",
-    [{}, {"refresh": True}, {"layer": "original"}, {"layer": "original", "mended": "cut"}],
+    [
+        {},
+        {"control_kv_cache": True},
+        {"layer_variant": "original"},
+        {"layer_variant": "original", "fixes": "cut"},
+    ],
     ids=lambda each: "-".join(each) or "plain",
 )
 def test_coverages_are_those_that_each_action_leads_to(variant: dict[str, Any]):
@@ -127,21 +137,22 @@ def test_coverages_are_those_that_each_action_leads_to(variant: dict[str, Any]):
     env = SpanControlEnv(**TINY, reward="attention", **variant)
     env.reset(seed=1)
     env.step(env.action_space.sample())
-    seen = env.coverages()
+    seen = env.action_coverages()
     assert seen.dtype == np.float32
     led_to = [
-        env.fork().step(action)[4]["reward_parts"]["coverage"] for action in choices(env.simulator)
+        env.fork().step(action)[4]["reward_components"]["coverage"]
+        for action in all_actions(env.core)
     ]
     np.testing.assert_array_equal(seen, np.array(led_to, np.float32))
 
 
 def test_longer_spans_cover_more():
     """Where a query's last pass is its first, a longer interval holds the shorter one's weight."""
-    arguments = {**ENVIRONMENTS["spangym/LongRange-v0"], "chunks": 1}
+    arguments = {**ENVIRONMENTS["spangym/LongRange-v0"], "chunks_per_episode": 1}
     envs = SpanControlVectorEnv(3, **arguments)
     envs.reset(seed=2)
     for _ in range(2):
-        seen = envs.coverages()
+        seen = envs.action_coverages()
         assert (np.diff(seen, axis=1) > 0).all()
         np.testing.assert_array_equal(seen[:, 0], 0)
         np.testing.assert_allclose(seen[:, 9], 1, atol=1e-5)
@@ -163,11 +174,11 @@ def absolute_layers(*predictions: float) -> list[IntegratedAttention]:
 
 
 def test_predicted_actions_are_the_nearest():
-    envs = SpanControlVectorEnv(3, layers=absolute_layers(0.3, 0.8), chunks=2)
+    envs = SpanControlVectorEnv(3, layers=absolute_layers(0.3, 0.8), chunks_per_episode=2)
     envs.reset(seed=0)
     seen = []
     for _ in range(4):
-        predicted = envs.predicted_actions()
+        predicted = envs.predictor_action()
         assert (predicted.dtype, predicted.shape) == (np.int64, (3,))
         seen.append(predicted.tolist())
         envs.step(predicted)
@@ -175,69 +186,85 @@ def test_predicted_actions_are_the_nearest():
 
 
 @pytest.mark.parametrize("layer", ["default", "original"])
-def test_predicted_actions_are_of_each_lane(layer: str):
-    """Where actions are shares of the longest span, each lane's prediction is its own."""
-    arguments = {**TINY, "layer": layer, "action_scale": "absolute"}
+def test_predicted_actions_are_of_each_env(layer: str):
+    """Where actions are shares of the longest span, each environment's prediction is its own."""
+    arguments = {**TINY, "layer_variant": layer, "action_scale": "absolute"}
     envs = SpanControlVectorEnv(3, **arguments)
     envs.reset(seed=0)
-    own_layer, hidden = envs.simulator.layers[0], envs.simulator.state.hidden
+    own_layer, hidden = envs.core.layers[0], envs.core.state.hidden
     linear = own_layer.span_pred.linear
     with torch.no_grad():
         # Predictions that differ.
         linear.weight.mul_(600)
-        linear.bias.sub_(own_layer.outcome(hidden[:1]).scale.logit())
-        own = [own_layer.outcome(hidden[lane : lane + 1]).scale.item() for lane in range(3)]
+        linear.bias.sub_(own_layer.forward_with_action(hidden[:1]).span_scale.logit())
+        own = [
+            own_layer.forward_with_action(hidden[env_index : env_index + 1]).span_scale.item()
+            for env_index in range(3)
+        ]
     assert max(own) - min(own) > 0.2
-    assert envs.predicted_actions().tolist() == [round(9 * each) for each in own]
+    assert envs.predictor_action().tolist() == [round(9 * each) for each in own]
 
 
 @pytest.mark.parametrize("refresh", [False, True])
 def test_shares_of_the_prediction_are_predicted_to_be_whole(refresh: bool):
-    env = SpanControlEnv(**TINY, refresh=refresh)
+    env = SpanControlEnv(**TINY, control_kv_cache=refresh)
     env.reset(seed=0)
-    assert env.predicted_actions() == 9
+    assert env.predictor_action() == 9
 
 
 def test_predicted_actions_follow_the_layer():
     """Of trained layers, beside the scale that a layer takes when nobody decides."""
-    arguments = {**ENVIRONMENTS["spangym/LongRange-v0"], "chunks": 3}
+    arguments = {**ENVIRONMENTS["spangym/LongRange-v0"], "chunks_per_episode": 3}
     env = SpanControlEnv(**arguments)
     env.reset(seed=1)
     for action in (9, 2, 0, 5, 7):
-        state, index = env.simulator.state, env.simulator.layer
-        own = env.simulator.layers[index].step(state.hidden, cache=state.caches[index])
-        assert abs(env.predicted_actions() / 9 - own.scale.item()) <= 0.5 / 9 + 1e-6
+        state, index = env.core.state, env.core.layer
+        own = env.core.layers[index].step(state.hidden, cache=state.caches[index])
+        assert abs(env.predictor_action() / 9 - own.span_scale.item()) <= 0.5 / 9 + 1e-6
         env.step(action)
 
 
 @KINDS
-def test_of_many_lanes_each_is_as_alone(kind: dict[str, Any]):
+def test_of_many_envs_each_is_as_alone(kind: dict[str, Any]):
     tiny = {**TINY, **kind}
-    envs, stable = SpanControlVectorEnv(6, **tiny), SpanControlVecEnv(settings_for(NAME, tiny), 6)
+    envs, stable = SpanControlVectorEnv(6, **tiny), SB3SpanControlVecEnv(make_config(NAME, tiny), 6)
     envs.reset(seed=4)
     stable.seed(4)
     stable.reset()
     envs.step(np.arange(6))
     stable.step(np.arange(6))
-    asked = ("lookahead", "peek", "coverages", "predicted_actions", "output_observations", "kinds")
+    asked = (
+        "lookahead",
+        "one_step_rewards",
+        "action_coverages",
+        "predictor_action",
+        "output_observations",
+        "content_types",
+    )
     answers = {name: getattr(envs, name)() for name in asked}
-    for name in ("lookahead", "peek", "coverages"):
+    for name in ("lookahead", "one_step_rewards", "action_coverages"):
         assert answers[name].shape == (6, 10)
     for name, answer in answers.items():
         np.testing.assert_array_equal(getattr(stable, name)(), answer)
-    for lane in range(6):
+    for env_index in range(6):
         alone = SpanControlEnv(**tiny)
-        alone.reset(seed=4 + lane)
-        alone.step(lane)
+        alone.reset(seed=4 + env_index)
+        alone.step(env_index)
         for name, answer in answers.items():
-            np.testing.assert_array_equal(answer[lane], getattr(alone, name)())
+            np.testing.assert_array_equal(answer[env_index], getattr(alone, name)())
 
 
 def test_looking_changes_nothing():
     env, other = SpanControlEnv(**TINY), SpanControlEnv(**TINY)
     env.reset(seed=3)
     other.reset(seed=3)
-    for name in ("peek", "lookahead", "coverages", "predicted_actions", "kinds"):
+    for name in (
+        "one_step_rewards",
+        "lookahead",
+        "action_coverages",
+        "predictor_action",
+        "content_types",
+    ):
         getattr(env, name)()
     for action in (1, 9, 4):
         one, two = env.step(action), other.step(action)

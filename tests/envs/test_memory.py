@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spangym.envs import Settings, SpanControlVecEnv
+from spangym.envs import EnvConfig, SB3SpanControlVecEnv
 
 PAGE = 4096
 
@@ -14,7 +14,7 @@ PAGE = 4096
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
 @pytest.mark.parametrize("steps", [8_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_memory_does_not_grow(steps: int):
-    env = SpanControlVecEnv(Settings(dims=8, heads=2, ctx=16, chunks=4), lanes=2)
+    env = SB3SpanControlVecEnv(EnvConfig(dims=8, heads=2, ctx=16, chunks_per_episode=4), n_envs=2)
     env.seed(0)
     env.reset()
     generator = np.random.default_rng(0)

@@ -16,19 +16,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spangym.attention import IntegratedAttention
-from spangym.attention.span_config import SpanOptions
-from spangym.envs import Settings, SpanControlEnv
-from spangym.envs.rendering.episode_renderer import Band, Picture
+from spangym.attention.span_config import SpanConfig
+from spangym.envs import EnvConfig, SpanControlEnv
+from spangym.envs.rendering.episode_renderer import EpisodeRenderer, LayerDecision
 
 from .arguments import UNTRAINED
 
 CTX = 16
-INFO: dict[str, Any] = {"source": "code", "window": 4, "span": 6, "visited_keys": 64}
+INFO: dict[str, Any] = {"content_type": "code", "window": 4, "span": 6, "qk_pairs": 64}
 
 
-def picture(layers: int = 2, **options: Any) -> Picture:
-    settings = Settings(layers=layers, ctx=CTX, chunks=3)
-    return Picture(settings, (SpanOptions(**options),) * layers, "code")
+def picture(layers: int = 2, **options: Any) -> EpisodeRenderer:
+    config = EnvConfig(num_layers=layers, ctx=CTX, chunks_per_episode=3)
+    return EpisodeRenderer(config, (SpanConfig(**options),) * layers, "code")
 
 
 def make(render_mode: str | None, **arguments: Any) -> SpanControlEnv:
@@ -41,8 +41,8 @@ def make(render_mode: str | None, **arguments: Any) -> SpanControlEnv:
 def test_coverage_is_the_interval_of_each_querys_window(
     ctx: int, window: int, reach: int, causal: bool, cells: int
 ):
-    band = Band(window, window + reach, 0.0, 0.0)
-    options = SpanOptions(causal=causal)
+    band = LayerDecision(window, window + reach, 0.0, 0.0)
+    options = SpanConfig(causal=causal)
     covered = band.coverage(options, ctx, np.arange(ctx), ctx)
     for query in range(ctx):
         start = query // window * window
@@ -56,42 +56,42 @@ def test_coverage_is_the_interval_of_each_querys_window(
 
 
 def test_a_soft_edge_is_seen_too_and_off_sees_nothing():
-    soft = SpanOptions(soft_span=True, ramp=3)
-    first, end = Band(4, 6, 0.0, 0.0).intervals(soft, CTX)
+    soft = SpanConfig(soft_span=True, soft_edge_width=3)
+    first, end = LayerDecision(4, 6, 0.0, 0.0).intervals(soft, CTX)
     assert (first[8], end[8]) == (8 - 2 - 3, CTX)
     assert (first[4], end[4]) == (0, 4 + 6 + 3)
-    assert not Band(1, 0, 0.0, 0.0).coverage(SpanOptions(), CTX, np.arange(CTX), CTX).any()
+    assert not LayerDecision(1, 0, 0.0, 0.0).coverage(SpanConfig(), CTX, np.arange(CTX), CTX).any()
 
 
 def test_of_the_original_the_keys_are_seen_that_it_leaves():
-    env = make("ansi", layer="original", win_size=4, max_span=6, action_scale="absolute")
+    env = make("ansi", layer_variant="original", win_size=4, max_span=6, action_scale="absolute")
     env.reset(seed=0)
     env.step(9)
     drawn = env._picture
-    first, end = drawn.bands[0].intervals(drawn.options[0], CTX)
+    first, end = drawn.decisions[0].intervals(drawn.options[0], CTX)
     # The window of query 9 begins at 8, its interval two tokens before.
     assert (first[9], end[9]) == (6, 8)
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_panel_shows_the_keys_that_are_seen(causal: bool):
-    drawn = picture(causal=causal).after(0.5, {**INFO, "layer": 0})
+    drawn = picture(causal=causal).with_step(0.5, {**INFO, "layer": 0})
     image = drawn.rgb_array().astype(int)
     blank = picture(causal=causal).rgb_array().astype(int)
     rows, columns = np.nonzero((image != blank).any(-1) & (image == (0, 0x72, 0xB2)).all(-1))
-    # Bars of the histories have the layer's colour too, below the panel.
+    # Bars of the histories have the layer's color too, below the panel.
     panel = rows < image.shape[0] - 176
     left, top, side = columns[panel].min(), rows[panel].min(), 240
-    centres = ((np.arange(CTX) + 0.5) * side / CTX).astype(int)
-    coloured = (image[top + centres[:, None], left + centres] == (0, 0x72, 0xB2)).all(-1)
-    first, end = drawn.bands[0].spans(SpanOptions(causal=causal)).intervals(CTX)
+    centers = ((np.arange(CTX) + 0.5) * side / CTX).astype(int)
+    colored = (image[top + centers[:, None], left + centers] == (0, 0x72, 0xB2)).all(-1)
+    first, end = drawn.decisions[0].spans(SpanConfig(causal=causal)).intervals(CTX)
     keys = torch.arange(CTX)
-    np.testing.assert_array_equal(coloured, (keys >= first[0, :, None]) & (keys < end[0, :, None]))
+    np.testing.assert_array_equal(colored, (keys >= first[0, :, None]) & (keys < end[0, :, None]))
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 5, 8])
 def test_frames_of_an_episode_differ_but_in_size(layers: int):
-    env = make("rgb_array", layers=layers, chunks=2, price=0.5)
+    env = make("rgb_array", num_layers=layers, chunks_per_episode=2, cost_coef=0.5)
     env.reset(seed=0)
     frames = [env.render()]
     for step in range(2 * layers):
@@ -116,18 +116,18 @@ def test_any_length_can_be_drawn(ctx: int):
 
 @pytest.mark.parametrize("reward", [np.nan, -np.inf, 0.0, -3e38, 1e-38])
 def test_any_reward_can_be_drawn(reward: float):
-    drawn = picture().after(reward, {**INFO, "layer": 0}).after(-1.0, {**INFO, "layer": 1})
+    drawn = picture().with_step(reward, {**INFO, "layer": 0}).with_step(-1.0, {**INFO, "layer": 1})
     assert drawn.rgb_array().shape == picture().rgb_array().shape
     assert f"reward {reward:+10.3g}" in str(drawn)
 
 
 def test_a_name_of_a_source_is_only_a_name():
-    info = {**INFO, "source": "$x_$" * 200, "layer": 0}
-    assert picture().after(0.0, info).rgb_array().shape == picture().rgb_array().shape
+    info = {**INFO, "content_type": "$x_$" * 200, "layer": 0}
+    assert picture().with_step(0.0, info).rgb_array().shape == picture().rgb_array().shape
 
 
 def test_text_says_what_was_decided():
-    drawn = picture().after(0.125, {**INFO, "layer": 0})
+    drawn = picture().with_step(0.125, {**INFO, "layer": 0})
     head, first, second, totals = str(drawn).splitlines()
     assert head == "chunk 1/3  code"
     for said in ("layer 0", "window    4", "span    6", "visited  25.0%", "reward     +0.125"):
@@ -136,7 +136,7 @@ def test_text_says_what_was_decided():
     assert first.endswith("▕      ████████  ▏")
     assert second == "layer 1  not yet decided"
     assert totals == "return +0.125, mean visited keys 25.0%, decision 1/6"
-    off = drawn.after(0.0, {**INFO, "layer": 1, "window": 1, "span": 0, "visited_keys": 0})
+    off = drawn.with_step(0.0, {**INFO, "layer": 1, "window": 1, "span": 0, "qk_pairs": 0})
     assert "off" in str(off).splitlines()[2]
 
 
@@ -153,13 +153,13 @@ def test_text_follows_the_chunks():
 
 
 def test_visited_keys_of_causal_layers_are_shares_of_what_they_could_see():
-    drawn = picture(causal=True).after(0.0, {**INFO, "layer": 0, "visited_keys": 136})
+    drawn = picture(causal=True).with_step(0.0, {**INFO, "layer": 0, "qk_pairs": 136})
     assert drawn.mean_share == 1
 
 
 def test_layers_of_ones_own_are_drawn_as_they_are():
     layers = [IntegratedAttention(CTX, 8, 2, causal=causal) for causal in (False, True)]
-    env = SpanControlEnv(render_mode="ansi", layers=layers, chunks=2)
+    env = SpanControlEnv(render_mode="ansi", layers=layers, chunks_per_episode=2)
     env.reset(seed=0)
     env.step(9)
     env.step(9)

@@ -11,48 +11,50 @@ from torch import Tensor
 
 from spangym.attention import FocusAttention, IntegratedAttention
 from spangym.envs import (
-    Decided,
+    LayerStack,
     Reward,
+    RewardContext,
+    SB3SpanControlVecEnv,
     SpanControlEnv,
-    SpanControlVecEnv,
     SpanControlVectorEnv,
-    Stack,
-    settings_for,
-    split_arguments,
+    make_config,
+    parse_env_kwargs,
 )
-from spangym.envs.data.dataset import NO_TARGET, NoiseSource, Source, Stream
-from spangym.envs.model.stack import BlockSizes, BlockStack
+from spangym.envs.data.dataset import NO_TARGET, Dataset, NoiseDataset, Stream
+from spangym.envs.model.stack import TransformerConfig, TransformerStack
 from spangym.envs.rewards import REWARDS
 
-TINY: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks": 2}
-BUDGET: dict[str, Any] = {"weights": "span-budget", "source": "mixed", "chunks": 2}
+TINY: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks_per_episode": 2}
+BUDGET: dict[str, Any] = {"checkpoint": "span-budget", "dataset": "mixed", "chunks_per_episode": 2}
 
 
 @pytest.mark.parametrize("name", REWARDS)
 def test_every_reward_says_what_it_is(name: str):
     reward = REWARDS[name](0.5)
-    assert reward.parts[-1] == "price"
+    assert reward.components[-1] == "cost"
     assert reward.deterministic
     assert reward.platform_dependent
-    assert reward.price == 0.5
+    assert reward.cost_coef == 0.5
 
 
 def test_the_price_of_seeing_everything_in_every_layer_is_the_price():
-    env = SpanControlEnv(**BUDGET, reward="task", price=0.6)
+    env = SpanControlEnv(**BUDGET, reward="task", cost_coef=0.6)
     env.reset(seed=0)
-    parts = [env.step(9)[4]["reward_parts"] for _ in range(2)]
-    assert sum(each["price"] for each in parts) == pytest.approx(-0.6)
+    parts = [env.step(9)[4]["reward_components"] for _ in range(2)]
+    assert sum(each["cost"] for each in parts) == pytest.approx(-0.6)
     assert [each["task"] for each in parts] == [0.0, 0.0]
 
 
 def test_attention_is_of_the_weights_themselves():
     env = SpanControlEnv(**TINY, reward="attention", win_size=8, max_span=12)
     env.reset(seed=0)
-    layer, hidden = env.simulator.layers[0], env.simulator.state.hidden
-    weights = layer.attention_weights(hidden, scale=layer.outcome(hidden, 6).scale)[0]
+    layer, hidden = env.core.layers[0], env.core.state.hidden
+    weights = layer.attention_weights(
+        hidden, scale=layer.forward_with_action(hidden, 6).span_scale
+    )[0]
     logs = torch.where(weights > 0, weights, 1).log()
     entropy = -(weights * logs).sum(-1).mean()
-    parts = env.step(6)[4]["reward_parts"]
+    parts = env.step(6)[4]["reward_components"]
     assert parts["entropy"] == pytest.approx(-0.1 * entropy.item(), abs=1e-5)
     assert 0 < parts["coverage"] < 1
 
@@ -60,22 +62,22 @@ def test_attention_is_of_the_weights_themselves():
 def test_task_is_minus_the_excess_over_full_span():
     env = SpanControlEnv(**BUDGET, reward="task")
     env.reset(seed=4)
-    simulator = env.simulator
-    stack = simulator.stack
-    content = simulator._episode.content[:, 0]  # pyright: ignore[reportOptionalMemberAccess]
+    core = env.core
+    stack = core.stack
+    content = core._episode.content[:, 0]  # pyright: ignore[reportOptionalMemberAccess]
     targets = torch.full_like(content, NO_TARGET)
     targets[:, :-1] = content[:, 1:]
     losses = []
     for actions in ((9, 9), (2, 1)):
         hidden = stack.embed(content)
         for index, action in enumerate(actions):
-            outcome = stack.layer(index).outcome(hidden, action)
-            hidden = stack.follow(index, hidden, outcome)
-        losses.append(stack.bits(hidden, targets).item())
+            outcome = stack.layer(index).forward_with_action(hidden, action)
+            hidden = stack.connect(index, hidden, outcome)
+        losses.append(stack.loss_bits(hidden, targets).item())
     first, last = env.step(2), env.step(1)
-    assert first[4]["reward_parts"]["task"] == 0
+    assert first[4]["reward_components"]["task"] == 0
     assert last[1] == pytest.approx(losses[0] - losses[1], abs=1e-5)
-    assert last[4]["source"] == first[4]["source"]
+    assert last[4]["content_type"] == first[4]["content_type"]
 
 
 def test_full_span_is_a_stream_of_its_own():
@@ -84,53 +86,55 @@ def test_full_span_is_a_stream_of_its_own():
     for index in range(2):
         for parameter in own.layer(index).attn_global.key_update_predictor.parameters():
             parameter.data.fill_(-1.0)  # Keys are never computed anew.
-    env = SpanControlEnv(layers=own, reward="task", chunks=2, ctx=32)
+    env = SpanControlEnv(layers=own, reward="task", chunks_per_episode=2, ctx=32)
     env.reset(seed=0)
-    episode = env.simulator._episode
+    episode = env.core._episode
     assert episode is not None
     caches: list[Any] = [None, None]
     for chunk in range(2):
         hidden = own.embed(episode.content[:, chunk])
         for index in range(2):
-            outcome = own.layer(index).outcome(hidden, 9, cache=caches[index])
+            outcome = own.layer(index).forward_with_action(hidden, 9, cache=caches[index])
             caches[index], hidden = outcome.cache, outcome.output
-        assert env.simulator.state.full_bits == own.bits(hidden, episode.content[:, chunk])
+        assert env.core.state.full_span_loss == own.bits(hidden, episode.content[:, chunk])
         for action in (2, 0):
             if chunk == 0:
                 env.step(action)
 
 
 def test_bits_are_the_mean_cross_entropy_of_the_targets():
-    stack = BlockStack(BlockSizes(layers=1, dims=8, heads=2, ctx=16), torch.Generator())
+    stack = TransformerStack(
+        TransformerConfig(num_layers=1, dims=8, heads=2, ctx=16), torch.Generator()
+    )
     hidden = torch.randn(3, 16, 8, generator=torch.Generator().manual_seed(0))
     targets = torch.full((3, 16), NO_TARGET)
     targets[0, 2], targets[0, 5], targets[1, 0] = 7, 9, 255
     log_p = stack.head(hidden).log_softmax(-1)
     expected = [-(log_p[0, 2, 7] + log_p[0, 5, 9]) / 2, -log_p[1, 0, 255], torch.zeros(())]
-    found = stack.bits(hidden, targets)
+    found = stack.loss_bits(hidden, targets)
     torch.testing.assert_close(found, torch.stack(expected) / np.log(2))
 
 
 class ShortSpan(Reward):
-    parts = ("tokens", "price")
+    components = ("tokens", "cost")
 
-    def __call__(self, decided: Decided) -> Tensor:
-        return torch.stack([-decided.outcome.span.float(), self.cost(decided)], dim=-1)
+    def __call__(self, context: RewardContext) -> Tensor:
+        return torch.stack([-context.layer_output.span.float(), self.cost(context)], dim=-1)
 
 
-class Ramp(Source):
-    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+class Ramp(Dataset):
+    def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
         ramp = (generator.integers(256) + np.arange(chunks * ctx)) % 256
         return Stream(ramp.astype(np.uint8).reshape(chunks, ctx), ("ramp",) * chunks)
 
 
 def test_a_reward_and_a_source_of_ones_own():
-    env = SpanControlEnv(**TINY, reward=ShortSpan(price=2.0), source=Ramp())
+    env = SpanControlEnv(**TINY, reward=ShortSpan(cost_coef=2.0), dataset=Ramp())
     _, info = env.reset(seed=0)
-    assert info["source"] == "ramp"
+    assert info["content_type"] == "ramp"
     info = env.step(7)[4]
-    assert info["reward_parts"]["tokens"] == -info["span"]
-    assert info["reward_parts"]["price"] == pytest.approx(-2 * info["visited_keys"] / 32**2 / 2)
+    assert info["reward_components"]["tokens"] == -info["span"]
+    assert info["reward_components"]["cost"] == pytest.approx(-2 * info["qk_pairs"] / 32**2 / 2)
 
 
 def layers(count: int = 2, **options: Any) -> list[IntegratedAttention]:
@@ -143,9 +147,9 @@ def layers(count: int = 2, **options: Any) -> list[IntegratedAttention]:
 
 def test_layers_of_ones_own_are_live_while_they_train():
     own = layers()
-    env = SpanControlEnv(layers=own, chunks=2, ctx=32)
-    assert (env.settings.dims, env.settings.heads, env.settings.layers) == (16, 2, 2)
-    assert env.simulator.layers == own
+    env = SpanControlEnv(layers=own, chunks_per_episode=2, ctx=32)
+    assert (env.config.dims, env.config.heads, env.config.num_layers) == (16, 2, 2)
+    assert env.core.layers == own
     env.reset(seed=0)
     before = env.step(9)
     fork = env.fork()
@@ -155,47 +159,50 @@ def test_layers_of_ones_own_are_live_while_they_train():
     env.reset(seed=0)
     after = env.step(9)
     assert after[4]["output_norm"] > 1.5 * before[4]["output_norm"]
-    assert fork.simulator.layers[0] is own[0]
+    assert fork.core.layers[0] is own[0]
     assert own[0].training
     assert all(each.grad is None for each in own[0].parameters())
 
 
 def test_a_module_list_and_longer_ctx():
     modules = torch.nn.ModuleList(layers(3))
-    env = SpanControlEnv(layers=modules, chunks=1)
-    assert env.settings.ctx == 48
+    env = SpanControlEnv(layers=modules, chunks_per_episode=1)
+    assert env.config.ctx == 48
     env.reset(seed=0)
     assert [env.step(4)[4]["layer"] for _ in range(3)] == [0, 1, 2]
 
 
-class OwnJudgement(Reward):
+class OwnJudgment(Reward):
     """What the layer itself makes of its output, and its state."""
 
-    parts = ("quality", "state")
+    components = ("quality", "state")
 
-    def __call__(self, decided: Decided) -> Tensor:
-        state = torch.tensor(decided.outcome.state).double()
-        return torch.stack([decided.outcome.reward.double(), state], dim=-1)
+    def __call__(self, context: RewardContext) -> Tensor:
+        state = torch.tensor(context.layer_output.state).double()
+        return torch.stack([context.layer_output.reward.double(), state], dim=-1)
 
 
-def test_original_layers_of_ones_own_judge_each_lane_by_itself():
+def test_original_layers_of_ones_own_judge_each_env_by_itself():
     """One of them beside a default one; together they would share span, state and reward."""
     generator = torch.Generator().manual_seed(3)
     original = IntegratedAttention.original(48, 16, 2, 48, 8, 48, generator=generator).eval()
-    arguments = {"layers": [original, *layers(1)], "chunks": 2, "reward": OwnJudgement()}
+    arguments = {"layers": [original, *layers(1)], "chunks_per_episode": 2, "reward": OwnJudgment()}
     envs = SpanControlVectorEnv(3, **arguments)
     alone = [SpanControlEnv(**arguments) for _ in range(3)]
     envs.reset(seed=5)
-    for lane, env in enumerate(alone):
-        env.reset(seed=5 + lane)
+    for env_index, env in enumerate(alone):
+        env.reset(seed=5 + env_index)
     for actions in ([9, 4, 0], [1, 2, 3], [7, 7, 7]):
         _, rewards, *_, infos = envs.step(np.array(actions))
-        for lane, env in enumerate(alone):
-            _, reward, *_, info = env.step(actions[lane])
-            assert (rewards[lane], infos["span"][lane]) == (np.float32(reward), info["span"])
+        for env_index, env in enumerate(alone):
+            _, reward, *_, info = env.step(actions[env_index])
+            assert (rewards[env_index], infos["span"][env_index]) == (
+                np.float32(reward),
+                info["span"],
+            )
 
 
-class Sized(Stack):
+class Sized(LayerStack):
     """Is judged by the size of what it gives."""
 
     classes = 256
@@ -209,22 +216,22 @@ class Sized(Stack):
 
 
 def test_a_stack_of_ones_own_has_a_task():
-    env = SpanControlEnv(layers=Sized(layers()), reward="task", chunks=2, ctx=32)
+    env = SpanControlEnv(layers=Sized(layers()), reward="task", chunks_per_episode=2, ctx=32)
     env.reset(seed=0)
     env.step(0)
     assert env.step(0)[1] != 0
 
 
-def test_original_layers_do_their_task_lane_by_lane_and_have_no_soft_edge():
+def test_original_layers_do_their_task_env_by_env_and_have_no_soft_edge():
     original = IntegratedAttention.original(48, 16, 2, 48, 8, 48).eval()
-    arguments = {"layers": Sized([original]), "reward": "task", "chunks": 2, "ctx": 32}
+    arguments = {"layers": Sized([original]), "reward": "task", "chunks_per_episode": 2, "ctx": 32}
     envs = SpanControlVectorEnv(2, **arguments)
     envs.reset(seed=0)
     for _ in range(3):
-        np.testing.assert_array_equal(envs.peek()[:, 9], 0)
+        np.testing.assert_array_equal(envs.one_step_rewards()[:, 9], 0)
         envs.step(np.array([9, 9]))
-    with pytest.raises(ValueError, match="soft_bits needs layers whose edge can be soft"):
-        envs.soft_bits(torch.ones(1))
+    with pytest.raises(ValueError, match="soft_span_loss needs layers whose edge can be soft"):
+        envs.soft_span_loss(torch.ones(1))
 
 
 @pytest.mark.parametrize(
@@ -233,64 +240,64 @@ def test_original_layers_do_their_task_lane_by_lane_and_have_no_soft_edge():
         ({"layers": []}, "at least one; got []"),
         ({"layers": [torch.nn.Linear(2, 2)]}, "got ['Linear']"),
         ({"layers": layers(), "dims": 16}, "'dims' is the layers' own"),
-        ({"layers": layers(), "layer": "original"}, "'layer' is the layers' own"),
+        ({"layers": layers(), "layer_variant": "original"}, "'layer_variant' is the layers' own"),
         ({"layers": layers(), "action_scale": "relative"}, "'action_scale' is the layers' own"),
         ({"layers": layers(), "ctx": 64}, "ctx must be at most 48"),
         ({"layers": layers(), "reward": "task"}, "trained on no task"),
-        ({"weights": "own"}, "stand for layers that are handed in"),
-        ({"source": "own"}, "stands for an object that is handed in"),
+        ({"checkpoint": "own"}, "stands for layers that are handed in"),
+        ({"dataset": "own"}, "stands for an object that is handed in"),
         ({"reward": "own"}, "stands for an object that is handed in"),
-        ({"layers": 2.5}, "layers must be of type int, or a list of IntegratedAttention; got 2.5"),
-        ({"layers": torch.nn.Linear(2, 2)}, "or a list of IntegratedAttention; got a Linear"),
+        ({"layers": 2.5}, "layers must be a sequence of IntegratedAttention, got 2.5"),
+        ({"layers": torch.nn.Linear(2, 2)}, "a sequence of IntegratedAttention, got Linear"),
         ({"layers": layers(), "ctx": "3"}, "ctx must be of type int; got '3'"),
-        ({"source": "text", "weights": "sparsity", "reward": "task"}, "tell 4 classes apart"),
+        ({"dataset": "text", "checkpoint": "sparsity", "reward": "task"}, "tell 4 classes apart"),
         ({"reward": ShortSpan}, "or a Reward that is made; got the class ShortSpan"),
-        ({"source": Ramp}, "or a Source that is made; got the class Ramp"),
+        ({"dataset": Ramp}, "or a Dataset that is made; got the class Ramp"),
     ],
 )
 def test_what_does_not_go_together_is_refused(arguments: dict[str, Any], message: str):
     with pytest.raises((ValueError, TypeError)) as caught:
-        SpanControlEnv(**{"chunks": 2, **arguments}).reset(seed=0)
+        SpanControlEnv(**{"chunks_per_episode": 2, **arguments}).reset(seed=0)
     assert message in str(caught.value)
 
 
-class Frames(Source):
+class Frames(Dataset):
     channels = 5
 
-    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+    def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
         content = generator.normal(size=(chunks, ctx, 5)).astype(np.float32)
         return Stream(content, ("frames",) * chunks)
 
 
 def test_frames_are_projected():
-    env = SpanControlEnv(**TINY, source=Frames())
+    env = SpanControlEnv(**TINY, dataset=Frames())
     env.reset(seed=0)
-    hidden = env.simulator.state.hidden
+    hidden = env.core.state.hidden
     assert hidden.shape == (1, 32, 16)
     assert hidden.std().item() == pytest.approx(1, abs=0.2)
     with pytest.raises(ValueError, match="read bytes"):
-        SpanControlEnv(**{**BUDGET, "source": Frames()})
+        SpanControlEnv(**{**BUDGET, "dataset": Frames()})
 
 
-class TooShort(Source):
-    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+class TooShort(Dataset):
+    def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
         drawn = generator.integers(256, size=(chunks, ctx - 1))
         return Stream(drawn.astype(np.uint8), ("short",) * chunks)
 
 
 def test_a_source_that_gives_another_shape_is_named():
-    env = SpanControlEnv(**TINY, source=TooShort())
-    with pytest.raises(ValueError, match=r"source TooShort: content must have shape \(3, 32\)"):
+    env = SpanControlEnv(**TINY, dataset=TooShort())
+    with pytest.raises(ValueError, match=r"dataset TooShort: content must have shape \(3, 32\)"):
         env.reset(seed=0)
 
 
-class Wrong(Source):
+class Wrong(Dataset):
     """Gives what it is told to, whatever it is asked for."""
 
     def __init__(self, content: np.ndarray, targets: np.ndarray | None = None) -> None:
         self._stream = Stream(content, ("wrong",) * 3, targets)
 
-    def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:  # noqa: ARG002
+    def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:  # noqa: ARG002
         return self._stream
 
 
@@ -310,18 +317,18 @@ BYTES_OF_3 = np.zeros((3, 32), np.uint8)
     ],
 )
 def test_wrong_streams_are_refused(content: np.ndarray, targets: np.ndarray | None, message: str):
-    arguments = {**BUDGET, "ctx": 32, "source": Wrong(content, targets)}
-    with pytest.raises(ValueError, match="source Wrong: ") as caught:
+    arguments = {**BUDGET, "ctx": 32, "dataset": Wrong(content, targets)}
+    with pytest.raises(ValueError, match="dataset Wrong: ") as caught:
         SpanControlEnv(**arguments, reward="task").reset(seed=0)
     assert message in str(caught.value)
 
 
 def test_a_reward_of_another_shape_is_named():
     class Flat(Reward):
-        parts = ("one",)
+        components = ("one",)
 
-        def __call__(self, decided: Decided) -> Tensor:
-            return decided.outcome.scale
+        def __call__(self, context: RewardContext) -> Tensor:
+            return context.layer_output.span_scale
 
     env = SpanControlEnv(**TINY, reward=Flat())
     env.reset(seed=0)
@@ -331,7 +338,7 @@ def test_a_reward_of_another_shape_is_named():
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint64, np.int32])
 def test_actions_of_any_integers(kind: type[np.integer[Any]]):
-    env = SpanControlVecEnv(settings_for("spangym/SpanControl-v0", TINY), 3)
+    env = SB3SpanControlVecEnv(make_config("spangym/SpanControl-v0", TINY), 3)
     env.seed(0)
     env.reset()
     given = np.arange(9, dtype=kind)[::-3]
@@ -342,7 +349,7 @@ def test_actions_of_any_integers(kind: type[np.integer[Any]]):
 
 def test_numbers_that_are_not_finite_are_an_error():
     own = layers()
-    env = SpanControlEnv(layers=own, chunks=2)
+    env = SpanControlEnv(layers=own, chunks_per_episode=2)
     env.reset(seed=0)
     env.step(3)
     with torch.no_grad():
@@ -352,42 +359,47 @@ def test_numbers_that_are_not_finite_are_an_error():
     frames = Wrong(np.full((3, 32, 5), np.nan, np.float32))
     frames.channels = 5
     with pytest.raises(ValueError, match="content must be finite numbers"):
-        SpanControlEnv(**{**TINY, "chunks": 2}, source=frames).reset(seed=0)
+        SpanControlEnv(**{**TINY, "chunks_per_episode": 2}, dataset=frames).reset(seed=0)
 
 
 def test_a_price_is_no_less_than_nothing():
-    for price in (-1, float("nan"), "a"):
-        with pytest.raises(ValueError, match="price must be a number, at least 0 and finite"):
-            ShortSpan(price=price)  # pyright: ignore[reportArgumentType]
+    for cost_coef in (-1, float("nan"), "a"):
+        with pytest.raises(ValueError, match="cost_coef must be a number, at least 0 and finite"):
+            ShortSpan(cost_coef=cost_coef)  # pyright: ignore[reportArgumentType]
 
 
-def test_layers_in_many_lanes_and_those_that_do_not_go_with_the_settings():
-    arguments = {"layers": layers(), "source": Ramp(), "reward": ShortSpan(), "chunks": 1}
-    settings, parts = split_arguments(arguments)
-    env = SpanControlVecEnv(settings, 3, parts)
+def test_layers_in_many_envs_and_those_that_do_not_go_with_the_settings():
+    arguments = {
+        "layers": layers(),
+        "dataset": Ramp(),
+        "reward": ShortSpan(),
+        "chunks_per_episode": 1,
+    }
+    config, parts = parse_env_kwargs(arguments)
+    env = SB3SpanControlVecEnv(config, 3, parts)
     env.seed(0)
     env.reset()
-    assert env.step(np.array([1, 2, 3]))[3][0]["source"] == "ramp"
-    for change in ({"layers": 3}, {"dims": 32}, {"ctx": 64}):
-        with pytest.raises(ValueError, match="layers do not go with the settings"):
-            SpanControlVecEnv(dataclasses.replace(settings, **change), 3, parts)
+    assert env.step(np.array([1, 2, 3]))[3][0]["content_type"] == "ramp"
+    for change in ({"num_layers": 3}, {"dims": 32}, {"ctx": 64}):
+        with pytest.raises(ValueError, match="layers do not go with the config"):
+            SB3SpanControlVecEnv(dataclasses.replace(config, **change), 3, parts)
 
 
 def test_paths_name_sources(tmp_path: Path):
     (tmp_path / "a.txt").write_text("text " * 100)
-    env = SpanControlEnv(**TINY, source=tmp_path / "a.txt")
-    assert env.reset(seed=0)[1] == {"source": "a.txt"}
+    env = SpanControlEnv(**TINY, dataset=tmp_path / "a.txt")
+    assert env.reset(seed=0)[1] == {"content_type": "a.txt"}
 
 
 class TestRefresh:
     def test_the_action_decides_and_info_tells(self):
-        env = SpanControlEnv(**{**TINY, "chunks": 4}, refresh=True)
+        env = SpanControlEnv(**{**TINY, "chunks_per_episode": 4}, control_kv_cache=True)
         env.reset(seed=0)
         told = []
         for keys, values in ((0, 0), (0, 1), (1, 0), (0, 0)):
             env.step(np.array([5, keys, values]))
             info = env.step(np.array([5, keys, values]))[4]
-            names = ("refreshed_keys", "refreshed_values", "key_staleness", "value_staleness")
+            names = ("recomputed_keys", "recomputed_values", "key_staleness", "value_staleness")
             told.append((*(info[name] for name in names), info["refresh_cost"]))
         assert told == [
             (1, 1, 0, 0, 64),  # where there is nothing to use again, all is computed
@@ -399,7 +411,7 @@ class TestRefresh:
     def test_stale_keys_change_the_output(self):
         norms = set()
         for refresh in ((0, 0), (0, 1), (1, 0), (1, 1)):
-            env = SpanControlEnv(**TINY, refresh=True)
+            env = SpanControlEnv(**TINY, control_kv_cache=True)
             env.reset(seed=0)
             env.step(np.array([5, 1, 1]))
             env.step(np.array([5, 1, 1]))
@@ -407,14 +419,16 @@ class TestRefresh:
         assert len(norms) == 4
 
     def test_layers_that_keep_nothing_are_refused(self):
-        env = SpanControlEnv(layers=[FocusAttention(32, 16, 2)], refresh=True, chunks=1)
+        env = SpanControlEnv(
+            layers=[FocusAttention(32, 16, 2)], control_kv_cache=True, chunks_per_episode=1
+        )
         env.reset(seed=0)
         with pytest.raises(ValueError, match="FocusAttention keeps no keys"):
             env.step(np.array([1, 1, 1]))
 
     @pytest.mark.parametrize("action", [5, [5, 1], [5, 2, 0], [10, 0, 0], [5, 1, -1]])
     def test_other_actions_are_refused(self, action: Any):
-        env = SpanControlEnv(**TINY, refresh=True)
+        env = SpanControlEnv(**TINY, control_kv_cache=True)
         env.reset(seed=0)
         with pytest.raises(ValueError, match=r"action must be an integer in 0\.\.9, 0 or 1"):
             env.step(action)
@@ -422,8 +436,10 @@ class TestRefresh:
 
 class TestObservingThePreviousChunk:
     def test_the_observation_is_of_the_chunk_before(self):
-        current = SpanControlEnv(**TINY, encoding="features", lags=True)
-        previous = SpanControlEnv(**TINY, encoding="features", lags=True, observe="previous")
+        current = SpanControlEnv(**TINY, encoding="features", autocorrelation=True)
+        previous = SpanControlEnv(
+            **TINY, encoding="features", autocorrelation=True, observation_time="previous"
+        )
         seen = [current.reset(seed=1)[0], *(current.step(4)[0] for _ in range(3))]
         late = [previous.reset(seed=1)[0], *(previous.step(4)[0] for _ in range(3))]
         np.testing.assert_array_equal(late[2], seen[0])
@@ -431,13 +447,13 @@ class TestObservingThePreviousChunk:
         assert not np.array_equal(late[0], seen[0])
 
     def test_nothing_of_a_chunk_but_its_first_token_is_known_before_it(self):
-        class Late(Source):
+        class Late(Dataset):
             """The same first tokens, and others after them."""
 
             def __init__(self, last: int) -> None:
                 self._last = last
 
-            def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+            def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
                 content = generator.integers(256, size=(chunks, ctx)).astype(np.uint8)
                 for chunk in (0, 1):
                     content[chunk, 1:] = (content[chunk, 1:].astype(int) + self._last) % 256
@@ -445,19 +461,21 @@ class TestObservingThePreviousChunk:
 
         for observe, same in (("previous", True), ("current", False)):
             envs = [
-                SpanControlEnv(**TINY, source=Late(last), observe=observe, encoding="features")
+                SpanControlEnv(
+                    **TINY, dataset=Late(last), observation_time=observe, encoding="features"
+                )
                 for last in (0, 9)
             ]
             assert np.array_equal(*(env.reset(seed=1)[0] for env in envs)) == same
 
     def test_of_a_chunk_nothing_is_known_before_it(self):
-        class Last(Source):
+        class Last(Dataset):
             """Chunks of noise, and a last one that is told."""
 
             def __init__(self, last: int) -> None:
                 self._last = last
 
-            def stream(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+            def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
                 content = generator.integers(256, size=(chunks, ctx)).astype(np.uint8)
                 content[1] = self._last
                 return Stream(content, ("last",) * chunks)
@@ -465,7 +483,7 @@ class TestObservingThePreviousChunk:
         for observe, same in (("previous", True), ("current", False)):
             seen = []
             for last in (0, 9):
-                env = SpanControlEnv(**TINY, source=Last(last), observe=observe)
+                env = SpanControlEnv(**TINY, dataset=Last(last), observation_time=observe)
                 env.reset(seed=1)
                 env.step(3)
                 seen.append(env.step(3)[0])
@@ -473,9 +491,9 @@ class TestObservingThePreviousChunk:
 
 
 def test_studies_share_settings_with_environments():
-    env = SpanControlVecEnv(settings_for("spangym/SpanBudget-v0", {"chunks": 1}), 2)
+    env = SB3SpanControlVecEnv(make_config("spangym/SpanBudget-v0", {"chunks_per_episode": 1}), 2)
     env.seed(0)
     assert np.asarray(env.reset()).shape == (2, 128)
-    assert env.simulator.reward.parts == ("task", "price")
-    assert isinstance(env.simulator.source, Source)
-    assert not isinstance(env.simulator.source, NoiseSource)
+    assert env.core.reward.components == ("task", "cost")
+    assert isinstance(env.core.dataset, Dataset)
+    assert not isinstance(env.core.dataset, NoiseDataset)

@@ -8,45 +8,45 @@ import torch
 from gymnasium.utils import seeding
 
 from spangym.attention import IntegratedAttention, LayerCache
-from spangym.attention.features import digits, features, quality, state_id
-from spangym.attention.original.local_path import MENDABLE
-from spangym.envs import Settings, Simulator, SpanControlEnv, SpanControlVecEnv
+from spangym.attention.features import discretize, quality, token_moments, tuple_hash_id
+from spangym.attention.original.local_path import FIXABLE_DEFECTS
+from spangym.envs import EnvConfig, SB3SpanControlVecEnv, SpanControlCore, SpanControlEnv
 
-SMALL: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks": 3}
+SMALL: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks_per_episode": 3}
 
 
 def test_an_episode_in_words():
     """Chunk by chunk and layer by layer, as the design says, beside the environment."""
-    env = SpanControlEnv(**SMALL, layers=2, encoding="digits", price=0.5)
+    env = SpanControlEnv(**SMALL, num_layers=2, encoding="digits", cost_coef=0.5)
     observation, info = env.reset(seed=3)
-    simulator = env.simulator
-    stream = simulator.source.stream(seeding.np_random(3)[0], 4, 32)
-    assert info == {"source": stream.kinds[0]}
+    core = env.core
+    stream = core.dataset.sample(seeding.np_random(3)[0], 4, 32)
+    assert info == {"content_type": stream.content_types[0]}
     caches: list[LayerCache | None] = [None, None]
     actions = iter([9, 3, 0, 5, 1, 8])
     for chunk in range(3):
-        hidden = simulator.stack.embed(torch.tensor(stream.content[chunk].astype(int))[None])
-        for index, layer in enumerate(simulator.layers):
-            seen = digits(layer.features(hidden))[0]
+        hidden = core.stack.embed(torch.tensor(stream.content[chunk].astype(int))[None])
+        for index, layer in enumerate(core.layers):
+            seen = discretize(layer.obs_features(hidden))[0]
             assert observation.tolist() == seen.tolist()
             action = next(actions)
             with torch.no_grad():
-                outcome = layer.outcome(hidden, action, cache=caches[index])
+                outcome = layer.forward_with_action(hidden, action, cache=caches[index])
             caches[index] = outcome.cache
             observation, reward, terminated, truncated, info = env.step(action)
-            cost = 0.5 * outcome.visited_keys.item() / 32**2 / 2
+            cost = 0.5 * outcome.qk_pairs.item() / 32**2 / 2
             judged = quality(outcome.local_output)
             assert reward == pytest.approx(judged.quality.item() - cost, abs=1e-6)
-            assert info["reward_parts"] == pytest.approx(
+            assert info["reward_components"] == pytest.approx(
                 {
                     "coverage": judged.coverage.item(),
                     "entropy": -0.1 * judged.entropy.item(),
-                    "price": -cost,
+                    "cost": -cost,
                 }
             )
-            assert sum(info["reward_parts"].values()) == pytest.approx(reward)
+            assert sum(info["reward_components"].values()) == pytest.approx(reward)
             assert (info["chunk"], info["layer"]) == (chunk, index)
-            for name in ("window", "span", "visited_keys", "focus_steps", "scale"):
+            for name in ("window", "span", "qk_pairs", "num_refinement_steps", "span_scale"):
                 assert info[name] == getattr(outcome, name).item()
             assert info["output_norm"] == pytest.approx(outcome.output.norm().item())
             assert not terminated
@@ -59,10 +59,10 @@ def test_an_episode_in_words():
 def test_the_last_observation_is_of_the_chunk_that_would_follow():
     env = SpanControlEnv(**SMALL)
     env.reset(seed=0)
-    stream = env.simulator.source.stream(seeding.np_random(0)[0], 4, 32)
+    stream = env.core.dataset.sample(seeding.np_random(0)[0], 4, 32)
     observation = [env.step(5)[0] for _ in range(6)][-1]
-    hidden = env.simulator.stack.embed(torch.tensor(stream.content[3].astype(int))[None])
-    expected = digits(env.simulator.layers[0].features(hidden))[0]
+    hidden = env.core.stack.embed(torch.tensor(stream.content[3].astype(int))[None])
+    expected = discretize(env.core.layers[0].obs_features(hidden))[0]
     assert observation.tolist() == expected.tolist()
 
 
@@ -70,7 +70,7 @@ def test_state_is_the_originals_id_of_the_digits():
     by_digits, by_state = SpanControlEnv(**SMALL), SpanControlEnv(**SMALL, encoding="state")
     seen, state = by_digits.reset(seed=2)[0], by_state.reset(seed=2)[0]
     for action in [4, 9, 0, 2]:
-        assert state == state_id(seen.tolist())
+        assert state == tuple_hash_id(seen.tolist())
         seen, state = by_digits.step(action)[0], by_state.step(action)[0]
 
 
@@ -80,9 +80,9 @@ def test_box_is_the_digits_scaled():
     np.testing.assert_allclose(box, seen / 5 - 1, atol=1e-7)
 
 
-def test_groups_average_neighbouring_dimensions():
+def test_groups_average_neighboring_dimensions():
     raw = SpanControlEnv(**SMALL, encoding="features")
-    pooled = SpanControlEnv(**SMALL, encoding="features", groups=4, layer_index=True)
+    pooled = SpanControlEnv(**SMALL, encoding="features", pool_groups=4, include_layer_index=True)
     expected = raw.reset(seed=2)[0].reshape(8, 4).mean(1)
     seen = pooled.reset(seed=2)[0]
     np.testing.assert_allclose(seen[:-1], expected, atol=1e-6)
@@ -90,32 +90,34 @@ def test_groups_average_neighbouring_dimensions():
     assert pooled.step(3)[0][-1] == 1
 
 
-def test_lanes_behave_as_scalar_environments_to_the_bit():
-    settings = Settings(**SMALL, encoding="features")
-    vector = SpanControlVecEnv(settings, lanes=5)
+def test_envs_behave_as_scalar_environments_to_the_bit():
+    config = EnvConfig(**SMALL, encoding="features")
+    vector = SB3SpanControlVecEnv(config, n_envs=5)
     vector.seed(11)
     scalars = [SpanControlEnv(**SMALL, encoding="features") for _ in range(5)]
     seen = vector.reset()
-    for lane, env in enumerate(scalars):
-        np.testing.assert_array_equal(np.asarray(seen)[lane], env.reset(seed=11 + lane)[0])
+    for env_index, env in enumerate(scalars):
+        np.testing.assert_array_equal(
+            np.asarray(seen)[env_index], env.reset(seed=11 + env_index)[0]
+        )
     generator = np.random.default_rng(0)
     for _ in range(20):
         actions = generator.integers(10, size=5)
         seen, rewards, dones, infos = vector.step(actions)
-        for lane, env in enumerate(scalars):
-            observation, reward, _, truncated, info = env.step(actions[lane])
-            assert rewards[lane] == reward
-            assert dones[lane] == truncated == infos[lane]["TimeLimit.truncated"]
-            assert {key: infos[lane][key] for key in info} == info
+        for env_index, env in enumerate(scalars):
+            observation, reward, _, truncated, info = env.step(actions[env_index])
+            assert rewards[env_index] == reward
+            assert dones[env_index] == truncated == infos[env_index]["TimeLimit.truncated"]
+            assert {key: infos[env_index][key] for key in info} == info
             if truncated:
-                np.testing.assert_array_equal(infos[lane]["terminal_observation"], observation)
+                np.testing.assert_array_equal(infos[env_index]["terminal_observation"], observation)
                 observation, _ = env.reset()
-            np.testing.assert_array_equal(np.asarray(seen)[lane], observation)
+            np.testing.assert_array_equal(np.asarray(seen)[env_index], observation)
 
 
-def test_scalar_and_lanes_agree_on_short_chunks_up_to_rounding():
-    settings = Settings(dims=16, heads=2, ctx=2, chunks=3, encoding="features")
-    vector, scalar = SpanControlVecEnv(settings, lanes=3), SpanControlVecEnv(settings, lanes=1)
+def test_scalar_and_envs_agree_on_short_chunks_up_to_rounding():
+    config = EnvConfig(dims=16, heads=2, ctx=2, chunks_per_episode=3, encoding="features")
+    vector, scalar = SB3SpanControlVecEnv(config, n_envs=3), SB3SpanControlVecEnv(config, n_envs=1)
     vector.seed(0)
     scalar.seed(0)
     first = np.asarray(scalar.reset())
@@ -126,7 +128,7 @@ def test_scalar_and_lanes_agree_on_short_chunks_up_to_rounding():
 
 
 def test_vec_env_gives_fresh_arrays():
-    env = SpanControlVecEnv(Settings(**SMALL, encoding="box"), lanes=2)
+    env = SB3SpanControlVecEnv(EnvConfig(**SMALL, encoding="box"), n_envs=2)
     arrays = [env.reset(), *(env.step(np.array([1, 2]))[0] for _ in range(8))]
     for index, array in enumerate(arrays):
         assert array.dtype == np.float32
@@ -135,7 +137,7 @@ def test_vec_env_gives_fresh_arrays():
 
 def test_weights_come_from_their_own_seed():
     one, same, other = (
-        Simulator(Settings(**SMALL, weights_seed=seed), lanes=1) for seed in (0, 0, 1)
+        SpanControlCore(EnvConfig(**SMALL, weights_seed=seed), num_envs=1) for seed in (0, 0, 1)
     )
     weights = [each.layers[1].projection.weight for each in (one, same, other)]
     assert torch.equal(weights[0], weights[1])
@@ -143,41 +145,51 @@ def test_weights_come_from_their_own_seed():
 
 
 def test_kinds_of_layers_have_the_same_weights():
-    default, original, mended = (
-        Simulator(Settings(**{**SMALL, **kind}), lanes=1).stack.state_dict()
-        for kind in ({}, {"layer": "original"}, {"layer": "original", "mended": "cut"})
+    default, original, fixes = (
+        SpanControlCore(EnvConfig(**{**SMALL, **kind}), num_envs=1).stack.state_dict()
+        for kind in (
+            {},
+            {"layer_variant": "original"},
+            {"layer_variant": "original", "fixes": "cut"},
+        )
     )
     assert all(torch.equal(original[name], each) for name, each in default.items())
-    assert all(torch.equal(mended[name], each) for name, each in original.items())
+    assert all(torch.equal(fixes[name], each) for name, each in original.items())
 
 
-@pytest.mark.parametrize("mended", MENDABLE)
-def test_a_defect_is_mended_by_its_name(mended: str):
-    """Beside the layers run by hand: the preset's, with that defect mended."""
-    arguments = {**SMALL, "win_size": 12, "max_span": 20, "temp_scale": 0.5, "layer": "original"}
-    env, plain = SpanControlEnv(**arguments, mended=mended), SpanControlEnv(**arguments)
+@pytest.mark.parametrize("fixes", FIXABLE_DEFECTS)
+def test_a_defect_is_fixed_by_its_name(fixes: str):
+    """Beside the layers run by hand: the preset's, with that defect fixed."""
+    arguments = {
+        **SMALL,
+        "win_size": 12,
+        "max_span": 20,
+        "temp_scale": 0.5,
+        "layer_variant": "original",
+    }
+    env, plain = SpanControlEnv(**arguments, fixes=fixes), SpanControlEnv(**arguments)
     env.reset(seed=1)
     plain.reset(seed=1)
     layer = IntegratedAttention.original(
-        32, 16, 2, win_size=12, max_span=20, temp_scale=0.5, mended=mended
+        32, 16, 2, win_size=12, max_span=20, temp_scale=0.5, fixes=fixes
     ).eval()
-    layer.load_state_dict(env.simulator.layers[0].state_dict())
+    layer.load_state_dict(env.core.layers[0].state_dict())
     with torch.no_grad():
-        outcome = layer.outcome(env.simulator.state.hidden, 8)
+        outcome = layer.forward_with_action(env.core.state.hidden, 8)
     step, other = env.step(8), plain.step(8)
     assert step[1] == pytest.approx(outcome.reward.item(), abs=1e-6)
-    assert step[4]["visited_keys"] == outcome.visited_keys.item()
+    assert step[4]["qk_pairs"] == outcome.qk_pairs.item()
     assert step[4]["output_norm"] == pytest.approx(outcome.output.norm().item())
     assert step[4]["output_norm"] != other[4]["output_norm"]
-    assert env.settings.full_keys == plain.settings.full_keys == 32**2
+    assert env.config.full_qk_pairs == plain.config.full_qk_pairs == 32**2
 
 
 @pytest.mark.parametrize("layer", ["default", "original"])
 def test_an_action_may_be_a_share_of_the_longest_span(layer: str):
-    env = SpanControlEnv(**SMALL, layer=layer, action_scale="absolute")
+    env = SpanControlEnv(**SMALL, layer_variant=layer, action_scale="absolute")
     env.reset(seed=0)
-    assert env.step(9)[4]["span"] == env.settings.max_span
-    assert env.step(3)[4]["scale"] == pytest.approx(1 / 3)
+    assert env.step(9)[4]["span"] == env.config.max_span
+    assert env.step(3)[4]["span_scale"] == pytest.approx(1 / 3)
 
 
 def global_states() -> list[object]:
@@ -199,11 +211,11 @@ def test_timing_is_there_when_asked_for():
     assert env.step(4)[4]["milliseconds"] > 0
 
 
-def test_features_are_of_the_normalised_input():
+def test_features_are_of_the_normalized_input():
     env = SpanControlEnv(**SMALL, encoding="features")
     seen, _ = env.reset(seed=4)
-    layer, hidden = env.simulator.layers[0], env.simulator.state.hidden
-    expected = features(torch.nn.functional.layer_norm(hidden, (16,)))
+    layer, hidden = env.core.layers[0], env.core.state.hidden
+    expected = token_moments(torch.nn.functional.layer_norm(hidden, (16,)))
     np.testing.assert_allclose(seen, expected[0], atol=1e-6)
     assert layer.ln_a.weight.tolist() == [1.0] * 16
 
@@ -213,7 +225,7 @@ def test_a_bad_action_is_an_error(action: float):
     env = SpanControlEnv(**SMALL)
     env.reset(seed=0)
     with pytest.raises(
-        ValueError, match=r"action must be an integer in 0\.\.9 for each of 1 lanes"
+        ValueError, match=r"action must be an integer in 0\.\.9 for each of 1 environments"
     ):
         env.step(action)  # pyright: ignore[reportArgumentType]
 
@@ -224,15 +236,15 @@ def test_a_bad_action_is_an_error(action: float):
         ({"encodng": "box"}, TypeError, "did you mean 'encoding'?"),
         ({"encoding": "boxx"}, ValueError, "did you mean 'box'?"),
         ({"reward": "x"}, ValueError, "known are: attention, own, quality, task"),
-        ({"layers": 0}, ValueError, "layers must be at least 1"),
+        ({"num_layers": 0}, ValueError, "num_layers must be at least 1"),
         (
-            {"layers": "2"},
+            {"num_layers": "2"},
             TypeError,
-            "layers must be of type int, or a list of IntegratedAttention; got '2'",
+            "num_layers must be of type int, or a list of IntegratedAttention; got '2'",
         ),
-        ({"layers": True}, TypeError, "layers must be of type int"),
-        ({"groups": 5}, ValueError, "groups must divide dims"),
-        ({"price": -1.0}, ValueError, "price must be at least 0"),
+        ({"num_layers": True}, TypeError, "num_layers must be of type int"),
+        ({"pool_groups": 5}, ValueError, "pool_groups must divide dims"),
+        ({"cost_coef": -1.0}, ValueError, "cost_coef must be at least 0"),
         ({"device": "cuda:77"}, ValueError, "device 'cuda:77' cannot be used on this machine"),
         (
             {"device": "warp"},
@@ -242,39 +254,59 @@ def test_a_bad_action_is_an_error(action: float):
         ({"heads": 3}, ValueError, "heads must divide dims, got heads=3, dims=64"),
         ({"weights_seed": 10**22}, ValueError, "weights_seed must be in 0..2**63 - 1"),
         ({"render_mode": "human"}, ValueError, "render_mode must be None"),
-        ({"source": "tetx"}, ValueError, "did you mean 'text'?"),
-        ({"observe": "now"}, ValueError, "observe 'now' is unknown"),
-        ({"weights": "span-bugdet"}, ValueError, "did you mean 'span-budget'?"),
-        ({"weights": "span-budget", "dims": 32}, ValueError, "dims must be 64, as the weights"),
-        ({"weights": "span-budget", "ctx": 512}, ValueError, "ctx must be 256, as the weights"),
-        ({"weights": "span-budget", "sharpen": False}, ValueError, "sharpen is of layers with"),
+        ({"dataset": "tetx"}, ValueError, "did you mean 'text'?"),
+        ({"observation_time": "now"}, ValueError, "observation_time 'now' is unknown"),
+        ({"checkpoint": "span-bugdet"}, ValueError, "did you mean 'span-budget'?"),
+        (
+            {"checkpoint": "span-budget", "dims": 32},
+            ValueError,
+            "dims must be 64, as the checkpoint",
+        ),
+        (
+            {"checkpoint": "span-budget", "ctx": 512},
+            ValueError,
+            "ctx must be 256, as the checkpoint",
+        ),
+        (
+            {"checkpoint": "span-budget", "temperature_law": "shorter"},
+            ValueError,
+            "temperature_law is of layers with",
+        ),
         ({"reward": "task"}, ValueError, "these layers were trained on no task"),
-        ({"layer": "orginal"}, ValueError, "layer 'orginal' is unknown; did you mean 'original'?"),
-        ({"layer": 1}, TypeError, "layer must be of type str; got 1"),
+        (
+            {"layer_variant": "orginal"},
+            ValueError,
+            "layer_variant 'orginal' is unknown; did you mean 'original'?",
+        ),
+        ({"layer_variant": 1}, TypeError, "layer_variant must be of type str; got 1"),
         ({"action_scale": "relativ"}, ValueError, "did you mean 'relative'?"),
         (
-            {"layer": "original", "mended": "temprature"},
+            {"layer_variant": "original", "fixes": "temprature"},
             ValueError,
-            "mended 'temprature' is unknown; did you mean 'temperature'?",
+            "fixes 'temprature' is unknown; did you mean 'temperature'?",
         ),
         (
-            {"mended": "cut"},
+            {"fixes": "cut"},
             ValueError,
-            "mended is of the original layer, layer is 'default': leave it out, or set layer to",
+            "fixes is of the original layer, layer is 'default': leave it out, or set layer to",
         ),
-        ({"weights": "span-budget", "layer": "original"}, ValueError, "layer is of layers with"),
         (
-            {"weights": "span-budget", "action_scale": "absolute"},
+            {"checkpoint": "span-budget", "layer_variant": "original"},
+            ValueError,
+            "layer_variant is of layers with",
+        ),
+        (
+            {"checkpoint": "span-budget", "action_scale": "absolute"},
             ValueError,
             "action_scale is of layers with random weights: leave it out",
         ),
         (
-            {"weights": "own", "layer": "original"},
+            {"checkpoint": "own", "layer_variant": "original"},
             ValueError,
-            "layer is of layers with random weights: leave it out beside the weights 'own'",
+            "layer_variant is of layers with random weights: leave it out beside the weights 'own'",
         ),
-        ({"price": math.nan}, ValueError, "price must be at least 0 and finite"),
-        ({"chunks": 1_000_000}, ValueError, "use fewer chunks or a smaller ctx"),
+        ({"cost_coef": math.nan}, ValueError, "cost_coef must be at least 0 and finite"),
+        ({"chunks_per_episode": 1_000_000}, ValueError, "use fewer chunks or a smaller ctx"),
     ],
 )
 def test_bad_arguments_say_what_would_be_right(

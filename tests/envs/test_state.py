@@ -13,15 +13,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from spangym.envs import SpanControlEnv, SpanControlVecEnv, settings_for
+from spangym.envs import SB3SpanControlVecEnv, SpanControlEnv, make_config
 
-TINY: dict[str, Any] = {"dims": 8, "heads": 2, "ctx": 16, "chunks": 2, "encoding": "features"}
+TINY: dict[str, Any] = {
+    "dims": 8,
+    "heads": 2,
+    "ctx": 16,
+    "chunks_per_episode": 2,
+    "encoding": "features",
+}
 VARIANTS: list[dict[str, Any]] = [
     {},
-    {"refresh": True, "price": 0.5},
-    {"observe": "previous", "lags": True},
-    {"reward": "attention", "layers": 3},
-    {"layer": "original", "refresh": True},
+    {"control_kv_cache": True, "cost_coef": 0.5},
+    {"observation_time": "previous", "autocorrelation": True},
+    {"reward": "attention", "num_layers": 3},
+    {"layer_variant": "original", "control_kv_cache": True},
 ]
 VARIANT = pytest.mark.parametrize("variant", VARIANTS, ids=lambda each: "-".join(each) or "plain")
 
@@ -31,7 +37,7 @@ def play(env: SpanControlEnv, steps: int = 7) -> list[Any]:
     seen = []
     for index in range(steps):
         action: Any = index * 3 % 10
-        if env.settings.refresh:
+        if env.config.control_kv_cache:
             action = np.array([action, index % 2, index % 3 > 0])
         step = env.step(action)
         seen.append(step)
@@ -80,35 +86,35 @@ def test_before_the_first_reset_there_is_nothing_to_keep():
     ("change", "named"),
     [
         ({"ctx": 32}, "ctx is 16, this one's 32"),
-        ({"chunks": 3}, "chunks is 2"),
+        ({"chunks_per_episode": 3}, "chunks_per_episode is 2"),
         ({"dims": 16}, "dims is 8"),
-        ({"layers": 3}, "layers is 2"),
-        ({"refresh": True}, "refresh is False"),
-        ({"observe": "previous"}, "observe is current"),
-        ({"lags": True}, "numbers is 16, this one's 25"),
+        ({"num_layers": 3}, "num_layers is 2"),
+        ({"control_kv_cache": True}, "control_kv_cache is False"),
+        ({"observation_time": "previous"}, "observation_time is current"),
+        ({"autocorrelation": True}, "numbers is 16, this one's 25"),
     ],
 )
 def test_a_state_of_another_environment_is_refused(change: dict[str, Any], named: str):
     env, other = SpanControlEnv(**TINY), SpanControlEnv(**{**TINY, **change})
     env.reset(seed=1)
     other.reset(seed=2)
-    before = other.peek()
+    before = other.one_step_rewards()
     with pytest.raises(ValueError, match=f"state is of another environment: its {named}"):
         other.load_state_dict(env.state_dict())
-    assert (other.peek() == before).all()
+    assert (other.one_step_rewards() == before).all()
 
 
 def test_a_state_of_another_task_is_refused():
-    arguments = {"weights": "sparsity", "source": "sparsity", "chunks": 1}
+    arguments = {"checkpoint": "sparsity", "dataset": "sparsity", "chunks_per_episode": 1}
     env = SpanControlEnv(**arguments, reward="quality")
     env.reset(seed=1)
     with pytest.raises(ValueError, match="its task is False, this one's True"):
         SpanControlEnv(**arguments, reward="task").load_state_dict(env.state_dict())
 
 
-def test_a_lane_of_the_other_faces_goes_on_as_a_scalar_environment():
-    settings = settings_for("spangym/SpanControl-v0", TINY)
-    stable, scalar = SpanControlVecEnv(settings), SpanControlEnv(**TINY)
+def test_a_env_of_the_other_faces_goes_on_as_a_scalar_environment():
+    config = make_config("spangym/SpanControl-v0", TINY)
+    stable, scalar = SB3SpanControlVecEnv(config), SpanControlEnv(**TINY)
     stable.seed(3)
     stable.reset()
     stable.step(np.array([4]))
@@ -118,8 +124,8 @@ def test_a_lane_of_the_other_faces_goes_on_as_a_scalar_environment():
 
 
 def test_a_seed_that_waits_for_reset_is_kept():
-    settings = settings_for("spangym/SpanControl-v0", TINY)
-    envs, other = SpanControlVecEnv(settings, 2), SpanControlVecEnv(settings, 2)
+    config = make_config("spangym/SpanControl-v0", TINY)
+    envs, other = SB3SpanControlVecEnv(config, 2), SB3SpanControlVecEnv(config, 2)
     envs.seed(np.int64(3))  # pyright: ignore[reportArgumentType]
     other.load_state_dict(envs.state_dict())
     np.testing.assert_array_equal(np.asarray(envs.reset()), np.asarray(other.reset()))
@@ -147,7 +153,7 @@ class AnyOrder(RuleBasedStateMachine):
     def step(self, which: int, span: int, refresh: int) -> None:
         index = which % len(self.envs)
         env, (seed, actions) = self.envs[index], self.histories[index]
-        action: Any = np.array([span, *divmod(refresh, 2)]) if env.settings.refresh else span
+        action: Any = np.array([span, *divmod(refresh, 2)]) if env.config.control_kv_cache else span
         observation, reward, terminated, truncated, info = env.step(action)
         assert env.observation_space.contains(observation)
         assert np.isfinite(reward)
@@ -155,7 +161,10 @@ class AnyOrder(RuleBasedStateMachine):
         assert not terminated
         self.histories[index] = (seed, [*actions, action])
         if truncated:
-            assert (info["chunk"], info["layer"]) == (TINY["chunks"] - 1, env.settings.layers - 1)
+            assert (info["chunk"], info["layer"]) == (
+                TINY["chunks_per_episode"] - 1,
+                env.config.num_layers - 1,
+            )
             self.reset(index, seed)
 
     @precondition(lambda self: len(self.envs) < 4)
@@ -181,13 +190,13 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def every_one_is_where_its_actions_lead(self) -> None:
         for env, (seed, actions) in zip(self.envs, self.histories, strict=True):
-            assert env.simulator.position == len(actions)
+            assert env.core.step_count == len(actions)
             fresh = self.make()
             fresh.reset(seed=seed)
             for action in actions:
                 fresh.step(action)
-            assert torch.equal(env.simulator.state.hidden, fresh.simulator.state.hidden)
-            assert (env.peek() == fresh.peek()).all()
+            assert torch.equal(env.core.state.hidden, fresh.core.state.hidden)
+            assert (env.one_step_rewards() == fresh.one_step_rewards()).all()
 
 
 def any_order(variant: dict[str, Any]) -> type[Any]:
@@ -198,5 +207,5 @@ def any_order(variant: dict[str, Any]) -> type[Any]:
 
 
 TestAnyOrder = any_order({})
-TestAnyOrderWithRefresh = any_order({"refresh": True, "price": 0.5})
-TestAnyOrderOfPreviousChunks = any_order({"observe": "previous", "lags": True})
+TestAnyOrderWithRefresh = any_order({"control_kv_cache": True, "cost_coef": 0.5})
+TestAnyOrderOfPreviousChunks = any_order({"observation_time": "previous", "autocorrelation": True})

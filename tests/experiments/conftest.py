@@ -14,25 +14,25 @@ from spangym.experiments.studies.study import Study
 
 TINY = """
 name = "tiny"
-steps = 64
+total_timesteps = 64
 seeds = [0, 1]
 
 [[environments]]
 id = "spangym/SpanControl-v0"
-arguments = { dims = 8, heads = 2, ctx = 16, chunks = 2, win_size = 16 }
+kwargs = { dims = 8, heads = 2, ctx = 16, chunks_per_episode = 2, win_size = 16 }
 
 [evaluation]
 episodes = 2
 regret_episodes = 0
 
 [[agents]]
-agent = "refiner"
-label = "pooled"
-groups = 2
+algo = "refiner"
+name = "pooled"
+pool_groups = 2
 
 [[agents]]
-agent = "dqn"
-options = { gamma = 0.5 }
+algo = "dqn"
+hyperparameters = { gamma = 0.5 }
 """
 
 Cli = Callable[[Sequence[object]], subprocess.CompletedProcess[str]]
@@ -59,7 +59,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Folder of a complete run, not to be changed, and what it printed."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.toml").write_text(TINY)
-    done = spangym(["compare", "tiny.toml", "--out", "run", "--jobs", 2], folder)
+    done = spangym(["compare", "tiny.toml", "--out", "run", "--workers", 2], folder)
     assert done.returncode == 0, done.stderr
     return folder / "run", done.stdout
 

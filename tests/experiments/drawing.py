@@ -12,21 +12,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from spangym.experiments.analysis.results import Rows
-from spangym.experiments.plots.panels import Panel, draw_alone
-from spangym.experiments.plots.plot_data import Results
+from spangym.experiments.analysis.results import Results
+from spangym.experiments.plots.panels import Panel, render_panel
+from spangym.experiments.plots.plot_data import PlotData
 
 from .synthetic import make_statistics
 
 
-def results_of(rows: Rows, **changes: Any) -> Results:
+def plot_data_of(results: Results, **changes: Any) -> PlotData:
     """What figures of the rows are drawn from."""
-    return Results(rows, make_statistics(rows), **changes)
+    return PlotData(results, make_statistics(results), **changes)
 
 
 def drawn(panel: Panel) -> Axes:
     """The axes of a panel."""
-    return draw_alone(panel).axes[0]
+    return render_panel(panel).axes[0]
 
 
 def figure_of(axes: Axes) -> Figure:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from spangym.experiments.analysis.comparison_stats import Statistics, analyse
-from spangym.experiments.analysis.results import Rows
+from spangym.experiments.analysis.comparison_stats import ComparisonStats, compute_statistics
+from spangym.experiments.analysis.results import Results
 
 FIXED = tuple(f"fixed:{action}" for action in range(10))
-REFERENCES = ("oracle", "threshold", "random", *FIXED)
+BASELINES = ("oracle", "threshold", "random", *FIXED)
 CONTENTS = ("documentation", "code", "noise", "letters", "repeats")
 FULL_KEYS = 500_000
 # From random to oracle.
@@ -22,29 +22,29 @@ REFERENCE_SCORES = {"oracle": 1.0, "threshold": 0.45, "random": 0.0} | {
 EPISODES = 4
 
 
-def make_rows(
+def make_results(
     environments: Sequence[str] = ("spangym/SpanBudget-v0",),
     learners: Sequence[str] = ("refiner", "dqn", "ppo"),
     seeds: int = 5,
     *,
-    references: Sequence[str] = REFERENCES,
+    baselines: Sequence[str] = BASELINES,
     episodes: int = 200,
-    lanes: int = 2,
+    num_envs: int = 2,
     layers: int = 2,
     contents: Sequence[str] = CONTENTS,
     failed: tuple[tuple[str, str], ...] = (),
     missing: int = 0,
     seed: int = 0,
-) -> Rows:
+) -> Results:
     """Plausible rows.
 
     Args:
         environments: Labels.
         learners: Labels; the first learns least.
         seeds: Training seeds of each learner.
-        references: Labels; one training seed each.
+        baselines: Labels; one training seed each.
         episodes: Of each training.
-        lanes: How many episodes end together.
+        num_envs: How many episodes end together.
         layers: Of each environment.
         contents: Kinds of content.
         failed: Names and errors of trials.
@@ -52,11 +52,11 @@ def make_rows(
         seed: Of what is drawn.
     """
     generator = np.random.default_rng(seed)
-    trials, rows, choices = [], [], []
+    trials, rows, action_counts = [], [], []
     curves: list[pd.DataFrame] = []
     for number, environment in enumerate(environments):
         random, oracle = -0.5 - 0.3 * number, -0.15 + 0.2 * number
-        for agent in (*learners, *references):
+        for agent in (*learners, *baselines):
             learns = agent in learners
             quality = REFERENCE_SCORES.get(agent, 0.0)
             if learns:
@@ -75,8 +75,8 @@ def make_rows(
                         "score": level,
                         "regret": (oracle - mean) / 8,
                         "mean_span": span,
-                        "visited_keys": FULL_KEYS * span / 200,
-                        "full_keys": FULL_KEYS,
+                        "qk_pairs": FULL_KEYS * span / 200,
+                        "full_qk_pairs": FULL_KEYS,
                         "seconds": 40.0 + 20 * float(generator.random()),
                         "steps": episodes * 16 if learns else 0,
                     }
@@ -89,30 +89,30 @@ def make_rows(
                 for layer, content in itertools.product(range(layers), contents):
                     wanted = span * (1 + contents.index(content)) * (2 - layer) / 4
                     for action in (4, 5):
-                        choices.append(
+                        action_counts.append(
                             {
                                 **key,
                                 "layer": layer,
-                                "content": content,
+                                "content_type": content,
                                 "action": action,
-                                "decisions": 10 * action,
-                                "span": wanted * action / 4,
+                                "count": 10 * action,
+                                "mean_span": wanted * action / 4,
                             }
                         )
                 if learns:
-                    shape = (random, oracle, level, episodes, lanes)
+                    shape = (random, oracle, level, episodes, num_envs)
                     curves.append(_training(generator, *shape).assign(**key))
-    columns = ["step", "return", "visited_keys", "wall_seconds"]
+    columns = ["step", "return", "qk_pairs", "wall_seconds"]
     keys = ["environment", "agent", "training_seed"]
     empty = pd.DataFrame(columns=[*columns, *keys])
-    return Rows(
+    return Results(
         environments=tuple(environments),
         learners=tuple(learners),
-        references=tuple(references),
+        baselines=tuple(baselines),
         trials=pd.DataFrame(trials),
         episodes=pd.DataFrame(rows),
         curves=pd.concat(curves, ignore_index=True) if curves else empty,
-        choices=pd.DataFrame(choices),
+        action_counts=pd.DataFrame(action_counts),
         failed=failed,
         missing=missing,
     )
@@ -124,20 +124,21 @@ def _training(
     oracle: float,
     level: float,
     episodes: int,
-    lanes: int,
+    num_envs: int,
 ) -> pd.DataFrame:
-    ends = (np.arange(episodes) // lanes + 1) * 16 * lanes
-    learnt = level * (1 - np.exp(-5 * ends / ends[-1]))
+    ends = (np.arange(episodes) // num_envs + 1) * 16 * num_envs
+    learned = level * (1 - np.exp(-5 * ends / ends[-1]))
     return pd.DataFrame(
         {
             "step": ends,
-            "return": random + (oracle - random) * (learnt + 0.2 * generator.normal(size=episodes)),
-            "visited_keys": generator.integers(1000, 5000, size=episodes),
+            "return": random
+            + (oracle - random) * (learned + 0.2 * generator.normal(size=episodes)),
+            "qk_pairs": generator.integers(1000, 5000, size=episodes),
             "wall_seconds": ends * (0.01 + 0.004 * float(generator.random())),
         }
     )
 
 
-def make_statistics(rows: Rows) -> Statistics:
+def make_statistics(rows: Results) -> ComparisonStats:
     """What such rows say, by few resamples."""
-    return analyse(rows, np.random.default_rng(0), resamples=50)
+    return compute_statistics(rows, np.random.default_rng(0), resamples=50)

@@ -14,9 +14,9 @@ from spangym.experiments.analysis import aggregates
 from spangym.experiments.analysis.intervals import (
     Floats,
     Strata,
-    bootstrap_interval,
-    bootstrap_interval_of_share,
-    student_interval,
+    bootstrap_ci,
+    bootstrap_ci_proportion,
+    t_interval,
 )
 
 STATISTICS: dict[str, Callable[[Strata], Floats]] = {
@@ -138,22 +138,22 @@ def test_leading_axes_are_carried_along(name: str):
 class TestStudent:
     def test_is_scipys(self):
         values = np.random.default_rng(0).normal(size=(3, 5))
-        low, high = student_interval(values)
+        low, high = t_interval(values)
         expected = stats.ttest_1samp(values, 0, axis=-1).confidence_interval(0.95)
         assert low == pytest.approx(expected.low)
         assert high == pytest.approx(expected.high)
 
     def test_a_single_seed_says_nothing(self):
-        assert np.isnan(student_interval(np.ones(1))).all()
+        assert np.isnan(t_interval(np.ones(1))).all()
 
 
 class TestBootstrap:
     def test_of_one_environments_mean_is_students(self):
         strata = scores_of(6)
-        interval = bootstrap_interval(
+        interval = bootstrap_ci(
             aggregates.mean, strata, np.random.default_rng(0), resamples=200_000
         )
-        low, high = student_interval(strata[0])
+        low, high = t_interval(strata[0])
         assert interval == pytest.approx((low, high), abs=0.005 * float(high - low))
 
     def test_spread_is_that_of_scipys_bootstrap(self):
@@ -177,7 +177,7 @@ class TestBootstrap:
             seen.append(aggregates.interquartile_mean(strata))
             return seen[-1]
 
-        bootstrap_interval(spied, strata, np.random.default_rng(0), resamples=20_000)
+        bootstrap_ci(spied, strata, np.random.default_rng(0), resamples=20_000)
         resampled = next(each for each in seen if each.shape == (20_000,))
         assert resampled.std() == pytest.approx(scipys.standard_error, rel=0.02)
         percentiles = np.percentile(resampled, [2.5, 97.5])
@@ -188,32 +188,32 @@ class TestBootstrap:
         # Whatever is drawn, there are three of each.
         strata = [np.full(3, 0.0), np.full(3, 1.0)]
         for name in ("mean", "median", "iqm"):
-            interval = bootstrap_interval(STATISTICS[name], strata, np.random.default_rng(0))
+            interval = bootstrap_ci(STATISTICS[name], strata, np.random.default_rng(0))
             assert interval == pytest.approx((0.5, 0.5))
 
     def test_the_same_state_draws_the_same(self):
         first, again, other = (
-            bootstrap_interval(aggregates.median, scores_of(4, 4), np.random.default_rng(seed))
+            bootstrap_ci(aggregates.median, scores_of(4, 4), np.random.default_rng(seed))
             for seed in (0, 0, 1)
         )
         assert first == again
         assert first != other
 
     def test_an_environment_with_a_single_seed_leaves_no_interval(self):
-        low, high = bootstrap_interval(aggregates.mean, scores_of(5, 1), np.random.default_rng(0))
+        low, high = bootstrap_ci(aggregates.mean, scores_of(5, 1), np.random.default_rng(0))
         assert np.isnan([low, high]).all()
 
     def test_a_share_stays_a_share(self):
         above = [np.array([True, True, True, False]), np.array([True, True, True, True])]
-        _, high = bootstrap_interval(aggregates.mean, above, np.random.default_rng(0))
+        _, high = bootstrap_ci(aggregates.mean, above, np.random.default_rng(0))
         assert high > 1
-        low, high = bootstrap_interval_of_share(aggregates.mean, above, np.random.default_rng(0))
+        low, high = bootstrap_ci_proportion(aggregates.mean, above, np.random.default_rng(0))
         assert 0 < low < 0.875
         assert high == 1
 
     def test_a_share_of_all_is_not_certain(self):
         above = [np.full(4, True)] * 2
-        bounds = bootstrap_interval_of_share(aggregates.mean, above, np.random.default_rng(0))
+        bounds = bootstrap_ci_proportion(aggregates.mean, above, np.random.default_rng(0))
         assert np.isnan(bounds).all()
 
 
@@ -236,7 +236,7 @@ class TestCoverage:
         streams = generator.normal(0, 5, size=(20_000, seeds))
         learner = streams + generator.normal(1.3, 1, size=streams.shape)
         reference = streams + generator.normal(1, 0.5, size=streams.shape)
-        assert 94 < covered(*student_interval(learner - reference), truth=0.3) < 96
+        assert 94 < covered(*t_interval(learner - reference), truth=0.3) < 96
 
     @pytest.mark.parametrize(
         ("name", "kind", "counts"),
@@ -262,7 +262,7 @@ class TestCoverage:
                 each.rvs((50, count), random_state=generator)
                 for each, count in zip(environments, counts, strict=True)
             ]
-            bounds = bootstrap_interval(STATISTICS[name], strata, generator, RESAMPLES)
+            bounds = bootstrap_ci(STATISTICS[name], strata, generator, RESAMPLES)
             holds.append(covered(*bounds, truth=float(truth)))
         assert 93 <= np.mean(holds) <= 97
 
@@ -275,7 +275,7 @@ class TestCoverage:
         for _ in range(40):
             first = [generator.normal(each, 1, size=(25, 5)) for each in ahead]
             second = [generator.normal(0, 1, size=(25, 5)) for _ in ahead]
-            bounds = bootstrap_interval_of_share(
+            bounds = bootstrap_ci_proportion(
                 lambda strata: aggregates.probability_of_improvement(strata[:3], strata[3:]),
                 [*first, *second],
                 generator,
@@ -289,7 +289,7 @@ class TestCoverage:
         truth = np.mean([each.sf(0.5) for each in environments])
         generator = np.random.default_rng(0)
         above = [each.rvs((1000, 5), random_state=generator) > 0.5 for each in environments]
-        bounds = bootstrap_interval_of_share(aggregates.mean, above, generator, RESAMPLES)
+        bounds = bootstrap_ci_proportion(aggregates.mean, above, generator, RESAMPLES)
         assert 93 <= covered(*bounds, truth=float(truth)) <= 97
 
 

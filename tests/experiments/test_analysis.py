@@ -12,17 +12,17 @@ from spangym.experiments.analysis import aggregates
 from spangym.experiments.analysis.comparison_stats import (
     BEST_FIXED,
     THRESHOLDS,
-    Statistics,
-    analyse,
+    ComparisonStats,
+    compute_statistics,
 )
-from spangym.experiments.analysis.intervals import student_interval
-from spangym.experiments.analysis.results import Rows
+from spangym.experiments.analysis.intervals import t_interval
+from spangym.experiments.analysis.results import Results
 from spangym.experiments.analysis.sample_efficiency import area_under_curve, sample_efficiency
 
 # Returns, by agent and training seed.
 Returns = Mapping[str, Sequence[float]]
 
-REFERENCES: Returns = {
+BASELINES: Returns = {
     "oracle": [10.0],
     "random": [0.0, 0.2, -0.2],
     "fixed:0": [1.0],
@@ -34,14 +34,14 @@ EPISODES = (-1.0, 0.5, 0.5)
 
 def make(
     *environments: Returns,
-    references: Sequence[str] = tuple(REFERENCES),
+    baselines: Sequence[str] = tuple(BASELINES),
     names: Sequence[str] = ("one", "two", "three", "four", "five", "six"),
-) -> Rows:
-    """Rows of returns in one environment or several; the references are added to each."""
+) -> Results:
+    """Rows of returns in one environment or several; the baselines are added to each."""
     trials, episodes, learners = [], [], {}
     for environment, returns in zip(names, environments, strict=False):
-        learners |= dict.fromkeys(agent for agent in returns if agent not in REFERENCES)
-        everyone = {label: REFERENCES[label] for label in references} | dict(returns)
+        learners |= dict.fromkeys(agent for agent in returns if agent not in BASELINES)
+        everyone = {label: BASELINES[label] for label in baselines} | dict(returns)
         scored = {"oracle", "random"} <= everyone.keys()
         for agent, seeds in everyone.items():
             for seed, value in enumerate(seeds):
@@ -53,10 +53,10 @@ def make(
                         "score": value / 10 if scored else np.nan,
                         "regret": np.nan if seed else 0.5,
                         "mean_span": 10.0 * seed,
-                        "visited_keys": 100.0,
-                        "full_keys": 400.0,
+                        "qk_pairs": 100.0,
+                        "full_qk_pairs": 400.0,
                         "seconds": 2.0,
-                        "steps": 0 if agent in REFERENCES else 100,
+                        "steps": 0 if agent in BASELINES else 100,
                     }
                 )
                 episodes += [
@@ -64,24 +64,24 @@ def make(
                     for number, more in enumerate(EPISODES)
                 ]
     curve = ["environment", "agent", "training_seed", "step", "return"]
-    return Rows(
+    return Results(
         environments=tuple(names[: len(environments)]),
         learners=tuple(learners),
-        references=tuple(references),
+        baselines=tuple(baselines),
         trials=pd.DataFrame(trials),
         episodes=pd.DataFrame(episodes),
         curves=pd.DataFrame(columns=curve),
-        choices=pd.DataFrame(),
+        action_counts=pd.DataFrame(),
     )
 
 
-def analysed(rows: Rows, resamples: int = 200) -> Statistics:
-    return analyse(rows, np.random.default_rng(0), resamples)
+def analyzed(results: Results, resamples: int = 200) -> ComparisonStats:
+    return compute_statistics(results, np.random.default_rng(0), resamples)
 
 
-def differences(rows: Rows, agent: str) -> pd.DataFrame:
-    table = analysed(rows).differences
-    return table[table["agent"] == agent].set_index("reference")
+def differences(results: Results, agent: str) -> pd.DataFrame:
+    table = analyzed(results).differences
+    return table[table["agent"] == agent].set_index("baseline")
 
 
 def numbers(table: Any) -> NDArray[np.float64]:
@@ -90,26 +90,26 @@ def numbers(table: Any) -> NDArray[np.float64]:
 
 class TestSummaries:
     def test_means_and_intervals_over_seeds(self):
-        table = analysed(make({"dqn": [3.0, 4.0, 8.0]})).summaries
+        table = analyzed(make({"dqn": [3.0, 4.0, 8.0]})).summaries
         assert [*table["agent"]] == ["oracle", "dqn", "fixed:8", "fixed:0", "random"]
         dqn = table.loc[1]
-        bounds = student_interval(np.array([3.0, 4.0, 8.0]))
+        bounds = t_interval(np.array([3.0, 4.0, 8.0]))
         assert dqn["return"] == 5.0
         assert (dqn["low"], dqn["high"]) == pytest.approx(bounds)
         assert (dqn["score_low"], dqn["score_high"]) == pytest.approx(np.array(bounds) / 10)
-        means = dqn[["score", "regret", "mean_span", "visited_keys", "full_keys", "seconds"]]
+        means = dqn[["score", "regret", "mean_span", "qk_pairs", "full_qk_pairs", "seconds"]]
         assert [*means] == pytest.approx([0.5, 0.5, 10, 100, 400, 2])
         assert (dqn["steps"], dqn["seeds"]) == (100, 3)
 
     def test_a_policy_that_is_run_once_has_no_interval(self):
-        table = analysed(make({"dqn": [3.0, 4.0]})).summaries.set_index("agent")
+        table = analyzed(make({"dqn": [3.0, 4.0]})).summaries.set_index("agent")
         bounds = table[["low", "high", "score_low", "score_high"]]
         assert np.isnan(numbers(bounds.loc[["oracle", "fixed:0", "fixed:8"]])).all()
         assert np.isfinite(numbers(bounds.loc[["dqn", "random"]])).all()
 
     def test_environments_keep_their_order(self):
-        rows = make({"dqn": [3.0]}, {"dqn": [3.0]}, names=("z", "a"))
-        assert [*analysed(rows).summaries["environment"].unique()] == ["z", "a"]
+        results = make({"dqn": [3.0]}, {"dqn": [3.0]}, names=("z", "a"))
+        assert [*analyzed(results).summaries["environment"].unique()] == ["z", "a"]
 
     def test_how_soon_trainings_got_anywhere(self):
         steps = np.arange(1, 101)
@@ -126,22 +126,22 @@ class TestSummaries:
             # The last of them ends below random.
             for seed, jump in enumerate((20, 60, 0))
         ]
-        rows = make({"dqn": [4.0] * 3})
+        results = make({"dqn": [4.0] * 3})
         curves = pd.concat(seeds).sample(frac=1, random_state=0)
-        dqn = analysed(replace(rows, curves=curves)).summaries.set_index("agent").loc["dqn"]
+        dqn = analyzed(replace(results, curves=curves)).summaries.set_index("agent").loc["dqn"]
         # Of 100 episodes 80 and 40 return 4.
         assert dqn["area"] == pytest.approx((3.2 + 1.6 - 1) / 3)
         assert dqn["efficiency"] == 70, "of 30, 70 and never the middle one"
-        dqn = analysed(replace(rows, curves=pd.concat(seeds[1:]))).summaries.set_index("agent")
+        dqn = analyzed(replace(results, curves=pd.concat(seeds[1:]))).summaries.set_index("agent")
         assert np.isnan(dqn.loc["dqn", "efficiency"])
 
     def test_nothing_is_trained(self):
-        table = analysed(make({"dqn": [4.0] * 3})).summaries
+        table = analyzed(make({"dqn": [4.0] * 3})).summaries
         assert np.isnan(numbers(table[["area", "efficiency"]])).all()
 
 
 class TestLearningSpeed:
-    def test_lanes_that_end_together_are_a_step(self):
+    def test_envs_that_end_together_are_a_step(self):
         steps, returns = np.array([10.0, 10, 40, 40]), np.array([0.0, 2, 4, 6])
         assert area_under_curve(steps, returns) == pytest.approx((10 * 1 + 30 * 5) / 40)
 
@@ -168,59 +168,59 @@ class TestDifferences:
         assert row["difference"] == pytest.approx(5)
         assert row["seeds"] == 3
         # Streams that are harder for both do not widen the interval, however many were played.
-        assert (row["low"], row["high"]) == pytest.approx(student_interval(np.array(values) - 1))
+        assert (row["low"], row["high"]) == pytest.approx(t_interval(np.array(values) - 1))
 
     def test_random_is_paired_by_training_seed(self):
         row = differences(make({"dqn": [1.0, 1.2, 0.8]}), "dqn").loc["random"]
         assert (row["low"], row["high"]) == pytest.approx((1.0, 1.0))
 
     def test_only_common_seeds_and_episodes_are_compared(self):
-        rows = make({"dqn": [4.0, 6.0, 8.0, 9.0]})
-        table = rows.episodes
+        results = make({"dqn": [4.0, 6.0, 8.0, 9.0]})
+        table = results.episodes
         of_dqn, of_span = table["agent"] == "dqn", table["agent"] == "fixed:0"
         # The hard stream was not played by the fixed span: it is left out for the learner, too.
         hard, second = table["evaluation_seed"] == 1_000, table["training_seed"] == 1
         kept = table[~(of_span & hard) & ~(of_dqn & second)]
-        found = differences(replace(rows, episodes=kept), "dqn")
+        found = differences(replace(results, episodes=kept), "dqn")
         assert found.loc["fixed:0", "difference"] == pytest.approx((3 + 7 + 8) / 3)
         assert found.loc["fixed:0", "seeds"] == 3
         assert found.loc["random", "seeds"] == 2
 
     @pytest.mark.parametrize(
-        ("values", "verdict"),
+        ("values", "outcome"),
         [
             ([7.0, 7.1, 7.2], "better"),
             ([3.0, 3.1, 3.2], "worse"),
-            ([3.0, 5.0, 7.5], "open"),
-            ([7.0], "open"),
+            ([3.0, 5.0, 7.5], "inconclusive"),
+            ([7.0], "inconclusive"),
             ([5.0, 5.0 + 1e-6, 5.0 - 1e-6], "equal"),
-            ([5.0, 5.0, 5.0001], "open"),
+            ([5.0, 5.0, 5.0001], "inconclusive"),
             ([5.0], "equal"),
         ],
     )
-    def test_verdicts(self, values: list[float], verdict: str):
+    def test_outcomes(self, values: list[float], outcome: str):
         row = differences(make({"dqn": values}), "dqn").loc["fixed:8"]
-        assert row["verdict"] == verdict
+        assert row["outcome"] == outcome
         assert np.isnan(row["low"]) == (len(values) == 1)
 
     def test_of_each_environment_learner_and_reference(self):
-        rows = make({"dqn": [1.0, 2.0], "ppo": [1.0, 2.0]}, {"ppo": [1.0, 2.0]})
-        table = analysed(rows).differences
-        expected = itertools.product(["one"], ["dqn", "ppo"], REFERENCES)
-        expected = [*expected, *itertools.product(["two"], ["ppo"], REFERENCES)]
-        keys = table[["environment", "agent", "reference"]]
+        results = make({"dqn": [1.0, 2.0], "ppo": [1.0, 2.0]}, {"ppo": [1.0, 2.0]})
+        table = analyzed(results).differences
+        expected = itertools.product(["one"], ["dqn", "ppo"], BASELINES)
+        expected = [*expected, *itertools.product(["two"], ["ppo"], BASELINES)]
+        keys = table[["environment", "agent", "baseline"]]
         assert [*keys.itertuples(index=False, name=None)] == expected
 
 
 class TestOverEnvironments:
-    rows = make(
+    results = make(
         {"dqn": [4.0, 5.0, 6.0], "ppo": [7.0, 8.0]},
         {"dqn": [6.0, 7.0, 9.0], "ppo": [5.0, 6.0, 5.5], "fixed:8": [0.5]},
     )
 
     def test_aggregates(self):
-        table = analysed(self.rows).aggregates
-        assert [*table["agent"].unique()] == ["dqn", "ppo", *REFERENCES]
+        table = analyzed(self.results).aggregates
+        assert [*table["agent"].unique()] == ["dqn", "ppo", *BASELINES]
         assert [*table["statistic"][:4]] == ["iqm", "median", "mean", "optimality gap"]
         dqn = table[table["agent"] == "dqn"].set_index("statistic")
         assert dqn.loc["mean", "estimate"] == pytest.approx((0.5 + 22 / 30) / 2)
@@ -230,7 +230,7 @@ class TestOverEnvironments:
         assert np.isfinite(numbers(once[["estimate"]])).all()
 
     def test_improvement(self):
-        table = analysed(self.rows).improvement
+        table = analyzed(self.results).probability_of_improvement
         pairs = [("dqn", "ppo"), ("dqn", BEST_FIXED), ("ppo", BEST_FIXED)]
         assert [*table[["agent", "other"]].itertuples(index=False, name=None)] == pairs
         # The best are fixed:8 in the first environment, which one seed of dqn equals, and fixed:0
@@ -244,7 +244,7 @@ class TestOverEnvironments:
         assert np.nanmax(bounds) <= 1
 
     def test_profiles(self):
-        table = analysed(self.rows).profiles
+        table = analyzed(self.results).profiles
         assert [*table["agent"].unique()] == ["dqn", "ppo", BEST_FIXED]
         dqn = table[table["agent"] == "dqn"]
         assert [*dqn["threshold"]] == [*THRESHOLDS]
@@ -263,30 +263,36 @@ class TestOverEnvironments:
         assert best[[5, 30, 60]].tolist() == [1, 0.5, 0]
 
     def test_an_agent_that_lacks_an_environment_is_left_out(self):
-        rows = make({"dqn": [4.0, 5.0], "ppo": [7.0, 8.0]}, {"dqn": [6.0, 7.0]})
-        statistics = analysed(rows)
+        results = make({"dqn": [4.0, 5.0], "ppo": [7.0, 8.0]}, {"dqn": [6.0, 7.0]})
+        statistics = analyzed(results)
         assert "ppo" not in {*statistics.aggregates["agent"], *statistics.profiles["agent"]}
-        assert [*statistics.improvement["other"]] == [BEST_FIXED]
+        assert [*statistics.probability_of_improvement["other"]] == [BEST_FIXED]
         assert "ppo is not in the aggregates, without a score somewhere." in statistics.remarks
 
     def test_there_are_no_scores_without_an_oracle(self):
-        rows = make({"dqn": [4.0, 5.0]}, references=["random", "fixed:0", "fixed:8"])
-        statistics = analysed(rows)
+        results = make({"dqn": [4.0, 5.0]}, baselines=["random", "fixed:0", "fixed:8"])
+        statistics = analyzed(results)
         assert statistics.aggregates.empty
         assert statistics.profiles.empty
         assert np.isnan(numbers(statistics.summaries["score_low"])).all()
-        assert len(statistics.improvement) == 1, "for that, returns will do"
+        assert len(statistics.probability_of_improvement) == 1, "for that, returns will do"
         assert sum("There are no aggregates" in each for each in statistics.remarks) == 1
 
     def test_a_single_environment_will_do(self):
-        table = analysed(make({"dqn": [4.0, 5.0, 6.0]})).aggregates
+        table = analyzed(make({"dqn": [4.0, 5.0, 6.0]})).aggregates
         mean = table.set_index(["agent", "statistic"]).loc[("dqn", "mean")]
         assert mean["estimate"] == pytest.approx(0.5)
         assert mean["low"] < 0.5 < mean["high"]
 
     def test_the_same_state_says_the_same(self):
-        first, again = analysed(self.rows), analysed(self.rows)
-        for name in ("summaries", "aggregates", "differences", "improvement", "profiles"):
+        first, again = analyzed(self.results), analyzed(self.results)
+        for name in (
+            "summaries",
+            "aggregates",
+            "differences",
+            "probability_of_improvement",
+            "profiles",
+        ):
             pd.testing.assert_frame_equal(getattr(first, name), getattr(again, name))
         assert first.remarks == again.remarks
 
@@ -322,13 +328,13 @@ class TestVerdict:
         ],
     )
     def test_in_one_environment(self, learners: Returns, said: str):
-        assert analysed(make(learners)).verdict == said
+        assert analyzed(make(learners)).verdict == said
 
     def test_in_several(self):
         environments = [
             {"refiner": NEAR_ZERO, "dqn": HIGH, "ppo": HIGH, "a2c": UNSURE, "qrdqn": MIDDLE}
         ] * 3 + [{"refiner": NEAR_ZERO, "dqn": LOW, "ppo": HIGH, "a2c": MIDDLE, "qrdqn": MIDDLE}]
-        assert analysed(make(*environments)).verdict == (
+        assert analyzed(make(*environments)).verdict == (
             "ppo beats every fixed span on all 4 environments. "
             "dqn beats every fixed span on 3 of 4 environments and is worse than the best fixed "
             "span on 1. "
@@ -341,50 +347,50 @@ class TestVerdict:
 
     def test_the_span_it_is_set_beside_is_near_in_most_environments(self):
         # It comes nearer to fixed:0, but only once.
-        rows = make({"dqn": NEAR_ZERO}, {"dqn": UNSURE}, {"dqn": UNSURE})
-        assert analysed(rows).verdict == (
+        results = make({"dqn": NEAR_ZERO}, {"dqn": UNSURE}, {"dqn": UNSURE})
+        assert analyzed(results).verdict == (
             "dqn cannot be told from fixed:8 on 2 of 3 environments and is worse than the best "
             "fixed span on 1."
         )
 
     def test_a_learner_is_judged_where_it_was_run(self):
-        rows = make({"dqn": HIGH, "ppo": HIGH}, {"dqn": HIGH}, {"dqn": HIGH})
-        assert analysed(rows).verdict == (
+        results = make({"dqn": HIGH, "ppo": HIGH}, {"dqn": HIGH}, {"dqn": HIGH})
+        assert analyzed(results).verdict == (
             "dqn beats every fixed span on all 3 environments. "
             "ppo beats every fixed span on 1 of 3 environments."
         )
 
     def test_without_fixed_spans(self):
-        rows = make({"dqn": HIGH}, references=["random", "oracle"])
+        results = make({"dqn": HIGH}, baselines=["random", "oracle"])
         said = "No fixed span was evaluated: there is nothing to compare with."
-        assert analysed(rows).verdict == said
+        assert analyzed(results).verdict == said
 
     def test_learners_whose_trials_all_failed(self):
-        rows = make({"dqn": HIGH, "ppo": [], "a2c": []})
-        assert analysed(rows).verdict == (
+        results = make({"dqn": HIGH, "ppo": [], "a2c": []})
+        assert analyzed(results).verdict == (
             "dqn beats every fixed span. ppo and a2c have no trial to compare with a fixed span."
         )
 
 
 class TestRemarks:
     def test_the_resamples_are_told(self):
-        first = analysed(make({"dqn": HIGH}), resamples=1_234).remarks[0]
+        first = analyzed(make({"dqn": HIGH}), resamples=1_234).remarks[0]
         assert "(1,234 resamples)" in first
         assert "Student's t" in first
 
     def test_many_comparisons_are_not_corrected(self):
-        remarks = analysed(make({"dqn": HIGH, "ppo": HIGH})).remarks
+        remarks = analyzed(make({"dqn": HIGH, "ppo": HIGH})).remarks
         assert any(each.startswith("8 differences are judged at 95 % each") for each in remarks)
 
     def test_where_seeds_are_too_few(self):
-        remarks = analysed(make({"dqn": UNSURE, "ppo": [7.0], "a2c": UNSURE + UNSURE})).remarks
+        remarks = analyzed(make({"dqn": UNSURE, "ppo": [7.0], "a2c": UNSURE + UNSURE})).remarks
         assert [each for each in remarks if "too few" in each] == [
             "3 training seeds are too few to tell dqn from fixed:8.",
             "1 training seed is too few to tell ppo from oracle, random, fixed:0 and fixed:8.",
         ]
 
     def test_where_seeds_are_too_few_in_some_environments(self):
-        remarks = analysed(make({"dqn": UNSURE}, {"dqn": HIGH})).remarks
+        remarks = analyzed(make({"dqn": UNSURE}, {"dqn": HIGH})).remarks
         said = (
             "3 training seeds are too few to settle 1 of the 8 differences of dqn from policies "
             "that learn nothing."
@@ -392,14 +398,16 @@ class TestRemarks:
         assert said in remarks
 
     def test_nothing_is_said_of_enough_seeds(self):
-        remarks = analysed(make({"dqn": [*UNSURE, 4.0, 6.0]})).remarks
+        remarks = analyzed(make({"dqn": [*UNSURE, 4.0, 6.0]})).remarks
         assert not any("too few" in each for each in remarks)
 
 
 def test_nothing_has_finished():
-    rows = make({})
-    empty = replace(rows, learners=("dqn",), trials=rows.trials[:0], episodes=rows.episodes[:0])
-    statistics = analysed(empty)
+    results = make({})
+    empty = replace(
+        results, learners=("dqn",), trials=results.trials[:0], episodes=results.episodes[:0]
+    )
+    statistics = analyzed(empty)
     assert statistics.verdict == "dqn has no trial to compare with a fixed span."
     assert statistics.summaries.empty
     assert statistics.differences.empty

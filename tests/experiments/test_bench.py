@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from spangym.attention import IntegratedAttention
 from spangym.experiments.benchmarks import bench_attention, bench_envs, bench_experiments
-from spangym.experiments.benchmarks.measure import Row, make_bench_table, peak_memory, side_by_side
+from spangym.experiments.benchmarks.measure import Row, bench_table, interleaved_timing, peak_memory
 from spangym.experiments.benchmarks.original_defects import COLUMNS, Defect, measure_defects
 from spangym.experiments.cli.app import app
-from spangym.experiments.runner.hardware import usable_cores
+from spangym.experiments.runner.hardware import available_cpus
 from spangym.experiments.studies.study import Study
 from spangym.utils.errors import UserError
 
@@ -41,7 +41,7 @@ def test_whether_a_goal_is_met(row: Row, met: bool | None):
 
 def test_a_missed_goal_and_a_missing_figure_are_shown_as_such():
     console = Console(width=80, record=True)
-    console.print(make_bench_table([Row("a", 2.0, 1.0, "lower"), Row("b", None, 1.0, "lower")]))
+    console.print(bench_table([Row("a", 2.0, 1.0, "lower"), Row("b", None, 1.0, "lower")]))
     one, other = (line for line in console.export_text().splitlines() if line[2:3] in ("a", "b"))
     assert one.split() == ["a", "2", "1", "lower", "no"]
     assert other.split() == ["b", "not", "measured", "1", "lower", "-"]
@@ -63,7 +63,7 @@ def test_side_by_side_measures_both():
         for _ in range(rounds):
             torch.mm(torch.ones(100, 100), torch.ones(100, 100))
 
-    little, much = side_by_side(lambda: busy(1), lambda: busy(200), rounds=3, least=0.001)
+    little, much = interleaved_timing(lambda: busy(1), lambda: busy(200), rounds=3, least=0.001)
     assert 0 < little < much
 
 
@@ -85,8 +85,8 @@ def test_every_bench_has_one_form(name: str, tmp_path: Path, monkeypatch: pytest
     names = [row["name"] for row in written["rows"]]
     assert len(names) == len(set(names))
     for row in written["rows"]:
-        assert set(row) == {"name", "value", "goal", "better", "met"}
-        assert row["better"] in ("lower", "higher")
+        assert set(row) == {"name", "value", "goal", "direction", "met"}
+        assert row["direction"] in ("lower", "higher")
         if "CUDA" in row["name"] and not torch.cuda.is_available():
             assert row["value"] is row["met"] is None
         else:
@@ -99,9 +99,9 @@ def test_every_bench_has_one_form(name: str, tmp_path: Path, monkeypatch: pytest
 def test_bench_of_the_runner(tiny_without_learners: Study, monkeypatch: pytest.MonkeyPatch):
     """Real trials and made-up rows, few of both."""
     monkeypatch.setattr(bench_experiments, "load_study", lambda _: tiny_without_learners)
-    overhead, drawing = bench_experiments.rows(quick=True)
+    overhead, drawing = bench_experiments.run(quick=True)
     assert overhead.name == "wall time over the trials' own, 13 trials, 2 processes".replace(
-        "2", str(usable_cores())
+        "2", str(available_cpus())
     )
     assert overhead.value is not None
     # Two processes cannot take less than half of the time.
@@ -167,7 +167,7 @@ def test_every_defect_shows(defects: list[Defect]):
 
 def test_stored_defects_are_those_of_the_readme():
     stored = json.loads((RESULTS / "defects.json").read_text())["rows"]
-    rows = [Defect(**row).cells() for row in stored]
+    rows = [Defect(**row).to_row() for row in stored]
     table = ["| " + " | ".join(cells) + " |" for cells in (COLUMNS, *rows)]
     for line in table:
         assert " ".join(line.split()) in README

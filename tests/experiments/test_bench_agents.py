@@ -13,11 +13,11 @@ from spangym.envs.observations import ENCODINGS
 from spangym.experiments.benchmarks import bench_agents
 from spangym.experiments.benchmarks.bench_agents import OriginalRefiner
 from spangym.experiments.cli.app import app
-from spangym.experiments.runner.run_job import prepare
+from spangym.experiments.runner.run_job import clean_job_dir
 from spangym.experiments.studies.study import Study
 from spangym.experiments.trials.export_agent import export
-from spangym.experiments.trials.load_agent import read_trial
-from spangym.experiments.trials.run_dir import RunFolder
+from spangym.experiments.trials.load_agent import load_trained_agent
+from spangym.experiments.trials.run_dir import RunDir
 from spangym.experiments.trials.train import run_trial
 from spangym.utils.errors import UserError
 
@@ -37,7 +37,7 @@ def test_has_the_form_of_every_bench(tmp_path: Path, monkeypatch: pytest.MonkeyP
     measured = [row for row in rows if row["value"] is not None]
     assert all(row["value"] > 0 for row in measured)
     assert all("CUDA" in row["name"] for row in rows if row["value"] is None)
-    goals = {row["name"]: (row["goal"], row["better"]) for row in rows}
+    goals = {row["name"]: (row["goal"], row["direction"]) for row in rows}
     for agent in ("dqn", "ppo", "refiner"):
         name = f"decision over forward, {agent}, ctx 32, dims 24"
         assert goals[name] == (0.05, "lower")
@@ -46,7 +46,7 @@ def test_has_the_form_of_every_bench(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert goals[name] == (5, "higher")
 
 
-def test_the_original_that_is_measured_learns_what_the_original_learnt(golden: Golden):
+def test_the_original_that_is_measured_learns_what_the_original_learned(golden: Golden):
     recorded = golden("refiner")
     refiner = OriginalRefiner(0)
     decisions = zip(*(recorded[name].tolist() for name in DECISION), strict=True)
@@ -58,12 +58,12 @@ def test_the_original_that_is_measured_learns_what_the_original_learnt(golden: G
 @pytest.fixture(scope="module")
 def trials(tiny: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of finished trials, by the agent's label."""
-    run = RunFolder(tmp_path_factory.mktemp("trials") / "run")
+    run = RunDir(tmp_path_factory.mktemp("trials") / "run")
     folders = {}
-    for trial in run.plan(tiny, {}):
-        if trial.seed == 0 and trial.agent.label in ("pooled", "dqn", "random"):
-            folders[trial.agent.label] = run.folder_of(trial)
-            prepare(run.folder_of(trial))
+    for trial in run.create(tiny, {}):
+        if trial.seed == 0 and trial.agent.name in ("pooled", "dqn", "random"):
+            folders[trial.agent.name] = run.folder_of(trial)
+            clean_job_dir(run.folder_of(trial))
             run_trial(trial, run.folder_of(trial), lambda _: None)
     return folders
 
@@ -78,18 +78,22 @@ def test_what_is_exported_decides_as_the_agent_does(
     assert "layer.refiner = spangym.attention.load_controller('new/it.safetensors')" in done.output
     assert [each.name for each in Path("new").iterdir()] == ["it.safetensors"]
     controller = load_controller("new/it.safetensors")
-    trained = read_trial(trials[label])
-    made = controller.made
-    assert (made["agent"], made["label"]) == (trained.trial.agent.agent, label)
-    assert (made["environment"], made["seed"], made["steps"]) == ("spangym/SpanControl-v0", 0, 64)
-    assert made["arguments"]["win_size"] == 16
+    trained = load_trained_agent(trials[label])
+    metadata = controller.metadata
+    assert (metadata["algo"], metadata["name"]) == (trained.trial.agent.algo, label)
+    assert (metadata["environment"], metadata["seed"], metadata["total_timesteps"]) == (
+        "spangym/SpanControl-v0",
+        0,
+        64,
+    )
+    assert metadata["kwargs"]["win_size"] == 16
     layer = IntegratedAttention(16, 8, 2)
     layer.refiner = controller
     local_input = torch.randn(300, 16, 8, generator=torch.Generator().manual_seed(0))
-    settings = trained.settings
-    encoding = ENCODINGS[settings.encoding](8, 2, settings.groups)
-    numbers = encoding.numbers(encoding.features(local_input), 0).numpy()
-    wanted = trained.agent.predict(encoding.observations(numbers))
+    config = trained.config
+    encoding = ENCODINGS[config.encoding](8, 2, config.pool_groups)
+    numbers = encoding.encode(encoding.extract(local_input), 0).numpy()
+    wanted = trained.agent.predict(encoding.to_observations(numbers))
     assert controller(local_input).tolist() == wanted.tolist()
 
 
@@ -98,14 +102,14 @@ def test_what_cannot_be_exported_says_why(
 ):
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "it.safetensors"
-    with pytest.raises(UserError, match="a RandomAgent cannot be frozen"):
+    with pytest.raises(UserError, match="a RandomPolicy cannot be frozen"):
         export(trials["random"], out)
     with pytest.raises(UserError, match="is not of a trial: name one as RUN/trials/ENVIRONMENT/"):
         export(tmp_path, out)
     with pytest.raises(UserError, match="is not of a trial of the study"):
         export(trials["dqn"].parent / "seed-7", out)
-    run = RunFolder(trials["dqn"].parents[3])
-    unfinished = next(each for each in run.jobs() if each.name.endswith("dqn/seed-1"))
+    run = RunDir(trials["dqn"].parents[3])
+    unfinished = next(each for each in run.jobs() if each.job_id.endswith("dqn/seed-1"))
     with pytest.raises(UserError, match="is not finished: go on with spangym compare --resume"):
         export(run.folder_of(unfinished), out)
     assert not list(tmp_path.iterdir())

@@ -12,40 +12,40 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from spangym.envs.data.dataset_registry import open_source
+from spangym.envs.data.dataset_registry import make_dataset
 from spangym.experiments.benchmarks import bench_pilot
 from spangym.experiments.benchmarks.bench_pilot import (
     VARIANTS,
     LocalAttention,
-    in_turns,
     make_variant,
-    read,
+    sample_passages,
+    time_in_turns,
 )
 from spangym.experiments.benchmarks.long_inputs import (
-    CHEAPER,
+    CHEAPER_RATIO,
     FULL,
     TaskName,
     Timing,
-    crossover,
-    make_long_inputs_table,
+    break_even_length,
+    long_inputs_table,
     make_row,
 )
 from spangym.experiments.cli.app import app
 from spangym.experiments.pilot.attentions import PlainAttention
 from spangym.experiments.pilot.corpus import Corpus
-from spangym.experiments.pilot.models import count_parameters
-from spangym.experiments.pilot.pilot_study import ModelEntry
-from spangym.experiments.pilot.synthetic_speech import SpokenSpeech, speak_corpus
+from spangym.experiments.pilot.models import num_parameters
+from spangym.experiments.pilot.pilot_study import ModelConfig
+from spangym.experiments.pilot.synthetic_speech import SyntheticSpeechConfig, build_corpus
 from spangym.experiments.reports.tables import to_markdown
 from spangym.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 STORED = ROOT / "experiments" / "results" / "bench-pilot-cpu.json"
-TINY = SpokenSpeech(
-    train_utterances=4, seen_utterances=4, unseen_utterances=4, voices=2, unseen_voices=2
+TINY = SyntheticSpeechConfig(
+    train_utterances=4, test_seen_utterances=4, test_unseen_utterances=4, voices=2, unseen_voices=2
 )
 TASKS = pytest.mark.parametrize("task", ["speech", "text"])
-BY_LABEL = {each.label: each for each in VARIANTS}
+BY_NAME = {each.name: each for each in VARIANTS}
 rising = st.lists(st.integers(1, 10**6), min_size=1, max_size=8, unique=True).map(sorted)
 
 
@@ -58,8 +58,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def corpus(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     """A corpus of few utterances, in the place of the pilot's."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    monkeypatch.setattr(bench_pilot, "SpokenSpeech", lambda: TINY)
-    return speak_corpus(TINY)
+    monkeypatch.setattr(bench_pilot, "SyntheticSpeechConfig", lambda: TINY)
+    return build_corpus(TINY)
 
 
 @pytest.fixture
@@ -80,20 +80,20 @@ def test_costs_cross_where_a_power_law_does(
 ):
     where = tokens[0] ** (1 - place) * tokens[-1] ** place
     ratios = [level * (each / where) ** -power for each in tokens]
-    assert crossover(tokens, ratios, level) == pytest.approx(where, rel=1e-6)
+    assert break_even_length(tokens, ratios, level) == pytest.approx(where, rel=1e-6)
 
 
 @given(st.data(), rising)
 def test_costs_have_crossed_for_good(data: st.DataObject, tokens: list[int]):
     one = st.floats(0.01, 100)
     ratios = data.draw(st.lists(one, min_size=len(tokens), max_size=len(tokens)))
-    found = crossover(tokens, ratios)
-    assert (found is None) == (ratios[-1] >= CHEAPER)
+    found = break_even_length(tokens, ratios)
+    assert (found is None) == (ratios[-1] >= CHEAPER_RATIO)
     if found is not None:
         assert tokens[0] * (1 - 1e-9) <= found <= tokens[-1] * (1 + 1e-9)
         pairs = list(zip(tokens, ratios, strict=True))
-        assert all(ratio < CHEAPER for each, ratio in pairs if each > found * (1 + 1e-9))
-        dearer = [each for each, ratio in pairs if ratio >= CHEAPER]
+        assert all(ratio < CHEAPER_RATIO for each, ratio in pairs if each > found * (1 + 1e-9))
+        dearer = [each for each, ratio in pairs if ratio >= CHEAPER_RATIO]
         assert found == tokens[0] if not dearer else found >= dearer[-1] * (1 - 1e-9)
 
 
@@ -101,7 +101,7 @@ def test_functions_take_turns():
     called: list[str] = []
     turns: list[tuple[int, int]] = []
     functions = [lambda: called.append("one"), lambda: called.append("other")]
-    times = in_turns(functions, 3, 1e-12, on_turn=lambda *turn: turns.append(turn))
+    times = time_in_turns(functions, 3, 1e-12, on_turn=lambda *turn: turns.append(turn))
     assert called == ["one", "other"] * 3
     assert turns == list(itertools.product(range(3), range(2)))
     assert len(times) == 2
@@ -111,30 +111,32 @@ def test_functions_take_turns():
 def test_a_short_function_is_called_several_times_once_it_is_warm():
     called: list[int] = []
     turns: list[int] = []
-    in_turns([lambda: called.append(0)], 2, 0.001, on_turn=lambda number, _: turns.append(number))
+    time_in_turns(
+        [lambda: called.append(0)], 2, 0.001, on_turn=lambda number, _: turns.append(number)
+    )
     assert turns == [0, 1, 2]
     assert len(called) % 2 == 1
     assert len(called) > 4
 
 
 @TASKS
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda each: each.label)
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda each: each.name)
 def test_all_models_are_of_one_size(task: TaskName, variant: bench_pilot.Variant):
     plain, own = (
-        count_parameters(make_variant(each, task, 30, 16, 0)) for each in (BY_LABEL[FULL], variant)
+        num_parameters(make_variant(each, task, 30, 16, 0)) for each in (BY_NAME[FULL], variant)
     )
     assert abs(own / plain - 1) < 0.005
 
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_local_path_alone_is_full_attention_where_its_span_reaches(causal: bool):
-    entry = ModelEntry()
-    local, plain = LocalAttention(entry, 9, causal), PlainAttention(96, 4, causal)
+    config = ModelConfig()
+    local, plain = LocalAttention(config, 9, causal), PlainAttention(96, 4, causal)
     for name in ("query", "key", "value"):
         own = local.local.get_submodule(f"projections.{name}").state_dict()
         plain.attention.get_submodule(f"{name}_module").load_state_dict(own)
     plain.attention.combiner.load_state_dict(local.combiner.state_dict())
-    x = torch.randn(1, entry.win_size, 96, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, config.win_size, 96, generator=torch.Generator().manual_seed(0))
     output, visited = local(x)
     torch.testing.assert_close(output, plain(x))
     assert visited.item() == (136 if causal else 256)
@@ -142,28 +144,28 @@ def test_the_local_path_alone_is_full_attention_where_its_span_reaches(causal: b
 
 def test_real_text_is_read():
     lengths = (16, 300)
-    source = open_source("text", "evaluation")
-    for length, passage in zip(lengths, read("text", lengths, 0), strict=True):
-        expected = source.stream(np.random.default_rng(0), 1, length).content
-        assert passage.content.tolist() == expected.tolist()
-        assert torch.equal(passage.targets[0, :-1], passage.content[0, 1:])
-        assert passage.classes == 256
+    source = make_dataset("text", "evaluation")
+    for length, long_input in zip(lengths, sample_passages("text", lengths, 0), strict=True):
+        expected = source.sample(np.random.default_rng(0), 1, length).content
+        assert long_input.content.tolist() == expected.tolist()
+        assert torch.equal(long_input.targets[0, :-1], long_input.content[0, 1:])
+        assert long_input.num_classes == 256
 
 
 def test_real_utterances_are_joined(corpus: Corpus):
-    assert corpus.unseen is not None
-    unseen = corpus.unseen
+    assert corpus.test_unseen is not None
+    unseen = corpus.test_unseen
     lengths = (1, 5)
-    for length, passage in zip(lengths, read("speech", lengths, 0), strict=True):
-        assert passage.content.shape[0] == 1
-        assert passage.content.shape[1] >= 25 * length
-        frames = passage.content[0].numpy().reshape(-1, 80)
+    for length, long_input in zip(lengths, sample_passages("speech", lengths, 0), strict=True):
+        assert long_input.content.shape[0] == 1
+        assert long_input.content.shape[1] >= 25 * length
+        frames = long_input.content[0].numpy().reshape(-1, 80)
         first = next(
             index
             for index, each in enumerate(unseen.frames)
             if np.array_equal(each[: unseen.lengths[index]], frames[: unseen.lengths[index]])
         )
-        said = "".join(corpus.alphabet[each - 1] for each in passage.targets[0].tolist())
+        said = "".join(corpus.alphabet[each - 1] for each in long_input.targets[0].tolist())
         assert said.startswith(unseen.texts[first])
         assert set(said.split()) <= set(" ".join(unseen.texts).split())
 
@@ -177,9 +179,9 @@ def test_what_is_written(tmp_path: Path):
     assert set(written) == {"machine", "rows"}
     assert {"processor", "cores", "device", "threads", "torch"} <= set(written["machine"])
     rows = {(row["task"], row["variant"]): row for row in written["rows"]}
-    assert list(rows) == [*itertools.product(("speech", "text"), BY_LABEL)]
+    assert list(rows) == [*itertools.product(("speech", "text"), BY_NAME)]
     for (task, label), row in rows.items():
-        assert set(row) == {"task", "variant", "lengths", "crossover", "ratio_at_longest"}
+        assert set(row) == {"task", "variant", "lengths", "break_even_length", "ratio_at_longest"}
         full = rows[task, FULL]["lengths"]
         assert len(row["lengths"]) == (3 if task == "text" else 2)
         for own, other in zip(row["lengths"], full, strict=True):
@@ -188,9 +190,9 @@ def test_what_is_written(tmp_path: Path):
             pairs = own["tokens"] ** 2
             if task == "text":
                 pairs = (pairs + own["tokens"]) / 2
-            assert other["visited_keys"] == pairs
-            if label != FULL and not BY_LABEL[label].alone:
-                assert own["visited_keys"] > pairs
+            assert other["qk_pairs"] == pairs
+            if label != FULL and not BY_NAME[label].local_only:
+                assert own["qk_pairs"] > pairs
             for what in ("training", "inference"):
                 ratio = own[f"{what}_milliseconds"] / other[f"{what}_milliseconds"]
                 assert own[f"{what}_ratio"] == pytest.approx(ratio)
@@ -198,13 +200,13 @@ def test_what_is_written(tmp_path: Path):
         for what in ("training", "inference"):
             ratios = [each[f"{what}_ratio"] for each in row["lengths"]]
             assert row["ratio_at_longest"][what] == ratios[-1]
-            assert row["crossover"][what] == crossover(
+            assert row["break_even_length"][what] == break_even_length(
                 [each["tokens"] for each in row["lengths"]], ratios
             )
-    assert {each["visited_keys"] for each in rows["text", "neither path"]["lengths"]} == {0}
+    assert {each["qk_pairs"] for each in rows["text", "neither path"]["lengths"]} == {0}
     one, ten = (
-        rows["text", f"integrated, fixed:9{passes}"]["lengths"][-1]["visited_keys"] - 528
-        for passes in ("", ", ten passes")
+        rows["text", f"integrated, fixed:9{refinement_steps}"]["lengths"][-1]["qk_pairs"] - 528
+        for refinement_steps in ("", ", ten passes")
     )
     assert one < ten <= 10 * one
     assert "integrated, fixed:4" in done.output
@@ -228,9 +230,9 @@ def test_the_table_says_what_was_measured():
         for task in tasks
         for label, own in ((FULL, full), ("local", local))
     ]
-    table = make_long_inputs_table(rows)
+    table = long_inputs_table(rows)
     assert table.title == "cost over full attention's: speech of 200 s, text of 5,000 bytes"
-    first, second = ([cell.text for cell in line.cells] for line in table.lines)
+    first, second = ([cell.text for cell in line.cells] for line in table.rows)
     assert first == [FULL, *["1", "25,000,000 ms", "6,250,000 ms"] * 2]
     assert second[1:4] == ["0.01", "0.02 (4.4 s)", "0.00 (≤ 2.0 s)"]
     assert second[4:] == ["0.01", "0.02 (110 bytes)", "0.00 (≤ 50 bytes)"]
@@ -265,11 +267,11 @@ def test_stored_bench_is_the_table_of_the_readme():
     assert stored["machine"]["threads"] == 1
     rows = stored["rows"]
     assert [(row["task"], row["variant"]) for row in rows] == [
-        *itertools.product(("speech", "text"), BY_LABEL)
+        *itertools.product(("speech", "text"), BY_NAME)
     ]
     for row in rows:
         assert len(row["lengths"]) == len(bench_pilot.LENGTHS[row["task"]])
     readme = [" ".join(line.split()) for line in (ROOT / "README.md").read_text().splitlines()]
-    _, _, *table = to_markdown([make_long_inputs_table(rows)]).splitlines()
+    _, _, *table = to_markdown([long_inputs_table(rows)]).splitlines()
     start = readme.index(table[0])
     assert readme[start : start + len(table)] == table

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 from spangym.experiments.studies.load_study import parse_study
-from spangym.experiments.trials.replay import compared
+from spangym.experiments.trials.replay import compare_values
 
 from .conftest import TINY, run_here, spangym, trial_folder
 
-CURVE = "step,return,visited_keys,wall_seconds"
+CURVE = "step,return,qk_pairs,wall_seconds"
 FIXED = [f"fixed:{action}" for action in range(10)]
 AGENTS = ["pooled", "dqn", "random", *FIXED, "threshold", "oracle"]
 
@@ -47,7 +47,7 @@ class TestFinishedRun:
             learns = "pooled" in trial or "dqn" in trial
             always = {
                 "agent",
-                "choices",
+                "action_counts",
                 "curve",
                 "evaluation",
                 "events",
@@ -75,7 +75,7 @@ class TestFinishedRun:
         manifest = json.loads((finished_run[0] / "manifest.json").read_text())
         assert manifest["versions"]["python"].startswith("3.")
         assert manifest["machine"]["device"] == "cpu"
-        assert manifest["command"][1:] == ["compare", "tiny.toml", "--out", "run", "--jobs", "2"]
+        assert manifest["command"][1:] == ["compare", "tiny.toml", "--out", "run", "--workers", "2"]
         hashes = manifest["content_sha256"]["text"]["train"]
         assert set(hashes) == {"documentation", "code"}
         assert all(len(each) == 64 for each in hashes.values())
@@ -115,7 +115,9 @@ class TestFinishedRun:
         self, finished_run: tuple[Path, str], tmp_path: Path
     ):
         folder, _ = finished_run
-        done = spangym(["compare", folder / "study.toml", "--jobs", 1, "--out", "again"], tmp_path)
+        done = spangym(
+            ["compare", folder / "study.toml", "--workers", 1, "--out", "again"], tmp_path
+        )
         assert done.returncode == 0, done.stderr
         again = tmp_path / "again"
         assert (again / "evaluation.csv").read_bytes() == (folder / "evaluation.csv").read_bytes()
@@ -195,10 +197,12 @@ def test_resume_keeps_what_is_finished(copied_run: Path, finished_run: tuple[Pat
 
 def test_interrupt_keeps_what_is_finished_and_resume_goes_on(tmp_path: Path):
     """A real Ctrl-C: SIGINT to the whole process group, as a terminal sends it."""
-    (tmp_path / "tiny.toml").write_text(TINY.replace("steps = 64", "steps = 1_000"))
+    (tmp_path / "tiny.toml").write_text(
+        TINY.replace("total_timesteps = 64", "total_timesteps = 1_000")
+    )
     command = [str(Path(sys.executable).with_name("spangym")), "compare", "tiny.toml"]
     running = subprocess.Popen(
-        [*command, "--agent", "pooled", "--jobs", "1", "--out", "run"],
+        [*command, "--agent", "pooled", "--workers", "1", "--out", "run"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -235,7 +239,7 @@ def test_killed_with_all_its_processes_it_goes_on(tmp_path: Path, finished_run: 
     (tmp_path / "tiny.toml").write_text(TINY)
     command = [str(Path(sys.executable).with_name("spangym")), "compare", "tiny.toml"]
     running = subprocess.Popen(
-        [*command, "--jobs", "1", "--checkpoint-seconds", "0", "--out", "run"],
+        [*command, "--workers", "1", "--checkpoint-seconds", "0", "--out", "run"],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         start_new_session=True,
@@ -248,7 +252,7 @@ def test_killed_with_all_its_processes_it_goes_on(tmp_path: Path, finished_run: 
         time.sleep(0.002)
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
-    done = spangym(["compare", "--resume", "run", "--jobs", 2], tmp_path)
+    done = spangym(["compare", "--resume", "run", "--workers", 2], tmp_path)
     assert done.returncode == 0, done.stderr
     assert (folder / "evaluation.csv").read_bytes() == (
         finished_run[0] / "evaluation.csv"
@@ -264,16 +268,16 @@ def test_killed_with_all_its_processes_it_goes_on(tmp_path: Path, finished_run: 
 def test_steps_are_raised_and_not_lowered(
     copied_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    assert run_here(monkeypatch, "compare", "--resume", copied_run, "--steps", 48) == 2
-    assert "--steps may only be raised: the run in" in capsys.readouterr().err
+    assert run_here(monkeypatch, "compare", "--resume", copied_run, "--total-timesteps", 48) == 2
+    assert "--total-timesteps may only be raised: the run in" in capsys.readouterr().err
     fixed = trial_folder(copied_run, "fixed-3/seed-0")
     reference, earlier = files_of(fixed), trial_folder(copied_run, "pooled/seed-1")
     before = pd.read_csv(earlier / "curve.csv")
-    done = spangym(["compare", "--resume", copied_run, "--steps", 96], copied_run.parent)
+    done = spangym(["compare", "--resume", copied_run, "--total-timesteps", 96], copied_run.parent)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("finished (") == 4  # Two learners from two seeds.
     study = parse_study((copied_run / "study.toml").read_text(), "")
-    assert (study.steps, study.earlier_steps) == (96, (64,))
+    assert (study.total_timesteps, study.resumed_from_steps) == (96, (64,))
     (longer,) = {*copied_run.glob("trials/*/pooled/seed-1-*")} - {earlier}
     rows = pd.read_csv(longer / "curve.csv")
     pd.testing.assert_frame_equal(
@@ -285,10 +289,10 @@ def test_steps_are_raised_and_not_lowered(
 
 def test_a_changed_study_runs_only_what_changed(copied_run: Path):
     """An agent more, one that is called otherwise, and one with another option."""
-    changed = TINY.replace('label = "pooled"', 'label = "two groups"').replace("0.5 }", "0.25 }")
-    changed += '\n[[agents]]\nagent = "full"\n'
+    changed = TINY.replace('name = "pooled"', 'name = "two groups"').replace("0.5 }", "0.25 }")
+    changed += '\n[[agents]]\nalgo = "full"\n'
     (copied_run.parent / "tiny.toml").write_text(changed)
-    arguments = ["compare", "tiny.toml", "--out", copied_run, "--jobs", 2]
+    arguments = ["compare", "tiny.toml", "--out", copied_run, "--workers", 2]
     done = spangym(arguments, copied_run.parent)
     assert done.returncode == 0, done.stderr
     ran = re.findall(r"SpanControl-v0/(\S+): finished", done.stdout)
@@ -311,7 +315,7 @@ def test_two_runners_in_one_folder(tmp_path: Path, finished_run: tuple[Path, str
     command = [str(Path(sys.executable).with_name("spangym")), "compare", "tiny.toml"]
     runners = [
         subprocess.Popen(
-            [*command, "--jobs", "1", "--out", "run", "--agent", "pooled", "--seeds", "1"],
+            [*command, "--workers", "1", "--out", "run", "--agent", "pooled", "--seeds", "1"],
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -336,7 +340,7 @@ def test_quiet_prints_nothing(copied_run: Path, monkeypatch: pytest.MonkeyPatch,
     assert capfd.readouterr() == ("", "")
 
 
-OWN = """
+CUSTOM = """
 class Mine:
     def choose_action(self, state):
         return 7
@@ -354,18 +358,18 @@ class Unmakeable(Mine):
 
 ODD_LABELS = """
 [[agents]]
-agent = "own:Mine"
-label = "null"
+algo = "own:Mine"
+name = "null"
 
 [[agents]]
-agent = "own:Mine"
-label = "$x_$[/] 1e3"
+algo = "own:Mine"
+name = "$x_$[/] 1e3"
 """
 
 
 def test_a_refiner_from_the_working_folder_and_one_that_fails(tmp_path: Path):
     (tmp_path / "tiny.toml").write_text(TINY)
-    (tmp_path / "own.py").write_text(OWN)
+    (tmp_path / "own.py").write_text(CUSTOM)
     arguments = ["--agent", "own:Mine", "--agent", "own:Raises", "--out", "run", "--seeds", 1]
     done = spangym(["compare", "tiny.toml", *arguments], tmp_path)
     assert done.returncode == 1
@@ -373,19 +377,21 @@ def test_a_refiner_from_the_working_folder_and_one_that_fails(tmp_path: Path):
     assert "failed: SpanControl-v0/own-Raises/seed-0: ValueError: not today" in done.stderr
     assert re.search(r"^ +own:Raises +failed", done.stdout, re.MULTILINE)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    by_label = {each["agent"]: each["return"] for each in summary["agents"]}
-    assert by_label["own:Mine"] == by_label["fixed:7"]
-    assert "own:Raises" not in by_label
+    by_name = {each["agent"]: each["return"] for each in summary["agents"]}
+    assert by_name["own:Mine"] == by_name["fixed:7"]
+    assert "own:Raises" not in by_name
     assert list(summary["failed"]) == ["SpanControl-v0/own-Raises/seed-0"]
     assert "not today" in (tmp_path / "run" / "report.html").read_text()
 
 
 class TestSignals:
     def start(self, folder: Path) -> subprocess.Popen[str]:
-        (folder / "tiny.toml").write_text(TINY.replace("steps = 64", "steps = 100_000"))
+        (folder / "tiny.toml").write_text(
+            TINY.replace("total_timesteps = 64", "total_timesteps = 100_000")
+        )
         command = [str(Path(sys.executable).with_name("spangym")), "compare", "tiny.toml"]
         return subprocess.Popen(
-            [*command, "--agent", "pooled", "--jobs", "1", "--out", "run"],
+            [*command, "--agent", "pooled", "--workers", "1", "--out", "run"],
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -419,10 +425,10 @@ class TestSignals:
         assert errors.startswith("interrupted: 0 of 16 trials are finished and kept; go on with: ")
 
 
-def test_odd_labels_are_only_labels_and_the_default_folder(tmp_path: Path):
+def test_odd_names_are_only_names_and_the_default_folder(tmp_path: Path):
     (tmp_path / "tiny.toml").write_text(TINY.partition("[[agents]]")[0] + ODD_LABELS)
-    (tmp_path / "own.py").write_text(OWN)
-    done = spangym(["compare", "tiny.toml", "--seeds", 1, "--steps", 8], tmp_path)
+    (tmp_path / "own.py").write_text(CUSTOM)
+    done = spangym(["compare", "tiny.toml", "--seeds", 1, "--total-timesteps", 8], tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "tiny"
     # They are one trial, by two names.
@@ -435,7 +441,7 @@ def test_odd_labels_are_only_labels_and_the_default_folder(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["compare", "--agent", "refinr"], "agent 'refinr' is unknown; did you mean 'refiner'?"),
+        (["compare", "--agent", "refinr"], "agent 'refinr' is unknown; did you mean 'refiner'"),
         (["compare", "--agent", "nowhere:X"], "there is no module 'nowhere'"),
         (["compare", "--agent", "own:NoUpdate"], "no method update(state, action, reward"),
         (["compare", "--agent", "own:Unmakeable"], "cannot be made: KeyError: 'no key'"),
@@ -445,9 +451,12 @@ def test_odd_labels_are_only_labels_and_the_default_folder(tmp_path: Path):
             "device 'cuda:9' cannot be used on this machine; it has: cpu",
         ),
         (["compare", "--seeds", "0"], "'--seeds': input should be greater than or equal to 1"),
-        (["compare", "--steps", "many"], "'--steps': input should be a valid integer"),
+        (
+            ["compare", "--total-timesteps", "many"],
+            "'--total-timesteps': input should be a valid integer",
+        ),
         (["compare", "--stepz", "5"], "no such option: --stepz"),
-        (["compare", "--steps", "5"], "steps must be at least 16"),
+        (["compare", "--total-timesteps", "5"], "total_timesteps must be at least 16"),
         (["compare", ""], "study '' cannot be read"),
         (["compare", "--agent", "own:notaclass"], "'notaclass' in "),
         (["compare", "quickstrat"], "did you mean 'quickstart'?"),
@@ -455,7 +464,7 @@ def test_odd_labels_are_only_labels_and_the_default_folder(tmp_path: Path):
         (["compare", "--out", "full"], "folder 'full' is not empty and no run"),
         (["compare", "--out", "file/run"], "folder 'file/run' cannot be written: not a directory"),
         (["compare", "--resume", "full"], "folder 'full' is not a run folder"),
-        (["compare", "--resume", "full", "--seeds", "2"], "besides it give only --jobs"),
+        (["compare", "--resume", "full", "--seeds", "2"], "besides it give only --workers"),
         (["curves", "full"], "folder 'full' is not a run folder"),
         (["curves", "nothing"], "folder 'nothing' is not a run folder"),
         (["curvs"], "no such command 'curvs'"),
@@ -471,9 +480,9 @@ def test_bad_input_gets_one_line_and_exit_code_2(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(
-        OWN + "notaclass = 3\nclass NoUpdate:\n    def choose_action(self, s): return 0\n"
+        CUSTOM + "notaclass = 3\nclass NoUpdate:\n    def choose_action(self, s): return 0\n"
     )
-    (tmp_path / "bad.toml").write_text(TINY.replace("steps", "stepz"))
+    (tmp_path / "bad.toml").write_text(TINY.replace("total_timesteps", "total_timestepz"))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("years of work")
     (tmp_path / "file").write_text("")
@@ -500,33 +509,33 @@ def test_bad_input_gets_one_line_and_exit_code_2(
         ("dqn/seed-0/result.json", "[]", "compare", "not a JSON object"),
         (
             "dqn/seed-0/curve.csv",
-            "step,return,visited_keys,wall_seconds\n1,,3,4\n",
+            "step,return,qk_pairs,wall_seconds\n1,,3,4\n",
             "curves",
             "a row is cut short",
         ),
-        ("dqn/seed-0/result.json", "{}", "curves", "it lacks training_steps, wall_seconds"),
+        ("dqn/seed-0/result.json", "{}", "curves", "it lacks total_timesteps, wall_seconds"),
         (
             "dqn/seed-0/result.json",
-            '{"training_steps": 96, "wall_seconds": 1.0, "regret": null, "full_keys": 1}',
+            '{"total_timesteps": 96, "wall_seconds": 1.0, "regret": null, "full_qk_pairs": 1}',
             "compare",
             "it was trained for 96 steps, jobs.json says 64",
         ),
         (
             "dqn/seed-0/curve.csv",
-            "step,return,visited_keys,wall_seconds\n",
+            "step,return,qk_pairs,wall_seconds\n",
             "curves",
             "it has 0 rows of 16",
         ),
         (
             "dqn/seed-0/curve.csv",
-            "step,return,visited_keys,wall_seconds\n1,2,3,4",
+            "step,return,qk_pairs,wall_seconds\n1,2,3,4",
             "curves",
             "its last row is cut short",
         ),
         ("dqn/seed-0/curve.csv", "", "curves", "curve.csv"),
         (
             "dqn/seed-0/evaluation.csv",
-            "evaluation_seed,return,mean_span,visited_keys,output_norm,actions\n2,x,3,4,5,6\n",
+            "evaluation_seed,return,mean_span,qk_pairs,output_norm,actions\n2,x,3,4,5,6\n",
             "curves",
             "holds no number",
         ),
@@ -607,8 +616,10 @@ class TestValidate:
         assert changed[0].startswith("SpanControl-v0/dqn/seed-1, episode 1000001: ")
 
     def test_a_reward_that_does_not_round_must_be_equal(self):
-        assert str(compared(1.0, 1.0 + 1e-9, rounds=True)) == "reproduced up to rounding"
-        assert str(compared(1.0, 1.0 + 1e-9, rounds=False)) == "NOT reproduced"
+        assert (
+            str(compare_values(1.0, 1.0 + 1e-9, allow_rounding=True)) == "reproduced up to rounding"
+        )
+        assert str(compare_values(1.0, 1.0 + 1e-9, allow_rounding=False)) == "NOT reproduced"
 
     @pytest.mark.parametrize("actions", ["x", "1 2", "1 2 3 99"])
     def test_actions_that_cannot_be_played(

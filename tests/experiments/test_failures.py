@@ -9,26 +9,28 @@ from pathlib import Path
 import pytest
 import torch
 
-from spangym.envs.model.model_checkpoint import to_bytes
-from spangym.envs.model.stack import BlockSizes, BlockStack
+from spangym.envs.model.model_checkpoint import serialize
+from spangym.envs.model.stack import TransformerConfig, TransformerStack
 
 from .conftest import TINY, spangym
 
 
 def test_a_reward_that_is_no_number(tmp_path: Path):
     """Layers whose weights hold a NaN: all of that environment fails, the other finishes."""
-    sizes = BlockSizes(layers=1, dims=8, heads=2, ctx=16, win_size=16, max_span=16, hidden=8)
+    sizes = TransformerConfig(
+        num_layers=1, dims=8, heads=2, ctx=16, win_size=16, max_span=16, hidden=8
+    )
     for name, value in (("whole", 0.5), ("broken", float("nan"))):
-        stack = BlockStack(sizes, torch.Generator().manual_seed(0))
+        stack = TransformerStack(sizes, torch.Generator().manual_seed(0))
         with torch.no_grad():
             stack.layer(0).projection.weight[0, 0] = value
-        (tmp_path / f"{name}.safetensors").write_bytes(to_bytes(stack, {}))
+        (tmp_path / f"{name}.safetensors").write_bytes(serialize(stack, {}))
     text = TINY.partition("[[environments]]")[0].replace("[0, 1]", "[0]")
     for name in ("whole", "broken"):
-        arguments = f'weights = "{name}.safetensors", reward = "task", chunks = 4'
-        text += f'[[environments]]\nid = "spangym/SpanControl-v0"\nlabel = "{name}"\n'
-        text += f"arguments = {{ {arguments} }}\n"
-    text += '[evaluation]\nepisodes = 1\nregret_episodes = 0\n[[agents]]\nagent = "dqn"\n'
+        arguments = f'checkpoint = "{name}.safetensors", reward = "task", chunks_per_episode = 4'
+        text += f'[[environments]]\nid = "spangym/SpanControl-v0"\nname = "{name}"\n'
+        text += f"kwargs = {{ {arguments} }}\n"
+    text += '[evaluation]\nepisodes = 1\nregret_episodes = 0\n[[agents]]\nalgo = "dqn"\n'
     (tmp_path / "study.toml").write_text(text)
     done = spangym(["compare", "study.toml", "--out", "run"], tmp_path)
     assert done.returncode == 1, done.stderr
@@ -54,7 +56,7 @@ class Big:
 
 GREEDY_FOR_SPACE = """
 [[agents]]
-agent = "big:Big"
+algo = "big:Big"
 """
 
 MOUNTED = """
@@ -66,7 +68,7 @@ exit $code
 
 
 def test_a_full_disk(tmp_path: Path):
-    """A file system of 6 MB, on which what an agent has learnt has no place."""
+    """A file system of 6 MB, on which what an agent has learned has no place."""
     place, kept = tmp_path / "disk", tmp_path / "kept"
     place.mkdir()
     unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]

@@ -5,19 +5,19 @@ import pytest
 from matplotlib.text import Text
 from scipy import stats
 
-from spangym.experiments.plots.curve_utils import smoothed
+from spangym.experiments.plots.curve_utils import moving_average_on_grid
 from spangym.experiments.plots.curves import reward_curves
 from spangym.experiments.plots.labels import beside, spread
-from spangym.experiments.plots.plot_data import Results
-from spangym.experiments.plots.plot_registry import FIGURES
+from spangym.experiments.plots.plot_data import PlotData
+from spangym.experiments.plots.plot_registry import PLOTS
 
-from .drawing import drawn, figure_of, line_of, results_of, texts, xs, ys
-from .synthetic import make_rows
+from .drawing import drawn, figure_of, line_of, plot_data_of, texts, xs, ys
+from .synthetic import make_results
 
 
 @pytest.fixture(scope="module")
-def one() -> Results:
-    return results_of(make_rows())
+def one() -> PlotData:
+    return plot_data_of(make_results())
 
 
 @pytest.mark.parametrize("window", [1.0, 30.0, 1000.0])
@@ -32,12 +32,12 @@ def test_smoothed_is_the_mean_of_the_window(window: float):
         if not recent.any():
             recent = ends == ends[ends <= step].max()
         expected.append(returns[recent].mean())
-    np.testing.assert_allclose(smoothed(ends, returns, grid, window), expected)
+    np.testing.assert_allclose(moving_average_on_grid(ends, returns, grid, window), expected)
 
 
-def by_seed(results: Results, agent: str, column: str) -> list[np.ndarray]:
+def by_seed(data: PlotData, agent: str, column: str) -> list[np.ndarray]:
     """A column of the curves of an agent's trainings."""
-    table = results.rows.curves
+    table = data.results.curves
     return [
         table.loc[(table["agent"] == agent) & (table["training_seed"] == seed), column].to_numpy(
             float
@@ -46,14 +46,14 @@ def by_seed(results: Results, agent: str, column: str) -> list[np.ndarray]:
     ]
 
 
-def test_lines_are_means_over_seeds_and_bands_their_intervals(one: Results):
-    (panel,) = FIGURES["reward"].panels(one)
+def test_lines_are_means_over_seeds_and_bands_their_intervals(one: PlotData):
+    (panel,) = PLOTS["reward"].panels(one)
     axes = drawn(panel)
-    for position, agent in enumerate(one.rows.learners):
-        # Episodes of 16 steps in two lanes.
+    for position, agent in enumerate(one.results.learners):
+        # Episodes of 16 steps in two environments.
         grid = np.linspace(32, 3200, 200)
         seeds = [
-            smoothed(ends, returns, grid, 320)
+            moving_average_on_grid(ends, returns, grid, 320)
             for ends, returns in zip(
                 by_seed(one, agent, "step"), by_seed(one, agent, "return"), strict=True
             )
@@ -65,33 +65,33 @@ def test_lines_are_means_over_seeds_and_bands_their_intervals(one: Results):
         corners = np.asarray(axes.collections[position].get_paths()[0].vertices)
         assert corners[:, 1].min() == pytest.approx(low.min())
         assert corners[:, 1].max() == pytest.approx(high.max())
-        assert line.get_color() == one.look(agent).colour
+        assert line.get_color() == one.line_style(agent).color
 
 
-def test_more_is_averaged_over_where_more_is_asked_for(one: Results):
+def test_more_is_averaged_over_where_more_is_asked_for(one: PlotData):
     rough, smooth = (
         reward_curves(dataclasses.replace(one, smooth=share))[0].mean for share in (0.01, 0.5)
     )
     assert np.abs(np.diff(smooth)).sum() < np.abs(np.diff(rough)).sum() / 2
 
 
-def test_curves_against_wall_time_and_visited_keys(one: Results):
+def test_curves_against_wall_time_and_visited_keys(one: PlotData):
     by_steps, by_wall, by_keys = (
-        reward_curves(dataclasses.replace(one, x=x))[0] for x in ("steps", "wall", "visited_keys")
+        reward_curves(dataclasses.replace(one, x=x))[0] for x in ("steps", "wall", "qk_pairs")
     )
     seconds = by_seed(one, by_steps.label, "wall_seconds")
-    keys = by_seed(one, by_steps.label, "visited_keys")
+    keys = by_seed(one, by_steps.label, "qk_pairs")
     assert by_wall.x[-1] == pytest.approx(np.mean([each[-1] for each in seconds]))
     assert by_keys.x[-1] == pytest.approx(np.mean([each.sum() for each in keys]))
-    # After the first two lanes have ended together.
+    # After the first two environments have ended together.
     assert by_keys.x[0] == pytest.approx(np.mean([each[:2].sum() for each in keys]))
     for other in (by_wall, by_keys):
         assert (np.diff(other.x) > 0).all()
         np.testing.assert_array_equal(other.values, by_steps.values)
 
 
-def test_levels_of_the_references_are_named_at_the_edge(one: Results):
-    (panel,) = FIGURES["reward"].panels(one)
+def test_levels_of_the_baselines_are_named_at_the_edge(one: PlotData):
+    (panel,) = PLOTS["reward"].panels(one)
     axes = drawn(panel)
     means = one.means("spangym/SpanBudget-v0")
     for label in ("oracle", "fixed:6", "random"):
@@ -105,10 +105,10 @@ def test_levels_of_the_references_are_named_at_the_edge(one: Results):
 
 
 def test_near_levels_have_names_that_stand_apart():
-    rows = make_rows()
-    trials = rows.trials.assign(**{"return": rows.trials["return"] / 1000})
-    results = results_of(dataclasses.replace(rows, trials=trials))
-    (panel,) = FIGURES["reward"].panels(results)
+    results = make_results()
+    trials = results.trials.assign(**{"return": results.trials["return"] / 1000})
+    data = plot_data_of(dataclasses.replace(results, trials=trials))
+    (panel,) = PLOTS["reward"].panels(data)
     axes = drawn(panel)
     boxes = [
         Text.get_window_extent(each)
@@ -145,7 +145,7 @@ def test_labels_beside_points_cover_nothing():
 
 
 def test_wide_bands_leave_room_to_see_the_lines():
-    axes = drawn(FIGURES["reward"].panels(results_of(make_rows(seeds=2, episodes=40)))[0])
+    axes = drawn(PLOTS["reward"].panels(plot_data_of(make_results(seeds=2, episodes=40)))[0])
     band = max(np.asarray(each.get_paths()[0].vertices)[:, 1].max() for each in axes.collections)
     heights = [height for line in axes.lines for height in ys(line)]
     low, high = axes.get_ylim()
@@ -154,17 +154,17 @@ def test_wide_bands_leave_room_to_see_the_lines():
 
 
 def test_a_single_seed_has_a_line_and_no_band():
-    results = results_of(make_rows(seeds=1))
-    (panel,) = FIGURES["reward"].panels(results)
+    data = plot_data_of(make_results(seeds=1))
+    (panel,) = PLOTS["reward"].panels(data)
     axes = drawn(panel)
     assert len(ys(line_of(axes, "ppo"))) == 200
     assert all(not each.get_paths() for each in axes.collections)
-    for kind in FIGURES.values():
-        if kind is not FIGURES["radar"]:
-            kind.draw(results)
+    for kind in PLOTS.values():
+        if kind is not PLOTS["radar"]:
+            kind.draw(data)
 
 
 def test_a_single_episode_is_a_point():
-    results = results_of(make_rows(episodes=2, lanes=2))
-    axes = drawn(FIGURES["reward"].panels(results)[0])
-    assert line_of(axes, "dqn").get_marker() == results.look("dqn").marker
+    data = plot_data_of(make_results(episodes=2, num_envs=2))
+    axes = drawn(PLOTS["reward"].panels(data)[0])
+    assert line_of(axes, "dqn").get_marker() == data.line_style("dqn").marker

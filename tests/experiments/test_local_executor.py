@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from spangym.experiments.runner.events import Failed, Finished, Noted, Progress, Started
-from spangym.experiments.runner.job import RESULT, PlacedJob
+from spangym.experiments.runner.events import Failed, Finished, Message, Progress, Started
+from spangym.experiments.runner.job import RESULT_FILE, PlacedJob
 from spangym.experiments.runner.local_executor import LocalExecutor
-from spangym.experiments.runner.run_job import is_locked, lock_of
-from spangym.experiments.studies.load_study import resolve
-from spangym.experiments.studies.study import AgentEntry, Study, Trial
+from spangym.experiments.runner.run_job import is_locked, job_lock
+from spangym.experiments.studies.load_study import normalize_study
+from spangym.experiments.studies.study import Study, StudyAgent, Trial
 
 BROKEN = """
 class Raises:
@@ -54,7 +54,7 @@ class Counts:
     label: str = "counts"
     device: str = "cpu"
 
-    def content(self, hashes):
+    def config_for_hash(self, hashes):
         return {"total": self.total}
 
     def run(self, folder, progress, note, checkpoint_seconds):
@@ -74,16 +74,18 @@ class Counts:
 def jobs(tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Trial, Path]]:
     (tmp_path / "broken_refiners.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(tmp_path)
-    entries = tuple(AgentEntry(f"broken_refiners:{name}") for name in ("Raises", "Dies"))
-    study = resolve(dataclasses.replace(tiny, agents=(*entries, tiny.agents[0]), seeds=(0,)))
+    entries = tuple(StudyAgent(f"broken_refiners:{name}") for name in ("Raises", "Dies"))
+    study = normalize_study(
+        dataclasses.replace(tiny, agents=(*entries, tiny.agents[0]), seeds=(0,))
+    )
     return [(trial, tmp_path / trial.agent.slug) for trial in study.trials()[:3]]
 
 
 def test_a_failed_trial_is_named_and_the_others_finish(jobs: list[tuple[Trial, Path]]):
-    labels = {trial.name: trial.agent.label for trial, _ in jobs}
+    labels = {trial.job_id: trial.agent.name for trial, _ in jobs}
     events = list(LocalExecutor(1).run(jobs))
     ends = {
-        labels[event.job.name]: event for event in events if isinstance(event, Finished | Failed)
+        labels[event.job.job_id]: event for event in events if isinstance(event, Finished | Failed)
     }
     raises, dies = ends["broken_refiners:Raises"], ends["broken_refiners:Dies"]
     assert isinstance(raises, Failed)
@@ -92,7 +94,9 @@ def test_a_failed_trial_is_named_and_the_others_finish(jobs: list[tuple[Trial, P
     assert isinstance(dies, Failed)
     assert f"killed by signal {int(signal.SIGKILL)}" in dies.error
     assert isinstance(ends["pooled"], Finished)
-    assert [labels[event.job.name] for event in events if isinstance(event, Started)] == list(ends)
+    assert [labels[event.job.job_id] for event in events if isinstance(event, Started)] == list(
+        ends
+    )
     assert any(isinstance(event, Progress) for event in events)
     assert not any((folder / "result.json").exists() for _, folder in jobs[:2])
 
@@ -102,8 +106,8 @@ def test_a_refiner_that_draws_from_the_global_generators_is_repeatable(
 ):
     (tmp_path / "global_refiner.py").write_text(GLOBAL)
     monkeypatch.syspath_prepend(tmp_path)
-    entry = AgentEntry("global_refiner:Draws", label="draws")
-    study = resolve(dataclasses.replace(tiny, agents=(entry,)))
+    entry = StudyAgent("global_refiner:Draws", name="draws")
+    study = normalize_study(dataclasses.replace(tiny, agents=(entry,)))
     curves = []
     # Behind another trial of its process, and alone.
     for seeds in ([0, 1], [1]):
@@ -128,13 +132,13 @@ def test_a_trial_that_another_runner_is_at_comes_last_and_is_not_run_twice(
 ):
     """The other runner holds its lock, and finishes it while we wait."""
     taken, free = jobs[2], (jobs[2][0], jobs[2][1].with_name("free"))
-    lock = lock_of(taken[1])
+    lock = job_lock(taken[1])
     lock.acquire()
     assert is_locked(taken[1])
     finished = 0
     for event in LocalExecutor(1).run([taken, free]):
         finished += isinstance(event, Finished)
-        if isinstance(event, Noted):
+        if isinstance(event, Message):
             assert "another process runs it" in event.text
             assert (free[1] / "result.json").exists()
             taken[1].mkdir()
@@ -167,17 +171,17 @@ def test_what_runs_need_not_be_a_trial(tmp_path: Path, monkeypatch: pytest.Monke
     events = list(LocalExecutor(1, 7.0).run(placed))
     assert events[:3] == [
         Started(good),
-        Noted(good, "from 0, checkpoints each 7.0 s"),
+        Message(good, "from 0, checkpoints each 7.0 s"),
         Progress(good, 1),
     ]
     assert Finished(good) in events
     assert events[-1] == Failed(bad, "ArithmeticError: three")
     assert "ArithmeticError: three" in (placed[1][1] / "error.txt").read_text()
-    assert not (placed[1][1] / RESULT).exists()
+    assert not (placed[1][1] / RESULT_FILE).exists()
     stop.unlink()
     again = list(LocalExecutor(1, 7.0).run(placed))
     assert again[:3] == [Started(good), Finished(good), Started(bad)]
-    assert again[3] == Noted(bad, "from 3, checkpoints each 7.0 s")
+    assert again[3] == Message(bad, "from 3, checkpoints each 7.0 s")
     assert again[-1] == Finished(bad)
     assert not (placed[1][1] / "error.txt").exists()
-    assert (placed[1][1] / RESULT).exists()
+    assert (placed[1][1] / RESULT_FILE).exists()

@@ -18,12 +18,12 @@ from ray.cluster_utils import Cluster
 
 from spangym.experiments.cli.running import ExecutorName, make_executor
 from spangym.experiments.runner import ray_executor
-from spangym.experiments.runner.events import Event, Failed, Finished, Noted, Progress, Started
+from spangym.experiments.runner.events import Event, Failed, Finished, Message, Progress, Started
 from spangym.experiments.runner.local_executor import LocalExecutor
 from spangym.experiments.runner.ray_executor import RayExecutor
-from spangym.experiments.runner.run_job import is_locked, lock_of
-from spangym.experiments.studies.load_study import resolve
-from spangym.experiments.studies.study import AgentEntry, Study, Trial
+from spangym.experiments.runner.run_job import is_locked, job_lock
+from spangym.experiments.studies.load_study import normalize_study
+from spangym.experiments.studies.study import Study, StudyAgent, Trial
 from spangym.experiments.trials.train import run_trial
 from spangym.utils.errors import UserError
 
@@ -93,30 +93,30 @@ def study(tiny: Study, tmp_path: Path, gate: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
-    waits = AgentEntry("mine:Waits", label="waits", options={"gate": str(gate)})
-    others = (AgentEntry(f"mine:{name}", label=name) for name in ("Raises", "Dies"))
-    return resolve(dataclasses.replace(tiny, agents=(waits, tiny.agents[1], *others)))
+    waits = StudyAgent("mine:Waits", name="waits", hyperparameters={"gate": str(gate)})
+    others = (StudyAgent(f"mine:{name}", name=name) for name in ("Raises", "Dies"))
+    return normalize_study(dataclasses.replace(tiny, agents=(waits, tiny.agents[1], *others)))
 
 
-def trial_of(study: Study, label: str, seed: int = 0) -> Trial:
+def trial_of(study: Study, name: str, seed: int = 0) -> Trial:
     environment = study.environments[0]
-    entry = next(each for each in study.entries(environment) if each.label == label)
+    entry = next(each for each in study.agents_in(environment) if each.name == name)
     return study.trial(environment, entry, seed)
 
 
 def ends_of(events: list[Event]) -> dict[str, Event]:
-    return {each.job.name: each for each in events if isinstance(each, Finished | Failed)}
+    return {each.job.job_id: each for each in events if isinstance(each, Finished | Failed)}
 
 
-def notes_of(events: list[Event], trial: Trial) -> list[Noted]:
-    return [each for each in events if isinstance(each, Noted) and each.job == trial]
+def notes_of(events: list[Event], trial: Trial) -> list[Message]:
+    return [each for each in events if isinstance(each, Message) and each.job == trial]
 
 
 def same_files(jobs: list[tuple[Trial, Path]], others: list[tuple[Trial, Path]]) -> None:
     for (trial, folder), (_, other) in zip(jobs, others, strict=True):
-        for name in ("evaluation.csv", "choices.csv", "job.json"):
-            assert (folder / name).read_bytes() == (other / name).read_bytes(), trial.name
-        if trial.steps:
+        for name in ("evaluation.csv", "action_counts.csv", "job.json"):
+            assert (folder / name).read_bytes() == (other / name).read_bytes(), trial.job_id
+        if trial.total_timesteps:
             one, two = (
                 pd.read_csv(each / "curve.csv", dtype=str).drop(columns="wall_seconds")
                 for each in (folder, other)
@@ -129,8 +129,8 @@ def test_a_study_outlives_a_node_with_the_numbers_of_the_local_executor(
     study: Study, cluster: Cluster, gate: Path, tmp_path: Path
 ):
     trials = [trial_of(study, "waits", seed) for seed in (0, 1)]
-    trials += [trial_of(study, label) for label in ("dqn", "random", "fixed:3")]
-    jobs, others = ([(each, tmp_path / run / each.name) for each in trials] for run in "ab")
+    trials += [trial_of(study, name) for name in ("dqn", "random", "fixed:3")]
+    jobs, others = ([(each, tmp_path / run / each.job_id) for each in trials] for run in "ab")
     second = cluster.add_node(num_cpus=1, **NODE)
     events: list[Event] = []
     killed = False
@@ -144,13 +144,13 @@ def test_a_study_outlives_a_node_with_the_numbers_of_the_local_executor(
             cluster.remove_node(second, allow_graceful=False)
             killed = True
         # Not before: a task outlives its node for a moment, and might come to its end.
-        if isinstance(event, Noted):
+        if isinstance(event, Message):
             gate.touch()
         assert not isinstance(event, Failed), event.error
-    assert sorted(each.job.name for each in events if isinstance(each, Started)) == sorted(
-        each.name for each in trials
+    assert sorted(each.job.job_id for each in events if isinstance(each, Started)) == sorted(
+        each.job_id for each in trials
     )
-    (noted,) = (each for each in events if isinstance(each, Noted))
+    (noted,) = (each for each in events if isinstance(each, Message))
     assert "died (NodeDiedError); it is run again" in noted.text
     after = events[events.index(noted) :]
     goes_on = next(each for each in after if isinstance(each, Progress) and each.job == noted.job)
@@ -163,10 +163,10 @@ def test_a_study_outlives_a_node_with_the_numbers_of_the_local_executor(
 def test_what_fails_fails_alone_and_what_another_runs_is_not_run_twice(
     study: Study, cluster: Cluster, tmp_path: Path
 ):
-    labels = ("random", "Raises", "waits", "dqn")
-    jobs = [(trial_of(study, label), tmp_path / "a" / label) for label in labels]
+    names = ("random", "Raises", "waits", "dqn")
+    jobs = [(trial_of(study, name), tmp_path / "a" / name) for name in names]
     (taken, at), (raises, broken), (changed, _), (free, at_free) = jobs
-    lock = lock_of(at)
+    lock = job_lock(at)
     lock.acquire()
     events: list[Event] = []
     for event in RayExecutor(cluster.address, 1).run(jobs):
@@ -182,13 +182,13 @@ def test_what_fails_fails_alone_and_what_another_runs_is_not_run_twice(
             (at / "result.json").write_text("of the other")
             lock.release()
     ends = ends_of(events)
-    assert ends[raises.name] == Failed(raises, "ArithmeticError: no such luck")
+    assert ends[raises.job_id] == Failed(raises, "ArithmeticError: no such luck")
     assert "Traceback" in (broken / "error.txt").read_text()
     assert not (broken / "result.json").exists()
-    refused = ends[changed.name]
+    refused = ends[changed.job_id]
     assert isinstance(refused, Failed)
     assert refused.error.endswith("on the runner's machine; have the same on both")
-    assert ends[taken.name] == Finished(taken)
+    assert ends[taken.job_id] == Finished(taken)
     assert (at / "result.json").read_text() == "of the other"
     assert not any(is_locked(folder) for _, folder in jobs)
 
@@ -238,8 +238,8 @@ def test_a_trial_whose_process_dies_is_run_again_three_times(
 
 def test_a_study_on_cuda_needs_a_gpu(study: Study, cluster: Cluster, tmp_path: Path):
     trial = trial_of(study, "random")
-    arguments = {**trial.environment.arguments, "device": "cuda"}
-    environment = dataclasses.replace(trial.environment, arguments=arguments)
+    kwargs = {**trial.environment.kwargs, "device": "cuda"}
+    environment = dataclasses.replace(trial.environment, kwargs=kwargs)
     jobs = [(dataclasses.replace(trial, environment=environment), tmp_path / "a")]
     with pytest.raises(UserError, match="no node of the Ray cluster has a GPU"):
         list(RayExecutor(cluster.address).run(jobs))

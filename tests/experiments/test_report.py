@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from spangym.experiments.analysis.results import Rows
-from spangym.experiments.reports.comparison_report import write_report
-from spangym.experiments.reports.html import Facts
+from spangym.experiments.analysis.results import Results
+from spangym.experiments.reports.comparison_report import save_report
+from spangym.experiments.reports.html import RunInfo
 
 from .browser import BEYOND, SIZES, SMALLEST, launched, opened
-from .synthetic import make_rows, make_statistics
+from .synthetic import make_results, make_statistics
 
 LABELS = ("$x_1$", "<b>bold</b>", 'it\'s "quoted" & more', "long label " * 7)
 ENVIRONMENTS = ("spangym/SpanBudget-v0", "<i>e</i>", "an environment whose name is long " * 2)
 FAILED = (("<i>e</i>/ppo/seed-3", "RuntimeError: <script>alert(1)</script> & so on"),)
-FACTS = Facts(
+FACTS = RunInfo(
     title="tiny <study>",
     toml='name = "tiny"\nlabel = "<b>"\n' + "wide = 0 " * 40,
     manifest={
@@ -29,14 +29,14 @@ FACTS = Facts(
 
 
 @pytest.fixture(scope="module")
-def odd() -> Rows:
-    return make_rows(ENVIRONMENTS, LABELS, seeds=2, episodes=30, failed=FAILED, missing=2)
+def odd() -> Results:
+    return make_results(ENVIRONMENTS, LABELS, seeds=2, episodes=30, failed=FAILED, missing=2)
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory, odd: Rows) -> Path:
+def report(tmp_path_factory: pytest.TempPathFactory, odd: Results) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write_report(path, odd, make_statistics(odd), FACTS)
+    save_report(path, odd, make_statistics(odd), FACTS)
     return path
 
 
@@ -85,7 +85,7 @@ def test_text_is_in_the_figures_as_it_was_given(desktop: Page):
     assert "2 trials are not finished" in failed
 
 
-def test_ids_are_unique_and_references_lead_somewhere(desktop: Page):
+def test_ids_are_unique_and_baselines_lead_somewhere(desktop: Page):
     ids = desktop.locator("[id]").evaluate_all("all => all.map(each => each.id)")
     assert len(set(ids)) == len(ids) > 100
     used = desktop.locator("a, use").evaluate_all(
@@ -134,9 +134,9 @@ def test_what_has_no_value_is_sorted_last(desktop: Page):
         assert columns(desktop, 2)[-1] == "nan"
 
 
-def luminance(colour: str) -> float:
-    """Of a computed colour, by WCAG 2."""
-    parts = [float(each) / 255 for each in re.findall(r"[\d.]+", colour)[:3]]
+def luminance(color: str) -> float:
+    """Of a computed color, by WCAG 2."""
+    parts = [float(each) / 255 for each in re.findall(r"[\d.]+", color)[:3]]
     linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -147,27 +147,27 @@ def test_dark_and_light_are_both_readable(desktop: Page):
         desktop.emulate_media(color_scheme=scheme)
         background = desktop.evaluate("getComputedStyle(document.body).backgroundColor")
         backgrounds.add(background)
-        # Numbers on coloured cells are black or white in both.
-        colours = desktop.locator(
+        # Numbers on colored cells are black or white in both.
+        colors = desktop.locator(
             "figure svg text, p, td, dd, dt, li, h1, h2, h3, a, figcaption, th button"
         ).evaluate_all(
             "all => [...new Set(all.map(each => getComputedStyle(each)[each.ownerSVGElement ?"
             " 'fill' : 'color']))].filter(each => !['rgb(0, 0, 0)', 'rgb(255, 255, 255)']"
             ".includes(each))"
         )
-        assert len(colours) >= 3
-        for colour in colours:
-            low, high = sorted((luminance(colour), luminance(background)))
-            assert (high + 0.05) / (low + 0.05) >= 4.5, (scheme, colour)
+        assert len(colors) >= 3
+        for color in colors:
+            low, high = sorted((luminance(color), luminance(background)))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (scheme, color)
         lines = desktop.locator("figure svg path").evaluate_all(
             "all => [...new Set(all.filter(each => !each.closest('defs, clipPath')).map(each =>"
             " getComputedStyle(each).stroke))].filter(each => each.startsWith('rgb'))"
         )
         assert len(lines) >= len(LABELS) + 1
-        for colour in lines:
-            low, high = sorted((luminance(colour), luminance(background)))
+        for color in lines:
+            low, high = sorted((luminance(color), luminance(background)))
             if low != high:
-                assert (high + 0.05) / (low + 0.05) >= 2.8, (scheme, colour)
+                assert (high + 0.05) / (low + 0.05) >= 2.8, (scheme, color)
     assert len(backgrounds) == 2
 
 
@@ -191,9 +191,9 @@ def test_the_page_needs_nothing_else(report: Path):
 
 
 def test_same_rows_give_the_same_page(tmp_path: Path):
-    rows = make_rows(episodes=10)
+    rows = make_results(episodes=10)
     for name in ("one", "two"):
-        write_report(tmp_path / name, rows, make_statistics(rows), FACTS)
+        save_report(tmp_path / name, rows, make_statistics(rows), FACTS)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert sorted(each.name for each in tmp_path.iterdir()) == ["one", "two"]
     assert (tmp_path / "one").stat().st_size < 500_000
@@ -202,13 +202,14 @@ def test_same_rows_give_the_same_page(tmp_path: Path):
 @pytest.mark.parametrize("learners", [(), ("dqn",)])
 @pytest.mark.parametrize("finished", [True, False])
 def test_little_is_reported_too(tmp_path: Path, learners: tuple[str, ...], finished: bool):
-    rows = make_rows(learners=learners, seeds=1, episodes=4, failed=FAILED)
+    rows = make_results(learners=learners, seeds=1, episodes=4, failed=FAILED)
     if not finished:
         tables = {
-            name: getattr(rows, name)[:0] for name in ("trials", "episodes", "curves", "choices")
+            name: getattr(rows, name)[:0]
+            for name in ("trials", "episodes", "curves", "action_counts")
         }
-        rows = Rows(rows.environments, rows.learners, rows.references, **tables, failed=FAILED)
-    write_report(tmp_path / "report.html", rows, make_statistics(rows), FACTS)
+        rows = Results(rows.environments, rows.learners, rows.baselines, **tables, failed=FAILED)
+    save_report(tmp_path / "report.html", rows, make_statistics(rows), FACTS)
     html = (tmp_path / "report.html").read_text("utf-8")
     assert "Not drawn: " in html
     assert ("No trial is finished." in html) != finished

@@ -19,34 +19,34 @@ from spangym.experiments.studies.load_study import parse_study
 from spangym.experiments.studies.study import Study, Trial
 from spangym.experiments.trials.checkpoints import Checkpoints
 from spangym.experiments.trials.train import run_trial
-from spangym.utils.serialization import read_tree
+from spangym.utils.serialization import load_state
 
 STUDY = """
 name = "killed"
-steps = 640
+total_timesteps = 640
 seeds = [3]
-lanes = 2
+n_envs = 2
 
 [[environments]]
 id = "spangym/SpanControl-v0"
-arguments = { dims = 8, heads = 2, ctx = 16, chunks = 2, win_size = 16 }
+kwargs = { dims = 8, heads = 2, ctx = 16, chunks_per_episode = 2, win_size = 16 }
 
 [evaluation]
 episodes = 2
 regret_episodes = 0
 
 [[agents]]
-agent = "refiner"
-groups = 2
-options = { epsilon = 0.3 }
+algo = "refiner"
+pool_groups = 2
+hyperparameters = { epsilon = 0.3 }
 
 [[agents]]
-agent = "dqn"
-options = { buffer_size = 300, normalize = true }
+algo = "dqn"
+hyperparameters = { buffer_size = 300, normalize = true }
 
 [[agents]]
-agent = "ppo"
-options = { n_steps = 16, batch_size = 32, learning_rate = { start = 1e-2, end = 1e-4 } }
+algo = "ppo"
+hyperparameters = { n_steps = 16, batch_size = 32, learning_rate = { start = 1e-2, end = 1e-4 } }
 """
 
 
@@ -105,8 +105,8 @@ def test_killed_at_random_moments_it_comes_out_the_same(
     study: Study, agent: str, most: int, tmp_path: Path
 ):
     # The more kills, the longer, so that several rollouts fit between two of them.
-    study = dataclasses.replace(study, steps=study.steps * most // 4)
-    trial = next(each for each in study.trials() if each.agent.agent == agent)
+    study = dataclasses.replace(study, total_timesteps=study.total_timesteps * most // 4)
+    trial = next(each for each in study.trials() if each.agent.algo == agent)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
@@ -180,19 +180,19 @@ def test_without_a_whole_checkpoint_it_begins_again(study: Study, tmp_path: Path
     steps: list[int] = []
     run_trial(trial, tmp_path, steps.append, notes.append)
     assert len(notes) == 2
-    assert steps[0] == study.lanes
+    assert steps[0] == study.n_envs
 
 
 @pytest.mark.parametrize("agent", ["refiner", "dqn", "ppo"])
 def test_a_finished_training_is_made_longer(study: Study, agent: str, tmp_path: Path):
-    trial = next(each for each in study.trials() if each.agent.agent == agent)
-    run_trial(dataclasses.replace(trial, steps=320), tmp_path, lambda _: None)
+    trial = next(each for each in study.trials() if each.agent.algo == agent)
+    run_trial(dataclasses.replace(trial, total_timesteps=320), tmp_path, lambda _: None)
     (kept,) = (tmp_path / "checkpoints").iterdir()
     first = (tmp_path / "curve.csv").read_text()
     steps: list[int] = []
-    longer = dataclasses.replace(trial, earlier_steps=(320,))
+    longer = dataclasses.replace(trial, resumed_from_steps=(320,))
     run_trial(longer, tmp_path, steps.append)
-    # All that was learnt stays: it goes on from the last rest.
+    # All that was learned stays: it goes on from the last rest.
     assert steps[0] > 320 - 2 * 32
     assert (tmp_path / "curve.csv").read_text().startswith(first[: len(first) // 2])
     rows = pd.read_csv(tmp_path / "curve.csv")
@@ -216,7 +216,7 @@ def test_a_refiner_that_stores_nothing_begins_again(
         "    def update(self, state, action, reward, next_state):\n        pass\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    entry = dataclasses.replace(study.agents[0], agent="forgetful:Mine", options={})
+    entry = dataclasses.replace(study.agents[0], algo="forgetful:Mine", hyperparameters={})
     folder = tmp_path / "trial"
     folder.mkdir()
     run_until(study.trial(study.environments[0], entry, 0), folder, 120)
@@ -227,11 +227,11 @@ def test_the_recorder_goes_on_in_its_sums(study: Study, tmp_path: Path):
     """In mid-episode, too: totals, rows and streams."""
     trial = study.trials()[0]
     run_until(trial, tmp_path, 102)
-    stored = read_tree(sorted((tmp_path / "checkpoints").iterdir())[-1])
+    stored = load_state(sorted((tmp_path / "checkpoints").iterdir())[-1])
     recorder = stored["recorder"]
     assert recorder["steps"] == 100
-    assert recorder["steps"] % (4 * study.lanes) != 0
-    assert [totals["steps"] for totals in recorder["totals"]] == [2, 2]
+    assert recorder["steps"] % (4 * study.n_envs) != 0
+    assert [totals["steps"] for totals in recorder["stats"]] == [2, 2]
 
 
 def test_only_the_last_two_checkpoints_stay(tmp_path: Path):
@@ -241,5 +241,5 @@ def test_only_the_last_two_checkpoints_stay(tmp_path: Path):
         checkpoints.write(step, {"step": step})
     assert len(list(checkpoints.folder.iterdir())) == 2
     assert checkpoints.read(lambda _: None) == {"step": 15}
-    checkpoints.keep_last()
+    checkpoints.prune()
     assert len(list(checkpoints.folder.iterdir())) == 1

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from spangym.experiments.analysis.load_results import gather
-from spangym.experiments.trials.run_dir import RunFolder
+from spangym.experiments.analysis.load_results import load_results
+from spangym.experiments.trials.run_dir import RunDir
 
 from .conftest import run_here, trial_folder
 
@@ -35,11 +35,11 @@ def other(run: Path) -> Path:
 
 
 def test_rows_of_one_run_are_those_of_its_files(run: Path):
-    rows = gather([RunFolder(run)])
+    rows = load_results([RunDir(run)])
     stored = pd.read_csv(run / "evaluation.csv")
     assert rows.environments == ("SpanControl-v0",)
     assert rows.learners == ("pooled", "dqn")
-    assert len(rows.references) == 13
+    assert len(rows.baselines) == 13
     assert rows.episodes["return"].tolist() == stored["return"].tolist()
     assert len(rows.trials) == 18
     assert (rows.failed, rows.missing) == ((), 0)
@@ -54,7 +54,7 @@ def test_rows_of_one_run_are_those_of_its_files(run: Path):
 
 
 def test_what_is_the_same_in_two_runs_stands_once(run: Path, other: Path):
-    rows = gather([RunFolder(run), RunFolder(other)])
+    rows = load_results([RunDir(run), RunDir(other)])
     assert rows.environments == ("SpanControl-v0",)
     assert rows.learners == ("pooled", "dqn", "dqn (other)")
     assert len(rows.trials) == 18 + 2
@@ -66,7 +66,7 @@ def test_an_agent_trained_otherwise_is_another_everywhere(run: Path, other: Path
     """Of one label, but with another option."""
     study = other / "study.toml"
     study.write_text(study.read_text().replace("gamma = 0.5", "gamma = 0.25"))
-    rows = gather([RunFolder(run), RunFolder(other)])
+    rows = load_results([RunDir(run), RunDir(other)])
     assert rows.learners == ("pooled", "dqn", "dqn (other)")
     assert len(rows.trials) == 18 + 2
 
@@ -74,7 +74,7 @@ def test_an_agent_trained_otherwise_is_another_everywhere(run: Path, other: Path
 def test_environments_that_differ_are_kept_apart(run: Path, other: Path):
     study = other / "study.toml"
     study.write_text(study.read_text().replace("max_span = 384", "max_span = 300"))
-    rows = gather([RunFolder(run), RunFolder(other)])
+    rows = load_results([RunDir(run), RunDir(other)])
     assert rows.environments == ("SpanControl-v0", "SpanControl-v0 (other)")
     assert rows.learners == ("pooled", "dqn")
     assert len(rows.trials) == 36
@@ -88,7 +88,7 @@ def test_a_run_in_progress_can_be_read(run: Path):
     (failed / "error.txt").write_text("Traceback ...\nValueError: no luck\n")
     (half / "result.json").unlink()
     (half / "curve.csv").write_text("step,ret")
-    rows = gather([RunFolder(run)])
+    rows = load_results([RunDir(run)])
     assert len(rows.trials) == 15
     assert rows.failed == (("SpanControl-v0/dqn/seed-0", "ValueError: no luck"),)
     assert rows.missing == 2
@@ -102,17 +102,17 @@ def test_curves_draws_any_figure_of_several_runs(
     tmp_path: Path,
 ):
     out = tmp_path / "figures"
-    arguments = ["--figure", "reward", "--figure", "pareto", "--x", "visited_keys"]
+    arguments = ["--figure", "reward", "--figure", "pareto", "--x", "qk_pairs"]
     arguments += ["--smooth", 0.5, "--format", "pdf", "--format", "png", "--format", "svg"]
     arguments += ["--table", "csv", "--table", "markdown", "--table", "latex", "--out", out]
     assert run_here(monkeypatch, "curves", run, other, *arguments) == 0
     said = capsys.readouterr().out
-    stems = ("reward_curves_visited_keys", "pareto")
+    stems = ("reward_curves_qk_pairs", "pareto")
     names = {f"{stem}.{ending}" for stem in stems for ending in ("pdf", "png", "svg")}
     assert {each.name for each in out.iterdir()} == names | {"table.csv", "table.md", "table.tex"}
     assert all(str(each) in said for each in out.iterdir())
     assert (out / "pareto.pdf").read_bytes().startswith(b"%PDF")
-    drawn = (out / "reward_curves_visited_keys.svg").read_text()
+    drawn = (out / "reward_curves_qk_pairs.svg").read_text()
     assert "dqn (other)" in drawn
     assert "visited keys" in drawn or "keys visited" in drawn
     picture = np.asarray(Image.open(out / "pareto.png").convert("RGB"))
@@ -165,11 +165,11 @@ def test_leaderboard_ranks_what_it_has_reproduced(
     said = capsys.readouterr()
     assert "40 evaluation episodes were played again" in " ".join(said.out.split())
     board = json.loads(path.read_text())
-    ranks = {each["agent"]: each["rank"] for each in board["standings"]}
+    ranks = {each["agent"]: each["rank"] for each in board["entries"]}
     assert ranks["oracle"] == 1
     assert sorted(ranks.values()) == [*range(1, len(ranks) + 1)]
     assert {"pooled", "dqn", "dqn (other)", "random"} <= {*ranks}
-    scores = [each["score"] for each in board["standings"]]
+    scores = [each["score"] for each in board["entries"]]
     assert scores == sorted(scores, reverse=True)
 
 
@@ -187,4 +187,4 @@ def test_leaderboard_leaves_out_what_is_not_reproduced(
     said = capsys.readouterr()
     assert said.err.count("not reproduced: ") == 2
     assert "dqn/seed-0, episode 1000000: rewards NOT reproduced" in said.err
-    assert "dqn" not in {each["agent"] for each in json.loads(board.read_text())["standings"]}
+    assert "dqn" not in {each["agent"] for each in json.loads(board.read_text())["entries"]}

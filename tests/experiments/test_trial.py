@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from spangym.agents import FixedAgent
-from spangym.envs import SpanControlEnv, SpanControlVecEnv
+from spangym.agents import FixedSpanPolicy
+from spangym.envs import SB3SpanControlVecEnv, SpanControlEnv
 from spangym.experiments.studies.study import Study
 from spangym.experiments.trials.evaluate import evaluate, measure_regret
-from spangym.experiments.trials.recorder import Recorder
-from spangym.experiments.trials.tensorboard import Board
-from spangym.experiments.trials.train import run_trial, stream_seed
+from spangym.experiments.trials.recorder import EpisodeRecorder
+from spangym.experiments.trials.tensorboard import TrialLogger
+from spangym.experiments.trials.train import env_seed, run_trial
 
 COLUMNS = [
     "step",
@@ -21,39 +21,41 @@ COLUMNS = [
     "return",
     "reward_coverage",
     "reward_entropy",
-    "reward_price",
+    "reward_cost",
     "mean_span",
-    "visited_keys",
+    "qk_pairs",
     "wall_seconds",
 ]
 
 
 def test_curve_holds_what_the_environment_did(tiny: Study, tmp_path: Path):
-    """Two lanes of a fixed span, against scalar environments with the same seeds."""
-    settings = tiny.trials()[0].training()
-    env = SpanControlVecEnv(settings, 2)
+    """Two environments of a fixed span, against scalar environments with the same seeds."""
+    config = tiny.trials()[0].train_config()
+    env = SB3SpanControlVecEnv(config, 2)
     seen: list[int] = []
-    with contextlib.closing(Board(tmp_path)) as board:
-        recorder = Recorder(env, tmp_path, board, 16, 7, seen.append)
+    with contextlib.closing(TrialLogger(tmp_path)) as board:
+        recorder = EpisodeRecorder(env, tmp_path, board, 16, 7, seen.append)
         recorder.seed(99)  # What an agent asks for does not change the streams.
-        FixedAgent(6).learn(recorder, 16)
+        FixedSpanPolicy(6).learn(recorder, 16)
         recorder.close()
     rows = pd.read_csv(tmp_path / "curve.csv")
     assert list(rows.columns) == COLUMNS
     assert rows["step"].tolist() == [8, 8, 16, 16]
     assert rows["episode"].tolist() == [0, 1, 2, 3]
     assert seen == [2, 4, 6, 8, 10, 12, 14, 16]
-    scalars = [SpanControlEnv(dims=8, heads=2, ctx=16, chunks=2, win_size=16) for _ in range(2)]
+    scalars = [
+        SpanControlEnv(dims=8, heads=2, ctx=16, chunks_per_episode=2, win_size=16) for _ in range(2)
+    ]
     for episode in range(2):
-        for lane, scalar in enumerate(scalars):
-            scalar.reset(seed=7 + lane if episode == 0 else None)
+        for env_index, scalar in enumerate(scalars):
+            scalar.reset(seed=7 + env_index if episode == 0 else None)
             steps = [scalar.step(6) for _ in range(4)]
-            row = rows.iloc[2 * episode + lane]
+            row = rows.iloc[2 * episode + env_index]
             assert row["return"] == pytest.approx(sum(step[1] for step in steps))
             infos = [step[4] for step in steps]
             assert row["mean_span"] == np.mean([info["span"] for info in infos])
-            assert row["visited_keys"] == sum(info["visited_keys"] for info in infos)
-            entropy = sum(info["reward_parts"]["entropy"] for info in infos)
+            assert row["qk_pairs"] == sum(info["qk_pairs"] for info in infos)
+            entropy = sum(info["reward_components"]["entropy"] for info in infos)
             assert row["reward_entropy"] == pytest.approx(entropy)
     events = EventAccumulator(str(tmp_path), {"histograms": 0}).Reload()
     shown = [event.value for event in events.Scalars("training/return")]
@@ -64,27 +66,33 @@ def test_curve_holds_what_the_environment_did(tiny: Study, tmp_path: Path):
 
 
 def test_more_steps_than_given_are_refused(tiny: Study, tmp_path: Path):
-    env = SpanControlVecEnv(tiny.trials()[0].training(), 1)
-    recorder = Recorder(env, tmp_path, Board(tmp_path), 3, 0, lambda _: None)
+    env = SB3SpanControlVecEnv(tiny.trials()[0].train_config(), 1)
+    recorder = EpisodeRecorder(env, tmp_path, TrialLogger(tmp_path), 3, 0, lambda _: None)
     with pytest.raises(RuntimeError, match="more than the 3 steps"):
-        FixedAgent(1).learn(recorder, 4)
+        FixedSpanPolicy(1).learn(recorder, 4)
     recorder.close()
 
 
 def test_streams_and_agents_draw_from_different_seeds():
-    streams = [stream_seed(seed) for seed in range(1000)]
+    streams = [env_seed(seed) for seed in range(1000)]
     assert len(set(streams)) == 1000
     assert min(streams) > 1000
     assert max(streams) < 2**31
 
 
 def test_evaluation_is_the_same_for_all_and_repeatable(tiny: Study):
-    settings = tiny.trials()[0].judging()
-    one, other = (evaluate(FixedAgent(5), settings, 100, 3, lambda _: None) for _ in range(2))
+    config = tiny.trials()[0].eval_config()
+    one, other = (evaluate(FixedSpanPolicy(5), config, 100, 3, lambda _: None) for _ in range(2))
     assert one == other
     assert [row["evaluation_seed"] for row in one] == [100, 101, 102]
     scalar = SpanControlEnv(
-        dims=8, heads=2, ctx=16, chunks=2, win_size=16, split="evaluation", encoding="state"
+        dims=8,
+        heads=2,
+        ctx=16,
+        chunks_per_episode=2,
+        win_size=16,
+        split="evaluation",
+        encoding="state",
     )
     for row in one:
         scalar.reset(seed=row["evaluation_seed"])
@@ -95,21 +103,21 @@ def test_a_trial_leaves_everything_and_result_last(tiny: Study, tmp_path: Path):
     trial, seen = tiny.trials()[1], []
     run_trial(trial, tmp_path, seen.append)
     names = {each.name for each in tmp_path.iterdir() if "tfevents" not in each.name}
-    tables = {"curve.csv", "evaluation.csv", "choices.csv", "regret.csv"}
+    tables = {"curve.csv", "evaluation.csv", "action_counts.csv", "regret.csv"}
     assert names == {"job.json", "agent.npz", "checkpoints", "result.json", *tables}
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
     assert seen[-1] == trial.total == 64 + 2 * 4
     result = json.loads((tmp_path / "result.json").read_text())
     judged = pd.read_csv(tmp_path / "evaluation.csv")
-    assert result["training_steps"] == 64
+    assert result["total_timesteps"] == 64
     assert result["evaluation_return"] == pytest.approx(judged["return"].mean())
     assert result["regret"] is None
-    choices = pd.read_csv(tmp_path / "choices.csv")
-    decisions, spans = (choices[name].to_numpy(float) for name in ("decisions", "span"))
+    action_counts = pd.read_csv(tmp_path / "action_counts.csv")
+    decisions, spans = (action_counts[name].to_numpy(float) for name in ("count", "mean_span"))
     assert decisions.sum() == 2 * 4
     assert decisions @ spans / 8 == pytest.approx(judged["mean_span"].mean())
     job = json.loads((tmp_path / "job.json").read_text())
-    assert (job["agent"]["agent"], job["seed"], job["steps"]) == ("refiner", 1, 64)
+    assert (job["agent"]["algo"], job["seed"], job["total_timesteps"]) == ("refiner", 1, 64)
 
 
 def test_every_agent_shows_the_same_names_in_tensorboard(tiny: Study, tmp_path: Path):
@@ -127,19 +135,19 @@ def test_every_agent_shows_the_same_names_in_tensorboard(tiny: Study, tmp_path: 
         assert parts.plugin_data.plugin_name == "hparams"
         shown.append([each for each in tags["scalars"] if each.startswith("evaluation/")])
     assert shown[0] == shown[1]
-    assert {"evaluation/return", "evaluation/mean_span", "evaluation/visited_keys"} <= {*shown[0]}
+    assert {"evaluation/return", "evaluation/mean_span", "evaluation/qk_pairs"} <= {*shown[0]}
 
 
 def test_regret_is_what_looking_ahead_has_over_what_was_chosen(tiny: Study):
     """The oracle regrets nothing; a fixed span what the best ways have over its own, summed."""
     oracle, fixed = (
-        next(each for each in tiny.trials() if each.agent.agent == name)
+        next(each for each in tiny.trials() if each.agent.algo == name)
         for name in ("oracle", "fixed:3")
     )
     regrets = []
     for trial in (oracle, fixed):
-        rows = evaluate(trial.make_agent(), trial.judging(), 100, 2, lambda _: None)
-        regrets.append(measure_regret(trial.judging(), rows))
+        rows = evaluate(trial.make_agent(), trial.eval_config(), 100, 2, lambda _: None)
+        regrets.append(measure_regret(trial.eval_config(), rows))
     assert len(regrets[0]) == len(regrets[1]) == 2 * 4
     assert regrets[0]["regret"].abs().max() == 0
     assert (regrets[1]["regret"] >= 0).all()
@@ -149,6 +157,6 @@ def test_regret_is_what_looking_ahead_has_over_what_was_chosen(tiny: Study):
 
 
 def test_a_fixed_span_is_not_trained(tiny: Study, tmp_path: Path):
-    trial = next(each for each in tiny.trials() if each.agent.agent == "fixed:4")
+    trial = next(each for each in tiny.trials() if each.agent.algo == "fixed:4")
     run_trial(trial, tmp_path, lambda _: None)
     assert (tmp_path / "curve.csv").read_text() == ",".join(COLUMNS) + "\n"

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from spangym.experiments.runner.fingerprint import ContentHashes, key_of
-from spangym.experiments.studies.study import AgentEntry, EvaluationEntry, Study, Trial
+from spangym.experiments.runner.fingerprint import DatasetHashes, config_hash
+from spangym.experiments.studies.study import EvalConfig, Study, StudyAgent, Trial
 
-OWN = """
+CUSTOM = """
 class Mine:
     def choose_action(self, state):
         return {action}
@@ -19,13 +19,13 @@ class Mine:
 
 
 def key(trial: Trial) -> str:
-    return key_of(trial.content(ContentHashes()))
+    return config_hash(trial.config_for_hash(DatasetHashes()))
 
 
 def test_what_things_are_called_is_not_in_it(tiny: Study):
     trial = tiny.trials()[0]
-    agent = replace(trial.agent, label="another", environments=("elsewhere",))
-    environment = replace(trial.environment, label="elsewhere")
+    agent = replace(trial.agent, name="another", environments=("elsewhere",))
+    environment = replace(trial.environment, name="elsewhere")
     assert key(replace(trial, agent=agent, environment=environment)) == key(trial)
 
 
@@ -33,10 +33,10 @@ def test_what_things_are_called_is_not_in_it(tiny: Study):
     "change",
     [
         {"seed": 7},
-        {"steps": 128},
-        {"lanes": 2},
-        {"earlier_steps": (32,)},
-        {"evaluation": EvaluationEntry(episodes=2, regret_episodes=1)},
+        {"total_timesteps": 128},
+        {"n_envs": 2},
+        {"resumed_from_steps": (32,)},
+        {"evaluation": EvalConfig(episodes=2, regret_episodes=1)},
     ],
 )
 def test_what_the_numbers_hang_on_is_in_it(tiny: Study, change: dict[str, Any]):
@@ -45,20 +45,20 @@ def test_what_the_numbers_hang_on_is_in_it(tiny: Study, change: dict[str, Any]):
 
 
 @pytest.mark.parametrize(
-    "change", [{"options": {"alpha": 0.2}}, {"groups": 4}, {"agent": "random"}]
+    "change", [{"hyperparameters": {"alpha": 0.2}}, {"pool_groups": 4}, {"algo": "random"}]
 )
 def test_the_agent_is_in_it(tiny: Study, change: dict[str, Any]):
     trial = tiny.trials()[0]
     assert key(replace(trial, agent=replace(trial.agent, **change))) != key(trial)
 
 
-def test_arguments_and_what_is_read_are_in_it(tiny: Study, tmp_path: Path):
+def test_kwargs_and_what_is_read_are_in_it(tiny: Study, tmp_path: Path):
     trial = tiny.trials()[0]
     keys = {key(trial)}
     (tmp_path / "own.txt").write_text("abcdefgh" * 50)
-    for change in ({"price": 0.5}, {"source": "code"}, {"source": str(tmp_path / "own.txt")}):
-        arguments = {**trial.environment.arguments, **change}
-        environment = replace(trial.environment, arguments=arguments)
+    for change in ({"cost_coef": 0.5}, {"dataset": "code"}, {"dataset": str(tmp_path / "own.txt")}):
+        kwargs = {**trial.environment.kwargs, **change}
+        environment = replace(trial.environment, kwargs=kwargs)
         keys.add(key(changed := replace(trial, environment=environment)))
     assert len(keys) == 4
     (tmp_path / "own.txt").write_text("hgfedcba" * 50)
@@ -69,10 +69,10 @@ def test_the_module_of_an_agent_of_ones_own_is_in_it(
     tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.syspath_prepend(tmp_path)
-    trial = replace(tiny.trials()[0], agent=AgentEntry("own_of_keys:Mine", encoding="state"))
+    trial = replace(tiny.trials()[0], agent=StudyAgent("own_of_keys:Mine", encoding="state"))
     path = tmp_path / "own_of_keys.py"
     keys = set()
     for action in (3, 4, 3):
-        path.write_text(OWN.format(action=action))
+        path.write_text(CUSTOM.format(action=action))
         keys.add(key(trial))
     assert len(keys) == 2

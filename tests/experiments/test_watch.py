@@ -95,7 +95,7 @@ def test_text_is_the_same_for_the_same_seed(run: Watch, capsys: pytest.CaptureFi
         assert said in printed[0]
 
 
-OWN = """
+CUSTOM = """
 class Mine:
     def choose_action(self, state):
         return 7
@@ -118,7 +118,7 @@ class Unmakeable(Mine):
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (tmp_path / "own_watched.py").write_text(OWN)
+    (tmp_path / "own_watched.py").write_text(CUSTOM)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "own_watched", raising=False)
     return "own_watched"
@@ -153,7 +153,7 @@ def test_a_refiner_that_fails_leaves_no_video(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([ID, "--agent", "refinr"], "agent 'refinr' is unknown; did you mean 'refiner'?"),
+        ([ID, "--agent", "refinr"], "agent 'refinr' is unknown; did you mean 'refiner'"),
         ([ID, "--agent", "ppo"], "agent 'ppo' has to be trained first: name the folder of a trial"),
         ([ID, "--agent", "runs/x/trials/ppo/seed-0"], "is no folder; name that of a trial"),
         ([ID, "--agent", "."], "folder '.' is not of a trial: name one as RUN/trials/ENVIRON"),

@@ -9,63 +9,65 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgb
 
 from spangym.experiments.pilot.figures.results import PilotResults
-from spangym.experiments.pilot.pilot_rows import AttentionPicture
-from spangym.experiments.plots.panels import WIDTH, NothingToDraw, Panel
-from spangym.experiments.plots.style import FAINT, SMALL, shortened
-from spangym.experiments.reports.tables import written
+from spangym.experiments.pilot.pilot_rows import AttentionMap
+from spangym.experiments.plots.panels import WIDTH, NoData, Panel
+from spangym.experiments.plots.style import MUTED, SMALL, truncate_middle
+from spangym.experiments.reports.tables import format_number
 
 _MAP, _HEAD, _GAP, _LEFT, _FOOT = 144, 22, 20, 30, 18
-_COLOURS = LinearSegmentedColormap.from_list("weights", [(*to_rgb("#3592d8"), 0.0), "#3592d8"])
+_COLORS = LinearSegmentedColormap.from_list("weights", [(*to_rgb("#3592d8"), 0.0), "#3592d8"])
 """From nothing, so that the page is seen through, light or dark."""
 
 
-def attention_panels(results: PilotResults) -> list[Panel]:
+def plot_attention(results: PilotResults) -> list[Panel]:
     """A panel for each example and variant: a row for each layer, a column for each path."""
-    pictures: dict[tuple[str, str], list[AttentionPicture]] = {}
-    for each in results.rows.pictures:
-        pictures.setdefault((each.variant, each.example), []).append(each)
-    if not pictures:
-        raise NothingToDraw("no attention weights were kept")
+    attention_maps: dict[tuple[str, str], list[AttentionMap]] = {}
+    for each in results.rows.attention_maps:
+        attention_maps.setdefault((each.variant, each.example), []).append(each)
+    if not attention_maps:
+        raise NoData("no attention weights were kept")
     panels = []
-    for example in dict.fromkeys(example for _, example in pictures):
+    for example in dict.fromkeys(example for _, example in attention_maps):
         for variant in results.rows.variants:
-            own = pictures.get((variant, example))
+            own = attention_maps.get((variant, example))
             if own:
                 layers = len({each.layer for each in own})
                 height = layers * (_HEAD + _MAP + _GAP) + _FOOT
                 draw = partial(_draw, own, height)
-                title = f"{variant}: {shortened(example, 40)}"
+                title = f"{variant}: {truncate_middle(example, 40)}"
                 panels.append(Panel(title, draw, height, left=0, right=0, top=0, bottom=0))
     return panels
 
 
-def _draw(pictures: Sequence[AttentionPicture], height: int, axes: Axes) -> None:
+def _draw(attention_maps: Sequence[AttentionMap], height: int, axes: Axes) -> None:
     axes.set_axis_off()
-    layers = sorted({each.layer for each in pictures})
-    paths = [path for path in ("local", "global") if any(each.path == path for each in pictures)]
-    for each in pictures:
+    layers = sorted({each.layer for each in attention_maps})
+    paths = [
+        path for path in ("local", "global") if any(each.path == path for each in attention_maps)
+    ]
+    for each in attention_maps:
         x = _LEFT + paths.index(each.path) * (_MAP + _GAP + _LEFT)
         y = height - (layers.index(each.layer) + 1) * (_HEAD + _MAP + _GAP) + _GAP
         _draw_map(each, axes.inset_axes((x / WIDTH, y / height, _MAP / WIDTH, _MAP / height)))
 
 
-def _draw_map(picture: AttentionPicture, axes: Axes) -> None:
-    queries, keys = picture.weights.shape
-    where = f"layer {picture.layer}, {picture.path}"
+def _draw_map(attention_map: AttentionMap, axes: Axes) -> None:
+    queries, keys = attention_map.weights.shape
+    where = f"layer {attention_map.layer}, {attention_map.path}"
     axes.set_xlim(0, keys)
     axes.set_ylim(queries, 0)
-    if picture.weights.any():
+    if attention_map.weights.any():
         axes.imshow(
-            picture.weights,
-            cmap=_COLOURS,
-            norm=PowerNorm(0.5, 0, float(picture.weights.max())),
+            attention_map.weights,
+            cmap=_COLORS,
+            norm=PowerNorm(0.5, 0, float(attention_map.weights.max())),
             extent=(0, keys, queries, 0),
             aspect="auto",
             interpolation="none",
         )
-        where += f": {written(picture.entropy, 2)} nats"
+        where += f": {format_number(attention_map.entropy, 2)} nats"
     else:
-        middle = {"ha": "center", "va": "center", "color": FAINT, "size": SMALL}
+        middle = {"ha": "center", "va": "center", "color": MUTED, "size": SMALL}
         axes.text(keys / 2, queries / 2, "off", **middle)
     axes.set_title(where, size=SMALL, loc="left", pad=4)
     axes.set_xticks([0, keys])

@@ -15,18 +15,18 @@ from spangym.experiments.pilot.figures.axes import scale_errors
 from spangym.experiments.pilot.figures.results import PilotResults
 from spangym.experiments.plots.curve_utils import (
     SeedCurves,
-    common_grid,
-    interpolated,
-    limits_of_lines,
-    smoothed,
+    interp_on_grid,
+    moving_average_on_grid,
+    shared_grid,
+    ylim_from_lines,
 )
 from spangym.experiments.plots.labels import Floats
-from spangym.experiments.plots.panels import NothingToDraw, Panel, name_axes
-from spangym.experiments.plots.style import band_alpha
+from spangym.experiments.plots.panels import NoData, Panel, label_axes
+from spangym.experiments.plots.style import ci_alpha
 
 X_NAMES = {"steps": "updates of the model", "wall": "seconds of the training"}
 _MARKERS = 5
-"""Of a line, by which it is told from others of its colour."""
+"""Of a line, by which it is told from others of its color."""
 
 _BANDS = 0.6
 """How opaque bands are beside those of few agents: many lie over each other."""
@@ -45,37 +45,37 @@ class VariantCurves(SeedCurves):
     measured: bool
 
 
-def loss_panels(results: PilotResults) -> list[Panel]:
+def plot_loss(results: PilotResults) -> list[Panel]:
     """A panel of the training loss, and one for each split."""
-    measure, rows = results.measure, results.rows
+    metric, rows = results.metric, results.rows
     panels = [("Training loss", variant_curves(results, rows.curves, "loss"))]
     for split in rows.splits:
         here = pd.DataFrame(rows.evaluations[rows.evaluations["split"] == split])
         curves = variant_curves(results, here, "loss", measured=True)
-        panels.append((f"Loss on {measure.of([split])}", curves))
+        panels.append((f"Loss on {metric.of([split])}", curves))
     made = [
-        Panel(title, partial(_draw_errors, results, curves, measure.loss))
+        Panel(title, partial(_draw_errors, results, curves, metric.loss_unit))
         for title, curves in panels
         if curves
     ]
     if not made:
-        raise NothingToDraw("nothing was trained")
+        raise NoData("nothing was trained")
     return made
 
 
-def error_panels(results: PilotResults) -> list[Panel]:
+def plot_error(results: PilotResults) -> list[Panel]:
     """A panel for each split."""
-    measure, rows = results.measure, results.rows
-    scaled = rows.evaluations.assign(error=measure.scale * rows.evaluations["error"].astype(float))
+    metric, rows = results.metric, results.rows
+    scaled = rows.evaluations.assign(error=metric.scale * rows.evaluations["error"].astype(float))
     panels = []
     for split in rows.splits:
         here = pd.DataFrame(scaled[scaled["split"] == split])
         curves = variant_curves(results, here, "error", measured=True)
         if curves:
-            title = f"{measure.title} on {measure.of([split])}"
-            panels.append(Panel(title, partial(_draw_errors, results, curves, measure.axis)))
+            title = f"{metric.title} on {metric.of([split])}"
+            panels.append(Panel(title, partial(_draw_errors, results, curves, metric.axis_label)))
     if not panels:
-        raise NothingToDraw("nothing was evaluated")
+        raise NoData("nothing was evaluated")
     return panels
 
 
@@ -108,12 +108,12 @@ def variant_curves(
         updates = [each[0] for each in seeds]
         if measured:
             grid = _in_common(updates)
-            lines = [interpolated(grid, each[0], each[1]) for each in seeds]
+            lines = [interp_on_grid(grid, each[0], each[1]) for each in seeds]
         else:
-            grid = common_grid(updates)
+            grid = shared_grid(updates)
             window = results.smooth * max(float(each[-1]) for each in updates)
-            lines = [smoothed(each[0], each[1], grid, window) for each in seeds]
-        seconds = np.mean([interpolated(grid, each[0], each[2]) for each in seeds], 0)
+            lines = [moving_average_on_grid(each[0], each[1], grid, window) for each in seeds]
+        seconds = np.mean([interp_on_grid(grid, each[0], each[2]) for each in seeds], 0)
         curves.append(
             VariantCurves(
                 label=variant,
@@ -141,14 +141,14 @@ def draw_curves(
         axes: Where.
     """
     for curve in curves:
-        look = results.look(curve.label)
-        curve.draw(axes, look, _BANDS * band_alpha(len(curves)), _markers(results, curve))
+        line_style = results.line_style(curve.label)
+        curve.draw(axes, line_style, _BANDS * ci_alpha(len(curves)), _markers(results, curve))
         if curve.stopped:
             end = {"marker": "x", "markersize": 8, "markeredgewidth": 2, "linestyle": "none"}
-            axes.plot(curve.x[-1:], curve.mean[-1:], color=look.colour, **end)
-    low, high = limits_of_lines(axes)
+            axes.plot(curve.x[-1:], curve.mean[-1:], color=line_style.color, **end)
+    low, high = ylim_from_lines(axes)
     axes.set_ylim(max(0.0, low), high)
-    name_axes(axes, X_NAMES[results.x], y)
+    label_axes(axes, X_NAMES[results.x], y)
     axes.set_xlim(0, 1.02 * max(1e-9, *(curve.x[-1] for curve in curves)))
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from spangym.experiments.pilot.metrics import Measure
+from spangym.experiments.pilot.metrics import MetricInfo
 from spangym.experiments.pilot.pilot_rows import PilotRows
 from spangym.experiments.pilot.summary import PilotSummary
-from spangym.experiments.plots.style import Look, look_of, percent
+from spangym.experiments.plots.style import LineStyle, percent, style_for
 
 PilotAxis = Literal["steps", "wall"]
 
@@ -34,22 +34,22 @@ class PilotResults:
     smooth: float = 0.1
 
     @property
-    def measure(self) -> Measure:
+    def metric(self) -> MetricInfo:
         """How errors are called and written."""
-        return self.summary.measure
+        return self.summary.metric
 
-    def look(self, variant: str) -> Look:
+    def line_style(self, variant: str) -> LineStyle:
         """How a variant is drawn, in all figures alike."""
-        return look_of(self.rows.variants.index(variant))
+        return style_for(self.rows.variants.index(variant))
 
-    def legend(self) -> list[tuple[str, Look]]:
+    def legend(self) -> list[tuple[str, LineStyle]]:
         """The variants of which a training is finished, and their looks."""
         finished = set(self.rows.trainings["variant"])
-        return [(each, self.look(each)) for each in self.rows.variants if each in finished]
+        return [(each, self.line_style(each)) for each in self.rows.variants if each in finished]
 
-    def words(self) -> Mapping[str, str]:
+    def format_vars(self) -> Mapping[str, str]:
         """What stands for the words in braces of titles and captions."""
-        name = self.measure.name
+        name = self.metric.name
         return {
             "smooth": percent(self.smooth),
             "error": name,
@@ -57,6 +57,6 @@ class PilotResults:
             "baseline": self.rows.baseline,
         }
 
-    def stem(self, name: str) -> str:
+    def filename(self, name: str) -> str:
         """Name of the files of a figure, without their endings."""
         return f"{name}_{self.x}" if self.x != "steps" and name in _IN_TRAINING else name

@@ -12,13 +12,13 @@ from spangym.experiments.pilot.figures.axes import scale_errors
 from spangym.experiments.pilot.figures.curves import X_NAMES, VariantCurves, variant_curves
 from spangym.experiments.pilot.figures.results import PilotResults
 from spangym.experiments.plots.labels import spread
-from spangym.experiments.plots.panels import NothingToDraw, Panel, name_axes, records
-from spangym.experiments.plots.style import FAINT, LINES, SMALL, Look, band_alpha
+from spangym.experiments.plots.panels import NoData, Panel, label_axes, to_records
+from spangym.experiments.plots.style import LINES, MUTED, SMALL, LineStyle, ci_alpha
 
 _HEIGHT, _RIGHT, _LABEL_HEIGHT = 220, 56, 12
 
 
-def span_panels(results: PilotResults) -> list[Panel]:
+def plot_span(results: PilotResults) -> list[Panel]:
     """A panel for each variant that has spans: a line for each layer."""
     spans = results.rows.spans
     layers = {
@@ -26,7 +26,7 @@ def span_panels(results: PilotResults) -> list[Panel]:
         for layer in sorted(set(spans["layer"].tolist()))
     }
     if not any(layers.values()):
-        raise NothingToDraw("no variant has spans")
+        raise NoData("no variant has spans")
     everything = [each for curves in layers.values() for each in curves]
     ends = (
         1.02 * max(1e-9, *(float(each.x[-1]) for each in everything)),
@@ -46,23 +46,23 @@ def span_panels(results: PilotResults) -> list[Panel]:
     return panels
 
 
-def by_span_panels(results: PilotResults) -> list[Panel]:
+def plot_by_span(results: PilotResults) -> list[Panel]:
     """A panel for each split: errors at spans that are set."""
-    measure, summary = results.measure, results.summary
+    metric, summary = results.metric, results.summary
     panels = []
     for split in results.rows.splits:
         here = summary.by_span[summary.by_span["split"] == split]
         if len(here):
             plain = [
                 row["error"]
-                for row in records(summary.errors)
+                for row in to_records(summary.errors)
                 if (row["variant"], row["split"]) == (results.rows.baseline, split)
             ]
-            title = f"{measure.title} by span, {measure.of([split])}"
-            level = measure.scale * plain[0] if plain else np.nan
+            title = f"{metric.title} by span, {metric.of([split])}"
+            level = metric.scale * plain[0] if plain else np.nan
             panels.append(Panel(title, partial(_draw_by_span, results, pd.DataFrame(here), level)))
     if not panels:
-        raise NothingToDraw("no variant was evaluated at spans that are set")
+        raise NoData("no variant was evaluated at spans that are set")
     return panels
 
 
@@ -70,17 +70,17 @@ def _draw_spans(
     results: PilotResults, layers: dict[int, VariantCurves], ends: tuple[float, float], axes: Axes
 ) -> None:
     for number, curve in enumerate(layers.values()):
-        look = results.look(curve.label)
-        look = Look(look.colour, LINES[number % len(LINES)], look.marker)
-        curve.draw(axes, look, band_alpha(len(layers)))
+        line_style = results.line_style(curve.label)
+        line_style = LineStyle(line_style.color, LINES[number % len(LINES)], line_style.marker)
+        curve.draw(axes, line_style, ci_alpha(len(layers)))
     # The same in all panels, that variants can be compared.
     axes.set_xlim(0, ends[0])
     axes.set_ylim(0, ends[1])
-    name_axes(axes, X_NAMES[results.x], "span in tokens")
+    label_axes(axes, X_NAMES[results.x], "span in tokens")
     height = _HEIGHT - Panel.top - Panel.bottom
     levels = np.array([curve.mean[-1] for curve in layers.values()]) / ends[1] * height
-    places = spread(levels, _LABEL_HEIGHT, 0, height)
-    for (layer, curve), level, place in zip(layers.items(), levels, places, strict=True):
+    positions = spread(levels, _LABEL_HEIGHT, 0, height)
+    for (layer, curve), level, place in zip(layers.items(), levels, positions, strict=True):
         axes.annotate(
             f"layer {layer}",
             (curve.x[-1], curve.mean[-1]),
@@ -88,31 +88,31 @@ def _draw_spans(
             textcoords="offset points",
             va="center",
             size=SMALL,
-            color=FAINT,
+            color=MUTED,
             annotation_clip=False,
         )
 
 
 def _draw_by_span(results: PilotResults, table: pd.DataFrame, level: float, axes: Axes) -> None:
-    scale = results.measure.scale
+    scale = results.metric.scale
     for variant in results.rows.variants:
-        rows = [row for row in records(table) if row["variant"] == variant]
+        rows = [row for row in to_records(table) if row["variant"] == variant]
         if rows:
-            look = results.look(variant)
+            line_style = results.line_style(variant)
             (line,) = axes.plot(
                 [row["action"] for row in rows],
                 [scale * row["error"] for row in rows],
-                color=look.colour,
-                linestyle=look.line,
-                marker=look.marker,
+                color=line_style.color,
+                linestyle=line_style.linestyle,
+                marker=line_style.marker,
                 markersize=5,
                 linewidth=1.4,
             )
             line.set_label(variant)
     if np.isfinite(level):
-        look = results.look(results.rows.baseline)
-        line = axes.axhline(level, color=look.colour, linestyle=(0, (4, 3)), linewidth=1.4)
+        line_style = results.line_style(results.rows.baseline)
+        line = axes.axhline(level, color=line_style.color, linestyle=(0, (4, 3)), linewidth=1.4)
         line.set_label(results.rows.baseline)
-    name_axes(axes, "action in every layer", results.measure.axis)
+    label_axes(axes, "action in every layer", results.metric.axis_label)
     scale_errors(axes)
     axes.set_xticks(range(10), [str(action) for action in range(10)])

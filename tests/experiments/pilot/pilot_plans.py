@@ -1,7 +1,7 @@
-"""A plan of everything, small enough to be run in tests."""
+"""A study of everything, small enough to be run in tests."""
 
-from spangym.experiments.pilot.load_pilot_study import parse_resolved, resolve
-from spangym.experiments.pilot.pilot_study import Plan
+from spangym.experiments.pilot.load_pilot_study import normalize_pilot_study, parse_pilot_study
+from spangym.experiments.pilot.pilot_study import PilotStudy
 
 TINY = """
 name = "tiny"
@@ -9,11 +9,11 @@ task = "text"
 updates = 12
 batch = 3
 evaluations = 2
-varied = 0.34
+random_span_fraction = 0.34
 agent_steps = 96
 
 [model]
-layers = 2
+num_layers = 2
 dims = 16
 heads = 2
 hidden = 96
@@ -26,64 +26,64 @@ chunks = 2
 evaluation_streams = 2
 
 [[variants]]
-label = "standard"
+name = "standard"
 attention = "standard"
 
 [[variants]]
-label = "2H"
+name = "standard-4h"
 attention = "standard"
 heads = 4
 
 [[variants]]
-label = "hybrid longer"
+name = "hybrid-sharper-longer"
 attention = "hybrid"
 
 [[variants]]
-label = "hybrid shorter"
+name = "hybrid-sharper-shorter"
 attention = "hybrid"
-sharpen = false
+temperature_law = "shorter"
 
 [[variants]]
-label = "focus refiner"
+name = "focus-refiner"
 attention = "focus"
-agent = { agent = "refiner", options = { storage = "array" } }
+agent = { algo = "refiner", hyperparameters = { storage = "array" } }
 
 [[variants]]
-label = "predictor"
+name = "predictor"
 attention = "integrated"
 
 [[variants]]
-label = "softspan"
+name = "learned-span"
 attention = "integrated"
 soft_span = true
-price = 0.1
+cost_coef = 0.1
 
 [[variants]]
-label = "refiner"
+name = "refiner"
 attention = "integrated"
-agent = { agent = "refiner" }
+agent = { algo = "refiner" }
 
 [[variants]]
-label = "dqn online"
+name = "dqn-online"
 attention = "integrated"
-agent = { agent = "dqn", options = { learning_starts = 6, train_freq = 2, batch_size = 6 } }
-reward = "learning"
-price = 0.2
+agent = { algo = "dqn", hyperparameters = { learning_starts = 6, train_freq = 2, batch_size = 6 } }
+reward = "loss_improvement"
+cost_coef = 0.2
 
 [[variants]]
-label = "ppo frozen"
+name = "ppo-frozen"
 attention = "integrated"
-agent = { agent = "ppo", options = { n_steps = 8 } }
+agent = { algo = "ppo", hyperparameters = { n_steps = 8 } }
 learns = "environment"
-reward = "learning"
-price = 0.2
+reward = "loss_improvement"
+cost_coef = 0.2
 
 [[variants]]
-label = "original"
+name = "original"
 attention = "original"
 """
 
 
-def tiny_plan() -> Plan:
-    """The plan, resolved."""
-    return resolve(parse_resolved(TINY, "tiny"))
+def tiny_study() -> PilotStudy:
+    """The study, resolved."""
+    return normalize_pilot_study(parse_pilot_study(TINY, "tiny"))

@@ -9,30 +9,30 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spangym.experiments.pilot.pilot_rows import AttentionPicture, PilotRows
+from spangym.experiments.pilot.pilot_rows import AttentionMap, PilotRows
 from spangym.experiments.studies.study import slug
 
-LONGER, SHORTER = "hybrid sharper-for-longer", "hybrid sharper-for-shorter"
-PLAIN = ("standard", "standard 2H")
-PREDICTOR, REFINER = "integrated predictor", "integrated refiner"
+LONGER, SHORTER = "hybrid-sharper-longer", "hybrid-sharper-shorter"
+PLAIN = ("standard", "standard-8h")
+PREDICTOR, REFINER = "integrated-predictor", "integrated-refiner"
 VARIANTS = (
     *PLAIN,
     LONGER,
     SHORTER,
     "focus",
     PREDICTOR,
-    "integrated softspan",
+    "integrated-learned-span",
     REFINER,
-    "integrated DQN",
-    "integrated PPO",
-    "integrated frozen DQN",
-    "integrated frozen PPO",
+    "integrated-dqn",
+    "integrated-ppo",
+    "integrated-frozen-dqn",
+    "integrated-frozen-ppo",
     "original",
 )
 LAWS = {LONGER: "sharper for longer spans", SHORTER: "sharper for shorter spans"}
-AGENTS = {REFINER: PREDICTOR, "integrated DQN": PREDICTOR, "integrated PPO": PREDICTOR}
+AGENTS = {REFINER: PREDICTOR, "integrated-dqn": PREDICTOR, "integrated-ppo": PREDICTOR}
 SPLITS = {"speech": ("seen", "unseen"), "text": ("held out",)}
-STOPPED, FAILED = "original", "integrated frozen PPO"
+STOPPED, FAILED = "original", "integrated-frozen-ppo"
 ERROR = "RuntimeError: <b>out of memory</b>"
 EXAMPLES = ("the old boat leans on the quay", "seven small birds")
 FULL_KEYS = 62_500.0
@@ -143,8 +143,8 @@ def make_pilot(
                     "parameters": 412_345 + 10 * number,
                     "seconds": last * milliseconds / 1000,
                     "milliseconds": milliseconds,
-                    "visited_keys": FULL_KEYS * _SHARES[place],
-                    "full_keys": FULL_KEYS,
+                    "qk_pairs": FULL_KEYS * _SHARES[place],
+                    "full_qk_pairs": FULL_KEYS,
                     "span": span * (1 + 0.05 * float(generator.normal())),
                     "stopped": "its loss is not finite" if variant in stopped else "",
                 }
@@ -160,13 +160,13 @@ def make_pilot(
                             "seconds": ends * milliseconds / 1000,
                             "layer": layer,
                             "span": spans,
-                            "visited_keys": 250 * spans * 2,
+                            "qk_pairs": 250 * spans * 2,
                         }
                     )
                 )
     finished = {str(each["variant"]) for each in trainings}
-    pictures = [
-        _picture(variant, example, layer, path, tokens, generator)
+    attention_maps = [
+        _attention_map(variant, example, layer, path, tokens, generator)
         for variant, example, layer in itertools.product(variants, examples, range(layers))
         for path in (("global",) if variant in plain else ("local", "global"))
         if variant in finished
@@ -179,16 +179,16 @@ def make_pilot(
         trainings=_table(trainings, _TRAININGS),
         curves=_joined(tables["curves"], ("update", "seconds", "loss")),
         evaluations=_joined(tables["evaluations"], _EVALUATIONS),
-        spans=_joined(tables["spans"], ("update", "seconds", "layer", "span", "visited_keys")),
+        spans=_joined(tables["spans"], ("update", "seconds", "layer", "span", "qk_pairs")),
         by_span=_table(actions, ("variant", "seed", "action", "split", "error")),
-        pictures=tuple(pictures),
+        attention_maps=tuple(attention_maps),
         failed=tuple(failures),
         missing=missing,
     )
 
 
 _TRAININGS = ("variant", "seed", "updates", "parameters", "seconds", "milliseconds")
-_TRAININGS += ("visited_keys", "full_keys", "span", "stopped")
+_TRAININGS += ("qk_pairs", "full_qk_pairs", "span", "stopped")
 _EVALUATIONS = ("update", "seconds", "split", "loss", "error", "character_error")
 
 
@@ -199,17 +199,17 @@ def _losses(task: str, share: NDArray[np.float64], quality: float) -> NDArray[np
     return 2.3 + 2.2 * quality + 4.0 * np.exp(-7 * share)
 
 
-def _picture(
+def _attention_map(
     variant: str,
     example: str,
     layer: int,
     path: str,
     tokens: int,
     generator: np.random.Generator,
-) -> AttentionPicture:
+) -> AttentionMap:
     if path == "local" and layer and variant == STOPPED:
         weights = np.zeros((tokens, tokens), np.float32)
-        return AttentionPicture(variant, example, layer, path, weights, 0.0)
+        return AttentionMap(variant, example, layer, path, weights, 0.0)
     queries = np.arange(tokens)
     far = np.abs(queries[:, None] - queries)
     scores = -far / (4.0 + 8 * layer) + 0.5 * generator.normal(size=far.shape)
@@ -218,7 +218,7 @@ def _picture(
     weights = np.exp(scores)
     weights /= weights.sum(-1, keepdims=True)
     entropy = float(-(weights * np.log(np.maximum(weights, 1e-30))).sum(-1).mean())
-    return AttentionPicture(variant, example, layer, path, weights.astype(np.float32), entropy)
+    return AttentionMap(variant, example, layer, path, weights.astype(np.float32), entropy)
 
 
 def _table(rows: Sequence[dict[str, object]], columns: Sequence[str]) -> pd.DataFrame:

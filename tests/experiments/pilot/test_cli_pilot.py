@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from ..conftest import run_here
-from .plans import TINY
+from .pilot_plans import TINY
 
 
 class Done(NamedTuple):
@@ -38,8 +38,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     return run
 
 
-def plan_of(tmp_path: Path, *labels: str, **changes: str) -> Path:
-    """The tiny plan with some of its variants only."""
+def study_of(tmp_path: Path, *labels: str, **changes: str) -> Path:
+    """The tiny study with some of its variants only."""
     head, *variants = TINY.split("[[variants]]")
     for old, new in changes.items():
         head = head.replace(f"{old} = ", f"{old} = {new} # ", 1)
@@ -50,13 +50,20 @@ def plan_of(tmp_path: Path, *labels: str, **changes: str) -> Path:
 
 
 def test_a_pilot_from_beginning_to_end(run: Run, tmp_path: Path):
-    plan = plan_of(tmp_path, "standard", "hybrid longer", "hybrid shorter", "predictor", "refiner")
+    study = study_of(
+        tmp_path,
+        "standard",
+        "hybrid-sharper-longer",
+        "hybrid-sharper-shorter",
+        "predictor",
+        "refiner",
+    )
     out = tmp_path / "out"
-    command = ["pilot", "text", plan, "--out", out, "--seeds", 2, "--jobs", 2]
+    command = ["pilot", "text", study, "--out", out, "--seeds", 2, "--workers", 2]
     done = run(*command)
     assert done.code == 0, done.err
-    for label in ("standard", "hybrid longer", "refiner"):
-        assert f" {label} " in done.out
+    for name in ("standard", "hybrid-sharper-longer", "refiner"):
+        assert f" {name} " in done.out
     assert "bits a byte" in done.out
     assert {each.name for each in out.iterdir()} == {
         *("pilot.toml", "manifest.json", "jobs.json", "trainings", "summary.json", "report.html"),
@@ -64,7 +71,7 @@ def test_a_pilot_from_beginning_to_end(run: Run, tmp_path: Path):
     }
     training = next((out / "trainings" / "refiner").glob("seed-0-*"))
     assert {each.name.split(".")[0] for each in training.iterdir()} == {
-        *("job", "curve", "spans", "evaluation", "by_span", "pictures", "model", "agent"),
+        *("job", "curve", "spans", "evaluation", "by_span", "attention_maps", "model", "agent"),
         *("result", "checkpoints", "events"),
     }
     summary = json.loads((out / "summary.json").read_text())
@@ -85,11 +92,11 @@ def test_a_pilot_from_beginning_to_end(run: Run, tmp_path: Path):
 
 
 def test_a_killed_pilot_is_gone_on_with(run: Run, tmp_path: Path):
-    plan = plan_of(tmp_path, "standard", "refiner", updates="100")
+    study = study_of(tmp_path, "standard", "refiner", updates="100")
     out = tmp_path / "out"
-    command = [str(Path(sys.executable).with_name("spangym")), "pilot", "text", str(plan)]
+    command = [str(Path(sys.executable).with_name("spangym")), "pilot", "text", str(study)]
     process = subprocess.Popen(
-        [*command, "--out", str(out), "--checkpoint-seconds", "0", "--jobs", "1"],
+        [*command, "--out", str(out), "--checkpoint-seconds", "0", "--workers", "1"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -107,13 +114,13 @@ def test_a_killed_pilot_is_gone_on_with(run: Run, tmp_path: Path):
 
 
 def test_a_training_that_stops_leaves_the_others(run: Run, tmp_path: Path):
-    plan = plan_of(tmp_path, "standard", "softspan")
+    study = study_of(tmp_path, "standard", "learned-span")
     # Beyond the largest float32.
-    plan.write_text(plan.read_text().replace("price = 0.1", "price = 1e300"))
+    study.write_text(study.read_text().replace("cost_coef = 0.1", "cost_coef = 1e300"))
     out = tmp_path / "out"
-    done = run("pilot", "text", plan, "--out", out)
+    done = run("pilot", "text", study, "--out", out)
     assert done.code == 1
-    assert "failed: softspan, seed 0: stopped: the gradient was not finite in upd" in done.err
+    assert "failed: learned-span, seed 0: stopped: the gradient was not finite in upd" in done.err
     assert "standard" not in done.err
     rows = (out / "trainings" / "standard").glob("*/curve.csv")
     assert len([*csv.DictReader(next(rows).open())]) == 12
@@ -124,12 +131,12 @@ def test_a_training_that_stops_leaves_the_others(run: Run, tmp_path: Path):
     ("command", "message"),
     [
         (["pilot"], "name what the models learn"),
-        (["pilot", "speech", "quik"], "plan 'quik' cannot be read"),
-        (["pilot", "text", "speech-quick"], "plan 'speech-quick' is of speech"),
-        (["pilot", "text", "--variant", "nothing"], "the plan has no variant 'nothing'"),
+        (["pilot", "speech", "quik"], "study 'quik' cannot be read"),
+        (["pilot", "text", "speech-quick"], "study 'speech-quick' is of speech"),
+        (["pilot", "text", "--variant", "nothing"], "the study has no variant 'nothing'"),
         (["pilot", "text", "--data", "nowhere"], "nowhere"),
         (["pilot", "text", "--data", "short"], "use fewer chunks or a smaller ctx"),
-        (["pilot", "text", "--resume", "."], "--resume goes on with the folder's own plan"),
+        (["pilot", "text", "--resume", "."], "--resume goes on with the folder's own study"),
         (["pilot", "--resume", "."], "is not a run folder: it has no pilot.toml"),
     ],
 )

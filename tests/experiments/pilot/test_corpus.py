@@ -15,19 +15,19 @@ from spangym.experiments.pilot.corpus import (
     Utterances,
     decode,
     encode,
-    frame_counts,
-    join,
-    pad_with_silence,
+    join_utterances,
+    num_frames,
+    pad_with_noise,
 )
 
 
-def make_utterances(texts: list[str], voices: list[str]) -> Utterances:
+def make_utterances(texts: list[str], speakers: list[str]) -> Utterances:
     """Frames of an utterance count up from a hundred times its index; padding is -1."""
     lengths = np.array([20 + 4 * index for index in range(len(texts))])
     frames = np.full((len(texts), lengths.max() + 4, 80), -1, np.float32)
     for index, length in enumerate(lengths):
         frames[index, :length] = (100 * index + np.arange(length))[:, None]
-    return Utterances(frames, lengths, tuple(texts), tuple(voices))
+    return Utterances(frames, lengths, tuple(texts), tuple(speakers))
 
 
 @pytest.fixture
@@ -38,24 +38,24 @@ def corpus() -> Corpus:
 
 def test_alphabet_is_of_all_splits(corpus: Corpus):
     assert corpus.alphabet == " efgkloptuz"
-    assert list(corpus.splits) == ["train", "seen", "unseen"]
-    alone = dataclasses.replace(corpus, unseen=None)
+    assert list(corpus.splits) == ["train", "test_seen", "test_unseen"]
+    alone = dataclasses.replace(corpus, test_unseen=None)
     assert alone.alphabet == " efgkloptu"
-    assert list(alone.splits) == ["train", "seen"]
+    assert list(alone.splits) == ["train", "test_seen"]
 
 
 def test_the_hash_is_of_all_content(corpus: Corpus):
     def changed(**changes: object) -> str:
-        seen = dataclasses.replace(corpus.seen, **changes)
-        return dataclasses.replace(corpus, seen=seen).content_sha256
+        seen = dataclasses.replace(corpus.test_seen, **changes)
+        return dataclasses.replace(corpus, test_seen=seen).content_sha256
 
     hashes = [
         corpus.content_sha256,
-        changed(frames=corpus.seen.frames + 1),
-        changed(lengths=corpus.seen.lengths - 4),
+        changed(frames=corpus.test_seen.frames + 1),
+        changed(lengths=corpus.test_seen.lengths - 4),
         changed(texts=("book",)),
-        changed(voices=("a",)),
-        dataclasses.replace(corpus, unseen=None).content_sha256,
+        changed(speakers=("a",)),
+        dataclasses.replace(corpus, test_unseen=None).content_sha256,
     ]
     assert len(set(hashes)) == len(hashes)
     assert changed() == corpus.content_sha256
@@ -90,7 +90,7 @@ def test_a_character_that_the_alphabet_lacks_is_refused():
 def test_frames_are_enough_for_samples_and_for_ctc(multiple: int):
     texts = ["a", "aaa", "abc", ""]
     recordings = [np.zeros(count) for count in (100 * HOP, 1, 2 * HOP + 1, 0)]
-    counts = frame_counts(recordings, texts, multiple)
+    counts = num_frames(recordings, texts, multiple)
     assert counts.dtype == np.int64
     assert (counts % multiple == 0).all()
     assert 100 <= counts[0] < 100 + multiple
@@ -105,7 +105,7 @@ def test_frames_are_enough_for_samples_and_for_ctc(multiple: int):
 
 def test_padding_is_a_faint_noise():
     tone = np.sin(np.arange(RATE // 2) * 0.3) * 0.1
-    padded = pad_with_silence(tone, 100, np.random.default_rng(0))
+    padded = pad_with_noise(tone, 100, np.random.default_rng(0))
     assert padded.shape == (RATE,)
     assert padded.dtype == np.float32
     assert np.abs(padded[: len(tone)] - tone).max() < 10 * NOISE_FLOOR
@@ -118,21 +118,21 @@ def test_padding_is_a_faint_noise():
 
 
 def test_joined_recordings_are_utterances_of_one_voice():
-    voices = ["a", "b", "a", "b", "a"]
-    utterances = make_utterances(["one", "two", "three", "four", "five"], voices)
-    spoken = dict(zip(utterances.texts, voices, strict=True))
-    joined = join(utterances, 3.0, 8, np.random.default_rng(0), multiple=16)
+    speakers = ["a", "b", "a", "b", "a"]
+    utterances = make_utterances(["one", "two", "three", "four", "five"], speakers)
+    spoken = dict(zip(utterances.texts, speakers, strict=True))
+    joined = join_utterances(utterances, 3.0, 8, np.random.default_rng(0), multiple=16)
     assert len(joined) == 8
     assert joined.frames.shape[1] % 16 == 0
     assert joined.lengths.min() >= 300
     assert joined.lengths.max() < 300 + utterances.lengths.max()
     assert 0 <= joined.frames.shape[1] - joined.lengths.max() < 16
-    assert set(joined.voices) == {"a", "b"}
-    for frames, length, text, voice in zip(
-        joined.frames, joined.lengths, joined.texts, joined.voices, strict=True
+    assert set(joined.speakers) == {"a", "b"}
+    for frames, length, text, speaker in zip(
+        joined.frames, joined.lengths, joined.texts, joined.speakers, strict=True
     ):
         indices = [utterances.texts.index(word) for word in text.split()]
-        assert {spoken[word] for word in text.split()} == {voice}
+        assert {spoken[word] for word in text.split()} == {speaker}
         expected = np.concatenate(
             [100 * each + np.arange(utterances.lengths[each]) for each in indices]
         )
@@ -142,5 +142,5 @@ def test_joined_recordings_are_utterances_of_one_voice():
 
 def test_joining_at_least_one_utterance():
     utterances = make_utterances(["one"], ["a"])
-    joined = join(utterances, 0.0, 2, np.random.default_rng(0))
+    joined = join_utterances(utterances, 0.0, 2, np.random.default_rng(0))
     assert joined.texts == ("one", "one")

@@ -10,17 +10,17 @@ from spangym.envs.data.log_mel import RATE, log_mel
 from spangym.experiments.pilot.speech_synthesizer import (
     ACCENTS,
     SPEAKERS,
-    Line,
-    Synthesiser,
-    speak_afresh,
+    SpeechSynthesizer,
+    Utterance,
+    synthesize_in_subprocess,
 )
 
 TEXT = "set the alarm for seven"
 
 
 @pytest.fixture(scope="module")
-def synthesiser() -> Synthesiser:
-    return Synthesiser()
+def synthesizer() -> SpeechSynthesizer:
+    return SpeechSynthesizer()
 
 
 def mean_spectrum(samples: np.ndarray) -> np.ndarray:
@@ -38,42 +38,42 @@ def pitch_hz(samples: np.ndarray) -> float:
     return float(np.median(RATE / (correlations.argmax(axis=1) + RATE // 400)))
 
 
-def test_speech_is_sound_of_plausible_length(synthesiser: Synthesiser):
-    samples = synthesiser.speak(TEXT, "en-us")
+def test_speech_is_sound_of_plausible_length(synthesizer: SpeechSynthesizer):
+    samples = synthesizer.synthesize(TEXT, "en-us")
     assert samples.dtype == np.float32
     assert samples.ndim == 1
     assert 0.8 < len(samples) / RATE < 2.5
     assert 0.01 < np.sqrt((samples**2).mean()) < 0.5
     assert np.abs(samples).max() <= 1.1
-    assert synthesiser.version[0].isdigit()
+    assert synthesizer.version[0].isdigit()
 
 
-def test_nothing_to_say_is_no_sound(synthesiser: Synthesiser):
-    assert not synthesiser.speak("", "en").any()
+def test_nothing_to_say_is_no_sound(synthesizer: SpeechSynthesizer):
+    assert not synthesizer.synthesize("", "en").any()
 
 
-def test_a_longer_text_is_longer_speech(synthesiser: Synthesiser):
-    short, long = (synthesiser.speak(text, "en") for text in ("one", "one two three four"))
+def test_a_longer_text_is_longer_speech(synthesizer: SpeechSynthesizer):
+    short, long = (synthesizer.synthesize(text, "en") for text in ("one", "one two three four"))
     assert len(long) > 2 * len(short)
 
 
-def test_rate_and_pitch_are_heeded(synthesiser: Synthesiser):
-    slow, fast = (len(synthesiser.speak(TEXT, "en-us", rate=rate)) for rate in (120, 240))
+def test_rate_and_pitch_are_heeded(synthesizer: SpeechSynthesizer):
+    slow, fast = (len(synthesizer.synthesize(TEXT, "en-us", rate=rate)) for rate in (120, 240))
     assert 1.5 < slow / fast < 2.5
-    low, high = (pitch_hz(synthesiser.speak(TEXT, "en-us", pitch=pitch)) for pitch in (20, 80))
+    low, high = (pitch_hz(synthesizer.synthesize(TEXT, "en-us", pitch=pitch)) for pitch in (20, 80))
     assert high > 1.3 * low
 
 
 @pytest.mark.parametrize("voices", [[f"en-us+{each}" for each in SPEAKERS], ACCENTS])
-def test_each_voice_is_there_and_audible(synthesiser: Synthesiser, voices: list[str]):
-    levels = [np.sqrt((synthesiser.speak("seven", each) ** 2).mean()) for each in voices]
+def test_each_voice_is_there_and_audible(synthesizer: SpeechSynthesizer, voices: list[str]):
+    levels = [np.sqrt((synthesizer.synthesize("seven", each) ** 2).mean()) for each in voices]
     assert min(levels) > 0.01
 
 
-def test_speakers_sound_different_and_each_as_itself(synthesiser: Synthesiser):
+def test_speakers_sound_different_and_each_as_itself(synthesizer: SpeechSynthesizer):
     voices = [f"en-us+{each}" for each in ("m3", "f2", "klatt", "linda", "travis", "aunty")]
     once, again = (
-        np.array([mean_spectrum(synthesiser.speak(TEXT, each)) for each in voices])
+        np.array([mean_spectrum(synthesizer.synthesize(TEXT, each)) for each in voices])
         for _ in range(2)
     )
     distances = np.linalg.norm(once[:, None] - again[None], axis=-1)
@@ -81,44 +81,49 @@ def test_speakers_sound_different_and_each_as_itself(synthesiser: Synthesiser):
     assert (distances + np.diag([np.inf] * len(voices))).min() > 2 * own.max()
 
 
-def test_accents_say_it_differently(synthesiser: Synthesiser):
-    spoken = [len(synthesiser.speak("what is the score", each)) for each in ACCENTS]
+def test_accents_say_it_differently(synthesizer: SpeechSynthesizer):
+    spoken = [len(synthesizer.synthesize("what is the score", each)) for each in ACCENTS]
     assert len(set(spoken)) >= 6
 
 
 @pytest.mark.parametrize("voice", ["xx-yy", "en-us+nobody", "en+../m1"])
-def test_an_unknown_voice_is_refused(synthesiser: Synthesiser, voice: str):
+def test_an_unknown_voice_is_refused(synthesizer: SpeechSynthesizer, voice: str):
     with pytest.raises(ValueError, match="is unknown to espeak-ng: it must be an accent"):
-        synthesiser.speak(TEXT, voice)
+        synthesizer.synthesize(TEXT, voice)
 
 
 @pytest.mark.parametrize(("rate", "pitch", "name"), [(79, 50, "rate"), (175, 100, "pitch")])
 def test_numbers_out_of_range_are_refused(
-    synthesiser: Synthesiser, rate: int, pitch: int, name: str
+    synthesizer: SpeechSynthesizer, rate: int, pitch: int, name: str
 ):
     with pytest.raises(ValueError, match=f"{name} must be in"):
-        synthesiser.speak(TEXT, "en", rate, pitch)
+        synthesizer.synthesize(TEXT, "en", rate, pitch)
 
 
-def test_the_same_lines_afresh_are_the_same_to_the_bit(synthesiser: Synthesiser):
+def test_the_same_lines_afresh_are_the_same_to_the_bit(synthesizer: SpeechSynthesizer):
     # Of these the library draws noise, which it seeds with the time in seconds.
-    lines = [Line("four five", f"en-us+{each}", 160, 55) for each in ("f2", "Reed", "sandro", "m1")]
-    first = list(speak_afresh(lines))
-    synthesiser.speak(TEXT, "en")
+    lines = [
+        Utterance("four five", f"en-us+{each}", 160, 55) for each in ("f2", "Reed", "sandro", "m1")
+    ]
+    first = list(synthesize_in_subprocess(lines))
+    synthesizer.synthesize(TEXT, "en")
     time.sleep(1.1)
-    second = list(speak_afresh(lines))
+    second = list(synthesize_in_subprocess(lines))
     assert all(np.array_equal(*pair) for pair in zip(first, second, strict=True))
-    alone = synthesiser.speak(*lines[0])
+    alone = synthesizer.synthesize(*lines[0])
     assert abs(len(first[0]) - len(alone)) < RATE // 100
 
 
 def test_an_error_in_the_other_process_arrives():
     with pytest.raises(ValueError, match="unknown to espeak-ng"):
-        list(speak_afresh([Line("one", "xx-yy")]))
+        list(synthesize_in_subprocess([Utterance("one", "xx-yy")]))
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    for speak in (Synthesiser, lambda: list(speak_afresh([Line("one", "en")]))):
+    for synthesize in (
+        SpeechSynthesizer,
+        lambda: list(synthesize_in_subprocess([Utterance("one", "en")])),
+    ):
         with pytest.raises(ValueError, match=r"pip install 'spangym\[speech\]'"):
-            speak()
+            synthesize()

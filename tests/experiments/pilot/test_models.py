@@ -6,52 +6,52 @@ import pytest
 import torch
 
 from spangym.experiments.pilot.corpus import BLANK
-from spangym.experiments.pilot.evaluate_model import read
+from spangym.experiments.pilot.evaluate_model import run_model
 from spangym.experiments.pilot.models import (
-    ControlledStack,
+    ModelStack,
     PilotModel,
     SpeechModel,
-    count_parameters,
     make_model,
+    num_parameters,
 )
-from spangym.experiments.pilot.pilot_study import VariantEntry
-from spangym.experiments.pilot.span_policies import Decider, FixedDecides
+from spangym.experiments.pilot.pilot_study import VariantConfig
+from spangym.experiments.pilot.span_policies import FixedSpans, SpanPolicy
 
-from .plans import tiny_plan
+from .pilot_plans import tiny_study
 
-PLAN = tiny_plan()
-VARIANTS = pytest.mark.parametrize("variant", PLAN.variants, ids=lambda each: each.slug)
-
-
-def made(variant: VariantEntry, task: Literal["speech", "text"] = "text") -> PilotModel:
-    return make_model(task, PLAN.model, variant, 256 if task == "text" else 9, 24, seed=0)
+STUDY = tiny_study()
+VARIANTS = pytest.mark.parametrize("variant", STUDY.variants, ids=lambda each: each.slug)
 
 
-def named(label: str) -> VariantEntry:
-    return next(each for each in PLAN.variants if each.label == label)
+def made(variant: VariantConfig, task: Literal["speech", "text"] = "text") -> PilotModel:
+    return make_model(task, STUDY.model, variant, 256 if task == "text" else 9, 24, seed=0)
+
+
+def named(name: str) -> VariantConfig:
+    return next(each for each in STUDY.variants if each.name == name)
 
 
 @VARIANTS
 @pytest.mark.parametrize("task", ["speech", "text"])
-def test_all_variants_are_of_one_size(task: Literal["speech", "text"], variant: VariantEntry):
-    plain, own = (count_parameters(made(each, task)) for each in (PLAN.variants[0], variant))
+def test_all_variants_are_of_one_size(task: Literal["speech", "text"], variant: VariantConfig):
+    plain, own = (num_parameters(made(each, task)) for each in (STUDY.variants[0], variant))
     assert abs(own / plain - 1) < 0.005
 
 
 @VARIANTS
-def test_weights_hang_on_the_seed_alone(variant: VariantEntry):
+def test_weights_hang_on_the_seed_alone(variant: VariantConfig):
     torch.manual_seed(1)
     first = made(variant).state_dict()
     before = torch.get_rng_state()
     second = made(variant).state_dict()
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(first[name], second[name]) for name in first)
-    other = make_model("text", PLAN.model, variant, 256, 24, seed=1).state_dict()
-    assert not torch.equal(first["front.weight"], other["front.weight"])
+    other = make_model("text", STUDY.model, variant, 256, 24, seed=1).state_dict()
+    assert not torch.equal(first["frontend.weight"], other["frontend.weight"])
 
 
 @VARIANTS
-def test_text_is_read_causally(variant: VariantEntry):
+def test_text_is_read_causally(variant: VariantConfig):
     if variant.attention == "original":
         pytest.skip("the original layer reads its span off the whole chunk")
     model = made(variant).eval()
@@ -65,7 +65,7 @@ def test_text_is_read_causally(variant: VariantEntry):
 
 def test_the_speech_loss_is_that_of_all_alignments():
     model = made(named("standard"), "speech")
-    hidden = torch.randn(1, 4, PLAN.model.dims, generator=torch.Generator().manual_seed(0))
+    hidden = torch.randn(1, 4, STUDY.model.dims, generator=torch.Generator().manual_seed(0))
     targets = torch.tensor([[3, 3, -100, -100]])
     odds = model.head(hidden)[0].softmax(-1)
     total = 0.0
@@ -80,27 +80,27 @@ def test_the_speech_loss_is_that_of_all_alignments():
 def test_an_environment_runs_the_model_as_it_reads():
     model = made(named("predictor")).eval()
     content = torch.randint(256, (3, 1, 24), generator=torch.Generator().manual_seed(0))
-    (chunk,) = read(model, content, content, FixedDecides(4))
-    stack = ControlledStack(model)
+    (chunk,) = run_model(model, content, content, FixedSpans(4))
+    stack = ModelStack(model)
     hidden = stack.embed(content[:, 0])
     for index in range(2):
-        outcome = stack.run(index, hidden, torch.full((3,), 4))
-        hidden = stack.follow(index, hidden, outcome)
+        layer_output = stack.run_layer(index, hidden, torch.full((3,), 4))
+        hidden = stack.connect(index, hidden, layer_output)
     assert torch.equal(hidden, chunk.hidden)
-    assert torch.equal(stack.bits(hidden, content[:, 0]), chunk.losses)
+    assert torch.equal(stack.loss_bits(hidden, content[:, 0]), chunk.losses)
 
 
 def test_visited_keys_are_those_of_both_paths():
     content = torch.zeros(2, 1, 24, dtype=torch.int64)
-    (plain,) = read(made(named("standard")), content, content, Decider())
-    assert plain.visited_keys.tolist() == [[300, 300], [300, 300]]
-    (off,) = read(made(named("predictor")), content, content, FixedDecides(0))
-    assert torch.equal(off.visited_keys, plain.visited_keys)
-    (on,) = read(made(named("predictor")), content, content, FixedDecides(9))
-    assert (on.visited_keys > plain.visited_keys).all()
+    (plain,) = run_model(made(named("standard")), content, content, SpanPolicy())
+    assert plain.qk_pairs.tolist() == [[300, 300], [300, 300]]
+    (off,) = run_model(made(named("predictor")), content, content, FixedSpans(0))
+    assert torch.equal(off.qk_pairs, plain.qk_pairs)
+    (on,) = run_model(made(named("predictor")), content, content, FixedSpans(9))
+    assert (on.qk_pairs > plain.qk_pairs).all()
 
 
-def test_what_a_recogniser_hears_does_not_hang_on_its_loudness():
+def test_what_a_recognizer_hears_does_not_hang_on_its_loudness():
     model = made(named("standard"), "speech")
     assert isinstance(model, SpeechModel)
     frames = torch.randn(1, 24, 320, generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,7 @@ from spangym.experiments.pilot.pilot_folder import PilotFolder
 from spangym.experiments.pilot.pilot_rows import PilotRows
 
 from ..conftest import run_here
-from .plans import tiny_plan
+from .pilot_plans import tiny_study
 from .synthetic import make_pilot
 
 
@@ -16,20 +16,20 @@ from .synthetic import make_pilot
 def folder(tmp_path: Path) -> Path:
     """Folder of a pilot in which nothing is finished."""
     path = tmp_path / "pilot"
-    PilotFolder(path).make(tiny_plan(), {})
+    PilotFolder(path).make(tiny_study(), {})
     return path
 
 
 @pytest.fixture
 def finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The same with made-up rows."""
-    rows = make_pilot(variants=("standard", "hybrid longer"), failed=(), examples=())
+    rows = make_pilot(variants=("standard", "hybrid-sharper-longer"), failed=(), examples=())
     rows = dataclasses.replace(rows, missing=3)
 
     def gathered(_: PilotFolder) -> PilotRows:
         return rows
 
-    monkeypatch.setattr(gathering, "gather_pilot", gathered)
+    monkeypatch.setattr(gathering, "load_pilot_results", gathered)
     return folder
 
 
@@ -71,7 +71,7 @@ def test_curves_draws_what_is_asked_for_elsewhere(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--x", "visited_keys"], "--x visited_keys is for comparisons: a pilot is drawn against"),
+        (["--x", "qk_pairs"], "--x qk_pairs is for comparisons: a pilot is drawn against"),
         (["--figure", "errors"], "there is no figure 'errors'; did you mean 'error'?"),
         (["--figure", "reward"], "there is no figure 'reward'"),
         (["elsewhere"], "is a pilot: pilots are drawn one at a time"),

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 
-from spangym.experiments.pilot.figures.kinds import PILOT_FIGURES
+from spangym.experiments.pilot.figures.kinds import PILOT_PLOTS
 from spangym.experiments.pilot.figures.results import PilotAxis, PilotResults
-from spangym.experiments.pilot.pilot_drawing import draw_pilot_figures, write_pilot_tables
+from spangym.experiments.pilot.pilot_drawing import save_pilot_figures, save_pilot_tables
 from spangym.experiments.pilot.pilot_rows import PilotRows
-from spangym.experiments.pilot.summary import summarise_pilot
-from spangym.experiments.plots.panels import NothingToDraw, Panel
-from spangym.experiments.plots.style import PAPER
+from spangym.experiments.pilot.summary import summarize_pilot
+from spangym.experiments.plots.panels import NoData, Panel
+from spangym.experiments.plots.style import BG
 
 from ..drawing import drawn, line_of, texts, xs, ys
 from .synthetic import AGENTS, FAILED, LAWS, LONGER, SHORTER, STOPPED, VARIANTS, column, make_pilot
@@ -22,7 +22,7 @@ ODD = ("$x_1$", "<b>&amp; {x}", "_hidden", "Größe → Ω", "l" * 40 + "o" * 39
 
 
 def results_of(rows: PilotRows, x: PilotAxis = "steps") -> PilotResults:
-    return PilotResults(rows, summarise_pilot(rows, LAWS, AGENTS), x)
+    return PilotResults(rows, summarize_pilot(rows, LAWS, AGENTS), x)
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +36,12 @@ def odd() -> PilotResults:
         variants=ODD, stopped=ODD[-1:], failed=(), plain=ODD[:1], examples=("$y$ <i>",), tokens=12
     )
     laws = {ODD[1]: "a", ODD[-1]: "b"}
-    return PilotResults(rows, summarise_pilot(rows, laws))
+    return PilotResults(rows, summarize_pilot(rows, laws))
 
 
-@pytest.mark.parametrize("name", PILOT_FIGURES)
+@pytest.mark.parametrize("name", PILOT_PLOTS)
 def test_nothing_is_cut_off_and_labels_are_as_they_are(odd: PilotResults, name: str):
-    figure = PILOT_FIGURES[name].draw(odd)
+    figure = PILOT_PLOTS[name].draw(odd)
     found = texts(figure)
     assert not any(each.get_parse_math() for each in found if "$" in each.get_text())
     said = "\n".join(each.get_text() for each in found)
@@ -59,14 +59,14 @@ def test_nothing_is_cut_off_and_labels_are_as_they_are(odd: PilotResults, name: 
 def test_thirteen_variants_are_told_apart_and_look_the_same_everywhere(speech: PilotResults):
     legend = speech.legend()
     assert [label for label, _ in legend] == [*VARIANTS]
-    looks = [(look.colour, str(look.line)) for _, look in legend]
-    assert len(set(looks)) == len(looks) == 13
-    assert len({(look.colour, look.marker) for _, look in legend}) == 13
+    line_styles = [(line_style.color, str(line_style.linestyle)) for _, line_style in legend]
+    assert len(set(line_styles)) == len(line_styles) == 13
+    assert len({(line_style.color, line_style.marker) for _, line_style in legend}) == 13
     for name in ("error", "loss", "keys", "by_span"):
-        for panel in PILOT_FIGURES[name].panels(speech):
+        for panel in PILOT_PLOTS[name].panels(speech):
             axes = drawn(panel)
             for label in VARIANTS[2:]:
-                assert line_of(axes, label).get_color() == speech.look(label).colour
+                assert line_of(axes, label).get_color() == speech.line_style(label).color
     # One that has no training is not in the legend, and the others keep their looks.
     single = results_of(make_pilot(seeds=1, examples=()))
     assert [each for each in legend if each[0] != FAILED] == single.legend()
@@ -75,7 +75,7 @@ def test_thirteen_variants_are_told_apart_and_look_the_same_everywhere(speech: P
 @pytest.mark.parametrize("x", ["steps", "wall"])
 def test_error_is_the_mean_over_seeds_where_it_was_measured(speech: PilotResults, x: PilotAxis):
     results = dataclasses.replace(speech, x=x)
-    seen, unseen = PILOT_FIGURES["error"].panels(results)
+    seen, unseen = PILOT_PLOTS["error"].panels(results)
     assert (seen.title, unseen.title) == ("WER on seen voices", "WER on unseen voices")
     table = speech.rows.evaluations
     measured = range(100, 601, 100)
@@ -96,7 +96,7 @@ def test_error_is_the_mean_over_seeds_where_it_was_measured(speech: PilotResults
 
 
 def test_training_loss_is_smoothed_over_a_share_of_the_training(speech: PilotResults):
-    training, seen, unseen = PILOT_FIGURES["loss"].panels(speech)
+    training, seen, unseen = PILOT_PLOTS["loss"].panels(speech)
     assert [each.title for each in (training, seen, unseen)] == [
         "Training loss",
         "Loss on seen voices",
@@ -112,7 +112,7 @@ def crosses(axes: Axes) -> list[tuple[float, float]]:
 
 
 def test_a_cross_stands_where_a_training_ended_early(speech: PilotResults):
-    for panel in PILOT_FIGURES["error"].panels(speech):
+    for panel in PILOT_PLOTS["error"].panels(speech):
         axes = drawn(panel)
         line = line_of(axes, STOPPED)
         assert crosses(axes) == [(xs(line)[-1], ys(line)[-1])]
@@ -122,7 +122,7 @@ def test_a_cross_stands_where_a_training_ended_early(speech: PilotResults):
 
 def test_one_seed_has_no_band():
     three, one = (
-        drawn(PILOT_FIGURES["error"].panels(results_of(make_pilot(seeds=seeds, examples=())))[0])
+        drawn(PILOT_PLOTS["error"].panels(results_of(make_pilot(seeds=seeds, examples=())))[0])
         for seeds in (3, 1)
     )
     bands = [sum(len(each.get_paths()) for each in axes.collections) for axes in (three, one)]
@@ -130,7 +130,7 @@ def test_one_seed_has_no_band():
 
 
 def test_time_starts_at_zero_and_names_the_ratio(speech: PilotResults):
-    updates, trainings = (drawn(panel) for panel in PILOT_FIGURES["runtime"].panels(speech))
+    updates, trainings = (drawn(panel) for panel in PILOT_PLOTS["runtime"].panels(speech))
     assert updates.get_xlim()[0] == trainings.get_xlim()[0] == 0
     costs = speech.summary.costs.set_index("variant")
     labels = [each.get_text() for each in updates.texts]
@@ -142,18 +142,18 @@ def test_time_starts_at_zero_and_names_the_ratio(speech: PilotResults):
 
 
 def test_keys_are_shares_of_full_attention(speech: PilotResults):
-    _, unseen, training = PILOT_FIGURES["keys"].panels(speech)
+    _, unseen, training = PILOT_PLOTS["keys"].panels(speech)
     point = line_of(drawn(unseen), "focus")
     errors = speech.summary.errors.set_index(["variant", "split"])
     assert xs(point) == pytest.approx([190.0])
     assert ys(point) == pytest.approx([100 * errors.loc[("focus", "unseen"), "error"]])
     recent = pd.DataFrame(speech.rows.spans[speech.rows.spans["update"] > 540])
     last = ys(line_of(drawn(training), "focus"))[-1]
-    assert last == pytest.approx(column(recent, "visited_keys", variant="focus").mean())
+    assert last == pytest.approx(column(recent, "qk_pairs", variant="focus").mean())
 
 
 def test_spans_have_a_panel_a_variant_and_a_line_a_layer(speech: PilotResults):
-    panels = PILOT_FIGURES["spans"].panels(speech)
+    panels = PILOT_PLOTS["spans"].panels(speech)
     assert [panel.title for panel in panels] == [*VARIANTS[2:]]
     axes = drawn(panels[2])
     recent = pd.DataFrame(speech.rows.spans[speech.rows.spans["update"] > 540])
@@ -165,7 +165,7 @@ def test_spans_have_a_panel_a_variant_and_a_line_a_layer(speech: PilotResults):
 
 
 def test_set_spans_are_compared_with_the_baseline(speech: PilotResults):
-    _, unseen = PILOT_FIGURES["by_span"].panels(speech)
+    _, unseen = PILOT_PLOTS["by_span"].panels(speech)
     axes = drawn(unseen)
     line = line_of(axes, "focus")
     assert xs(line) == [*range(10)]
@@ -176,14 +176,14 @@ def test_set_spans_are_compared_with_the_baseline(speech: PilotResults):
 
 
 def test_laws_are_hollow_where_seeds_do_not_tell(speech: PilotResults):
-    (panel,) = PILOT_FIGURES["laws"].panels(speech)
+    (panel,) = PILOT_PLOTS["laws"].panels(speech)
     assert panel.title == f"{LONGER} minus {SHORTER}"
     axes = drawn(panel)
     table = speech.summary.laws
     points = [each for each in axes.lines if len(xs(each)) == 1]
     assert [xs(each)[0] for each in points] == (100 * table["difference"]).tolist()
-    assert [each.get_markerfacecolor() == PAPER for each in points] == (
-        table["verdict"] == "open"
+    assert [each.get_markerfacecolor() == BG for each in points] == (
+        table["outcome"] == "inconclusive"
     ).tolist()
 
 
@@ -194,18 +194,20 @@ def maps_of(panel: Panel) -> list[Axes]:
 def test_attention_has_a_map_for_each_layer_and_path():
     variants = ("standard", "focus", STOPPED)
     rows = make_pilot(variants=variants, examples=("one", "two"), tokens=20)
-    panels = PILOT_FIGURES["attention"].panels(results_of(rows))
+    panels = PILOT_PLOTS["attention"].panels(results_of(rows))
     assert [panel.title for panel in panels] == [
         f"{variant}: {example}" for example, variant in itertools.product(("one", "two"), variants)
     ]
-    focus = [each for each in rows.pictures if (each.variant, each.example) == ("focus", "one")]
+    focus = [
+        each for each in rows.attention_maps if (each.variant, each.example) == ("focus", "one")
+    ]
     maps = maps_of(panels[1])
     assert [each.get_title(loc="left") for each in maps] == [
         f"layer {each.layer}, {each.path}: {each.entropy:.2f} nats" for each in focus
     ]
-    for axes, picture in zip(maps, focus, strict=True):
+    for axes, attention_map in zip(maps, focus, strict=True):
         (image,) = axes.images
-        np.testing.assert_array_equal(np.asarray(image.get_array()), picture.weights)
+        np.testing.assert_array_equal(np.asarray(image.get_array()), attention_map.weights)
     assert len(maps_of(panels[0])) == 2
     off = maps_of(panels[2])[2]
     assert not off.images
@@ -225,23 +227,23 @@ def without(rows: PilotRows, *names: str) -> PilotResults:
 @pytest.mark.parametrize(
     ("lacking", "drawable"),
     [
-        (("spans", "by_span", "pictures"), {"error", "loss", "runtime", "keys", "laws"}),
-        (("trainings", "curves", "evaluations", "spans", "by_span", "pictures"), set()),
+        (("spans", "by_span", "attention_maps"), {"error", "loss", "runtime", "keys", "laws"}),
+        (("trainings", "curves", "evaluations", "spans", "by_span", "attention_maps"), set()),
     ],
 )
 def test_what_there_is_not_is_said(lacking: tuple[str, ...], drawable: set[str]):
     results = without(make_pilot(tokens=8), *lacking)
-    for name, kind in PILOT_FIGURES.items():
+    for name, kind in PILOT_PLOTS.items():
         if name in drawable:
             kind.draw(results)
         else:
-            with pytest.raises(NothingToDraw, match=r"\w+"):
+            with pytest.raises(NoData, match=r"\w+"):
                 kind.draw(results)
 
 
 def test_files_are_named_by_figure_and_axis(tmp_path: Path, speech: PilotResults):
     rows, summary = speech.rows, speech.summary
-    said = draw_pilot_figures(
+    said = save_pilot_figures(
         rows, summary, ["error", "laws", "attention"], tmp_path, ["svg"], x="wall"
     )
     assert said == [
@@ -249,7 +251,7 @@ def test_files_are_named_by_figure_and_axis(tmp_path: Path, speech: PilotResults
         f"drawn: {tmp_path / 'laws.svg'}",
         "attention: not drawn: no attention weights were kept",
     ]
-    paths = [*write_pilot_tables(rows, summary, tmp_path, ["csv", "markdown", "latex"])]
+    paths = [*save_pilot_tables(rows, summary, tmp_path, ["csv", "markdown", "latex"])]
     assert [each.name for each in paths] == [
         "table.csv",
         "table.md",

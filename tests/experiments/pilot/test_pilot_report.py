@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from spangym.experiments.pilot.pilot_report import write_pilot_report
+from spangym.experiments.pilot.pilot_report import save_pilot_report
 from spangym.experiments.pilot.pilot_rows import PilotRows
-from spangym.experiments.pilot.summary import summarise_pilot
-from spangym.experiments.reports.html import Facts
+from spangym.experiments.pilot.summary import summarize_pilot
+from spangym.experiments.reports.html import RunInfo
 
 from ..browser import BEYOND, SIZES, SMALLEST, launched, opened
 from .synthetic import AGENTS, LAWS, VARIANTS, make_pilot
 
 LABELS = ("<b>bold</b>", "$x_1$", *VARIANTS[2:11], "long label " * 7, VARIANTS[12])
-FACTS = Facts(
+FACTS = RunInfo(
     title="speech <pilot>",
     toml='name = "speech"\n' + "wide = 0 " * 40,
     manifest={"command": ["spangym", "pilot", "speech"], "started": "2026-01-02", "cores": 2},
@@ -24,7 +24,7 @@ FACTS = Facts(
 
 
 def report_of(rows: PilotRows, path: Path) -> str:
-    write_pilot_report(path, rows, summarise_pilot(rows, LAWS, AGENTS), FACTS)
+    save_pilot_report(path, rows, summarize_pilot(rows, LAWS, AGENTS), FACTS)
     return path.read_text("utf-8")
 
 

@@ -4,29 +4,28 @@ from pathlib import Path
 import pytest
 
 from spangym.experiments.pilot.load_pilot_study import (
-    change_plan,
-    load_plan,
-    load_task_plan,
-    parse_resolved,
-    resolve,
-    shipped_plans,
+    builtin_pilot_studies,
+    load_pilot_study,
+    normalize_pilot_study,
+    override_pilot_study,
+    parse_pilot_study,
 )
 from spangym.utils.errors import UserError
 
-from .plans import TINY, tiny_plan
+from .pilot_plans import TINY, tiny_study
 
 
 def test_a_plan_survives_toml():
-    plan = tiny_plan()
-    assert resolve(parse_resolved(plan.to_toml(), "again")) == plan
+    study = tiny_study()
+    assert normalize_pilot_study(parse_pilot_study(study.to_toml(), "again")) == study
 
 
-@pytest.mark.parametrize("name", shipped_plans())
+@pytest.mark.parametrize("name", builtin_pilot_studies())
 def test_shipped_plans_can_be_run(name: str):
-    plan = load_plan(name)
-    assert plan.name == name
-    assert name.startswith(plan.task)
-    assert plan.variants[0].attention == "standard"
+    study = load_pilot_study(name)
+    assert study.name == name
+    assert name.startswith(study.task)
+    assert study.variants[0].attention == "standard"
 
 
 @pytest.mark.parametrize(
@@ -35,65 +34,79 @@ def test_shipped_plans_can_be_run(name: str):
         ("updates = 12", "updatez = 12", "key 'updatez' is unknown; did you mean 'updates'?"),
         ("dims = 16", "dim = 16", "key 'model.dim' is unknown; did you mean 'dims'?"),
         ("chunks = 2", "chunk = 2", "key 'text.chunk' is unknown; did you mean 'chunks'?"),
-        ("sharpen = false", "sharp = false", "is unknown; did you mean 'sharpen'?"),
-        ("varied = 0.34", "varied = 1.0", "key 'varied': input should be less than 1"),
         (
-            'agent = "refiner" }',
-            'agent = "oracle" }',
+            'temperature_law = "shorter"',
+            'temperature_lw = "shorter"',
+            "is unknown; did you mean 'temperature_law'?",
+        ),
+        (
+            "random_span_fraction = 0.34",
+            "random_span_fraction = 1.0",
+            "key 'random_span_fraction': input should be less than 1",
+        ),
+        (
+            'algo = "refiner" }',
+            'algo = "oracle" }',
             "oracle asks an environment what its actions",
         ),
-        ('agent = "refiner" }', 'agent = "ars" }', "ars cannot learn online"),
+        ('algo = "refiner" }', 'algo = "ars" }', "ars cannot learn online"),
         ("updates = 12", "updates = 13", "updates must be a multiple of the 2 chunks"),
         ("evaluations = 2", "evaluations = 7", "evaluations must be at most one for each stream"),
-        ('label = "2H"', 'label = "Standard"', "two variants are one"),
+        ('name = "standard-4h"', 'name = "Standard"', "two variants are one"),
         ("hidden = 96", "hidden = 1", "raise hidden"),
         ("heads = 2\n", "heads = 3\n", "head must divide dims"),
-        ('"refiner" }', '"refinr" }', "agent 'refinr' is unknown; did you mean 'refiner'?"),
+        ('"refiner" }', '"refinr" }', "agent 'refinr' is unknown; did you mean 'refiner'"),
         (
             'attention = "integrated"\nagent',
             'attention = "hybrid"\nagent',
             "an agent decides the spans of focus and integrated attention, not of hybrid",
         ),
-        ("sharpen = false", "soft_span = true\nprice = -1.0", "greater than or equal to 0"),
+        (
+            'temperature_law = "shorter"',
+            "soft_span = true\ncost_coef = -1.0",
+            "greater than or equal to 0",
+        ),
         ('attention = "original"', 'attention = "original"\nsoft_span = true', "soft_span is not"),
-        ("evaluation_streams = 2", 'source = "nowhere"', "nowhere"),
+        ("evaluation_streams = 2", 'dataset = "nowhere"', "nowhere"),
         ('task = "text"', 'task = "text"\ndevice = "tpu"', "device 'tpu' cannot be used"),
     ],
 )
 def test_what_is_wrong_is_said(old: str, new: str, message: str):
     assert old in TINY
     with pytest.raises(UserError, match=re.escape(message)):
-        resolve(parse_resolved(TINY.replace(old, new, 1), "tiny.toml"))
+        normalize_pilot_study(parse_pilot_study(TINY.replace(old, new, 1), "tiny.toml"))
 
 
 def test_plans_are_changed_from_the_command_line(tmp_path: Path):
-    plan = change_plan(tiny_plan(), seeds=2, updates=3, variants=["refiner"], data=tmp_path)
+    study = override_pilot_study(
+        tiny_study(), seeds=2, updates=3, variants=["refiner"], data=tmp_path
+    )
     # What the others are compared with stays; updates come in whole streams.
-    assert [each.label for each in plan.variants] == ["standard", "refiner"]
-    assert (plan.seeds, plan.updates, plan.evaluations) == ((0, 1), 4, 2)
-    assert plan.text.source == str(tmp_path)
+    assert [each.name for each in study.variants] == ["standard", "refiner"]
+    assert (study.seeds, study.updates, study.evaluations) == ((0, 1), 4, 2)
+    assert study.text.dataset == str(tmp_path)
     with pytest.raises(UserError, match="no variant 'refinr'; did you mean 'refiner'"):
-        change_plan(plan, variants=["refinr"])
+        override_pilot_study(study, variants=["refinr"])
 
 
 def test_plans_are_of_a_task(tmp_path: Path):
     path = tmp_path / "mine.toml"
     path.write_text(TINY)
-    assert load_task_plan("text", str(path)).name == "tiny"
+    assert load_pilot_study(str(path), "text").name == "tiny"
     with pytest.raises(UserError, match="is of text: run `spangym pilot text"):
-        load_task_plan("speech", str(path))
-    with pytest.raises(UserError, match="plan 'nothing' cannot be read"):
-        load_task_plan("speech", "nothing")
+        load_pilot_study(str(path), "speech")
+    with pytest.raises(UserError, match="study 'nothing' cannot be read"):
+        load_pilot_study("nothing", "speech")
 
 
 def test_laws_and_agents_are_told_by_their_variants():
-    plan = tiny_plan()
-    assert plan.laws == {
-        "hybrid longer": "sharper for longer",
-        "hybrid shorter": "sharper for shorter",
+    study = tiny_study()
+    assert study.temperature_law_pairs == {
+        "hybrid-sharper-longer": "sharper for longer",
+        "hybrid-sharper-shorter": "sharper for shorter",
     }
-    assert plan.alone == {
+    assert study.predictor_counterpart == {
         "refiner": "predictor",
-        "dqn online": "predictor",
-        "ppo frozen": "predictor",
+        "dqn-online": "predictor",
+        "ppo-frozen": "predictor",
     }

@@ -10,8 +10,8 @@ from scipy.signal import resample_poly
 
 from spangym.envs.data.log_mel import HOP, RATE
 from spangym.experiments.pilot.corpus import Corpus
-from spangym.experiments.pilot.recordings import read_recordings
-from spangym.experiments.pilot.speech_synthesizer import Synthesiser
+from spangym.experiments.pilot.recordings import load_recordings
+from spangym.experiments.pilot.speech_synthesizer import SpeechSynthesizer
 
 TEXTS = ("one two", "go left", "call nine", "stop the music", "open the door", "volume up five")
 VOICES = {"anna": "en-us+f2", "ben": "en+m3", "cleo": "en-029+f5"}
@@ -19,17 +19,17 @@ VOICES = {"anna": "en-us+f2", "ben": "en+m3", "cleo": "en-029+f5"}
 
 @pytest.fixture(scope="module")
 def speech() -> dict[tuple[str, str], np.ndarray]:
-    synthesiser = Synthesiser()
+    synthesizer = SpeechSynthesizer()
     return {
-        (name, text): synthesiser.speak(text, voice)
-        for name, voice in VOICES.items()
+        (name, text): synthesizer.synthesize(text, speaker)
+        for name, speaker in VOICES.items()
         for text in TEXTS
     }
 
 
 @pytest.fixture
 def folder(tmp_path: Path, speech: dict[tuple[str, str], np.ndarray]) -> Path:
-    """A sub-folder for each voice, with text files; FLAC and WAV."""
+    """A sub-folder for each speaker, with text files; FLAC and WAV."""
     for (name, text), samples in speech.items():
         place = tmp_path / name
         place.mkdir(exist_ok=True)
@@ -41,11 +41,11 @@ def folder(tmp_path: Path, speech: dict[tuple[str, str], np.ndarray]) -> Path:
 
 
 def spoken(corpus: Corpus) -> dict[tuple[str, str], int]:
-    """Lengths of what is in any split, by voice and text."""
+    """Lengths of what is in any split, by speaker and text."""
     return {
-        (voice, text): int(length)
+        (speaker, text): int(length)
         for split in corpus.splits.values()
-        for voice, text, length in zip(split.voices, split.texts, split.lengths, strict=True)
+        for speaker, text, length in zip(split.speakers, split.texts, split.lengths, strict=True)
     }
 
 
@@ -57,7 +57,7 @@ def tone(path: Path, seconds: float = 0.5, rate: int = RATE) -> None:
 def test_recordings_are_read_with_texts_and_voices(
     folder: Path, speech: dict[tuple[str, str], np.ndarray]
 ):
-    corpus = read_recordings(folder, 0, multiple=4)
+    corpus = load_recordings(folder, 0, multiple=4)
     read = spoken(corpus)
     assert set(read) <= set(speech)
     for key, length in read.items():
@@ -70,7 +70,7 @@ def test_recordings_are_read_with_texts_and_voices(
 
 
 def test_frames_are_of_the_recording_that_they_are_said_to_be_of(folder: Path):
-    corpus = read_recordings(folder, 0)
+    corpus = load_recordings(folder, 0)
     for split in corpus.splits.values():
         for frames, length in zip(split.frames, split.lengths, strict=True):
             level = frames.mean(axis=1)
@@ -79,53 +79,53 @@ def test_frames_are_of_the_recording_that_they_are_said_to_be_of(folder: Path):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_tests_are_of_other_sentences_and_voices(folder: Path, seed: int):
-    corpus = read_recordings(folder, seed)
-    assert corpus.unseen is not None
-    assert len(set(corpus.unseen.voices)) == 1
-    assert not {*corpus.unseen.voices} & {*corpus.train.voices, *corpus.seen.voices}
-    assert {*corpus.seen.voices} <= {*corpus.train.voices}
-    assert not {*corpus.train.texts} & {*corpus.seen.texts, *corpus.unseen.texts}
-    # One sentence of six is held out, said by two voices and by the other.
+    corpus = load_recordings(folder, seed)
+    assert corpus.test_unseen is not None
+    assert len(set(corpus.test_unseen.speakers)) == 1
+    assert not {*corpus.test_unseen.speakers} & {*corpus.train.speakers, *corpus.test_seen.speakers}
+    assert {*corpus.test_seen.speakers} <= {*corpus.train.speakers}
+    assert not {*corpus.train.texts} & {*corpus.test_seen.texts, *corpus.test_unseen.texts}
+    # One sentence of six is held out, said by two speakers and by the other.
     assert [len(split) for split in corpus.splits.values()] == [10, 2, 1]
 
 
 def test_splits_hang_on_the_seed_alone(folder: Path):
-    first, again, *others = (read_recordings(folder, seed) for seed in (0, 0, 1, 2, 3))
+    first, again, *others = (load_recordings(folder, seed) for seed in (0, 0, 1, 2, 3))
     assert first.content_sha256 == again.content_sha256
-    assert any(other.seen.texts != first.seen.texts for other in others)
-    assert any(other.seen.voices != first.seen.voices for other in others)
+    assert any(other.test_seen.texts != first.test_seen.texts for other in others)
+    assert any(other.test_seen.speakers != first.test_seen.speakers for other in others)
 
 
 def test_unseen_voices_may_say_what_nobody_else_says(folder: Path):
     for name in VOICES:
         for path in (folder / name).glob("*.txt"):
             path.write_text(f"{path.stem} {name}")
-    corpus = read_recordings(folder, 0)
-    assert corpus.unseen is not None
+    corpus = load_recordings(folder, 0)
+    assert corpus.test_unseen is not None
     assert [len(split) for split in corpus.splits.values()] == [10, 2, 6]
 
 
 def test_an_unseen_voice_that_says_one_sentence_is_tested_with_it(folder: Path):
     for seed in range(8):
-        corpus = read_recordings(folder, seed)
-        assert corpus.unseen is not None
-        (name,) = set(corpus.unseen.voices)
+        corpus = load_recordings(folder, seed)
+        assert corpus.test_unseen is not None
+        (name,) = set(corpus.test_unseen.speakers)
         kept = sorted((folder / name).glob("*.txt"))[0].stem
         for path in (folder / name).iterdir():
             if path.stem != kept:
                 path.rename(path.with_name(f".{path.name}"))
-        corpus = read_recordings(folder, seed)
-        assert corpus.unseen is not None
-        assert corpus.unseen.texts == (kept.replace("_", " "),)
-        assert not {*corpus.train.texts} & {*corpus.unseen.texts}
+        corpus = load_recordings(folder, seed)
+        assert corpus.test_unseen is not None
+        assert corpus.test_unseen.texts == (kept.replace("_", " "),)
+        assert not {*corpus.train.texts} & {*corpus.test_unseen.texts}
         for path in (folder / name).glob(".*"):
             path.rename(path.with_name(path.name[1:]))
 
 
 def test_one_voice_has_no_unseen_split(folder: Path):
-    corpus = read_recordings(folder / "anna", 0)
-    assert corpus.unseen is None
-    assert {*corpus.train.voices, *corpus.seen.voices} == {"anna"}
+    corpus = load_recordings(folder / "anna", 0)
+    assert corpus.test_unseen is None
+    assert {*corpus.train.speakers, *corpus.test_seen.speakers} == {"anna"}
     assert [len(split) for split in corpus.splits.values()] == [5, 1]
 
 
@@ -141,7 +141,7 @@ def test_a_table_says_what_is_read(folder: Path):
         {"file": f"ben/{text.replace(' ', '_')}.flac", "text": f"{text}, please"} for text in TEXTS
     ]
     write_table(folder, rows)
-    read = spoken(read_recordings(folder, 0))
+    read = spoken(load_recordings(folder, 0))
     assert set(read) == {("ben", f"{text} please") for text in TEXTS}
 
 
@@ -150,13 +150,13 @@ def test_a_table_may_say_who_speaks(folder: Path):
         {
             "file": f"{name}/{text.replace(' ', '_')}.{'flac' if name == 'ben' else 'wav'}",
             "text": text,
-            "voice": "woman" if name != "ben" else "man",
+            "speaker": "woman" if name != "ben" else "man",
         }
         for name in VOICES
         for text in TEXTS
     ]
     write_table(folder, rows)
-    assert {voice for voice, _ in spoken(read_recordings(folder, 1))} == {"woman", "man"}
+    assert {speaker for speaker, _ in spoken(load_recordings(folder, 1))} == {"woman", "man"}
 
 
 def test_other_rates_and_channels_are_brought_to_16_khz_mono(
@@ -173,16 +173,16 @@ def test_other_rates_and_channels_are_brought_to_16_khz_mono(
             rate = RATE if kind == "plain" else 2 * RATE
             soundfile.write(place / f"{text}.wav", samples, rate, subtype="FLOAT")
             (place / f"{text}.txt").write_text(text)
-        frames[kind] = read_recordings(place, 0)
+        frames[kind] = load_recordings(place, 0)
     assert np.array_equal(frames["plain"].train.lengths, frames["stereo"].train.lengths)
     assert np.abs(frames["plain"].train.frames - frames["stereo"].train.frames).mean() < 0.02
 
 
-def test_texts_are_normalised(folder: Path):
+def test_texts_are_normalized(folder: Path):
     (folder / "anna" / "one_two.txt").write_text(
         "\ufeffDon\u2019t  STOP\u2014caf\u00e9_24;\n", "utf-8"
     )
-    texts = {text for seed in range(4) for _, text in spoken(read_recordings(folder, seed))}
+    texts = {text for seed in range(4) for _, text in spoken(load_recordings(folder, seed))}
     assert "don't stop caf\u00e9 24" in texts
 
 
@@ -190,7 +190,7 @@ def test_short_recordings_of_long_texts_get_silence_for_ctc(tmp_path: Path):
     for index in range(6):
         tone(tmp_path / f"{index}.wav", seconds=0.1)
         (tmp_path / f"{index}.txt").write_text("hello all " * (index + 1))
-    corpus = read_recordings(tmp_path, 0, multiple=4)
+    corpus = load_recordings(tmp_path, 0, multiple=4)
     for split in corpus.splits.values():
         for text, length in zip(split.texts, split.lengths, strict=True):
             # Each "ll" takes three tokens.
@@ -199,37 +199,37 @@ def test_short_recordings_of_long_texts_get_silence_for_ctc(tmp_path: Path):
 
 def test_what_is_no_folder_or_holds_no_audio_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="absent' must be a folder of recordings"):
-        read_recordings(tmp_path / "absent", 0)
+        load_recordings(tmp_path / "absent", 0)
     (tmp_path / "notes.txt").write_text("nothing to hear")
     with pytest.raises(ValueError, match=r"must hold \.flac, \.ogg, \.wav files, got none"):
-        read_recordings(tmp_path, 0)
+        load_recordings(tmp_path, 0)
 
 
 def test_a_recording_without_a_transcript_is_named(folder: Path):
     (folder / "ben" / "go_left.txt").unlink()
     with pytest.raises(ValueError, match=r"go_left\.flac' must have a 'go_left\.txt' beside it"):
-        read_recordings(folder, 0)
+        load_recordings(folder, 0)
 
 
 @pytest.mark.parametrize("text", ["", " \n", "... !", "'"])
 def test_an_empty_transcript_is_named(folder: Path, text: str):
     (folder / "ben" / "go_left.txt").write_text(text)
     with pytest.raises(ValueError, match=r"go_left\.flac' must have a transcript with words"):
-        read_recordings(folder, 0)
+        load_recordings(folder, 0)
 
 
 def test_a_transcript_that_is_no_text_is_named(folder: Path):
     (folder / "ben" / "go_left.txt").write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(ValueError, match=r"go_left\.txt' must be text in UTF-8"):
-        read_recordings(folder, 0)
+        load_recordings(folder, 0)
 
 
 def test_too_few_sentences_are_refused(folder: Path):
     for text in TEXTS[:2]:
         for path in folder.glob(f"*/{text.replace(' ', '_')}.*"):
             path.unlink()
-    with pytest.raises(ValueError, match=r"must hold 5 sentences or more by the voices .* got 4"):
-        read_recordings(folder, 0)
+    with pytest.raises(ValueError, match=r"must hold 5 sentences or more by the speakers .* got 4"):
+        load_recordings(folder, 0)
 
 
 def test_voices_that_say_one_sentence_each_are_refused(tmp_path: Path):
@@ -237,8 +237,8 @@ def test_voices_that_say_one_sentence_each_are_refused(tmp_path: Path):
         (tmp_path / str(index)).mkdir()
         tone(tmp_path / str(index) / "a.wav")
         (tmp_path / str(index) / "a.txt").write_text("word" * (index + 1))
-    with pytest.raises(ValueError, match="must hold more sentences by each voice"):
-        read_recordings(tmp_path, 0)
+    with pytest.raises(ValueError, match="must hold more sentences by each speaker"):
+        load_recordings(tmp_path, 0)
 
 
 @pytest.mark.parametrize(
@@ -251,14 +251,14 @@ def test_recordings_of_wrong_length_are_named(folder: Path, seconds: float, mess
             tone(path, seconds)
             path.with_suffix(".flac").unlink(missing_ok=True)
     with pytest.raises(ValueError, match=f"recording '.*wav' must be of.* {message}"):
-        read_recordings(folder, 0)
+        load_recordings(folder, 0)
 
 
 def test_what_is_no_audio_is_named(folder: Path):
     for path in folder.glob("*/*.wav"):
         path.write_text("no sound")
     with pytest.raises(ValueError, match=r"\.wav' cannot be read as audio"):
-        read_recordings(folder, 0)
+        load_recordings(folder, 0)
 
 
 @pytest.mark.parametrize(
@@ -268,20 +268,23 @@ def test_what_is_no_audio_is_named(folder: Path):
         ([{"file": "gone.wav", "text": "one"}], r"line 2, must name a file .* got 'gone\.wav'"),
         ([{"file": "../a.wav", "text": "one"}], "line 2, must name a file in the folder"),
         ([{"file": "", "text": "one"}], "line 2, must name a file in the folder, got ''"),
-        ([{"file": "ben/go_left.flac", "text": "go", "voice": " "}], "line 2, must name a voice"),
+        (
+            [{"file": "ben/go_left.flac", "text": "go", "speaker": " "}],
+            "line 2, must name a speaker",
+        ),
         ([{"file": "ben/go_left.flac", "text": "?"}], "must have a transcript with words"),
     ],
 )
 def test_a_wrong_table_is_refused(folder: Path, rows: list[dict[str, str]], message: str):
     write_table(folder, rows)
     with pytest.raises(ValueError, match=message):
-        read_recordings(folder, 0)
+        load_recordings(folder, 0)
 
 
 def test_tables_without_rows_and_several_tables_are_refused(folder: Path):
     (folder / "metadata.csv").write_text("file,text\n")
     with pytest.raises(ValueError, match="must name recordings, but holds no rows"):
-        read_recordings(folder, 0)
+        load_recordings(folder, 0)
     (folder / "more.csv").write_text("file,text\n")
     with pytest.raises(ValueError, match=r"must hold one CSV file, got metadata\.csv, more\.csv"):
-        read_recordings(folder, 0)
+        load_recordings(folder, 0)

@@ -13,20 +13,20 @@ from spangym.envs.data.log_mel import HOP
 from spangym.experiments.pilot import synthetic_speech as spoken
 from spangym.experiments.pilot.augmentation import add_noise
 from spangym.experiments.pilot.corpus import Corpus
-from spangym.experiments.pilot.grammar import Sentences
-from spangym.experiments.pilot.speech_synthesizer import SPEAKERS, Synthesiser
-from spangym.experiments.pilot.synthetic_speech import SpokenSpeech, speak_corpus
+from spangym.experiments.pilot.grammar import SentenceSampler
+from spangym.experiments.pilot.speech_synthesizer import SPEAKERS, SpeechSynthesizer
+from spangym.experiments.pilot.synthetic_speech import SyntheticSpeechConfig, build_corpus
 
-SMALL = SpokenSpeech(
+SMALL = SyntheticSpeechConfig(
     seed=3,
     train_utterances=40,
-    seen_utterances=12,
-    unseen_utterances=10,
+    test_seen_utterances=12,
+    test_unseen_utterances=10,
     voices=9,
     unseen_voices=3,
 )
-TINY = SpokenSpeech(
-    train_utterances=4, seen_utterances=2, unseen_utterances=2, voices=2, unseen_voices=1
+TINY = SyntheticSpeechConfig(
+    train_utterances=4, test_seen_utterances=2, test_unseen_utterances=2, voices=2, unseen_voices=1
 )
 
 
@@ -42,15 +42,15 @@ def progress() -> list[tuple[int, int]]:
 
 @pytest.fixture(scope="module")
 def corpus(folder: Path, progress: list[tuple[int, int]]) -> Corpus:
-    return speak_corpus(SMALL, folder, lambda *done: progress.append(done))
+    return build_corpus(SMALL, folder, lambda *done: progress.append(done))
 
 
 @pytest.fixture
 def no_speech(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(lines: object) -> None:
-        raise AssertionError(f"it was spoken anew: {lines}")
+        raise AssertionError(f"it was synthesized again: {lines}")
 
-    monkeypatch.setattr(spoken, "speak_afresh", refuse)
+    monkeypatch.setattr(spoken, "synthesize_in_subprocess", refuse)
 
 
 def speaker(voice: str) -> str:
@@ -58,27 +58,29 @@ def speaker(voice: str) -> str:
 
 
 def test_splits_are_of_the_wanted_sizes(corpus: Corpus):
-    assert corpus.unseen is not None
+    assert corpus.test_unseen is not None
     assert [len(split) for split in corpus.splits.values()] == [40, 12, 10]
     assert len({split.frames.shape[1:] for split in corpus.splits.values()}) == 1
     for split in corpus.splits.values():
-        assert split.frames.shape[0] == len(split.texts) == len(split.voices) == len(split.lengths)
+        assert (
+            split.frames.shape[0] == len(split.texts) == len(split.speakers) == len(split.lengths)
+        )
         assert split.frames.shape[1] % 4 == 0
         assert split.frames.shape[2] == 80
         assert split.frames.dtype == np.float32
         assert split.lengths.dtype == np.int64
         assert split.lengths.max() <= split.frames.shape[1]
-    assert len(set(corpus.train.voices)) == 9
-    assert len(set(corpus.unseen.voices)) == 3
+    assert len(set(corpus.train.speakers)) == 9
+    assert len(set(corpus.test_unseen.speakers)) == 3
 
 
 def test_tests_are_of_other_sentences_and_the_unseen_of_other_speakers(corpus: Corpus):
-    assert corpus.unseen is not None
-    assert not {*corpus.train.texts} & {*corpus.seen.texts, *corpus.unseen.texts}
-    assert {*corpus.seen.voices} <= {*corpus.train.voices}
-    trained = {speaker(voice) for voice in corpus.train.voices}
-    assert not trained & {speaker(voice) for voice in corpus.unseen.voices}
-    assert corpus.unseen.texts == corpus.seen.texts[:10]
+    assert corpus.test_unseen is not None
+    assert not {*corpus.train.texts} & {*corpus.test_seen.texts, *corpus.test_unseen.texts}
+    assert {*corpus.test_seen.speakers} <= {*corpus.train.speakers}
+    trained = {speaker(voice) for voice in corpus.train.speakers}
+    assert not trained & {speaker(voice) for voice in corpus.test_unseen.speakers}
+    assert corpus.test_unseen.texts == corpus.test_seen.texts[:10]
 
 
 def test_texts_are_lowercase_words(corpus: Corpus):
@@ -97,7 +99,7 @@ def test_utterances_are_long_enough_for_ctc_and_of_plausible_length(corpus: Corp
 
 
 def test_speech_is_where_its_length_says(corpus: Corpus):
-    for frames, length in zip(corpus.seen.frames, corpus.seen.lengths, strict=True):
+    for frames, length in zip(corpus.test_seen.frames, corpus.test_seen.lengths, strict=True):
         level = frames.mean(axis=1)
         assert level[:length].max() > level[length + 3 :].max(initial=-9) + 0.3
         # The silence after it is short.
@@ -105,8 +107,8 @@ def test_speech_is_where_its_length_says(corpus: Corpus):
 
 
 def test_the_same_sentence_by_two_voices_differs(corpus: Corpus):
-    assert corpus.unseen is not None
-    for one, other in zip(corpus.seen.frames, corpus.unseen.frames, strict=False):
+    assert corpus.test_unseen is not None
+    for one, other in zip(corpus.test_seen.frames, corpus.test_unseen.frames, strict=False):
         assert np.abs(one - other).mean() > 0.05
 
 
@@ -117,7 +119,7 @@ def test_progress_goes_up_to_the_end(corpus: Corpus, progress: list[tuple[int, i
 
 @pytest.mark.usefixtures("no_speech")
 def test_what_was_spoken_before_is_read(corpus: Corpus, folder: Path):
-    again = speak_corpus(SMALL, folder)
+    again = build_corpus(SMALL, folder)
     assert again.content_sha256 == corpus.content_sha256
     for name, split in corpus.splits.items():
         for one, other in zip(
@@ -128,8 +130,8 @@ def test_what_was_spoken_before_is_read(corpus: Corpus, folder: Path):
 
 
 def test_spoken_anew_it_is_the_same_to_the_bit(corpus: Corpus, folder: Path, tmp_path: Path):
-    Synthesiser().speak("something else before", "en+f2")
-    again = speak_corpus(SMALL, tmp_path)
+    SpeechSynthesizer().synthesize("something else before", "en+f2")
+    again = build_corpus(SMALL, tmp_path)
     assert again.content_sha256 == corpus.content_sha256
     (name,) = [each.name for each in folder.iterdir()]
     assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
@@ -137,13 +139,13 @@ def test_spoken_anew_it_is_the_same_to_the_bit(corpus: Corpus, folder: Path, tmp
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "other"])
 def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: str):
-    corpus = speak_corpus(TINY, tmp_path)
+    corpus = build_corpus(TINY, tmp_path)
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()
     middle = len(whole) // 2
     changed = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
     path.write_bytes({"cut": whole[:middle], "changed": changed, "other": b"no corpus"}[damage])
-    assert speak_corpus(TINY, tmp_path).content_sha256 == corpus.content_sha256
+    assert build_corpus(TINY, tmp_path).content_sha256 == corpus.content_sha256
     assert path.read_bytes() == whole
 
 
@@ -151,9 +153,9 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: str):
 def test_another_corpus_is_another_file(corpus: Corpus, folder: Path):
     assert len(corpus.train) == 40
     with pytest.raises(AssertionError, match="spoken anew"):
-        speak_corpus(dataclasses.replace(SMALL, noise=11.0), folder)
+        build_corpus(dataclasses.replace(SMALL, noise=11.0), folder)
     with pytest.raises(AssertionError, match="spoken anew"):
-        speak_corpus(SMALL, folder, multiple=8)
+        build_corpus(SMALL, folder, multiple=8)
 
 
 @pytest.mark.usefixtures("no_speech")
@@ -162,18 +164,18 @@ def test_it_is_kept_in_the_users_cache(
 ):
     (tmp_path / "spangym").symlink_to(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert speak_corpus(SMALL).content_sha256 == corpus.content_sha256
+    assert build_corpus(SMALL).content_sha256 == corpus.content_sha256
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file' must be one that can be written to"):
-        speak_corpus(TINY, tmp_path / "file")
+        build_corpus(TINY, tmp_path / "file")
 
 
 def test_only_training_is_augmented_unless_wanted(tmp_path: Path):
     clean, noisy, all_noisy = (
-        speak_corpus(dataclasses.replace(TINY, noise=5.0, **changes), tmp_path)
+        build_corpus(dataclasses.replace(TINY, noise=5.0, **changes), tmp_path)
         for changes in (
             {"augmented": 0.0},
             {"augmented": 1.0},
@@ -184,7 +186,7 @@ def test_only_training_is_augmented_unless_wanted(tmp_path: Path):
     def floors(corpus: Corpus, split: str) -> np.ndarray:
         return np.quantile(corpus.splits[split].frames.mean(axis=2), 0.05, axis=1)
 
-    for split in ("seen", "unseen"):
+    for split in ("test_seen", "test_unseen"):
         assert np.array_equal(clean.splits[split].frames, noisy.splits[split].frames)
         assert (floors(all_noisy, split) > floors(clean, split) + 0.1).all()
     assert (floors(noisy, "train") > floors(clean, "train") + 0.1).all()
@@ -204,7 +206,7 @@ def test_noise_is_of_its_ratio_over_the_utterance(tmp_path: Path, monkeypatch: p
     wanted = dataclasses.replace(
         TINY, train_utterances=20, noise=12.0, reverberation=0.0, augmented=1.0
     )
-    corpus = speak_corpus(wanted, tmp_path)
+    corpus = build_corpus(wanted, tmp_path)
     samples = corpus.train.lengths * HOP
     # Lengths are rounded up to whole tokens.
     assert 10 * np.log10(np.array(ratios) / samples) == pytest.approx([12] * 20, abs=0.3)
@@ -228,7 +230,7 @@ def test_about_so_many_are_augmented_within_limits(tmp_path: Path, monkeypatch: 
     wanted = dataclasses.replace(
         TINY, train_utterances=60, noise=15.0, reverberation=0.6, augmented=0.3
     )
-    speak_corpus(wanted, tmp_path)
+    build_corpus(wanted, tmp_path)
     assert 8 < len(times) < 28
     assert 8 < len(ratios) < 28
     assert 0 < min(times) < 0.2 < 0.4 < max(times) <= 0.6
@@ -252,13 +254,13 @@ def test_about_so_many_are_augmented_within_limits(tmp_path: Path, monkeypatch: 
 )
 def test_bad_numbers_are_refused(changes: dict[str, float], message: str):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(SpokenSpeech(), **changes)
+        dataclasses.replace(SyntheticSpeechConfig(), **changes)
 
 
 def test_it_is_read_from_a_plan():
-    adapter = TypeAdapter(SpokenSpeech)
+    adapter = TypeAdapter(SyntheticSpeechConfig)
     read = adapter.validate_json('{"noise": 12, "voices": 7}')
-    assert read == SpokenSpeech(noise=12.0, voices=7)
+    assert read == SyntheticSpeechConfig(noise=12.0, voices=7)
     assert type(read.noise) is float
     for wrong in ('{"voices": 1.5}', '{"voices": "3"}', '{"voice": 3}', '{"noise": 99}'):
         with pytest.raises(ValidationError):
@@ -266,16 +268,16 @@ def test_it_is_read_from_a_plan():
 
 
 def test_most_voices_are_used_before_a_speaker_has_two(corpus: Corpus):
-    assert len({speaker(voice) for voice in corpus.train.voices}) == 9
-    accents = {voice.split("+")[0] for voice in corpus.train.voices}
+    assert len({speaker(voice) for voice in corpus.train.speakers}) == 9
+    accents = {voice.split("+")[0] for voice in corpus.train.speakers}
     assert len(accents) >= 6
 
 
 def test_sentences_for_tests_are_of_all_words_and_of_no_training():
-    sentences = Sentences(np.random.default_rng(5))
+    sentences = SentenceSampler(np.random.default_rng(5))
     generator = np.random.default_rng(6)
-    training = {sentences.draw(generator) for _ in range(4000)}
-    tests = {sentences.draw(generator, held_out=True) for _ in range(2000)}
+    training = {sentences.sample(generator) for _ in range(4000)}
+    tests = {sentences.sample(generator, held_out=True) for _ in range(2000)}
     assert not training & tests
     assert len(training) > 1500
     assert len(tests) > 800

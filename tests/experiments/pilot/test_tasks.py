@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from spangym.experiments.pilot.corpus import BLANK, Corpus, decode
-from spangym.experiments.pilot.model_training import Training
+from spangym.experiments.pilot.model_training import ModelTrainingJob
 from spangym.experiments.pilot.models import MELS, STRIDE, SpeechModel, make_model
-from spangym.experiments.pilot.pilot_tasks import SpeechTask, TextTask, batch_generators, draw
-from spangym.experiments.pilot.synthetic_speech import SpokenSpeech, speak_corpus
+from spangym.experiments.pilot.pilot_tasks import SpeechTask, TextTask, batch_rngs, sample_batch
+from spangym.experiments.pilot.synthetic_speech import SyntheticSpeechConfig, build_corpus
 
-from .plans import tiny_plan
+from .pilot_plans import tiny_study
 
-PLAN = tiny_plan()
-SPEECH = SpokenSpeech(
+STUDY = tiny_study()
+SPEECH = SyntheticSpeechConfig(
     train_utterances=20,
-    seen_utterances=5,
-    unseen_utterances=5,
+    test_seen_utterances=5,
+    test_unseen_utterances=5,
     voices=3,
     unseen_voices=1,
     noise=0.0,
@@ -37,12 +37,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def corpus(cache: Path) -> Corpus:
-    return speak_corpus(SPEECH, cache / "spangym")
+    return build_corpus(SPEECH, cache / "spangym")
 
 
 def test_a_stream_of_speech_is_utterances_with_their_characters(corpus: Corpus):
     task = SpeechTask(corpus, masking=0.0)
-    content, targets = draw(task.source, batch_generators(0, 0, 3), 2, task.ctx)
+    content, targets = sample_batch(task.dataset, batch_rngs(0, 0, 3), 2, task.ctx)
     assert content.shape == (3, 2, task.ctx, STRIDE * MELS)
     frames = corpus.train.frames.reshape(20, task.ctx, -1)
     for utterance, classes in zip(content.flatten(0, 1), targets.flatten(0, 1), strict=True):
@@ -50,13 +50,13 @@ def test_a_stream_of_speech_is_utterances_with_their_characters(corpus: Corpus):
         spoken = "".join(task.alphabet[each - 1] for each in classes if each > 0)
         assert spoken == corpus.train.texts[index]
     with pytest.raises(ValueError, match=f"ctx must be {task.ctx}"):
-        draw(task.source, batch_generators(0, 0, 1), 1, task.ctx - 1)
+        sample_batch(task.dataset, batch_rngs(0, 0, 1), 1, task.ctx - 1)
 
 
 def test_masks_cover_as_much_as_they_are_told(corpus: Corpus):
     whole, masked = (
-        draw(
-            SpeechTask(corpus, each).source, batch_generators(0, 0, 8), 1, SpeechTask(corpus, 0).ctx
+        sample_batch(
+            SpeechTask(corpus, each).dataset, batch_rngs(0, 0, 8), 1, SpeechTask(corpus, 0).ctx
         )
         for each in (0.0, 0.4)
     )
@@ -68,35 +68,35 @@ def test_masks_cover_as_much_as_they_are_told(corpus: Corpus):
 
 def test_errors_are_of_words_and_characters(corpus: Corpus, monkeypatch: pytest.MonkeyPatch):
     task = SpeechTask(corpus, 0.0)
-    examples = task.sets["seen"]
-    model = make_model("speech", PLAN.model, PLAN.variants[0], task.classes, task.ctx, 0)
+    examples = task.eval_sets["seen"]
+    model = make_model("speech", STUDY.model, STUDY.variants[0], task.num_classes, task.ctx, 0)
     heard = examples.targets[:, 0].clamp_min(BLANK)
     # Between equal characters CTC needs a blank.
     spaced = torch.stack([heard, torch.zeros_like(heard)], dim=-1).flatten(1)
-    monkeypatch.setattr(SpeechModel, "best", lambda *_: spaced)
-    hidden, losses = torch.zeros(5, 1, task.ctx, PLAN.model.dims), torch.zeros(5, 1)
-    perfect = task.errors(model, hidden, losses, examples.texts)
+    monkeypatch.setattr(SpeechModel, "greedy_decode_ids", lambda *_: spaced)
+    hidden, losses = torch.zeros(5, 1, task.ctx, STUDY.model.dims), torch.zeros(5, 1)
+    perfect = task.error_rates(model, hidden, losses, examples.texts)
     assert (perfect.error, perfect.character_error) == (0.0, 0.0)
     spaced[0] = BLANK
     words, characters = (
         [len(text.split()) for text in examples.texts],
         [len(text) for text in examples.texts],
     )
-    deaf = task.errors(model, hidden, losses, examples.texts)
+    deaf = task.error_rates(model, hidden, losses, examples.texts)
     assert deaf.error == pytest.approx(words[0] / sum(words))
     assert deaf.character_error == pytest.approx(characters[0] / sum(characters))
     assert decode(spaced[1].numpy(), task.alphabet) == examples.texts[1]
 
 
-@pytest.mark.parametrize("label", ["standard", "refiner"])
-def test_recognisers_are_trained_and_judged(
-    label: str, corpus: Corpus, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["standard", "refiner"])
+def test_recognizers_are_trained_and_judged(
+    name: str, corpus: Corpus, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     del corpus
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    plan = dataclasses.replace(PLAN, task="speech", speech=SPEECH, updates=30, batch=8)
-    variant = next(each for each in plan.variants if each.label == label)
-    Training(plan, variant, 0).run(tmp_path, lambda _: None, lambda _: None, 60.0)
+    study = dataclasses.replace(STUDY, task="speech", speech=SPEECH, updates=30, batch=8)
+    variant = next(each for each in study.variants if each.name == name)
+    ModelTrainingJob(study, variant, 0).run(tmp_path, lambda _: None, lambda _: None, 60.0)
     evaluation = pd.read_csv(tmp_path / "evaluation.csv")
     assert evaluation["split"].tolist() == ["seen", "unseen"] * 2
     assert min(evaluation["error"]) > 0
@@ -114,8 +114,8 @@ def test_without_the_extra_the_error_says_what_to_install(
 
 
 def test_text_is_judged_by_what_is_not_trained_on():
-    task = TextTask(PLAN.text)
-    (examples,) = task.sets.values()
+    task = TextTask(STUDY.text)
+    (examples,) = task.eval_sets.values()
     assert examples.content.shape == (2, 2, 24)
     flat = examples.content.flatten(1)
     targets = examples.targets.flatten(1)

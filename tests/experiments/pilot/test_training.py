@@ -12,30 +12,30 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spangym.agents import DeepAgent
-from spangym.attention import ACTIONS
-from spangym.experiments.pilot.attention_maps import read_pictures
-from spangym.experiments.pilot.evaluate_model import judge
-from spangym.experiments.pilot.model_training import TABLES, Training, give_refiners
+from spangym.agents import SB3Agent
+from spangym.attention import NUM_ACTIONS
+from spangym.experiments.pilot.attention_maps import load_attention_maps
+from spangym.experiments.pilot.evaluate_model import evaluate_model
+from spangym.experiments.pilot.model_training import TABLES, ModelTrainingJob, attach_refiners
 from spangym.experiments.pilot.models import PilotModel, make_model
-from spangym.experiments.pilot.pilot_study import VariantEntry
+from spangym.experiments.pilot.pilot_study import VariantConfig
 from spangym.experiments.pilot.pilot_tasks import TextTask
-from spangym.experiments.pilot.span_policies import Decider
-from spangym.experiments.pilot.trainer import Course
+from spangym.experiments.pilot.span_policies import SpanPolicy
+from spangym.experiments.pilot.trainer import Trainer
 from spangym.experiments.trials.checkpoints import Checkpoints
 
-from .plans import tiny_plan
+from .pilot_plans import tiny_study
 
-PLAN = tiny_plan()
-VARIANTS = pytest.mark.parametrize("variant", PLAN.variants, ids=lambda each: each.slug)
+STUDY = tiny_study()
+VARIANTS = pytest.mark.parametrize("variant", STUDY.variants, ids=lambda each: each.slug)
 
 
 class _Killed(BaseException):
     pass
 
 
-def run(folder: Path, label: str, until: int | None = None, seconds: float = 0.0) -> None:
-    variant = next(each for each in PLAN.variants if each.label == label)
+def run(folder: Path, name: str, until: int | None = None, seconds: float = 0.0) -> None:
+    variant = next(each for each in STUDY.variants if each.name == name)
 
     def progress(done: int) -> None:
         if done == until:
@@ -44,7 +44,7 @@ def run(folder: Path, label: str, until: int | None = None, seconds: float = 0.0
     folder.mkdir(exist_ok=True)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    Training(PLAN, variant, 0).run(folder, progress, lambda _: None, seconds)
+    ModelTrainingJob(STUDY, variant, 0).run(folder, progress, lambda _: None, seconds)
 
 
 def table(folder: Path, name: str) -> pd.DataFrame:
@@ -57,9 +57,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Folder of a whole training, not to be changed; each variant is trained once."""
 
     @functools.cache
-    def whole(label: str) -> Path:
+    def whole(name: str) -> Path:
         folder = tmp_path_factory.mktemp("whole")
-        run(folder, label)
+        run(folder, name)
         return folder
 
     return whole
@@ -67,13 +67,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @VARIANTS
 def test_a_killed_training_goes_on_to_the_bit(
-    variant: VariantEntry, whole: Callable[[str], Path], tmp_path: Path
+    variant: VariantConfig, whole: Callable[[str], Path], tmp_path: Path
 ):
     with pytest.raises(_Killed):
-        run(tmp_path / "killed", variant.label, until=9)
+        run(tmp_path / "killed", variant.name, until=9)
     assert not (tmp_path / "killed" / "result.json").exists()
-    run(tmp_path / "killed", variant.label)
-    once, again = whole(variant.label), tmp_path / "killed"
+    run(tmp_path / "killed", variant.name)
+    once, again = whole(variant.name), tmp_path / "killed"
     weights, others = (load_file(each / "model.safetensors") for each in (once, again))
     assert all(torch.equal(weights[name], others[name]) for name in weights)
     for name in TABLES:
@@ -81,8 +81,8 @@ def test_a_killed_training_goes_on_to_the_bit(
 
 
 @VARIANTS
-def test_what_a_training_leaves_behind(variant: VariantEntry, whole: Callable[[str], Path]):
-    tmp_path = whole(variant.label)
+def test_what_a_training_leaves_behind(variant: VariantConfig, whole: Callable[[str], Path]):
+    tmp_path = whole(variant.name)
     curve, spans = table(tmp_path, "curve"), table(tmp_path, "spans")
     assert curve["update"].tolist() == [*range(1, 13)]
     assert 2 < min(curve["loss"]) <= max(curve["loss"]) < 9
@@ -94,12 +94,14 @@ def test_what_a_training_leaves_behind(variant: VariantEntry, whole: Callable[[s
     assert evaluations["span"].isna().tolist() == [plain, plain]
     by_span = table(tmp_path, "by_span")
     controlled = variant.attention in ("focus", "integrated")
-    assert by_span["action"].tolist() == ([*range(ACTIONS)] if controlled else [])
-    pictures = read_pictures(tmp_path, variant.label)
+    assert by_span["action"].tolist() == ([*range(NUM_ACTIONS)] if controlled else [])
+    attention_maps = load_attention_maps(tmp_path, variant.name)
     if variant.attention != "original":
-        assert {each.layer for each in pictures} == {0, 1}
-        assert {each.path for each in pictures} == ({"global"} if plain else {"local", "global"})
-        for each in pictures:
+        assert {each.layer for each in attention_maps} == {0, 1}
+        assert {each.path for each in attention_maps} == (
+            {"global"} if plain else {"local", "global"}
+        )
+        for each in attention_maps:
             sums = each.weights.sum(1)
             assert np.all(np.isclose(sums, 1, atol=1e-5) | np.isclose(sums, 0, atol=1e-6))
             assert 0 <= each.entropy <= np.log(24)
@@ -109,8 +111,8 @@ def test_what_a_training_leaves_behind(variant: VariantEntry, whole: Callable[[s
 def test_all_variants_read_the_same_batches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     read: dict[str, list[bytes]] = {}
     embed = PilotModel.embed
-    for label in ("standard", "refiner"):
-        seen = read.setdefault(label, [])
+    for name in ("standard", "refiner"):
+        seen = read.setdefault(name, [])
 
         def watched(
             self: PilotModel, content: torch.Tensor, seen: list[bytes] = seen
@@ -120,7 +122,7 @@ def test_all_variants_read_the_same_batches(monkeypatch: pytest.MonkeyPatch, tmp
             return embed(self, content)
 
         monkeypatch.setattr(PilotModel, "embed", watched)
-        run(tmp_path / label, label, seconds=60.0)
+        run(tmp_path / name, name, seconds=60.0)
     # The environment looks at one chunk more of each stream.
     assert len(read["standard"]) == 12
     assert [each for each in read["standard"] if each in read["refiner"]] == read["standard"]
@@ -128,11 +130,11 @@ def test_all_variants_read_the_same_batches(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_a_share_of_the_updates_is_at_random_spans(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     chance = []
-    episode = Course._read
+    episode = Trainer._run_batch
     monkeypatch.setattr(
-        Course,
-        "_read",
-        lambda self, decider: (chance.append(self.episodes), episode(self, decider)),
+        Trainer,
+        "_run_batch",
+        lambda self, span_policy: (chance.append(self.episodes), episode(self, span_policy)),
     )
     run(tmp_path, "refiner", seconds=60.0)
     # 0.34 of 6 streams.
@@ -141,31 +143,31 @@ def test_a_share_of_the_updates_is_at_random_spans(monkeypatch: pytest.MonkeyPat
 
 def test_an_agent_decides_from_what_its_environment_shows(tmp_path: Path):
     asked: list[np.ndarray] = []
-    predict = DeepAgent.predict
+    predict = SB3Agent.predict
 
-    def watched(self: DeepAgent, observations: np.ndarray) -> np.ndarray:
+    def watched(self: SB3Agent, observations: np.ndarray) -> np.ndarray:
         asked.append(observations)
         return predict(self, observations)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DeepAgent, "predict", watched)
-        run(tmp_path, "ppo frozen", seconds=60.0)
-    space = 2 * PLAN.model.dims
+        patch.setattr(SB3Agent, "predict", watched)
+        run(tmp_path, "ppo-frozen", seconds=60.0)
+    space = 2 * STUDY.model.dims
     assert {each.shape[1] for each in asked} == {space}
     assert {each.dtype for each in asked} == {np.dtype(np.float32)}
 
 
-@pytest.mark.parametrize("label", ["standard", "refiner", "ppo frozen"])
+@pytest.mark.parametrize("name", ["standard", "refiner", "ppo-frozen"])
 def test_a_loss_that_is_not_finite_stops_a_training(
-    label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    learn = Course.learn_from
+    learn = Trainer.update_model
 
-    def spoilt(self: Course, losses: torch.Tensor, outcomes) -> None:
-        learn(self, losses * (float("nan") if self.updates == 7 else 1), outcomes)
+    def spoilt(self: Trainer, losses: torch.Tensor, layer_outputs) -> None:
+        learn(self, losses * (float("nan") if self.updates == 7 else 1), layer_outputs)
 
-    monkeypatch.setattr(Course, "learn_from", spoilt)
-    run(tmp_path, label, seconds=60.0)
+    monkeypatch.setattr(Trainer, "update_model", spoilt)
+    run(tmp_path, name, seconds=60.0)
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["stopped"] == "the loss was nan in update 8"
     assert result["updates"] == 7
@@ -175,34 +177,34 @@ def test_a_loss_that_is_not_finite_stops_a_training(
 
 
 def test_checkpoints_are_written_where_a_phase_ends(tmp_path: Path):
-    run(tmp_path, "ppo frozen", seconds=1e6)
+    run(tmp_path, "ppo-frozen", seconds=1e6)
     kept = Checkpoints(tmp_path / "checkpoints").read(lambda _: None)
     assert kept is not None
-    assert (kept["phase"], kept["course"]["learner"]["updates"]) == (2, 12)
+    assert (kept["phase"], kept["trainer"]["optimizer"]["updates"]) == (2, 12)
 
 
-def test_agents_are_frozen_where_they_learnt_in_the_environment(tmp_path: Path):
+def test_agents_are_frozen_where_they_learned_in_the_environment(tmp_path: Path):
     steps: list[int] = []
-    make: Callable[..., None] = DeepAgent.learn
+    make: Callable[..., None] = SB3Agent.learn
 
-    def watched(self: DeepAgent, env, count: int, at_rest) -> None:
+    def watched(self: SB3Agent, env, count: int, checkpoint_callback) -> None:
         steps.append(count)
-        make(self, env, count, at_rest)
+        make(self, env, count, checkpoint_callback)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DeepAgent, "learn", watched)
-        run(tmp_path, "ppo frozen", seconds=60.0)
-    assert steps == [PLAN.agent_steps]
+        patch.setattr(SB3Agent, "learn", watched)
+        run(tmp_path, "ppo-frozen", seconds=60.0)
+    assert steps == [STUDY.agent_steps]
 
 
-def test_an_agent_decides_nothing_before_it_has_learnt(tmp_path: Path):
-    plan = dataclasses.replace(PLAN, evaluations=6)
-    variant = next(each for each in PLAN.variants if each.label == "ppo frozen")
-    Training(plan, variant, 0).run(tmp_path, lambda _: None, lambda _: None, 60.0)
+def test_an_agent_decides_nothing_before_it_has_learned(tmp_path: Path):
+    study = dataclasses.replace(STUDY, evaluations=6)
+    variant = next(each for each in STUDY.variants if each.name == "ppo-frozen")
+    ModelTrainingJob(study, variant, 0).run(tmp_path, lambda _: None, lambda _: None, 60.0)
     spans = table(tmp_path, "evaluation")["span"].tolist()
     assert len(spans) == 6
     # The longest span until half-time.
-    assert spans[:2] == [PLAN.model.max_span] * 2
+    assert spans[:2] == [STUDY.model.max_span] * 2
 
 
 def test_numbers_that_are_not_finite_stop_an_online_training(
@@ -217,21 +219,21 @@ def test_numbers_that_are_not_finite_stop_an_online_training(
         return embed(self, content) * (float("inf") if len(read) == 9 else 1)
 
     monkeypatch.setattr(PilotModel, "embed", spoilt)
-    run(tmp_path, "dqn online", seconds=60.0)
+    run(tmp_path, "dqn-online", seconds=60.0)
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["stopped"] == "layer 0 put out numbers that were not finite"
 
 
 def test_the_original_is_judged_by_itself_and_learns_nothing_from_it():
-    variant = next(each for each in PLAN.variants if each.label == "original")
-    model = make_model("text", PLAN.model, variant, 256, PLAN.text.ctx, 0)
-    give_refiners(model, 0)
-    task = TextTask(PLAN.text)
-    (examples,) = task.sets.values()
+    variant = next(each for each in STUDY.variants if each.name == "original")
+    model = make_model("text", STUDY.model, variant, 256, STUDY.text.ctx, 0)
+    attach_refiners(model, 0)
+    task = TextTask(STUDY.text)
+    (examples,) = task.eval_sets.values()
     before = {name: each.clone() for name, each in model.state_dict().items()}
-    together = judge(model, task, examples, Decider(), 2)
+    together = evaluate_model(model, task, examples, SpanPolicy(), 2)
     assert all(torch.equal(before[name], each) for name, each in model.state_dict().items())
-    alone = judge(model, task, examples, Decider(), 1)
-    assert (alone.loss, alone.span, alone.visited_keys) == (
-        *(together.loss, together.span, together.visited_keys),
+    alone = evaluate_model(model, task, examples, SpanPolicy(), 1)
+    assert (alone.loss, alone.span, alone.qk_pairs) == (
+        *(together.loss, together.span, together.qk_pairs),
     )

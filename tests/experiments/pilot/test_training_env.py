@@ -7,46 +7,46 @@ import pytest
 import torch
 from torch import Tensor
 
-from spangym.attention import Outcome
-from spangym.envs import split_arguments
-from spangym.experiments.pilot.evaluate_model import read
-from spangym.experiments.pilot.model_optimizer import Learner
-from spangym.experiments.pilot.models import ControlledStack, PilotModel, make_model
-from spangym.experiments.pilot.online_env import TRAINING_REWARDS, TrainingVecEnv
-from spangym.experiments.pilot.pilot_tasks import TextTask, batch_generators, draw
-from spangym.experiments.pilot.span_policies import Decider
+from spangym.attention import LayerOutput
+from spangym.envs import parse_env_kwargs
+from spangym.experiments.pilot.evaluate_model import run_model
+from spangym.experiments.pilot.model_optimizer import ModelOptimizer
+from spangym.experiments.pilot.models import ModelStack, PilotModel, make_model
+from spangym.experiments.pilot.online_env import ONLINE_REWARDS, OnlineVecEnv
+from spangym.experiments.pilot.pilot_tasks import TextTask, batch_rngs, sample_batch
+from spangym.experiments.pilot.span_policies import SpanPolicy
 from spangym.utils.serialization import from_bytes, to_bytes
 
-from .plans import tiny_plan
+from .pilot_plans import tiny_study
 
-PLAN = tiny_plan()
-LANES, LAYERS, CHUNKS = 3, 2, 2
+STUDY = tiny_study()
+NUM_ENVS, LAYERS, CHUNKS = 3, 2, 2
 
 
-class Trained:
+class TrainableModel:
     """The smallest training there can be."""
 
     def __init__(self, model: PilotModel) -> None:
-        self.learner = Learner(model, 8, 1e-3)
+        self.optimizer = ModelOptimizer(model, 8, 1e-3)
         self.losses: list[Tensor] = []
         self.visited: list[list[list[int]]] = []
         self.batches = 0
 
     @property
-    def recent_loss(self) -> float | None:
-        return self.learner.recent
+    def ema_loss(self) -> float | None:
+        return self.optimizer.ema_loss
 
-    def learn_from(self, losses: Tensor, outcomes: Sequence[Outcome]) -> None:
+    def update_model(self, losses: Tensor, layer_outputs: Sequence[LayerOutput]) -> None:
         self.losses.append(losses.detach())
-        self.visited.append([each.visited_keys.tolist() for each in outcomes])
-        self.learner.learn(losses)
+        self.visited.append([each.qk_pairs.tolist() for each in layer_outputs])
+        self.optimizer.step(losses)
 
-    def next_batch(self) -> list[np.random.Generator]:
+    def next_batch_rngs(self) -> list[np.random.Generator]:
         self.batches += 1
-        return batch_generators(0, self.batches - 1, LANES)
+        return batch_rngs(0, self.batches - 1, NUM_ENVS)
 
 
-class Listed(Decider):
+class Listed(SpanPolicy):
     """Decides what is written down."""
 
     def __init__(self, actions: list[np.ndarray]) -> None:
@@ -57,26 +57,26 @@ class Listed(Decider):
         return torch.from_numpy(self.left.pop(0))
 
 
-def make(reward: str = "learning") -> tuple[TrainingVecEnv, Trained, PilotModel]:
-    variant = next(each for each in PLAN.variants if each.label == "predictor")
-    model = make_model("text", PLAN.model, variant, 256, PLAN.text.ctx, seed=0).train()
-    trained = Trained(model)
-    settings, parts = split_arguments(
+def make(reward: str = "loss_improvement") -> tuple[OnlineVecEnv, TrainableModel, PilotModel]:
+    variant = next(each for each in STUDY.variants if each.name == "predictor")
+    model = make_model("text", STUDY.model, variant, 256, STUDY.text.ctx, seed=0).train()
+    trained = TrainableModel(model)
+    config, parts = parse_env_kwargs(
         {
-            "layers": ControlledStack(model),
-            "source": TextTask(PLAN.text).source,
-            "reward": TRAINING_REWARDS[reward](0.5),
-            "ctx": PLAN.text.ctx,
-            "chunks": CHUNKS,
-            "observe": "previous",
+            "layers": ModelStack(model),
+            "dataset": TextTask(STUDY.text).dataset,
+            "reward": ONLINE_REWARDS[reward](0.5),
+            "ctx": STUDY.text.ctx,
+            "chunks_per_episode": CHUNKS,
+            "observation_time": "previous",
             "encoding": "box",
         }
     )
-    return TrainingVecEnv(settings, LANES, parts, trained), trained, model
+    return OnlineVecEnv(config, NUM_ENVS, parts, trained), trained, model
 
 
 def chosen(steps: int) -> list[np.ndarray]:
-    return [*np.random.default_rng(1).integers(0, 10, (steps, LANES))]
+    return [*np.random.default_rng(1).integers(0, 10, (steps, NUM_ENVS))]
 
 
 def test_a_model_learns_in_the_environment_as_it_does_alone():
@@ -85,16 +85,20 @@ def test_a_model_learns_in_the_environment_as_it_does_alone():
     env.reset()
     dones = [env.step(each)[2].all() for each in actions]
     assert np.flatnonzero(dones).tolist() == [3, 7]
-    alone = make_model("text", PLAN.model, PLAN.variants[5], 256, PLAN.text.ctx, seed=0).train()
-    learner, task, decider = Learner(alone, 8, 1e-3), TextTask(PLAN.text), Listed(actions)
+    alone = make_model("text", STUDY.model, STUDY.variants[5], 256, STUDY.text.ctx, seed=0).train()
+    optimizer, task, span_policy = (
+        ModelOptimizer(alone, 8, 1e-3),
+        TextTask(STUDY.text),
+        Listed(actions),
+    )
     losses = []
     for batch in range(2):
-        generators = batch_generators(0, batch, LANES)
-        drawn = draw(task.source, generators, CHUNKS + 1, PLAN.text.ctx)
+        generators = batch_rngs(0, batch, NUM_ENVS)
+        drawn = sample_batch(task.dataset, generators, CHUNKS + 1, STUDY.text.ctx)
         content, targets = (each[:, :CHUNKS] for each in drawn)
-        for chunk in read(alone, content, targets, decider):
+        for chunk in run_model(alone, content, targets, span_policy):
             losses.append(chunk.losses.detach())
-            learner.learn(chunk.losses)
+            optimizer.step(chunk.losses)
     assert len(losses) == 4
     assert all(torch.equal(*pair) for pair in zip(losses, trained.losses, strict=True))
     ours, theirs = model.state_dict(), alone.state_dict()
@@ -107,15 +111,15 @@ def test_the_reward_is_the_drop_of_the_loss_minus_the_price():
     env.reset()
     infos = [env.step(each)[3] for each in chosen(CHUNKS * LAYERS)]
     first, second = trained.losses
-    assert [info["reward_parts"]["learning"] for info in infos[0]] == [0.0] * LANES
-    after_first = [info["reward_parts"]["learning"] for info in infos[1]]
+    assert [info["reward_components"]["loss_improvement"] for info in infos[0]] == [0.0] * NUM_ENVS
+    after_first = [info["reward_components"]["loss_improvement"] for info in infos[1]]
     np.testing.assert_allclose(after_first, (first.mean() - first).numpy(), atol=1e-6)
-    after_second = [info["reward_parts"]["learning"] for info in infos[3]]
+    after_second = [info["reward_components"]["loss_improvement"] for info in infos[3]]
     np.testing.assert_allclose(after_second, (first.mean() - second).numpy(), atol=1e-5)
-    pairs = PLAN.text.ctx * (PLAN.text.ctx + 1) // 2 * LAYERS
+    pairs = STUDY.text.ctx * (STUDY.text.ctx + 1) // 2 * LAYERS
     for step, info in enumerate(infos):
         visited = trained.visited[step // LAYERS][step % LAYERS]
-        prices = [each["reward_parts"]["price"] for each in info]
+        prices = [each["reward_components"]["cost"] for each in info]
         np.testing.assert_allclose(prices, [-0.5 * keys / pairs for keys in visited])
 
 
@@ -123,8 +127,8 @@ def test_quality_can_be_the_reward_of_a_training():
     env, _, _ = make("quality")
     env.reset()
     info = env.step(np.array([0, 5, 9]))[3]
-    assert [*info[1]["reward_parts"]] == ["coverage", "entropy", "price"]
-    assert info[0]["reward_parts"]["price"] == 0 > info[1]["reward_parts"]["price"]
+    assert [*info[1]["reward_components"]] == ["coverage", "entropy", "cost"]
+    assert info[0]["reward_components"]["cost"] == 0 > info[1]["reward_components"]["cost"]
 
 
 @pytest.mark.parametrize("stop", range(1, 8))
@@ -134,9 +138,9 @@ def test_it_goes_on_to_the_bit_from_anywhere(stop: int):
     env.reset()
     for each in actions[:stop]:
         env.step(each)
-    kept = from_bytes(to_bytes([env.state_dict(), trained.learner.state_dict()]))
+    kept = from_bytes(to_bytes([env.state_dict(), trained.optimizer.state_dict()]))
     again, other, copy = make()
-    other.learner.load_state_dict(kept[1])
+    other.optimizer.load_state_dict(kept[1])
     other.batches = trained.batches
     again.load_state_dict(kept[0])
     for each in actions[stop:]:
@@ -145,4 +149,4 @@ def test_it_goes_on_to_the_bit_from_anywhere(stop: int):
             np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
     ours, theirs = model.state_dict(), copy.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    assert trained.learner.recent == other.learner.recent
+    assert trained.optimizer.ema_loss == other.optimizer.ema_loss

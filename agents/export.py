@@ -15,56 +15,56 @@ from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor, nn
 
 from spangym.agents.base import Agent
-from spangym.agents.sb3.sb3_agent import DeepAgent
-from spangym.agents.tabular.controller_agent import ControllerAgent
-from spangym.agents.tabular.kmeans_agent import ClusterAgent
+from spangym.agents.sb3.sb3_agent import SB3Agent
+from spangym.agents.tabular.controller_agent import TabularAgent
+from spangym.agents.tabular.kmeans_agent import KMeansQAgent
 from spangym.agents.tabular.q_learning import Refiner
-from spangym.attention.controllers.exported import FrozenController
-from spangym.attention.controllers.lookup import ClusterTable, Table
-from spangym.attention.controllers.mlp import ACTIVATIONS, Network
-from spangym.attention.controllers.policy_heads import Head, Normalisation
-from spangym.attention.controllers.protocol import Observes
-from spangym.attention.features import STATES
-from spangym.attention.geometry import ACTIONS
-from spangym.attention.observation_spec import Observation
+from spangym.attention.controllers.exported import ExportedPolicy
+from spangym.attention.controllers.lookup import KMeansPolicy, LookupPolicy
+from spangym.attention.controllers.mlp import ACTIVATIONS, MLPPolicy
+from spangym.attention.controllers.policy_heads import ObsNormalization, PolicyHead
+from spangym.attention.controllers.protocol import ObservationTime
+from spangym.attention.features import NUM_STATES
+from spangym.attention.geometry import NUM_ACTIONS
+from spangym.attention.observation_spec import ObservationSpec
 
 _SAMPLES = 256
 """Observations on which a frozen network is held against the policy that it was made from."""
-_ALIKE = 0.99
+_MIN_AGREEMENT = 0.99
 """Share of them on which both must decide alike; sums in another order may turn a near tie."""
 
 
-def freeze(
+def export_policy(
     agent: Agent,
-    observation: Observation,
+    observation: ObservationSpec,
     *,
-    observes: Observes = "current",
+    observation_time: ObservationTime = "current",
     action_scale: str = "relative",
     layer: int | None = None,
-    made: Mapping[str, Any] | None = None,
-) -> FrozenController:
+    metadata: Mapping[str, Any] | None = None,
+) -> ExportedPolicy:
     """Make a controller that decides as an agent does, and learns nothing any more.
 
     Args:
-        agent: A `DeepAgent` with a multi-layer perceptron, a `Refiner`'s `ControllerAgent`, or a
-            `ClusterAgent`.
+        agent: A `SB3Agent` with a multi-layer perceptron, a `Refiner`'s `TabularAgent`, or a
+            `KMeansQAgent`.
         observation: What it was trained to observe.
-        observes: Whether of the ``current`` chunk or the ``previous`` one.
+        observation_time: Whether of the ``current`` chunk or the ``previous`` one.
         action_scale: That of the layers that it was trained in.
         layer: Index of the layer that it is to control; needed where it observes that.
-        made: How it came about, ready for JSON, to be kept in the file.
+        metadata: How it came about, ready for JSON, to be kept in the file.
 
     Returns:
         The controller, on the CPU.
 
     Raises:
         ValueError: The agent cannot be frozen, or does not observe that; the message says why.
-        RuntimeError: It has learnt nothing yet.
+        RuntimeError: It has learned nothing yet.
 
     Example:
         >>> refiner = Refiner()
         >>> refiner.update(state=hash((5,) * 8) % 9999, action=3, reward=1.0, next_state=0)
-        >>> frozen = freeze(ControllerAgent(refiner), Observation(dims=4, encoding="state"))
+        >>> frozen = export_policy(TabularAgent(refiner), ObservationSpec(dims=4, encoding="state"))
         >>> frozen(torch.zeros(2, 16, 4)).tolist()  # means and variances of 0 are digits of 5
         [3, 3]
     """
@@ -72,58 +72,59 @@ def freeze(
         head = _head(agent, observation)
     except ValueError as error:
         raise ValueError(f"{_name(agent)} cannot be frozen: {error}") from error
-    return FrozenController(
+    return ExportedPolicy(
         observation,
         head,
         layer=layer,
-        observes=observes,
+        observation_time=observation_time,
         action_scale=action_scale,
-        made=made,
+        metadata=metadata,
     )
 
 
-def _head(agent: Agent, observation: Observation) -> Head:
-    if isinstance(agent, DeepAgent):
+def _head(agent: Agent, observation: ObservationSpec) -> PolicyHead:
+    if isinstance(agent, SB3Agent):
         return _network(agent, observation)
-    if isinstance(agent, ClusterAgent):
-        return _clusters(agent, observation)
-    if not isinstance(agent, ControllerAgent):
+    if isinstance(agent, KMeansQAgent):
+        return _kmeans(agent, observation)
+    if not isinstance(agent, TabularAgent):
         raise ValueError("only networks of Stable-Baselines3, the Refiner and its clusters can")
     if not isinstance(agent.controller, Refiner):
         raise ValueError("what a refiner of one's own would decide is not known beforehand")
-    return Table(observation, _greedy(agent.controller, STATES))
+    return LookupPolicy(observation, _greedy_table(agent.controller, NUM_STATES))
 
 
-def _greedy(refiner: Refiner, states: int) -> Tensor:
+def _greedy_table(refiner: Refiner, states: int) -> Tensor:
     """Its greedy action of every state."""
-    if refiner.actions != ACTIONS:
-        raise ValueError(f"it has {refiner.actions} actions, a layer has {ACTIONS}")
+    if refiner.n_actions != NUM_ACTIONS:
+        raise ValueError(f"it has {refiner.n_actions} actions, a layer has {NUM_ACTIONS}")
     return torch.from_numpy(refiner.greedy_actions(np.arange(states)))
 
 
-def _clusters(agent: ClusterAgent, observation: Observation) -> ClusterTable:
-    clusters = agent.clusters
-    if not clusters.fitted:
-        raise RuntimeError("the agent has not learnt yet: call learn() or load() first")
-    found = clusters.state_dict()
-    if clusters.by_layer:
+def _kmeans(agent: KMeansQAgent, observation: ObservationSpec) -> KMeansPolicy:
+    discretizer = agent.discretizer
+    if not discretizer.is_fitted:
+        raise RuntimeError("the agent has not learned yet: call learn() or load() first")
+    found = discretizer.state_dict()
+    if discretizer.by_layer:
         there = found["layers"].tolist()
         observed = [
-            float(np.float32(observation.place(layer))) for layer in range(observation.layers)
+            float(np.float32(observation.encode_layer_index(layer)))
+            for layer in range(observation.num_layers)
         ]
-        if not observation.layer_index or there != observed:
+        if not observation.include_layer_index or there != observed:
             raise ValueError(
                 f"the layers that it has clusters of are not those that are observed: {there}, "
                 f"not {observed}"
             )
-    centres = found["centres"]
-    return ClusterTable(
+    centers = found["centers"]
+    return KMeansPolicy(
         observation,
         found["means"],
         found["scales"],
-        centres,
-        _greedy(agent.refiner, centres.shape[0] * centres.shape[1]),
-        clusters.by_layer,
+        centers,
+        _greedy_table(agent.refiner, centers.shape[0] * centers.shape[1]),
+        discretizer.by_layer,
     )
 
 
@@ -135,42 +136,42 @@ class _Layers(NamedTuple):
     quantiles: int = 1
 
 
-def _network(agent: DeepAgent, observation: Observation) -> Network:
+def _network(agent: SB3Agent, observation: ObservationSpec) -> MLPPolicy:
     policy = agent.policy
     space = policy.action_space
-    if not isinstance(space, spaces.Discrete) or space.n != ACTIONS:
-        raise ValueError(f"its actions are {space}, a layer's are Discrete({ACTIONS})")
-    if not _is_of(policy.observation_space, observation):
+    if not isinstance(space, spaces.Discrete) or space.n != NUM_ACTIONS:
+        raise ValueError(f"its actions are {space}, a layer's are Discrete({NUM_ACTIONS})")
+    if not _matches_space(policy.observation_space, observation):
         raise ValueError(f"it observes {policy.observation_space}, which is not {observation}")
-    found = _layers_of(policy)
+    found = _policy_layers(policy)
     if type(found.extractor) is not FlattenExtractor:
         raise ValueError(f"it reads its observations by a {type(found.extractor).__name__}")
-    activations = {_activation_of(each) for each in found.modules[1::2]}
+    activations = {_activation_name(each) for each in found.modules[1::2]}
     linears = [each for each in found.modules[::2] if type(each) is nn.Linear]
     if len(activations) > 1 or len(found.modules) != 2 * len(linears) - 1:
         raise ValueError(
             "its network is not of linear layers with one activation in between: "
             f"{nn.Sequential(*found.modules)}"
         )
-    network = Network(
+    network = MLPPolicy(
         observation,
         [each.weight for each in linears],
         [torch.zeros(each.out_features) if each.bias is None else each.bias for each in linears],
         activations.pop() if activations else "Identity",
         found.quantiles,
-        _normalisation_of(agent),
+        _obs_normalization(agent),
     )
-    _check_alike(network, agent, observation)
+    _check_equivalence(network, agent, observation)
     return network
 
 
-def _is_of(space: spaces.Space[Any], observation: Observation) -> bool:
+def _matches_space(space: spaces.Space[Any], observation: ObservationSpec) -> bool:
     """Whether an observation space is that of the environment with such observations."""
     if isinstance(space, spaces.MultiDiscrete):
-        return observation.encoding == "digits" and space.nvec.tolist() == observation.sizes
+        return observation.encoding == "digits" and space.nvec.tolist() == observation.nvec
     if isinstance(space, spaces.Discrete):
-        return observation.encoding == "state" and space.n == STATES
-    count = len(observation.sizes)
+        return observation.encoding == "state" and space.n == NUM_STATES
+    count = len(observation.nvec)
     bounds = {"box": ([-1.0] * count, [1.0] * count), "features": observation.bounds}
     if not isinstance(space, spaces.Box) or observation.encoding not in bounds:
         return False
@@ -178,7 +179,7 @@ def _is_of(space: spaces.Space[Any], observation: Observation) -> bool:
     return np.array_equal(space.low, low) and np.array_equal(space.high, high)
 
 
-def _layers_of(policy: BasePolicy) -> _Layers:
+def _policy_layers(policy: BasePolicy) -> _Layers:
     """A policy's network, by what each kind of policy calls it."""
     if isinstance(policy, DQNPolicy):
         return _Layers([*policy.q_net.q_net], policy.q_net.features_extractor)
@@ -199,15 +200,15 @@ def _layers_of(policy: BasePolicy) -> _Layers:
     raise ValueError(f"its policy is a {type(policy).__name__}, whose network is not known")
 
 
-def _normalisation_of(agent: DeepAgent) -> Normalisation | None:
+def _obs_normalization(agent: SB3Agent) -> ObsNormalization | None:
     found = agent.normalization
     if found is None:
         return None
-    deviation = np.sqrt(found.var + found.epsilon)
-    return Normalisation(torch.from_numpy(found.mean), torch.from_numpy(deviation), found.clip)
+    std = np.sqrt(found.var + found.epsilon)
+    return ObsNormalization(torch.from_numpy(found.mean), torch.from_numpy(std), found.clip)
 
 
-def _activation_of(module: nn.Module) -> str:
+def _activation_name(module: nn.Module) -> str:
     name = type(module).__name__
     known = ACTIVATIONS.get(name)
     if known is None or type(module) is not known or repr(module) != repr(known()):
@@ -215,27 +216,29 @@ def _activation_of(module: nn.Module) -> str:
     return name
 
 
-def _check_alike(network: Network, agent: DeepAgent, observation: Observation) -> None:
+def _check_equivalence(network: MLPPolicy, agent: SB3Agent, observation: ObservationSpec) -> None:
     """Whatever else a policy may do with its network shows in what it decides."""
     space = copy.deepcopy(agent.policy.observation_space)
     space.seed(0)
     observations = np.stack([space.sample() for _ in range(_SAMPLES)])
-    agent.begin(None)
+    agent.on_episode_start(None)
     wanted = agent.predict(observations)
     given = torch.from_numpy(observations)
     # State ids have no numbers any more that could be hashed.
     hashed = observation.encoding == "state"
-    decided = network.values(given[:, None] if hashed else network.read(given.double())).argmax(-1)
+    decided = network.values(given[:, None] if hashed else network.encoder(given.double())).argmax(
+        -1
+    )
     alike = float(np.mean(decided.numpy() == wanted))
-    if alike < _ALIKE:
+    if alike < _MIN_AGREEMENT:
         raise ValueError(
             f"its policy does more than its network: both decide alike in {alike:.0%} of cases only"
         )
 
 
 def _name(agent: Agent) -> str:
-    if isinstance(agent, DeepAgent):
+    if isinstance(agent, SB3Agent):
         return f"a {agent.algorithm.__name__} agent"
-    if isinstance(agent, ControllerAgent):
+    if isinstance(agent, TabularAgent):
         return f"a {type(agent.controller).__name__}"
     return f"a {type(agent).__name__}"

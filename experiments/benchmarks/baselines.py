@@ -1,4 +1,4 @@
-"""``spangym baselines``: what an id pays to policies that learn nothing, and to the best."""
+"""``spangym baselines``: returns of the non-learning baselines and of the oracle in an id."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from spangym.envs.registration import default_kwargs
 from spangym.utils.errors import UserError
 
 EVAL_SEED = 1_000_000
-"""Episode ``i`` is seeded so much more than ``i``, as in evaluations."""
+"""Seed of the first episode, as in evaluations."""
 
 
 @dataclass(frozen=True)
 class BaselineReturns:
-    """Mean returns of a chunk, on streams of the evaluation split.
+    """Mean returns of a chunk in episodes of the evaluation split.
 
     Attributes:
-        id: Of the environment.
-        chunks: How many were played.
-        random: Every action at equal odds.
-        fixed: The same action in every layer, by action.
-        best_by_layer: The best action of each layer, whatever the content; and its return.
-        content_oracle: The best of those for each kind of content: a policy that is told the source.
-        oracle: The best return that can be had, by `lookahead`.
-        actions: The actions of ``best_by_layer``, one a layer.
+        id: Id of the environment.
+        chunks: Number of chunks.
+        random: Return of uniformly random actions.
+        fixed: Return of each action in every layer, by action.
+        best_by_layer: Return of the best plan, one action for each layer.
+        content_oracle: Return of the best plan for each content type.
+        oracle: The highest return, found by `lookahead`.
+        actions: The plan of ``best_by_layer``.
     """
 
     id: str
@@ -47,20 +47,20 @@ class BaselineReturns:
 
     @property
     def best_fixed(self) -> float:
-        """The best of the fixed actions."""
+        """Return of the best fixed action."""
         return max(self.fixed)
 
     @property
     def score(self) -> float:
-        """Of the best fixed action, where random is 0 and the oracle is 1."""
+        """Score of the best fixed action: 0 is random, 1 the oracle."""
         return (self.best_fixed - self.random) / (self.oracle - self.random)
 
     def to_row(self) -> tuple[str, ...]:
-        """The row as text, by `COLUMNS`."""
+        """The row as text, in the order of `COLUMNS`."""
         means = (self.random, *self.fixed, self.best_by_layer, self.content_oracle, self.oracle)
         best = self.fixed.index(self.best_fixed)
         name = self.id.removeprefix("spangym/")
-        # Lest a sum of roundings be shown as a negative nothing.
+        # Adding 0.0 avoids a negative zero.
         shown = (f"{round(mean, 3) + 0.0:.3f}" for mean in means)
         return (name, *shown, f"{best}", f"{self.score:.2f}")
 
@@ -80,15 +80,15 @@ COLUMNS = (
 def measure_baselines(
     name: str, episodes: int, progress: Callable[[int, int], None]
 ) -> BaselineReturns:
-    """Play an id with every policy that learns nothing, and look ahead for the best.
+    """Run every non-learning baseline and the oracle in an environment.
 
     Args:
-        name: A registered id of one or two layers.
-        episodes: Episodes of each policy, side by side.
-        progress: Called with policies played, and how many there are.
+        name: A registered id with one or two layers.
+        episodes: Episodes of each policy, run as one vector environment.
+        progress: Called with the number of policies done and the total.
 
     Raises:
-        UserError: There is no such id.
+        UserError: The id is unknown.
     """
     try:
         kwargs = default_kwargs(name)
@@ -131,7 +131,7 @@ def measure_baselines(
 
 
 def baselines_table(rows: list[BaselineReturns]) -> RichTable:
-    """The rows for the terminal, policies below one another."""
+    """The rows for the terminal, one line for each policy."""
     table = RichTable(box=box.SIMPLE_HEAD)
     table.add_column("mean return of a chunk")
     cells = [row.to_row() for row in rows]
@@ -145,7 +145,7 @@ def baselines_table(rows: list[BaselineReturns]) -> RichTable:
 def _rollout(
     envs: SpanControlVectorEnv, decide: Callable[[int], NDArray[Any]]
 ) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
-    """One episode in every environment; returns and content types of its chunks, each of shape (num_envs, chunks)."""
+    """Returns and content types of the chunks of one episode, each of shape (num_envs, chunks)."""
     config = envs.config
     envs.reset(seed=EVAL_SEED)
     core = envs.core

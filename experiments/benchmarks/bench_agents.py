@@ -1,9 +1,10 @@
-"""``spangym bench agents``: what a decision costs beside its layer, and how fast a table learns."""
+"""``spangym bench agents``: the cost of a decision in a layer, and the speed of the Refiner."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -19,31 +20,25 @@ from spangym.attention.controllers.policy_heads import PolicyHead
 from spangym.attention.features import NUM_STATES, token_moments
 from spangym.attention.observation_spec import ObservationSpec
 from spangym.experiments.benchmarks.measure import (
-    Row,
+    BenchRow,
     d2h_copies_and_utilization,
     interleaved_timing,
 )
 
-CTX, DIMS, HEAD_TYPES = 1024, 384, 6
 HIDDEN = 64
-"""Width of the two hidden layers that Stable-Baselines3 gives its networks."""
+"""Width of the two hidden layers of Stable-Baselines3's default networks."""
 
-_DECISION_GOAL = 0.05
-"""Time of a decision over that of the layer's forward, whose features it may use again."""
-_TABLE_GOAL = 5.0
+DECISION_GOAL = 0.05
+"""Time of a decision over the time of the layer's forward pass, whose features it can reuse."""
+TABLE_GOAL = 5.0
 """Speed of choosing and updating over the original's."""
-_SECONDS = 0.2
-"""Of a turn of a comparison."""
-_DECISIONS = 2_000
-"""Of a turn of choosing and updating."""
 
 
 class OriginalRefiner:
-    """The original's Q-learning, as it was written: a dict of tuples, and a max over the actions.
+    """The original's Q-learning as written: a dict of tuples and a max over the actions.
 
     Args:
-        seed: Seed of the exploration; the original drew from NumPy's global generator, which is of
-            this kind.
+        seed: Seed of the exploration, in a generator of the kind that the original used.
     """
 
     def __init__(self, seed: int) -> None:
@@ -63,143 +58,153 @@ class OriginalRefiner:
         return max(range(self.actions), key=lambda action: self.get_value(state, action))
 
     def update(self, state: int, action: int, reward: float, next_state: int) -> None:
-        """Move the value of one decision towards its reward and the best that can follow."""
+        """Move the value of one action toward its reward plus the discounted best next value."""
         best = max(self.get_value(next_state, each) for each in range(self.actions))
         value = self.get_value(state, action)
         self.R[state, action] = value + self.alpha * (reward + self.gamma * best - value)
 
 
-def run(quick: bool, seed: int = 0) -> Iterator[Row]:
+@dataclass(frozen=True)
+class AgentsBench:
+    """Sizes of the measurement. Networks have Stable-Baselines3's shapes and random weights.
+
+    Attributes:
+        rounds: Turns of each function.
+        seed: Seed of weights, input and states.
+        ctx: Tokens of the one sequence.
+        dims: Width of the layer, which has six heads.
+        decisions: Decisions of the tabular agents in a turn.
+        min_seconds: Duration of a turn.
+    """
+
+    rounds: int = 9
+    seed: int = 0
+    ctx: int = 1024
+    dims: int = 384
+    decisions: int = 2_000
+    min_seconds: float = 0.2
+
+    def controlled_layer(
+        self, agent: str, observation: dict[str, Any], device: str = "cpu"
+    ) -> tuple[IntegratedAttention, Tensor]:
+        """A layer with an exported agent, and an input."""
+        generator = torch.Generator().manual_seed(self.seed)
+        layer = IntegratedAttention(self.ctx, self.dims, 6, generator=generator).eval()
+        encoding = "state" if agent == "refiner" else "box"
+        spec = ObservationSpec(self.dims, encoding=encoding, **observation)
+        layer.refiner = ExportedPolicy(spec, _head(agent, spec, generator))
+        x = torch.randn(1, self.ctx, self.dims, generator=generator)
+        return layer.to(device), x.to(device)
+
+    @torch.no_grad()
+    def over_forward(
+        self,
+        decide: Callable[[], object],
+        layer: IntegratedAttention,
+        x: Tensor,
+        synchronize: Callable[[], object] = lambda: None,
+    ) -> float:
+        """Time of a decision over the time of a forward pass with the predictor's span."""
+        decision, forward = interleaved_timing(
+            decide,
+            lambda: layer.forward_with_action(x),
+            rounds=self.rounds,
+            min_seconds=self.min_seconds,
+            synchronize=synchronize,
+        )
+        return decision / forward
+
+    def speed_over_original(self) -> float:
+        """Speed of the Refiner over the original's, on the same sequence of states."""
+        rng = np.random.default_rng(self.seed)
+        # A run that observes two groups of dimensions meets about 25 states.
+        visited = rng.integers(NUM_STATES, size=25)
+        states = visited[rng.integers(25, size=self.decisions)].tolist()
+        rewards = rng.standard_normal(self.decisions).tolist()
+
+        def play(refiner: Refiner | OriginalRefiner) -> Callable[[], None]:
+            def decisions() -> None:
+                state = states[-1]
+                for next_state, reward in zip(states, rewards, strict=True):
+                    action = refiner.choose_action(state)
+                    refiner.update(state, action, reward, next_state)
+                    state = next_state
+
+            return decisions
+
+        ours, original = interleaved_timing(
+            play(Refiner(seed=self.seed)),
+            play(OriginalRefiner(self.seed)),
+            rounds=self.rounds,
+            min_seconds=self.min_seconds,
+        )
+        return original / ours
+
+
+def run(quick: bool, bench: AgentsBench | None = None) -> Iterator[BenchRow]:
     """Measure on the CPU, and on a CUDA device if there is one.
 
-    Networks have the shapes that Stable-Baselines3 gives them, and random weights; one batch element.
-
     Args:
-        quick: Fewer rounds.
-        seed: Of weights, input and decisions.
+        quick: Whether to use fewer rounds.
+        bench: Sizes; the defaults if None.
 
     Yields:
-        Figures as they are measured.
+        Figures in the order of measurement.
     """
-    rounds = 3 if quick else 9
-    cpu, sizes = torch.device("cpu"), f"ctx {CTX}, dims {DIMS}"
+    bench = bench or AgentsBench(rounds=3 if quick else 9)
+    sizes = f"ctx {bench.ctx}, dims {bench.dims}"
     for agent in ("dqn", "ppo", "refiner"):
-        layer, x = _controlled(agent, {}, seed, cpu)
-        whole = _share(lambda layer=layer, x=x: layer.select_actions(x), layer, x, rounds)
-        yield Row(f"decision over forward, {agent}, {sizes}", whole, _DECISION_GOAL, "lower")
-        added = _share(_added(layer, x), layer, x, rounds)
-        name = f"what a decision adds to a forward, over it, {agent}, {sizes}"
-        yield Row(name, added, _DECISION_GOAL, "lower")
-    layer, x = _controlled("ppo", {"autocorrelation": True}, seed, cpu)
-    whole = _share(lambda: layer.select_actions(x), layer, x, rounds)
-    yield Row(f"decision over forward, ppo with lag correlations, {sizes}", whole, None, "lower")
-    yield from _cuda(sizes, rounds, seed)
-    for storage in ("dict", "array"):
-        yield Row(
-            f"choose and update, speed against the original, {storage}",
-            _against_original(storage, rounds, seed),
-            _TABLE_GOAL,
-            "higher",
-        )
+        layer, x = bench.controlled_layer(agent, {})
+        alone = bench.over_forward(lambda layer=layer, x=x: layer.select_actions(x), layer, x)
+        yield BenchRow(f"decision over forward, {agent}, {sizes}", alone, DECISION_GOAL, "lower")
+        added = bench.over_forward(_decision_within_forward(layer, x), layer, x)
+        name = f"decision within a forward, over it, {agent}, {sizes}"
+        yield BenchRow(name, added, DECISION_GOAL, "lower")
+    layer, x = bench.controlled_layer("ppo", {"autocorrelation": True})
+    alone = bench.over_forward(lambda: layer.select_actions(x), layer, x)
+    name = f"decision over forward, ppo with autocorrelation, {sizes}"
+    yield BenchRow(name, alone, None, "lower")
+    yield from _cuda(bench, sizes)
+    speed = bench.speed_over_original()
+    yield BenchRow("choose and update, speed against the original", speed, TABLE_GOAL, "higher")
 
 
-def _cuda(sizes: str, rounds: int, seed: int) -> Iterator[Row]:
-    """The same on the device, where a hash takes one digit after the other: a table of few."""
-    there = torch.cuda.is_available()
+def _cuda(bench: AgentsBench, sizes: str) -> Iterator[BenchRow]:
+    """The same on CUDA; the Refiner observes four groups, since its hash is sequential."""
     for agent, observation, name in (
         ("dqn", {}, "dqn"),
         ("ppo", {}, "ppo"),
         ("refiner", {"pool_groups": 4}, "refiner of 4 groups"),
     ):
-        whole = copies = None
-        if there:
-            layer, x = _controlled(agent, observation, seed, torch.device("cuda"))
+        alone = copies = None
+        if torch.cuda.is_available():
+            layer, x = bench.controlled_layer(agent, observation, "cuda")
 
             def decide(layer: IntegratedAttention = layer, x: Tensor = x) -> object:
                 return layer.select_actions(x)
 
-            whole = _share(decide, layer, x, rounds, torch.cuda.synchronize)
+            alone = bench.over_forward(decide, layer, x, torch.cuda.synchronize)
             copies = d2h_copies_and_utilization(decide)[0]
-        yield Row(f"decision over forward, CUDA, {name}, {sizes}", whole, _DECISION_GOAL, "lower")
-        yield Row(f"copies to the host in a decision, CUDA, {name}", copies, 0, "lower")
+        row = f"decision over forward, CUDA, {name}, {sizes}"
+        yield BenchRow(row, alone, DECISION_GOAL, "lower")
+        yield BenchRow(f"copies to the host in a decision, CUDA, {name}", copies, 0, "lower")
 
 
-@torch.no_grad()
-def _share(
-    decide: Callable[[], object],
-    layer: IntegratedAttention,
-    x: Tensor,
-    rounds: int,
-    synchronize: Callable[[], object] = lambda: None,
-) -> float:
-    """Time of a decision over that of a forward whose span is the predictor's."""
-    decision, forward = interleaved_timing(
-        decide,
-        lambda: layer.forward_with_action(x),
-        rounds=rounds,
-        least=_SECONDS,
-        synchronize=synchronize,
-    )
-    return decision / forward
-
-
-def _added(layer: IntegratedAttention, x: Tensor) -> Callable[[], object]:
-    """What a decision takes where the layer has normalized its input and has its features."""
+def _decision_within_forward(layer: IntegratedAttention, x: Tensor) -> Callable[[], object]:
+    """A decision that reuses the layer's normalized input and its features."""
     controller = cast(ExportedPolicy, layer.refiner)
     local_input = layer.ln_a(x).detach()
-    found = token_moments(local_input)
-    return lambda: controller.actions(controller.observe(found, local_input))
+    moments = token_moments(local_input)
+    return lambda: controller.actions(controller.observe(moments, local_input))
 
 
-def _controlled(
-    agent: str, observation: dict[str, Any], seed: int, device: torch.device
-) -> tuple[IntegratedAttention, Tensor]:
-    """A layer that an agent controls, and an input."""
-    generator = torch.Generator().manual_seed(seed)
-    layer = IntegratedAttention(CTX, DIMS, HEAD_TYPES, generator=generator).eval()
-    encoding = "state" if agent == "refiner" else "box"
-    observed = ObservationSpec(DIMS, encoding=encoding, **observation)
-    layer.refiner = ExportedPolicy(observed, _head(agent, observed, generator))
-    return layer.to(device), torch.randn(1, CTX, DIMS, generator=generator).to(device)
-
-
-def _head(agent: str, observation: ObservationSpec, generator: torch.Generator) -> PolicyHead:
+def _head(agent: str, spec: ObservationSpec, generator: torch.Generator) -> PolicyHead:
     if agent == "refiner":
-        return LookupPolicy(
-            observation, torch.randint(NUM_ACTIONS, (NUM_STATES,), generator=generator)
-        )
-    widths = (len(observation.nvec), HIDDEN, HIDDEN, NUM_ACTIONS)
+        return LookupPolicy(spec, torch.randint(NUM_ACTIONS, (NUM_STATES,), generator=generator))
+    widths = (len(spec.nvec), HIDDEN, HIDDEN, NUM_ACTIONS)
     weights = [
         nn.init.orthogonal_(torch.empty(outputs, inputs), generator=generator)
         for inputs, outputs in itertools.pairwise(widths)
     ]
     biases = [torch.zeros(len(each)) for each in weights]
-    return MLPPolicy(observation, weights, biases, "ReLU" if agent == "dqn" else "Tanh")
-
-
-def _against_original(storage: str, rounds: int, seed: int) -> float:
-    """Speed of choosing and updating over the original's, on the same stream of states."""
-    generator = np.random.default_rng(seed)
-    # As many states as a run meets where two groups of dimensions are observed.
-    states = generator.integers(NUM_STATES, size=25)[
-        generator.integers(25, size=_DECISIONS)
-    ].tolist()
-    rewards = generator.standard_normal(_DECISIONS).tolist()
-
-    def play(refiner: Refiner | OriginalRefiner) -> Callable[[], None]:
-        def decisions() -> None:
-            state = states[-1]
-            for next_state, reward in zip(states, rewards, strict=True):
-                action = refiner.choose_action(state)
-                refiner.update(state, action, reward, next_state)
-                state = next_state
-
-        return decisions
-
-    ours, original = interleaved_timing(
-        play(Refiner(storage=storage, seed=seed)),
-        play(OriginalRefiner(seed)),
-        rounds=rounds,
-        least=_SECONDS,
-    )
-    return original / ours
+    return MLPPolicy(spec, weights, biases, "ReLU" if agent == "dqn" else "Tanh")

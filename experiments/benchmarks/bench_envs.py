@@ -1,14 +1,16 @@
-"""``spangym bench envs``: what the environment adds to the layers that it runs."""
+"""``spangym bench envs``: the overhead of the environment over its layers."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from spangym.attention import NUM_ACTIONS
@@ -19,149 +21,148 @@ from spangym.envs import (
     SpanControlVectorEnv,
     make_config,
 )
-from spangym.envs.core import SpanControlCore
 from spangym.experiments.benchmarks.measure import (
-    Row,
+    BenchRow,
     d2h_copies_and_utilization,
     interleaved_timing,
 )
 
 IDS = ("spangym/SpanControl-v0", "spangym/SpanBudget-v0")
-CTX, DIMS = 256, 64
 
-_OVERHEAD_GOALS = {1: 1.10, 16: 1.05}
-"""Time of a step over that of the bare layer and reward, by environments."""
-_DUMMY_GOAL = 1.5
-_BUSY_GOAL = 0.9
-_STEPS = 15
-"""An episode of the defaults but its last step, at which the vector face begins a new one."""
-_SECONDS = 0.2
-"""Of a turn of a comparison."""
+OVERHEAD_GOALS = {1: 1.10, 16: 1.05}
+"""Time of a step over the time of the bare layer and reward, by number of environments."""
+DUMMY_GOAL = 1.5
+BUSY_GOAL = 0.9
 
 
-def run(quick: bool, seed: int = 0) -> Iterator[Row]:
+@dataclass(frozen=True)
+class EnvsBench:
+    """Sizes of the measurement.
+
+    Attributes:
+        rounds: Turns of each function.
+        seed: Seed of data and actions.
+        ctx: Tokens of a chunk.
+        dims: Width of the layers.
+        steps: Steps that are timed; the default is an episode without its last step, at which a
+            vector environment starts the next episode.
+        min_seconds: Duration of a turn.
+    """
+
+    rounds: int = 9
+    seed: int = 0
+    ctx: int = 256
+    dims: int = 64
+    steps: int = 15
+    min_seconds: float = 0.2
+
+    def overhead(self, num_envs: int) -> float:
+        """Time of an episode's steps over the time of its layers and rewards on the same input."""
+        sizes = {"ctx": self.ctx, "dims": self.dims}
+        scalar = num_envs == 1
+        envs: Any = SpanControlEnv(**sizes) if scalar else SpanControlVectorEnv(num_envs, **sizes)
+        envs.reset(seed=self.seed)
+        actions = self._actions(num_envs)
+        core = envs.core
+        passes = []
+        player = core.fork()
+        for step in range(self.steps):
+            state, layer = player.state, player.layer
+            action = torch.from_numpy(actions[step])
+            passes.append((core.stack.layer(layer), state.hidden, action, state.caches[layer]))
+            player.step(actions[step])
+        layers, pairs = core.config.num_layers, self.ctx**2
+
+        def with_env() -> None:
+            playing = envs.fork()
+            for step in range(self.steps):
+                playing.step(actions[step, 0] if scalar else actions[step])
+
+        @torch.no_grad()
+        def bare() -> None:
+            for layer, hidden, action, cache in passes:
+                output = layer.forward_with_action(hidden, action, cache=cache)
+                core.reward(RewardContext(output, 0, layers, pairs))
+
+        whole, alone = self._time(with_env, bare)
+        return whole / alone
+
+    def rate(self, envs: SpanControlVectorEnv) -> float:
+        """Median steps per second, all environments together."""
+        envs.reset(seed=self.seed)
+        actions = self._actions(envs.num_envs)
+        seconds = []
+        for _ in range(self.rounds + 1):
+            start = time.perf_counter()
+            for action in actions:
+                envs.step(action)
+            seconds.append(time.perf_counter() - start)
+        return len(actions) * envs.num_envs / float(np.median(seconds[1:]))
+
+    def speed_over_dummy(self, name: str, num_envs: int) -> float:
+        """Speed of the SB3 interface over that of a DummyVecEnv of scalar environments."""
+        vectorized = SB3SpanControlVecEnv(make_config(name, {}), num_envs)
+        dummy = DummyVecEnv([lambda: gym.make(name) for _ in range(num_envs)])
+        actions = self._actions(num_envs)
+
+        def play(envs: SB3SpanControlVecEnv | DummyVecEnv) -> Callable[[], None]:
+            envs.seed(self.seed)
+            envs.reset()
+
+            def steps() -> None:
+                for action in actions:
+                    envs.step(action)
+
+            return steps
+
+        one, other = self._time(play(vectorized), play(dummy))
+        return other / one
+
+    def on_cuda(self, num_envs: int) -> tuple[float, float, float]:
+        """Steps per second, copies to the host in a step, and utilization of the device."""
+        envs = SpanControlVectorEnv(num_envs, ctx=self.ctx, dims=self.dims, device="cuda")
+        rate, core, action = self.rate(envs), envs.core, self._actions(num_envs)[0]
+        envs.reset(seed=self.seed)
+        copies, busy = d2h_copies_and_utilization(lambda: core.step(action))
+        return rate, copies, busy
+
+    def _time(self, *functions: Callable[[], object]) -> list[float]:
+        return interleaved_timing(*functions, rounds=self.rounds, min_seconds=self.min_seconds)
+
+    def _actions(self, num_envs: int) -> NDArray[np.int64]:
+        """Random actions, shape (steps, num_envs)."""
+        rng = np.random.default_rng(self.seed)
+        return rng.integers(NUM_ACTIONS, size=(self.steps, num_envs))
+
+
+def run(quick: bool, bench: EnvsBench | None = None) -> Iterator[BenchRow]:
     """Measure on the CPU, and on a CUDA device if there is one.
 
     Args:
-        quick: Fewer rounds and environments.
-        seed: Of streams and actions.
+        quick: Whether to use fewer rounds and environments.
+        bench: Sizes; the defaults if None.
 
     Yields:
-        Figures as they are measured.
+        Figures in the order of measurement.
     """
-    rounds = 3 if quick else 9
-    for num_envs, goal in _OVERHEAD_GOALS.items():
-        yield Row(
-            f"step over bare layer and reward, ctx {CTX}, dims {DIMS}, environments {num_envs}",
-            _overhead(num_envs, rounds, seed),
-            goal,
-            "lower",
-        )
+    bench = bench or EnvsBench(rounds=3 if quick else 9)
+    sizes = f"ctx {bench.ctx}, dims {bench.dims}"
+    for num_envs, goal in OVERHEAD_GOALS.items():
+        name = f"step over bare layer and reward, {sizes}, environments {num_envs}"
+        yield BenchRow(name, bench.overhead(num_envs), goal, "lower")
     for num_envs in (1, 16) if quick else (1, 2, 4, 8, 16, 32, 64):
-        envs = SpanControlVectorEnv(num_envs, ctx=CTX, dims=DIMS)
-        yield Row(
-            f"steps a second, environments {num_envs}", _rate(envs, rounds, seed), None, "higher"
-        )
+        envs = SpanControlVectorEnv(num_envs, ctx=bench.ctx, dims=bench.dims)
+        rate = bench.rate(envs)
+        yield BenchRow(f"steps per second, environments {num_envs}", rate, None, "higher")
     for name in IDS:
-        yield Row(
-            f"SB3 face over DummyVecEnv, {name}, environments 16",
-            _against_dummy(name, 16, rounds, seed),
-            _DUMMY_GOAL,
-            "higher",
-        )
-    yield from _cuda((16, 1024) if quick else (16, 64, 256, 1024), rounds, seed)
-
-
-def _overhead(num_envs: int, rounds: int, seed: int) -> float:
-    """Time of an episode's steps over that of its layers and rewards alone, on the same input."""
-    envs: Any = SpanControlEnv(ctx=CTX, dims=DIMS)
-    if num_envs > 1:
-        envs = SpanControlVectorEnv(num_envs, ctx=CTX, dims=DIMS)
-    envs.reset(seed=seed)
-    actions = _actions(num_envs, seed)
-    core = envs.core
-    passes = []
-    player = core.fork()
-    for step in range(_STEPS):
-        state, layer = player.state, player.layer
-        decided = torch.from_numpy(actions[step])
-        passes.append((core.stack.layer(layer), state.hidden, decided, state.caches[layer]))
-        player.step(actions[step])
-    layers, pairs = core.config.num_layers, CTX**2
-
-    def through() -> None:
-        playing = envs.fork()
-        for step in range(_STEPS):
-            playing.step(actions[step] if num_envs > 1 else actions[step, 0])
-
-    @torch.no_grad()
-    def bare() -> None:
-        for layer, hidden, decided, cache in passes:
-            outcome = layer.forward_with_action(hidden, decided, cache=cache)
-            core.reward(RewardContext(outcome, 0, layers, pairs))
-
-    whole, alone = interleaved_timing(through, bare, rounds=rounds, least=_SECONDS)
-    return whole / alone
-
-
-def _rate(envs: SpanControlVectorEnv, rounds: int, seed: int) -> float:
-    """Steps a second, all environments together; the median of several turns."""
-    envs.reset(seed=seed)
-    actions = _actions(envs.num_envs, seed)
-    seconds = []
-    for _ in range(rounds + 1):
-        began = time.perf_counter()
-        for action in actions:
-            envs.step(action)
-        seconds.append(time.perf_counter() - began)
-    return len(actions) * envs.num_envs / float(np.median(seconds[1:]))
-
-
-def _against_dummy(name: str, num_envs: int, rounds: int, seed: int) -> float:
-    """Speed of the Stable-Baselines3 face over that of as many scalar environments."""
-    together = SB3SpanControlVecEnv(make_config(name, {}), num_envs)
-    apart = DummyVecEnv([lambda: gym.make(name) for _ in range(num_envs)])
-    actions = _actions(num_envs, seed)
-
-    def play(envs: SB3SpanControlVecEnv | DummyVecEnv) -> Callable[[], None]:
-        envs.seed(seed)
-        envs.reset()
-
-        def steps() -> None:
-            for action in actions:
-                envs.step(action)
-
-        return steps
-
-    one, other = interleaved_timing(play(together), play(apart), rounds=rounds, least=_SECONDS)
-    return other / one
-
-
-def _cuda(num_envs: tuple[int, ...], rounds: int, seed: int) -> Iterator[Row]:
-    """Steps a second, copies to the host in a step, and how busy the device is."""
-    there = torch.cuda.is_available()
-    for count in num_envs:
-        figures: tuple[float | None, ...] = (None, None, None)
-        if there:
-            figures = _cuda_figures(count, rounds, seed)
-        rate, copies, busy = figures
-        yield Row(f"steps a second on CUDA, environments {count}", rate, None, "higher")
-        yield Row(f"copies to the host a step on CUDA, environments {count}", copies, 1, "lower")
-        yield Row(
-            f"share of a step that CUDA is busy, environments {count}", busy, _BUSY_GOAL, "higher"
-        )
-
-
-def _cuda_figures(num_envs: int, rounds: int, seed: int) -> tuple[float, float, float]:
-    envs = SpanControlVectorEnv(num_envs, ctx=CTX, dims=DIMS, device="cuda")
-    rate = _rate(envs, rounds, seed)
-    core: SpanControlCore = envs.core
-    action = _actions(num_envs, seed)[0]
-    envs.reset(seed=seed)
-    copies, busy = d2h_copies_and_utilization(lambda: core.step(action))
-    return rate, copies, busy
-
-
-def _actions(num_envs: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Actions of so many steps, shape (steps, num_envs)."""
-    return np.random.default_rng(seed).integers(NUM_ACTIONS, size=(_STEPS, num_envs))
+        speed = bench.speed_over_dummy(name, 16)
+        row = f"SB3 interface over DummyVecEnv, {name}, environments 16"
+        yield BenchRow(row, speed, DUMMY_GOAL, "higher")
+    for num_envs in (16, 1024) if quick else (16, 64, 256, 1024):
+        rate = copies = busy = None
+        if torch.cuda.is_available():
+            rate, copies, busy = bench.on_cuda(num_envs)
+        where = f"CUDA, environments {num_envs}"
+        yield BenchRow(f"steps per second, {where}", rate, None, "higher")
+        yield BenchRow(f"copies to the host per step, {where}", copies, 1, "lower")
+        yield BenchRow(f"device utilization in a step, {where}", busy, BUSY_GOAL, "higher")

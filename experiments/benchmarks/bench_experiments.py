@@ -1,4 +1,4 @@
-"""``spangym bench experiments``: what the runner adds to its trials, and how fast it draws."""
+"""``spangym bench experiments``: the overhead of the runner, and the time to draw a large run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from spangym.experiments.analysis.comparison_stats import compute_statistics
 from spangym.experiments.analysis.load_results import load_results
-from spangym.experiments.benchmarks.measure import Row
+from spangym.experiments.benchmarks.measure import BenchRow
 from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.plots.save import save_comparison_figures
 from spangym.experiments.reports.write_outputs import smoke_test, write_outputs
@@ -29,53 +29,50 @@ from spangym.experiments.studies.load_study import load_study, normalize_study
 from spangym.experiments.studies.study import Study, StudyAgent, Trial
 from spangym.experiments.trials.run_dir import RunDir
 
-_OVERHEAD_GOAL = 1.10
-"""Wall time of a study over the sum of its trials' own times, divided by the processes."""
-_CURVES_GOAL = 20.0
-"""Seconds for a thousand trials of a thousand rows each."""
+OVERHEAD_GOAL = 1.10
+"""Wall time of a study over the sum of its trials' times, divided by the processes."""
+CURVES_GOAL = 20.0
+"""Seconds to draw a thousand trials of a thousand rows each."""
 
 
-def run(quick: bool) -> Iterator[Row]:
-    """Measure the runner on real trials, and the drawing on rows that are made up.
+def run(quick: bool, study: Study | None = None) -> Iterator[BenchRow]:
+    """Measure the runner on real trials, and the drawing on synthetic rows.
 
     Args:
-        quick: Shorter trainings and fewer rows.
+        quick: Whether to use shorter trainings and fewer rows.
+        study: The study to run; ``quickstart`` if None.
 
     Yields:
-        Figures as they are measured.
+        Figures in the order of measurement.
     """
     num_workers = available_cpus()
-    study = load_study("quickstart")
+    study = study or load_study("quickstart")
     steps, seeds = (64, (0,)) if quick else (2_000, (0, 1))
     study = normalize_study(replace(study, total_timesteps=steps, seeds=seeds))
     with tempfile.TemporaryDirectory() as place:
-        yield Row(
-            f"wall time over the trials' own, {len(study.trials())} trials, {num_workers} processes",
+        count = len(study.trials())
+        yield BenchRow(
+            f"wall time over the trials' times, {count} trials, {num_workers} processes",
             runner_overhead(study, Path(place, "run"), num_workers),
-            None if quick else _OVERHEAD_GOAL,
+            None if quick else OVERHEAD_GOAL,
             "lower",
         )
     trials, episodes, rounds = (10, 100, 1) if quick else (1_000, 1_000, 3)
     with tempfile.TemporaryDirectory() as place:
-        folder = synthetic_run(Path(place, "run"), trials, episodes)
+        folder = synthetic_run(study, Path(place, "run"), trials, episodes)
         times = [_seconds_of_curves(folder) for _ in range(rounds)]
-        yield Row(
+        yield BenchRow(
             f"seconds of spangym curves, {trials:,} trials of {episodes:,} rows",
             statistics.median(times),
-            None if quick else _CURVES_GOAL,
+            None if quick else CURVES_GOAL,
             "lower",
         )
 
 
 def runner_overhead(study: Study, path: Path, num_workers: int) -> float:
-    """Wall time of a study over the sum of its trials' own times, divided by the processes.
+    """Wall time of a study over the sum of its trials' times, divided by the processes.
 
-    From the study that is read to the report that is written; the start of Python is not in it.
-
-    Args:
-        study: What is run.
-        path: Folder for the run.
-        num_workers: Processes.
+    It includes everything from the smoke test to the report, but not the start of Python.
     """
     began = time.perf_counter()
     smoke_test(study)
@@ -87,16 +84,16 @@ def runner_overhead(study: Study, path: Path, num_workers: int) -> float:
     return wall / (sum(folder.result(trial)["wall_seconds"] for trial in trials) / num_workers)
 
 
-def synthetic_run(path: Path, learners: int, episodes: int) -> RunDir:
-    """A run of made-up rows: ten agents, the trials of learners being so many.
+def synthetic_run(study: Study, path: Path, trials: int, episodes: int) -> RunDir:
+    """A run folder with synthetic rows of ten agents.
 
     Args:
+        study: A study of one environment.
         path: Folder for the run.
-        learners: Trials of learners; a multiple of ten.
-        episodes: Of each training.
+        trials: Trials of the ten agents, a multiple of ten.
+        episodes: Episodes of each training.
     """
-    quickstart = load_study("quickstart")
-    (environment,) = quickstart.environments
+    (environment,) = study.environments
     agents = tuple(
         StudyAgent(
             "refiner", name=f"agent {number}", hyperparameters={"epsilon": 0.01 * (number + 1)}
@@ -105,9 +102,7 @@ def synthetic_run(path: Path, learners: int, episodes: int) -> RunDir:
     )
     steps = episodes * environment.episode_steps
     study = normalize_study(
-        replace(
-            quickstart, agents=agents, total_timesteps=steps, seeds=tuple(range(learners // 10))
-        )
+        replace(study, agents=agents, total_timesteps=steps, seeds=tuple(range(trials // 10)))
     )
     folder = RunDir(path)
     generator = np.random.default_rng(0)
@@ -165,7 +160,7 @@ def _fake_trial(trial: Trial, folder: Path, generator: np.random.Generator) -> N
 
 
 def _seconds_of_curves(folder: RunDir) -> float:
-    """As ``spangym curves`` does it, from the stored rows to the picture."""
+    """Seconds of ``spangym curves``, from the stored rows to the image files."""
     began = time.perf_counter()
     results = load_results([folder])
     data = PlotData(results, compute_statistics(results, np.random.default_rng(0)))

@@ -1,12 +1,9 @@
-"""``spangym bench pilot``: what a pilot's models cost on long inputs, beside full attention."""
+"""``spangym bench pilot``: cost of the pilot's models on long inputs, against full attention."""
 
 from __future__ import annotations
 
-import math
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +17,7 @@ from spangym.attention.layers.sliding_window import MAX_REFINEMENT_STEPS
 from spangym.envs.data.dataset import BYTES
 from spangym.envs.data.dataset_registry import make_dataset
 from spangym.experiments.benchmarks.long_inputs import FULL, TaskName, Timing, make_row
+from spangym.experiments.benchmarks.measure import interleaved_timing
 from spangym.experiments.pilot.corpus import encode, join_utterances
 from spangym.experiments.pilot.model_optimizer import ModelOptimizer
 from spangym.experiments.pilot.models import STRIDE, PilotModel, make_model
@@ -31,26 +29,21 @@ LENGTHS: dict[TaskName, tuple[int, ...]] = {
     "speech": (2, 8, 30, 60, 120),
     "text": (256, 1024, 2048, 4096, 8192),
 }
-"""Seconds of recordings, and bytes."""
+"""Lengths in seconds of speech and in bytes of text."""
 
-_QUICK_LENGTHS: dict[TaskName, tuple[int, ...]] = {"speech": (2, 8), "text": (256, 1024)}
-_ROUNDS, _QUICK_ROUNDS = 3, 1
-_SECONDS = 0.1
-"""Of a turn, in which a short function is called several times."""
-_UPDATES = 100_000
-"""More than are made."""
+QUICK_LENGTHS: dict[TaskName, tuple[int, ...]] = {"speech": (2, 8), "text": (256, 1024)}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A model that is timed.
+    """A model to time.
 
     Attributes:
-        name: What it is called.
+        name: Name in the table.
         config: Its attention.
-        action: Of each layer; the layers' own predictors decide if None.
-        refinement_steps: Most passes of iterative focus; the original layer takes 10 whatever it says.
-        local_only: Whether `LocalAttention` takes the place of full attention.
+        action: Action of each layer; the span predictors' choice if None.
+        refinement_steps: Maximum number of refinement passes; always 10 in the original layer.
+        local_only: Whether `LocalAttention` replaces full attention.
     """
 
     name: str
@@ -83,16 +76,16 @@ VARIANTS = (
     ),
     Variant("neither path", _STANDARD, 0, local_only=True),
 )
-"""The layers of a pilot, whose global path is full attention; then their local path without it."""
+"""The pilot's layers, whose global path is full attention, then their local path without it."""
 
 
 class LocalAttention(nn.Module):
-    """A local path in the place of full attention, with as many parameters: only the keys differ.
+    """A local path in place of full attention, with the same number of parameters.
 
     Args:
         config: Sizes.
-        action: The span, in ninths of the longest.
-        causal: Whether a token sees none after it.
+        action: Action that sets the span, 0 to 9.
+        causal: Whether a token attends to no later one.
     """
 
     def __init__(self, config: ModelConfig, action: int, causal: bool) -> None:
@@ -112,19 +105,19 @@ class LocalAttention(nn.Module):
         self.register_buffer("scale", torch.tensor([action / (NUM_ACTIONS - 1)]))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Attend, shape (1, tokens, dims) to the same, and how many keys were visited."""
+        """Output of shape (1, tokens, dims), and the query-key pairs."""
         done = self.local(self.ln(x), self.get_buffer("scale"))
         return self.combiner(split_heads(done.output, self.local.head)), done.qk_pairs
 
 
 @dataclass(frozen=True)
 class LongInput:
-    """What is read at once.
+    """One input sequence with its targets.
 
     Attributes:
-        content: As a pilot's model takes it, with one batch element.
-        targets: What it is to find, of one batch element.
-        num_classes: What it tells apart.
+        content: Input of a pilot model, batch size 1.
+        targets: Targets, batch size 1.
+        num_classes: Number of classes.
     """
 
     content: Tensor
@@ -136,21 +129,99 @@ class LongInput:
         return LongInput(self.content.to(device), self.targets.to(device), self.num_classes)
 
 
+@dataclass(frozen=True)
+class PilotBench:
+    """Sizes of the measurement. The models are untrained.
+
+    Attributes:
+        rounds: Turns of each function.
+        seed: Seed of weights and inputs.
+        lengths: Lengths by task, ascending: seconds of speech, bytes of text.
+        min_seconds: Duration of a turn.
+        corpus: Synthetic speech; it is synthesized if it is not in the cache.
+    """
+
+    rounds: int = 3
+    seed: int = 0
+    lengths: Mapping[TaskName, Sequence[int]] = field(default_factory=lambda: LENGTHS)
+    min_seconds: float = 0.1
+    corpus: SyntheticSpeechConfig = field(default_factory=SyntheticSpeechConfig)
+
+    def inputs(
+        self, task: TaskName, progress: Callable[[str], None] = lambda _: None
+    ) -> Iterator[LongInput]:
+        """Inputs of the lengths.
+
+        Utterances of one speaker are joined until they reach the length, so recordings are
+        slightly longer.
+        """
+        if task == "text":
+            dataset = make_dataset("text", "evaluation")
+            for length in self.lengths[task]:
+                generators = [np.random.default_rng(self.seed)]
+                content, targets = sample_batch(dataset, generators, 1, length)
+                yield LongInput(content[:, 0], targets[:, 0], BYTES)
+            return
+        corpus = build_corpus(
+            self.corpus, progress=lambda done, all_: progress(f"synthesizing: {done} of {all_}")
+        )
+        utterances = corpus.test_seen if corpus.test_unseen is None else corpus.test_unseen
+        for length in self.lengths[task]:
+            generator = np.random.default_rng(self.seed)
+            joined = join_utterances(utterances, length, 1, generator, STRIDE)
+            targets = torch.from_numpy(encode(joined.texts, corpus.alphabet))
+            content = torch.from_numpy(stack_frames(joined.frames))
+            yield LongInput(content, targets, 1 + len(corpus.alphabet))
+
+    def time(
+        self, task: TaskName, long_input: LongInput, progress: Callable[[str], None]
+    ) -> Iterator[tuple[str, Timing]]:
+        """Names and costs of all variants on one input; the variants take turns."""
+        device, tokens = long_input.content.device, long_input.content.shape[1]
+        timed = {each.name: _TimedVariant(each, task, long_input, self.seed) for each in VARIANTS}
+        functions: dict[tuple[str, str], Callable[[], object]] = {}
+        for name, each in timed.items():
+            functions[name, "training"], functions[name, "inference"] = each.train, each.infer
+        keys = [*functions]
+
+        def on_turn(number: int, turn: int) -> None:
+            name, phase = keys[turn]
+            progress(f"{tokens} tokens of {task}, round {number} of {self.rounds}: {name}, {phase}")
+
+        synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+        if device.type == "cuda":
+            # Kernels are compiled for each length.
+            for function in functions.values():
+                function()
+        seconds = interleaved_timing(
+            *functions.values(),
+            rounds=self.rounds,
+            min_seconds=self.min_seconds,
+            synchronize=synchronize,
+            on_turn=on_turn,
+        )
+        milliseconds = dict(zip(keys, (1000 * each for each in seconds), strict=True))
+        for name, each in timed.items():
+            pairs = torch.cat(each.qk_pairs).double().mean().item()
+            training, inference = milliseconds[name, "training"], milliseconds[name, "inference"]
+            yield name, Timing(tokens, pairs, training, inference)
+
+
 def run(
     tasks: Sequence[TaskName],
     quick: bool,
     device: torch.device,
     progress: Callable[[str], None] = lambda _: None,
-    seed: int = 0,
+    bench: PilotBench | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Measure models that nobody trained.
+    """Measure all variants on all lengths.
 
     Args:
-        tasks: What they read.
-        quick: Shorter long_inputs and fewer rounds.
-        device: Where they run.
-        progress: Told what is measured next.
-        seed: Of weights and long_inputs.
+        tasks: Tasks to measure.
+        quick: Whether to use shorter inputs and fewer rounds.
+        device: Device of the models.
+        progress: Called with a description of the next measurement.
+        bench: Sizes; the defaults if None.
 
     Yields:
         A row for each task and variant, ready for JSON.
@@ -158,80 +229,46 @@ def run(
     Raises:
         ValueError: The extra ``speech`` is not installed.
     """
-    lengths, rounds = (_QUICK_LENGTHS, _QUICK_ROUNDS) if quick else (LENGTHS, _ROUNDS)
+    bench = bench or (PilotBench(rounds=1, lengths=QUICK_LENGTHS) if quick else PilotBench())
     for task in tasks:
         timings: dict[str, list[Timing]] = {each.name: [] for each in VARIANTS}
-        for long_input in sample_passages(task, lengths[task], seed, progress):
-            for label, timing in _time(task, long_input.to(device), rounds, progress, seed):
-                timings[label].append(timing)
-        for label, own in timings.items():
-            yield make_row(task, label, own, timings[FULL])
-
-
-def sample_passages(
-    task: TaskName,
-    lengths: Sequence[int],
-    seed: int,
-    progress: Callable[[str], None] = lambda _: None,
-) -> Iterator[LongInput]:
-    """Inputs of so many seconds or bytes.
-
-    Utterances of one voice are joined until they last so long, so that recordings are somewhat
-    longer. They are spoken where the pilot has not yet done so.
-    """
-    if task == "text":
-        source = make_dataset("text", "evaluation")
-        for length in lengths:
-            content, targets = sample_batch(source, [np.random.default_rng(seed)], 1, length)
-            yield LongInput(content[:, 0], targets[:, 0], BYTES)
-        return
-    corpus = build_corpus(
-        SyntheticSpeechConfig(), progress=lambda done, all_: progress(f"speaking: {done} of {all_}")
-    )
-    utterances = corpus.test_seen if corpus.test_unseen is None else corpus.test_unseen
-    for length in lengths:
-        joined = join_utterances(utterances, length, 1, np.random.default_rng(seed), STRIDE)
-        targets = torch.from_numpy(encode(joined.texts, corpus.alphabet))
-        content = torch.from_numpy(stack_frames(joined.frames))
-        yield LongInput(content, targets, 1 + len(corpus.alphabet))
+        for long_input in bench.inputs(task, progress):
+            for name, timing in bench.time(task, long_input.to(device), progress):
+                timings[name].append(timing)
+        for name, own in timings.items():
+            yield make_row(task, name, own, timings[FULL])
 
 
 class _TimedVariant:
-    """A variant that reads a long_input.
-
-    Args:
-        variant: The variant.
-        task: What it is to learn.
-        long_input: On the device.
-        seed: Of the weights.
+    """A model and an input.
 
     Attributes:
-        qk_pairs: Of each layer when it last read.
+        qk_pairs: Query-key pairs of each layer in the last pass.
     """
 
     def __init__(self, variant: Variant, task: TaskName, long_input: LongInput, seed: int) -> None:
         content = long_input.content
-        self._passage = long_input
+        self._input = long_input
         self._action = None if variant.local_only else variant.action
         self._model = make_variant(variant, task, long_input.num_classes, content.shape[1], seed)
         self._model.to(content.device)
-        # At a rate of 0 nothing is learned: every round does the same work.
-        self._optimizer = ModelOptimizer(self._model, _UPDATES, 0.0)
+        # With a learning rate of 0 every round does the same work.
+        self._optimizer = ModelOptimizer(self._model, 100_000, 0.0)
         self.qk_pairs: list[Tensor] = []
 
     def train(self) -> None:
         """Update the model."""
-        self._optimizer.step(self._model.losses(self._hidden(), self._passage.targets))
+        self._optimizer.step(self._model.losses(self._hidden(), self._input.targets))
 
     @torch.no_grad()
     def infer(self) -> None:
-        """Read without gradient."""
+        """Run the model without gradient."""
         self._model.head(self._hidden())
 
     def _hidden(self) -> Tensor:
-        """What leaves the last block."""
+        """Output of the last block."""
         model = self._model
-        hidden = model.embed(self._passage.content)
+        hidden = model.embed(self._input.content)
         actions = None
         if self._action is not None:
             actions = torch.full((1,), self._action, device=hidden.device)
@@ -246,38 +283,10 @@ class _TimedVariant:
         return hidden
 
 
-def _time(
-    task: TaskName, long_input: LongInput, rounds: int, progress: Callable[[str], None], seed: int
-) -> Iterator[tuple[str, Timing]]:
-    """Time all variants on a long_input; they take turns."""
-    device, tokens = long_input.content.device, long_input.content.shape[1]
-    timed = {each.name: _TimedVariant(each, task, long_input, seed) for each in VARIANTS}
-    functions: dict[tuple[str, str], Callable[[], object]] = {}
-    for label, each in timed.items():
-        functions[label, "training"], functions[label, "inference"] = each.train, each.infer
-    names = [*functions]
-
-    def on_turn(number: int, turn: int) -> None:
-        label, what = names[turn]
-        progress(f"{tokens} tokens of {task}, round {number} of {rounds}: {label}, {what}")
-
-    synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    if device.type == "cuda":
-        # Kernels are compiled for each length anew.
-        for function in functions.values():
-            function()
-    seconds = time_in_turns([*functions.values()], rounds, _SECONDS, synchronize, on_turn)
-    milliseconds = dict(zip(names, (1000 * each for each in seconds), strict=True))
-    for label, each in timed.items():
-        keys = torch.cat(each.qk_pairs).double().mean().item()
-        training, inference = milliseconds[label, "training"], milliseconds[label, "inference"]
-        yield label, Timing(tokens, keys, training, inference)
-
-
 def make_variant(
     variant: Variant, task: TaskName, num_classes: int, ctx: int, seed: int
 ) -> PilotModel:
-    """A model of the pilot's default size; as many parameters as the others to half a percent."""
+    """A model of the pilot's default size; parameter counts agree to half a percent."""
     config = ModelConfig(num_refinement_steps=variant.refinement_steps)
     model = make_model(task, config, variant.config, num_classes, ctx, seed)
     if variant.local_only:
@@ -288,45 +297,3 @@ def make_variant(
                 for _ in range(config.num_layers)
             )
     return model
-
-
-def time_in_turns(
-    functions: Sequence[Callable[[], object]],
-    rounds: int,
-    least: float,
-    synchronize: Callable[[], object] = lambda: None,
-    on_turn: Callable[[int, int], object] = lambda *_: None,
-) -> list[float]:
-    """Times of functions that take turns: what slows the machine slows all.
-
-    Args:
-        functions: The functions.
-        rounds: Turns of each.
-        least: Seconds of a turn, in which a short function is called several times.
-        synchronize: Waits for the device.
-        on_turn: Called before a turn with its round and the function's index.
-
-    Returns:
-        Median seconds of a call of each.
-    """
-
-    def seconds(index: int, calls: int) -> float:
-        synchronize()
-        began = time.perf_counter()
-        for _ in range(calls):
-            functions[index]()
-        synchronize()
-        return (time.perf_counter() - began) / calls
-
-    times: list[list[float]] = [[] for _ in functions]
-    calls = [1 for _ in functions]
-    for number in range(rounds + 1):
-        for index, own in enumerate(times):
-            if len(own) < rounds:
-                on_turn(number, index)
-                own.append(seconds(index, calls[index]))
-        if number == 0:
-            calls = [max(1, math.ceil(least / own[0])) for own in times]
-            # A call that lasts a turn needs no other to be warm.
-            times = [own if count == 1 else [] for own, count in zip(times, calls, strict=True)]
-    return [statistics.median(own) for own in times]

@@ -1,4 +1,4 @@
-"""What ``spangym bench pilot`` has measured: rows for JSON, where costs cross, and a table."""
+"""Rows, break-even lengths and the table of ``spangym bench pilot``."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from spangym.experiments.reports.tables import Cell, Table, TableRow, table_row
 TaskName = Literal["speech", "text"]
 
 FULL = "full attention"
-"""What all others are compared with."""
+"""Name of the reference variant."""
 
 CHEAPER_RATIO = 0.95
-"""Share of full attention's cost below which something is cheaper: runs differ by some per cent."""
+"""Ratio below which a variant counts as cheaper, since timings vary by a few percent."""
 
 _TOKENS_PER_SECOND = RATE / (HOP * STRIDE)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What a model took for a long_input.
+    """Cost of a model on one input.
 
     Attributes:
-        tokens: Of the long_input.
-        qk_pairs: Mean of a layer.
+        tokens: Length of the input.
+        qk_pairs: Query-key pairs, mean over layers.
         training: Milliseconds of an update: forward, backward and optimizer.
-        inference: Milliseconds of a forward without gradient.
+        inference: Milliseconds of a forward pass without gradient.
     """
 
     tokens: int
@@ -44,13 +44,13 @@ class Timing:
 def make_row(
     task: TaskName, label: str, timings: Sequence[Timing], full: Sequence[Timing]
 ) -> dict[str, Any]:
-    """A variant on all lengths, the shortest first, beside full attention on the same.
+    """The row of a variant, ready for JSON.
 
     Args:
-        task: What was read.
-        label: Of the variant.
-        timings: Its own.
-        full: Those of full attention.
+        task: The task.
+        label: Name of the variant.
+        timings: Costs of the variant by length, ascending.
+        full: Costs of full attention at the same lengths.
     """
     row: dict[str, Any] = {"task": task, "variant": label, "lengths": []}
     for own, other in zip(timings, full, strict=True):
@@ -58,7 +58,7 @@ def make_row(
         if task == "speech":
             length["seconds"] = own.tokens / _TOKENS_PER_SECOND
         length["qk_pairs"] = own.qk_pairs
-        length["visited_keys_ratio"] = own.qk_pairs / other.qk_pairs
+        length["qk_pairs_ratio"] = own.qk_pairs / other.qk_pairs
         for what in ("training", "inference"):
             milliseconds = getattr(own, what)
             length[f"{what}_milliseconds"] = milliseconds
@@ -79,16 +79,16 @@ def make_row(
 def break_even_length(
     tokens: Sequence[float], ratios: Sequence[float], level: float = CHEAPER_RATIO
 ) -> float | None:
-    """Length from which on something is cheaper.
+    """Length from which on a variant is cheaper.
 
     Args:
-        tokens: Lengths that were measured, rising.
-        ratios: Cost over that of full attention at each.
-        level: Of the cost, below which it counts as cheaper.
+        tokens: Measured lengths, ascending.
+        ratios: Cost over that of full attention at each length.
+        level: Ratio below which the variant counts as cheaper.
 
     Returns:
-        Between the last length at which it is not and the next, where a power law through both
-        reaches the level; the first length if it is cheaper at all, None if it is not at the last.
+        The length at which a power law through the last length that is not cheaper and the next
+        one reaches the level; the first length if all are cheaper, None if the last is not.
 
     Example:
         >>> round(break_even_length([100, 400, 1600], [4.0, 2.0, 0.5], level=1))
@@ -108,12 +108,12 @@ def break_even_length(
 
 
 def long_inputs_table(measured: Sequence[dict[str, Any]]) -> Table:
-    """Ratios at the longest, and in brackets from what length on something is cheaper."""
+    """Ratios at the longest input, with the break-even length in brackets."""
     tasks = list(dict.fromkeys(row["task"] for row in measured))
     by_name = {(row["task"], row["variant"]): row for row in measured}
     columns, longest = ["attention"], []
     for task in tasks:
-        columns += [f"{task}: keys", f"{task}: training", f"{task}: inference"]
+        columns += [f"{task}: qk pairs", f"{task}: training", f"{task}: inference"]
         last = by_name[task, FULL]["lengths"][-1]
         longest.append(f"{task} of {_length(task, last['tokens'])}")
     lines = [
@@ -127,7 +127,7 @@ def _table_row(label: str, own: Sequence[dict[str, Any]]) -> TableRow:
     cells = []
     for row in own:
         last = row["lengths"][-1]
-        keys = last["visited_keys_ratio"]
+        keys = last["qk_pairs_ratio"]
         cells.append(Cell(f"{keys:.3g}", keys))
         for what in ("training", "inference"):
             ratio = last[f"{what}_ratio"]
@@ -137,7 +137,7 @@ def _table_row(label: str, own: Sequence[dict[str, Any]]) -> TableRow:
             elif (since := row["break_even_length"][what]) is not None:
                 shortest = row["lengths"][0]["tokens"]
                 always = since <= shortest
-                # No more than two digits are known of what lies between two lengths.
+                # An interpolated length has two significant digits at most.
                 length = _length(row["task"], since if always else float(f"{since:.2g}"))
                 text += f" (≤ {length})" if always else f" ({length})"
             cells.append(Cell(text, ratio))

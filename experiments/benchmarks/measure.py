@@ -1,4 +1,4 @@
-"""The one form of every ``spangym bench``: rows of figures with their goals, beside the machine."""
+"""The common form of every ``spangym bench``: rows with goals, timing, memory, the machine."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Direction = Literal["lower", "higher"]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One figure.
+class BenchRow:
+    """One measured figure.
 
     Attributes:
-        name: What was measured.
-        value: The figure; None where it could not be measured on this machine.
-        goal: What it is to reach; None if it has no goal.
-        direction: Whether ``lower`` or ``higher`` is better.
+        name: Name of the figure, with the sizes it was measured at.
+        value: The figure; None if this machine cannot measure it.
+        goal: The value to reach; None without a goal.
+        direction: Whether a ``lower`` or a ``higher`` value is better.
     """
 
     name: str
@@ -46,10 +46,10 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the goal is reached; None without a figure or a goal.
+        """Whether the goal is met; None without a value or a goal.
 
         Example:
-            >>> Row("time", 1.2, 1.5, "lower").met, Row("speed", 1.2, 1.5, "higher").met
+            >>> BenchRow("time", 1.2, 1.5, "lower").met, BenchRow("speed", 1.2, 1.5, "higher").met
             (True, False)
         """
         if self.value is None or self.goal is None:
@@ -57,12 +57,12 @@ class Row:
         return self.value <= self.goal if self.direction == "lower" else self.value >= self.goal
 
     def as_json(self) -> dict[str, Any]:
-        """The row with its verdict."""
+        """The row and whether its goal is met."""
         return {**asdict(self), "met": self.met}
 
 
 def describe_bench(device: torch.device) -> dict[str, Any]:
-    """The machine, threads and versions, ready for JSON."""
+    """Machine, threads and versions, ready for JSON."""
     versions = {name: importlib.metadata.version(name) for name in ("spangym", "torch")}
     return {
         **hardware_info(device),
@@ -73,50 +73,51 @@ def describe_bench(device: torch.device) -> dict[str, Any]:
 
 
 def interleaved_timing(
-    one: Callable[[], object],
-    other: Callable[[], object],
-    *,
+    *functions: Callable[[], object],
     rounds: int,
-    least: float = 0.02,
+    min_seconds: float = 0.02,
     synchronize: Callable[[], object] = lambda: None,
-) -> tuple[float, float]:
-    """Times of two functions that take turns: what slows the machine slows both.
+    on_turn: Callable[[int, int], object] = lambda *_: None,
+) -> list[float]:
+    """Time functions in turns, so that a slow phase of the machine slows all of them.
 
     Args:
-        one: The first.
-        other: The second.
+        functions: The functions.
         rounds: Turns of each.
-        least: Seconds of a turn, in which a short function is called several times.
+        min_seconds: Duration of a turn; a short function is called several times in it.
         synchronize: Waits for the device.
+        on_turn: Called before a turn with the round and the index of the function.
 
     Returns:
-        Median seconds of a call of each.
+        Median seconds per call of each function.
     """
-    functions = (one, other)
-    calls = [max(1, math.ceil(least / _seconds(each, 1, synchronize))) for each in functions]
-    times: list[list[float]] = [[], []]
-    for _ in range(rounds):
-        for function, count, own in zip(functions, calls, times, strict=True):
-            own.append(_seconds(function, count, synchronize))
-    first, second = (statistics.median(own) for own in times)
-    return first, second
 
+    def seconds(index: int, calls: int) -> float:
+        synchronize()
+        start = time.perf_counter()
+        for _ in range(calls):
+            functions[index]()
+        synchronize()
+        return (time.perf_counter() - start) / calls
 
-def _seconds(
-    function: Callable[[], object], calls: int, synchronize: Callable[[], object]
-) -> float:
-    synchronize()
-    started = time.perf_counter()
-    for _ in range(calls):
-        function()
-    synchronize()
-    return (time.perf_counter() - started) / calls
+    times: list[list[float]] = [[] for _ in functions]
+    calls = [1 for _ in functions]
+    for number in range(rounds + 1):
+        for index, own in enumerate(times):
+            if len(own) < rounds:
+                on_turn(number, index)
+                own.append(seconds(index, calls[index]))
+        if number == 0:
+            calls = [max(1, math.ceil(min_seconds / own[0])) for own in times]
+            # The first call warms up, unless it was long enough to be a turn of its own.
+            times = [own if count == 1 else [] for own, count in zip(times, calls, strict=True)]
+    return [statistics.median(own) for own in times]
 
 
 def peak_memory(function: Callable[[], object]) -> int:
-    """Most bytes on the CPU that a call holds beyond what was there before, its result among them.
+    """Peak bytes on the CPU that a call allocates, its result included.
 
-    Taken from PyTorch's own profiler, which sees every allocation of its operators.
+    The allocations are those that PyTorch's profiler records.
     """
     function()
     activities = [torch.profiler.ProfilerActivity.CPU]
@@ -136,18 +137,18 @@ def peak_memory(function: Callable[[], object]) -> int:
 
 
 def d2h_copies_and_utilization(function: Callable[[], object]) -> tuple[float, float]:
-    """Copies from the CUDA device to the host in a call, and the share of it the device is busy.
+    """Device-to-host copies in a call, and the fraction of it in which the CUDA device is busy.
 
-    Taken from PyTorch's own profiler, of the second call.
+    PyTorch's profiler records the second call.
     """
     function()
     torch.cuda.synchronize()
     activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
-        began = time.perf_counter()
+        start = time.perf_counter()
         function()
         torch.cuda.synchronize()
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
     events = profile.events() or []
     on_device = [event for event in events if str(event.device_type) == "DeviceType.CUDA"]
     copies = sum("DtoH" in event.name for event in on_device)
@@ -157,16 +158,16 @@ def d2h_copies_and_utilization(function: Callable[[], object]) -> tuple[float, f
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """The profiler's library writes lines of its own there, past Python."""
+    """Silence the profiler's native library, which writes to file descriptor 2."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    saved = os.dup(2)
     try:
         with Path(os.devnull).open("w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def format_value(value: float | None) -> str:
@@ -174,27 +175,21 @@ def format_value(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.3g}"
 
 
-def bench_table(rows: Sequence[Row]) -> RichTable:
+def bench_table(rows: Sequence[BenchRow]) -> RichTable:
     """The rows for the terminal."""
     table = RichTable(box=box.SIMPLE_HEAD)
     table.add_column("name", overflow="fold")
     for name in ("value", "goal", "direction", "met"):
         table.add_column(name, justify="right" if name in ("value", "goal") else "left")
-    styles = {True: "green", False: "red", None: "dim"}
-    words = {True: "yes", False: "no", None: "-"}
+    styles = {True: "[green]yes[/]", False: "[red]no[/]", None: "[dim]-[/]"}
     for row in rows:
-        table.add_row(
-            row.name,
-            format_value(row.value),
-            "-" if row.goal is None else f"{row.goal:g}",
-            row.direction,
-            f"[{styles[row.met]}]{words[row.met]}[/]",
-        )
+        goal = "-" if row.goal is None else f"{row.goal:g}"
+        table.add_row(row.name, format_value(row.value), goal, row.direction, styles[row.met])
     return table
 
 
 def save_bench(path: Path, machine: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
-    """Write ``{"machine": {...}, "rows": [{...}]}``, whole or not at all."""
+    """Write ``{"machine": {...}, "rows": [{...}]}`` atomically."""
     content = {"machine": machine, "rows": list(rows)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as tmp:
@@ -202,13 +197,13 @@ def save_bench(path: Path, machine: dict[str, Any], rows: Sequence[dict[str, Any
 
 
 def check_writable_file(option: str, path: Path) -> None:
-    """Refuse a place that could not be written to, before minutes are spent on measuring.
+    """Refuse a path that cannot be written, before minutes are spent on a measurement.
 
     Raises:
-        UserError: It is a folder, or lies in what is none, or may not be written.
+        UserError: It is a folder, its parent is no folder, or permission is missing.
     """
     if path.is_dir():
         raise UserError(f"{option}: {str(path)!r} is a folder; name a file")
-    there = next(parent for parent in path.absolute().parents if parent.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise UserError(f"{option}: {str(path)!r} cannot be written, since {str(there)!r} cannot")
+    parent = next(each for each in path.absolute().parents if each.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"{option}: {str(path)!r} cannot be written, since {str(parent)!r} cannot")

@@ -1,4 +1,4 @@
-"""``spangym defects``: what each defect of the original layer does, measured on real text."""
+"""``spangym defects``: the effect of each defect of the original layer, measured on real text."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Defect:
     """A defect and its effect.
 
     Attributes:
-        number: As the preset's documentation numbers it; empty for all of them together.
-        name: What the original does.
-        measure: What was measured.
-        original: Of the original layer.
-        default: Of the default layer.
-        option: Of the default layer with the option that fixes what it keeps.
-        option_name: That option; empty if there is none.
+        number: Number of the defect; empty for all defects together.
+        name: Behavior of the original.
+        measure: Measured quantity.
+        original: Its value for the original layer.
+        default: Its value for the default layer.
+        option: Its value for the default layer with the option that fixes a defect it keeps.
+        option_name: That option; empty without one.
     """
 
     number: str
@@ -47,7 +47,7 @@ class Defect:
     option_name: str = ""
 
     def to_row(self) -> tuple[str, ...]:
-        """The row as text, by `COLUMNS`."""
+        """The row as text, in the order of `COLUMNS`."""
         option = "" if self.option is None else f"{self.option:.3g} (`{self.option_name}`)"
         return (
             self.number,
@@ -63,7 +63,7 @@ def measure_defects() -> Iterator[Defect]:
     """Measure every defect, on layers with the same random weights and the same text.
 
     Yields:
-        The defects in order, and all of them together.
+        The defects in order, then all of them together.
     """
     text = _Text()
     x = text.chunks(2)
@@ -84,7 +84,7 @@ def measure_defects() -> Iterator[Defect]:
     yield _both(
         "2",
         "the local path is causal, by position inside the slice",
-        "share of the keys ahead of a query, within its interval, that reach it",
+        "share of the later keys in a query's interval that reach it",
         lambda make: _reach(make().attn_local)[0],
     )
     yield _both(
@@ -106,14 +106,14 @@ def measure_defects() -> Iterator[Defect]:
     yield Defect(
         "5",
         "queries and keys are cut to the first of their slice",
-        "share of the keys within its interval that reach a query (without fused attention)",
+        "share of the keys in a query's interval that reach it (without fused attention)",
         _reach(OriginalSlidingWindowAttention(HEADS, options, fused=False))[1],
         _reach(SlidingWindowAttention(HEADS, options))[1],
     )
     yield _both(
         "6",
-        "focus stops, and the span is chosen, for the whole batch",
-        "change of a sequence's output by another beside it",
+        "refinement stops, and the span is chosen, for the whole batch",
+        "change of a sequence's output if another is added to the batch",
         lambda make: _change(
             make().forward_with_action(x, MAX_ACTION).output[:1],
             make().forward_with_action(x[:1], MAX_ACTION).output,
@@ -122,7 +122,7 @@ def measure_defects() -> Iterator[Defect]:
     yield _both(
         "7",
         "ties go to action 0, which turns the local path off",
-        "share of a fresh Refiner's decisions that do, over 500 chunks",
+        "share of such decisions of a new Refiner, over 500 chunks",
         lambda make: _share_off(make(), _Text()),
     )
     absolute = IntegratedAttention(CTX, DIMS, HEADS, action_scale="absolute", generator=_weights())
@@ -130,7 +130,7 @@ def measure_defects() -> Iterator[Defect]:
         _both(
             "8",
             "the action multiplies a prediction near one half",
-            "longest span reached, as a share of `max_span`",
+            "longest span, as a share of `max_span`",
             lambda make: _longest_span(make(), x),
         ),
         option=_longest_span(absolute, x),
@@ -180,17 +180,17 @@ def _both(number: str, name: str, measure: str, figure: Callable[[_Make], float]
 
 
 class _Text:
-    """Chunks of text, as the environment embeds them."""
+    """Chunks of text, embedded as in the environment."""
 
     def __init__(self) -> None:
         self.generator = torch.Generator().manual_seed(0)
         self._numbers = np.random.default_rng(0)
-        self._source = TextDataset("evaluation")
+        self._dataset = TextDataset("evaluation")
         self._embedding = torch.randn(256, DIMS, generator=self.generator)
 
     def chunks(self, count: int) -> Tensor:
-        """Shape (count, CTX, DIMS), from places of their own."""
-        streams = [self._source.sample(self._numbers, 1, CTX).content for _ in range(count)]
+        """Chunks from different places, shape (count, CTX, DIMS)."""
+        streams = [self._dataset.sample(self._numbers, 1, CTX).content for _ in range(count)]
         return self._embedding[torch.from_numpy(np.concatenate(streams).astype(np.int64))]
 
 
@@ -212,10 +212,10 @@ def _change(one: Tensor, other: Tensor) -> float:
 
 
 def _reach(local: SlidingWindowAttention) -> tuple[float, float]:
-    """Which keys within its interval reach a query's output, its own position left aside.
+    """Shares of the keys in a query's interval that reach its output, its own position excluded.
 
     Returns:
-        The share of those ahead of the query, and the share of all.
+        The share of the later keys, and the share of all keys.
     """
     tokens = 96
     scale = torch.tensor([32 / local.options.win_size])
@@ -267,7 +267,7 @@ def _asked_in_eval(layer: IntegratedAttention, x: Tensor) -> int:
 
 
 class _CountingRefiner(Refiner):
-    """Counts how often it may have explored or learned."""
+    """Counts decisions and updates."""
 
     def __init__(self) -> None:
         super().__init__(seed=0)

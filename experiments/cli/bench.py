@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from spangym.experiments.benchmarks.measure import (
-    Row,
+    BenchRow,
     bench_table,
     check_writable_file,
     describe_bench,
@@ -58,7 +58,7 @@ def bench_attention(
     # Imported here: nothing else needs it.
     from spangym.experiments.benchmarks.bench_attention import run
 
-    run_benchmark(lambda: run(quick, torch.Generator().manual_seed(0)), threads, json)
+    run_benchmark(lambda: run(quick), threads, json)
 
 
 def bench_envs(
@@ -125,7 +125,7 @@ def bench_pilot(
         print(f"written: {json}")
 
 
-def run_benchmark(run: Callable[[], Iterable[Row]], threads: int, json: Path | None) -> None:
+def run_benchmark(run: Callable[[], Iterable[BenchRow]], threads: int, json: Path | None) -> None:
     """Show rows of figures as they are measured, and write them down."""
     if json is not None:
         check_writable_file("--json", json)
@@ -133,7 +133,7 @@ def run_benchmark(run: Callable[[], Iterable[Row]], threads: int, json: Path | N
     cuda = torch.cuda.is_available()
     machine = describe_bench(torch.device("cuda" if cuda else "cpu"))
     console = Console(width=None if sys.stdout.isatty() else 120)
-    done: list[Row] = []
+    done: list[BenchRow] = []
     with console.status("measuring") as status:
         for row in run():
             done.append(row)

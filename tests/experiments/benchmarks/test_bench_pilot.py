@@ -1,4 +1,4 @@
-"""``spangym bench pilot``: its form and what it reads, never seconds."""
+"""`spangym bench pilot`: its rows and inputs, never seconds."""
 
 import itertools
 import json
@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from spangym.envs.data.dataset_registry import make_dataset
-from spangym.experiments.benchmarks import bench_pilot
 from spangym.experiments.benchmarks.bench_pilot import (
+    LENGTHS,
     VARIANTS,
     LocalAttention,
+    PilotBench,
+    Variant,
     make_variant,
-    sample_passages,
-    time_in_turns,
+    run,
 )
 from spangym.experiments.benchmarks.long_inputs import (
     CHEAPER_RATIO,
@@ -36,11 +37,9 @@ from spangym.experiments.pilot.corpus import Corpus
 from spangym.experiments.pilot.models import num_parameters
 from spangym.experiments.pilot.pilot_study import ModelConfig
 from spangym.experiments.pilot.synthetic_speech import SyntheticSpeechConfig, build_corpus
-from spangym.experiments.reports.tables import to_markdown
 from spangym.utils.errors import UserError
 
-ROOT = Path(__file__).parents[2]
-STORED = ROOT / "experiments" / "results" / "bench-pilot-cpu.json"
+STORED = Path(__file__).parents[3] / "experiments" / "results" / "bench-pilot-cpu.json"
 TINY = SyntheticSpeechConfig(
     train_utterances=4, test_seen_utterances=4, test_unseen_utterances=4, voices=2, unseen_voices=2
 )
@@ -56,17 +55,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def corpus(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
-    """A corpus of few utterances, in the place of the pilot's."""
+    """A corpus of few utterances."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
-    monkeypatch.setattr(bench_pilot, "SyntheticSpeechConfig", lambda: TINY)
     return build_corpus(TINY)
 
 
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    lengths = {"speech": (1, 2), "text": (16, 24, 32)}
-    monkeypatch.setattr(bench_pilot, "_QUICK_LENGTHS", lengths)
-    monkeypatch.setattr(bench_pilot, "_SECONDS", 1e-4)
+def tiny_bench(**lengths: tuple[int, ...]) -> PilotBench:
+    sizes = {"speech": (1, 2), "text": (16, 24, 32)} | lengths
+    return PilotBench(rounds=1, lengths=sizes, min_seconds=1e-4, corpus=TINY)
 
 
 @given(
@@ -97,31 +93,9 @@ def test_costs_have_crossed_for_good(data: st.DataObject, tokens: list[int]):
         assert found == tokens[0] if not dearer else found >= dearer[-1] * (1 - 1e-9)
 
 
-def test_functions_take_turns():
-    called: list[str] = []
-    turns: list[tuple[int, int]] = []
-    functions = [lambda: called.append("one"), lambda: called.append("other")]
-    times = time_in_turns(functions, 3, 1e-12, on_turn=lambda *turn: turns.append(turn))
-    assert called == ["one", "other"] * 3
-    assert turns == list(itertools.product(range(3), range(2)))
-    assert len(times) == 2
-    assert min(times) > 0
-
-
-def test_a_short_function_is_called_several_times_once_it_is_warm():
-    called: list[int] = []
-    turns: list[int] = []
-    time_in_turns(
-        [lambda: called.append(0)], 2, 0.001, on_turn=lambda number, _: turns.append(number)
-    )
-    assert turns == [0, 1, 2]
-    assert len(called) % 2 == 1
-    assert len(called) > 4
-
-
 @TASKS
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda each: each.name)
-def test_all_models_are_of_one_size(task: TaskName, variant: bench_pilot.Variant):
+def test_all_models_are_of_one_size(task: TaskName, variant: Variant):
     plain, own = (
         num_parameters(make_variant(each, task, 30, 16, 0)) for each in (BY_NAME[FULL], variant)
     )
@@ -145,7 +119,7 @@ def test_the_local_path_alone_is_full_attention_where_its_span_reaches(causal: b
 def test_real_text_is_read():
     lengths = (16, 300)
     source = make_dataset("text", "evaluation")
-    for length, long_input in zip(lengths, sample_passages("text", lengths, 0), strict=True):
+    for length, long_input in zip(lengths, tiny_bench(text=lengths).inputs("text"), strict=True):
         expected = source.sample(np.random.default_rng(0), 1, length).content
         assert long_input.content.tolist() == expected.tolist()
         assert torch.equal(long_input.targets[0, :-1], long_input.content[0, 1:])
@@ -156,7 +130,9 @@ def test_real_utterances_are_joined(corpus: Corpus):
     assert corpus.test_unseen is not None
     unseen = corpus.test_unseen
     lengths = (1, 5)
-    for length, long_input in zip(lengths, sample_passages("speech", lengths, 0), strict=True):
+    for length, long_input in zip(
+        lengths, tiny_bench(speech=lengths).inputs("speech"), strict=True
+    ):
         assert long_input.content.shape[0] == 1
         assert long_input.content.shape[1] >= 25 * length
         frames = long_input.content[0].numpy().reshape(-1, 80)
@@ -170,15 +146,10 @@ def test_real_utterances_are_joined(corpus: Corpus):
         assert set(said.split()) <= set(" ".join(unseen.texts).split())
 
 
-@pytest.mark.usefixtures("tiny", "corpus")
-def test_what_is_written(tmp_path: Path):
-    path = tmp_path / "new" / "bench.json"
-    done = CliRunner().invoke(app, ["bench", "pilot", "--quick", "--json", str(path)])
-    assert done.exit_code == 0, done.output
-    written = json.loads(path.read_text())
-    assert set(written) == {"machine", "rows"}
-    assert {"processor", "cores", "device", "threads", "torch"} <= set(written["machine"])
-    rows = {(row["task"], row["variant"]): row for row in written["rows"]}
+@pytest.mark.usefixtures("corpus")
+def test_rows_of_both_tasks():
+    measured = list(run(["speech", "text"], True, torch.device("cpu"), bench=tiny_bench()))
+    rows = {(row["task"], row["variant"]): row for row in measured}
     assert list(rows) == [*itertools.product(("speech", "text"), BY_NAME)]
     for (task, label), row in rows.items():
         assert set(row) == {"task", "variant", "lengths", "break_even_length", "ratio_at_longest"}
@@ -209,16 +180,6 @@ def test_what_is_written(tmp_path: Path):
         for refinement_steps in ("", ", ten passes")
     )
     assert one < ten <= 10 * one
-    assert "integrated, fixed:4" in done.output
-
-
-@pytest.mark.usefixtures("tiny")
-def test_one_task_alone(tmp_path: Path):
-    path = tmp_path / "bench.json"
-    done = CliRunner().invoke(app, ["bench", "pilot", "text", "--quick", "--json", str(path)])
-    assert done.exit_code == 0, done.output
-    assert {row["task"] for row in json.loads(path.read_text())["rows"]} == {"text"}
-    assert "speech" not in done.output
 
 
 def test_the_table_says_what_was_measured():
@@ -238,20 +199,11 @@ def test_the_table_says_what_was_measured():
     assert second[4:] == ["0.01", "0.02 (110 bytes)", "0.00 (≤ 50 bytes)"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--json", "."], "is a folder; name a file"),
-        (["--device", "abacus"], "device 'abacus' cannot be used on this machine"),
-    ],
-)
-def test_what_cannot_be_is_refused_before_anything_is_measured(
-    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(bench_pilot, "VARIANTS", None)
-    done = CliRunner().invoke(app, ["bench", "pilot", *arguments])
+@pytest.mark.parametrize(("option", "value"), [("--json", "."), ("--device", "abacus")])
+def test_bad_options_are_refused_before_anything_is_measured(option: str, value: str):
+    done = CliRunner().invoke(app, ["bench", "pilot", option, value])
     assert isinstance(done.exception, UserError)
-    assert message in str(done.exception)
+    assert repr(value) in str(done.exception)
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
@@ -261,17 +213,10 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
     assert "pip install 'spangym[speech]'" in str(done.exception)
 
 
-def test_stored_bench_is_the_table_of_the_readme():
+def test_stored_rows_are_of_these_variants():
     stored = json.loads(STORED.read_text())
-    assert stored["machine"]["device"] == "cpu"
-    assert stored["machine"]["threads"] == 1
-    rows = stored["rows"]
-    assert [(row["task"], row["variant"]) for row in rows] == [
-        *itertools.product(("speech", "text"), BY_NAME)
-    ]
-    for row in rows:
-        assert len(row["lengths"]) == len(bench_pilot.LENGTHS[row["task"]])
-    readme = [" ".join(line.split()) for line in (ROOT / "README.md").read_text().splitlines()]
-    _, _, *table = to_markdown([long_inputs_table(rows)]).splitlines()
-    start = readme.index(table[0])
-    assert readme[start : start + len(table)] == table
+    assert (stored["machine"]["device"], stored["machine"]["threads"]) == ("cpu", 1)
+    expected = [*itertools.product(("speech", "text"), BY_NAME)]
+    assert [(row["task"], row["variant"]) for row in stored["rows"]] == expected
+    for row in stored["rows"]:
+        assert len(row["lengths"]) == len(LENGTHS[row["task"]])

@@ -1,6 +1,5 @@
-"""``spangym bench agents`` and ``spangym export``: their form, and what they count and write."""
+"""`spangym export`: the exported policy decides as the agent does."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,6 @@ from typer.testing import CliRunner
 from spangym.attention import IntegratedAttention
 from spangym.attention.controllers.exported import load_controller
 from spangym.envs.observations import ENCODINGS
-from spangym.experiments.benchmarks import bench_agents
-from spangym.experiments.benchmarks.bench_agents import OriginalRefiner
 from spangym.experiments.cli.app import app
 from spangym.experiments.runner.run_job import clean_job_dir
 from spangym.experiments.studies.study import Study
@@ -20,39 +17,6 @@ from spangym.experiments.trials.load_agent import load_trained_agent
 from spangym.experiments.trials.run_dir import RunDir
 from spangym.experiments.trials.train import run_trial
 from spangym.utils.errors import UserError
-
-from ..conftest import Golden
-
-DECISION = ("state", "action", "reward", "next_state")
-
-
-def test_has_the_form_of_every_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for name, value in (("CTX", 32), ("DIMS", 24), ("_SECONDS", 0.0005), ("_DECISIONS", 20)):
-        monkeypatch.setattr(bench_agents, name, value)
-    path = tmp_path / "bench.json"
-    done = CliRunner().invoke(app, ["bench", "agents", "--quick", "--json", str(path)])
-    assert done.exit_code == 0, done.output
-    rows = json.loads(path.read_text())["rows"]
-    assert len({row["name"] for row in rows}) == len(rows)
-    measured = [row for row in rows if row["value"] is not None]
-    assert all(row["value"] > 0 for row in measured)
-    assert all("CUDA" in row["name"] for row in rows if row["value"] is None)
-    goals = {row["name"]: (row["goal"], row["direction"]) for row in rows}
-    for agent in ("dqn", "ppo", "refiner"):
-        name = f"decision over forward, {agent}, ctx 32, dims 24"
-        assert goals[name] == (0.05, "lower")
-    for storage in ("dict", "array"):
-        name = f"choose and update, speed against the original, {storage}"
-        assert goals[name] == (5, "higher")
-
-
-def test_the_original_that_is_measured_learns_what_the_original_learned(golden: Golden):
-    recorded = golden("refiner")
-    refiner = OriginalRefiner(0)
-    decisions = zip(*(recorded[name].tolist() for name in DECISION), strict=True)
-    for decision, expected in zip(decisions, recorded["value_after"].tolist(), strict=True):
-        refiner.update(*decision)
-        assert refiner.get_value(*decision[:2]) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,161 @@
+"""Write the tables of README.md and docs/*.md from the stored results.
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. Run this script after results have
+changed; a test checks that the files are up to date.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from spangym.experiments.benchmarks.baselines import COLUMNS as BASELINE_COLUMNS
+from spangym.experiments.benchmarks.baselines import BaselineReturns
+from spangym.experiments.benchmarks.long_inputs import long_inputs_table
+from spangym.experiments.benchmarks.original_defects import COLUMNS as DEFECT_COLUMNS
+from spangym.experiments.benchmarks.original_defects import Defect
+from spangym.experiments.reports.tables import to_markdown
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "experiments" / "results"
+BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
+    """A Markdown table whose columns are right-aligned after the first ``text_columns``."""
+    marks = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (header, marks, *rows))
+
+
+def read(name: str) -> Any:
+    """A stored JSON file."""
+    return json.loads((RESULTS / name).read_text("utf-8"))
+
+
+def baselines() -> str:
+    """Returns of the baselines, one column for each id."""
+    columns = [BaselineReturns(**row).to_row() for row in read("baselines.json")["rows"]]
+    lines = list(zip(BASELINE_COLUMNS, *columns, strict=True))
+    return markdown(["mean return of a chunk", *lines[0][1:]], lines[1:])
+
+
+def tuned() -> str:
+    """Results of the tuned agents."""
+    header = ["id", "agent", "best pair", "return", "oracle", "share of the gap", "minutes"]
+    rows = [
+        [
+            row["environment"].removeprefix("spangym/"),
+            row["agent"],
+            f"{row['best_pair']:.3f}",
+            f"{row['mean_return_of_a_chunk']:.3f}",
+            f"{row['oracle']:.3f}",
+            f"{100 * row['share_of_the_way_from_best_pair_to_oracle']:.0f} %",
+            f"{row['minutes_a_trial']:.1f}",
+        ]
+        for row in read("tuned.json")["rows"]
+    ]
+    return markdown(header, rows, text_columns=2)
+
+
+def defects() -> str:
+    """Effects of the original's defects."""
+    rows = [Defect(**row).to_row() for row in read("defects.json")["rows"]]
+    return markdown(DEFECT_COLUMNS, rows, text_columns=3)
+
+
+def bench(name: str) -> str:
+    """All measured figures of a bench with their goals."""
+    rows = [
+        [row["name"], f"{row['value']:.3g}", "" if row["goal"] is None else f"{row['goal']:g}"]
+        for row in read(f"bench-{name}-cpu.json")["rows"]
+        if row["value"] is not None
+    ]
+    return markdown(["figure", "value", "goal"], rows)
+
+
+def bench_attention() -> str:
+    """The main figures of local attention at 4,096 tokens, by window."""
+    names = [
+        "one pass over proportional cost",
+        "fused call alone over proportional cost",
+        "local path over proportional cost",
+        "local path, speed against a loop",
+        "speed against local-attention",
+        "peak memory over local-attention's",
+    ]
+    values = {row["name"]: row["value"] for row in read("bench-attention-cpu.json")["rows"]}
+    rows = []
+    for window in (256, 128, 64, 32, 16):
+        found = [values.get(f"{name}, ctx 4096, window {window}") for name in names]
+        rows.append([str(window), *("" if each is None else f"{each:.3g}" for each in found)])
+    return markdown(["window", *names], rows)
+
+
+def bench_pilot() -> str:
+    """Cost of the pilot's models on long inputs."""
+    return without_heading(to_markdown([long_inputs_table(read("bench-pilot-cpu.json")["rows"])]))
+
+
+def stored_table(study: str) -> str:
+    """A table that ``spangym curves --table markdown`` wrote."""
+    return without_heading((RESULTS / study / "table.md").read_text("utf-8"))
+
+
+def aggregates(study: str) -> str:
+    """Aggregates of the scores over all environments of a study."""
+    by_agent: dict[str, dict[str, dict[str, float | None]]] = {}
+    for row in read(f"{study}/summary.json")["aggregates"]:
+        by_agent.setdefault(row["agent"], {})[row["statistic"]] = row
+    statistics = ("iqm", "median", "mean", "optimality gap")
+
+    def cell(row: dict[str, Any]) -> str:
+        half = "" if row["low"] is None else f" ± {(row['high'] - row['low']) / 2:.2f}"
+        return f"{row['estimate']:.2f}{half}"
+
+    ordered = sorted(by_agent, key=lambda agent: -(by_agent[agent]["iqm"]["estimate"] or -math.inf))
+    rows = [[agent, *(cell(by_agent[agent][each]) for each in statistics)] for agent in ordered]
+    return markdown(["agent", *statistics], rows)
+
+
+def without_heading(text: str) -> str:
+    """A Markdown table without the heading above it."""
+    return text.partition("\n\n")[2].strip() + "\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "quickstart": lambda: stored_table("quickstart"),
+    "suite": lambda: aggregates("suite"),
+    "baselines": baselines,
+    "tuned": tuned,
+    "defects": defects,
+    "pilot-speech-quick": lambda: stored_table("pilot-speech-quick"),
+    "bench-attention": bench_attention,
+    "bench-envs": lambda: bench("envs"),
+    "bench-agents": lambda: bench("agents"),
+    "bench-experiments": lambda: bench("experiments"),
+    "bench-pilot": bench_pilot,
+}
+
+
+def with_tables(text: str) -> str:
+    """A page with its tables made from the stored results."""
+
+    def table(match: re.Match[str]) -> str:
+        start, name, end = match.groups()
+        return f"{start}\n{TABLES[name]()}\n{end}"
+
+    return BLOCK.sub(table, text)
+
+
+def pages() -> list[Path]:
+    """The pages that may hold tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+if __name__ == "__main__":
+    for page in pages():
+        page.write_text(with_tables(page.read_text("utf-8")), "utf-8")

@@ -1,0 +1,95 @@
+"""README and docs: snippets run in order as a newcomer runs them, tables and links are up to date."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spangym.experiments.studies.load_study import builtin_studies, load_study
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Code blocks of a page."""
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def run(command: list[str], cwd: Path) -> str:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "PATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_readme_runs_from_top_to_bottom(tmp_path: Path):
+    readme = ROOT / "README.md"
+    assert len(readme.read_text().splitlines()) <= 200
+    python = blocks(readme, "python")
+    refiner = next(text for text in python if text.startswith("# my_refiner.py"))
+    (tmp_path / "my_refiner.py").write_text(refiner)
+    commands = "".join(text for text in blocks(readme, "sh") if "make" not in text)
+    # A smaller quickstart: the oracle alone takes a minute of the shipped one.
+    quick = builtin_studies()["quickstart"]
+    for name, usual, less in (("episodes", 8, 2), ("ctx", 256, 64), ("chunks_per_episode", 8, 2)):
+        assert f"{name} = {usual}\n" in quick
+        quick = quick.replace(f"{name} = {usual}\n", f"{name} = {less}\n")
+    (tmp_path / "quick.toml").write_text(quick)
+    commands = commands.replace("compare --agent", "compare quick.toml --agent")
+    printed = run(["bash", "-euc", commands], tmp_path)
+    assert re.search(r"^ +my_refiner:MyRefiner +\d", printed, re.MULTILINE)
+    # A later block loads what was exported.
+    assert (tmp_path / "refiner.safetensors").exists()
+    run([sys.executable, "-c", "\n".join(each for each in python if each is not refiner)], tmp_path)
+
+
+@pytest.mark.parametrize("page", [each for each in PAGES[1:] if blocks(each, "python")], ids=str)
+def test_snippets_of_a_page_run(page: Path, tmp_path: Path):
+    run([sys.executable, "-c", "\n".join(blocks(page, "python"))], tmp_path)
+
+
+def test_study_of_the_docs_is_valid(tmp_path: Path):
+    (text,) = blocks(ROOT / "docs" / "studies.md", "toml")
+    (tmp_path / "study.toml").write_text(text)
+    assert load_study(str(tmp_path / "study.toml")).environments[0].kwargs["cost_coef"] == 0.1
+
+
+def test_make_targets_run_the_checks():
+    def planned(target: str) -> str:
+        command = ["make", "--always-make", "--dry-run", "--no-print-directory", target]
+        # As in a new shell, though the tests themselves run under make.
+        env = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True, env=env
+        ).stdout
+
+    assert planned("compare").endswith("spangym compare\n")
+    for check in ("ruff format --check", "ruff check", "pyright", "pytest"):
+        assert check in planned("test")
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda each: each.stem)
+def test_links_point_to_files(page: Path):
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).is_file(), target
+
+
+def test_tables_are_made_from_the_stored_results():
+    spec = importlib.util.spec_from_file_location(
+        "make_tables", ROOT / "docs" / "_scripts" / "make_tables.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    for page in PAGES:
+        text = page.read_text()
+        assert tables.with_tables(text) == text, page.name

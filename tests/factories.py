@@ -2,7 +2,72 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spangym.attention.controllers.exported import ExportedPolicy
+from spangym.attention.controllers.lookup import GRID_STEPS, KMeansPolicy, LookupPolicy
+from spangym.attention.controllers.mlp import MLPPolicy
+from spangym.attention.controllers.policy_heads import ObsNormalization, PolicyHead
+from spangym.attention.features import NUM_STATES
+from spangym.attention.observation_spec import ObservationSpec
+
 # --- attention ------------------------------------------------------------------------------------
+
+POLICY_DIMS = 16
+
+
+def make_policy_head(observation: ObservationSpec, kind: str = "mlp", **options: Any) -> PolicyHead:
+    generator = torch.Generator().manual_seed(3)
+    if kind == "lookup":
+        return LookupPolicy(observation, torch.randint(10, (NUM_STATES,), generator=generator))
+    if kind == "kmeans":
+        numbers = observation.num_features
+        means = torch.zeros(numbers).double()
+        centers = torch.randn(observation.num_layers, 10, numbers, generator=generator).double()
+        if observation.encoding == "digits":
+            means += 5
+        actions = torch.cat([torch.randperm(10, generator=generator) for _ in centers])
+        return KMeansPolicy(
+            observation,
+            means,
+            means * 0 + 1,
+            (centers * GRID_STEPS).round(),
+            actions,
+            by_layer=True,
+        )
+    one_hot = {"digits": sum(observation.nvec), "state": NUM_STATES}
+    inputs = one_hot.get(observation.encoding, len(observation.nvec))
+    outputs = 10 * options.get("quantiles", 1)
+    weights = [torch.randn(size, generator=generator) / 3 for size in ((20, inputs), (outputs, 20))]
+    biases = [torch.randn(len(each), generator=generator) / 3 for each in weights]
+    if observation.encoding in ("box", "features"):
+        mean, std = torch.rand(2, inputs, generator=generator, dtype=torch.float64) + 0.1
+        options["normalization"] = ObsNormalization(mean, std, 1.5)
+    return MLPPolicy(observation, weights, biases, **options)
+
+
+def make_exported_policy(encoding: str = "box", kind: str = "mlp", **more: Any) -> ExportedPolicy:
+    observation = ObservationSpec(
+        POLICY_DIMS,
+        num_layers=3,
+        encoding=encoding,
+        pool_groups=2 if encoding == "state" else 0,
+        autocorrelation=encoding == "features",
+        include_layer_index=True,
+    )
+    return ExportedPolicy(observation, make_policy_head(observation, kind), **{"layer": 1, **more})
+
+
+def varied_inputs(batch: int, tokens: int = 12, seed: int = 0) -> Tensor:
+    """Inputs (batch, tokens, 16) that differ in mean and variance."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, tokens, POLICY_DIMS, generator=generator)
+    scale, shift = torch.randn(2, batch, 1, POLICY_DIMS, generator=generator)
+    return x * scale + shift
+
 
 # --- envs -----------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from spangym.agents.sb3.training_state import (
 )
 from spangym.utils.atomic_io import ensure_suffix
 from spangym.utils.rng import get_global_rng_state, set_global_rng_state
-from spangym.utils.serialization import load_state, save_state
+from spangym.utils.serialization import SUFFIX, load_state, save_state
 
 _BUFFER = 50_000
 _ROLLOUT = 128
@@ -226,7 +226,7 @@ class SB3Agent:
             "policy": model.policy.state_dict(),
             "normalization": normalization_to_dict(model.get_vec_normalize_env()),
         }
-        save_state(ensure_suffix(path, ".safetensors"), tree)
+        save_state(ensure_suffix(path, SUFFIX), tree)
 
     def load(self, path: Path | str, *, allow_pickle: bool = False) -> None:
         """Read what `save` wrote, or an archive (``.zip``) of Stable-Baselines3's own.
@@ -250,7 +250,7 @@ class SB3Agent:
                 )
             self._model = self.algorithm.load(path, device="cpu")
             return
-        path = ensure_suffix(path, ".safetensors")
+        path = ensure_suffix(path, SUFFIX)
         stored = load_state(path)
         if not isinstance(stored, dict) or stored.get("algorithm") != self._name:
             found = stored.get("algorithm") if isinstance(stored, dict) else None

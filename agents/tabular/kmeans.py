@@ -12,12 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from spangym.utils.tensor_files import rng_from_tensor, rng_to_tensor
+from spangym.attention.controllers.lookup import CLIP_STD, GRID_STEPS
+from spangym.utils.rng import rng_from_tensor, rng_to_tensor
 
 _MAX_LAYERS = 64
 _ITERATIONS = 30
-_GRID_STEPS = 1024.0
-_CLIP_STD = 128.0
 
 
 class KMeansDiscretizer:
@@ -232,4 +231,4 @@ def _on_grid(
 ) -> NDArray[np.float64]:
     """Standardized numbers in whole steps of the grid."""
     standardized = (numbers - means) / scales
-    return (standardized.clip(-_CLIP_STD, _CLIP_STD) * _GRID_STEPS).round()
+    return (standardized.clip(-CLIP_STD, CLIP_STD) * GRID_STEPS).round()

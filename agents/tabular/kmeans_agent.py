@@ -16,12 +16,8 @@ from spangym.agents.base import CheckpointCallback, noop
 from spangym.agents.tabular.kmeans import KMeansDiscretizer
 from spangym.agents.tabular.q_learning import Refiner
 from spangym.utils.atomic_io import ensure_suffix
-from spangym.utils.tensor_files import (
-    load_tensors,
-    rng_from_tensor,
-    rng_to_tensor,
-    save_tensors,
-)
+from spangym.utils.rng import rng_from_tensor, rng_to_tensor
+from spangym.utils.serialization import SUFFIX, load_state, save_state
 
 
 class _Transition(NamedTuple):
@@ -111,8 +107,8 @@ class KMeansQAgent:
         return self.refiner.greedy_actions(self.discretizer.predict(observations))
 
     def save(self, path: Path | str) -> None:
-        """Write what was learned to ``path`` with the ending ``.npz``."""
-        save_tensors(path, self._learned())
+        """Write what was learned to ``path`` with the ending ``.safetensors``."""
+        save_state(ensure_suffix(path, SUFFIX), self._learned())
 
     def load(self, path: Path | str) -> None:
         """Read what `save` wrote, in place of what was learned here; needs no pickle.
@@ -120,11 +116,11 @@ class KMeansQAgent:
         Raises:
             ValueError: It does not fit this agent; the message names the file.
         """
-        tensors = load_tensors(path)
+        path = ensure_suffix(path, SUFFIX)
+        tensors = load_state(path)
         try:
             self._put_learned(tensors)
         except (KeyError, ValueError) as error:
-            path = ensure_suffix(path, ".npz")
             raise ValueError(f"{path} is not of such an agent: {error}") from error
         self._resume = False
 

@@ -23,12 +23,8 @@ from spangym.agents.tabular.q_table import (
 )
 from spangym.agents.tabular.schedules import LinearSchedule
 from spangym.utils.atomic_io import ensure_suffix
-from spangym.utils.tensor_files import (
-    load_tensors,
-    rng_from_tensor,
-    rng_to_tensor,
-    save_tensors,
-)
+from spangym.utils.rng import rng_from_tensor, rng_to_tensor
+from spangym.utils.serialization import SUFFIX, load_state, save_state
 
 TieBreaking = Literal["lowest", "random"]
 """Which of several best actions is chosen."""
@@ -273,8 +269,8 @@ class Refiner:
             self.epsilon = self._epsilons(self._decisions)
 
     def save(self, path: Path | str) -> None:
-        """Write `state_dict` to ``path`` with the ending ``.npz``."""
-        save_tensors(path, self.state_dict())
+        """Write `state_dict` to ``path`` with the ending ``.safetensors``."""
+        save_state(ensure_suffix(path, SUFFIX), self.state_dict())
 
     def load(self, path: Path | str) -> None:
         """Read what `save` wrote, in place of what was learned here; needs no pickle.
@@ -282,11 +278,11 @@ class Refiner:
         Raises:
             ValueError: The stored table does not fit this one; the message names the file.
         """
-        tensors = load_tensors(path)
+        path = ensure_suffix(path, SUFFIX)
+        tensors = load_state(path)
         try:
             self.load_state_dict(tensors)
-        except ValueError as error:
-            path = ensure_suffix(path, ".npz")
+        except (KeyError, ValueError) as error:
             raise ValueError(f"{path} is no table of this refiner's: {error}") from error
 
     def _refilled(self) -> list[float]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from spangym.attention.controllers.lookup import KMeansPolicy, LookupPolicy
@@ -19,6 +16,7 @@ from spangym.attention.controllers.policy_heads import PolicyHead
 from spangym.attention.controllers.protocol import ObservationTime
 from spangym.attention.features import token_moments
 from spangym.attention.observation_spec import ObservationSpec
+from spangym.utils.serialization import load_metadata, load_state, save_state
 from spangym.utils.suggestions import did_you_mean
 
 HEAD_TYPES: dict[str, type[PolicyHead]] = {
@@ -26,7 +24,6 @@ HEAD_TYPES: dict[str, type[PolicyHead]] = {
 }
 """What decides, by the name that files give it."""
 
-_METADATA = "controller"
 _FORMAT = 1
 
 
@@ -171,18 +168,16 @@ class ExportedPolicy(nn.Module):
             )
 
     def save(self, path: Path | str) -> None:
-        """Write a file that `load_controller` reads: safetensors with a manifest, no pickle."""
-        manifest = {
+        """Write a file that `load_controller` reads."""
+        state = {
             "format": _FORMAT,
             "observation": dataclasses.asdict(self.observation),
             "observation_time": self.observation_time,
             "action_scale": self.action_scale,
-            "head": {"head_type": self.head.head_type, **self.head.config},
-            "metadata": self.metadata,
+            "head_type": self.head.head_type,
+            "head": self.head.arguments,
         }
-        tensors = {name: each.cpu().contiguous() for name, each in self.head.state_dict().items()}
-        # Not by save_file, which lets nobody but the owner read.
-        Path(path).write_bytes(save(tensors, {_METADATA: json.dumps(manifest)}))
+        save_state(Path(path), state, self.metadata)
 
     def extra_repr(self) -> str:
         """Say what is observed, and where."""
@@ -226,38 +221,28 @@ def load_controller(path: Path | str, layer: int | None = None) -> ExportedPolic
         ValueError: It is damaged or another kind of file, or the layer's index is missing or out
             of range.
     """
-    manifest, tensors = _read(Path(path))
+    path = Path(path)
     try:
-        observation = ObservationSpec(**manifest["observation"])
-        config = dict(manifest["head"])
-        head = HEAD_TYPES[config.pop("head_type")].from_tensors(observation, tensors, config)
-        whole = {name: each.shape for name, each in head.state_dict().items()}
-        if whole != {name: each.shape for name, each in tensors.items()}:
-            raise ValueError("its tensors are not those of its manifest")
-        metadata = manifest["metadata"]
-        arguments = {name: manifest[name] for name in ("observation_time", "action_scale")}
+        state, metadata = load_state(path), load_metadata(path)
+        version = state["format"]
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
+        raise ValueError(
+            f"controller {str(path)!r} is damaged, or not written by `spangym export`"
+        ) from error
+    if version != _FORMAT:
+        raise ValueError(
+            f"controller {str(path)!r} has format {version}; this version of spangym reads format "
+            f"{_FORMAT}"
+        )
+    try:
+        observation = ObservationSpec(**state["observation"])
+        head = HEAD_TYPES[state["head_type"]](observation, **state["head"])
+        arguments = {name: state[name] for name in ("observation_time", "action_scale")}
         ExportedPolicy(observation, head, layer=0, **arguments)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"controller {str(path)!r} is damaged: {type(error).__name__}: {error}"
         ) from error
     return ExportedPolicy(observation, head, layer=layer, metadata=metadata, **arguments)
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            manifest = json.loads(file.metadata()[_METADATA])
-            version = manifest["format"]
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise
-    except (SafetensorError, OSError, TypeError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"controller {str(path)!r} is none that `spangym export` wrote, or damaged"
-        ) from error
-    if version != _FORMAT:
-        raise ValueError(
-            f"controller {str(path)!r} is of format {version}, this spangym reads {_FORMAT}"
-        )
-    return manifest, tensors

@@ -1,8 +1,7 @@
-"""Tables as frozen controllers: of states, and of clusters of what is observed."""
+"""Tables as heads of exported policies: actions by state id, and by the nearest cluster center."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -14,18 +13,18 @@ from spangym.attention.hashing import tuple_hash_states
 from spangym.attention.observation_spec import ObservationSpec
 
 GRID_STEPS, CLIP_STD = 1024.0, 128.0
-"""Steps of the grid of clusters in a deviation, and deviations from the mean to its end."""
+"""Grid of standardized observations: steps in a standard deviation, and largest magnitude."""
 
 
 class LookupPolicy(PolicyHead):
     """The action of every state id.
 
     Args:
-        observation: What is observed, encoded as ``state``.
+        observation: The observation, with the encoding ``state``.
         actions: Shape (9999,), integers 0..9.
 
     Raises:
-        ValueError: They are not that.
+        ValueError: The arguments do not fit one another.
 
     Example:
         >>> import torch
@@ -35,7 +34,7 @@ class LookupPolicy(PolicyHead):
         True
     """
 
-    head_type = "table"
+    head_type = "lookup"
     actions: Tensor
 
     def __init__(self, observation: ObservationSpec, actions: Tensor) -> None:
@@ -46,44 +45,35 @@ class LookupPolicy(PolicyHead):
             )
         _check_actions(actions, (NUM_STATES,))
         self.register_buffer("actions", actions.long())
-        self.config = {}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the constructor, except the observation."""
+        return {"actions": self.actions}
 
     def forward(self, numbers: Tensor, layer: Tensor) -> Tensor:
-        """Look the sequences' states up; the layer is in their ids."""
+        """Look up the actions of the states, whose ids depend on the layer."""
         del layer
         return self.actions[tuple_hash_states(numbers.long())]
 
-    @classmethod
-    def from_tensors(
-        cls, observation: ObservationSpec, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
-    ) -> LookupPolicy:
-        """The table of these actions.
-
-        Raises:
-            ValueError: They are no actions of every state.
-            KeyError: They are missing.
-        """
-        del config
-        return cls(observation, tensors["actions"])
-
 
 class KMeansPolicy(PolicyHead):
-    """The action of the nearest of some centers: see `spangym.agents.KMeansDiscretizer`.
+    """The action of the nearest cluster center: see `spangym.agents.KMeansDiscretizer`.
 
-    Numbers are standardized and put on a grid on which float64 holds all distances exactly, so that
-    the nearest center, and of several the lowest, is the same on every device.
+    Numbers are standardized and rounded to a grid on which float64 represents all squared distances
+    exactly. The nearest center, the lowest of several, is therefore the same on every device.
 
     Args:
-        observation: What is observed, not encoded as ``state``.
-        means: Of the numbers, float64 of shape (numbers,).
-        scales: Theirs, likewise.
-        centers: In whole steps of the grid, float64 of shape (layers, clusters, numbers).
-        actions: Of the centers, integers 0..9 of shape (layers * clusters,).
-        by_layer: Whether each layer has centers of its own; its index is then no number among the
-            others.
+        observation: The observation, with any encoding but ``state``.
+        means: Means of the numbers, float64 of shape (numbers,).
+        scales: Standard deviations of the numbers, float64 of shape (numbers,).
+        centers: In grid steps, float64 of shape (layers, clusters, numbers).
+        actions: Actions of the centers, integers 0..9 of shape (layers * clusters,).
+        by_layer: Whether each layer has its own centers; the layer index is then excluded from the
+            numbers.
 
     Raises:
-        ValueError: They do not go together.
+        ValueError: The arguments do not fit one another.
 
     Example:
         >>> import torch
@@ -96,7 +86,7 @@ class KMeansPolicy(PolicyHead):
         [3, 8]
     """
 
-    head_type = "clusters"
+    head_type = "kmeans"
     means: Tensor
     scales: Tensor
     centers: Tensor
@@ -113,7 +103,7 @@ class KMeansPolicy(PolicyHead):
     ) -> None:
         super().__init__()
         if observation.encoding == "state":
-            raise ValueError("a state id has no distances: encoding must be another than 'state'")
+            raise ValueError("state ids have no distances: encoding must not be 'state'")
         if by_layer and not observation.include_layer_index:
             raise ValueError("centers of each layer need observations that end with its index")
         numbers = len(observation.nvec) - by_layer
@@ -121,17 +111,22 @@ class KMeansPolicy(PolicyHead):
         shapes = [tuple(each.shape) for each in (means, scales, centers)]
         if shapes != [(numbers,), (numbers,), (layers, *shapes[2][1:2], numbers)]:
             raise ValueError(
-                f"means, scales and centers are of shapes {shapes}, the observation needs "
+                f"means, scales and centers have shapes {shapes}; the observation needs "
                 f"({numbers},), ({numbers},) and ({layers}, clusters, {numbers})"
             )
         _check_actions(actions, (layers * centers.shape[1],))
         self.by_layer = by_layer
         self.encoder = ObsNormalizer(observation)
-        tensors = {"means": means, "scales": scales, "centers": centers}
-        for name, tensor in tensors.items():
-            self.register_buffer(name, tensor.double())
+        self.register_buffer("means", means.double())
+        self.register_buffer("scales", scales.double())
+        self.register_buffer("centers", centers.double())
         self.register_buffer("actions", actions.long())
-        self.config = {"by_layer": by_layer}
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the constructor, except the observation."""
+        names = ("means", "scales", "centers", "actions", "by_layer")
+        return {name: getattr(self, name) for name in names}
 
     def forward(self, numbers: Tensor, layer: Tensor) -> Tensor:
         """Look up the actions of the nearest centers."""
@@ -145,30 +140,11 @@ class KMeansPolicy(PolicyHead):
         nearest = (points[:, None] - centers).square().sum(-1).argmin(-1)
         return self.actions[layer * len(centers) + nearest]
 
-    @classmethod
-    def from_tensors(
-        cls, observation: ObservationSpec, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
-    ) -> KMeansPolicy:
-        """The table whose ``state_dict`` and ``settings`` these are.
-
-        Raises:
-            ValueError: They do not go together.
-            KeyError: Something is missing.
-        """
-        return cls(
-            observation,
-            tensors["means"],
-            tensors["scales"],
-            tensors["centers"],
-            tensors["actions"],
-            config["by_layer"],
-        )
-
 
 def _check_actions(actions: Tensor, shape: tuple[int, ...]) -> None:
     if actions.shape != shape or actions.dtype.is_floating_point:
         raise ValueError(
-            f"actions have shape {tuple(actions.shape)} and type {actions.dtype}; they must be "
+            f"actions have shape {tuple(actions.shape)} and dtype {actions.dtype}; they must be "
             f"integers of shape {shape}"
         )
     if ((actions < 0) | (actions >= NUM_ACTIONS)).any():

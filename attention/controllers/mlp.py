@@ -1,9 +1,9 @@
-"""Networks as frozen controllers."""
+"""Multi-layer perceptrons as heads of exported policies."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,11 +33,11 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
         nn.Tanh,
     )
 }
-"""Activations of networks, by PyTorch's names, with PyTorch's defaults."""
+"""Supported activations by name, with PyTorch's defaults."""
 
 
 class _Linear(nn.Module):
-    """As `spangym.attention.layers.modules.BatchInvariantLinear`, without parameters."""
+    """`spangym.attention.layers.modules.BatchInvariantLinear` with buffers for parameters."""
 
     weight: Tensor
     bias: Tensor
@@ -52,17 +52,14 @@ class _Linear(nn.Module):
 
 
 class _OneHotLinear(_Linear):
-    """The same of one-hot vectors, whose places are given: rows of the weight are looked up."""
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__(weight.T, bias)
+    """The same for one-hot vectors, given as the indices of the ones; the weight is transposed."""
 
     def forward(self, x: Tensor) -> Tensor:
         return nn.functional.embedding_bag(x, self.weight, mode="sum") + self.bias
 
 
 class _OneHotIndices(nn.Module):
-    """Where the ones stand in the one-hot vectors of digits or of a state."""
+    """Indices of the ones in the concatenated one-hot vectors of digits, or of a state id."""
 
     starts: Tensor
 
@@ -78,22 +75,22 @@ class _OneHotIndices(nn.Module):
 
 
 class MLPPolicy(PolicyHead):
-    """A multi-layer perceptron, as Stable-Baselines3's are: the action of the highest output.
+    """The action of the highest output of a multi-layer perceptron, as in Stable-Baselines3.
 
-    ``digits`` and ``state`` are read as one-hot vectors one after the other, ``box`` and
-    ``features`` as they are, float32.
+    ``digits`` and ``state`` are read as concatenated one-hot vectors, ``box`` and ``features`` as
+    float32.
 
     Args:
-        observation: What is observed.
-        weights: Of the linear layers, each of shape (outputs, inputs).
-        biases: Theirs, each of shape (outputs,).
-        activation: What stands between them, one of `ACTIVATIONS`.
-        quantiles: Outputs of an action, whose mean is its value; one quantile of all actions
-            stands after the other.
-        normalization: How numbers are normalized first; None leaves them.
+        observation: The observation.
+        weights: Weights of the linear layers, each of shape (outputs, inputs).
+        biases: Biases of the linear layers, each of shape (outputs,).
+        activation: Activation between the layers, one of `ACTIVATIONS`.
+        quantiles: Outputs of an action, whose mean is its value; the outputs are ordered by
+            quantile, then action.
+        normalization: Normalization of the numbers; none by default.
 
     Raises:
-        ValueError: These make no network from such observations to actions.
+        ValueError: The arguments do not fit one another.
 
     Example:
         >>> observation = ObservationSpec(dims=4, encoding="box", pool_groups=1)
@@ -103,7 +100,7 @@ class MLPPolicy(PolicyHead):
         [0, 1, 2]
     """
 
-    head_type = "network"
+    head_type = "mlp"
 
     def __init__(
         self,
@@ -119,75 +116,61 @@ class MLPPolicy(PolicyHead):
             raise ValueError(
                 f"activation {activation!r} is unknown{did_you_mean(activation, ACTIVATIONS)}"
             )
-        inputs = {"digits": sum(observation.nvec), "state": NUM_STATES}.get(observation.encoding)
-        _check_network(
-            observation.encoding,
-            inputs or len(observation.nvec),
-            weights,
-            biases,
-            NUM_ACTIONS * quantiles,
-        )
+        one_hot = {"digits": sum(observation.nvec), "state": NUM_STATES}.get(observation.encoding)
+        inputs = one_hot or len(observation.nvec)
+        _check_network(observation.encoding, inputs, weights, biases, NUM_ACTIONS * quantiles)
         if normalization is not None:
-            _check_normalization(normalization, None if inputs else len(observation.nvec))
+            if one_hot:
+                raise ValueError(
+                    "one-hot vectors cannot be normalized: encoding must be box or features"
+                )
+            shapes = [tuple(each.shape) for each in normalization[:2]]
+            if set(shapes) != {(inputs,)}:
+                raise ValueError(f"normalization has shapes {shapes}; they must be ({inputs},)")
         self.quantiles = quantiles
-        self.encoder = (
-            _OneHotIndices(observation) if inputs else ObsNormalizer(observation, normalization)
-        )
-        first = _OneHotLinear if inputs else _Linear
-        self.first = first(weights[0], biases[0])
+        if one_hot:
+            self.encoder = _OneHotIndices(observation)
+            self.first = _OneHotLinear(weights[0].T, biases[0])
+        else:
+            self.encoder = ObsNormalizer(observation, normalization)
+            self.first = _Linear(weights[0], biases[0])
         self.activation = ACTIVATIONS[activation]()
         self.hidden = nn.ModuleList(map(_Linear, weights[1:], biases[1:]))
-        self.config = {
-            "activation": activation,
-            "quantiles": quantiles,
-            "clip": None if normalization is None else normalization.clip,
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the constructor, except the observation."""
+        first, encoder = self.first, self.encoder
+        normalization = None
+        if isinstance(encoder, ObsNormalizer) and encoder.mean is not None:
+            normalization = ObsNormalization(encoder.mean, encoder.std, encoder.clip)
+        return {
+            "weights": [
+                first.weight.T if isinstance(first, _OneHotLinear) else first.weight,
+                *(each.weight for each in self.hidden),
+            ],
+            "biases": [each.bias for each in (first, *self.hidden)],
+            "activation": type(self.activation).__name__,
+            "quantiles": self.quantiles,
+            "normalization": normalization,
         }
 
     def forward(self, numbers: Tensor, layer: Tensor) -> Tensor:
-        """The action of the highest output, the lowest of several; the layer is in the numbers."""
-        del layer
+        """Choose the action of the highest output, the lowest of several."""
+        del layer  # The numbers contain it.
         return self.values(self.encoder(numbers)).argmax(-1)
 
     def values(self, inputs: Tensor) -> Tensor:
-        """Outputs of the network, one an action: shape (batch, 10).
+        """Outputs of the network for each action, shape (batch, 10).
 
         Args:
-            inputs: Its inputs, float32 of shape (batch, inputs); of one-hot vectors the places of
-                the ones, int64.
+            inputs: Inputs of the network, float32 of shape (batch, inputs); for one-hot vectors the
+                indices of the ones, int64.
         """
         found = self.first(inputs)
         for linear in self.hidden:
             found = linear(self.activation(found))
         return found.unflatten(-1, (self.quantiles, NUM_ACTIONS)).mean(-2)
-
-    @classmethod
-    def from_tensors(
-        cls, observation: ObservationSpec, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
-    ) -> MLPPolicy:
-        """The network whose ``state_dict`` and ``settings`` these are.
-
-        Raises:
-            ValueError: They do not go together.
-            KeyError: Something is missing.
-        """
-        depth = sum(name.endswith(".weight") for name in tensors)
-        names = ["first", *(f"hidden.{index}" for index in range(depth - 1))]
-        weights = [tensors[f"{name}.weight"] for name in names]
-        if observation.encoding in ("digits", "state"):
-            weights[0] = weights[0].T
-        normalization = None
-        if config["clip"] is not None:
-            normalization = ObsNormalization(
-                tensors["encoder.mean"], tensors["encoder.std"], config["clip"]
-            )
-        return cls(
-            observation,
-            weights,
-            [tensors[f"{name}.bias"] for name in names],
-            config["activation"],
-            config["quantiles"],
-            normalization,
-        )
 
 
 def _check_network(
@@ -198,19 +181,10 @@ def _check_network(
     first, last = weights[0].shape[1], weights[-1].shape[0]
     if first != inputs:
         raise ValueError(
-            f"a network that reads {first} numbers does not go with the observation: encoding "
-            f"{encoding!r} gives {inputs}"
+            f"the network reads {first} numbers, but encoding {encoding!r} gives {inputs}"
         )
     if last != outputs:
-        raise ValueError(f"a network must give {outputs} numbers, one for each action, not {last}")
+        raise ValueError(f"the network must give {outputs} numbers, {last} are given")
     chained = all(one.shape[0] == two.shape[1] for one, two in itertools.pairwise(weights))
     if not chained or [each.shape for each in biases] != [each.shape[:1] for each in weights]:
-        raise ValueError("weights and biases of the network do not go together")
-
-
-def _check_normalization(normalization: ObsNormalization, numbers: int | None) -> None:
-    if numbers is None:
-        raise ValueError("one-hot vectors cannot be normalized: encoding must be box or features")
-    shapes = [tuple(each.shape) for each in normalization[:2]]
-    if set(shapes) != {(numbers,)}:
-        raise ValueError(f"normalization is of shapes {shapes}; they must be ({numbers},)")
+        raise ValueError("shapes of weights and biases do not fit one another")

@@ -1,12 +1,11 @@
-"""What every frozen controller decides by: from the numbers of an `ObservationSpec` to actions.
+"""Base class of the heads of exported policies: from the encoded observation to actions.
 
-A head holds what was learned as buffers and passes no gradient on; all of it happens on the device.
-Each sequence is computed by itself: a decision has the same bits whatever sequences stand beside it.
+A head holds its parameters as buffers and passes no gradient. It runs on the device, and computes
+each sequence independently: an action is bit-identical in every batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -16,12 +15,12 @@ from spangym.attention.observation_spec import ObservationSpec
 
 
 class ObsNormalization(NamedTuple):
-    """How numbers are normalized: ``clamp((x - mean) / std, -clip, clip)``.
+    """Normalization of observations: ``clamp((x - mean) / std, -clip, clip)``.
 
     Attributes:
         mean: Shape (numbers,), float64.
-        std: Likewise.
-        clip: Largest of what results.
+        std: Shape (numbers,), float64.
+        clip: Largest magnitude of the result.
     """
 
     mean: Tensor
@@ -30,21 +29,24 @@ class ObsNormalization(NamedTuple):
 
 
 class PolicyHead(nn.Module):
-    """What decides.
+    """A greedy policy on encoded observations.
 
     Attributes:
-        head_type: What a file calls it.
-        config: What it is made from besides its tensors and the observation, ready for JSON.
+        head_type: Name of the class in files.
     """
 
     head_type: ClassVar[str]
-    config: Mapping[str, Any]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of the constructor, except the observation; a file stores them."""
+        raise NotImplementedError
 
     def forward(self, numbers: Tensor, layer: Tensor) -> Tensor:
-        """Decide for every sequence.
+        """Choose the action of each sequence.
 
         Args:
-            numbers: What `ObservationSpec.encode` gave, float64 of shape (batch, numbers).
+            numbers: Output of `ObservationSpec.encode`, float64 of shape (batch, numbers).
             layer: Index of the layer, int64 of shape (1,).
 
         Returns:
@@ -52,25 +54,13 @@ class PolicyHead(nn.Module):
         """
         raise NotImplementedError
 
-    @classmethod
-    def from_tensors(
-        cls, observation: ObservationSpec, tensors: Mapping[str, Tensor], config: Mapping[str, Any]
-    ) -> PolicyHead:
-        """The head whose ``state_dict`` and ``settings`` these are.
-
-        Raises:
-            ValueError: They do not go together.
-            KeyError: Something is missing.
-        """
-        raise NotImplementedError
-
 
 class ObsNormalizer(nn.Module):
-    """Numbers as the environment and Stable-Baselines3 make them of one another, type by type.
+    """The conversions of the environment and of Stable-Baselines3, with the same dtypes.
 
     Args:
-        observation: What is observed; ``features`` are clamped to its bounds.
-        normalization: How numbers are normalized; None leaves them.
+        observation: The observation; ``features`` are clamped to its bounds.
+        normalization: Normalization of the numbers; none by default.
     """
 
     low: Tensor | None
@@ -93,7 +83,7 @@ class ObsNormalizer(nn.Module):
         self.register_buffer("std", std)
 
     def forward(self, numbers: Tensor) -> Tensor:
-        """Turn float64 of shape (batch, numbers) into float32."""
+        """Convert float64 of shape (batch, numbers) to float32."""
         read = numbers.float()
         if self.low is not None:
             read = torch.clamp(read, self.low, self.high)

@@ -5,20 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import json
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from spangym.envs.model.stack import TransformerConfig, TransformerStack
+from spangym.utils import serialization
+from spangym.utils.serialization import SUFFIX, load_state, to_bytes
 from spangym.utils.suggestions import did_you_mean
-
-SUFFIX = ".safetensors"
-_METADATA_KEY = "metadata"
+from spangym.utils.text import collapse_whitespace
 
 
 def builtin_checkpoints() -> dict[str, Path]:
@@ -34,9 +31,7 @@ def serialize(stack: TransformerStack, metadata: dict[str, Any]) -> bytes:
         stack: The stack.
         metadata: How it was made, ready for JSON.
     """
-    content = {"model": dataclasses.asdict(stack.config), **metadata}
-    tensors = {name: each.detach().cpu() for name, each in stack.state_dict().items()}
-    return save(tensors, metadata={_METADATA_KEY: json.dumps(content)})
+    return to_bytes(stack.state_dict(), {"model": dataclasses.asdict(stack.config), **metadata})
 
 
 def load_metadata(name: str) -> dict[str, Any]:
@@ -80,10 +75,10 @@ def load_stack(name: str) -> TransformerStack:
     path = _find(name)
     stack = TransformerStack(load_config(name), torch.Generator())
     try:
-        with safe_open(path, framework="pt") as file:
-            stack.load_state_dict({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"weights {str(path)!r} are damaged: {_in_a_line(error)}") from error
+        stack.load_state_dict(load_state(path))
+    except (RuntimeError, ValueError) as error:
+        message = collapse_whitespace(str(error))
+        raise ValueError(f"weights {str(path)!r} are damaged: {message}") from error
     return stack.eval().requires_grad_(False)
 
 
@@ -113,11 +108,6 @@ def _read(path: Path) -> dict[str, Any]:
 def _read_version(path: Path, *_: int) -> dict[str, Any]:
     """The metadata; of a file that was written anew it is read anew."""
     try:
-        with safe_open(path, framework="pt") as file:
-            return json.loads(file.metadata()[_METADATA_KEY])
-    except (SafetensorError, OSError, TypeError, KeyError, json.JSONDecodeError) as error:
+        return serialization.load_metadata(path)
+    except (OSError, ValueError) as error:
         raise ValueError(f"weights {str(path)!r} are none that `spangym pretrain` wrote") from error
-
-
-def _in_a_line(error: Exception) -> str:
-    return " ".join(str(error).split())

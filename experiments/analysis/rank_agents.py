@@ -13,11 +13,11 @@ from rich.table import Table as RichTable
 
 from spangym.experiments.analysis.comparison_stats import compute_statistics
 from spangym.experiments.analysis.load_results import load_results
-from spangym.experiments.plots.style import DASH
 from spangym.experiments.reports.tables import format_number
 from spangym.experiments.studies.study import Trial
 from spangym.experiments.trials.replay import replay
 from spangym.experiments.trials.run_dir import RunDir
+from spangym.utils.text import DASH
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ def export(
     out: Annotated[Path, typer.Option(help="The file to write, .safetensors.")],
 ) -> None:
     """Write a trained agent to a file, to control layers: load_controller(FILE)."""
-    from spangym.experiments.trials.export_agent import SUFFIX
     from spangym.experiments.trials.export_agent import export as write
+    from spangym.utils.serialization import SUFFIX
 
     check_writable_file("--out", out)
     if out.suffix != SUFFIX:

@@ -13,11 +13,12 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, TaskID, TimeElapsedColumn
 
-from spangym.envs.model.model_checkpoint import SUFFIX, serialize
+from spangym.envs.model.model_checkpoint import serialize
 from spangym.envs.registration import ENVIRONMENTS, full_id
 from spangym.experiments.benchmarks.measure import check_writable_file, describe_bench, save_bench
 from spangym.experiments.cli.bench import Json
 from spangym.utils.atomic_io import atomic_write
+from spangym.utils.serialization import SUFFIX
 
 
 def watch(

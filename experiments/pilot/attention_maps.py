@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +15,15 @@ from spangym.experiments.pilot.models import PilotModel
 from spangym.experiments.pilot.pilot_rows import AttentionMap
 from spangym.experiments.pilot.pilot_tasks import Task
 from spangym.experiments.pilot.span_policies import SpanPolicy
-from spangym.utils.atomic_io import atomic_write
+from spangym.utils.serialization import load_state, save_state
 
 EXAMPLES = 2
 """Examples of the first split that are shown."""
 _LONGEST = 96
 """Queries and keys that are shown; of longer sequences the last ones, which see most."""
+
+_FILE = "attention_maps.safetensors"
+_STORED = ("example", "layer", "path", "weights", "entropy")
 
 
 @torch.no_grad()
@@ -62,34 +63,22 @@ def capture_attention_maps(
 
 
 def save_attention_maps(folder: Path, attention_maps: Sequence[AttentionMap]) -> None:
-    """Write ``attention_maps.npz``, whole or not at all."""
-    arrays: dict[str, Any] = {
-        f"weights_{number}": each.weights for number, each in enumerate(attention_maps)
-    }
-    named = [
-        {name: getattr(each, name) for name in ("example", "layer", "path", "entropy")}
-        for each in attention_maps
-    ]
-    arrays["named"] = np.array(json.dumps(named))
-    with atomic_write(folder / "attention_maps.npz") as tmp, tmp.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+    """Write ``attention_maps.safetensors``."""
+    state = [{name: getattr(each, name) for name in _STORED} for each in attention_maps]
+    save_state(folder / _FILE, state)
 
 
 def load_attention_maps(folder: Path, variant: str) -> list[AttentionMap]:
-    """What `save_attention_maps` wrote; nothing where there is none.
+    """Read what `save_attention_maps` wrote; empty if there is no such file.
 
     Args:
         folder: Folder of a training.
         variant: Label of its variant.
     """
-    path = folder / "attention_maps.npz"
+    path = folder / _FILE
     if not path.exists():
         return []
-    with np.load(path, allow_pickle=False) as stored:
-        return [
-            AttentionMap(variant=variant, weights=stored[f"weights_{number}"], **named)
-            for number, named in enumerate(json.loads(stored["named"].item()))
-        ]
+    return [AttentionMap(variant=variant, **each) for each in load_state(path)]
 
 
 def _weights(

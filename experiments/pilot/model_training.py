@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from safetensors.torch import save_file
 
 from spangym.agents import Agent, Refiner
 from spangym.agents.base import is_resumable
@@ -38,7 +37,7 @@ from spangym.experiments.runner.job import RESULT_FILE
 from spangym.experiments.studies.study import OBS_FIELDS, make_agent
 from spangym.experiments.trials.checkpoints import Checkpoints, Interval
 from spangym.experiments.trials.train import env_seed, save_agent, save_csv, save_json
-from spangym.utils.atomic_io import atomic_write
+from spangym.utils.serialization import save_state
 
 TABLES = {
     "curve": ("update", "seconds", "loss"),
@@ -116,7 +115,7 @@ class ModelTrainingJob:
         """Train the model, and judge it.
 
         Writes ``job.json``, TensorBoard events, ``curve.csv``, ``spans.csv``, ``evaluation.csv``,
-        ``by_span.csv``, ``attention_maps.npz``, the model (``model.safetensors``), the agent
+        ``by_span.csv``, ``attention_maps.safetensors``, the model (``model.safetensors``), the agent
         (``agent.*``) and, when all that is done, ``result.json``. Meanwhile there are checkpoints,
         from which an interrupted training goes on, unless its agent cannot.
 
@@ -311,10 +310,7 @@ class _TrainingRun:
             save_attention_maps(
                 self.folder, capture_attention_maps(self.model, task, trainer.span_policy)
             )
-        with atomic_write(self.folder / "model.safetensors") as tmp:
-            save_file(
-                {name: each.contiguous() for name, each in self.model.state_dict().items()}, tmp
-            )
+        save_state(self.folder / "model.safetensors", self.model.state_dict())
         last = [row for row in tables["evaluation"] if row["update"] == trainer.updates]
         result = {
             "updates": trainer.updates,

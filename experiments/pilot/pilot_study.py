@@ -10,7 +10,8 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from spangym.experiments.pilot.synthetic_speech import SyntheticSpeechConfig
-from spangym.experiments.studies.study import DisplayName, PositiveInt, Seed, StudyAgent, slug
+from spangym.experiments.studies.study import DisplayName, PositiveInt, Seed, StudyAgent
+from spangym.utils.text import slug
 
 CONTROLLABLE_ATTENTION = ("focus", "integrated")
 """Kinds of attention whose spans an agent can decide."""

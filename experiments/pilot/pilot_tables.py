@@ -14,7 +14,7 @@ from spangym.experiments.pilot.metrics import MetricInfo
 from spangym.experiments.pilot.pilot_rows import PilotRows
 from spangym.experiments.pilot.summary import PilotSummary
 from spangym.experiments.plots.panels import to_records
-from spangym.experiments.plots.style import DASH, truncate_middle
+from spangym.experiments.plots.style import truncate_middle
 from spangym.experiments.reports.tables import (
     Cell,
     Table,
@@ -24,7 +24,7 @@ from spangym.experiments.reports.tables import (
     table_row,
 )
 from spangym.experiments.reports.terminal_tables import to_rich_table
-from spangym.experiments.studies.study import slug
+from spangym.utils.text import DASH, slug
 
 _MISSING = Cell(DASH, math.nan)
 

@@ -12,7 +12,8 @@ from matplotlib.colors import Normalize, to_rgb
 
 from spangym.experiments.plots.panels import WIDTH, NoData, Panel
 from spangym.experiments.plots.plot_data import PlotData
-from spangym.experiments.plots.style import BG, DASH, FG, MUTED, SMALL, format_tick, truncate_middle
+from spangym.experiments.plots.style import BG, FG, MUTED, SMALL, format_tick, truncate_middle
+from spangym.utils.text import DASH
 
 _ROW, _HEAD, _LEFT, _RIGHT = 24, 26, 52, 10
 _CHARACTER = 6.6

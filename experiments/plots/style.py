@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from spangym.utils.text import MINUS, collapse_whitespace
+
 FG, MUTED, BG = "#1c1c1e", "#68686c", "#fefefe"
 """Of text, of what is secondary, and of the background; nothing else has these colors, so that a
 report can put those of the reader's theme in their place."""
@@ -78,8 +80,6 @@ class LineStyle:
     marker: str
 
 
-MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
-
 BASELINE_STYLE = LineStyle(MUTED, "--", "o")
 """How non-learning baselines are drawn."""
 
@@ -112,7 +112,7 @@ def truncate_middle(text: str, characters: int) -> str:
         >>> truncate_middle("a rather long label", 9)
         'a rat…bel'
     """
-    text = " ".join(text.split())
+    text = collapse_whitespace(text)
     if len(text) <= characters:
         return text
     end = (characters - 1) * 2 // 5

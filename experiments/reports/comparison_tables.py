@@ -9,7 +9,6 @@ from spangym.experiments.analysis.results import Results
 from spangym.experiments.plots.interval_plots import STATISTICS
 from spangym.experiments.plots.panels import to_records
 from spangym.experiments.plots.plot_data import PlotData
-from spangym.experiments.plots.style import DASH
 from spangym.experiments.reports.tables import (
     Cell,
     Table,
@@ -19,6 +18,7 @@ from spangym.experiments.reports.tables import (
     number_cell,
     table_row,
 )
+from spangym.utils.text import DASH
 
 SUMMARY = (
     "agent",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from spangym.experiments.plots.style import DASH, MINUS
+from spangym.utils.text import DASH, MINUS, collapse_whitespace
 
 
 @dataclass(frozen=True)
@@ -103,11 +103,6 @@ def decimals_for(values: Iterable[float]) -> int:
     """With how many places numbers are written that stand together."""
     largest = max((abs(value) for value in values if not math.isnan(value)), default=0.0)
     return 3 if largest < 100 else 1
-
-
-def collapse_whitespace(text: str) -> str:
-    """A text without line breaks."""
-    return " ".join(text.split())
 
 
 def to_markdown(tables: Sequence[Table]) -> str:

@@ -14,7 +14,7 @@ from spangym.experiments.analysis.comparison_stats import ComparisonStats
 from spangym.experiments.analysis.results import Results
 from spangym.experiments.reports.comparison_tables import aggregate_table, summary_tables
 from spangym.experiments.reports.tables import Table
-from spangym.experiments.studies.study import slug
+from spangym.utils.text import slug
 
 _HEAD = 14
 """Characters of a line of a column's name."""

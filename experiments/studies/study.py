@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import re
 from collections.abc import Callable
 from dataclasses import asdict, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from spangym.agents.registry import FIXED_SPAN_NAMES, AgentSpec, get_agent_spec
 from spangym.envs import EnvConfig, make_config
 from spangym.envs.model.model_checkpoint import weights_sha256
 from spangym.experiments.runner.fingerprint import DatasetHashes
+from spangym.utils.text import slug
 
 BASELINES = ("oracle", "threshold", "random", *FIXED_SPAN_NAMES)
 """Policies that stand in every comparison; those that take longest first."""
@@ -290,13 +290,3 @@ class Study:
 def make_agent(entry: StudyAgent, seed: int) -> Agent:
     """Make an agent of a study."""
     return entry.spec().make(seed=seed, **entry.hyperparameters)
-
-
-def slug(name: str) -> str:
-    """A name as a folder's name.
-
-    Example:
-        >>> slug("fixed:3")
-        'fixed-3'
-    """
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name)

@@ -11,10 +11,7 @@ from spangym.attention.controllers.exported import ExportedPolicy
 from spangym.attention.controllers.protocol import ObservationTime
 from spangym.envs.model.build_model import build_model
 from spangym.experiments.trials.load_agent import load_trained_agent
-from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
-
-SUFFIX = ".safetensors"
 
 
 def export(folder: Path, out: Path) -> ExportedPolicy:
@@ -55,6 +52,5 @@ def export(folder: Path, out: Path) -> ExportedPolicy:
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the trial in {str(folder)!r}: {error}") from error
     out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out) as tmp:
-        controller.save(tmp)
+    controller.save(out)
     return controller

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def ensure_suffix(path: Path | str, ending: str) -> Path:
-    """The path with an ending added, unless it has it already.
+def ensure_suffix(path: Path | str, suffix: str) -> Path:
+    """Append a suffix to a path unless it is there.
 
     Example:
-        >>> ensure_suffix(Path("alpha0.1"), ".npz").name
-        'alpha0.1.npz'
+        >>> ensure_suffix("alpha0.1", ".json").name
+        'alpha0.1.json'
     """
     path = Path(path)
-    return path if path.name.endswith(ending) else path.with_name(path.name + ending)
+    return path if path.name.endswith(suffix) else path.with_name(path.name + suffix)
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Write a file aside and rename it once it is whole; on an error nothing is left.
+    """Write a temporary file and rename it when it is complete; an error leaves no file.
 
     Args:
-        path: Where the file is to be.
+        path: Path of the final file.
 
     Yields:
-        Where to write it: the same folder and ending, another name.
+        Path of the temporary file, in the same folder and with the same suffix.
 
     Example:
         >>> import tempfile

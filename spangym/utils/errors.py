@@ -1,7 +1,7 @@
-"""Errors that are the user's to fix."""
+"""The exception of input errors."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something in the input is wrong; the message says in a line what, and what would be right."""
+    """An input is wrong; the one-line message says where, and what would be right."""

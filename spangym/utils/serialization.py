@@ -1,82 +1,113 @@
-"""Nested values as one file without pickle: tensors by safetensors, all else as JSON.
+"""The reader and writer of every binary file: safetensors with a JSON header, without pickle.
 
-A tree is made of dicts, lists, tuples, tensors, arrays, and what JSON can hold.
+A *state* is a nesting of dicts, lists, tuples, tensors, arrays and JSON values. The tensors and
+arrays are the tensors of the file. The header describes the nesting around them, and may carry
+metadata, which can be read without the tensors. A flat dict of tensors needs no description: such
+files are plain safetensors files, and plain safetensors files can be read. Identical states give
+identical bytes.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
 from spangym.utils.atomic_io import atomic_write
 
-_ENTRY = "tree"
-_PLAIN = (str, int, float, bool, type(None))
+SUFFIX = ".safetensors"
+
+_ERRORS = (SafetensorError, KeyError, IndexError, TypeError, ValueError, RuntimeError)
 
 
-def to_bytes(tree: Any) -> bytes:
-    """A tree as the bytes of a safetensors file.
+def to_bytes(state: Any, metadata: Mapping[str, Any] | None = None) -> bytes:
+    """Convert a state to the content of a file.
+
+    Args:
+        state: The state.
+        metadata: Additional JSON content of the header.
 
     Raises:
-        TypeError: It holds what can be stored by pickle only; the message says where.
+        TypeError: The state holds a value that only pickle can store; the message says where.
 
     Example:
         >>> from_bytes(to_bytes({"steps": 3, 7: (np.arange(2), torch.ones(1))}))
         {'steps': 3, 7: (array([0, 1]), tensor([1.]))}
     """
     tensors: dict[str, Tensor] = {}
-    skeleton = _pack(tree, tensors, "")
-    return save(tensors, {_ENTRY: json.dumps(skeleton)})
+    structure = _pack(state, tensors, "")
+    header = {}
+    if _is_flat(state):
+        tensors = dict(zip(state, tensors.values(), strict=True))
+    else:
+        header["state"] = json.dumps(structure)
+    if metadata is not None:
+        header["metadata"] = json.dumps(metadata)
+    return save(tensors, header or None)
 
 
 def from_bytes(content: bytes) -> Any:
-    """The tree of which `to_bytes` made the bytes; tensors are on the CPU.
+    """Restore the state of which `to_bytes` gave the content; tensors are on the CPU.
 
     Raises:
-        ValueError: The bytes are not of a tree.
+        ValueError: The content is damaged or of another format.
     """
     try:
         tensors = load(content)
-        size = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + size])["__metadata__"]
-        return _unpack(json.loads(metadata[_ENTRY]), tensors)
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"it is damaged, or not what was written here: {error}") from error
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        structure = header.get("__metadata__", {}).get("state")
+        return tensors if structure is None else _unpack(json.loads(structure), tensors)
+    except _ERRORS as error:
+        raise ValueError(f"damaged, or not written by spangym ({error})") from error
 
 
-def save_state(path: Path, tree: Any) -> None:
-    """Write a tree, whole or not at all.
+def save_state(path: Path, state: Any, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a state to a file, atomically.
 
     Raises:
-        TypeError: It holds what can be stored by pickle only.
+        TypeError: The state holds a value that only pickle can store.
     """
-    content = to_bytes(tree)
+    content = to_bytes(state, metadata)
     with atomic_write(path) as tmp:
         tmp.write_bytes(content)
 
 
 def load_state(path: Path) -> Any:
-    """Read what `save_state` wrote; needs no pickle.
+    """Read a state from a file; tensors are on the CPU.
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is damaged, or another kind of file.
+        ValueError: The file is damaged or of another format; the message names it.
     """
     try:
         return from_bytes(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path} is {error}") from error
+
+
+def load_metadata(path: Path) -> dict[str, Any]:
+    """Read the metadata of a file without its tensors; empty if it has none.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file is damaged or of another format; the message names it.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {}).get("metadata", "{}"))
+    except _ERRORS as error:
+        raise ValueError(f"{path} is damaged, or not written by spangym ({error})") from error
 
 
 def is_serializable(value: Any) -> bool:
-    """Whether a tree may hold the value.
+    """Whether a state may hold the value.
 
     Example:
         >>> is_serializable([1, {"a": np.zeros(2)}]), is_serializable(print)
@@ -89,18 +120,30 @@ def is_serializable(value: Any) -> bool:
     return True
 
 
+def _is_flat(state: Any) -> bool:
+    return isinstance(state, dict) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    )
+
+
 def _pack(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
-    """The value as JSON; its tensors are put aside, named by the place where they stood."""
+    """Convert a value to JSON, in which the names of tensors stand for them."""
+
+    def register(tensor: Tensor) -> str:
+        # Paths alone are not unique, since keys may contain dots.
+        name = f"{len(tensors)}{where}"
+        tensors[name] = tensor
+        return name
+
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        array = np.ascontiguousarray(value)
-        # Bytes, since torch does not know every type of NumPy's.
-        raw = torch.from_numpy(array.reshape(-1).view(np.uint8).copy())
-        name = _register(tensors, where, raw)
-        return {"array": name, "dtype": array.dtype.str, "shape": list(value.shape)}
+        # As bytes, since torch does not have all dtypes of NumPy.
+        raw = np.ascontiguousarray(value).reshape(-1).view(np.uint8).copy()
+        name = register(torch.from_numpy(raw))
+        return {"array": name, "dtype": value.dtype.str, "shape": list(value.shape)}
     if isinstance(value, Tensor):
-        return {"tensor": _register(tensors, where, value.detach().cpu().contiguous().clone())}
+        return {"tensor": register(value.detach().cpu().contiguous().clone())}
     if isinstance(value, dict):
         pairs = [
             [_pack(key, tensors, ""), _pack(each, tensors, f"{where}.{key}")]
@@ -108,32 +151,23 @@ def _pack(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
         ]
         return {"dict": pairs}
     if isinstance(value, list | tuple):
-        kind = "list" if isinstance(value, list) else "tuple"
         packed = [_pack(each, tensors, f"{where}.{index}") for index, each in enumerate(value)]
-        return {kind: packed}
-    if isinstance(value, _PLAIN):
+        return {"list" if isinstance(value, list) else "tuple": packed}
+    if value is None or isinstance(value, str | int | float | bool):
         return value
     raise TypeError(
-        f"{where.lstrip('.') or 'it'} is a {type(value).__name__}: only tensors, arrays, dicts, "
-        "lists, tuples, text and numbers are stored"
+        f"{where.lstrip('.') or 'the state'} is a {type(value).__name__}: only tensors, arrays, "
+        "dicts, lists, tuples, text and numbers can be stored"
     )
 
 
-def _register(tensors: dict[str, Tensor], where: str, tensor: Tensor) -> str:
-    """Put a tensor aside; keys may have dots in them, so that a place alone is no name."""
-    name = f"{len(tensors)}{where}"
-    tensors[name] = tensor
-    return name
-
-
-def _unpack(packed: Any, tensors: dict[str, Tensor]) -> Any:
+def _unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
     if not isinstance(packed, dict):
         return packed
     if "tensor" in packed:
         return tensors[packed["tensor"]]
     if "array" in packed:
-        flat = tensors[packed["array"]].numpy().view(packed["dtype"])
-        return flat.reshape(packed["shape"])
+        return tensors[packed["array"]].numpy().view(packed["dtype"]).reshape(packed["shape"])
     if "dict" in packed:
         return {_unpack(key, tensors): _unpack(each, tensors) for key, each in packed["dict"]}
     if "list" in packed:

@@ -284,7 +284,7 @@ class TestClusterAgent:
         agent, env = make_agent(), make_env()
         agent.learn(env, 60)
         agent.save(tmp_path / "agent")
-        assert [each.name for each in tmp_path.iterdir()] == ["agent.npz"]
+        assert [each.name for each in tmp_path.iterdir()] == ["agent.safetensors"]
         fresh = make_agent(seed=9)
         fresh.load(tmp_path / "agent")
         assert decisions(fresh) == decisions(agent)
@@ -307,7 +307,9 @@ class TestClusterAgent:
         before = other.state_dict()
         with tempfile.TemporaryDirectory() as folder:
             agent.save(Path(folder, "agent"))
-            with pytest.raises(ValueError, match=r"agent\.npz is not of such.*'other_visits' is m"):
+            with pytest.raises(
+                ValueError, match=r"agent\.safetensors is not of such.*'other_visits' is m"
+            ):
                 other.load(Path(folder, "agent"))
         for name, tensor in other.state_dict().items():
             assert torch.equal(tensor, before[name])

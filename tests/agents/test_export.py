@@ -248,7 +248,7 @@ def test_clusters_of_other_observations_are_refused():
     for wrong, message in (
         ({"num_layers": 3}, "clusters of are not those that are observed"),
         ({"include_layer_index": False}, "clusters of are not those that are observed"),
-        ({"pool_groups": 4}, "means, scales and centers are of shapes"),
+        ({"pool_groups": 4}, "means, scales and centers"),
         ({"encoding": "state"}, "clusters of are not those that are observed"),
     ):
         observation = {

@@ -384,7 +384,7 @@ def test_what_was_stored_with_other_options_is_refused(
     refiner.update(3, 2, 1.0, 1)
     refiner.save(tmp_path / "agent")
     before = other.state_dict()
-    with pytest.raises(ValueError, match=rf"agent\.npz is no table.*{message}"):
+    with pytest.raises(ValueError, match=rf"agent\.safetensors is no table.*{message}"):
         other.load(tmp_path / "agent")
     assert_alike(other.state_dict(), before)
     if "other_states" in message:

@@ -137,7 +137,7 @@ def test_pretrain_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Monk
     )
     assert done.exit_code == 0, done.output
     assert "bits a target on evaluation streams, by span: 0: " in done.output
-    assert load_metadata(str(path))["config"]["steps"] == 3
+    assert load_metadata(str(path))["pretrain_config"]["steps"] == 3
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_a_trial_leaves_everything_and_result_last(tiny: Study, tmp_path: Path):
     run_trial(trial, tmp_path, seen.append)
     names = {each.name for each in tmp_path.iterdir() if "tfevents" not in each.name}
     tables = {"curve.csv", "evaluation.csv", "action_counts.csv", "regret.csv"}
-    assert names == {"job.json", "agent.npz", "checkpoints", "result.json", *tables}
+    assert names == {"job.json", "agent.safetensors", "checkpoints", "result.json", *tables}
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
     assert seen[-1] == trial.total == 64 + 2 * 4
     result = json.loads((tmp_path / "result.json").read_text())

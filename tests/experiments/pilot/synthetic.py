@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from spangym.experiments.pilot.pilot_rows import AttentionMap, PilotRows
-from spangym.experiments.studies.study import slug
+from spangym.utils.text import slug
 
 LONGER, SHORTER = "hybrid-sharper-longer", "hybrid-sharper-shorter"
 PLAIN = ("standard", "standard-8h")

@@ -1,6 +1,5 @@
 """Frozen controllers by themselves: what they read, how they decide, their files."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,76 +7,29 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spangym.attention.controllers.exported import ExportedPolicy, load_controller
-from spangym.attention.controllers.lookup import GRID_STEPS, KMeansPolicy, LookupPolicy
+from spangym.attention.controllers.lookup import KMeansPolicy, LookupPolicy
 from spangym.attention.controllers.mlp import ACTIVATIONS, MLPPolicy
-from spangym.attention.controllers.policy_heads import ObsNormalization, PolicyHead
+from spangym.attention.controllers.policy_heads import ObsNormalization
 from spangym.attention.features import NUM_STATES, autocorrelation_buckets, tuple_hash_id
 from spangym.attention.hashing import cpython_tuple_hash, tuple_hash_states
 from spangym.attention.observation_spec import ENCODINGS, ObservationSpec
+from spangym.utils.serialization import load_state, save_state
+from tests.factories import (
+    POLICY_DIMS,
+    make_exported_policy,
+    make_policy_head,
+    varied_inputs,
+)
 
-DIMS = 16
 KINDS = [
-    *((encoding, "network") for encoding in ENCODINGS),
-    ("state", "table"),
-    *((encoding, "clusters") for encoding in ("digits", "box", "features")),
+    *((encoding, "mlp") for encoding in ENCODINGS),
+    ("state", "lookup"),
+    *((encoding, "kmeans") for encoding in ("digits", "box", "features")),
 ]
 EVERY_KIND = pytest.mark.parametrize(("encoding", "kind"), KINDS)
-
-
-def make_head(observation: ObservationSpec, kind: str = "network", **options: Any) -> PolicyHead:
-    generator = torch.Generator().manual_seed(3)
-    if kind == "table":
-        return LookupPolicy(observation, torch.randint(10, (NUM_STATES,), generator=generator))
-    if kind == "clusters":
-        numbers = observation.num_features
-        means = torch.zeros(numbers).double()
-        centers = torch.randn(observation.num_layers, 10, numbers, generator=generator).double()
-        if observation.encoding == "digits":
-            means += 5
-        actions = torch.cat([torch.randperm(10, generator=generator) for _ in centers])
-        return KMeansPolicy(
-            observation,
-            means,
-            means * 0 + 1,
-            (centers * GRID_STEPS).round(),
-            actions,
-            by_layer=True,
-        )
-    one_hot = {"digits": sum(observation.nvec), "state": NUM_STATES}
-    inputs = one_hot.get(observation.encoding, len(observation.nvec))
-    outputs = 10 * options.get("quantiles", 1)
-    weights = [torch.randn(size, generator=generator) / 3 for size in ((20, inputs), (outputs, 20))]
-    biases = [torch.randn(len(each), generator=generator) / 3 for each in weights]
-    if observation.encoding in ("box", "features"):
-        mean, std = torch.rand(2, inputs, generator=generator, dtype=torch.float64) + 0.1
-        options["normalization"] = ObsNormalization(mean, std, 1.5)
-    return MLPPolicy(observation, weights, biases, **options)
-
-
-def make(encoding: str = "box", kind: str = "network", **more: Any) -> ExportedPolicy:
-    observation = ObservationSpec(
-        DIMS,
-        num_layers=3,
-        encoding=encoding,
-        pool_groups=2 if encoding == "state" else 0,
-        autocorrelation=encoding == "features",
-        include_layer_index=True,
-    )
-    return ExportedPolicy(observation, make_head(observation, kind), **{"layer": 1, **more})
-
-
-def inputs(batch: int, tokens: int = 12, seed: int = 0) -> Tensor:
-    """Inputs that differ in mean and variance."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(batch, tokens, DIMS, generator=generator)
-    scale, shift = torch.randn(2, batch, 1, DIMS, generator=generator)
-    return x * scale + shift
 
 
 @pytest.mark.parametrize("numbers", [1, 2, 3, 8, 33, 130, 769])
@@ -90,11 +42,11 @@ def test_the_device_hashes_as_python_does(numbers: int, generator: torch.Generat
 
 
 def test_decides_by_the_highest_output_of_the_network_in_words(generator: torch.Generator):
-    observation = ObservationSpec(DIMS, encoding="features")
+    observation = ObservationSpec(POLICY_DIMS, encoding="features")
     sizes = ((7, 32), (10, 7))
     weights = [torch.randn(size, generator=generator) for size in sizes]
     biases = [torch.randn(size[0], generator=generator) for size in sizes]
-    x = inputs(50)
+    x = varied_inputs(50)
     found = torch.cat([x.mean(1), x.var(1, correction=0)], dim=-1)
     low, high = (torch.tensor(each) for each in observation.bounds)
     hidden = torch.tanh(found.clamp(low, high) @ weights[0].T + biases[0])
@@ -116,7 +68,7 @@ def test_value_of_an_action_is_the_mean_of_its_quantiles():
 
 @EVERY_KIND
 def test_a_lane_never_depends_on_its_neighbors(encoding: str, kind: str):
-    frozen, x = make(encoding, kind), inputs(300)
+    frozen, x = make_exported_policy(encoding, kind), varied_inputs(300)
     batched = frozen(x)
     assert batched.tolist() == [frozen(each[None]).item() for each in x]
     assert len(set(batched.tolist())) > 3
@@ -124,7 +76,7 @@ def test_a_lane_never_depends_on_its_neighbors(encoding: str, kind: str):
 
 @EVERY_KIND
 def test_padding_is_not_seen(encoding: str, kind: str):
-    frozen, x = make(encoding, kind), inputs(40)
+    frozen, x = make_exported_policy(encoding, kind), varied_inputs(40)
     lengths = torch.randint(1, 13, (40,), generator=torch.Generator().manual_seed(1))
     expected = [frozen(x[i : i + 1, :n]).item() for i, n in enumerate(lengths.tolist())]
     for lane, length in enumerate(lengths.tolist()):
@@ -152,7 +104,7 @@ class NoCopiesToTheHost(TorchDispatchMode):
 
 
 def test_the_nearest_center_in_words():
-    frozen, x = make("features", "clusters", layer=2), inputs(80)
+    frozen, x = make_exported_policy("features", "kmeans", layer=2), varied_inputs(80)
     head = frozen.head
     assert isinstance(head, KMeansPolicy)
     observed = frozen.observation.extract_from_input(x)
@@ -167,7 +119,7 @@ def test_the_nearest_center_in_words():
 
 @EVERY_KIND
 def test_nothing_is_copied_to_the_host(encoding: str, kind: str):
-    frozen, x = make(encoding, kind), inputs(3)
+    frozen, x = make_exported_policy(encoding, kind), varied_inputs(3)
     with NoCopiesToTheHost():
         frozen(x)
     # A tensor without content cannot be copied at all.
@@ -178,7 +130,7 @@ def test_nothing_is_copied_to_the_host(encoding: str, kind: str):
 @EVERY_KIND
 def test_compiles_to_one_graph(encoding: str, kind: str):
     torch.compiler.reset()
-    frozen, x = make(encoding, kind), inputs(30)
+    frozen, x = make_exported_policy(encoding, kind), varied_inputs(30)
     compiled = torch.compile(frozen, fullgraph=True, backend="eager")
     assert torch.equal(compiled(x), frozen(x))
 
@@ -186,10 +138,12 @@ def test_compiles_to_one_graph(encoding: str, kind: str):
 def test_layers_of_a_stack_are_compiled_once():
     torch.compiler.reset()
     counters = torch._dynamo.utils.counters["stats"]
-    before, x = counters["unique_graphs"], inputs(2)
-    observation = ObservationSpec(DIMS, num_layers=12, encoding="box", include_layer_index=True)
+    before, x = counters["unique_graphs"], varied_inputs(2)
+    observation = ObservationSpec(
+        POLICY_DIMS, num_layers=12, encoding="box", include_layer_index=True
+    )
     for layer in range(12):
-        frozen = ExportedPolicy(observation, make_head(observation), layer=layer)
+        frozen = ExportedPolicy(observation, make_policy_head(observation), layer=layer)
         torch.compile(frozen, fullgraph=True, backend="eager")(x)
     assert counters["unique_graphs"] == before + 1
 
@@ -198,7 +152,7 @@ def test_layers_of_a_stack_are_compiled_once():
 @EVERY_KIND
 def test_compiled_by_inductor_it_decides_alike(encoding: str, kind: str):
     torch.compiler.reset()
-    frozen, x = make(encoding, kind), inputs(200)
+    frozen, x = make_exported_policy(encoding, kind), varied_inputs(200)
     compiled = torch.compile(frozen, fullgraph=True)
     # Sums in another order may turn a near tie.
     assert (compiled(x) == frozen(x)).float().mean() >= 0.99
@@ -207,7 +161,7 @@ def test_compiled_by_inductor_it_decides_alike(encoding: str, kind: str):
 @EVERY_KIND
 @pytest.mark.parametrize("observation_time", ["current", "previous"])
 def test_file_holds_all_of_it(encoding: str, kind: str, observation_time: Any, tmp_path: Path):
-    frozen = make(
+    frozen = make_exported_policy(
         encoding,
         kind,
         observation_time=observation_time,
@@ -217,7 +171,7 @@ def test_file_holds_all_of_it(encoding: str, kind: str, observation_time: Any, t
     path = tmp_path / "frozen.safetensors"
     frozen.save(path)
     loaded = load_controller(path, layer=1)
-    x = inputs(300)
+    x = varied_inputs(300)
     assert torch.equal(loaded(x), frozen(x))
     assert repr(loaded) == repr(frozen)
     for name in ("observation", "observation_time", "action_scale", "metadata"):
@@ -227,16 +181,16 @@ def test_file_holds_all_of_it(encoding: str, kind: str, observation_time: Any, t
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation_is_kept(activation: str, tmp_path: Path):
-    observation = ObservationSpec(DIMS, encoding="features")
-    frozen = ExportedPolicy(observation, make_head(observation, activation=activation))
+    observation = ObservationSpec(POLICY_DIMS, encoding="features")
+    frozen = ExportedPolicy(observation, make_policy_head(observation, activation=activation))
     frozen.save(tmp_path / "frozen.safetensors")
     loaded = load_controller(tmp_path / "frozen.safetensors")
     assert activation in repr(loaded)
-    assert torch.equal(loaded(inputs(100)), frozen(inputs(100)))
+    assert torch.equal(loaded(varied_inputs(100)), frozen(varied_inputs(100)))
 
 
 def test_holds_buffers_that_keep_their_types():
-    frozen, x = make("features"), inputs(200)
+    frozen, x = make_exported_policy("features"), varied_inputs(200)
     decided = frozen(x)
     assert not list(frozen.parameters())
     for changed in (frozen.half(), frozen.double(), frozen.to(torch.bfloat16)):
@@ -245,7 +199,7 @@ def test_holds_buffers_that_keep_their_types():
 
 def test_the_layer_that_it_observes_must_be_said(tmp_path: Path):
     path = tmp_path / "frozen.safetensors"
-    make().save(path)
+    make_exported_policy().save(path)
     assert load_controller(path, layer=2).layer == 2
     with pytest.raises(ValueError, match=r"say which, layer=0 to layer=2"):
         load_controller(path)
@@ -255,83 +209,75 @@ def test_the_layer_that_it_observes_must_be_said(tmp_path: Path):
 
 
 def test_layers_decide_by_the_index_that_they_observe():
-    x = inputs(200)
-    first, last = make(layer=0)(x), make(layer=2)(x)
+    x = varied_inputs(200)
+    first, last = make_exported_policy(layer=0)(x), make_exported_policy(layer=2)(x)
     assert not torch.equal(first, last)
-
-
-def rewritten(path: Path, **changes: Any) -> None:
-    """A file whose manifest says something else, or whose tensors are others."""
-    tensors = dict(make(kind="network").head.state_dict())
-    tensors.update(changes.pop("tensors", {}))
-    with safe_open(path, framework="pt") as file:
-        manifest = json.loads(file.metadata()["controller"])
-    save_file(tensors, path, metadata={"controller": json.dumps({**manifest, **changes})})
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "is of format 2, this spangym reads 1"),
-        ({"observation": {"dims": 16}}, "does not go with the observation"),
+        ({"format": 2}, "format 2"),
+        ({"observation": {"dims": 16}}, "encoding 'digits' gives"),
         ({"observation": {"dims": 16, "encoding": "boxx"}}, "did you mean 'box'"),
         ({"observation": {"dms": 16}}, "is damaged: TypeError"),
-        ({"head": {"head_type": "tree"}}, "is damaged: KeyError: 'tree'"),
-        ({"head": {"head_type": "network"}}, "is damaged: KeyError: 'clip'"),
-        ({"observation_time": "next"}, "observation_time 'next' is unknown"),
-        ({"tensors": {"first.bias": torch.zeros(3)}}, "do not go together"),
-        ({"tensors": {"more": torch.zeros(3)}}, "its tensors are not those of its manifest"),
+        ({"head_type": "tree"}, "is damaged: KeyError: 'tree'"),
+        ({"head": {"weights": []}}, "is damaged: TypeError"),
+        ({"observation_time": "next"}, "observation_time 'next'"),
+        ({"biases": [torch.zeros(3), torch.zeros(10)]}, "is damaged: ValueError"),
+        ({"more": torch.zeros(3)}, "is damaged: TypeError"),
     ],
 )
-def test_a_file_that_does_not_hold_together_is_refused(
-    changes: dict[str, Any], message: str, tmp_path: Path
-):
-    path = tmp_path / "frozen.safetensors"
-    make().save(path)
-    rewritten(path, **changes)
-    with pytest.raises(ValueError, match=r"frozen\.safetensors") as caught:
+def test_an_inconsistent_file_is_refused(changes: dict[str, Any], message: str, tmp_path: Path):
+    path = tmp_path / "policy.safetensors"
+    make_exported_policy().save(path)
+    state = load_state(path)
+    for name, value in changes.items():
+        (state if name in state else state["head"])[name] = value
+    save_state(path, state)
+    with pytest.raises(ValueError, match=r"policy\.safetensors") as caught:
         load_controller(path, layer=0)
     assert message in str(caught.value)
 
 
 def test_damaged_and_foreign_files_are_refused_by_name(tmp_path: Path):
-    path = tmp_path / "frozen.safetensors"
-    make().save(path)
+    path = tmp_path / "policy.safetensors"
+    make_exported_policy().save(path)
     whole = path.read_bytes()
     other = tmp_path / "other.safetensors"
-    save_file({"weight": torch.zeros(2)}, other)
+    save_state(other, {"weight": torch.zeros(2)})
     for content in (b"", b"not a file", whole[:100], whole[:-1], other.read_bytes()):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"frozen.safetensors' is none that `spangym export`"):
+        with pytest.raises(ValueError, match=r"policy\.safetensors' is damaged, or not"):
             load_controller(path, layer=0)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_controller(tmp_path / "nowhere.safetensors")
-    with pytest.raises(ValueError, match="is none that"):
+    with pytest.raises(ValueError, match="damaged, or not"):
         load_controller(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"weights": [torch.zeros(10, 31)]}, "reads 31 numbers .* encoding 'box' gives 32"),
-        ({"weights": [torch.zeros(9, 32)]}, "must give 10 numbers, one for each action, not 9"),
+        ({"weights": [torch.zeros(10, 31)]}, "reads 31 numbers.*gives 32"),
+        ({"weights": [torch.zeros(9, 32)]}, "must give 10 numbers, 9"),
         ({"weights": []}, "at least one"),
-        ({"biases": [torch.zeros(9)]}, "do not go together"),
+        ({"biases": [torch.zeros(9)]}, "weights and biases"),
         ({"activation": "ReLu"}, "did you mean 'ReLU'"),
         (
             {"normalization": ObsNormalization(torch.zeros(3), torch.zeros(32), 10.0)},
-            r"shapes \[\(3,\), \(32,\)\]; they must be \(32,\)",
+            r"\[\(3,\), \(32,\)\].*\(32,\)",
         ),
     ],
 )
 def test_a_network_that_does_not_fit_is_refused(arguments: dict[str, Any], message: str):
     good: dict[str, Any] = {"weights": [torch.zeros(10, 32)], "biases": [torch.zeros(10)]}
     with pytest.raises(ValueError, match=message):
-        MLPPolicy(ObservationSpec(DIMS, encoding="box"), **{**good, **arguments})
+        MLPPolicy(ObservationSpec(POLICY_DIMS, encoding="box"), **{**good, **arguments})
 
 
 def test_a_table_that_does_not_fit_is_refused():
-    states = ObservationSpec(DIMS, encoding="state")
+    states = ObservationSpec(POLICY_DIMS, encoding="state")
     for actions, message in (
         (torch.zeros(100, dtype=torch.int64), "integers of shape"),
         (torch.zeros(NUM_STATES), "integers of shape"),
@@ -339,20 +285,20 @@ def test_a_table_that_does_not_fit_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             LookupPolicy(states, actions)
-    with pytest.raises(ValueError, match="encoding must be 'state', got 'box'"):
+    with pytest.raises(ValueError, match="'state', got 'box'"):
         LookupPolicy(
-            ObservationSpec(DIMS, encoding="box"), torch.zeros(NUM_STATES, dtype=torch.int64)
+            ObservationSpec(POLICY_DIMS, encoding="box"), torch.zeros(NUM_STATES, dtype=torch.int64)
         )
 
 
 @pytest.mark.parametrize(
     ("observation", "message"),
     [
-        (ObservationSpec(4, encoding="state"), "a state id has no distances"),
-        (ObservationSpec(4, encoding="box"), "need observations that end with its index"),
+        (ObservationSpec(4, encoding="state"), "must not be 'state'"),
+        (ObservationSpec(4, encoding="box"), "its index"),
         (
             ObservationSpec(4, num_layers=3, encoding="box", include_layer_index=True),
-            r"the observation needs \(8,\), \(8,\) and \(3, clusters, 8\)",
+            r"\(8,\), \(8,\) and \(3, clusters, 8\)",
         ),
     ],
 )
@@ -362,17 +308,16 @@ def test_clusters_that_do_not_fit_are_refused(observation: ObservationSpec, mess
         KMeansPolicy(observation, one, one, torch.zeros(2, 5, 8), torch.zeros(10).long(), True)
 
 
-def test_needs_neither_gymnasium_nor_stable_baselines(tmp_path: Path):
-    path = tmp_path / "frozen.safetensors"
-    make().save(path)
+def test_needs_no_library_of_agents_or_experiments(tmp_path: Path):
+    path = tmp_path / "policy.safetensors"
+    make_exported_policy().save(path)
     code = f"""
 import sys, torch
-from spangym.attention import IntegratedAttention
-from spangym.attention.controllers.exported import load_controller
-layer = IntegratedAttention(48, {DIMS}, 4)
+from spangym.attention import IntegratedAttention, load_controller
+layer = IntegratedAttention(48, {POLICY_DIMS}, 4)
 layer.refiner = load_controller({str(path)!r}, layer=1)
-layer(torch.zeros(2, 48, {DIMS}))
-sys.exit(bool({{"gymnasium", "stable_baselines3", "spangym.envs"}} & set(sys.modules)))
+layer(torch.zeros(2, 48, {POLICY_DIMS}))
+print(*{{"stable_baselines3", "pandas", "matplotlib", "scipy"}} & set(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.stdout, done.stderr, done.returncode) == ("\n", "", 0)

@@ -13,8 +13,7 @@ from spangym.attention.controllers.exported import ExportedPolicy
 from spangym.attention.controllers.lookup import LookupPolicy
 from spangym.attention.features import NUM_STATES, token_moments
 from spangym.attention.observation_spec import ObservationSpec
-
-from .test_frozen import DIMS, inputs, make, make_head
+from tests.factories import POLICY_DIMS, make_exported_policy, make_policy_head, varied_inputs
 
 CURRENT_AND_PREVIOUS = pytest.mark.parametrize("observation_time", ["current", "previous"])
 LAYERS = pytest.mark.parametrize(
@@ -28,7 +27,9 @@ def make_layer(**options: Any) -> IntegratedAttention:
     kind = options.pop("kind", IntegratedAttention)
     make_layer = IntegratedAttention.original if kind == "original" else kind
     arguments: dict[str, Any] = {"win_size": 8, "max_span": 12, "max_dist": 12, **options}
-    return make_layer(24, DIMS, 4, generator=torch.Generator().manual_seed(0), **arguments).eval()
+    return make_layer(
+        24, POLICY_DIMS, 4, generator=torch.Generator().manual_seed(0), **arguments
+    ).eval()
 
 
 def decide(layer: IntegratedAttention, x: Tensor, **more: Any) -> Tensor:
@@ -40,8 +41,8 @@ def decide(layer: IntegratedAttention, x: Tensor, **more: Any) -> Tensor:
 @LAYERS
 @pytest.mark.parametrize("train", [False, True])
 def test_decides_in_every_layer_and_mode(options: dict[str, Any], train: bool):
-    layer, x = make_layer(**options).train(train), inputs(20)
-    frozen = make("features")
+    layer, x = make_layer(**options).train(train), varied_inputs(20)
+    frozen = make_exported_policy("features")
     layer.refiner = frozen
     decided = frozen(layer.ln_a(x))
     assert len(set(decided.tolist())) > 1
@@ -50,13 +51,13 @@ def test_decides_in_every_layer_and_mode(options: dict[str, Any], train: bool):
     assert torch.equal(layer(x), expected.output)
     assert torch.equal(layer.step(x).span_scale, expected.span_scale)
     for name, tensor in frozen.state_dict().items():
-        assert torch.equal(tensor, make("features").state_dict()[name])
+        assert torch.equal(tensor, make_exported_policy("features").state_dict()[name])
 
 
 def test_learns_nothing():
     layer = make_layer().train()
-    layer.refiner = make()
-    layer.update_controller(layer.step(inputs(2)), torch.tensor([1, 2]))
+    layer.refiner = make_exported_policy()
+    layer.update_controller(layer.step(varied_inputs(2)), torch.tensor([1, 2]))
 
 
 @CURRENT_AND_PREVIOUS
@@ -65,15 +66,17 @@ def test_learns_nothing():
 def test_a_stream_is_decided_as_in_the_environment(
     observation_time: Any, causal: bool, autocorrelation: bool
 ):
-    observation = ObservationSpec(DIMS, encoding="features", autocorrelation=autocorrelation)
-    frozen = ExportedPolicy(observation, make_head(observation), observation_time=observation_time)
+    observation = ObservationSpec(POLICY_DIMS, encoding="features", autocorrelation=autocorrelation)
+    frozen = ExportedPolicy(
+        observation, make_policy_head(observation), observation_time=observation_time
+    )
     layer = make_layer(causal=causal)
     layer.refiner = frozen
     cache: LayerCache | None = None
     before: Tensor | None = None
     decisions: list[int] = []
     for chunk in range(5):
-        x = inputs(9, seed=chunk)
+        x = varied_inputs(9, seed=chunk)
         local_input = layer.ln_a(x)
         read = local_input
         if observation_time == "previous":
@@ -88,23 +91,23 @@ def test_a_stream_is_decided_as_in_the_environment(
 
 
 def test_a_controller_that_comes_in_the_middle_of_a_stream():
-    layer, x = make_layer(), inputs(3)
+    layer, x = make_layer(), varied_inputs(3)
     cache = layer.step(x).cache
-    frozen = make("features", observation_time="previous")
+    frozen = make_exported_policy("features", observation_time="previous")
     layer.refiner = frozen
     # Nobody has observed the pass before.
     assert torch.equal(decide(layer, x, cache=cache), frozen(layer.ln_a(x[:, :1])))
     cache = layer.step(x, cache=cache).cache
     assert torch.equal(decide(layer, x, cache=cache), frozen(layer.ln_a(x)))
-    layer.refiner = make("box", observation_time="previous")
+    layer.refiner = make_exported_policy("box", observation_time="previous")
     with pytest.raises(ValueError, match="41 numbers were observed, this controller reads 32"):
         layer.step(x, cache=cache)
 
 
 @CURRENT_AND_PREVIOUS
 def test_padded_lanes_are_decided_as_unpadded_ones(observation_time: Any):
-    layer, x = make_layer(), inputs(6)
-    layer.refiner = make("features", observation_time=observation_time)
+    layer, x = make_layer(), varied_inputs(6)
+    layer.refiner = make_exported_policy("features", observation_time=observation_time)
     lengths = torch.tensor([12, 5, 1, 7, 12, 3])
     first = layer.step(x, lengths=lengths)
     second = layer.step(x, lengths=lengths, cache=first.cache)
@@ -118,8 +121,8 @@ def test_padded_lanes_are_decided_as_unpadded_ones(observation_time: Any):
 
 @CURRENT_AND_PREVIOUS
 def test_checkpointing_may_ask_twice(observation_time: Any):
-    layer, x = make_layer().train(), inputs(4).requires_grad_()
-    layer.refiner = make("features", observation_time=observation_time)
+    layer, x = make_layer().train(), varied_inputs(4).requires_grad_()
+    layer.refiner = make_exported_policy("features", observation_time=observation_time)
     gradients = []
     for output in (layer(x), checkpoint(layer, x, use_reentrant=False)):
         assert isinstance(output, Tensor)
@@ -128,14 +131,14 @@ def test_checkpointing_may_ask_twice(observation_time: Any):
 
 
 def test_is_saved_and_copied_with_its_layer():
-    layer, x = make_layer(), inputs(30)
-    layer.refiner = make("features")
+    layer, x = make_layer(), varied_inputs(30)
+    layer.refiner = make_exported_policy("features")
     stored = layer.state_dict()
     assert any(name.startswith("refiner.") for name in stored)
     other = make_layer()
     with pytest.raises(RuntimeError, match="Unexpected key"):
         other.load_state_dict(stored)
-    other.refiner = changed = make("features")
+    other.refiner = changed = make_exported_policy("features")
     for tensor in changed.state_dict().values():
         tensor.zero_()
     other.load_state_dict(stored)
@@ -149,8 +152,8 @@ def test_is_saved_and_copied_with_its_layer():
 
 
 def test_decides_alike_in_half_precision():
-    layer, x = make_layer(), inputs(30).bfloat16()
-    frozen = make("box")
+    layer, x = make_layer(), varied_inputs(30).bfloat16()
+    frozen = make_exported_policy("box")
     layer.refiner = frozen
     layer.bfloat16()
     assert torch.equal(decide(layer, x), frozen(layer.ln_a(x)))
@@ -158,11 +161,11 @@ def test_decides_alike_in_half_precision():
 
 
 @CURRENT_AND_PREVIOUS
-@pytest.mark.parametrize(("encoding", "kind"), [("box", "network"), ("state", "table")])
+@pytest.mark.parametrize(("encoding", "kind"), [("box", "mlp"), ("state", "lookup")])
 def test_a_layer_asks_without_a_copy_to_the_host(observation_time: Any, encoding: str, kind: str):
     layer = make_layer(causal=True).train()
-    layer.refiner = make(encoding, kind, observation_time=observation_time)
-    x = inputs(3)
+    layer.refiner = make_exported_policy(encoding, kind, observation_time=observation_time)
+    x = varied_inputs(3)
     cache = layer.step(x).cache
     there = LayerCache(
         None,
@@ -179,8 +182,8 @@ def test_a_layer_asks_without_a_copy_to_the_host(observation_time: Any, encoding
 
 def test_compiled_with_its_layer():
     torch.compiler.reset()
-    layer, x = make_layer(), inputs(10)
-    layer.refiner = make("features")
+    layer, x = make_layer(), varied_inputs(10)
+    layer.refiner = make_exported_policy("features")
     compiled = torch.compile(layer, backend="eager")
     torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-5)
 
@@ -196,20 +199,20 @@ def test_compiled_with_its_layer():
     ],
 )
 def test_a_layer_that_it_is_not_for_is_refused(options: dict[str, Any], message: str):
-    dims = options.pop("dims", DIMS)
+    dims = options.pop("dims", POLICY_DIMS)
     layer = IntegratedAttention(24, dims, 4, **options)
     with pytest.raises(ValueError, match=message):
-        layer.refiner = make()
+        layer.refiner = make_exported_policy()
     assert layer.refiner is None
     layer(torch.zeros(1, 24, dims))
     with pytest.raises(ValueError, match=message):
-        IntegratedAttention(24, dims, 4, **options, refiner=make())
+        IntegratedAttention(24, dims, 4, **options, refiner=make_exported_policy())
 
 
 def test_layers_of_other_windows_and_spans_are_accepted():
     layer = make_layer(win_size=4, max_span=20, max_dist=20)
-    layer.refiner = make()
-    layer(inputs(2))
+    layer.refiner = make_exported_policy()
+    layer(varied_inputs(2))
 
 
 class ByNorm(nn.Module):
@@ -228,7 +231,7 @@ class ByNorm(nn.Module):
         local_input: Tensor,  # noqa: ARG002
         lengths: Tensor | None = None,  # noqa: ARG002
     ) -> Tensor:
-        return features[:, DIMS:].mean(-1)
+        return features[:, POLICY_DIMS:].mean(-1)
 
     def actions(self, obs: Tensor) -> Tensor:
         return torch.where(obs < self.threshold, 2, self.highest)
@@ -238,10 +241,10 @@ class ByNorm(nn.Module):
 
 
 def test_one_of_the_users_own():
-    layer, x = make_layer(), inputs(20)
-    layer.ln_a.weight.data *= torch.linspace(0, 3, DIMS)
+    layer, x = make_layer(), varied_inputs(20)
+    layer.ln_a.weight.data *= torch.linspace(0, 3, POLICY_DIMS)
     layer.refiner = ByNorm()
-    small = token_moments(layer.ln_a(x))[:, DIMS:].mean(-1) < 1
+    small = token_moments(layer.ln_a(x))[:, POLICY_DIMS:].mean(-1) < 1
     assert decide(layer, x).tolist() == [2 if each else 9 for each in small.tolist()]
     assert "refiner.threshold" in layer.state_dict()
     layer(x).sum().backward()
@@ -262,7 +265,7 @@ def test_what_is_no_controller_is_still_refused():
 
 def test_a_table_of_states_is_the_refiner_that_it_was_made_from():
     """In a layer that is not causal both are asked from the same states."""
-    layer, x = make_layer(), inputs(50)
+    layer, x = make_layer(), varied_inputs(50)
     actions = torch.arange(NUM_STATES) % 10
 
     class Asked:
@@ -274,6 +277,6 @@ def test_a_table_of_states_is_the_refiner_that_it_was_made_from():
 
     layer.refiner = Asked()
     expected = decide(layer, x)
-    observation = ObservationSpec(DIMS, encoding="state")
+    observation = ObservationSpec(POLICY_DIMS, encoding="state")
     layer.refiner = ExportedPolicy(observation, LookupPolicy(observation, actions))
     assert torch.equal(decide(layer, x), expected)

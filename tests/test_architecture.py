@@ -1,4 +1,4 @@
-"""Imports run experiments -> agents, envs -> attention -> utils, without a cycle, lazy ones included."""
+"""Imports run experiments -> agents, envs -> attention -> utils; there is no cycle."""
 
 import ast
 from collections import Counter

@@ -1,4 +1,4 @@
-"""README and docs: snippets run in order as a newcomer runs them, tables and links are up to date."""
+"""README and docs: snippets run in order, tables and links are up to date."""
 
 import importlib.util
 import os

@@ -13,7 +13,8 @@ import sys
 import gymnasium
 before = set(sys.modules)
 import spangym
-heavy = {"torch", "stable_baselines3", "matplotlib", "pandas", "scipy"} & (set(sys.modules) - before)
+new = set(sys.modules) - before
+heavy = {"torch", "stable_baselines3", "matplotlib", "pandas", "scipy"} & new
 assert not heavy, heavy
 assert spangym.__version__
 assert "spangym/SpanControl-v0" in gymnasium.registry

@@ -10,13 +10,15 @@ ROOT = Path(__file__).parents[1]
 
 # Words that this project once had of its own, and words that readers of Gymnasium would look up.
 PHRASES = r"""
-    anew | lest | (?:gone|goes|go|going)\son\swith | hangs?\son | misspelt | foresee\w*
-    | whole\sor\snot\sat\sall | to\sthe\s(?:bit|byte) | learns?\snothing | cannot\sbe\stold
-    | told\sthe\skind | visited[\s_]keys | full_keys | lanes? | mended | judge[ds]? | judging
+    anew | lest | (?:gone|goes|go|going)\s+on\s+with | hangs?\s+on | misspelt | foresee\w*
+    | whole\s+or\s+not\s+at\s+all | to\s+the\s+(?:bit|byte) | learns?\s+nothing | cannot\s+be\s+told
+    | told\s+the\s+kind | visited[\s_]keys | full_keys | lanes? | mended | judge[ds]? | judging
 """
 BRITISH = r"""
-    judgement | learnt | spelt | behaviour\w* | neighbour\w* | colour\w* | grey | honour\w* | favour\w*
-    | (?:normal|discret|summar|recogn|optim|initial|synthes|regular|visual|general)is(?:e|es|ed|er|ing|ation)
+    judgement | learnt | spelt | grey
+    | (?:behaviou|neighbou|colou|honou|favou)r\w*
+    | (?:normal|discret|summar|recogn|optim|initial|synthes|regular|visual|general)
+      is(?:e|es|ed|er|ing|ation)
     | centre[ds]? | analyse[ds]?
 """
 PATTERN = re.compile(rf"(?<![\w])({PHRASES}|{BRITISH})(?![\w])", re.IGNORECASE | re.VERBOSE)
@@ -61,8 +63,6 @@ def test_terms_of_the_field(folder: str):
     assert wrong == {}
 
 
-@pytest.mark.parametrize(
-    "planted", ["every lane", "goes on\n    with", "the behaviour", "full_keys"]
-)
+@pytest.mark.parametrize("planted", ["a lane", "goes on\n  with", "behaviour", "full_keys"])
 def test_planted_words_are_found(planted: str):
     assert len(found(f"A line.\n{planted}\n")) == 1

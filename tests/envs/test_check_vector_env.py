@@ -206,8 +206,8 @@ def observation_of_another_env(told: Told) -> None:
 
 
 def info_of_another_env(told: Told) -> None:
-    if "reward_parts" in told.infos:
-        parts = told.infos["reward_parts"]
+    if "reward_components" in told.infos:
+        parts = told.infos["reward_components"]
         parts["coverage"] = np.roll(parts["coverage"], 1)
 
 
@@ -318,7 +318,7 @@ def named_defect(envs: SpanControlVectorEnv) -> str:
         ),
         (
             info_of_another_env,
-            rf"environment \d, step \d: info\['reward_parts'\]\['coverage'\] is .*{SCALAR}",
+            rf"environment \d, step \d: info\['reward_components'\]\['coverage'\] is .*{SCALAR}",
         ),
         (info_left_out, rf"environment 0, step 0: info\['span'\] is absent, {SCALAR} \d+"),
         (
@@ -330,7 +330,7 @@ def named_defect(envs: SpanControlVectorEnv) -> str:
             r"step 0: infos\['spare'\] must have 3 entries, one per environment, ",
         ),
         (infos_as_a_list, r"step 0: infos must be a dict, got list"),
-        (mask_of_numbers, r"step 0: infos\['_source'\] is the mask of 'source' and must be an arr"),
+        (mask_of_numbers, r"step 0: infos\['_content_type'\] is the mask"),
         (whole_rewards, r"step 0: rewards must have shape \(3,\) and a floating dtype, .* int64"),
         (rewards_as_a_list, r"step 0: rewards must be a NumPy array, got list"),
         (rewards_as_a_column, r"step 0: rewards must have shape \(3,\) .*, got \(3, 1\) and floa"),

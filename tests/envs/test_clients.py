@@ -32,7 +32,7 @@ from stable_baselines3.common.vec_env import (
 )
 
 from spangym.envs import EnvConfig, SB3SpanControlVecEnv
-from spangym.envs.testing import check_vector_env
+from spangym.envs import check_vector_env
 
 NAME = "spangym.envs:spangym/SpanControl-v0"
 SMALL: dict[str, Any] = {

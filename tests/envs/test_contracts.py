@@ -16,7 +16,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 
 from spangym.envs import ENVIRONMENTS, SpanControlEnv, SpanControlVectorEnv
 from spangym.envs.observations import ENCODINGS
-from spangym.envs.testing import check_vector_env
+from spangym.envs import check_vector_env
 
 from .arguments import UNTRAINED, small
 

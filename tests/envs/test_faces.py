@@ -114,7 +114,7 @@ def test_seeds_of_envs():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: SpanControlVectorEnv(0), "environments must be an integer, at least 1, got 0"),
+        (lambda: SpanControlVectorEnv(0), "num_envs must be an integer"),
         (
             lambda: SpanControlVectorEnv(2, render_mode="ansi"),  # pyright: ignore[reportArgumentType]
             "None for many environments",
@@ -128,7 +128,7 @@ def test_seeds_of_envs():
         ),
         (lambda: SpanControlVectorEnv(2, **UNTRAINED).step(np.array([1, 2])), "call reset() first"),
         (lambda: SpanControlEnv(**UNTRAINED).one_step_rewards(), "call reset() first"),
-        (lambda: SpanControlEnv(**UNTRAINED).content_types(), "call reset() first"),
+        (lambda: SpanControlEnv(**UNTRAINED).content_type(), "call reset() first"),
         (lambda: SpanControlEnv(**UNTRAINED).output_observations(), "call step() first"),
     ],
 )
@@ -143,12 +143,12 @@ def test_kinds_are_of_the_chunk_that_comes():
     env.reset(seed=1)
     told, found = [], []
     for _ in range(6):
-        told.append(env.content_types())
+        told.append(env.content_type())
         found.append(env.step(0)[4]["content_type"])
     assert told == found
     assert len({*told}) > 1
     with pytest.raises(RuntimeError, match=r"call reset\(\) first"):
-        env.content_types()
+        env.content_type()
 
 
 def test_kinds_of_many_envs_over_the_end_of_an_episode():
@@ -156,7 +156,7 @@ def test_kinds_of_many_envs_over_the_end_of_an_episode():
     env.seed(1)
     env.reset()
     for _ in range(9):
-        told = env.content_types()
+        told = env.content_type()
         assert told == [info["content_type"] for info in env.step(np.zeros(3, int))[3]]
 
 

@@ -239,7 +239,7 @@ def test_of_many_envs_each_is_as_alone(kind: dict[str, Any]):
         "action_coverages",
         "predictor_action",
         "output_observations",
-        "content_types",
+        "content_type",
     )
     answers = {name: getattr(envs, name)() for name in asked}
     for name in ("lookahead", "one_step_rewards", "action_coverages"):
@@ -263,7 +263,7 @@ def test_looking_changes_nothing():
         "lookahead",
         "action_coverages",
         "predictor_action",
-        "content_types",
+        "content_type",
     ):
         getattr(env, name)()
     for action in (1, 9, 4):

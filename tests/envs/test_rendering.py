@@ -67,7 +67,7 @@ def test_of_the_original_the_keys_are_seen_that_it_leaves():
     env = make("ansi", layer_variant="original", win_size=4, max_span=6, action_scale="absolute")
     env.reset(seed=0)
     env.step(9)
-    drawn = env._picture
+    drawn = env._rendering
     first, end = drawn.decisions[0].intervals(drawn.options[0], CTX)
     # The window of query 9 begins at 8, its interval two tokens before.
     assert (first[9], end[9]) == (6, 8)
@@ -154,7 +154,7 @@ def test_text_follows_the_chunks():
 
 def test_visited_keys_of_causal_layers_are_shares_of_what_they_could_see():
     drawn = picture(causal=True).with_step(0.0, {**INFO, "layer": 0, "qk_pairs": 136})
-    assert drawn.mean_share == 1
+    assert drawn.mean_attention_fraction == 1
 
 
 def test_layers_of_ones_own_are_drawn_as_they_are():
@@ -182,7 +182,7 @@ def test_state_keeps_the_picture():
     for action in (3, 0, 9):
         env.step(action)
     state = env.state_dict()
-    other.load_state_dict({**state, "picture": json.loads(json.dumps(state["picture"]))})
+    other.load_state_dict({**state, "rendering": json.loads(json.dumps(state["rendering"]))})
     np.testing.assert_array_equal(env.render(), other.render())
     env.step(5)
     other.step(5)

@@ -205,12 +205,12 @@ def test_original_layers_of_ones_own_judge_each_env_by_itself():
 class Sized(LayerStack):
     """Is judged by the size of what it gives."""
 
-    classes = 256
+    num_classes = 256
 
     def embed(self, content: Tensor) -> Tensor:
         return torch.nn.functional.one_hot(content % 16, 16).float()
 
-    def bits(self, hidden: Tensor, targets: Tensor) -> Tensor:
+    def loss_bits(self, hidden: Tensor, targets: Tensor) -> Tensor:
         assert targets.shape == hidden.shape[:2]
         return hidden.square().mean((1, 2))
 
@@ -275,7 +275,7 @@ def test_frames_are_projected():
     hidden = env.core.state.hidden
     assert hidden.shape == (1, 32, 16)
     assert hidden.std().item() == pytest.approx(1, abs=0.2)
-    with pytest.raises(ValueError, match="read bytes"):
+    with pytest.raises(ValueError, match="reads bytes"):
         SpanControlEnv(**{**BUDGET, "dataset": Frames()})
 
 
@@ -400,7 +400,7 @@ class TestRefresh:
             env.step(np.array([5, keys, values]))
             info = env.step(np.array([5, keys, values]))[4]
             names = ("recomputed_keys", "recomputed_values", "key_staleness", "value_staleness")
-            told.append((*(info[name] for name in names), info["refresh_cost"]))
+            told.append((*(info[name] for name in names), info["recompute_cost"]))
         assert told == [
             (1, 1, 0, 0, 64),  # where there is nothing to use again, all is computed
             (0, 1, 1, 0, 32),

@@ -128,7 +128,7 @@ class Labeled(Dataset):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MixtureDataset([]), "sources must name at least one"),
+        (lambda: MixtureDataset([]), "datasets must name at least one"),
         (lambda: MixtureDataset([NoiseDataset()], [1, 2]), "weights must be 1 numbers"),
         (lambda: MixtureDataset([NoiseDataset()], [0]), "not all 0"),
         (lambda: MixtureDataset([NoiseDataset()] * 2, [2, -1]), "none negative"),

@@ -58,7 +58,7 @@ def test_a_restored_environment_goes_on_to_the_bit(variant: dict[str, Any]):
     other.reset(seed=99)
     # Weights only: nothing in it needs a pickle.
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert env._picture == other._picture
+    assert env._rendering == other._rendering
     assert env.np_random_seed == other.np_random_seed == 3
     assert data_equivalence(play(env), play(other), exact=True)
 
@@ -91,7 +91,7 @@ def test_before_the_first_reset_there_is_nothing_to_keep():
         ({"num_layers": 3}, "num_layers is 2"),
         ({"control_kv_cache": True}, "control_kv_cache is False"),
         ({"observation_time": "previous"}, "observation_time is current"),
-        ({"autocorrelation": True}, "numbers is 16, this one's 25"),
+        ({"autocorrelation": True}, "num_features is 16, this one's 25"),
     ],
 )
 def test_a_state_of_another_environment_is_refused(change: dict[str, Any], named: str):
@@ -157,7 +157,7 @@ class AnyOrder(RuleBasedStateMachine):
         observation, reward, terminated, truncated, info = env.step(action)
         assert env.observation_space.contains(observation)
         assert np.isfinite(reward)
-        assert reward == pytest.approx(sum(info["reward_parts"].values()), abs=1e-6)
+        assert reward == pytest.approx(sum(info["reward_components"].values()), abs=1e-6)
         assert not terminated
         self.histories[index] = (seed, [*actions, action])
         if truncated:

@@ -1,4 +1,4 @@
-"""Controllers of layers as agents: whatever chooses actions from state ids and updates on them."""
+"""TabularAgent: a controller of state ids as an agent."""
 
 from __future__ import annotations
 
@@ -21,25 +21,23 @@ BootstrapFrom = Literal["next_obs", "layer_output"]
 
 
 class TabularAgent:
-    """Runs a `spangym.attention.SpanController` in an environment of state ids.
+    """Trains a `spangym.attention.SpanController` on every step of every environment.
 
-    The controller learns from every step of every environment. Methods it may have besides the
-    protocol's:
+    Optional methods of the controller:
 
-    - ``greedy_action(state)``: what it thinks best; without it, `predict` asks ``choose_action``;
-    - ``save(path)`` and ``load(path)``: without them nothing of it can be stored;
-    - ``state_dict()`` and ``load_state_dict(state_dict)``: without them a training that was
-      interrupted begins anew.
-
-    An ``update`` that takes ``env_index``, too, is told which environment it learns from.
+    - ``greedy_action(state)``: used by `predict` instead of ``choose_action``;
+    - ``save(path)`` and ``load(path)``: without them the agent cannot be stored;
+    - ``state_dict()`` and ``load_state_dict(state_dict)``: without them training is not resumable;
+    - ``update(..., env_index)``: the index of the environment as an additional argument.
 
     Args:
-        controller: What chooses and learns.
-        bootstrap_from: What follows a decision: ``next_obs`` (at the end of an episode, its
-            last), or, as in the original, the state of the layer's output (``layer_output``).
+        controller: Controller to train.
+        bootstrap_from: State that follows a decision: the next observation, or the final one of an
+            episode (``next_obs``); or the state of the layer's output, as in the original
+            (``layer_output``).
 
     Raises:
-        ValueError: There is no such bootstrap.
+        ValueError: ``bootstrap_from`` is unknown.
     """
 
     def __init__(
@@ -50,54 +48,68 @@ class TabularAgent:
             raise ValueError(f"bootstrap_from {bootstrap_from!r} is unknown{hint}")
         self.controller = controller
         self.bootstrap_from = bootstrap_from
-        self._update_takes_lane = "env_index" in inspect.signature(controller.update).parameters
-        self._states: list[int] = []
-        self._done = 0
+        self._takes_env_index = "env_index" in inspect.signature(controller.update).parameters
+        self._observations: NDArray[Any] = np.empty(0)
+        self._steps_done = 0
         self._resume = False
 
     @property
     def resumable(self) -> bool:
-        """Whether the controller can store all that it has learned."""
+        """Whether the controller has a state dict."""
         return isinstance(self.controller, StatefulController)
 
     def learn(
         self, env: VecEnv, steps: int, checkpoint_callback: CheckpointCallback = noop
     ) -> None:
-        """Choose and learn for so many steps, over all environments together."""
+        """Train; see `spangym.agents.base.ResumableAgent`."""
         if not self._resume:
-            self._states, self._done = _states(env.reset()), 0
+            self._observations, self._steps_done = np.asarray(env.reset()), 0
         self._resume = False
-        while self._done + env.num_envs <= steps:
-            checkpoint_callback(self._done + 2 * env.num_envs > steps)
-            states = self._states
-            actions = [self.controller.choose_action(state) for state in states]
-            observations, rewards, dones, infos = env.step(np.array(actions))
-            self._states = _states(observations)
-            next_states = [
-                int(infos[env_index]["terminal_observation"]) if dones[env_index] else state
-                for env_index, state in enumerate(self._states)
-            ]
+        while self._steps_done + env.num_envs <= steps:
+            checkpoint_callback(self._steps_done + 2 * env.num_envs > steps)
+            actions = self._choose_actions(self._observations)
+            observations, rewards, dones, infos = env.step(actions)
+            next_observations = np.array(observations)
+            for env_index in np.flatnonzero(dones):
+                next_observations[env_index] = infos[env_index]["terminal_observation"]
             if self.bootstrap_from == "layer_output":
-                next_states = _states(cast(SupportsLookahead, env).output_observations())
-            for env_index, decision in enumerate(
-                zip(states, actions, rewards.tolist(), next_states, strict=True)
-            ):
-                more = {"env_index": env_index} if self._update_takes_lane else {}
-                self.controller.update(*decision, **more)
-            self._done += env.num_envs
+                next_observations = np.asarray(cast(SupportsLookahead, env).output_observations())
+            self._update(self._observations, actions, rewards, next_observations)
+            self._observations = np.asarray(observations)
+            self._steps_done += env.num_envs
+
+    def _choose_actions(self, observations: NDArray[Any]) -> NDArray[np.int64]:
+        states = self._states(observations)
+        return np.array([self.controller.choose_action(state) for state in states])
+
+    def _update(
+        self,
+        observations: NDArray[Any],
+        actions: NDArray[np.int64],
+        rewards: NDArray[Any],
+        next_observations: NDArray[Any],
+    ) -> None:
+        states, next_states = self._states(observations), self._states(next_observations)
+        transitions = zip(states, actions.tolist(), rewards.tolist(), next_states, strict=True)
+        for env_index, transition in enumerate(transitions):
+            more = {"env_index": env_index} if self._takes_env_index else {}
+            self.controller.update(*transition, **more)
+
+    def _states(self, observations: NDArray[Any]) -> list[int]:
+        return np.asarray(observations).tolist()
 
     def predict(self, observations: NDArray[Any]) -> NDArray[Any]:
-        """Actions for the states of the environments, shape (num_envs,)."""
+        """Return the greedy actions, shape (num_envs,)."""
         choose = getattr(self.controller, "greedy_action", self.controller.choose_action)
-        return np.array([choose(state) for state in _states(observations)])
+        return np.array([choose(state) for state in self._states(observations)])
 
     def save(self, path: Path | str) -> None:
-        """Have the controller write itself, if it can."""
+        """Have the controller save itself, if it can."""
         if callable(save := getattr(self.controller, "save", None)):
             save(path)
 
     def load(self, path: Path | str) -> None:
-        """Have the controller read itself.
+        """Have the controller load what `save` wrote.
 
         Raises:
             TypeError: The controller has no ``load``.
@@ -107,35 +119,33 @@ class TabularAgent:
         load(path)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the training has changed, the global generators among it.
+        """Return everything that training changes, global generators included.
 
         Raises:
-            TypeError: The controller has no ``state_dict``.
+            TypeError: The controller has no state dict.
         """
-        if not isinstance(self.controller, StatefulController):
-            raise TypeError(f"{type(self.controller).__name__} has no method state_dict()")
         return {
-            "controller": dict(self.controller.state_dict()),
-            "states": self._states,
-            "done": self._done,
+            "controller": dict(self._stateful_controller().state_dict()),
+            "observations": self._observations,
+            "steps_done": self._steps_done,
             "generators": get_global_rng_state(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Have the next `learn` go on from where `state_dict` was called.
+        """Continue with the next `learn` where `state_dict` was called.
 
         Raises:
-            TypeError: The controller has no ``load_state_dict``.
-            ValueError: It does not fit the controller.
+            TypeError: The controller has no state dict.
+            ValueError: The state does not fit the controller.
         """
-        if not isinstance(self.controller, StatefulController):
-            raise TypeError(f"{type(self.controller).__name__} has no method load_state_dict()")
-        self.controller.load_state_dict(state_dict["controller"])
-        self._states, self._done = [*state_dict["states"]], state_dict["done"]
+        self._stateful_controller().load_state_dict(state_dict["controller"])
+        self._observations = state_dict["observations"]
+        self._steps_done = state_dict["steps_done"]
         set_global_rng_state(state_dict["generators"])
         self._resume = True
 
-
-def _states(observations: Any) -> list[int]:
-    """State ids of the environments as Python integers."""
-    return np.asarray(observations).tolist()
+    def _stateful_controller(self) -> StatefulController:
+        if not isinstance(self.controller, StatefulController):
+            name = type(self.controller).__name__
+            raise TypeError(f"{name} has no methods state_dict() and load_state_dict(state_dict)")
+        return self.controller

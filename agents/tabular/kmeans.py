@@ -1,4 +1,4 @@
-"""Clusters of observations, as the states of a table."""
+"""KMeansDiscretizer: clusters of observations as states of a Q-table."""
 
 from __future__ import annotations
 
@@ -20,23 +20,21 @@ _ITERATIONS = 30
 
 
 class KMeansDiscretizer:
-    """States from observations: the nearest of some centers, which k-means finds once.
+    """Maps an observation to the nearest center of a k-means clustering, fitted once.
 
-    The first rows are collected, and then fitted: columns are standardized by their means and
-    deviations (a constant column keeps its scale) and put on a grid of 1/1024 deviations, at most
-    128 from the mean. On it, distances are sums of whole numbers that float64 holds exactly, so
-    that the nearest center is the same for a row by itself or among others, and in any library.
+    Columns are standardized (a constant column keeps its scale), clipped to 128 standard deviations
+    and rounded to a grid of 1/1024. On this grid float64 holds squared distances exactly, so the
+    nearest center does not depend on the batch or the library.
 
     Args:
-        n_clusters: Number of centers (of each layer), at least 1. Where there are fewer distinct
-            rows than that, some are never the nearest.
-        n_fit_samples: Number of rows to fit, at least 1.
-        by_layer: Whether the last column is the index of the layer, and the rows of each of its
-            values have centers of their own.
-        seed: Seed of k-means, or a generator for it; entropy of the system if None.
+        n_clusters: Number of centers (per layer), at least 1. With fewer distinct observations the
+            remaining centers are unused.
+        n_fit_samples: Number of observations to fit, at least 1.
+        by_layer: Whether the last column is the layer index and each layer has its own centers.
+        seed: Seed of k-means, or a generator; system entropy if None.
 
     Raises:
-        ValueError: An argument breaks its rule.
+        ValueError: An argument is out of range.
 
     Example:
         >>> discretizer = KMeansDiscretizer(n_clusters=2, n_fit_samples=4, by_layer=False, seed=0)
@@ -62,22 +60,22 @@ class KMeansDiscretizer:
         self.by_layer = by_layer
         self._generator = np.random.default_rng(seed)
         self._rows: NDArray[np.float32] | None = None
-        self._fitted: _Fitted | None = None
+        self._clusters: _Clusters | None = None
 
     @property
     def is_fitted(self) -> bool:
-        """Whether the centers are found, so that there are states."""
-        return self._fitted is not None
+        """Whether there are centers."""
+        return self._clusters is not None
 
     def partial_fit(self, rows: ArrayLike) -> None:
-        """Collect rows, and fit as soon as there are enough; later ones are not looked at.
+        """Collect observations, and fit as soon as there are ``n_fit_samples``; ignore later ones.
 
         Args:
-            rows: Shape (num_envs, numbers); taken as float32.
+            rows: Observations, shape (num_envs, features); taken as float32.
 
         Raises:
-            ValueError: They are not finite or not as wide as those before; the last column holds
-                too many values to be layers.
+            ValueError: Observations are not finite or differ in width from earlier ones, or the last
+                column is no layer index.
         """
         if self.is_fitted:
             return
@@ -88,127 +86,123 @@ class KMeansDiscretizer:
             self.fit()
 
     def fit(self) -> None:
-        """Fit what was collected, without waiting for more.
+        """Fit the observations collected so far.
 
         Raises:
-            ValueError: Nothing was; the last column holds too many values to be layers.
+            ValueError: There are none, or the last column is no layer index.
         """
         if self._rows is None:
             raise ValueError("there are no rows to fit: add some first")
-        numbers, values = self._split_layer_column(self._rows)
-        layers = np.unique(values)
+        features, layer_values = self._split_layer_column(self._rows)
+        layers = np.unique(layer_values)
         if len(layers) > _MAX_LAYERS:
             raise ValueError(
-                f"the last column of {len(values)} rows has {len(layers)} values, more than the "
-                f"{_MAX_LAYERS} that an index of layers may have: set include_layer_index = true, so that "
+                f"the last column of {len(features)} rows has {len(layers)} values, but a layer "
+                f"index has at most {_MAX_LAYERS}: set include_layer_index = true, so that "
                 "observations end with it, or by_layer = false"
             )
-        means, scales = numbers.mean(0), numbers.std(0)
-        scales[numbers.min(0) == numbers.max(0)] = 1.0
-        points = _on_grid(numbers, means, scales)
-        centers = [self._find_centers(points[values == each]) for each in layers]
-        self._fitted, self._rows = _Fitted(layers, means, scales, np.stack(centers)), None
+        means, scales = features.mean(0), features.std(0)
+        scales[features.min(0) == features.max(0)] = 1.0
+        points = _to_grid(features, means, scales)
+        centers = [self._find_centers(points[layer_values == each]) for each in layers]
+        self._clusters, self._rows = _Clusters(layers, means, scales, np.stack(centers)), None
+
+    def _find_centers(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return centers on the grid, shape (n_clusters, features)."""
+        centers = np.unique(points, axis=0)
+        if len(centers) > self.n_clusters:
+            with warnings.catch_warnings():
+                # An empty cluster keeps its center.
+                warnings.filterwarnings("ignore", "One of the clusters is empty")
+                centers, _ = kmeans2(
+                    points, self.n_clusters, _ITERATIONS, minit="++", rng=self._generator
+                )
+        # The first of equal centers is the nearest, so copies of the last one are unused.
+        missing = self.n_clusters - len(centers)
+        return np.concatenate([centers, centers[-1:].repeat(missing, 0)]).round()
 
     def predict(self, rows: ArrayLike) -> NDArray[np.int64]:
-        """State of each row: the number of its layer times ``n_clusters``, plus its nearest center.
+        """Return the state of each observation: layer number * ``n_clusters`` + nearest center.
 
-        Of several that are nearest it is the lowest. With what `state_dict` gives, that is::
+        Ties go to the lowest center. With the tensors of `state_dict`::
 
             points = ((rows.double() - means) / scales).clamp(-128, 128).mul(1024).round()
             nearest = (points[:, None] - centers[layer]).square().sum(-1).argmin(-1)
 
-        where ``rows`` are float32 (without the last column, if ``by_layer``), and ``layer`` is the
-        place of its value among ``layers``.
+        where ``rows`` are float32 (without the last column if ``by_layer``) and ``layer`` is the
+        position of its value in ``layers``.
 
         Args:
-            rows: Shape (num_envs, numbers); taken as float32.
+            rows: Observations, shape (num_envs, features); taken as float32.
 
         Returns:
-            Shape (num_envs,), below the number of layers times ``n_clusters``.
+            States, shape (num_envs,), less than number of layers * ``n_clusters``.
 
         Raises:
-            RuntimeError: Nothing is fitted yet.
-            ValueError: They are not finite, not as wide as those that were fitted, or of a layer
-                that was not among these.
+            RuntimeError: The clusters are not fitted.
+            ValueError: Observations are not finite, differ in width from the fitted ones, or belong
+                to a layer that was not fitted.
         """
-        found = self._fitted
-        if found is None:
+        clusters = self._clusters
+        if clusters is None:
             raise RuntimeError("the clusters are not fitted yet: add rows first")
-        numbers, values = self._split_layer_column(_checked(rows, len(found.means) + self.by_layer))
-        layer = np.searchsorted(found.layers, values).clip(max=len(found.layers) - 1)
-        if (unknown := found.layers[layer] != values).any():
+        rows = _checked(rows, len(clusters.means) + self.by_layer)
+        features, layer_values = self._split_layer_column(rows)
+        layers = np.searchsorted(clusters.layers, layer_values).clip(max=len(clusters.layers) - 1)
+        if (unknown := clusters.layers[layers] != layer_values).any():
             raise ValueError(
-                f"layer {values[unknown][0]:g} is none of those that were fitted "
-                f"({', '.join(f'{each:g}' for each in found.layers)}): raise n_fit_samples, or set "
-                "by_layer = false if observations do not end with the layer's index"
+                f"layer {layer_values[unknown][0]:g} is none of those that were fitted "
+                f"({', '.join(f'{each:g}' for each in clusters.layers)}): raise n_fit_samples, or "
+                "set by_layer = false if observations do not end with the layer's index"
             )
-        points = _on_grid(numbers, found.means, found.scales)
-        away = np.square(points[:, None] - found.centers[layer]).sum(-1)
-        return layer * self.n_clusters + away.argmin(-1)
+        points = _to_grid(features, clusters.means, clusters.scales)
+        distances = np.square(points[:, None] - clusters.centers[layers]).sum(-1)
+        return layers * self.n_clusters + distances.argmin(-1)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What was collected or found, as tensors.
+        """Return the clusters, or the observations collected so far.
 
         Returns:
-            ``by_layer``, boolean. What was found, float64: ``layers``, shape (layers,), ascending;
-            ``means`` and ``scales``, shape (numbers,); ``centers``, in whole steps of the grid,
-            shape (layers, clusters, numbers). Before that, the ``generator``'s state and, if there
-            are any, the ``rows``, float32.
+            ``by_layer``, boolean. If fitted, float64: ``layers`` (layers,), ascending; ``means`` and
+            ``scales`` (features,); ``centers`` in grid steps (layers, n_clusters, features). Before
+            that, the ``generator`` state, and ``rows``, float32, if there are any.
         """
         tensors = {"by_layer": torch.tensor(self.by_layer)}
-        if self._fitted is not None:
-            arrays = self._fitted._asdict()
+        if self._clusters is not None:
+            arrays = self._clusters._asdict()
             return tensors | {name: torch.from_numpy(each.copy()) for name, each in arrays.items()}
         if self._rows is not None:
             tensors["rows"] = torch.from_numpy(self._rows.copy())
         return tensors | {"generator": rng_to_tensor(self._generator)}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Put what `state_dict` gave in place of what is here.
+        """Restore the state that `state_dict` returned.
 
         Raises:
-            KeyError: Something is missing.
-            ValueError: It is of another number of clusters, or not ``by_layer`` as this is.
+            KeyError: The state is incomplete.
+            ValueError: The state has another ``n_clusters`` or ``by_layer``.
         """
-        if (there := bool(state_dict["by_layer"])) != self.by_layer:
-            raise ValueError(f"by_layer = {there} is stored, here it is {self.by_layer}")
+        if (stored := bool(state_dict["by_layer"])) != self.by_layer:
+            raise ValueError(f"by_layer = {stored} is stored, here it is {self.by_layer}")
         arrays = {name: tensor.numpy().copy() for name, tensor in state_dict.items()}
-        if "centers" in arrays:
-            found = _Fitted(*(arrays[name] for name in _Fitted._fields))
-            if (clusters := found.centers.shape[1]) != self.n_clusters:
-                raise ValueError(f"{clusters} clusters are stored, here are {self.n_clusters}")
-            self._fitted, self._rows = found, None
-        else:
+        if "centers" not in arrays:
             rng_from_tensor(self._generator, state_dict["generator"])
-            self._fitted, self._rows = None, arrays.get("rows")
+            self._clusters, self._rows = None, arrays.get("rows")
+            return
+        if (stored := arrays["centers"].shape[1]) != self.n_clusters:
+            raise ValueError(f"{stored} clusters are stored, here are {self.n_clusters}")
+        self._clusters = _Clusters(*(arrays[name] for name in _Clusters._fields))
+        self._rows = None
 
     def _split_layer_column(
         self, rows: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The numbers to be clustered, and the value of the layer of each row."""
-        precise = rows.astype(np.float64)
-        return (
-            (precise[:, :-1], precise[:, -1]) if self.by_layer else (precise, np.zeros(len(rows)))
-        )
-
-    def _find_centers(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Centers of points on the grid, shape (clusters, numbers)."""
-        centers = np.unique(points, axis=0)
-        if len(centers) > self.n_clusters:
-            with warnings.catch_warnings():
-                # An empty cluster keeps its center, and is just rarely the nearest.
-                warnings.filterwarnings("ignore", "One of the clusters is empty")
-                centers, _ = kmeans2(
-                    points, self.n_clusters, _ITERATIONS, minit="++", rng=self._generator
-                )
-        # Of equal centers the first is the nearest.
-        lacking = self.n_clusters - len(centers)
-        return np.concatenate([centers, centers[-1:].repeat(lacking, 0)]).round()
+        """Return the features to cluster, and the layer value of each row."""
+        values = rows.astype(np.float64)
+        return (values[:, :-1], values[:, -1]) if self.by_layer else (values, np.zeros(len(rows)))
 
 
-class _Fitted(NamedTuple):
-    """What `KMeansDiscretizer` found; see its ``state_dict``."""
-
+class _Clusters(NamedTuple):
     layers: NDArray[np.float64]
     means: NDArray[np.float64]
     scales: NDArray[np.float64]
@@ -216,19 +210,17 @@ class _Fitted(NamedTuple):
 
 
 def _checked(rows: ArrayLike, width: int | None) -> NDArray[np.float32]:
-    """Rows as float32."""
     checked = np.asarray(rows, np.float32)
     if checked.ndim != 2 or checked.shape[1] != (width or checked.shape[1]):
-        wanted = f"(num_envs, {width})" if width else "(num_envs, numbers)"
-        raise ValueError(f"rows must have shape {wanted}, got {checked.shape}")
+        expected = f"(num_envs, {width or 'features'})"
+        raise ValueError(f"rows must have shape {expected}, got {checked.shape}")
     if not np.isfinite(checked).all():
         raise ValueError("rows must be finite numbers")
     return checked
 
 
-def _on_grid(
-    numbers: NDArray[np.float64], means: NDArray[np.float64], scales: NDArray[np.float64]
+def _to_grid(
+    features: NDArray[np.float64], means: NDArray[np.float64], scales: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Standardized numbers in whole steps of the grid."""
-    standardized = (numbers - means) / scales
+    standardized = (features - means) / scales
     return (standardized.clip(-CLIP_STD, CLIP_STD) * GRID_STEPS).round()

@@ -1,196 +1,102 @@
-"""What a table knows: values of actions by state, in either storage, and traces of decisions."""
+"""The rows of a Q-table, and the eligibility traces of Q(lambda)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 _MIN_TRACE = 1e-4
+"""Weight below which a trace is dropped."""
 
 
 class QRow(list[float]):
-    """Values of all actions in a state, changed by `set` only, with the best of them at hand.
+    """Action values of one state; `set` keeps the maximum at hand, so that nothing searches the row.
 
     Attributes:
-        best: The highest value.
-        greedy: The action that has it, the lowest of several.
-        visits: How often each value was updated; None if nobody counts.
+        best: Highest value.
+        greedy: Lowest action that has the highest value.
+        visits: Number of updates of each value; None if updates are not counted.
 
     Example:
-        >>> row = QRow.of([0.0, 0.0, 0.0])
+        >>> row = QRow([0.0, 0.0, 0.0])
         >>> row.set(1, 0.5)
         >>> row, row.best, row.greedy
         ([0.0, 0.5, 0.0], 0.5, 1)
     """
 
-    # Without an __init__ rows are made twice as fast.
     __slots__ = ("best", "greedy", "visits")
-    best: float
-    greedy: int
-    visits: list[int] | None
 
-    @classmethod
-    def of(cls, values: list[float], visits: list[int] | None = None) -> QRow:
-        """A row of so many values, and how often each was updated."""
-        row = cls(values)
-        row.visits = visits
-        row.best = max(row)
-        row.greedy = row.index(row.best)
-        return row
+    def __init__(self, values: list[float], visits: list[int] | None = None) -> None:
+        super().__init__(values)
+        self.best = max(values)
+        self.greedy = values.index(self.best)
+        self.visits = visits
 
     def copy(self) -> QRow:
-        """A row of its own that starts alike."""
-        row = QRow(self)
-        row.best = self.best
-        row.greedy = self.greedy
-        row.visits = self.visits and self.visits.copy()
-        return row
+        """Return an independent copy."""
+        return QRow(self, None if self.visits is None else [*self.visits])
 
     def set(self, action: int, value: float) -> None:
-        """Set the value of one action; the best is sought only where it fell."""
+        """Set the value of one action; only a decrease of the maximum searches the row."""
         self[action] = value
         if value > self.best:
-            self.best = value
-            self.greedy = action
+            self.best, self.greedy = value, action
         elif action == self.greedy:
-            if value < self.best:
-                self.best = best = max(self)
-                self.greedy = self.index(best)
+            self.best = max(self)
+            self.greedy = self.index(self.best)
         elif value == self.best and action < self.greedy:
             self.greedy = action
 
 
-class QTable(Protocol):
-    """Rows of the states that were updated; all others stand at the initial row.
-
-    Attributes:
-        initial: What a row begins as.
-    """
-
-    initial: QRow
-
-    def get(self, state: int, default: QRow, /) -> QRow:
-        """The row of a state; the default if it was never updated."""
-        ...
-
-    def add_state(self, state: int) -> QRow:
-        """Give a state a row of its own, as the initial one is."""
-        ...
-
-    def __setitem__(self, state: int, row: QRow, /) -> None:
-        """Give a state a row."""
-        ...
-
-    def sorted_rows(self) -> dict[int, QRow]:
-        """All rows by state, ascending."""
-        ...
+QTable = dict[int, QRow]
+"""Rows of the states that were updated."""
 
 
-class DictQTable(dict[int, QRow]):
-    """Rows in a dictionary: any number of states, at the cost of those that were updated."""
-
-    def __init__(self, states: int, initial: QRow) -> None:
-        del states  # Any number of states fits.
-        super().__init__()
-        self.initial = initial
-
-    def add_state(self, state: int) -> QRow:
-        """Give a state a row of its own, as the initial one is."""
-        row = self[state] = self.initial.copy()
-        return row
-
-    def sorted_rows(self) -> dict[int, QRow]:
-        """All rows by state, ascending."""
-        return dict(sorted(self.items()))
-
-
-class ArrayQTable:
-    """Rows in an array with a place for each state; there are no others."""
-
-    def __init__(self, states: int, initial: QRow) -> None:
-        self.initial = initial
-        self._rows = [initial] * states
-
-    def get(self, state: int, default: QRow, /) -> QRow:
-        """The row of a state; the default if it was never updated."""
-        row = self._rows[self._checked(state)]
-        return default if row is self.initial else row
-
-    def add_state(self, state: int) -> QRow:
-        """Give a state a row of its own, as the initial one is."""
-        row = self[state] = self.initial.copy()
-        return row
-
-    def __setitem__(self, state: int, row: QRow) -> None:
-        self._rows[self._checked(state)] = row
-
-    def sorted_rows(self) -> dict[int, QRow]:
-        """All rows by state, ascending."""
-        return {state: row for state, row in enumerate(self._rows) if row is not self.initial}
-
-    def _checked(self, state: int) -> int:
-        if not 0 <= state < len(self._rows):
-            raise ValueError(f"state must be in 0..{len(self._rows) - 1}, got {state}")
-        return state
-
-
-STORAGES: dict[str, Callable[[int, QRow], QTable]] = {"dict": DictQTable, "array": ArrayQTable}
-"""Storages by name; each is made for a number of states and the row that they begin with."""
-
-
-def to_tensors(table: QTable) -> dict[str, Tensor]:
-    """A table as tensors.
-
-    Returns:
-        ``states`` that were updated, int64 of shape (n,); their ``values``, float64 of shape
-        (n, actions); and, if they are counted, their ``visits``, int64 of the same shape.
+def table_to_tensors(table: QTable, initial: QRow) -> dict[str, Tensor]:
+    """Convert a table to ``states`` (n,), ``values`` and, if counted, ``visits`` (n, actions).
 
     Example:
-        >>> table = DictQTable(10, QRow.of([0.0, 0.0]))
-        >>> table.add_state(7).set(1, 0.5)
-        >>> [tensor.tolist() for tensor in to_tensors(table).values()]
+        >>> tensors = table_to_tensors({7: QRow([0.0, 0.5])}, initial=QRow([0.0, 0.0]))
+        >>> [tensor.tolist() for tensor in tensors.values()]
         [[7], [[0.0, 0.5]]]
     """
-    rows, actions = table.sorted_rows(), len(table.initial)
+    rows, shape = dict(sorted(table.items())), (-1, len(initial))
     tensors = {
         "states": torch.tensor([*rows], dtype=torch.int64),
-        "values": torch.tensor([*rows.values()], dtype=torch.float64).reshape(-1, actions),
+        "values": torch.tensor([*rows.values()], dtype=torch.float64).reshape(shape),
     }
-    if table.initial.visits is not None:
+    if initial.visits is not None:
         visits = [row.visits for row in rows.values()]
-        tensors["visits"] = torch.tensor(visits, dtype=torch.int64).reshape(-1, actions)
+        tensors["visits"] = torch.tensor(visits, dtype=torch.int64).reshape(shape)
     return tensors
 
 
-def from_tensors(table: QTable, tensors: Mapping[str, Tensor]) -> QTable:
-    """Fill a new table with what `to_tensors` gave of another, and give it back.
+def table_from_tensors(tensors: Mapping[str, Tensor], prefix: str, initial: QRow) -> QTable:
+    """Convert the tensors of `table_to_tensors`, each named with a prefix, to a table.
 
     Raises:
-        ValueError: It is of another number of actions, or of states that this table has not.
+        ValueError: The tensors have another number of actions than ``initial``.
     """
-    actions = len(table.initial)
-    for name in set(tensors) - {"states"}:
-        if (there := tensors[name].shape[-1]) != actions:
-            raise ValueError(f"{there} actions are stored, this refiner has {actions}")
-    states, values = tensors["states"].tolist(), tensors["values"].tolist()
-    visits = tensors["visits"].tolist() if "visits" in tensors else [None] * len(states)
-    for state, row, row_visits in zip(states, values, visits, strict=True):
-        table[state] = QRow.of(row, row_visits)
-    return table
+    states, values = tensors[f"{prefix}states"].tolist(), tensors[f"{prefix}values"]
+    if values.shape[-1] != len(initial):
+        raise ValueError(f"{values.shape[-1]} actions are stored, this refiner has {len(initial)}")
+    if initial.visits is None:
+        return {state: QRow(row) for state, row in zip(states, values.tolist(), strict=True)}
+    rows = zip(states, values.tolist(), tensors[f"{prefix}visits"].tolist(), strict=True)
+    return {state: QRow(row, visits) for state, row, visits in rows}
 
 
 class EligibilityTraces:
-    """How far the decisions of each environment led to where the environment is now.
+    """Replacing traces: weights of the recent decisions of each environment.
 
     Example:
         >>> traces = EligibilityTraces()
         >>> _ = traces.step(0, state=1, action=4, next_state=2, decay=0.0)
         >>> traces.step(0, state=2, action=5, next_state=3, decay=0.5)
         {(1, 4): 0.5, (2, 5): 1.0}
-        >>> traces.step(0, state=9, action=5, next_state=3, decay=0.5)  # does not go on from 3
+        >>> traces.step(0, state=9, action=5, next_state=3, decay=0.5)  # 3 was expected, not 9
         {(9, 5): 1.0}
     """
 
@@ -201,17 +107,17 @@ class EligibilityTraces:
     def step(
         self, env_index: int, state: int, action: int, next_state: int, decay: float
     ) -> Mapping[tuple[int, int], float]:
-        """Go on with an environment's next decision.
+        """Decay the traces of an environment and add a decision with weight 1.
 
         Args:
-            env_index: The environment.
-            state: State of the decision; where the last did not lead to it, all is forgotten.
-            action: The action.
-            next_state: State that it led to.
-            decay: Share that is left of the weights of earlier decisions; the faintest are dropped.
+            env_index: Index of the environment.
+            state: State of the decision; if the last decision led elsewhere, its traces end.
+            action: Action of the decision.
+            next_state: State that follows.
+            decay: Factor of the earlier weights.
 
         Returns:
-            Weights of the decisions (state, action): of this one 1, even if it was met before.
+            Weight of each decision (state, action).
         """
         weights: dict[tuple[int, int], float] = {}
         if self._next_states.get(env_index) == state:
@@ -224,43 +130,30 @@ class EligibilityTraces:
         return weights
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All weights as tensors.
+        """Return the traces as tensors.
 
         Returns:
-            ``trace_envs``, int64 of shape (num_envs, 2): environment and the state that it is in;
-            ``trace_decisions``, int64 of shape (n, 3): environment, state and action; and their
-            ``trace_weights``, float64 of shape (n,).
+            ``trace_envs``, int64 (num_envs, 2): environment, next state; ``trace_decisions``, int64
+            (n, 3): environment, state, action; ``trace_weights``, float64 (n,).
         """
         decisions = [
-            (env_index, state, action, weight)
+            (env_index, state, action)
             for env_index, weights in self._weights.items()
-            for (state, action), weight in weights.items()
+            for state, action in weights
         ]
-        next_states = list(self._next_states.items())
+        weights = [weight for each in self._weights.values() for weight in each.values()]
+        envs = [*self._next_states.items()]
         return {
-            "trace_envs": torch.tensor(next_states, dtype=torch.int64).reshape(-1, 2),
-            "trace_decisions": torch.tensor(
-                [each[:3] for each in decisions], dtype=torch.int64
-            ).reshape(-1, 3),
-            "trace_weights": torch.tensor([each[3] for each in decisions], dtype=torch.float64),
+            "trace_envs": torch.tensor(envs, dtype=torch.int64).reshape(-1, 2),
+            "trace_decisions": torch.tensor(decisions, dtype=torch.int64).reshape(-1, 3),
+            "trace_weights": torch.tensor(weights, dtype=torch.float64),
         }
 
-    @classmethod
-    def from_state_dict(cls, state_dict: Mapping[str, Tensor]) -> EligibilityTraces:
-        """Traces as `state_dict` gave them.
-
-        Raises:
-            KeyError: Something is missing.
-            ValueError: It does not fit together.
-        """
-        traces = cls()
-        for env_index, next_state in state_dict["trace_envs"].tolist():
-            traces._next_states[env_index] = next_state
-            traces._weights[env_index] = {}
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Restore the traces that `state_dict` returned."""
+        self._next_states = dict(state_dict["trace_envs"].tolist())
+        self._weights = {env_index: {} for env_index in self._next_states}
         decisions, weights = state_dict["trace_decisions"], state_dict["trace_weights"]
-        for (env_index, *decision), weight in zip(
-            decisions.tolist(), weights.tolist(), strict=True
-        ):
-            state, action = decision
-            traces._weights[env_index][state, action] = weight
-        return traces
+        for decision, weight in zip(decisions.tolist(), weights.tolist(), strict=True):
+            env_index, state, action = decision
+            self._weights[env_index][state, action] = weight

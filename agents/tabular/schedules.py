@@ -1,27 +1,29 @@
-"""Numbers that change as a training goes on."""
+"""Linear schedules of the learning rate and of exploration."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
 from spangym.utils.suggestions import did_you_mean
 
+_FIELDS = ("start", "end", "steps")
+
 
 @dataclass(frozen=True)
 class LinearSchedule:
-    """A number that goes from one value to another in a straight line, and then stays.
+    """Linear interpolation from one value to another, constant afterwards.
 
     Attributes:
-        start: Value at the beginning.
-        end: Value after ``steps`` steps and ever after.
-        steps: How many steps it takes, at least 1.
+        start: Value at step 0.
+        end: Value from step ``steps`` on.
+        steps: Number of steps of the interpolation, at least 1.
 
     Raises:
-        ValueError: A field breaks its rule.
+        ValueError: A field is not a finite number or out of range.
 
     Example:
         >>> epsilon = LinearSchedule(start=1.0, end=0.1, steps=100)
@@ -34,8 +36,7 @@ class LinearSchedule:
     steps: int
 
     def __post_init__(self) -> None:
-        for name in ("start", "end"):
-            number = getattr(self, name)
+        for name, number in (("start", self.start), ("end", self.end)):
             if not _is_number(number) or not math.isfinite(number):
                 raise ValueError(f"{name} must be a finite number, got {number!r}")
         if not _is_number(self.steps) or not isinstance(self.steps, Integral) or self.steps < 1:
@@ -45,17 +46,14 @@ class LinearSchedule:
     def from_config(
         cls, name: str, value: float | LinearSchedule | Mapping[str, Any]
     ) -> LinearSchedule:
-        """Read an option that may be a number, a schedule, or a schedule's fields.
+        """Convert an option: a constant, a schedule, or the fields of a schedule.
 
         Args:
-            name: The option's name, for messages.
-            value: A number, which never changes; a schedule; or its fields, as a file gives them.
-
-        Returns:
-            The schedule.
+            name: Name of the option, for error messages.
+            value: The option.
 
         Raises:
-            ValueError: It is none of these; a field is unknown, missing or breaks its rule.
+            ValueError: The value is none of these, or a field is unknown, missing or out of range.
 
         Example:
             >>> LinearSchedule.from_config("alpha", {"start": 0.5, "end": 0.1, "steps": 1000})
@@ -66,26 +64,19 @@ class LinearSchedule:
         """
         if isinstance(value, LinearSchedule):
             return value
-        known = [field.name for field in fields(cls)]
         if not isinstance(value, Mapping):
             if _is_number(value):
                 return cls(value, value, 1)
-            raise ValueError(f"{name} must be a number or {', '.join(known)}, got {value!r}")
+            raise ValueError(f"{name} must be a number or {', '.join(_FIELDS)}, got {value!r}")
         for field in value:
-            if field not in known:
-                raise ValueError(f"{name} has no field {field!r}{did_you_mean(field, known)}")
-        missing = [field for field in known if field not in value]
-        if missing:
-            raise ValueError(f"{name} lacks {', '.join(missing)}: it needs {', '.join(known)}")
+            if field not in _FIELDS:
+                raise ValueError(f"{name} has no field {field!r}{did_you_mean(field, _FIELDS)}")
+        if missing := [field for field in _FIELDS if field not in value]:
+            raise ValueError(f"{name} lacks {', '.join(missing)}: it needs {', '.join(_FIELDS)}")
         try:
             return cls(**value)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Between which two values it lies."""
-        return self.start, self.end
 
     @property
     def is_constant(self) -> bool:
@@ -93,7 +84,7 @@ class LinearSchedule:
         return self.start == self.end
 
     def __call__(self, step: int) -> float:
-        """The value after so many steps."""
+        """Return the value at a step."""
         if step >= self.steps:
             return self.end
         return self.start + (self.end - self.start) * (step / self.steps)

@@ -14,13 +14,14 @@ from rich.progress import Progress, TimeElapsedColumn
 from spangym.experiments.reports.write_outputs import smoke_test
 from spangym.experiments.runner.hardware import available_cpus
 from spangym.experiments.studies.load_study import load_study
+from spangym.experiments.tuning.search_space import load_search_space
 from spangym.experiments.tuning.tune import (
     TrialResult,
-    best_of,
     build_search,
+    find_study_agent,
     optimize,
+    rank,
     save_best,
-    search_space_for,
     trials_table,
 )
 from spangym.utils.errors import UserError
@@ -52,11 +53,12 @@ def tune(
 ) -> None:
     """Search for hyperparameters of a study's agent, by Optuna."""
     chosen = load_study(study)
+    algo = find_study_agent(chosen, agent).algo
     search = build_search(
         chosen,
         agent,
-        search_space_for(chosen, agent, search_space),
-        trials=trials,
+        load_search_space(str(search_space or algo)),
+        num_trials=trials,
         total_timesteps=total_timesteps,
         seeds=seeds,
         episodes=episodes,
@@ -83,10 +85,9 @@ def tune(
     except KeyboardInterrupt:
         print(f"interrupted: go on with the same command and --out {folder}", file=sys.stderr)
         raise typer.Exit(130) from None
-    best = best_of(tried)
-    if best is None:
+    if not (ranked := rank(tried)):
         raise UserError(f"every trial failed, the first by: {tried[0].error}")
     path = folder / "best.toml"
-    save_best(path, search, best)
+    save_best(path, search, ranked[0])
     console.print(trials_table(tried))
     print(f"written: {path}, the best as an agent of a study")

@@ -1,31 +1,30 @@
-"""What a search may choose: the search space of hyperparameters, from TOML."""
+"""Search spaces of hyperparameters, from TOML."""
 
 from __future__ import annotations
 
+import copy
 import json
 import math
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
-from spangym.utils.errors import UserError
-from spangym.utils.suggestions import did_you_mean
-from spangym.utils.toml import builtin_texts, parse_toml
+from spangym.utils.toml import builtin_texts, find_text, parse_toml
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
 class Distribution:
-    """What one hyperparameter may be: a number between two, or one of several choices.
+    """Distribution of one hyperparameter: a range of numbers, or choices.
 
     Attributes:
-        low: The least number; whole numbers are drawn if both bounds are whole.
-        high: The greatest.
-        log: Whether the logarithm is drawn evenly.
-        choices: Values of any kind, instead of bounds.
+        low: Lower bound; integers are drawn if both bounds are integers.
+        high: Upper bound.
+        log: Whether the logarithm is uniform.
+        choices: Values of any type, instead of bounds.
     """
 
     low: int | float | None = None
@@ -34,71 +33,80 @@ class Distribution:
     choices: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
-        bounds = (self.low, self.high)
-        if (None in bounds) == (not self.choices):
+        if (None in (self.low, self.high)) == (not self.choices):
             raise ValueError("a distribution needs low and high, or choices")
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise ValueError(f"low must be below high, got {self.low} and {self.high}")
         if self.log and not (self.low or 0) > 0:
             raise ValueError("log needs a low above 0")
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether whole numbers are drawn."""
-        return isinstance(self.low, int) and isinstance(self.high, int)
-
     def contains(self, value: Any) -> bool:
-        """Whether the value may be drawn.
+        """Return whether the value can be drawn.
 
         Example:
             >>> Distribution(low=1, high=8).contains(3), Distribution(choices=(1, 2)).contains(3)
             (True, False)
         """
         if self.choices:
-            return _key(value) in map(_key, self.choices)
-        if isinstance(value, bool) or not isinstance(value, int if self.is_whole else int | float):
+            return json.dumps(value) in map(json.dumps, self.choices)
+        kind = int if self._is_integer else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kind):
             return False
         assert self.low is not None
         assert self.high is not None
         return self.low <= value <= self.high and math.isfinite(value)
 
-    def index(self, value: Any) -> int:
-        """Where a choice stands among the choices."""
-        return [*map(_key, self.choices)].index(_key(value))
+    def to_optuna(self) -> BaseDistribution:
+        """Return Optuna's distribution; choices are given by index, since they may be lists."""
+        from optuna.distributions import (
+            CategoricalDistribution,
+            FloatDistribution,
+            IntDistribution,
+        )
+
+        if self.choices:
+            return CategoricalDistribution(range(len(self.choices)))
+        kind: Any = IntDistribution if self._is_integer else FloatDistribution
+        return kind(self.low, self.high, log=self.log)
+
+    def encode(self, value: Any) -> Any:
+        """Convert a hyperparameter to Optuna's value."""
+        return [*map(json.dumps, self.choices)].index(json.dumps(value)) if self.choices else value
+
+    def decode(self, value: Any) -> Any:
+        """Convert Optuna's value to a hyperparameter."""
+        return self.choices[value] if self.choices else value
+
+    @property
+    def _is_integer(self) -> bool:
+        return isinstance(self.low, int) and isinstance(self.high, int)
 
 
 def builtin_search_spaces() -> dict[str, str]:
-    """TOML texts of the search spaces that come with the package, by the agent's name."""
+    """Return the TOML texts of the shipped search spaces by agent name."""
     return builtin_texts("spangym.experiments.tuning", "spaces")
 
 
 def load_search_space(name: str) -> dict[str, Distribution]:
-    """Read a search space.
+    """Load a search space.
 
     Args:
-        name: A TOML file, or the name of an agent that has shipped ones.
+        name: TOML file, or name of an agent with a shipped search space.
 
     Returns:
-        Distributions by the hyperparameter's name; that of a key within a table has a dot in it.
+        Distribution of each hyperparameter; dots separate the keys of nested tables.
 
     Raises:
-        UserError: There are none, or they are wrong.
+        UserError: There is no such file, or it is invalid.
     """
-    shipped = builtin_search_spaces()
-    try:
-        text = shipped[name] if name in shipped else Path(name).read_text("utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"there is no search space {name!r}{did_you_mean(name, shipped)}; a file of your own is "
-            "named with --search-space"
-        ) from error
+    text = find_text("search space", name, builtin_search_spaces())
     return parse_toml(text, name, dict[str, Distribution], Distribution)
 
 
 def flatten(
     hyperparameters: dict[str, Any], search_space: dict[str, Distribution]
 ) -> dict[str, Any]:
-    """Hyperparameters that have a range, by the range's name.
+    """Return the searched hyperparameters by dotted name.
 
     Example:
         >>> flatten({"a": 1, "b": {"c": 2}}, {"b.c": Distribution(low=1, high=3)})
@@ -115,28 +123,20 @@ def flatten(
 
 
 def unflatten(params: dict[str, Any], hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """Hyperparameters with what was chosen in their place.
+    """Return hyperparameters with the values of dotted names replaced.
 
     Example:
         >>> unflatten({"b.c": 2}, {"a": 1, "b": {"d": 0}})
         {'a': 1, 'b': {'d': 0, 'c': 2}}
     """
-    made = {
-        key: dict(value) if isinstance(value, dict) else value
-        for key, value in hyperparameters.items()
-    }
+    replaced = copy.deepcopy(hyperparameters)
     for name, value in params.items():
         *tables, key = name.split(".")
-        table = made
+        table = replaced
         for each in tables:
             if not isinstance(table.get(each), dict):
-                # A number, say, that a schedule takes the place of.
+                # A schedule replaces a constant.
                 table[each] = {}
             table = table[each]
         table[key] = value
-    return made
-
-
-def _key(value: Any) -> str:
-    """Choices are compared as what they are in TOML."""
-    return json.dumps(value)
+    return replaced

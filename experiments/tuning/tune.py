@@ -1,4 +1,4 @@
-"""``spangym tune``: a search for an agent's hyperparameters, by Optuna."""
+"""Hyperparameter search with Optuna, as ``spangym tune`` runs it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,7 @@ from spangym.experiments.runner.events import Failed, Finished, Progress
 from spangym.experiments.runner.local_executor import LocalExecutor
 from spangym.experiments.studies.load_study import normalize_study
 from spangym.experiments.studies.study import EvalConfig, Study, StudyAgent
-from spangym.experiments.tuning.search_space import (
-    Distribution,
-    flatten,
-    load_search_space,
-    unflatten,
-)
+from spangym.experiments.tuning.search_space import Distribution, flatten, unflatten
 from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
 from spangym.utils.suggestions import did_you_mean
@@ -34,53 +29,52 @@ if TYPE_CHECKING:
     import optuna
 
 EVAL_SEED = 2_000_000
-"""Trials are judged on streams of the training split from here on, which no training reads."""
+"""First evaluation seed: streams of the training split that no training reads."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search for hyperparameters.
+    """A hyperparameter search.
 
     Attributes:
-        study: Environment, steps, environments and training seeds of each trial.
-        entry: The agent: what it observes, and hyperparameters that are not searched.
-        search_space: What is searched.
-        trials: How many hyperparameters are tried.
-        seed: Of the sampler.
+        study: Environment, training steps, training seeds and evaluation of every trial.
+        entry: Agent, with the hyperparameters that are not searched.
+        search_space: Distribution of each searched hyperparameter.
+        num_trials: Number of trials.
+        seed: Seed of the sampler.
     """
 
     study: Study
     entry: StudyAgent
     search_space: dict[str, Distribution]
-    trials: int
+    num_trials: int
     seed: int
 
-    def candidate(self, number: int, params: dict[str, Any]) -> StudyAgent:
-        """The agent with hyperparameters that were chosen."""
+    def agent_with(self, params: dict[str, Any], name: str) -> StudyAgent:
+        """Return the agent with searched hyperparameters, under a name."""
         hyperparameters = unflatten(params, self.entry.hyperparameters)
-        return dataclasses.replace(
-            self.entry, name=f"trial-{number}", hyperparameters=hyperparameters
-        )
+        return dataclasses.replace(self.entry, name=name, hyperparameters=hyperparameters)
 
     def describe(self) -> str:
-        """What is tried, in a sentence."""
+        """Describe the budget of the search."""
         study = self.study
         return (
-            f"{self.trials} trials by Optuna's TPE (seed {self.seed}), each of {study.total_timesteps:,} "
-            f"steps in {study.n_envs} envs from {len(study.seeds)} training seed(s), evaluated on "
-            f"{study.evaluation.episodes} episodes of the training split that no training reads"
+            f"{self.num_trials} trials by Optuna's TPE (seed {self.seed}), each of "
+            f"{study.total_timesteps:,} steps in {study.n_envs} environments for "
+            f"{len(study.seeds)} training seeds, evaluated on {study.evaluation.episodes} episodes "
+            "of the training split that no training reads"
         )
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """Hyperparameters that were tried.
+    """Result of one trial.
 
     Attributes:
-        number: Of the trial.
-        params: The hyperparameters that have a range.
+        number: Number of the trial, from 0.
+        params: Searched hyperparameters.
         mean_return: Mean return of an episode; None if the trial failed.
-        error: Why it failed.
+        error: Error of a failed trial.
     """
 
     number: int
@@ -89,59 +83,47 @@ class TrialResult:
     error: str = ""
 
     def __str__(self) -> str:
-        """In a line."""
-        said = f"failed: {self.error}"
-        if self.mean_return is not None:
-            said = f"{self.mean_return:.4f}"
-        return f"trial {self.number}: {said} {json.dumps(self.params)}"
+        outcome = f"failed: {self.error}" if self.mean_return is None else f"{self.mean_return:.4f}"
+        return f"trial {self.number}: {outcome} {json.dumps(self.params)}"
 
 
-def best_of(tried: list[TrialResult]) -> TrialResult | None:
-    """The one that earned most; None if all failed."""
-    whole = [each for each in tried if each.mean_return is not None]
-    return max(whole, key=lambda each: each.mean_return or 0.0, default=None)
+def rank(results: list[TrialResult]) -> list[TrialResult]:
+    """Sort the trials that did not fail by mean return, highest first."""
+    finished = [(each.mean_return, each) for each in results if each.mean_return is not None]
+    return [each for _, each in sorted(finished, key=lambda pair: -pair[0])]
 
 
-def trials_table(tried: list[TrialResult], most: int = 5) -> RichTable:
-    """The best for the terminal, a column each."""
-    whole = [each for each in tried if each.mean_return is not None]
-    whole.sort(key=lambda each: -(each.mean_return or 0.0))
-    table = RichTable(box=box.SIMPLE_HEAD)
-    table.add_column("hyperparameter")
-    for each in whole[:most]:
+def trials_table(results: list[TrialResult], most: int = 5) -> RichTable:
+    """Show the best trials for the terminal, one column each."""
+    best = rank(results)[:most]
+    table = RichTable("hyperparameter", box=box.SIMPLE_HEAD)
+    for each in best:
         table.add_column(f"trial {each.number}", justify="right")
-    table.add_row(
-        "mean return of an episode", *(f"{each.mean_return:.4f}" for each in whole[:most])
-    )
-    for name in whole[0].params:
-        table.add_row(name, *(_short(each.params[name]) for each in whole[:most]))
+    table.add_row("mean return of an episode", *(f"{each.mean_return:.4f}" for each in best))
+    for name in best[0].params:
+        values = [each.params[name] for each in best]
+        table.add_row(
+            name, *(f"{v:.3g}" if isinstance(v, float) else json.dumps(v) for v in values)
+        )
     return table
 
 
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else json.dumps(value)
-
-
-def search_space_for(study: Study, agent: str, path: Path | None) -> dict[str, Distribution]:
-    """Ranges for an agent of a study: from a file, or those shipped for its kind.
+def find_study_agent(study: Study, agent: str) -> StudyAgent:
+    """Return the agent of a study that has a name.
 
     Raises:
-        UserError: There is no such agent, or there is no search space.
+        UserError: The study has no such agent, or compares it in several environments.
     """
-    return load_search_space(_entry(study, agent).algo if path is None else str(path))
-
-
-def _entry(study: Study, agent: str) -> StudyAgent:
     found = [entry for entry in study.agents if entry.name == agent]
-    known = [entry.name for entry in study.agents]
     if not found:
-        hint = did_you_mean(agent, known) if known else "; it has none"
+        names = [entry.name for entry in study.agents]
+        hint = did_you_mean(agent, names) if names else "; it has none"
         raise UserError(f"study {study.name!r} has no agent {agent!r}{hint}")
     places = [each for each in study.environments if any(entry.applies_to(each) for entry in found)]
     if len(found) > 1 or len(places) > 1:
         raise UserError(
-            f"agent {agent!r} of the study {study.name!r} is compared in "
-            f"{len(places)} environments: a search is of one"
+            f"agent {agent!r} of the study {study.name!r} is compared in {len(places)} "
+            "environments: a search has one"
         )
     return found[0]
 
@@ -151,36 +133,35 @@ def build_search(
     agent: str,
     search_space: dict[str, Distribution],
     *,
-    trials: int,
+    num_trials: int,
     total_timesteps: int | None,
     seeds: int,
     episodes: int,
     seed: int,
 ) -> Search:
-    """A search for an agent of a study.
+    """Build a search for an agent of a study.
 
     Args:
-        study: A resolved study.
+        study: Normalized study.
         agent: Name of one of its agents.
-        search_space: What is searched.
-        trials: How many hyperparameters are tried.
+        search_space: Distribution of each searched hyperparameter.
+        num_trials: Number of trials.
         total_timesteps: Steps of each training; the study's if None.
-        seeds: Training seeds of each trial.
-        episodes: Episodes that judge it.
-        seed: Of the sampler.
+        seeds: Number of training seeds of each trial.
+        episodes: Number of evaluation episodes of each trial.
+        seed: Seed of the sampler.
 
     Raises:
-        UserError: There is no such agent, or what is asked for cannot be run.
+        UserError: The study has no such agent, or the search cannot run.
     """
     if importlib.util.find_spec("optuna") is None:
         raise UserError("tune needs Optuna, which is not installed: pip install 'spangym[tune]'")
-    entry = _entry(study, agent)
-    for name in search_space:
-        try:
-            entry.spec().check_options({name.partition(".")[0]: None})
-        except ValueError as error:
-            raise UserError(f"search space: {error}") from error
-    tried = dataclasses.replace(
+    entry = find_study_agent(study, agent)
+    try:
+        entry.spec().check_options({name.partition(".")[0]: None for name in search_space})
+    except ValueError as error:
+        raise UserError(f"search space: {error}") from error
+    trial_study = dataclasses.replace(
         study,
         name=f"{study.name}-tune",
         agents=(entry,),
@@ -189,24 +170,24 @@ def build_search(
         environments=tuple(each for each in study.environments if entry.applies_to(each)),
         evaluation=EvalConfig(EVAL_SEED, episodes, regret_episodes=0, split="train"),
     )
-    return Search(normalize_study(tried), entry, search_space, trials, seed)
+    return Search(normalize_study(trial_study), entry, search_space, num_trials, seed)
 
 
 def optimize(
     search: Search, folder: Path, workers: int, progress: Callable[[int], None]
 ) -> Iterator[TrialResult]:
-    """Try hyperparameters; what was tried in the folder before is not tried again.
+    """Run a search; trials that the folder already holds are not repeated.
 
-    The first to be tried are the study's own, as far as they are in the search space.
+    The first trial has the study's own hyperparameters, as far as the search space contains them.
 
     Args:
-        search: What to search.
-        folder: Keeps Optuna's journal.
-        workers: Trainings side by side.
-        progress: Called with the steps that were taken of all trials not tried before.
+        search: Search to run.
+        folder: Folder of Optuna's journal.
+        workers: Number of parallel trainings.
+        progress: Called with the number of steps taken by the new trials.
 
     Yields:
-        What was tried, those of earlier runs first.
+        Results, those of earlier runs first.
 
     Raises:
         UserError: The folder holds another search.
@@ -220,152 +201,114 @@ def optimize(
     _check_same_search(search, folder)
     optimizer = optuna.create_study(
         direction="maximize",
-        # Batches of trials are asked for before any of them is told.
         sampler=optuna.samplers.TPESampler(seed=search.seed, n_startup_trials=5),
         storage=JournalStorage(JournalFileBackend(str(folder / "journal.log"))),
         study_name="search",
         load_if_exists=True,
     )
-    before = [each for each in optimizer.trials if each.state.is_finished()]
-    for each in before:
-        yield _from_frozen_trial(each, search.search_space)
-    if not before:
-        known = flatten(search.entry.hyperparameters, search.search_space)
-        values = {
-            name: value
-            for name, value in known.items()
-            if search.search_space[name].contains(value)
-        }
-        optimizer.enqueue_trial(_encoded(values, search.search_space), skip_if_exists=True)
-    done = len(before)
-    together = max(1, workers // len(search.study.seeds))
-    while done < search.trials:
-        asked = [optimizer.ask() for _ in range(min(together, search.trials - done))]
-        params = [_suggest(each, search.search_space) for each in asked]
-        numbers = [each.number for each in asked]
-        steps = (done - len(before)) * search.study.total_timesteps * len(search.study.seeds)
-        results = _run(
+    earlier = [each for each in optimizer.trials if each.state.is_finished()]
+    for each in earlier:
+        yield _to_result(search, each)
+    space = search.search_space
+    if not earlier:
+        own = flatten(search.entry.hyperparameters, space)
+        own = {name: space[name].encode(own[name]) for name in own if space[name].contains(own[name])}  # fmt: skip
+        optimizer.enqueue_trial(own, skip_if_exists=True)
+    steps_per_trial = search.study.total_timesteps * len(search.study.seeds)
+    batch_size = max(1, workers // len(search.study.seeds))
+    for done in range(len(earlier), search.num_trials, batch_size):
+        # Trials of a batch are sampled before any of them has finished.
+        batch = [
+            optimizer.ask({name: each.to_optuna() for name, each in space.items()})
+            for _ in range(min(batch_size, search.num_trials - done))
+        ]
+        candidates = {f"trial-{trial.number}": _decode(search, trial.params) for trial in batch}
+        steps_before = (done - len(earlier)) * steps_per_trial
+        outcomes = _train(
             search,
-            numbers,
-            params,
-            folder,
+            [search.agent_with(params, name) for name, params in candidates.items()],
+            folder / "trials",
             workers,
-            lambda more, steps=steps: progress(steps + more),
+            lambda steps, steps_before=steps_before: progress(steps_before + steps),
         )
-        for trial, values, result in zip(asked, params, results, strict=True):
-            if isinstance(result, str):
+        for trial, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, str):
+                trial.set_user_attr("error", outcome)
                 optimizer.tell(trial, state=optuna.trial.TrialState.FAIL)
-                yield TrialResult(trial.number, values, None, result)
             else:
-                optimizer.tell(trial, result)
-                yield TrialResult(trial.number, values, result)
-        done += len(asked)
+                optimizer.tell(trial, outcome)
+            yield _to_result(search, optimizer.trials[trial.number])
 
 
 def save_best(path: Path, search: Search, best: TrialResult) -> None:
-    """Write the best hyperparameters as an agent of a study, with how they were found."""
-    entry = dataclasses.replace(search.candidate(0, best.params), name=search.entry.name)
-    kept = {
-        name: value
-        for name, value in dataclasses.asdict(entry).items()
-        if value or name in ("algo", "hyperparameters")
+    """Write the best trial as an agent of a study, with a comment on the search."""
+    entry = dataclasses.asdict(search.agent_with(best.params, search.entry.name))
+    used = {
+        name: value for name, value in entry.items() if value or name in ("algo", "hyperparameters")
     }
-    search_space = {
+    space = {
         name: [*each.choices] if each.choices else [each.low, each.high]
         for name, each in search.search_space.items()
     }
     text = (
         f"# {search.describe()};\n"
-        f"# the best earned {best.mean_return:.4f} an episode. Searched: {json.dumps(search_space)}\n"
+        f"# mean return of an episode: {best.mean_return:.4f}. Search space: {json.dumps(space)}\n"
     )
     with atomic_write(path) as tmp:
-        tmp.write_text(text + tomli_w.dumps({"agents": [kept]}), "utf-8")
+        tmp.write_text(text + tomli_w.dumps({"agents": [used]}), "utf-8")
 
 
 def _check_same_search(search: Search, folder: Path) -> None:
-    """Note which search the folder is of, or see that it is the same."""
     path = folder / "search.json"
-    mine = {
+    description = {
         "study": search.study.to_toml(),
         "search_space": {
             name: dataclasses.asdict(each) for name, each in search.search_space.items()
         },
         "seed": search.seed,
     }
-    text = json.dumps(mine, indent=2) + "\n"
+    text = json.dumps(description, indent=2) + "\n"
     if path.exists() and path.read_text("utf-8") != text:
         raise UserError(f"folder {str(folder)!r} holds another search: choose another with --out")
     with atomic_write(path) as tmp:
         tmp.write_text(text, "utf-8")
 
 
-def _run(
+def _train(
     search: Search,
-    numbers: list[int],
-    params: list[dict[str, Any]],
+    agents: list[StudyAgent],
     folder: Path,
     workers: int,
     progress: Callable[[int], None],
 ) -> list[float | str]:
-    """Mean returns of several hyperparameters, or why they failed."""
+    """Train agents; return the mean return of each, or its error."""
     study = search.study
     (environment,) = study.environments
-    entries = [search.candidate(*each) for each in zip(numbers, params, strict=True)]
-    pairs = [
-        (trial, folder / "trials" / trial.job_id)
-        for entry in entries
-        for trial in (study.trial(environment, entry, seed) for seed in study.seeds)
-    ]
-    for _, path in pairs:
-        shutil.rmtree(path, ignore_errors=True)
+    trials = [study.trial(environment, agent, seed) for agent in agents for seed in study.seeds]
     steps: dict[str, int] = {}
-    results: dict[str, list[float]] = {entry.name: [] for entry in entries}
+    returns: dict[str, list[float]] = {agent.name: [] for agent in agents}
     errors: dict[str, str] = {}
-    labels = {trial.job_id: trial.agent.name for trial, _ in pairs}
-    for event in LocalExecutor(workers).run(pairs):
-        label = labels[event.job.job_id]
+    names = {trial.job_id: trial.agent.name for trial in trials}
+    shutil.rmtree(folder, ignore_errors=True)
+    for event in LocalExecutor(workers).run([(each, folder / each.job_id) for each in trials]):
+        job_id = event.job.job_id
         if isinstance(event, Progress):
-            steps[event.job.job_id] = min(event.done, study.total_timesteps)
+            steps[job_id] = min(event.done, study.total_timesteps)
             progress(sum(steps.values()))
         elif isinstance(event, Failed):
-            errors[label] = event.error
+            errors[names[job_id]] = event.error
         elif isinstance(event, Finished):
-            path = folder / "trials" / event.job.job_id / "result.json"
-            result = json.loads(path.read_text("utf-8"))
-            results[label].append(result["evaluation_return"])
-    # Hundreds of trials with their checkpoints would fill a disk.
-    shutil.rmtree(folder / "trials")
-    return [errors.get(entry.name) or fmean(results[entry.name]) for entry in entries]
+            result = json.loads((folder / job_id / "result.json").read_text("utf-8"))
+            returns[names[job_id]].append(result["evaluation_return"])
+    # The checkpoints of hundreds of trials would fill a disk.
+    shutil.rmtree(folder)
+    return [errors.get(agent.name) or fmean(returns[agent.name]) for agent in agents]
 
 
-def _suggest(trial: optuna.Trial, search_space: dict[str, Distribution]) -> dict[str, Any]:
-    params: dict[str, Any] = {}
-    for name, each in search_space.items():
-        if each.choices:
-            # Optuna's choices are plain values; by their place they may be lists, too.
-            index = trial.suggest_categorical(name, [*range(len(each.choices))])
-            params[name] = each.choices[index]
-        elif each.is_whole:
-            params[name] = trial.suggest_int(name, each.low, each.high, log=each.log)  # pyright: ignore[reportArgumentType]
-        else:
-            params[name] = trial.suggest_float(name, each.low, each.high, log=each.log)  # pyright: ignore[reportArgumentType]
-    return params
+def _decode(search: Search, params: dict[str, Any]) -> dict[str, Any]:
+    return {name: search.search_space[name].decode(value) for name, value in params.items()}
 
 
-def _encoded(values: dict[str, Any], search_space: dict[str, Distribution]) -> dict[str, Any]:
-    """Values as Optuna knows them: choices by their place."""
-    return {
-        name: search_space[name].index(value) if search_space[name].choices else value
-        for name, value in values.items()
-    }
-
-
-def _from_frozen_trial(
-    record: optuna.trial.FrozenTrial, search_space: dict[str, Distribution]
-) -> TrialResult:
-    params = {
-        name: search_space[name].choices[value] if search_space[name].choices else value
-        for name, value in record.params.items()
-    }
-    error = "" if record.value is not None else "it failed in an earlier run"
-    return TrialResult(record.number, params, record.value, error)
+def _to_result(search: Search, trial: optuna.trial.FrozenTrial) -> TrialResult:
+    error = trial.user_attrs.get("error", "" if trial.value is not None else "interrupted")
+    return TrialResult(trial.number, _decode(search, trial.params), trial.value, error)

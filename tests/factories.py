@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
 from spangym.attention.controllers.exported import ExportedPolicy
@@ -72,6 +75,39 @@ def varied_inputs(batch: int, tokens: int = 12, seed: int = 0) -> Tensor:
 # --- envs -----------------------------------------------------------------------------------------
 
 # --- agents ---------------------------------------------------------------------------------------
+
+
+class RecordingEnv(VecEnvWrapper):
+    """Records the transitions of all environments: observations, actions, rewards, next ones."""
+
+    def __init__(self, venv: VecEnv) -> None:
+        super().__init__(venv)
+        self.steps = 0
+        self.transitions: list[tuple[NDArray[Any], ...]] = []
+
+    @property
+    def actions(self) -> list[list[int]]:
+        """Actions of each step."""
+        return [actions.tolist() for _, actions, *_ in self.transitions]
+
+    def reset(self) -> Any:
+        self._observations = np.asarray(self.venv.reset())
+        return self._observations
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        self._actions = actions.copy()
+        self.venv.step_async(actions)
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        self.steps += self.num_envs
+        next_observations = np.array(observations)
+        for index in np.flatnonzero(dones):
+            next_observations[index] = infos[index]["terminal_observation"]
+        self.transitions.append((self._observations, self._actions, rewards, next_observations))
+        self._observations = np.asarray(observations)
+        return observations, rewards, dones, infos
+
 
 # --- experiments: studies, runs, trials -----------------------------------------------------------
 

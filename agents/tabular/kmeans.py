@@ -39,8 +39,8 @@ class KMeansDiscretizer:
     Example:
         >>> discretizer = KMeansDiscretizer(n_clusters=2, n_fit_samples=4, by_layer=False, seed=0)
         >>> discretizer.partial_fit([[0.0, 5.0], [1.0, 5.0], [10.0, 5.0], [11.0, 5.0]])
-        >>> discretizer.is_fitted, len(set(discretizer.predict([[0.4, 5.0], [1.2, 9.0], [90.0, 5.0]])))
-        (True, 2)
+        >>> len(set(discretizer.predict([[0.4, 5.0], [1.2, 9.0], [90.0, 5.0]])))
+        2
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class KMeansDiscretizer:
             rows: Observations, shape (num_envs, features); taken as float32.
 
         Raises:
-            ValueError: Observations are not finite or differ in width from earlier ones, or the last
-                column is no layer index.
+            ValueError: Observations are not finite or differ in width from earlier ones, or the
+                last column is no layer index.
         """
         if self.is_fitted:
             return
@@ -163,9 +163,9 @@ class KMeansDiscretizer:
         """Return the clusters, or the observations collected so far.
 
         Returns:
-            ``by_layer``, boolean. If fitted, float64: ``layers`` (layers,), ascending; ``means`` and
-            ``scales`` (features,); ``centers`` in grid steps (layers, n_clusters, features). Before
-            that, the ``generator`` state, and ``rows``, float32, if there are any.
+            ``by_layer``, boolean. If fitted, float64: ``layers`` (layers,), ascending; ``means``
+            and ``scales`` (features,); ``centers`` in grid steps (layers, n_clusters, features).
+            Before that, the ``generator`` state, and ``rows``, float32, if there are any.
         """
         tensors = {"by_layer": torch.tensor(self.by_layer)}
         if self._clusters is not None:

@@ -22,8 +22,8 @@ from spangym.utils.serialization import SUFFIX, load_state, save_state
 class KMeansQAgent(TabularAgent):
     """Trains a `Refiner` on the states of a `KMeansDiscretizer`.
 
-    Actions are random, and transitions are buffered, until the clusters are fitted; the refiner then
-    learns from the buffer in order. A training that ends earlier fits the observations it has.
+    Actions are random, and transitions are buffered, until the clusters are fitted; the refiner
+    then learns from the buffer in order. A training that ends earlier fits the observations it has.
 
     Args:
         refiner: Refiner of the cluster ids.

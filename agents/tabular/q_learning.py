@@ -89,6 +89,7 @@ class Refiner:
     ) -> None:
         alphas = LinearSchedule.from_config("alpha", alpha)
         epsilons = LinearSchedule.from_config("epsilon", epsilon)
+        ties_are_known = tie_breaking in get_args(TieBreaking)
         for holds, name, rule, value in (
             (n_states >= 1, "n_states", "at least 1", n_states),
             (n_actions >= 1, "n_actions", "at least 1", n_actions),
@@ -97,13 +98,13 @@ class Refiner:
             (0 <= gamma <= 1, "gamma", "in [0, 1]", gamma),
             (0 <= epsilons.start <= 1, "epsilon", "in [0, 1]", epsilons.start),
             (0 <= epsilons.end <= 1, "epsilon", "in [0, 1]", epsilons.end),
-            (tie_breaking in get_args(TieBreaking), "tie_breaking", "'lowest' or 'random'", tie_breaking),
+            (ties_are_known, "tie_breaking", "'lowest' or 'random'", tie_breaking),
             (math.isfinite(initial_q), "initial_q", "finite", initial_q),
             (count_based_lr in (True, False), "count_based_lr", "true or false", count_based_lr),
             (double_q in (True, False), "double_q", "true or false", double_q),
             (0 <= lambda_ <= 1, "lambda_", "in [0, 1]", lambda_),
             (watkins in (True, False), "watkins", "true or false", watkins),
-        ):  # fmt: skip
+        ):
             if not holds:
                 raise ValueError(f"{name} must be {rule}, got {value!r}")
         self.n_states = n_states

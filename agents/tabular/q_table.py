@@ -12,7 +12,7 @@ _MIN_TRACE = 1e-4
 
 
 class QRow(list[float]):
-    """Action values of one state; `set` keeps the maximum at hand, so that nothing searches the row.
+    """Action values of one state, with the maximum cached.
 
     Attributes:
         best: Highest value.

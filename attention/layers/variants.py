@@ -17,7 +17,8 @@ from spangym.attention.temperature import TemperatureLaw
 class FocusAttention(IntegratedAttention):
     """`IntegratedAttention` with a plain multi-head global path, which keeps no keys and values.
 
-    The original controlled it by a dense table: ``Refiner(storage="array")``. Arguments are those
+    The original controlled it by a dense Q-table; `spangym.agents.Refiner` has sparse rows with
+    the same values. Arguments are those
     of `IntegratedAttention`.
 
     Example:

@@ -212,8 +212,9 @@ def optimize(
     space = search.search_space
     if not earlier:
         own = flatten(search.entry.hyperparameters, space)
-        own = {name: space[name].encode(own[name]) for name in own if space[name].contains(own[name])}  # fmt: skip
-        optimizer.enqueue_trial(own, skip_if_exists=True)
+        optimizer.enqueue_trial(
+            {name: space[name].encode(v) for name, v in own.items() if space[name].contains(v)}
+        )
     steps_per_trial = search.study.total_timesteps * len(search.study.seeds)
     batch_size = max(1, workers // len(search.study.seeds))
     for done in range(len(earlier), search.num_trials, batch_size):

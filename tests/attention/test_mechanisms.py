@@ -565,7 +565,7 @@ class TestRefinerInTheLayer:
             layer(x)
         torch.save(layer.state_dict(), tmp_path / "layer.pt")
         other = make().train()
-        other.refiner = Refiner(seed=1, epsilon=0.5, storage="array")
+        other.refiner = Refiner(seed=1, epsilon=0.5)
         other.load_state_dict(torch.load(tmp_path / "layer.pt", weights_only=True))
         for state in layer.eval().step(x).state:
             for action in range(10):

@@ -46,7 +46,7 @@ temperature_law = "shorter"
 [[variants]]
 name = "focus-refiner"
 attention = "focus"
-agent = { algo = "refiner", hyperparameters = { storage = "array" } }
+agent = { algo = "refiner" }
 
 [[variants]]
 name = "predictor"

@@ -1,7 +1,7 @@
 import copy
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from spangym.agents import Refiner
-from spangym.agents.tabular.q_table import STORAGES, QRow
+from spangym.agents.tabular.q_table import QRow
 from spangym.agents.tabular.schedules import LinearSchedule
 from spangym.attention import SpanController
 
-from ..conftest import Golden
+from ...conftest import Golden
 
 NUM_STATES = 6
 NUM_ACTIONS = 4
 
 REPEATABLE = settings(derandomize=True, deadline=None)
-
-STORED = pytest.mark.parametrize("storage", STORAGES)
 
 Decision = tuple[int, int, float, int, int]
 """State, action, reward, next state and environment."""
@@ -32,7 +30,7 @@ Decision = tuple[int, int, float, int, int]
 
 @st.composite
 def _decisions(draw: st.DrawFn) -> list[Decision]:
-    """Decisions in two environments, most of which go on from where the environment's last one led."""
+    """Decisions in two environments, most of which start at the environment's last next state."""
     drawn = st.tuples(
         st.booleans(),
         st.integers(0, NUM_STATES - 1),
@@ -73,7 +71,7 @@ def make(**options: Any) -> Refiner:
 
 
 def play(refiner: Refiner, decisions: Iterable[Decision]) -> list[int]:
-    """Have it learn decisions, whatever it would have chosen itself, and say what that was."""
+    """Update on given decisions; return the actions that the refiner would have chosen."""
     chosen = []
     for decision in decisions:
         chosen.append(refiner.choose_action(decision[0]))
@@ -81,26 +79,19 @@ def play(refiner: Refiner, decisions: Iterable[Decision]) -> list[int]:
     return chosen
 
 
-def assert_alike(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+def assert_equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert one.keys() == other.keys()
     for name in one:
         assert torch.equal(one[name], other[name]), name
 
 
-class WithCoins(Refiner):
-    """Draws given numbers."""
+class TextbookRefiner:
+    """The same algorithms, each value by itself in a dictionary."""
 
-    coins: Iterator[float]
-
-    def _draw(self) -> float:
-        return next(self.coins)
-
-
-class Plain:
-    """The same by the book: no rows, nothing at hand, all values in dictionaries."""
-
-    def __init__(self, coins: Iterator[float], options: dict[str, Any]) -> None:
-        self.coins, self.options = coins, options
+    def __init__(self, seed: int, options: dict[str, Any]) -> None:
+        self.options = options
+        # The refiner draws blocks of 128 and takes the last first.
+        self.draws = np.random.default_rng(seed).random(128).tolist()
         self.initial: float = options["initial_q"]
         self.alpha, self.gamma = (
             LinearSchedule.from_config("alpha", options["alpha"]),
@@ -126,7 +117,7 @@ class Plain:
     ) -> None:
         learns = judges = 0
         if self.options["double_q"]:
-            learns = int(next(self.coins) < 0.5)
+            learns = int(self.draws.pop() < 0.5)
             judges = 1 - learns
         greedy = max(range(NUM_ACTIONS), key=lambda each: self.of(learns, next_state, each))
         target = reward + self.gamma * self.of(judges, next_state, greedy)
@@ -151,14 +142,13 @@ class Plain:
         self.updates += 1
 
 
-def values(refiner: Refiner | Plain) -> list[list[float]]:
+def values(refiner: Refiner | TextbookRefiner) -> list[list[float]]:
     return [[refiner.q_value(state, a) for a in range(NUM_ACTIONS)] for state in range(NUM_STATES)]
 
 
-@STORED
-def test_reproduces_the_original(golden: Golden, storage: str):
+def test_reproduces_the_original(golden: Golden):
     recorded = golden("refiner")
-    refiner = Refiner(epsilon=0.0, storage=storage)
+    refiner = Refiner(epsilon=0.0)
     rows = zip(
         *(recorded[name] for name in ("state", "action", "reward", "next_state")), strict=True
     )
@@ -172,30 +162,18 @@ def test_reproduces_the_original(golden: Golden, storage: str):
 
 @REPEATABLE
 @given(options=OPTIONS, decisions=DECISIONS, seed=st.integers(0, 9))
-def test_learns_by_the_book(options: dict[str, Any], decisions: list[Decision], seed: int):
-    coins = np.random.default_rng(seed).random(len(decisions)).tolist()
-    refiner = WithCoins(n_states=NUM_STATES, n_actions=NUM_ACTIONS, **options)
-    refiner.coins = iter(coins)
-    plain = Plain(iter(coins), options)
+def test_learns_as_the_textbook_does(options: dict[str, Any], decisions: list[Decision], seed: int):
+    refiner = make(seed=seed, **options)
+    textbook = TextbookRefiner(seed, options)
     for decision in decisions:
         refiner.update(*decision)
-        plain.update(*decision)
-    assert values(refiner) == values(plain)
-
-
-@REPEATABLE
-@given(options=OPTIONS, decisions=DECISIONS)
-def test_storages_agree(options: dict[str, Any], decisions: list[Decision]):
-    one, other = (make(storage=storage, **options) for storage in STORAGES)
-    assert play(one, decisions) == play(other, decisions)
-    assert_alike(one.state_dict(), other.state_dict())
-    states = np.arange(NUM_STATES)
-    assert one.greedy_actions(states).tolist() == other.greedy_actions(states).tolist()
+        textbook.update(*decision)
+    assert values(refiner) == values(textbook)
 
 
 @REPEATABLE
 @given(decisions=DECISIONS)
-def test_options_that_change_nothing(decisions: list[Decision]):
+def test_options_without_effect(decisions: list[Decision]):
     refiners = [
         make(**options)
         for options in (
@@ -212,31 +190,25 @@ def test_options_that_change_nothing(decisions: list[Decision]):
 
 
 @REPEATABLE
-@given(
-    options=OPTIONS,
-    decisions=DECISIONS,
-    at=st.integers(0, 30),
-    storages=st.tuples(*[st.sampled_from([*STORAGES])] * 2),
-)
-def test_what_is_saved_goes_on_alike(
-    options: dict[str, Any], decisions: list[Decision], at: int, storages: tuple[str, str]
+@given(options=OPTIONS, decisions=DECISIONS, at=st.integers(0, 30))
+def test_saving_and_loading_continues_identically(
+    options: dict[str, Any], decisions: list[Decision], at: int
 ):
-    refiner = make(seed=3, storage=storages[0], **options)
-    other = make(seed=4, storage=storages[1], **options)
+    refiner, other = make(seed=3, **options), make(seed=4, **options)
     play(refiner, decisions[:at])
-    play(other, [(5, 3, 100.0, 5, 1)])  # Gone once something else is loaded.
+    play(other, [(5, 3, 100.0, 5, 1)])  # Loading replaces this.
     with tempfile.TemporaryDirectory() as folder:
         refiner.save(Path(folder, "agent"))
         other.load(Path(folder, "agent"))
-    assert_alike(refiner.state_dict(), other.state_dict())
+    assert_equal(refiner.state_dict(), other.state_dict())
     rest = decisions[at:] + decisions
     assert play(refiner, rest) == play(other, rest)
-    assert_alike(refiner.state_dict(), other.state_dict())
+    assert_equal(refiner.state_dict(), other.state_dict())
 
 
 @REPEATABLE
 @given(options=OPTIONS, decisions=DECISIONS)
-def test_greedy_actions_are_those_of_one_by_one(options: dict[str, Any], decisions: list[Decision]):
+def test_greedy_actions_equal_greedy_action(options: dict[str, Any], decisions: list[Decision]):
     refiner = make(**options)
     play(refiner, decisions)
     before = refiner.state_dict()
@@ -246,28 +218,27 @@ def test_greedy_actions_are_those_of_one_by_one(options: dict[str, Any], decisio
     assert actions.ravel().tolist() == [refiner.greedy_action(each) for each in range(NUM_STATES)]
     for row, action in zip(values(refiner), actions.ravel(), strict=True):
         assert row[action] == max(row)
-    assert_alike(refiner.state_dict(), before)
+    assert_equal(refiner.state_dict(), before)
 
 
 @REPEATABLE
 @given(puts=st.lists(st.tuples(st.integers(0, 3), st.integers(-2, 2)), max_size=40))
-def test_a_row_knows_its_best(puts: list[tuple[int, int]]):
-    row = QRow.of([0.0] * 4)
+def test_row_maximum(puts: list[tuple[int, int]]):
+    row = QRow([0.0] * 4)
     for action, value in puts:
         row.set(action, float(value))
         assert (row.best, row.greedy) == (max(row), row.index(max(row)))
 
 
-def test_copies_are_apart():
-    for storage in STORAGES:
-        refiner = make(storage=storage)
-        other = copy.deepcopy(refiner)
-        other.update(1, 2, 1.0, 1)
-        assert refiner.q_value(1, 2) == 0
-        assert other.q_value(0, 2) == 0
+def test_copies_are_independent():
+    refiner = make()
+    other = copy.deepcopy(refiner)
+    other.update(1, 2, 1.0, 1)
+    assert refiner.q_value(1, 2) == 0
+    assert other.q_value(0, 2) == 0
 
 
-def test_explores_at_its_rate():
+def test_exploration_rate():
     refiner = Refiner(epsilon=0.1, seed=0)
     refiner.update(5, 4, 1.0, 0)
     chosen = [refiner.choose_action(5) for _ in range(4000)]
@@ -276,7 +247,7 @@ def test_explores_at_its_rate():
     assert set(chosen) == set(range(10))
 
 
-def test_explores_less_and_less():
+def test_epsilon_schedule():
     refiner = Refiner(epsilon={"start": 1.0, "end": 0.0, "steps": 400}, seed=0)
     refiner.update(5, 4, 1.0, 0)
     chosen = np.array([refiner.choose_action(5) for _ in range(600)])
@@ -289,7 +260,7 @@ def test_ties_go_to_the_lowest_action():
     assert Refiner(epsilon=0.0).choose_action(123) == 0
 
 
-def test_random_ties_are_drawn_and_spread():
+def test_random_tie_breaking_is_uniform():
     refiner = Refiner(epsilon=0.0, tie_breaking="random", seed=0)
     for action in (0, 3, 7):
         refiner.update(5, action, -1.0, 5)
@@ -300,7 +271,7 @@ def test_random_ties_are_drawn_and_spread():
     assert spread.max() < 1.05 * spread.min()
 
 
-def test_high_initial_values_have_everything_tried():
+def test_optimistic_values_make_it_try_every_action():
     refiner = Refiner(epsilon=0.0, initial_q=5.0, gamma=0.0)
     for _ in range(10):
         refiner.update(1, refiner.choose_action(1), 1.0, 1)
@@ -310,14 +281,14 @@ def test_high_initial_values_have_everything_tried():
 
 @REPEATABLE
 @given(rewards=st.lists(st.floats(-5, 5), min_size=1, max_size=20))
-def test_by_visits_a_value_is_a_mean(rewards: list[float]):
+def test_count_based_learning_rate_gives_the_mean(rewards: list[float]):
     refiner = Refiner(alpha=1e-12, gamma=0.0, count_based_lr=True, initial_q=100.0)
     for reward in rewards:
         refiner.update(3, 4, reward, 3)
     assert refiner.q_value(3, 4) == pytest.approx(np.mean(rewards), abs=1e-9)
 
 
-def test_traces_credit_what_led_here():
+def test_traces_credit_earlier_decisions():
     refiner = Refiner(gamma=0.5, lambda_=0.5)
     for state in range(3):
         refiner.update(state, 0, float(state == 2), state + 1, env_index=1)
@@ -333,72 +304,47 @@ def test_is_a_span_controller():
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
-        ({"alpha": 0.0}, "alpha must be in"),
-        ({"alpha": LinearSchedule(0.5, 0.0, 10)}, r"alpha must be in \(0, 1\], got 0.0"),
-        ({"alpha": "0.5"}, "alpha must be a number or start, end, steps, got '0.5'"),
-        ({"gamma": 1.1}, "gamma must be in"),
-        ({"epsilon": -0.1}, "epsilon must be in"),
-        ({"epsilon": {"start": 1, "end": 2, "steps": 9}}, r"epsilon must be in \[0, 1\], got 2"),
-        ({"epsilon": {"start": 1, "end": 0, "step": 9}}, "no field 'step'; did you mean 'steps'"),
+        ({"alpha": 0.0}, r"alpha .*\(0, 1\]"),
+        ({"alpha": LinearSchedule(0.5, 0.0, 10)}, r"alpha .*got 0.0"),
+        ({"alpha": "0.5"}, "alpha .*start, end, steps, got '0.5'"),
+        ({"gamma": 1.1}, r"gamma .*\[0, 1\]"),
+        ({"epsilon": -0.1}, r"epsilon .*\[0, 1\]"),
+        ({"epsilon": {"start": 1, "end": 2, "steps": 9}}, "epsilon .*got 2"),
+        ({"epsilon": {"start": 1, "end": 0, "step": 9}}, "epsilon .*'step'.*'steps'"),
         ({"epsilon": {"start": 1, "steps": 9}}, "epsilon lacks end"),
-        ({"epsilon": {"start": 1, "end": 0, "steps": 0}}, "epsilon: steps must be a whole number"),
-        ({"storage": "list"}, "storage must be 'dict' or 'array'"),
-        ({"tie_breaking": "highest"}, "tie_breaking must be 'lowest' or 'random'"),
-        ({"initial_q": float("nan")}, "initial_q must be finite"),
-        ({"count_based_lr": "yes"}, "count_based_lr must be true or false"),
-        ({"double_q": 2}, "double_q must be true or false"),
-        ({"lambda_": 1.5}, "lambda_ must be in"),
+        ({"epsilon": {"start": 1, "end": 0, "steps": 0}}, "epsilon: steps .*got 0"),
+        ({"tie_breaking": "highest"}, "tie_breaking .*'lowest' or 'random'"),
+        ({"initial_q": float("nan")}, "initial_q .*finite"),
+        ({"count_based_lr": "yes"}, "count_based_lr .*true or false"),
+        ({"double_q": 2}, "double_q .*true or false"),
+        ({"lambda_": 1.5}, r"lambda_ .*\[0, 1\]"),
     ],
 )
-def test_bad_options_name_the_rule(options: dict[str, Any], rule: str):
+def test_invalid_options(options: dict[str, Any], rule: str):
     with pytest.raises(ValueError, match=rule):
         Refiner(**options)
-
-
-@pytest.mark.parametrize("state", [-1, 10])
-def test_array_refuses_a_state_beyond_its_size(state: int):
-    refiner = Refiner(n_states=10, storage="array")
-    with pytest.raises(ValueError, match=rf"state must be in 0\.\.9, got {state}"):
-        refiner.update(state, 0, 1.0, 0)
-    with pytest.raises(ValueError, match=rf"state must be in 0\.\.9, got {state}"):
-        refiner.update(0, 0, 1.0, state)
-    assert refiner.q_value(0, 0) == 0
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"double_q": True}, "'other_states' is missing"),
+        ({"double_q": True}, "'second_states' is missing"),
         ({"count_based_lr": True}, "'visits' is missing"),
         ({"epsilon": LinearSchedule(1.0, 0.1, 9)}, "'counts' is missing"),
-        ({"n_actions": 3}, "4 actions are stored, this refiner has 3"),
-        ({"n_states": 2, "storage": "array"}, r"state must be in 0\.\.1, got 3"),
+        ({"n_actions": 3}, "4 actions .* 3"),
     ],
 )
-def test_what_was_stored_with_other_options_is_refused(
+def test_state_of_a_refiner_with_other_options(
     options: dict[str, Any], message: str, tmp_path: Path
 ):
     refiner, other = make(), make(**options)
     for each in (refiner, other):
         each.update(1, 2, 1.0, 1)
-    refiner.update(3, 2, 1.0, 1)
     refiner.save(tmp_path / "agent")
     before = other.state_dict()
-    with pytest.raises(ValueError, match=rf"agent\.safetensors is no table.*{message}"):
+    with pytest.raises(ValueError, match=rf"agent\.safetensors .*{message}"):
         other.load(tmp_path / "agent")
-    assert_alike(other.state_dict(), before)
-    if "other_states" in message:
-        with pytest.raises(ValueError, match="'other_states' is not used here"):
+    assert_equal(other.state_dict(), before)
+    if "double_q" in options:
+        with pytest.raises(ValueError, match="'second_states' is not used"):
             refiner.load_state_dict(before)
-
-
-@REPEATABLE
-@given(
-    start=st.floats(-5, 5), end=st.floats(-5, 5), steps=st.integers(1, 50), step=st.integers(0, 99)
-)
-def test_a_schedule_is_a_line_and_then_stays(start: float, end: float, steps: int, step: int):
-    schedule = LinearSchedule(start, end, steps)
-    assert schedule(0) == start
-    expected = np.interp(step, [0, steps], [start, end])
-    assert schedule(step) == pytest.approx(expected, abs=1e-9)
-    assert schedule(steps) == schedule(10**9) == end

@@ -1,9 +1,9 @@
-"""The accelerator's kernel: FlexAttention, its block mask computed from the intervals.
+"""The kernel of accelerators: FlexAttention with a block mask computed from the intervals.
 
-Every query sees one interval of keys, so a tile of queries visits the tiles of keys from its
-smallest first key to its largest end, and needs no mask in those that lie within all its intervals.
-That costs a few operations on (batch, tiles); the mask of all query-key pairs is never made. Shapes
-are fixed and spans are tensors: one compilation serves all spans, and nothing is read back.
+Every query sees one interval of keys. A tile of queries therefore visits the tiles of keys from its
+smallest first key to its largest end, and needs no mask in the tiles within all its intervals. This
+takes a few operations on (batch, tiles); the mask of all query-key pairs is never made. Shapes are
+static and spans are tensors: one compilation serves all spans, and nothing is read on the host.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
 from spangym.attention.geometry import SoftEdge, SpanGeometry
+from spangym.attention.kernels.interface import KernelInputs, KernelOutput
 from spangym.attention.kernels.reference import to_additive_mask
-from spangym.attention.kernels.refinement import KernelOutput, refine_masked
+from spangym.attention.kernels.refinement import refine_masked
 
 BLOCK_SIZE = 128
-"""Queries, and keys, of a tile."""
+"""Queries and keys of a tile."""
 
 
 def unsupported_reason(x: Tensor) -> str | None:
-    """Why tensors of this kind cannot be handed to the compiled kernel; None if they can."""
+    """Why the compiled kernel does not take queries like these; None if it does."""
     if x.dtype not in (torch.float32, torch.bfloat16, torch.float16):
         return f"FlexAttention takes float32, bfloat16 and float16, not {x.dtype}"
     if x.shape[-1] < 16:
@@ -33,55 +34,45 @@ def unsupported_reason(x: Tensor) -> str | None:
     return None
 
 
-def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    spans: SpanGeometry,
-    *,
-    mask: Tensor | None = None,
-    steps: int = 1,
-    inverse_temperature: Tensor | None = None,
-    return_lse: bool = False,
-) -> KernelOutput:
-    """Attention of every query over its interval, as `spangym.attention.kernels.Kernel` says."""
-    # Views of their own: the compiler would guard which of them are one tensor, and compile anew.
-    k, v = k.view_as(k), v.view_as(v)
-    queries, keys = q.shape[-2], k.shape[-2]
-    first, end = spans.intervals(queries, keys)
-    score_mod = _score_mod(spans, queries, keys, mask)
+def attend(inputs: KernelInputs) -> KernelOutput:
+    """Attention of every query over its interval."""
+    # Separate views: otherwise the compiler guards on which arguments are one tensor.
+    k, v = inputs.k.view_as(inputs.k), inputs.v.view_as(inputs.v)
+    queries, keys = inputs.q.shape[-2], k.shape[-2]
+    first, end = inputs.spans.intervals(queries, keys)
+    score_mod = _score_mod(inputs.spans, queries, keys, inputs.mask)
     fused: Callable[..., Any] = (
-        _compiled() if q.is_cuda and not torch.compiler.is_compiling() else flex_attention
+        _compiled() if k.is_cuda and not torch.compiler.is_compiling() else flex_attention
     )
 
-    def once(q: Tensor, active: Tensor) -> tuple[Tensor, Tensor | None]:
+    def attend_once(q: Tensor, active: Tensor) -> tuple[Tensor, Tensor | None]:
         blocks = block_mask(torch.where(active, first, 0), torch.where(active, end, 0), keys)
-        if not return_lse:
+        if not inputs.return_lse:
             return fused(q, k, v, score_mod=score_mod, block_mask=blocks), None
         out, aux = fused(
             q, k, v, score_mod=score_mod, block_mask=blocks, return_aux=AuxRequest(lse=True)
         )
         return out, aux.lse.masked_fill(aux.lse == -torch.inf, 0.0)
 
-    return refine_masked(once, q, spans, keys, steps, inverse_temperature)
+    return refine_masked(attend_once, inputs)
 
 
 def block_mask(first: Tensor, end: Tensor, keys: int) -> BlockMask:
-    """The block mask of queries that each see one interval of keys.
+    """Block mask of queries that each see one interval of keys.
 
-    It equals what `torch.nn.attention.flex_attention.create_block_mask` finds by trying all pairs.
+    Equals the result of `torch.nn.attention.flex_attention.create_block_mask`, which tries all
+    pairs.
 
     Args:
         first: First key of each query, shape (batch, queries), int64.
-        end: End of its interval, same shape; not above ``first`` for a query that sees nothing.
+        end: End of the interval, same shape; at most ``first`` for a query without visible keys.
         keys: Number of keys.
 
     Returns:
         The mask, equal for all heads.
     """
     queries = first.shape[-1]
-    # A query that sees nothing has no first key and no end, and so have those of the last tile that
-    # are not there.
+    # Queries without visible keys, and the padding of the last tile, do not count.
     blind = end <= first
     first_of = _tiles(first.masked_fill(blind, keys), filler=keys)
     end_of = _tiles(end.masked_fill(blind, 0), filler=0)
@@ -130,14 +121,14 @@ def _counts(counts: Tensor) -> Tensor:
 
 
 def _indices(indices: Tensor, columns: int) -> Tensor:
-    # What lies behind the count is not read, but is to be an index.
+    # Entries beyond the count are not read but must be valid indices.
     return indices[:, None].clamp(0, columns - 1).to(torch.int32)
 
 
 def _score_mod(
     spans: SpanGeometry, queries: int, keys: int, mask: Tensor | None
 ) -> Callable[..., Tensor] | None:
-    """What adds the soft edge and the caller's mask to a score; None if there is neither."""
+    """Function that adds soft edge and mask to a score; None if there is neither."""
     mods = []
     if spans.edge is not None:
         mods.append(_edge_mod(spans.edge, spans.window_starts(queries), spans.window))
@@ -158,28 +149,22 @@ def _edge_mod(edge: SoftEdge, start: Tensor, window: Tensor) -> Callable[..., Te
     span, soft_edge_width = edge.span, edge.soft_edge_width
 
     def mod(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
-        weight = SoftEdge(span, soft_edge_width).log_mask(
-            key - start[batch, query], window[batch], span[batch]
-        )
-        return score + weight
+        own_edge = SoftEdge(span, soft_edge_width)
+        return score + own_edge.log_mask(key - start[batch, query], window[batch], span[batch])
 
     return mod
 
 
 def _mask_mod(mask: Tensor) -> Callable[..., Tensor]:
-    if mask.shape[1] == 1:
+    by_head = int(mask.shape[1] > 1)
 
-        def mod(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
-            return score + mask[batch, 0, query, key]
-    else:
-
-        def mod(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return score + mask[batch, head, query, key]
+    def mod(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return score + mask[batch, head * by_head, query, key]
 
     return mod
 
 
 @functools.cache
 def _compiled() -> Callable[..., Any]:
-    # Whole or not at all: what falls back to plain operations writes out all scores.
+    # A partial compilation would fall back to operations that materialize all scores.
     return torch.compile(flex_attention, fullgraph=True)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from spangym.attention.attention_stats import AttentionStats, compute_attention_stats
 from spangym.attention.geometry import SoftEdge, SpanGeometry
+from spangym.attention.kernels.interface import KernelInputs, KernelOutput
 from spangym.attention.kernels.reference import attention_weights, score_bias
-from spangym.attention.kernels.refinement import KernelOutput
 from spangym.attention.kernels.select import select_kernel
 from spangym.attention.layers.modules import merge_heads, split_heads
 from spangym.attention.span_config import SpanConfig, check, check_ints
@@ -167,15 +167,13 @@ class AdaptiveSpan(nn.Module):
         steps: int,
         return_stats: bool,
     ) -> LocalAttentionOutput:
-        kernel_output, key, value = self._run_kernel(
-            q, k, v, scale, spans, mask, steps, return_stats
-        )
+        inputs, kernel_output = self._run_kernel(q, k, v, scale, spans, mask, steps, return_stats)
         first, end = spans.intervals(q.shape[1], k.shape[1])
         visited = ((end - first) * kernel_output.passes).sum(-1)
         num_refinement_steps = kernel_output.passes.amax(-1)
         stats = None
         if return_stats:
-            weight_stats = compute_attention_stats(kernel_output, key, value, spans, mask)
+            weight_stats = compute_attention_stats(inputs, kernel_output)
             stats = AttentionStats(
                 spans.window, spans.span, visited, num_refinement_steps, *weight_stats
             )
@@ -193,11 +191,11 @@ class AdaptiveSpan(nn.Module):
         mask: Tensor | None,
         steps: int,
     ) -> Tensor:
-        kernel_output, key, _ = self._run_kernel(
+        inputs, kernel_output = self._run_kernel(
             q, k, v, scale, spans, mask, steps, return_lse=True
         )
         assert kernel_output.last_query is not None
-        query = kernel_output.last_query
+        query, key = kernel_output.last_query, inputs.k
         return attention_weights(query, key, score_bias(query, key, spans, mask))
 
     def _run_kernel(
@@ -210,21 +208,13 @@ class AdaptiveSpan(nn.Module):
         mask: Tensor | None,
         steps: int,
         return_lse: bool,
-    ) -> tuple[KernelOutput, Tensor, Tensor]:
-        """What the kernel gives, and the keys and values, by heads, that it was given."""
+    ) -> tuple[KernelInputs, KernelOutput]:
         self._check(q, k, v, scale, mask, spans)
         query, key, value, inverse_temperature = self._project(q, k, v, scale)
-        kernel_output = select_kernel(query)(
-            query,
-            key,
-            value,
-            spans,
-            mask=mask,
-            steps=steps,
-            inverse_temperature=inverse_temperature,
-            return_lse=return_lse,
+        inputs = KernelInputs(
+            query, key, value, spans, mask, steps, inverse_temperature, return_lse
         )
-        return kernel_output, key, value
+        return inputs, select_kernel(query)(inputs)
 
     def _project(
         self, q: Tensor, k: Tensor, v: Tensor, scale: Tensor

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from spangym.attention.attention_stats import AttentionStats, compute_attention_stats
 from spangym.attention.geometry import SpanGeometry
+from spangym.attention.kernels.interface import KernelInputs, KernelOutput
 from spangym.attention.kernels.reference import softmax_attention, to_additive_mask
-from spangym.attention.kernels.refinement import KernelOutput
 from spangym.attention.layers.adaptive_span import LocalAttentionOutput
 from spangym.attention.layers.modules import merge_heads, split_heads
 from spangym.attention.layers.sliding_window import MAX_REFINEMENT_STEPS, SlidingWindowAttention
@@ -296,4 +296,5 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
         visible = (position >= first[..., None]) & (position < end[..., None])
         bias = to_additive_mask(visible, x.dtype)[:, None]
         output, lse = softmax_attention(query, key, key, bias)
-        return compute_attention_stats(KernelOutput(output, passes, lse, query), key, key, spans)
+        kernel_output = KernelOutput(output, passes, lse, query)
+        return compute_attention_stats(KernelInputs(query, key, key, spans), kernel_output)

@@ -14,6 +14,7 @@ from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
 from spangym.attention import SlidingWindowAttention, SpanConfig, SpanGeometry
 from spangym.attention.kernels import cpu, flex
+from spangym.attention.kernels.interface import KernelInputs
 from spangym.attention.layers.modules import merge_heads, split_heads
 from spangym.attention.layers.sliding_window import MAX_REFINEMENT_STEPS
 from spangym.experiments.benchmarks.measure import BenchRow, interleaved_timing, peak_memory
@@ -48,7 +49,7 @@ class AttentionBench:
                 spans = _geometry(window)
 
                 def attend(k: Tensor = k, spans: SpanGeometry = spans) -> object:
-                    return cpu.attend(k, k, k, spans)
+                    return cpu.attend(KernelInputs(k, k, k, spans))
 
                 local, full = self._time(attend, _full(k))
                 share = spans.qk_pairs(tokens).item() / tokens**2
@@ -104,7 +105,7 @@ class AttentionBench:
                 def ours(
                     q: Tensor = q, k: Tensor = k, v: Tensor = v, spans: SpanGeometry = spans
                 ) -> Tensor:
-                    return cpu.attend(q, k, v, spans).output
+                    return cpu.attend(KernelInputs(q, k, v, spans)).output
 
                 def theirs(
                     package: Callable[..., Tensor] = package, packed: list[Tensor] = packed
@@ -243,22 +244,22 @@ def _flex(tokens: int, batch: int, head_dim: int) -> tuple[float, float, float, 
     scales = [torch.rand(batch, device=device, generator=generator) for _ in range(4)]
     spans = [SpanGeometry.from_scale(scale, win_size=256, max_span=384) for scale in scales]
     dense = torch.compile(flex_attention, dynamic=False)
-    flex.attend(q, q, q, spans[0])
+    flex.attend(KernelInputs(q, q, q, spans[0]))
     counters = torch._dynamo.utils.counters["stats"]
     before = counters["unique_graphs"]
     torch.cuda.set_sync_debug_mode("error")
     try:
-        flex.attend(q, q, q, spans[1])
+        flex.attend(KernelInputs(q, q, q, spans[1]))
         synchronizations = 0.0
     except RuntimeError:
         synchronizations = 1.0
     finally:
         torch.cuda.set_sync_debug_mode("default")
     for each in spans:
-        flex.attend(q, q, q, each)
+        flex.attend(KernelInputs(q, q, q, each))
     compilations = float(counters["unique_graphs"] - before)
     local, full = interleaved_timing(
-        lambda: flex.attend(q, q, q, spans[0]),
+        lambda: flex.attend(KernelInputs(q, q, q, spans[0])),
         lambda: dense(q, q, q),
         rounds=5,
         synchronize=torch.cuda.synchronize,

@@ -14,7 +14,7 @@ from spangym.attention import (
     SpanGeometry,
 )
 from spangym.attention.features import discretize, quality, token_moments, tuple_hash_id
-from spangym.attention.kernels import cpu_dense, cpu_windows, reference
+from spangym.attention.kernels import reference
 from spangym.attention.temperature import TemperatureLaw
 
 from ..conftest import Golden
@@ -89,24 +89,6 @@ def test_converged_windows_stop_and_cost_nothing_more():
     got = local(x, torch.ones(1))
     assert got.num_refinement_steps.item() > 1
     assert got.qk_pairs.item() == 16 * got.num_refinement_steps.item() + 16
-
-
-def test_what_is_counted_is_what_the_kernel_is_asked_for(monkeypatch: pytest.MonkeyPatch):
-    asked: list[int] = []
-    fused = cpu_windows._fused
-
-    def counting(q: Tensor, k: Tensor, *others: Any, **named: Any) -> Any:
-        asked.append(q.shape[0] * q.shape[2] * k.shape[2])
-        return fused(q, k, *others, **named)
-
-    monkeypatch.setattr(cpu_windows, "_fused", counting)
-    monkeypatch.setattr(cpu_dense, "MAX_QK_PAIRS_ITERATIVE", 0)
-    x = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(1))
-    x[:, 4:] = 0.0
-    local = SlidingWindowAttention(1, SpanConfig(win_size=4, max_span=4, max_dist=4))
-    got = local(x, torch.ones(2))
-    assert sum(asked) == got.qk_pairs.sum().item()
-    assert asked[0] > asked[1]
 
 
 @pytest.mark.parametrize("temperature_law", ["longer", "shorter"])

@@ -67,7 +67,7 @@ def soft_span_loss(core: SpanControlCore, scales: Tensor) -> Tensor:
     for index, scale in enumerate(scales.to(core.device).unbind()):
         soft = _softened(stack.layer(index), scale)
         outcome = soft.forward_with_action(hidden, cache=state.caches[index])
-        hidden = stack.connect(index, hidden, outcome)
+        hidden = stack.connect(index, hidden, outcome.output)
     return stack.loss_bits(hidden, state.targets)
 
 

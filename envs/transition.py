@@ -74,7 +74,7 @@ class TransitionModel:
         actions = torch.full((len(hidden),), MAX_SPAN_ACTION, device=hidden.device)
         for index, cache in enumerate(state.full_caches):
             outcome = self.stack.run_layer(index, hidden, actions, cache=cache)
-            hidden = self.stack.connect(index, hidden, outcome)
+            hidden = self.stack.connect(index, hidden, outcome.output)
             caches.append(outcome.cache)
         targets = episode.targets[:, chunk]
         bits = self.stack.loss_bits(hidden, targets)
@@ -136,7 +136,7 @@ class TransitionModel:
             prev_features = _replaced(
                 prev_features, index, self.encoding.extract(outcome.local_input)
             )
-        hidden = self.stack.connect(index, state.hidden, outcome)
+        hidden = self.stack.connect(index, state.hidden, outcome.output)
         components = self._reward_components(
             index, outcome, self._excess_loss(state, index, hidden)
         )

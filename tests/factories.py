@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from spangym.attention.controllers.mlp import MLPPolicy
 from spangym.attention.controllers.policy_heads import ObsNormalization, PolicyHead
 from spangym.attention.features import NUM_STATES
 from spangym.attention.observation_spec import ObservationSpec
+from spangym.envs.model.pretrain import PretrainConfig, pretrain
+from spangym.envs.model.stack import TransformerConfig, TransformerStack
 
 # --- attention ------------------------------------------------------------------------------------
 
@@ -73,6 +76,18 @@ def varied_inputs(batch: int, tokens: int = 12, seed: int = 0) -> Tensor:
 
 
 # --- envs -----------------------------------------------------------------------------------------
+
+SMALL_TRANSFORMER = TransformerConfig(
+    num_layers=1, dims=16, heads=2, ctx=32, win_size=4, max_span=36, hidden=16
+)
+SMALL_PRETRAIN = PretrainConfig("letters", SMALL_TRANSFORMER, steps=60, batch=8, learning_rate=1e-2)
+
+
+@functools.cache
+def pretrained_stack() -> TransformerStack:
+    """A small trained stack, not to be changed."""
+    return pretrain(SMALL_PRETRAIN, lambda *_: None)
+
 
 # --- agents ---------------------------------------------------------------------------------------
 

@@ -1,70 +1,64 @@
-"""The stack that settings describe: trained, with seeded random weights, or of live layers."""
+"""The layer stack of an environment: shipped, with seeded random weights, or the user's own."""
 
 from __future__ import annotations
 
 import functools
+import math
 from typing import cast
 
 import torch
 
 from spangym.attention import IntegratedAttention
 from spangym.attention.layers.integrated import ActionScale
+from spangym.envs.data.dataset import BYTES
 from spangym.envs.env_config import CUSTOM, EnvConfig, Layers, unwrap_layers
 from spangym.envs.model.model_checkpoint import load_stack
-from spangym.envs.model.stack import AttentionOnlyStack, LayerStack, random_embedding
+from spangym.envs.model.stack import AttentionOnlyStack, LayerStack
 
 
-def build_model(
-    config: EnvConfig,
-    layers: Layers | None,
-    channels: int,
-) -> LayerStack:
-    """Make the stack of an environment.
+def build_model(config: EnvConfig, layers: Layers | None, channels: int) -> LayerStack:
+    """Build the layer stack of an environment.
 
     Args:
-        config: What to run.
-        layers: Layers or a stack of the user's own, used as they are; None for what the settings
-            name.
+        config: Configuration of the environment.
+        layers: The user's own layers or stack, used as they are; None for those of ``config``.
         channels: Channels of the content's frames; 0 for bytes.
 
     Raises:
-        ValueError: Layers are of other sizes than the settings say, or trained ones read bytes,
-            and the content is frames.
+        ValueError: The layers' sizes contradict ``config``, or the content is frames and the
+            checkpoint reads bytes.
     """
+    # Drawn on the CPU, so that every device runs the same weights.
+    generator = torch.Generator().manual_seed(config.weights_seed)
+    embedding = torch.randn(channels or BYTES, config.dims, generator=generator)
+    if channels:
+        embedding = embedding / math.sqrt(channels)
     if layers is not None:
         modules = unwrap_layers(layers)
         widths = {each.dims for each in modules}
         shortest = min(each.ctx for each in modules)
         if (len(modules), widths) != (config.num_layers, {config.dims}) or shortest < config.ctx:
             raise ValueError(
-                f"layers do not go with the config, which say num_layers={config.num_layers}, "
-                f"dims={config.dims}, ctx={config.ctx}: make both by `parse_env_kwargs`"
+                f"layers do not match the config, num_layers={config.num_layers}, "
+                f"dims={config.dims}, ctx={config.ctx}: make both with `parse_env_kwargs`"
             )
-    if isinstance(layers, LayerStack):
-        return layers
-    # Drawn on the CPU, so that every device runs the same weights.
-    generator = torch.Generator().manual_seed(config.weights_seed)
-    if layers is not None:
-        return AttentionOnlyStack(
-            unwrap_layers(layers), random_embedding(config.dims, channels, generator)
-        )
+        if isinstance(layers, LayerStack):
+            return layers
+        return AttentionOnlyStack(modules, embedding)
     if config.checkpoint == CUSTOM:
-        raise ValueError(
-            f"checkpoint {CUSTOM!r} stands for layers that are handed in, and none are"
-        )
+        raise ValueError(f"checkpoint {CUSTOM!r} stands for layers that are passed in: pass layers")
     if config.checkpoint:
         if channels:
             raise ValueError(
-                f"checkpoint {config.checkpoint!r} reads bytes, the dataset {config.dataset!r} gives "
-                "frames"
+                f"checkpoint {config.checkpoint!r} reads bytes, but dataset {config.dataset!r} "
+                "gives frames"
             )
         return load_stack(config.checkpoint).to(config.device)
-    embedding = random_embedding(config.dims, channels, generator)
-    make = IntegratedAttention
+    make_layer = IntegratedAttention
     if config.layer_variant == "original":
-        make = functools.partial(IntegratedAttention.original, fixes=config.fixes)
+        make_layer = functools.partial(IntegratedAttention.original, fixes=config.fixes)
     modules = [
-        make(
+        make_layer(
             config.ctx,
             config.dims,
             config.heads,

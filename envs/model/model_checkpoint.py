@@ -1,4 +1,4 @@
-"""Trained layers in files: safetensors that carry a metadata of how they were made."""
+"""Trained layers in safetensors files with a JSON header of how they were trained."""
 
 from __future__ import annotations
 
@@ -19,95 +19,77 @@ from spangym.utils.text import collapse_whitespace
 
 
 def builtin_checkpoints() -> dict[str, Path]:
-    """Files of trained layers that come with the package, by name."""
+    """Return the files of the shipped layers by name."""
     with resources.as_file(resources.files("spangym.envs") / "weights") as folder:
         return {each.stem: each for each in sorted(folder.glob(f"*{SUFFIX}"))}
 
 
 def serialize(stack: TransformerStack, metadata: dict[str, Any]) -> bytes:
-    """A stack's weights, with its sizes and metadata, as the content of a file.
+    """Return a stack's weights, sizes and metadata as the content of a file.
 
     Args:
         stack: The stack.
-        metadata: How it was made, ready for JSON.
+        metadata: How it was trained, ready for JSON.
     """
     return to_bytes(stack.state_dict(), {"model": dataclasses.asdict(stack.config), **metadata})
 
 
 def load_metadata(name: str) -> dict[str, Any]:
-    """How trained layers were made.
+    """Read how layers were trained.
 
     Args:
         name: A shipped name, or a file.
 
     Raises:
-        ValueError: There is no such file, or it is none of trained layers.
+        ValueError: There is no such file, or ``spangym pretrain`` did not write it.
     """
-    return _read(_find(name))
+    path = _find(name)
+    stat = path.stat()
+    return _read_metadata(path, stat.st_mtime_ns, stat.st_size)
 
 
 def load_config(name: str) -> TransformerConfig:
-    """Sizes of trained layers.
-
-    Args:
-        name: A shipped name, or a file.
-
-    Raises:
-        ValueError: There is no such file, or it is none of trained layers.
-    """
+    """Read the sizes of trained layers; see `load_metadata`."""
     try:
         return TransformerConfig(**load_metadata(name)["model"])
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"weights {name!r} are none that `spangym pretrain` wrote: they lack their sizes"
+            f"checkpoint {name!r} lacks the model's sizes: make it with `spangym pretrain`"
         ) from error
 
 
 def load_stack(name: str) -> TransformerStack:
-    """Trained layers, on the CPU, in eval mode and without gradients.
-
-    Args:
-        name: A shipped name, or a file.
-
-    Raises:
-        ValueError: There is no such file, or it is none of trained layers.
-    """
+    """Load trained layers on the CPU, in eval mode and without gradients; see `load_metadata`."""
     path = _find(name)
     stack = TransformerStack(load_config(name), torch.Generator())
     try:
         stack.load_state_dict(load_state(path))
     except (RuntimeError, ValueError) as error:
         message = collapse_whitespace(str(error))
-        raise ValueError(f"weights {str(path)!r} are damaged: {message}") from error
+        raise ValueError(f"checkpoint {str(path)!r} is damaged: {message}") from error
     return stack.eval().requires_grad_(False)
 
 
 def weights_sha256(name: str) -> str:
-    """SHA-256 of a file of trained layers."""
+    """Return the SHA-256 of a file of trained layers."""
     return hashlib.sha256(_find(name).read_bytes()).hexdigest()
 
 
 def _find(name: str) -> Path:
     shipped = builtin_checkpoints()
-    if name in shipped:
-        return shipped[name]
-    path = Path(name)
+    path = shipped.get(name, Path(name))
     if not path.is_file():
         raise ValueError(
-            f"weights {name!r} are neither shipped nor a file{did_you_mean(name, shipped)}"
+            f"checkpoint {name!r} is neither shipped nor a file{did_you_mean(name, shipped)}"
         )
     return path
 
 
-def _read(path: Path) -> dict[str, Any]:
-    stat = path.stat()
-    return _read_version(path, stat.st_mtime_ns, stat.st_size)
-
-
 @functools.lru_cache(maxsize=32)
-def _read_version(path: Path, *_: int) -> dict[str, Any]:
-    """The metadata; of a file that was written anew it is read anew."""
+def _read_metadata(path: Path, *_version: int) -> dict[str, Any]:
     try:
         return serialization.load_metadata(path)
     except (OSError, ValueError) as error:
-        raise ValueError(f"weights {str(path)!r} are none that `spangym pretrain` wrote") from error
+        raise ValueError(
+            f"checkpoint {str(path)!r} was not written by `spangym pretrain`"
+        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,84 +13,126 @@ from torch import Tensor
 from spangym.attention import NUM_ACTIONS
 from spangym.envs.data.dataset import Dataset, next_token_targets
 from spangym.envs.data.dataset_registry import make_dataset
-from spangym.envs.model.pretrain_config import PRETRAIN_CONFIGS, PretrainConfig
-from spangym.envs.model.stack import TransformerStack
+from spangym.envs.model.stack import TransformerConfig, TransformerStack
 from spangym.envs.registration import ENVIRONMENTS, default_kwargs, full_id
 from spangym.envs.transition import MAX_SPAN_ACTION
 from spangym.utils.errors import UserError
 
-_EVAL_CHUNKS = 256
-_WEIGHT_DECAY = 0.01
-_WARMUP_FRACTION = 0.1
-"""Share of the steps in which the learning rate rises."""
+
+@dataclasses.dataclass(frozen=True)
+class PretrainConfig:
+    """How the layers of an id are trained.
+
+    Attributes:
+        dataset: Name of the training dataset.
+        model: Sizes of the stack.
+        steps: Optimizer steps, at least 3.
+        batch: Chunks in a step.
+        learning_rate: Peak of a one-cycle schedule.
+        p_full_span: Probability that a chunk has the full span in all layers, in place of random
+            spans.
+        freeze_global_qk: Whether queries and keys of the global paths keep their small initial
+            weights. Such paths only average, so that retrieval is left to the local paths.
+        seed: Seed of weights, batches and spans.
+    """
+
+    dataset: str
+    model: TransformerConfig
+    steps: int
+    batch: int = 16
+    learning_rate: float = 3e-3
+    p_full_span: float = 0.2
+    freeze_global_qk: bool = False
+    seed: int = 0
+
+
+def _scenario(
+    dataset: str, steps: int, *, causal: bool, win_size: int = 16, max_span: int = 144
+) -> PretrainConfig:
+    model = TransformerConfig(
+        dims=32,
+        ctx=128,
+        win_size=win_size,
+        max_span=max_span,
+        causal=causal,
+        hidden=64,
+        num_classes=4,
+    )
+    return PretrainConfig(dataset, model, steps, learning_rate=5e-3, freeze_global_qk=True)
+
+
+PRETRAIN_CONFIGS: dict[str, PretrainConfig] = {
+    "span-budget": PretrainConfig("mixed", TransformerConfig(), steps=3000),
+    "long-range": _scenario("long-range", 600, causal=True),
+    "collapse": _scenario("collapse", 500, causal=False),
+    "precision": _scenario("precision", 500, causal=False),
+    "hierarchy": _scenario("hierarchy", 1000, causal=True),
+    "sparsity": _scenario("sparsity", 600, causal=True, win_size=8, max_span=72),
+}
+"""Training configurations by the name of the checkpoint."""
 
 
 def get_config(environment: str) -> tuple[str, PretrainConfig]:
-    """How the layers of an id are trained.
+    """Return the checkpoint's name and training configuration of an id.
 
     Args:
-        environment: A registered id; ``spangym/`` may be left out.
-
-    Returns:
-        Name of the weights, and their config.
+        environment: A registered id, with or without ``spangym/``.
 
     Raises:
-        UserError: There is no such id, or its layers have random weights.
+        UserError: The id is unknown, or its layers have random weights.
     """
     try:
         name = default_kwargs(full_id(environment)).get("checkpoint")
     except ValueError as error:
         raise UserError(str(error)) from error
     if name is None:
-        trained = [each for each, given in ENVIRONMENTS.items() if "checkpoint" in given]
+        trained = [each for each, kwargs in ENVIRONMENTS.items() if "checkpoint" in kwargs]
         raise UserError(
-            f"the layers of {environment} have random weights; trained are those of: "
+            f"the layers of {environment} have random weights; ids with trained layers: "
             f"{', '.join(trained)}"
         )
     return name, PRETRAIN_CONFIGS[name]
 
 
 def pretrain(config: PretrainConfig, progress: Callable[[int, float], None]) -> TransformerStack:
-    """Train a stack on the CPU as a config says; the same config gives the same weights.
+    """Train a stack on the CPU; the same configuration gives the same weights.
 
-    Every chunk of a batch has spans of its own, drawn anew for each layer.
+    Each chunk and layer has its own random span.
 
     Args:
-        config: What to train.
-        progress: Called after each step with the steps done and the loss in bits a target.
+        config: Training configuration.
+        progress: Called after each step with the number of steps and the loss in bits a target.
 
     Returns:
         The trained stack, in eval mode.
     """
-    stack = TransformerStack(config.model, torch.Generator().manual_seed(config.seed))
+    model, steps = config.model, config.steps
+    stack = TransformerStack(model, torch.Generator().manual_seed(config.seed))
     if config.freeze_global_qk:
-        for index in range(config.model.num_layers):
+        for index in range(model.num_layers):
             attention = stack.layer(index).attn_global
             attention.query_module.requires_grad_(False)
             attention.key_module.requires_grad_(False)
-    learning = [each for each in stack.parameters() if each.requires_grad]
-    optimizer = torch.optim.AdamW(learning, config.learning_rate, weight_decay=_WEIGHT_DECAY)
+    parameters = [each for each in stack.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=0.01)
+    # OneCycleLR divides by zero if the warm-up is shorter than two steps.
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        # In a shorter rise than of two steps the library divides by zero.
-        optimizer,
-        config.learning_rate,
-        total_steps=config.steps,
-        pct_start=max(_WARMUP_FRACTION, 2 / config.steps),
+        optimizer, config.learning_rate, total_steps=steps, pct_start=max(0.1, 2 / steps)
     )
     dataset = make_dataset(config.dataset, "train")
     rng = np.random.default_rng(config.seed)
     span_generator = torch.Generator().manual_seed(config.seed)
-    for step in range(config.steps):
-        content, targets = _batch(dataset, rng, config.batch, config.model.ctx)
-        drawn = (config.model.num_layers, config.batch)
-        actions = torch.randint(NUM_ACTIONS, drawn, generator=span_generator)
+    for step in range(steps):
+        content, targets = sample_batch(dataset, [rng] * config.batch, 1, model.ctx)
+        actions = torch.randint(
+            NUM_ACTIONS, (model.num_layers, config.batch), generator=span_generator
+        )
         full = torch.rand(config.batch, generator=span_generator) < config.p_full_span
-        loss = loss_bits(
-            stack, content, targets, torch.where(full, MAX_SPAN_ACTION, actions)
-        ).mean()
+        actions = torch.where(full, MAX_SPAN_ACTION, actions)
+        loss = loss_bits(stack, content[:, 0], targets[:, 0], actions).mean()
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         progress(step + 1, loss.item())
@@ -98,47 +140,48 @@ def pretrain(config: PretrainConfig, progress: Callable[[int, float], None]) -> 
 
 
 def loss_bits(stack: TransformerStack, content: Tensor, targets: Tensor, actions: Tensor) -> Tensor:
-    """Loss of each chunk, each read without a past.
+    """Return the loss of each chunk, read as the first of a stream, in bits a target.
 
     Args:
-        stack: What reads them.
+        stack: The model.
         content: Bytes, int64 of shape (chunks, ctx).
-        targets: Classes, likewise.
+        targets: Classes, same shape.
         actions: Integers 0..9 of shape (layers, chunks).
-
-    Returns:
-        Mean cross entropy of the targets in bits, shape (chunks,).
     """
     hidden = stack.embed(content)
     for index, action in enumerate(actions):
-        outcome = stack.layer(index).forward_with_action(hidden, action)
-        hidden = stack.connect(index, hidden, outcome)
+        output = stack.layer(index).forward_with_action(hidden, action).output
+        hidden = stack.connect(index, hidden, output)
     return stack.loss_bits(hidden, targets)
 
 
 @torch.no_grad()
-def evaluate(stack: TransformerStack, config: PretrainConfig) -> dict[str, float]:
-    """Loss in bits a target, on streams of the evaluation split, at every fixed span.
+def evaluate(
+    stack: TransformerStack, config: PretrainConfig, chunks: int = 256
+) -> dict[str, float]:
+    """Return the loss on the evaluation split at each fixed span, in bits a target.
 
     Args:
         stack: A trained stack.
-        config: How it was trained.
+        config: Its training configuration.
+        chunks: Number of chunks.
 
     Returns:
-        By action, ``"0"`` to ``"9"``, the same one in every layer.
+        Losses by action, ``"0"`` to ``"9"``, which is the same in all layers.
     """
     dataset = make_dataset(config.dataset, "evaluation")
     rng = np.random.default_rng([config.seed, 1])
-    content, targets = _batch(dataset, rng, _EVAL_CHUNKS, config.model.ctx)
+    content, targets = sample_batch(dataset, [rng] * chunks, 1, config.model.ctx)
     losses = {}
     for action in range(NUM_ACTIONS):
-        fixed = torch.full((config.model.num_layers, _EVAL_CHUNKS), action)
-        losses[str(action)] = round(loss_bits(stack, content, targets, fixed).mean().item(), 4)
+        actions = torch.full((config.model.num_layers, chunks), action)
+        loss = loss_bits(stack, content[:, 0], targets[:, 0], actions).mean()
+        losses[str(action)] = round(loss.item(), 4)
     return losses
 
 
 def metadata(config: PretrainConfig, losses: dict[str, float], seconds: float) -> dict[str, Any]:
-    """The manifest of trained weights: config, content, versions, and what they reach."""
+    """Return a checkpoint's header: configuration, content, versions and losses."""
     return {
         "pretrain_config": dataclasses.asdict(config),
         "content_sha256": make_dataset(config.dataset, "train").fingerprint(),
@@ -148,11 +191,16 @@ def metadata(config: PretrainConfig, losses: dict[str, float], seconds: float) -
     }
 
 
-def _batch(
-    dataset: Dataset, generator: np.random.Generator, count: int, ctx: int
+def sample_batch(
+    dataset: Dataset, generators: Sequence[np.random.Generator], chunks: int, ctx: int
 ) -> tuple[Tensor, Tensor]:
-    streams = [dataset.sample(generator, 1, ctx) for _ in range(count)]
-    content = torch.from_numpy(np.concatenate([each.content for each in streams]).astype(np.int64))
-    given = [each.targets for each in streams if each.targets is not None]
-    targets = torch.from_numpy(np.concatenate(given)) if given else next_token_targets(content)
-    return content, targets
+    """Draw one stream from each generator.
+
+    Returns:
+        Content and targets, shapes (batch, chunks, ctx), and (batch, chunks, ctx, channels) of frames.
+    """
+    streams = [dataset.sample(each, chunks, ctx) for each in generators]
+    dtype = np.float32 if dataset.channels else np.int64
+    content = torch.from_numpy(np.stack([each.content for each in streams]).astype(dtype))
+    targets = [each.targets for each in streams if each.targets is not None]
+    return content, torch.from_numpy(np.stack(targets)) if targets else next_token_targets(content)

@@ -1,4 +1,4 @@
-"""Stacks of live layers: what stands before, between and after them."""
+"""Stacks of live layers, with everything before, between and after them."""
 
 from __future__ import annotations
 
@@ -18,28 +18,36 @@ from spangym.envs.state import concat_trees, tree_map
 
 
 class LayerStack(nn.Module, ABC):
-    """Live layers and what stands around them.
+    """Live layers, an embedding before them, connections between them and a loss after them.
 
     Args:
         layers: The layers, all of one width.
+        frontend: Module that `embed` uses; its parameters come before those of the layers.
 
     Attributes:
-        num_classes: What `loss_bits` tells apart; 0 for a stack that was trained on no task.
+        num_classes: Number of target classes of `loss_bits`; 0 for a stack without a task.
     """
 
     num_classes: int = 0
 
-    def __init__(self, layers: Sequence[IntegratedAttention]) -> None:
+    def __init__(self, layers: Sequence[nn.Module], frontend: nn.Module | None = None) -> None:
         super().__init__()
+        if frontend is not None:
+            self.frontend = frontend
         self.layers = nn.ModuleList(layers)
 
     @property
     def device(self) -> torch.device:
-        """Where the layers run."""
+        """Device of the layers."""
         return next(self.parameters()).device
 
+    @property
+    def num_layers(self) -> int:
+        """Number of layers."""
+        return len(self.layers)
+
     def layer(self, index: int) -> IntegratedAttention:
-        """One of the layers."""
+        """Return one layer."""
         return cast(IntegratedAttention, self.layers[index])
 
     def run_layer(
@@ -52,38 +60,42 @@ class LayerStack(nn.Module, ABC):
         cache: LayerCache | None = None,
         return_stats: bool = False,
     ) -> LayerOutput:
-        """Run one of the layers, so that no batch element hangs on those beside it.
+        """Run layer `index`; batch elements are independent.
 
         Args:
-            index: Of the layer.
-            hidden: Its input, shape (batch, tokens, dims).
-            actions: Integers 0..9 of shape (batch,); the layer's predictor decides if None.
-            recompute_kv: Whether keys, and values, are computed anew, boolean (batch, 2); the layer's
+            index: Index of the layer.
+            hidden: Input of the layer, shape (batch, tokens, dims).
+            actions: Integers 0..9 of shape (batch,); the span predictor decides if None.
+            recompute_kv: Whether to recompute keys, and values, boolean of shape (batch, 2); the
                 refresh predictors decide if None.
-            cache: The layer's last; None where a stream begins.
-            return_stats: Whether to give statistics of the local path's attention weights.
+            cache: Cache of the layer's previous chunk; None at the start of a stream.
+            return_stats: Whether to return statistics of the local attention weights.
         """
         layer = self.layer(index)
         if not layer.single_span_per_batch:
             return layer.forward_with_action(
                 hidden, actions, recompute_kv=recompute_kv, cache=cache, return_stats=return_stats
             )
-        outcomes = []
-        for index in range(len(hidden)):
-            row = operator.itemgetter(slice(index, index + 1))
-            own = tree_map(row, (hidden, actions))
-            own_recompute_kv, own_cache = tree_map(row, (recompute_kv, cache))
-            outcomes.append(
+        outputs = []
+        for row in range(len(hidden)):
+            select = operator.itemgetter(slice(row, row + 1))
+            row_hidden, row_actions, row_recompute_kv, row_cache = tree_map(
+                select, (hidden, actions, recompute_kv, cache)
+            )
+            outputs.append(
                 layer.forward_with_action(
-                    *own, recompute_kv=own_recompute_kv, cache=own_cache, return_stats=return_stats
+                    row_hidden,
+                    row_actions,
+                    recompute_kv=row_recompute_kv,
+                    cache=row_cache,
+                    return_stats=return_stats,
                 )
             )
-        # The layer's own kind would take them for one batch element again.
-        return LayerOutput(**vars(concat_trees(outcomes)))
+        return join_outputs(outputs)
 
     @abstractmethod
     def embed(self, content: Tensor) -> Tensor:
-        """Turn a chunk of content into the first layer's input.
+        """Embed a chunk of content as the first layer's input.
 
         Args:
             content: Bytes, int64 of shape (batch, tokens), or frames, float32 of shape
@@ -93,67 +105,88 @@ class LayerStack(nn.Module, ABC):
             Shape (batch, tokens, dims).
         """
 
-    def connect(self, index: int, hidden: Tensor, outcome: LayerOutput) -> Tensor:
-        """Turn what a layer did into the input of the next: its output.
+    def connect(self, index: int, hidden: Tensor, output: Tensor) -> Tensor:
+        """Return the next layer's input: by default the layer's output.
 
         Args:
-            index: Of the layer.
-            hidden: The layer's input, shape (batch, tokens, dims).
-            outcome: What it did.
+            index: Index of the layer.
+            hidden: Input of the layer, shape (batch, tokens, dims).
+            output: Output of the layer, same shape.
         """
         del index, hidden
-        return outcome.output
+        return output
 
     def loss_bits(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Judge what leaves the last layer by the task that the stack was trained on.
+        """Return the task loss of each batch element, in bits a target, shape (batch,).
 
         Args:
-            hidden: Shape (batch, tokens, dims).
+            hidden: Output of the last layer, shape (batch, tokens, dims).
             targets: Classes, int64 of shape (batch, tokens); `NO_TARGET` where there is none.
 
-        Returns:
-            Mean cross entropy of each batch element's targets in bits, shape (batch,).
-
         Raises:
-            NotImplementedError: The stack was trained on no task.
+            NotImplementedError: The stack has no task.
         """
         raise NotImplementedError(f"{type(self).__name__} has classes, but no loss_bits()")
 
 
 class AttentionOnlyStack(LayerStack):
-    """Layers one after the other, as they are, on an embedding with random weights.
-
-    Bytes are looked up in the embedding, frames are multiplied by it.
+    """Layers without residual connections on a fixed embedding.
 
     Args:
         layers: The layers.
-        embedding: Shape (256, dims), or (channels, dims) for frames; see `random_embedding`.
+        embedding: Shape (256, dims), or (channels, dims) for frames, which it projects.
     """
 
     embedding: Tensor
 
     def __init__(self, layers: Sequence[IntegratedAttention], embedding: Tensor) -> None:
         super().__init__(layers)
-        own = layers[0].projection.weight
-        self.register_buffer("embedding", embedding.to(own.device, own.dtype), persistent=False)
+        weight = layers[0].projection.weight
+        self.register_buffer(
+            "embedding", embedding.to(weight.device, weight.dtype), persistent=False
+        )
 
     def embed(self, content: Tensor) -> Tensor:
-        """Look bytes up, or project frames."""
+        """Look up bytes, or project frames."""
         if content.dtype == torch.int64:
             return self.embedding[content]
         return content.to(self.embedding.dtype) @ self.embedding
 
 
-def random_embedding(dims: int, channels: int, generator: torch.Generator) -> Tensor:
-    """An embedding of N(0, 1), for frames divided by the root of their channels.
+class ResidualTransformer(LayerStack):
+    """Blocks of attention and feed-forward with residual connections, and a classification head.
 
     Args:
-        dims: Width of the layers.
-        channels: Channels of a frame; 0 for bytes.
-        generator: What to draw from, on the CPU.
+        layers: Attention of each block.
+        frontend: Module that `embed` uses, if the subclass adds none itself.
     """
-    drawn = torch.randn(channels or BYTES, dims, generator=generator)
-    return drawn / math.sqrt(channels) if channels else drawn
+
+    feed_forward: nn.ModuleList
+    head: nn.Sequential
+
+    def add_feed_forward(self, dims: int, hidden: int, num_classes: int) -> None:
+        """Add the feed-forward parts, of width ``hidden``, and the head."""
+        self.num_classes = num_classes
+        self.feed_forward = nn.ModuleList(
+            nn.Sequential(
+                nn.LayerNorm(dims), nn.Linear(dims, hidden), nn.GELU(), nn.Linear(hidden, dims)
+            )
+            for _ in self.layers
+        )
+        self.head = nn.Sequential(nn.LayerNorm(dims), nn.Linear(dims, num_classes))
+
+    def connect(self, index: int, hidden: Tensor, output: Tensor) -> Tensor:
+        """Add the attention's output, then the feed-forward part's."""
+        hidden = hidden + output
+        return hidden + self.feed_forward[index](hidden)
+
+    def loss_bits(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean cross entropy of each batch element, in bits a target, shape (batch,)."""
+        logits = self.head(hidden).transpose(1, 2)
+        losses = nn.functional.cross_entropy(
+            logits, targets, ignore_index=NO_TARGET, reduction="none"
+        )
+        return losses.sum(1) / (targets != NO_TARGET).sum(1).clamp_min(1) / math.log(2)
 
 
 @dataclass(frozen=True)
@@ -161,18 +194,15 @@ class TransformerConfig:
     """Sizes of a `TransformerStack`.
 
     Attributes:
-        num_layers: Blocks.
+        num_layers: Number of blocks.
         dims: Width.
-        heads: Attention heads of a block; half of its local heads are shifted.
+        heads: Attention heads of a block; half of the local heads are induction heads.
         ctx: Longest chunk, in tokens.
         win_size: Window at the longest span, in tokens.
         max_span: Longest span, in tokens.
-        causal: Whether a token sees none after it.
+        causal: Whether a token attends only to itself and earlier tokens.
         hidden: Width of the feed-forward parts.
-        num_classes: What is told apart.
-
-    Raises:
-        ValueError: A size breaks its rule.
+        num_classes: Number of target classes.
     """
 
     num_layers: int = 2
@@ -187,17 +217,17 @@ class TransformerConfig:
 
     @property
     def max_dist(self) -> int:
-        """Upper bound on the span, in tokens: none but the longest span itself."""
+        """Upper bound on the span, in tokens: the longest span."""
         return self.max_span
 
 
-class TransformerStack(LayerStack):
-    """A small transformer on bytes: blocks of attention and feed-forward, each with its residual.
+class TransformerStack(ResidualTransformer):
+    """A small transformer on bytes with learned positions.
 
-    The attention's local paths learn projections, take one pass, and half of their heads are
-    shifted, so that a long span can be used (`spangym.attention.SlidingWindowAttention`); an action
-    is a share of the longest span. Keys and values of the global paths are computed anew for each
-    chunk, unless that is decided from outside: chunks are learned from one by one.
+    Local paths have learned projections, one refinement pass and induction heads in half of their
+    heads, so that a long span pays (`spangym.attention.SlidingWindowAttention`). Actions are
+    fractions of the longest span. Global paths recompute keys and values for each chunk unless the
+    action says otherwise, because training reads single chunks.
 
     Args:
         config: Sizes.
@@ -230,24 +260,12 @@ class TransformerStack(LayerStack):
             attention.key_update_predictor.set_always_recompute()
             attention.value_update_predictor.set_always_recompute()
         self.config = config
-        self.num_classes = config.num_classes
-        dims = config.dims
+        # Modules draw default weights from the global generator before they are drawn again below.
         with torch.random.fork_rng(devices=[]):
-            self.tokens = nn.Embedding(BYTES, dims)
-            self.positions = nn.Parameter(torch.zeros(config.ctx, dims))
-            self.feed_forward = nn.ModuleList(
-                nn.Sequential(
-                    nn.LayerNorm(dims),
-                    nn.Linear(dims, config.hidden),
-                    nn.GELU(),
-                    nn.Linear(config.hidden, dims),
-                )
-                for _ in range(config.num_layers)
-            )
-            self.head = nn.Sequential(nn.LayerNorm(dims), nn.Linear(dims, config.num_classes))
-        for module in self.modules():
-            if isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, generator=generator)
+            self.tokens = nn.Embedding(BYTES, config.dims)
+            self.positions = nn.Parameter(torch.zeros(config.ctx, config.dims))
+            self.add_feed_forward(config.dims, config.hidden, config.num_classes)
+        nn.init.normal_(self.tokens.weight, generator=generator)
         for part in (self.feed_forward, self.head):
             for module in part.modules():
                 if isinstance(module, nn.Linear):
@@ -259,16 +277,8 @@ class TransformerStack(LayerStack):
         """Embed bytes at their positions."""
         return self.tokens(content) + self.positions[: content.shape[1]]
 
-    def connect(self, index: int, hidden: Tensor, outcome: LayerOutput) -> Tensor:
-        """Add the layer's output, then the feed-forward part's."""
-        hidden = hidden + outcome.output
-        return hidden + self.feed_forward[index](hidden)
 
-    def loss_bits(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross entropy of each batch element's targets in bits, shape (batch,)."""
-        logits = self.head(hidden).transpose(1, 2)
-        losses = nn.functional.cross_entropy(
-            logits, targets, ignore_index=NO_TARGET, reduction="none"
-        )
-        counted = (targets != NO_TARGET).sum(1)
-        return losses.sum(1) / counted.clamp_min(1) / math.log(2)
+def join_outputs(outputs: Sequence[LayerOutput]) -> LayerOutput:
+    """Join the outputs of single batch elements into one batch."""
+    # The original layer's own output class would take them for one batch element again.
+    return LayerOutput(**vars(concat_trees(outputs)))

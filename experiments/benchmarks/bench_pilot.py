@@ -16,13 +16,14 @@ from spangym.attention.layers.modules import AttentionCombiner, split_heads
 from spangym.attention.layers.sliding_window import MAX_REFINEMENT_STEPS
 from spangym.envs.data.dataset import BYTES
 from spangym.envs.data.dataset_registry import make_dataset
+from spangym.envs.model.pretrain import sample_batch
 from spangym.experiments.benchmarks.long_inputs import FULL, TaskName, Timing, make_row
 from spangym.experiments.benchmarks.measure import interleaved_timing
 from spangym.experiments.pilot.corpus import encode, join_utterances
 from spangym.experiments.pilot.model_optimizer import ModelOptimizer
 from spangym.experiments.pilot.models import STRIDE, PilotModel, make_model
 from spangym.experiments.pilot.pilot_study import ModelConfig, VariantConfig
-from spangym.experiments.pilot.pilot_tasks import sample_batch, stack_frames
+from spangym.experiments.pilot.pilot_tasks import stack_frames
 from spangym.experiments.pilot.synthetic_speech import SyntheticSpeechConfig, build_corpus
 
 LENGTHS: dict[TaskName, tuple[int, ...]] = {
@@ -258,7 +259,7 @@ class _TimedVariant:
 
     def train(self) -> None:
         """Update the model."""
-        self._optimizer.step(self._model.losses(self._hidden(), self._input.targets))
+        self._optimizer.step(self._model.loss_bits(self._hidden(), self._input.targets))
 
     @torch.no_grad()
     def infer(self) -> None:
@@ -273,12 +274,12 @@ class _TimedVariant:
         if self._action is not None:
             actions = torch.full((1,), self._action, device=hidden.device)
         self.qk_pairs = []
-        for index, attention in enumerate(model.attentions):
+        for index, attention in enumerate(model.layers):
             if isinstance(attention, LocalAttention):
                 output, keys = attention(hidden)
             else:
                 output, keys, _ = model.attend(index, hidden, actions)
-            hidden = model.apply_residual_ffn(index, hidden, output)
+            hidden = model.connect(index, hidden, output)
             self.qk_pairs.append(keys)
         return hidden
 
@@ -292,7 +293,7 @@ def make_variant(
     if variant.local_only:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model.attentions = nn.ModuleList(
+            model.layers = nn.ModuleList(
                 LocalAttention(config, variant.action or 0, model.causal)
                 for _ in range(config.num_layers)
             )

@@ -1,4 +1,4 @@
-"""A model that reads streams, chunk by chunk, under somebody's decisions."""
+"""Runs a model on streams, chunk by chunk, and evaluates it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from spangym.experiments.pilot.span_policies import SpanPolicy
 
 @dataclass(frozen=True)
 class ChunkResult:
-    """What a model made of one chunk of each batch element's stream.
+    """Result of one chunk of each stream.
 
     Attributes:
-        hidden: What left its last block, shape (batch, tokens, dims).
-        losses: In bits a target, shape (batch,).
-        layer_outputs: What each layer of two paths did; none of plain attention.
-        qk_pairs: Query-key pairs that all paths scored, shape (layers, batch).
+        hidden: Output of the last block, shape (batch, tokens, dims).
+        losses: Losses in bits a target, shape (batch,).
+        layer_outputs: Outputs of the local-global layers; empty for plain attention.
+        qk_pairs: Query-key pairs scored by all paths, shape (layers, batch).
     """
 
     hidden: Tensor
@@ -36,16 +36,16 @@ class ChunkResult:
 def run_model(
     model: PilotModel, content: Tensor, targets: Tensor, span_policy: SpanPolicy
 ) -> Iterator[ChunkResult]:
-    """Read streams; what is kept from chunk to chunk is detached.
+    """Read streams chunk by chunk; gradients do not cross chunks.
 
     Args:
         model: The model.
         content: Shape (batch, chunks, ctx), or (batch, chunks, ctx, channels) of frames; on any
             device.
-        targets: Shape (batch, chunks, ctx); likewise.
-        span_policy: Who decides the spans.
+        targets: Classes, shape (batch, chunks, ctx); on any device.
+        span_policy: Policy that sets the spans.
     """
-    content, targets = (each.to(model.device) for each in (content, targets))
+    content, targets = content.to(model.device), targets.to(model.device)
     caches: list[LayerCache | None] = [None] * model.num_layers
     span_policy.begin()
     for chunk in range(content.shape[1]):
@@ -53,27 +53,27 @@ def run_model(
         layer_outputs, qk_pairs = [], []
         for index in range(model.num_layers):
             actions = span_policy.actions(index, model.attention(index), hidden)
-            attention_output = model.attend(index, hidden, actions, caches[index])
-            hidden = model.apply_residual_ffn(index, hidden, attention_output.output)
-            caches[index] = attention_output.cache
-            qk_pairs.append(attention_output.qk_pairs)
-            if attention_output.layer_output is not None:
-                span_policy.observe(index, attention_output.layer_output)
-                layer_outputs.append(attention_output.layer_output)
-        losses = model.losses(hidden, targets[:, chunk])
+            output, layer_pairs, layer_output = model.attend(index, hidden, actions, caches[index])
+            hidden = model.connect(index, hidden, output)
+            qk_pairs.append(layer_pairs)
+            if layer_output is not None:
+                caches[index] = layer_output.cache
+                span_policy.observe(index, layer_output)
+                layer_outputs.append(layer_output)
+        losses = model.loss_bits(hidden, targets[:, chunk])
         yield ChunkResult(hidden, losses, tuple(layer_outputs), torch.stack(qk_pairs))
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """How a model does on a set.
+    """Metrics of a model on one split.
 
     Attributes:
-        loss: In bits a target.
-        error: Word error rate as a share; bits a byte of text.
-        character_error: As a share; NaN of text.
-        span: Mean over layers and batch elements, in tokens; NaN of plain attention.
-        qk_pairs: Mean of a layer and batch element.
+        loss: Loss in bits a target.
+        error: Word error rate as a fraction; bits a byte for text.
+        character_error: Character error rate as a fraction; NaN for text.
+        span: Mean span over layers and sequences in tokens; NaN for plain attention.
+        qk_pairs: Mean number of query-key pairs of a layer and sequence.
     """
 
     loss: float
@@ -87,34 +87,32 @@ class EvalResult:
 def evaluate_model(
     model: PilotModel, task: Task, examples: EvalSet, span_policy: SpanPolicy, batch_size: int
 ) -> EvalResult:
-    """Judge a model on a set; it learns nothing, nor does what is in its layers.
+    """Evaluate a model; neither the model nor Refiners in its layers learn.
 
     Args:
-        model: The model; in train mode afterwards if it was before.
-        task: What it is to do.
-        examples: The set.
-        span_policy: Who decides the spans.
-        batch_size: How many are read side by side.
+        model: The model; its train or eval mode is restored.
+        task: Its task.
+        examples: The evaluation set.
+        span_policy: Policy that sets the spans.
+        batch_size: Sequences in a batch.
     """
     hidden, losses, spans, qk_pairs = [], [], [], []
     with eval_mode(model):
-        parts = zip(
+        for content, targets in zip(
             examples.content.split(batch_size), examples.targets.split(batch_size), strict=True
-        )
-        for content, targets in parts:
-            some: list[tuple[Tensor, Tensor]] = []
-            for chunk in run_model(model, content, targets, span_policy):
-                some.append((chunk.hidden, chunk.losses))
+        ):
+            chunks = [*run_model(model, content, targets, span_policy)]
+            hidden.append(torch.stack([each.hidden for each in chunks], dim=1))
+            losses.append(torch.stack([each.losses for each in chunks], dim=1))
+            for chunk in chunks:
                 spans += [each.span.double() for each in chunk.layer_outputs]
                 qk_pairs.append(chunk.qk_pairs.flatten().double())
-            for whole, each in zip((hidden, losses), zip(*some, strict=True), strict=True):
-                whole.append(torch.stack(each, dim=1))
     all_losses = torch.cat(losses)
-    error_rates = task.error_rates(model, torch.cat(hidden), all_losses, examples.texts)
+    error, character_error = task.error_rates(model, torch.cat(hidden), all_losses, examples.texts)
     return EvalResult(
         loss=all_losses.mean().item(),
-        error=error_rates.error,
-        character_error=error_rates.character_error,
+        error=error,
+        character_error=character_error,
         span=torch.cat(spans).mean().item() if spans else float("nan"),
         qk_pairs=torch.cat(qk_pairs).mean().item(),
     )
@@ -122,14 +120,14 @@ def evaluate_model(
 
 @contextlib.contextmanager
 def eval_mode(model: PilotModel) -> Iterator[None]:
-    """A model in eval mode, and after that in the mode it was in.
+    """Put a model in eval mode, and restore its mode afterwards.
 
-    Refiners of original layers learn in eval mode, too: what they learn meanwhile is forgotten.
+    Refiners of original layers learn in eval mode too; their tables are restored as well.
     """
     training = model.training
     refiners = [
         each.refiner
-        for each in map(model.attention, range(model.num_layers))
+        for each in model.layers
         if isinstance(each, IntegratedAttention) and isinstance(each.refiner, StatefulController)
     ]
     refiner_states = [copy.deepcopy(dict(each.state_dict())) for each in refiners]

@@ -1,22 +1,23 @@
-"""One training of a pilot: a variant, from a seed, with whatever controls its spans."""
+"""One job of a pilot: train a variant from a seed, evaluate it, write the results."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from spangym.agents import Agent, Refiner
-from spangym.agents.base import is_resumable
+from spangym.agents.base import ResumableAgent, is_resumable
 from spangym.attention import NUM_ACTIONS, IntegratedAttention
-from spangym.envs import EnvConfig, Reward, SB3SpanControlVecEnv, parse_env_kwargs
-from spangym.envs.observations import ENCODINGS, Encoding
+from spangym.envs import EnvComponents, EnvConfig, Reward, SB3SpanControlVecEnv, parse_env_kwargs
+from spangym.envs.env_config import full_qk_pairs
+from spangym.envs.observations import ENCODINGS
 from spangym.envs.rewards import QualityReward, TaskReward
 from spangym.experiments.pilot.attention_maps import capture_attention_maps, save_attention_maps
 from spangym.experiments.pilot.evaluate_model import eval_mode, evaluate_model
@@ -48,17 +49,17 @@ TABLES = {
     ),
     "by_span": ("action", "split", "error"),
 }
-"""Tables of a training, each a CSV file of its name, and their columns."""
+"""Columns of the CSV files of a training, by file name without suffix."""
 
 
 @dataclass(frozen=True)
 class ModelTrainingJob:
-    """A variant that is trained from a seed: an independent job.
+    """Trains one variant from one seed: an independent job.
 
     Attributes:
-        study: What it is part of.
-        variant: One of the study's.
-        seed: Seed of weights, order of data and agent.
+        study: The study.
+        variant: One of its variants.
+        seed: Seed of weights, batches and agent.
     """
 
     study: PilotStudy
@@ -67,36 +68,35 @@ class ModelTrainingJob:
 
     @property
     def job_id(self) -> str:
-        """What it is called in messages, and its folder."""
+        """Name in messages and of the folder."""
         return f"{self.variant.slug}/seed-{self.seed}"
 
     @property
     def name(self) -> str:
-        """The same in a progress bar."""
+        """Name in progress bars."""
         return f"{self.variant.name} seed {self.seed}"
 
     @property
     def total(self) -> int:
-        """Updates of the model."""
+        """Number of updates."""
         return self.study.updates
 
     @property
     def sort_key(self) -> tuple[bool, ...]:
-        """What sorts trainings, those that take longest first."""
+        """Sort key that puts long trainings first."""
         variant = self.variant
         return not variant.soft_span, variant.agent is None, variant.attention == "standard"
 
     @property
     def device(self) -> str:
-        """Where it trains."""
+        """Device of the model."""
         return self.study.device
 
     def config_for_hash(self, hashes: DatasetHashes) -> dict[str, Any]:
-        """All that its numbers hang on, but for the machine and its libraries."""
-        study = asdict(self.study)
+        """Return everything that affects the results, except the machine and its libraries."""
+        study, variant = asdict(self.study), asdict(self.variant)
         for name in ("name", "variants", "seeds"):
             del study[name]
-        variant = asdict(self.variant)
         del variant["name"]
         return {
             "study": study,
@@ -112,35 +112,55 @@ class ModelTrainingJob:
         log: Callable[[str], None],
         checkpoint_seconds: float,
     ) -> None:
-        """Train the model, and judge it.
+        """Train and evaluate the model.
 
-        Writes ``job.json``, TensorBoard events, ``curve.csv``, ``spans.csv``, ``evaluation.csv``,
-        ``by_span.csv``, ``attention_maps.safetensors``, the model (``model.safetensors``), the agent
-        (``agent.*``) and, when all that is done, ``result.json``. Meanwhile there are checkpoints,
-        from which an interrupted training goes on, unless its agent cannot.
-
-        A training whose loss is no longer finite ends there; its result says so.
+        Writes ``job.json``, TensorBoard events, the CSV files of `TABLES`, ``attention_maps.safetensors``,
+        the model (``model.safetensors``), the agent (``agent.*``) and, last, ``result.json``. An
+        interrupted training resumes from its last checkpoint; the phase in which an agent learns
+        starts over if the agent cannot resume. A training whose loss is no longer finite stops, and
+        ``result.json`` gives the reason.
         """
         save_json(folder / "job.json", self.config_for_hash(DatasetHashes()))
         checkpoints = Checkpoints(folder / "checkpoints")
         checkpoint = checkpoints.read(log)
-        logger = TrainingLogger(
-            folder, 0 if checkpoint is None else checkpoint["trainer"]["optimizer"]["updates"]
-        )
-        with contextlib.closing(logger):
-            checkpointing = _CheckpointPolicy(checkpoints, Interval(checkpoint_seconds))
-            _TrainingRun(self, folder, logger, progress, checkpointing).run(checkpoint)
+        state = None if checkpoint is None else TrainingState(**checkpoint)
+        updates = 0 if state is None else state.trainer["optimizer"]["updates"]
+        with contextlib.closing(TrainingLogger(folder, updates)) as logger:
+            interval = Interval(checkpoint_seconds)
+            ModelTraining(self, folder, logger, progress, checkpoints, interval, state).run()
 
 
-class _CheckpointPolicy(NamedTuple):
-    """Where checkpoints go, and when."""
+@dataclass
+class TrainingState:
+    """Content of a checkpoint.
 
-    checkpoints: Checkpoints
-    interval: Interval
+    Attributes:
+        number: Number of the checkpoint, from 1.
+        trainer: State of the trainer and its model.
+        agent_is_frozen: Whether the agent has finished learning in the environment and is stored.
+        agent: State of an agent that is learning; None otherwise.
+        environment: State of the environment that it learns in; None otherwise.
+    """
+
+    number: int
+    trainer: dict[str, Any]
+    agent_is_frozen: bool = False
+    agent: dict[str, Any] | None = None
+    environment: dict[str, Any] | None = None
 
 
-class _TrainingRun:
-    """A training as it runs."""
+class ModelTraining:
+    """A training in progress.
+
+    Args:
+        job: The job.
+        folder: Folder of the results.
+        logger: TensorBoard logger.
+        progress: Called with the number of updates.
+        checkpoints: Where checkpoints are written.
+        interval: Time between checkpoints.
+        state: Last checkpoint; None for a new training.
+    """
 
     def __init__(
         self,
@@ -148,205 +168,192 @@ class _TrainingRun:
         folder: Path,
         logger: TrainingLogger,
         progress: Callable[[int], None],
-        checkpointing: _CheckpointPolicy,
+        checkpoints: Checkpoints,
+        interval: Interval,
+        state: TrainingState | None,
     ) -> None:
-        study, variant, seed = job.study, job.variant, job.seed
-        self.study, self.variant, self.seed = study, variant, seed
-        self.folder, self.checkpointing = folder, checkpointing
+        self.study, self.variant, self.seed = study, variant, seed = (
+            job.study,
+            job.variant,
+            job.seed,
+        )
+        self.folder, self.checkpoints, self.interval = folder, checkpoints, interval
         self.task = task = make_task(study)
         self.model = make_model(study.task, study.model, variant, task.num_classes, task.ctx, seed)
-        self.model.to(study.device)
+        self.model.to(study.device).train()
         if variant.attention == "original":
             attach_refiners(self.model, seed)
         self.trainer = Trainer(study, variant, seed, task, self.model, logger, progress)
-        self.agent = None if variant.agent is None else make_agent(variant.agent, seed)
+        if state is not None:
+            self.trainer.load_state_dict(state.trainer)
+        self.state = state or TrainingState(0, {})
 
-    def run(self, checkpoint: dict[str, Any] | None) -> None:
-        """Train from where it stands, and write down what came of it.
-
-        Args:
-            checkpoint: The last checkpoint; None to begin with.
-        """
-        self.num_checkpoints = 0
-        if checkpoint is not None:
-            self.trainer.load_state_dict(checkpoint["trainer"])
-            self.num_checkpoints = checkpoint["num_checkpoints"]
-        self.model.train()
+    def run(self) -> None:
+        """Train, evaluate and write the results."""
+        study, variant, trainer = self.study, self.variant, self.trainer
+        agent = None if variant.agent is None else make_agent(variant.agent, self.seed)
         stopped = ""
         try:
-            for number, phase in enumerate(self._phases()):
-                if checkpoint is None or number >= checkpoint["phase"]:
-                    self.phase = number
-                    phase(checkpoint)
-                    checkpoint = None
-            self.trainer.maybe_evaluate()
+            if agent is None:
+                self.train_model(study.updates, trainer.span_policy)
+            elif variant.learns == "online":
+                trainer.span_policy = self.agent_spans(agent)
+                self.train_model_with_agent(agent)
+            else:
+                # An agent that has not learned yet controls nothing, in evaluations included.
+                trainer.span_policy = FixedSpans(NUM_ACTIONS - 1)
+                half = study.updates // self.task.chunks // 2 * self.task.chunks
+                self.train_model(half, trainer.random_spans)
+                self.train_agent(agent)
+                trainer.span_policy = self.agent_spans(agent)
+                self.train_model(study.updates, trainer.span_policy)
+            trainer.evaluate_if_due()
         except TrainingDiverged as reason:
             stopped = str(reason)
-        self._write_results(stopped)
+        else:
+            if agent is not None:
+                save_agent(agent, self.folder)
+            attention_maps = capture_attention_maps(self.model, self.task, trainer.span_policy)
+            save_attention_maps(self.folder, attention_maps)
+        self.write_results(stopped, [] if stopped else self.evaluate_fixed_spans())
 
-    def _phases(self) -> list[Callable[[dict[str, Any] | None], None]]:
-        agent, updates = self.agent, self.study.updates
-        if agent is None:
-            self.trainer.span_policy = SpanPolicy()
-            return [lambda _: self._train_without_agent(updates, self.trainer.span_policy)]
-        config = parse_env_kwargs(self._arguments(OnlineQualityReward()))[0]
-        encoding = make_encoding(config)
-        self.trainer.span_policy = AgentSpans(
-            agent, encoding, config.observation_time == "previous"
-        )
-        if self.variant.learns == "online":
-            return [lambda checkpoint: self._train_online(agent, checkpoint)]
-        half = updates // self.task.chunks // 2 * self.task.chunks
-        agent_policy = self.trainer.span_policy
+    def train_model(self, until: int, span_policy: SpanPolicy) -> None:
+        """Train the model up to an update at the spans of a policy that does not learn."""
+        trainer = self.trainer
+        while trainer.updates < until:
+            trainer.evaluate_if_due()
+            at_random = trainer.uses_random_spans(trainer.episodes)
+            trainer.run_batch(trainer.random_spans if at_random else span_policy)
+            self.save_checkpoint(last=trainer.updates >= until)
 
-        def train_half(_: dict[str, Any] | None) -> None:
-            # An agent that has learned nothing yet decides nothing.
-            self.trainer.span_policy = FixedSpans(NUM_ACTIONS - 1)
-            self._train_without_agent(half, self.trainer.random_span_policy)
-
-        def train_frozen(checkpoint: dict[str, Any] | None) -> None:
-            if checkpoint is not None:
-                agent.load(self.folder / "agent")
-            self.trainer.span_policy = agent_policy
-            self._train_without_agent(updates, agent_policy)
-
-        return [
-            train_half,
-            lambda checkpoint: self._train_agent_in_env(agent, checkpoint),
-            train_frozen,
-        ]
-
-    def _train_without_agent(self, until: int, span_policy: SpanPolicy) -> None:
-        """Train the model; an agent, if there is one, only decides."""
-        while self.trainer.updates < until:
-            self.trainer.maybe_evaluate()
-            self.trainer.run_episode(span_policy)
-            self._save_checkpoint(self.trainer.updates >= until)
-
-    def _train_online(self, agent: Agent, checkpoint: dict[str, Any] | None) -> None:
-        """Train the model while the agent learns to control it."""
-        study, variant = self.study, self.variant
+    def train_model_with_agent(self, agent: Agent) -> None:
+        """Train the model while the agent learns to control its spans."""
+        study, variant, trainer = self.study, self.variant, self.trainer
         reward = ONLINE_REWARDS[variant.reward](variant.cost_coef)
-        config, parts = parse_env_kwargs(self._arguments(reward))
-        env = OnlineVecEnv(config, study.batch, parts, self.trainer)
-        episodes = self.trainer.num_controlled_episodes(study.updates // self.task.chunks)
-        self._train_agent(
-            agent,
-            env,
-            episodes * self.task.chunks * self.model.num_layers * study.batch,
-            checkpoint,
-        )
+        env = OnlineVecEnv(*self.env_arguments(reward), trainer)
+        episodes = range(study.updates // self.task.chunks)
+        controlled = sum(not trainer.uses_random_spans(each) for each in episodes)
+        self.learn(agent, env, controlled * self.task.chunks * self.model.num_layers * study.batch)
 
-    def _train_agent_in_env(self, agent: Agent, checkpoint: dict[str, Any] | None) -> None:
-        """Have the agent learn on the model's layers, which do not; then it is frozen."""
+    def train_agent(self, agent: Agent) -> None:
+        """Train the agent on the model's layers, which do not change; then freeze the agent."""
+        if self.state.agent_is_frozen:
+            agent.load(self.folder / "agent")
+            return
         study, variant = self.study, self.variant
         reward_class = QualityReward if variant.reward == "quality" else TaskReward
-        config, parts = parse_env_kwargs(self._arguments(reward_class(variant.cost_coef)))
-        env = SB3SpanControlVecEnv(config, study.batch, parts)
+        env = SB3SpanControlVecEnv(*self.env_arguments(reward_class(variant.cost_coef)))
         env.seed(env_seed(self.seed))
-        steps = study.agent_steps // study.batch * study.batch
         with eval_mode(self.model):
-            self._train_agent(agent, env, steps, checkpoint)
+            self.learn(agent, env, study.agent_steps // study.batch * study.batch)
         save_agent(agent, self.folder)
+        self.state = TrainingState(self.state.number, {}, agent_is_frozen=True)
 
-    def _train_agent(
-        self, agent: Agent, env: SB3SpanControlVecEnv, steps: int, checkpoint: dict[str, Any] | None
-    ) -> None:
+    def learn(self, agent: Agent, env: SB3SpanControlVecEnv, steps: int) -> None:
+        """Let the agent learn, from the last checkpoint on if the agent can resume."""
         if not is_resumable(agent):
             agent.learn(env, steps)
             return
-        if checkpoint is not None:
-            agent.load_state_dict(checkpoint["agent"])
-            env.load_state_dict(checkpoint["environment"])
+        if self.state.agent is not None and self.state.environment is not None:
+            agent.load_state_dict(self.state.agent)
+            env.load_state_dict(self.state.environment)
 
         def checkpoint_callback(last: bool) -> None:
-            self._save_checkpoint(last, {"agent": agent.state_dict, "environment": env.state_dict})
+            self.save_checkpoint(last, agent, env)
 
         agent.learn(env, steps, checkpoint_callback)
 
-    def _save_checkpoint(
-        self, last: bool, more: Mapping[str, Callable[[], dict[str, Any]]] | None = None
+    def save_checkpoint(
+        self,
+        last: bool,
+        agent: ResumableAgent | None = None,
+        env: SB3SpanControlVecEnv | None = None,
     ) -> None:
-        """Write a checkpoint, if it is time to."""
-        if last or self.checkpointing.interval.elapsed():
-            others = {name: state() for name, state in (more or {}).items()}
-            self.num_checkpoints += 1
-            state = {"phase": self.phase, "num_checkpoints": self.num_checkpoints}
-            tree = {**state, "trainer": self.trainer.state_dict(), **others}
-            self.checkpointing.checkpoints.write(self.num_checkpoints, tree)
+        """Write a checkpoint if one is due, or if it is the last of a phase."""
+        if not self.interval.elapsed() and not last:
+            return
+        self.state = TrainingState(
+            self.state.number + 1,
+            self.trainer.state_dict(),
+            self.state.agent_is_frozen,
+            None if agent is None else agent.state_dict(),
+            None if env is None else env.state_dict(),
+        )
+        self.checkpoints.write(self.state.number, vars(self.state))
 
-    def _arguments(self, reward: Reward) -> dict[str, Any]:
-        """Arguments of the environment of the model's layers."""
-        agent_config = self.variant.agent
-        assert agent_config is not None
-        return {
-            "layers": self.trainer.layer_stack(),
-            "dataset": self.task.dataset,
-            "reward": reward,
-            "ctx": self.task.ctx,
-            "chunks_per_episode": self.task.chunks,
-            "observation_time": "previous" if self.model.causal else "current",
-            **{name: getattr(agent_config, name) for name in OBS_FIELDS},
+    def agent_spans(self, agent: Agent) -> AgentSpans:
+        """Return the policy of an agent that does not learn."""
+        config, _, _ = self.env_arguments(OnlineQualityReward())
+        encoding = ENCODINGS[config.encoding](
+            config.dims,
+            config.num_layers,
+            config.pool_groups,
+            config.autocorrelation,
+            config.include_layer_index,
+        )
+        return AgentSpans(agent, encoding, config.observation_time == "previous")
+
+    def env_arguments(self, reward: Reward) -> tuple[EnvConfig, int, EnvComponents]:
+        """Return the arguments of a vector environment of the model's layers."""
+        config, components = parse_env_kwargs(
+            {
+                "layers": self.model,
+                "dataset": self.task.dataset,
+                "reward": reward,
+                "ctx": self.task.ctx,
+                "chunks_per_episode": self.task.chunks,
+                "observation_time": "previous" if self.model.causal else "current",
+                **{name: getattr(self.variant.agent, name) for name in OBS_FIELDS},
+            }
+        )
+        return config, self.study.batch, components
+
+    def evaluate_fixed_spans(self) -> list[dict[str, Any]]:
+        """Return the error of the trained model at each fixed span, in rows of ``by_span``."""
+        if self.variant.attention not in CONTROLLABLE_ATTENTION:
+            return []
+        rows = []
+        for action in range(NUM_ACTIONS):
+            for split, examples in self.task.eval_sets.items():
+                result = evaluate_model(
+                    self.model, self.task, examples, FixedSpans(action), self.study.batch
+                )
+                rows.append({"action": action, "split": split, "error": result.error})
+        return rows
+
+    def write_results(self, stopped: str, by_span: list[dict[str, Any]]) -> None:
+        """Write tables, model and, last, ``result.json``."""
+        trainer, model = self.trainer, self.model
+        tables = {
+            name: pd.DataFrame(rows, columns=[*TABLES[name]])
+            for name, rows in {**trainer.tables, "by_span": by_span}.items()
         }
-
-    def _write_results(self, stopped: str) -> None:
-        """Judge what was learned, and write everything down; ``result.json`` last."""
-        trainer, task = self.trainer, self.task
-        if not stopped and self.agent is not None:
-            save_agent(self.agent, self.folder)
-        by_span = []
-        if self.variant.attention in CONTROLLABLE_ATTENTION and not stopped:
-            for action in range(NUM_ACTIONS):
-                for split, examples in task.eval_sets.items():
-                    span_policy = FixedSpans(action)
-                    evaluation = evaluate_model(
-                        self.model, task, examples, span_policy, self.study.batch
-                    )
-                    by_span.append({"action": action, "split": split, "error": evaluation.error})
-        tables = {**trainer.tables, "by_span": by_span}
-        for name, columns in TABLES.items():
-            save_csv(self.folder / f"{name}.csv", pd.DataFrame(tables[name], columns=[*columns]))
-        if not stopped:
-            save_attention_maps(
-                self.folder, capture_attention_maps(self.model, task, trainer.span_policy)
-            )
-        save_state(self.folder / "model.safetensors", self.model.state_dict())
-        last = [row for row in tables["evaluation"] if row["update"] == trainer.updates]
+        for name, table in tables.items():
+            save_csv(self.folder / f"{name}.csv", table)
+        save_state(self.folder / "model.safetensors", model.state_dict())
+        evaluation = tables["evaluation"]
+        last = evaluation[evaluation["update"] == trainer.updates]
         result = {
             "updates": trainer.updates,
-            "parameters": num_parameters(self.model),
+            "parameters": num_parameters(model),
             "seconds": round(trainer.seconds, 3),
-            "milliseconds": float(np.median(trainer.milliseconds))
-            if trainer.milliseconds
-            else None,
-            "qk_pairs": _mean(last, "qk_pairs"),
-            "full_qk_pairs": self.model.full_qk_pairs(task.ctx),
-            "span": _mean(last, "span"),
+            "milliseconds": _finite(np.median(trainer.milliseconds or [np.nan])),
+            "qk_pairs": _finite(last["qk_pairs"].mean()),
+            "full_qk_pairs": full_qk_pairs(self.task.ctx, model.causal),
+            "span": _finite(last["span"].mean()),
             "stopped": stopped,
         }
         save_json(self.folder / RESULT_FILE, result)
 
 
 def attach_refiners(model: PilotModel, seed: int) -> None:
-    """Give each layer a Refiner of its own, which learns in it, as in the original."""
+    """Give each original layer its own Refiner, which learns in it as in the original."""
     for index in range(model.num_layers):
         attention = model.attention(index)
         assert isinstance(attention, IntegratedAttention)
         attention.refiner = Refiner(seed=np.random.default_rng([seed, index]))
 
 
-def make_encoding(config: EnvConfig) -> Encoding:
-    """How observations are encoded that settings describe."""
-    return ENCODINGS[config.encoding](
-        config.dims,
-        config.num_layers,
-        config.pool_groups,
-        config.autocorrelation,
-        config.include_layer_index,
-    )
-
-
-def _mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
-    """Mean of a column; None where there is none or it is not a number."""
-    values = [row[name] for row in rows]
-    return None if not values or math.isnan(sum(values)) else sum(values) / len(values)
+def _finite(value: float) -> float | None:
+    """Return a number as JSON can hold it: None if it is not finite."""
+    return float(value) if math.isfinite(value) else None

@@ -1,9 +1,8 @@
-"""The models of a pilot: small transformers of one size, each about one kind of attention."""
+"""The models of a pilot: small transformers of one size that differ in their attention."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, cast
 
@@ -12,51 +11,50 @@ from torch import Tensor, nn
 
 from spangym.attention import IntegratedAttention, LayerCache, LayerOutput
 from spangym.envs.data.dataset import BYTES, NO_TARGET
+from spangym.envs.data.log_mel import MELS
 from spangym.envs.env_config import full_qk_pairs
-from spangym.envs.model.stack import LayerStack
-from spangym.envs.state import concat_trees
+from spangym.envs.model.stack import ResidualTransformer, join_outputs
 from spangym.experiments.pilot.attentions import Attention, PlainAttention, make_attention
 from spangym.experiments.pilot.corpus import BLANK
 from spangym.experiments.pilot.pilot_study import ModelConfig, VariantConfig
 
-MELS = 80
-"""Channels of a log-mel frame."""
 STRIDE = 4
-"""Frames that the convolutional front makes one token of: 25 tokens a second."""
+"""Frames that the convolutional front end joins to one token: 25 tokens a second."""
+
 _MIN_STD = 0.1
-"""Of a channel's log-mel energy, lest silence is blown up."""
+"""Smallest standard deviation of a log-mel channel, so that silence is not amplified."""
 
 
 class AttentionOutput(NamedTuple):
-    """What a model's attention did in one layer.
+    """Result of one block's attention.
 
     Attributes:
         output: Shape (batch, tokens, dims).
-        qk_pairs: Query-key pairs scored by both paths, shape (batch,).
-        layer_output: All that a layer of two paths says; None of plain attention.
+        qk_pairs: Query-key pairs scored by all paths, shape (batch,).
+        layer_output: Full output of local-global attention; None for plain attention.
     """
 
     output: Tensor
     qk_pairs: Tensor
     layer_output: LayerOutput | None
 
-    @property
-    def cache(self) -> LayerCache | None:
-        """What the next pass on the same stream is handed."""
-        return None if self.layer_output is None else self.layer_output.cache
 
+class PilotModel(ResidualTransformer):
+    """A front end, sinusoidal positions, residual blocks and a classification head.
 
-class PilotModel(nn.Module, ABC):
-    """A front, blocks of attention and feed-forward each with its residual, and a head.
+    It is a language model on bytes, with its loss in bits a byte, unless a subclass says otherwise.
+    A model of `IntegratedAttention` can be the layer stack of an environment.
 
     Args:
         config: Sizes.
         attentions: The attention of each block.
-        frontend: Turns content into tokens of width ``dims``.
+        frontend: Maps content to tokens of width ``dims``.
         hidden: Width of the feed-forward parts.
-        num_classes: What the head tells apart.
-        causal: Whether a token sees none after it.
+        num_classes: Number of target classes.
+        causal: Whether a token attends only to itself and earlier tokens.
     """
+
+    frontend: nn.Module
 
     def __init__(
         self,
@@ -67,41 +65,17 @@ class PilotModel(nn.Module, ABC):
         num_classes: int,
         causal: bool,
     ) -> None:
-        super().__init__()
-        dims = config.dims
-        self.frontend = frontend
-        self.attentions = nn.ModuleList(attentions)
-        self.feed_forward = nn.ModuleList(
-            nn.Sequential(
-                nn.LayerNorm(dims), nn.Linear(dims, hidden), nn.GELU(), nn.Linear(hidden, dims)
-            )
-            for _ in attentions
-        )
-        self.head = nn.Sequential(nn.LayerNorm(dims), nn.Linear(dims, num_classes))
-        self.dims = dims
-        self.num_classes = num_classes
+        super().__init__(attentions, frontend)
+        self.add_feed_forward(config.dims, hidden, num_classes)
+        self.dims = config.dims
         self.causal = causal
 
-    @property
-    def device(self) -> torch.device:
-        """Where it is."""
-        return next(self.parameters()).device
-
-    @property
-    def num_layers(self) -> int:
-        """How many blocks there are."""
-        return len(self.attentions)
-
     def attention(self, index: int) -> Attention:
-        """The attention of a block."""
-        return cast(Attention, self.attentions[index])
-
-    def full_qk_pairs(self, ctx: int) -> int:
-        """Query-key pairs of one pass of full attention over so many tokens."""
-        return full_qk_pairs(ctx, self.causal)
+        """Return the attention of a block."""
+        return cast(Attention, self.layers[index])
 
     def embed(self, content: Tensor) -> Tensor:
-        """Tokens with their positions, shape (batch, tokens, dims)."""
+        """Embed content at its positions, shape (batch, tokens, dims)."""
         tokens = self.frontend(content)
         return tokens + sinusoidal_positions(tokens.shape[1], self.dims).to(tokens)
 
@@ -115,22 +89,21 @@ class PilotModel(nn.Module, ABC):
         """Run the attention of a block.
 
         Args:
-            index: Of the block.
-            hidden: Its input, shape (batch, tokens, dims).
+            index: Index of the block.
+            hidden: Input of the block, shape (batch, tokens, dims).
             actions: Integers 0..9 of shape (batch,); the layer decides itself if None.
-            cache: What the layer kept of the chunk before.
+            cache: The layer's cache of the previous chunk.
         """
         attention = self.attention(index)
-        full = self.full_qk_pairs(hidden.shape[1])
+        full = full_qk_pairs(hidden.shape[1], self.causal)
         if isinstance(attention, PlainAttention):
             return AttentionOutput(attention(hidden), hidden.new_full((len(hidden),), full), None)
         if attention.single_span_per_batch:
-            # It would use keys and values of other batch elements.
+            # The cache of the original layer mixes batch elements.
             cache = None
         if attention.single_span_per_batch and not self.training:
-            # How well it does is not to hang on how many others are judged.
-            outcomes = [attention.step(hidden[index : index + 1]) for index in range(len(hidden))]
-            layer_output = LayerOutput(**vars(concat_trees(outcomes)))
+            # Evaluation must not depend on the batch size.
+            layer_output = join_outputs([attention.step(row[None]) for row in hidden])
         elif actions is None:
             layer_output = attention.step(hidden, cache=cache)
         else:
@@ -139,45 +112,21 @@ class PilotModel(nn.Module, ABC):
         qk_pairs = layer_output.qk_pairs.expand(len(hidden)) + full
         return AttentionOutput(layer_output.output, qk_pairs, layer_output)
 
-    def apply_residual_ffn(self, index: int, hidden: Tensor, output: Tensor) -> Tensor:
-        """Add what the attention gave, then what the feed-forward part gives."""
-        hidden = hidden + output
-        return hidden + self.feed_forward[index](hidden)
-
     def forward(self, content: Tensor) -> Tensor:
-        """Read content whose spans the layers decide themselves.
-
-        Args:
-            content: As `embed` takes it.
-
-        Returns:
-            What `losses` and the head take, shape (batch, tokens, dims).
-        """
+        """Read content at the layers' own spans; returns the last block's output."""
         hidden = self.embed(content)
         for index in range(self.num_layers):
-            hidden = self.apply_residual_ffn(index, hidden, self.attend(index, hidden).output)
+            hidden = self.connect(index, hidden, self.attend(index, hidden).output)
         return hidden
-
-    @abstractmethod
-    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each batch element in bits a target, shape (batch,).
-
-        Args:
-            hidden: What left the last block, shape (batch, tokens, dims).
-            targets: Classes, int64 of shape (batch, tokens); `NO_TARGET` where there is none.
-        """
 
 
 class SpeechModel(PilotModel):
-    """A recognizer of characters by connectionist temporal classification.
+    """A recognizer of characters with connectionist temporal classification (Graves et al., 2006)."""
 
-    Graves et al., Connectionist Temporal Classification, 2006.
-    """
+    def loss_bits(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Return the CTC loss of each utterance in bits a character, shape (batch,).
 
-    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """CTC loss of each utterance in bits a character, shape (batch,).
-
-        Targets stand together at the beginning of their rows.
+        Targets are left-aligned in their rows.
         """
         logits = self.head(hidden).log_softmax(-1).transpose(0, 1)
         counts = (targets != NO_TARGET).sum(1)
@@ -188,29 +137,17 @@ class SpeechModel(PilotModel):
         return losses / counts.clamp_min(1) / math.log(2)
 
     def greedy_decode_ids(self, hidden: Tensor) -> Tensor:
-        """The most probable class at each token, int64 of shape (batch, tokens)."""
+        """Return the most probable class of each token, int64 of shape (batch, tokens)."""
         return self.head(hidden).argmax(-1)
 
 
-class TextModel(PilotModel):
-    """A language model on bytes."""
-
-    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Cross entropy of each batch element in bits a byte, shape (batch,)."""
-        logits = self.head(hidden).transpose(1, 2)
-        losses = nn.functional.cross_entropy(
-            logits, targets, ignore_index=NO_TARGET, reduction="none"
-        )
-        return losses.sum(1) / (targets != NO_TARGET).sum(1).clamp_min(1) / math.log(2)
-
-
 class ConvFrontend(nn.Module):
-    """Two convolutions over time that make a token of four frames, and one over tokens.
+    """Three convolutions from log-mel frames to tokens, of four frames each.
 
-    Each channel of a recording is first brought to mean 0 and deviation 1, which takes away much of
-    what is the microphone's and the voice's; without that training took twice as many updates. A
-    token knows of half a second around it: where it knew of a third of that, models whose attention
-    has to learn to look further took twice as many.
+    Each channel of a recording is normalized to mean 0 and standard deviation 1, which removes much
+    of the microphone and the voice; training took twice as many updates without. A token's
+    receptive field is half a second; with a third of that, models whose attention has to learn to
+    look further took twice as many updates.
 
     Args:
         dims: Width of the tokens.
@@ -224,7 +161,7 @@ class ConvFrontend(nn.Module):
         self.ln = nn.LayerNorm(dims)
 
     def forward(self, content: Tensor) -> Tensor:
-        """Frames of four at a time, (batch, tokens, 4 * MELS), to (batch, tokens, dims)."""
+        """Map stacked frames (batch, tokens, 4 * MELS) to tokens (batch, tokens, dims)."""
         frames = content.unflatten(2, (STRIDE, MELS)).flatten(1, 2)
         std, mean = torch.std_mean(frames, dim=1, keepdim=True)
         frames = (frames - mean) / (std + _MIN_STD)
@@ -233,37 +170,8 @@ class ConvFrontend(nn.Module):
         return self.ln(self.third(tokens).transpose(1, 2))
 
 
-class ModelStack(LayerStack):
-    """A pilot's model as an environment takes it: its layers are live, and may be training.
-
-    Args:
-        model: A model whose attention is `IntegratedAttention` throughout.
-    """
-
-    def __init__(self, model: PilotModel) -> None:
-        super().__init__([cast(IntegratedAttention, each) for each in model.attentions])
-        self.model = model
-        self.num_classes = model.num_classes
-
-    def embed(self, content: Tensor) -> Tensor:
-        """Turn a chunk of content into the first layer's input."""
-        return self.model.embed(content)
-
-    def connect(self, index: int, hidden: Tensor, outcome: LayerOutput) -> Tensor:
-        """Go on behind a layer as the model does."""
-        return self.model.apply_residual_ffn(index, hidden, outcome.output)
-
-    def loss_bits(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """The model's loss, shape (batch,)."""
-        return self.model.losses(hidden, targets)
-
-
 def sinusoidal_positions(tokens: int, dims: int) -> Tensor:
-    """Sinusoids of the positions (Vaswani et al., Attention Is All You Need, 2017).
-
-    Returns:
-        Shape (tokens, dims), float32.
-    """
+    """Return sinusoidal position encodings, float32 of shape (tokens, dims) (Vaswani et al., 2017)."""
     rates = torch.exp(torch.arange(0, dims, 2) * (-math.log(10_000) / dims))
     angles = torch.arange(tokens)[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :dims]
@@ -277,50 +185,50 @@ def make_model(
     ctx: int,
     seed: int,
 ) -> PilotModel:
-    """A model of the study's size with a variant's attention.
+    """Make a model with a variant's attention.
 
-    All variants have as many parameters as the one with plain attention, to half a percent: what
-    their attention has more, their feed-forward parts have less.
+    All variants have as many parameters as plain attention, to half a percent: the feed-forward
+    parts of variants with larger attention are narrower.
 
     Args:
-        task: What it is to learn.
+        task: The task.
         config: Sizes.
-        variant: Its attention.
-        num_classes: What is told apart.
+        variant: The variant.
+        num_classes: Number of target classes.
         ctx: Longest sequence, in tokens.
-        seed: Of the weights; torch's global generator is left as it was.
+        seed: Seed of the weights; torch's global generator is restored.
 
     Raises:
-        ValueError: Its attention alone has more parameters than that.
+        ValueError: The variant's attention alone exceeds the size of the plain model.
     """
     causal = task == "text"
-    model_class = TextModel if task == "text" else SpeechModel
+    model_class = PilotModel if task == "text" else SpeechModel
 
     def build(hidden: int, attention: Callable[[], Attention]) -> PilotModel:
         frontend = nn.Embedding(BYTES, config.dims) if task == "text" else ConvFrontend(config.dims)
         attentions = [attention() for _ in range(config.num_layers)]
         return model_class(config, attentions, frontend, hidden, num_classes, causal)
 
+    def plain_attention() -> Attention:
+        return PlainAttention(config.dims, config.heads, causal)
+
+    def variant_attention() -> Attention:
+        return make_attention(config, variant, ctx, causal)
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        baseline_size = num_parameters(
-            build(config.hidden, lambda: PlainAttention(config.dims, config.heads, causal))
-        )
-        variant_size = num_parameters(
-            build(1, lambda: make_attention(config, variant, ctx, causal))
-        )
-        hidden = 1 + round(
-            (baseline_size - variant_size) / (config.num_layers * (2 * config.dims + 1))
-        )
+        baseline_size = num_parameters(build(config.hidden, plain_attention))
+        excess = num_parameters(build(1, variant_attention)) - baseline_size
+        hidden = 1 + round(-excess / (config.num_layers * (2 * config.dims + 1)))
         if hidden < 1:
             raise ValueError(
-                f"variant {variant.name!r} has {variant_size - baseline_size:,} parameters more than plain "
-                "attention even without its feed-forward parts: raise hidden"
+                f"variant {variant.name!r} has {excess:,} parameters more than plain attention "
+                "even without its feed-forward parts: raise hidden"
             )
         torch.manual_seed(seed)
-        return build(hidden, lambda: make_attention(config, variant, ctx, causal))
+        return build(hidden, variant_attention)
 
 
 def num_parameters(model: nn.Module) -> int:
-    """How many numbers a model learns."""
+    """Return the number of a model's parameters."""
     return sum(each.numel() for each in model.parameters())

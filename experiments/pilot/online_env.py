@@ -1,8 +1,4 @@
-"""The environment in which a model learns while an agent decides its spans.
-
-It is `spangym.envs.SB3SpanControlVecEnv` on the model's layers, which are updated at the end of each
-chunk: whatever learns there learns here, too.
-"""
+"""The environment of a model that trains: its layers are updated at the end of each chunk."""
 
 from __future__ import annotations
 
@@ -28,15 +24,15 @@ from spangym.experiments.pilot.model_optimizer import TrainingDiverged
 
 
 class OnlineQualityReward(QualityReward):
-    """The original's reward, minus the price, where there is a task to be learned."""
+    """The original's reward minus the compute cost, with targets for the model's loss."""
 
     needs_task = True
 
 
 class LossImprovementReward(TaskReward):
-    """By how many bits a target the loss is below that of the last updates, minus the price.
+    """Moving average of the loss minus the chunk's loss, in bits a target, minus the compute cost.
 
-    It arrives with the chunk's last layer, the price at each layer.
+    The improvement is paid at the last layer of a chunk, the cost at each layer.
     """
 
     components = ("loss_improvement", "cost")
@@ -46,40 +42,40 @@ ONLINE_REWARDS: dict[str, type[Reward]] = {
     "quality": OnlineQualityReward,
     "loss_improvement": LossImprovementReward,
 }
-"""Rewards of agents that learn online, by name; each is made with its price."""
+"""Rewards of agents that learn online, by name; each takes ``cost_coef``."""
 
 
 class TrainableModel(Protocol):
-    """Whose layers an environment runs."""
-
-    def update_model(self, losses: Tensor, layer_outputs: Sequence[LayerOutput]) -> None:
-        """Update the model at the end of a chunk.
-
-        Args:
-            losses: In bits a target, shape (num_envs,), with their gradient.
-            layer_outputs: What each layer did.
-        """
-        ...
+    """Trains the model whose layers an environment runs."""
 
     @property
     def ema_loss(self) -> float | None:
-        """Mean loss of the last updates; None before the first."""
+        """Moving average of the loss; None before the first update."""
+        ...
+
+    def update_model(self, losses: Tensor, layer_outputs: Sequence[LayerOutput]) -> None:
+        """Update the model after a chunk.
+
+        Args:
+            losses: Losses in bits a target, shape (num_envs,), with their graph.
+            layer_outputs: Output of each layer.
+        """
         ...
 
     def next_batch_rngs(self) -> list[np.random.Generator]:
-        """Do what is to be done between two episodes, then say what the next one is drawn from."""
+        """Return the generators of the next episode's streams."""
         ...
 
 
 class OnlineTransitionModel(TransitionModel):
-    """Runs chunks with their gradient, and has the model learn at the end of each.
+    """Runs chunks with gradients, and updates the model after each.
 
     Args:
-        config: What to run.
+        config: Configuration of the environment.
         stack: The live layers.
-        reward: What judges decisions.
-        encoding: How they are observed.
-        trainable_model: Whose layers they are.
+        reward: Reward of the decisions.
+        encoding: Encoding of the observations.
+        trainable_model: Owner of the layers.
     """
 
     def __init__(
@@ -95,7 +91,7 @@ class OnlineTransitionModel(TransitionModel):
         self._layer_outputs: list[LayerOutput] = []
 
     def start_chunk(self, episode: Episode, state: State, chunk: int) -> State:
-        """The state as a chunk begins: its loss is compared with that of the last updates."""
+        """Return the state at the start of a chunk, with the loss that it is compared with."""
         assert episode.targets is not None
         self._layer_outputs = []
         ema_loss = self._trainable_model.ema_loss
@@ -111,15 +107,15 @@ class OnlineTransitionModel(TransitionModel):
     def run_layer(
         self, state: State, index: int, actions: Tensor, *, return_stats: bool = False
     ) -> LayerOutput:
-        """Run a layer under a decision, and keep what it did until the chunk ends."""
+        """Run a layer, and keep its output until the end of the chunk."""
         layer_output = super().run_layer(state, index, actions, return_stats=return_stats)
         if not layer_output.output.isfinite().all():
-            raise TrainingDiverged(f"layer {index} put out numbers that were not finite")
+            raise TrainingDiverged(f"the output of layer {index} was not finite")
         self._layer_outputs.append(layer_output)
         return layer_output
 
     def step(self, state: State, index: int, actions: Tensor) -> Transition:
-        """Run a layer under a decision; behind the last one the model learns."""
+        """Run a layer; after the last one, update the model."""
         with torch.enable_grad():
             transition = super().step(state, index, actions)
         prev_features = tuple(
@@ -141,73 +137,72 @@ class OnlineTransitionModel(TransitionModel):
 
 
 class OnlineSpanControlCore(SpanControlCore):
-    """A simulator whose layers learn at the end of each chunk.
+    """A core whose layers are updated at the end of each chunk.
 
     Args:
-        config: What to run.
-        n_envs: Sequences of an update.
-        components: The stack, the source and the reward.
-        trainable_model: Whose layers they are.
+        config: Configuration of the environment.
+        num_envs: Number of sequences of an update.
+        components: Stack, dataset and reward.
+        trainable_model: Owner of the layers.
     """
 
     def __init__(
         self,
         config: EnvConfig,
-        n_envs: int,
+        num_envs: int,
         components: EnvComponents,
         trainable_model: TrainableModel,
     ) -> None:
-        super().__init__(config, n_envs, components)
+        super().__init__(config, num_envs, components)
         self.transition_model = OnlineTransitionModel(
             config, self.stack, self.reward, self.encoding, trainable_model
         )
-        # What the current chunk began with, and has been decided since.
+        # A graph cannot be stored: checkpoints hold the start of the chunk, and its actions.
         self._chunk_start_state: State | None = None
         self._chunk_actions: list[NDArray[Any]] = []
 
     def reset(
         self, generators: Sequence[np.random.Generator]
     ) -> tuple[NDArray[Any], list[dict[str, Any]]]:
-        """Begin an episode: a new stream in every environment."""
+        """Start an episode: a new stream in every environment."""
         observations, infos = super().reset(generators)
         self._chunk_start_state, self._chunk_actions = self._state, []
         return observations, infos
 
     def step(self, actions: NDArray[np.integer[Any]]) -> StepResult:
-        """Decide the span of the coming layer in every environment, and run it."""
-        step = super().step(actions)
+        """Set the span of the next layer in every environment, and run the layer."""
+        result = super().step(actions)
         self._chunk_actions.append(actions)
         if self.layer == 0:
             self._chunk_start_state, self._chunk_actions = self._state, []
-        return step
+        return result
 
     def fork(self) -> SpanControlCore:
-        """Not supported: what is tried out here would be learned.
+        """Not supported.
 
         Raises:
             RuntimeError: Always.
         """
-        raise RuntimeError("a model that trains cannot be tried out: whatever it reads it learns")
+        raise RuntimeError("the environment of a model that trains cannot fork: every step trains")
 
     def state_dict(self) -> dict[str, Any]:
-        """All that running has changed: what the chunk began with, and what was decided since."""
+        """Return the state at the start of the chunk, and the actions since."""
         saved = self.step_count, self._state, self._local_output
+        start = self._chunk_start_state
         self.step_count -= len(self._chunk_actions)
-        self._state = None if self._chunk_start_state is None else _detach(self._chunk_start_state)
+        self._state = None if start is None else replace(start, hidden=start.hidden.detach())
         self._local_output = None
         try:
-            return {
-                **super().state_dict(),
-                "chunk_actions": [each.copy() for each in self._chunk_actions],
-            }
+            actions = [each.copy() for each in self._chunk_actions]
+            return {**super().state_dict(), "chunk_actions": actions}
         finally:
             self.step_count, self._state, self._local_output = saved
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from where `state_dict` was called; the chunk is run again up to there.
+        """Resume from a `state_dict`: run the chunk again up to its last action.
 
         Raises:
-            ValueError: It is of other settings or environments.
+            ValueError: The state is of another configuration or number of environments.
         """
         super().load_state_dict(state_dict)
         if self._episode is None or self._state is None:
@@ -223,13 +218,13 @@ class OnlineSpanControlCore(SpanControlCore):
 
 
 class OnlineVecEnv(SB3SpanControlVecEnv):
-    """The Stable-Baselines3 face of a model that trains; seeds are the training's own.
+    """Stable-Baselines3 interface to a model that trains; the streams are those of the training.
 
     Args:
-        config: What to run.
-        n_envs: Sequences of an update.
-        components: The stack, the source and the reward.
-        trainable_model: Whose layers they are.
+        config: Configuration of the environment.
+        n_envs: Number of sequences of an update.
+        components: Stack, dataset and reward.
+        trainable_model: Owner of the layers.
     """
 
     def __init__(
@@ -250,7 +245,3 @@ class OnlineVecEnv(SB3SpanControlVecEnv):
     def _reset_all(self) -> NDArray[Any]:
         self._generators = self._trainable_model.next_batch_rngs()
         return super()._reset_all()
-
-
-def _detach(state: State) -> State:
-    return replace(state, hidden=state.hidden.detach())

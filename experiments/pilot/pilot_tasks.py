@@ -1,4 +1,4 @@
-"""What the models of a pilot learn: streams to train on, and sets that they are judged by."""
+"""Tasks of a pilot: streams to train on and sets to evaluate on."""
 
 from __future__ import annotations
 
@@ -6,58 +6,56 @@ import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spangym.envs.data.dataset import BYTES, NO_TARGET, Dataset, Stream, next_token_targets
+from spangym.envs.data.dataset import BYTES, NO_TARGET, Dataset, Stream
 from spangym.envs.data.dataset_registry import make_dataset
+from spangym.envs.data.log_mel import MELS
+from spangym.envs.model.pretrain import sample_batch
 from spangym.experiments.pilot.augmentation import spec_augment
 from spangym.experiments.pilot.corpus import Corpus, Utterances, decode, encode
-from spangym.experiments.pilot.models import MELS, STRIDE, PilotModel, SpeechModel
+from spangym.experiments.pilot.models import STRIDE, PilotModel, SpeechModel
 from spangym.experiments.pilot.pilot_study import PilotStudy, TextConfig
 from spangym.experiments.pilot.recordings import load_recordings
 from spangym.experiments.pilot.synthetic_speech import SyntheticSpeechConfig, build_corpus
 from spangym.experiments.runner.fingerprint import DatasetHashes
 
-MAX_MASK_SIZES = {"time": 25, "channels": 15}
-"""Frames, and channels, that a mask may cover."""
-
+_MAX_MASKED_FRAMES = 25
+_MAX_MASKED_CHANNELS = 15
 _EVAL_SEED = 1_000_000
 
 
 @dataclass(frozen=True)
 class EvalSet:
-    """What models are judged by.
+    """One split that models are evaluated on.
 
     Attributes:
         content: Bytes, int64 of shape (batch, chunks, ctx), or frames, float32 of shape (batch,
             chunks, ctx, channels).
         targets: Classes, int64 of shape (batch, chunks, ctx).
-        texts: What is said or written in each batch element.
+        texts: Transcript or text of each sequence.
     """
 
     content: Tensor
     targets: Tensor
     texts: tuple[str, ...]
 
-    def head(self, batch_size: int) -> EvalSet:
-        """The first batch elements of it."""
-        return EvalSet(
-            self.content[:batch_size], self.targets[:batch_size], self.texts[:batch_size]
-        )
+    def head(self, count: int) -> EvalSet:
+        """Return the first sequences."""
+        return EvalSet(self.content[:count], self.targets[:count], self.texts[:count])
 
 
-@dataclass(frozen=True)
-class ErrorRates:
-    """How far off a model is.
+class ErrorRates(NamedTuple):
+    """Error of a model.
 
     Attributes:
-        error: Word error rate as a share; bits a byte of text.
-        character_error: Character error rate as a share; NaN of text.
+        error: Word error rate as a fraction; bits a byte for text.
+        character_error: Character error rate as a fraction; NaN for text.
     """
 
     error: float
@@ -65,12 +63,12 @@ class ErrorRates:
 
 
 class Task(ABC):
-    """What models learn.
+    """A task that models learn.
 
     Attributes:
-        dataset: What is trained on.
-        eval_sets: What models are judged by, by the name of the split.
-        num_classes: What models tell apart.
+        dataset: Training streams.
+        eval_sets: Evaluation sets by the name of the split.
+        num_classes: Number of target classes.
         ctx: Tokens of a chunk.
         chunks: Chunks of a stream.
     """
@@ -85,22 +83,22 @@ class Task(ABC):
     def error_rates(
         self, model: PilotModel, hidden: Tensor, losses: Tensor, texts: tuple[str, ...]
     ) -> ErrorRates:
-        """How far off a model is.
+        """Return the error of a model.
 
         Args:
             model: The model.
-            hidden: What left its last block, shape (batch, chunks, tokens, dims).
+            hidden: Output of its last block, shape (batch, chunks, tokens, dims).
             losses: Its losses, shape (batch, chunks).
-            texts: What was to be found.
+            texts: The right transcripts.
         """
 
 
 class SpeechTask(Task):
-    """Characters of utterances.
+    """Recognition of the characters of utterances.
 
     Args:
-        corpus: What is said, and by whom.
-        masking: How much of each utterance may be masked, as a share of `MAX_MASK_SIZES`.
+        corpus: The utterances.
+        masking: Strength of SpecAugment on training utterances, 0 to 1.
 
     Raises:
         ValueError: The extra ``speech`` is not installed.
@@ -114,52 +112,35 @@ class SpeechTask(Task):
         self.num_classes = 1 + len(self.alphabet)
         self.dataset = UtteranceDataset(corpus.train, self.alphabet, masking)
         self.ctx = corpus.train.frames.shape[1] // STRIDE
-        splits = {"seen": corpus.test_seen, "unseen": corpus.test_unseen}
-        self.eval_sets = {
-            name: self._make_eval_set(utterances)
-            for name, utterances in splits.items()
-            if utterances is not None
-        }
-
-    def _make_eval_set(self, utterances: Utterances) -> EvalSet:
-        targets = pad_targets(encode(utterances.texts, self.alphabet), self.ctx)
-        return EvalSet(
-            torch.from_numpy(stack_frames(utterances.frames))[:, None],
-            torch.from_numpy(targets)[:, None],
-            utterances.texts,
-        )
-
-    def transcribe(self, model: PilotModel, hidden: Tensor) -> list[str]:
-        """What a model has understood, greedily.
-
-        Args:
-            model: The recognizer.
-            hidden: What left its last block, shape (batch, chunks, tokens, dims).
-        """
-        assert isinstance(model, SpeechModel)
-        return [
-            decode(row, self.alphabet)
-            for row in model.greedy_decode_ids(hidden[:, 0]).cpu().numpy()
-        ]
+        self.eval_sets = {}
+        for name, split in (("seen", corpus.test_seen), ("unseen", corpus.test_unseen)):
+            if split is not None:
+                content = torch.from_numpy(stack_frames(split.frames))[:, None]
+                targets = pad_targets(encode(split.texts, self.alphabet), self.ctx)
+                self.eval_sets[name] = EvalSet(
+                    content, torch.from_numpy(targets)[:, None], split.texts
+                )
 
     def error_rates(
         self, model: PilotModel, hidden: Tensor, losses: Tensor, texts: tuple[str, ...]
     ) -> ErrorRates:
-        """Word and character error rates over all utterances together."""
+        """Return word and character error rates of greedy transcripts over all utterances."""
         del losses
+        assert isinstance(model, SpeechModel)
         jiwer = _import_jiwer()
-        understood = self.transcribe(model, hidden)
-        return ErrorRates(jiwer.wer([*texts], understood), jiwer.cer([*texts], understood))
+        class_ids = model.greedy_decode_ids(hidden[:, 0]).cpu().numpy()
+        transcripts = [decode(row, self.alphabet) for row in class_ids]
+        return ErrorRates(jiwer.wer([*texts], transcripts), jiwer.cer([*texts], transcripts))
 
 
 class TextTask(Task):
-    """Bytes of text, each from those before it.
+    """Prediction of the next byte of a text.
 
     Args:
-        config: What is read.
+        config: The text.
 
     Raises:
-        ValueError: The source is unknown, cannot be read or is not of bytes.
+        ValueError: The dataset is unknown, cannot be read or is not of bytes.
     """
 
     num_classes = BYTES
@@ -167,12 +148,12 @@ class TextTask(Task):
     def __init__(self, config: TextConfig) -> None:
         self.dataset = make_dataset(config.dataset, "train")
         if self.dataset.channels:
-            raise ValueError(f"source {config.dataset!r} must be of bytes, it is of frames")
+            raise ValueError(f"dataset {config.dataset!r} must be of bytes, got frames")
         self.ctx, self.chunks = config.ctx, config.chunks
-        held_out = make_dataset(config.dataset, "evaluation")
         generators = [
             np.random.default_rng(_EVAL_SEED + index) for index in range(config.evaluation_streams)
         ]
+        held_out = make_dataset(config.dataset, "evaluation")
         content, targets = sample_batch(held_out, generators, self.chunks, self.ctx)
         texts = tuple(bytes(row.flatten().tolist()).decode("utf-8", "replace") for row in content)
         self.eval_sets = {"held out": EvalSet(content, targets, texts)}
@@ -180,47 +161,51 @@ class TextTask(Task):
     def error_rates(
         self, model: PilotModel, hidden: Tensor, losses: Tensor, texts: tuple[str, ...]
     ) -> ErrorRates:
-        """Bits a byte."""
+        """Return bits a byte."""
         del model, hidden, texts
         return ErrorRates(losses.mean().item(), float("nan"))
 
 
 class UtteranceDataset(Dataset):
-    """Utterances at equal odds, with some of their frames and channels masked, one a chunk.
-
-    Frames come four at a time, as the recognizer's front takes them.
+    """Random training utterances under SpecAugment, one a chunk, four frames a token.
 
     Args:
-        utterances: What is drawn from.
+        utterances: The training utterances.
         alphabet: Characters, in the order of their classes.
-        masking: How much of each utterance may be masked, as a share of `MAX_MASK_SIZES`.
+        masking: Strength of SpecAugment, 0 to 1.
     """
 
     channels = STRIDE * MELS
 
     def __init__(self, utterances: Utterances, alphabet: str, masking: float) -> None:
         self._utterances = utterances
-        self._mask_sizes = {name: int(most * masking) for name, most in MAX_MASK_SIZES.items()}
+        self._max_frames = int(_MAX_MASKED_FRAMES * masking)
+        self._max_channels = int(_MAX_MASKED_CHANNELS * masking)
         self._targets = encode(utterances.texts, alphabet)
 
     def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
         """Draw an utterance for each chunk.
 
         Raises:
-            ValueError: Chunks are shorter than the utterances.
+            ValueError: ``ctx`` is not the length of the utterances.
         """
         frames = self._utterances.frames
         if ctx * STRIDE != frames.shape[1]:
             raise ValueError(f"ctx must be {frames.shape[1] // STRIDE}, got {ctx}")
         drawn = generator.integers(len(frames), size=chunks)
-        lengths = self._utterances.lengths[drawn]
-        masked = spec_augment(frames[drawn], generator, lengths, **self._mask_sizes)
+        masked = spec_augment(
+            frames[drawn],
+            generator,
+            self._utterances.lengths[drawn],
+            time=self._max_frames,
+            channels=self._max_channels,
+        )
         content_types = tuple(self._utterances.speakers[index] for index in drawn)
         return Stream(stack_frames(masked), content_types, pad_targets(self._targets[drawn], ctx))
 
 
 def _import_jiwer() -> Any:
-    # Of the extra: imported where speech is, so that text needs none.
+    # An optional extra: text needs none.
     try:
         import jiwer
     except ImportError as error:
@@ -229,36 +214,25 @@ def _import_jiwer() -> Any:
 
 
 def stack_frames(frames: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Frames (utterances, frames, channels), four at a time: (utterances, tokens, 4 channels)."""
+    """Stack four frames a token: (batch, frames, channels) to (batch, tokens, 4 channels)."""
     return np.ascontiguousarray(frames).reshape(len(frames), -1, STRIDE * frames.shape[2])
 
 
 def pad_targets(targets: NDArray[np.int64], ctx: int) -> NDArray[np.int64]:
-    """Targets with as many columns as there are tokens."""
+    """Pad targets to as many columns as tokens."""
     return np.pad(targets, ((0, 0), (0, ctx - targets.shape[1])), constant_values=NO_TARGET)
 
 
-def sample_batch(
-    dataset: Dataset, generators: list[np.random.Generator], chunks: int, ctx: int
-) -> tuple[Tensor, Tensor]:
-    """Streams and their targets, batch elements first, a batch element from each generator."""
-    streams = [dataset.sample(generator, chunks, ctx) for generator in generators]
-    dtype = np.float32 if dataset.channels else np.int64
-    content = torch.from_numpy(np.stack([each.content for each in streams]).astype(dtype))
-    given = [each.targets for each in streams if each.targets is not None]
-    return content, torch.from_numpy(np.stack(given)) if given else next_token_targets(content)
-
-
 def batch_rngs(seed: int, batch: int, batch_size: int) -> list[np.random.Generator]:
-    """Generators of the batch elements of a batch: all variants read the same batches in the same order."""
+    """Return the generators of a batch's sequences, the same for all variants."""
     return [np.random.default_rng([seed, batch, index]) for index in range(batch_size)]
 
 
 def make_task(study: PilotStudy) -> Task:
-    """What the models of a study learn.
+    """Make the task of a study.
 
     Raises:
-        ValueError: What is to be read is not there, or not as it should be.
+        ValueError: The content cannot be read.
     """
     if study.task == "text":
         return TextTask(study.text)
@@ -266,10 +240,10 @@ def make_task(study: PilotStudy) -> Task:
 
 
 def validate_task(study: PilotStudy) -> None:
-    """Refuse a study whose content is too short, or not there.
+    """Check that the content of a study can be read and is long enough.
 
     Raises:
-        ValueError: The message says what would be right.
+        ValueError: It cannot, or is not.
     """
     try:
         task = make_task(study)
@@ -280,14 +254,10 @@ def validate_task(study: PilotStudy) -> None:
 
 
 def fingerprint(study: PilotStudy, hashes: DatasetHashes) -> dict[str, Any]:
-    """Hashes of what is trained on and judged by.
-
-    Args:
-        study: The study.
-        hashes: Of what sources read.
+    """Return the hashes of a study's content.
 
     Raises:
-        ValueError: What is to be read is not there, or not as it should be.
+        ValueError: The content cannot be read.
     """
     if study.task == "text":
         return {study.text.dataset: hashes.get(study.text.dataset)}
@@ -296,7 +266,7 @@ def fingerprint(study: PilotStudy, hashes: DatasetHashes) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1)
 def _load_corpus(recordings: str, speech: SyntheticSpeechConfig) -> Corpus:
-    """Utterances; kept, since every training of a process reads the same."""
+    # Every training of a process reads the same corpus.
     if recordings:
         return load_recordings(Path(recordings), 0, STRIDE)
     return build_corpus(speech)

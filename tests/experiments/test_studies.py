@@ -107,7 +107,7 @@ def test_changes_from_the_command_line(tiny: Study):
         (
             "chunks_per_episode = 2",
             "checkpoint = 'gone'",
-            "weights 'gone' are neither shipped nor a file",
+            "'gone' is neither shipped",
         ),
         ("episodes = 2", "episode = 2", "key 'evaluation.episode' is unknown; did you mean 'epi"),
         ('"refiner"', '"refinr"', "agent 'refinr' is unknown; did you mean 'refiner' or"),

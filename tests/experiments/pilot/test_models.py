@@ -8,7 +8,6 @@ import torch
 from spangym.experiments.pilot.corpus import BLANK
 from spangym.experiments.pilot.evaluate_model import run_model
 from spangym.experiments.pilot.models import (
-    ModelStack,
     PilotModel,
     SpeechModel,
     make_model,
@@ -74,20 +73,19 @@ def test_the_speech_loss_is_that_of_all_alignments():
         if merged == [3, 3]:
             total += math.prod(odds[at, each].item() for at, each in enumerate(path))
     expected = -math.log2(total) / 2
-    assert model.losses(hidden, targets).item() == pytest.approx(expected, rel=1e-5)
+    assert model.loss_bits(hidden, targets).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_an_environment_runs_the_model_as_it_reads():
+def test_as_layer_stack_the_model_computes_the_same():
     model = made(named("predictor")).eval()
     content = torch.randint(256, (3, 1, 24), generator=torch.Generator().manual_seed(0))
     (chunk,) = run_model(model, content, content, FixedSpans(4))
-    stack = ModelStack(model)
-    hidden = stack.embed(content[:, 0])
+    hidden = model.embed(content[:, 0])
     for index in range(2):
-        layer_output = stack.run_layer(index, hidden, torch.full((3,), 4))
-        hidden = stack.connect(index, hidden, layer_output)
+        layer_output = model.run_layer(index, hidden, torch.full((3,), 4))
+        hidden = model.connect(index, hidden, layer_output.output)
     assert torch.equal(hidden, chunk.hidden)
-    assert torch.equal(stack.loss_bits(hidden, content[:, 0]), chunk.losses)
+    assert torch.equal(model.loss_bits(hidden, content[:, 0]), chunk.losses)
 
 
 def test_visited_keys_are_those_of_both_paths():

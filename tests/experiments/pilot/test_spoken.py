@@ -152,9 +152,9 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: str):
 @pytest.mark.usefixtures("no_speech")
 def test_another_corpus_is_another_file(corpus: Corpus, folder: Path):
     assert len(corpus.train) == 40
-    with pytest.raises(AssertionError, match="spoken anew"):
+    with pytest.raises(AssertionError, match="synthesized again"):
         build_corpus(dataclasses.replace(SMALL, noise=11.0), folder)
-    with pytest.raises(AssertionError, match="spoken anew"):
+    with pytest.raises(AssertionError, match="synthesized again"):
         build_corpus(SMALL, folder, multiple=8)
 
 

@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
+from spangym.envs.data.log_mel import MELS
+from spangym.envs.model.pretrain import sample_batch
 from spangym.experiments.pilot.corpus import BLANK, Corpus, decode
 from spangym.experiments.pilot.model_training import ModelTrainingJob
-from spangym.experiments.pilot.models import MELS, STRIDE, SpeechModel, make_model
-from spangym.experiments.pilot.pilot_tasks import SpeechTask, TextTask, batch_rngs, sample_batch
+from spangym.experiments.pilot.models import STRIDE, SpeechModel, make_model
+from spangym.experiments.pilot.pilot_tasks import SpeechTask, TextTask, batch_rngs
 from spangym.experiments.pilot.synthetic_speech import SyntheticSpeechConfig, build_corpus
 
 from .pilot_plans import tiny_study

@@ -130,10 +130,10 @@ def test_all_variants_read_the_same_batches(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_a_share_of_the_updates_is_at_random_spans(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     chance = []
-    episode = Trainer._run_batch
+    episode = Trainer.run_batch
     monkeypatch.setattr(
         Trainer,
-        "_run_batch",
+        "run_batch",
         lambda self, span_policy: (chance.append(self.episodes), episode(self, span_policy)),
     )
     run(tmp_path, "refiner", seconds=60.0)
@@ -180,7 +180,7 @@ def test_checkpoints_are_written_where_a_phase_ends(tmp_path: Path):
     run(tmp_path, "ppo-frozen", seconds=1e6)
     kept = Checkpoints(tmp_path / "checkpoints").read(lambda _: None)
     assert kept is not None
-    assert (kept["phase"], kept["trainer"]["optimizer"]["updates"]) == (2, 12)
+    assert (kept["agent_is_frozen"], kept["trainer"]["optimizer"]["updates"]) == (True, 12)
 
 
 def test_agents_are_frozen_where_they_learned_in_the_environment(tmp_path: Path):
@@ -221,7 +221,7 @@ def test_numbers_that_are_not_finite_stop_an_online_training(
     monkeypatch.setattr(PilotModel, "embed", spoilt)
     run(tmp_path, "dqn-online", seconds=60.0)
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["stopped"] == "layer 0 put out numbers that were not finite"
+    assert result["stopped"] == "the output of layer 0 was not finite"
 
 
 def test_the_original_is_judged_by_itself_and_learns_nothing_from_it():

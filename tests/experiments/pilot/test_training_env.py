@@ -9,11 +9,12 @@ from torch import Tensor
 
 from spangym.attention import LayerOutput
 from spangym.envs import parse_env_kwargs
+from spangym.envs.model.pretrain import sample_batch
 from spangym.experiments.pilot.evaluate_model import run_model
 from spangym.experiments.pilot.model_optimizer import ModelOptimizer
-from spangym.experiments.pilot.models import ModelStack, PilotModel, make_model
+from spangym.experiments.pilot.models import PilotModel, make_model
 from spangym.experiments.pilot.online_env import ONLINE_REWARDS, OnlineVecEnv
-from spangym.experiments.pilot.pilot_tasks import TextTask, batch_rngs, sample_batch
+from spangym.experiments.pilot.pilot_tasks import TextTask, batch_rngs
 from spangym.experiments.pilot.span_policies import SpanPolicy
 from spangym.utils.serialization import from_bytes, to_bytes
 
@@ -63,7 +64,7 @@ def make(reward: str = "loss_improvement") -> tuple[OnlineVecEnv, TrainableModel
     trained = TrainableModel(model)
     config, parts = parse_env_kwargs(
         {
-            "layers": ModelStack(model),
+            "layers": model,
             "dataset": TextTask(STUDY.text).dataset,
             "reward": ONLINE_REWARDS[reward](0.5),
             "ctx": STUDY.text.ctx,

@@ -1,0 +1,67 @@
+"""Returns of the non-learning baselines, measured and stored."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spangym.envs import ENVIRONMENTS, SpanControlEnv
+from spangym.experiments.benchmarks.baselines import COLUMNS, BaselineReturns, measure_baselines
+
+
+def test_baselines_are_what_the_policies_earn(monkeypatch: pytest.MonkeyPatch):
+    small = {"dims": 8, "heads": 2, "ctx": 16, "chunks_per_episode": 2, "cost_coef": 0.3}
+    monkeypatch.setitem(ENVIRONMENTS, "spangym/SpanControl-v0", small)
+    done: list[tuple[int, int]] = []
+    found = measure_baselines("spangym/SpanControl-v0", 3, lambda *each: done.append(each))
+    assert found.chunks == 6
+    assert done[-1] == (102, 102)
+    env = SpanControlEnv(**small, split="evaluation")
+    returns = []
+    for env_index in range(3):
+        env.reset(seed=1_000_000 + env_index)
+        returns.append(sum(env.step(7)[1] for _ in range(4)))
+    assert found.fixed[7] == pytest.approx(np.mean(returns) / 2, abs=1e-5)
+    assert found.best_fixed <= found.best_by_layer <= found.content_oracle
+    assert found.random < found.oracle
+    assert found.score <= 1.01
+
+
+def test_a_row_of_baselines_as_text():
+    fixed = (0.0, 0.5, *[0.1] * 8)
+    row = BaselineReturns("spangym/A-v0", 9, -1.0, fixed, 0.6, 0.7, 1.0, (1, 2))
+    assert row.to_row()[:3] == ("A-v0", "-1.000", "0.000")
+    assert row.to_row()[-2:] == ("1", "0.75")
+
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_stored_baselines_are_those_of_the_readme_and_no_fixed_span_is_near_the_oracle():
+    stored = json.loads((ROOT / "experiments" / "results" / "baselines.json").read_text())
+    rows = [BaselineReturns(**row) for row in stored["rows"]]
+    assert [row.id for row in rows] == [*ENVIRONMENTS]
+    readme = [" ".join(line.split()) for line in (ROOT / "README.md").read_text().splitlines()]
+    for names, *cells in zip(COLUMNS, *(row.to_row() for row in rows), strict=True):
+        if names != "id":
+            assert f"| {names} | {' | '.join(cells)} |" in readme
+    for row in rows[1:]:
+        assert row.oracle - row.best_fixed > 0.05 * abs(row.oracle)
+        assert row.score < 0.95
+        assert row.content_oracle > row.best_fixed
+
+
+def test_the_stored_oracle_is_that_of_the_shipped_layers():
+    """One id played again, with fewer episodes: the first of those stored."""
+    stored = json.loads((ROOT / "experiments" / "results" / "baselines.json").read_text())
+    (row,) = (BaselineReturns(**row) for row in stored["rows"] if row["id"].endswith("Sparsity-v0"))
+    env = SpanControlEnv(**ENVIRONMENTS[row.id], split="evaluation")
+    returns = []
+    for seed in range(3):
+        env.reset(seed=1_000_000 + seed)
+        for _ in range(env.config.chunks_per_episode):
+            returns.append(env.lookahead().max())
+            env.step(9)
+            env.step(9)
+    assert np.mean(returns) == pytest.approx(row.oracle, abs=0.1)

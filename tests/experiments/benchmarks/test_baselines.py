@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spangym.envs import ENVIRONMENTS, SpanControlEnv
-from spangym.experiments.benchmarks.baselines import COLUMNS, BaselineReturns, measure_baselines
+from spangym.experiments.benchmarks.baselines import BaselineReturns, measure_baselines
 
 
 def test_baselines_are_what_the_policies_earn(monkeypatch: pytest.MonkeyPatch):
@@ -38,14 +38,10 @@ def test_a_row_of_baselines_as_text():
 ROOT = Path(__file__).parents[3]
 
 
-def test_stored_baselines_are_those_of_the_readme_and_no_fixed_span_is_near_the_oracle():
+def test_in_the_stored_baselines_no_fixed_span_is_near_the_oracle():
     stored = json.loads((ROOT / "experiments" / "results" / "baselines.json").read_text())
     rows = [BaselineReturns(**row) for row in stored["rows"]]
     assert [row.id for row in rows] == [*ENVIRONMENTS]
-    readme = [" ".join(line.split()) for line in (ROOT / "README.md").read_text().splitlines()]
-    for names, *cells in zip(COLUMNS, *(row.to_row() for row in rows), strict=True):
-        if names != "id":
-            assert f"| {names} | {' | '.join(cells)} |" in readme
     for row in rows[1:]:
         assert row.oracle - row.best_fixed > 0.05 * abs(row.oracle)
         assert row.score < 0.95

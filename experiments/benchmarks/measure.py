@@ -23,7 +23,6 @@ from rich.table import Table as RichTable
 
 from spangym.experiments.runner.hardware import hardware_info
 from spangym.utils.atomic_io import atomic_write
-from spangym.utils.errors import UserError
 
 Direction = Literal["lower", "higher"]
 
@@ -194,16 +193,3 @@ def save_bench(path: Path, machine: dict[str, Any], rows: Sequence[dict[str, Any
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as tmp:
         tmp.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def check_writable_file(option: str, path: Path) -> None:
-    """Refuse a path that cannot be written, before minutes are spent on a measurement.
-
-    Raises:
-        UserError: It is a folder, its parent is no folder, or permission is missing.
-    """
-    if path.is_dir():
-        raise UserError(f"{option}: {str(path)!r} is a folder; name a file")
-    parent = next(each for each in path.absolute().parents if each.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UserError(f"{option}: {str(path)!r} cannot be written, since {str(parent)!r} cannot")

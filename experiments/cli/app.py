@@ -1,36 +1,68 @@
-"""The command line; `spangym.experiments.cli.entry` starts it."""
+"""The command line `spangym`: a table of commands, each in a module that is imported on demand.
+
+`spangym.experiments.cli.entry` is the entry point. The module ``cmd_NAME`` holds ``command``: the
+function of a command, or a Typer app with subcommands.
+"""
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
-from typing import Annotated
+import sys
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from spangym.experiments.cli import (
-    agents_cmd as cli_agents,
-)
-from spangym.experiments.cli import (
-    bench as cli_measure,
-)
-from spangym.experiments.cli import (
-    compare as cli_compare,
-)
-from spangym.experiments.cli import (
-    environments as cli_environments,
-)
-from spangym.experiments.cli import (
-    pilot_cmd as cli_pilot,
-)
-from spangym.experiments.cli import (
-    runs as cli_runs,
-)
-from spangym.experiments.cli import (
-    tune_cmd as cli_tune,
-)
+COMMANDS = {
+    "compare": "Train and evaluate the agents of a study and compare them.",
+    "curves": "Redraw figures from the stored results of runs, without training.",
+    "validate": "Replay a run's evaluation episodes and compare the results with the stored ones.",
+    "leaderboard": "Replay the evaluation episodes of runs and rank the agents by score.",
+    "tune": "Search for hyperparameters of a study's agent with Optuna.",
+    "export": "Export a trained agent to a file for spangym.attention.load_controller.",
+    "watch": "Play one evaluation episode as a video or as text.",
+    "baselines": "Measure the returns of non-learning baselines and of the best possible policy.",
+    "pretrain": "Train the layers of an environment at random spans, on one CPU core.",
+    "pilot": "Train models with controlled attention spans and compare them with plain attention.",
+    "defects": "Measure the effect of each defect of the original layer.",
+    "bench": "Measure speed and memory, as ratios.",
+}
+"""Help texts by name: `spangym --help` imports none of the commands."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+
+class LazyGroup(TyperGroup):
+    """Imports the module of a command when the command is run."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.commands = {name: TyperCommand(name, help=text) for name, text in COMMANDS.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the real command instead of the one that only carries the help text."""
+        name, _, rest = super().resolve_command(ctx, args)
+        command = importlib.import_module(f"spangym.experiments.cli.cmd_{name}").command
+        if not isinstance(command, typer.Typer):
+            single = typer.Typer(add_completion=False)
+            single.command(name)(command)
+            command = single
+        return name, typer.main.get_command(command), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Report Ctrl-C where the command does not."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("spangym: interrupted", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+
 
 app = typer.Typer(
     name="spangym",
+    cls=LazyGroup,
     help="Compare agents that control the attention span of live layers.",
     no_args_is_help=True,
     add_completion=False,
@@ -40,32 +72,8 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def _options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     if version:
         print(f"spangym {importlib.metadata.version('spangym')}")
         raise typer.Exit
-
-
-for command in (
-    cli_compare.compare,
-    cli_runs.curves,
-    cli_runs.validate,
-    cli_runs.leaderboard,
-    cli_tune.tune,
-    cli_agents.export,
-    cli_environments.watch,
-    cli_environments.baselines,
-    cli_environments.pretrain,
-    cli_pilot.pilot,
-    cli_measure.defects,
-):
-    app.command()(command)
-
-bench = typer.Typer(help="Measure speed and memory, as ratios.", no_args_is_help=True)
-bench.command("attention")(cli_measure.bench_attention)
-bench.command("envs")(cli_measure.bench_envs)
-bench.command("agents")(cli_agents.bench_agents)
-bench.command("experiments")(cli_measure.bench_experiments)
-bench.command("pilot")(cli_measure.bench_pilot)
-app.add_typer(bench, name="bench")

@@ -1,4 +1,4 @@
-"""Where the command ``spangym`` starts: errors become a line, Ctrl-C is heard at once."""
+"""Entry point of the command `spangym`."""
 
 from __future__ import annotations
 
@@ -7,26 +7,19 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from typer.exceptions import TyperException
+
+from spangym.experiments.cli.app import app
+from spangym.utils.errors import UserError
+from spangym.utils.text import collapse_whitespace
+
 
 def main() -> None:
-    """Run the command line; errors of the user's are a line on stderr and exit code 2."""
-    # A scheduler's request to end is answered as Ctrl-C is.
+    """Run the command line; a user's error is printed as one line and exits with code 2."""
+    # Schedulers end a job with SIGTERM: it is handled like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # Refiners of the user's own are looked for in the working folder too, behind what is installed.
+    # A user's own agents may be in the working folder; installed modules take precedence.
     sys.path.append(str(Path.cwd()))
-    try:
-        _run()
-    except KeyboardInterrupt:
-        _fail("interrupted: nothing was written", code=130)
-
-
-def _run() -> None:
-    # Imported here, since that takes seconds in which Ctrl-C may come.
-    from typer.exceptions import TyperException
-
-    from spangym.experiments.cli.app import app
-    from spangym.utils.errors import UserError
-
     try:
         code = app(standalone_mode=False)
     except UserError as error:
@@ -38,8 +31,8 @@ def _run() -> None:
     raise SystemExit(code)
 
 
-def _fail(message: str, code: int = 2) -> NoReturn:
-    # Without a command Typer prints the help and has nothing to add.
+def _fail(message: str) -> NoReturn:
+    # Without a command Typer prints the help, and the message is empty.
     if message:
-        print("spangym: " + " ".join(message.split()), file=sys.stderr)
-    raise SystemExit(code)
+        print(f"spangym: {collapse_whitespace(message)}", file=sys.stderr)
+    raise SystemExit(2)

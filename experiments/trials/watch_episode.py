@@ -18,10 +18,9 @@ from spangym.agents.base import notify_episode_start
 from spangym.agents.registry import BUILTIN_AGENTS, get_agent_spec
 from spangym.envs import EnvConfig, SpanControlEnv, make_config
 from spangym.envs.registration import full_id
-from spangym.experiments.benchmarks.measure import check_writable_file
 from spangym.experiments.studies.study import StudyAgent, make_agent
 from spangym.experiments.trials.load_agent import TRIAL_DIR_PATTERN, load_trained_agent
-from spangym.utils.atomic_io import atomic_write
+from spangym.utils.atomic_io import atomic_write, check_writable_file
 from spangym.utils.errors import UserError
 from spangym.utils.suggestions import did_you_mean
 

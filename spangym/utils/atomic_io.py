@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from spangym.utils.errors import UserError
+
 
 def ensure_suffix(path: Path | str, suffix: str) -> Path:
     """Append a suffix to a path unless it is there.
@@ -43,3 +45,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
         tmp.replace(path)
     finally:
         tmp.unlink(missing_ok=True)
+
+
+def check_writable_file(option: str, path: Path) -> None:
+    """Refuse a path that cannot be written, before minutes are spent on a measurement.
+
+    Raises:
+        UserError: It is a folder, its parent is no folder, or permission is missing.
+    """
+    if path.is_dir():
+        raise UserError(f"{option}: {str(path)!r} is a folder; name a file")
+    parent = next(each for each in path.absolute().parents if each.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"{option}: {str(path)!r} cannot be written, since {str(parent)!r} cannot")

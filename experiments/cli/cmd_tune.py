@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress, TimeElapsedColumn
 
+from spangym.experiments.cli.app import INTERRUPTED
+from spangym.experiments.cli.options import Workers
+from spangym.experiments.cli.terminal import make_console, make_progress
 from spangym.experiments.reports.write_outputs import smoke_test
 from spangym.experiments.runner.hardware import available_cpus
 from spangym.experiments.studies.load_study import load_study
@@ -27,31 +28,28 @@ from spangym.experiments.tuning.tune import (
 from spangym.utils.errors import UserError
 
 
-def tune(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="A TOML file or a shipped study.")],
+def command(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A TOML file or a built-in study.")],
     agent: Annotated[str, typer.Option(help="Name of the study's agent to tune.")],
-    trials: Annotated[int, typer.Option(min=1, help="How many hyperparameters to try.")] = 20,
+    trials: Annotated[int, typer.Option(min=1, help="Number of Optuna trials.")] = 20,
     total_timesteps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of each training; else the study's.")
+        int | None, typer.Option(min=1, help="Steps of each training; default: the study's.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Training seeds of each trial.")] = 1,
     episodes: Annotated[int, typer.Option(min=1, help="Evaluation episodes of a trial.")] = 32,
     search_space: Annotated[
-        Path | None, typer.Option(help="TOML file of what to search; else the agent's shipped one.")
+        Path | None, typer.Option(help="TOML file of the search space; default: the agent's.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Trainings side by side; else one a core.")
-    ] = None,
+    workers: Workers = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the search; else runs/tune-STUDY-TIME. If it holds this search, the "
-            "search goes on."
+            help="Folder for the search; default: runs/tune-STUDY-TIME. A search in it is resumed."
         ),
     ] = None,
 ) -> None:
-    """Search for hyperparameters of a study's agent, by Optuna."""
+    """Search for hyperparameters of a study's agent with Optuna."""
     chosen = load_study(study)
     algo = find_study_agent(chosen, agent).algo
     search = build_search(
@@ -66,15 +64,12 @@ def tune(
     )
     smoke_test(search.study)
     folder = out or Path("runs", f"tune-{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}")
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = make_console()
     console.print(f"{agent}: {search.describe()}", markup=False, highlight=False)
     tried: list[TrialResult] = []
     try:
-        with Progress(
-            *Progress.get_default_columns(), TimeElapsedColumn(), console=console
-        ) as bars:
-            total = trials * seeds * search.study.total_timesteps
-            bar = bars.add_task("steps", total=total)
+        with make_progress(console) as bars:
+            bar = bars.add_task("steps", total=trials * seeds * search.study.total_timesteps)
 
             def progress(done: int) -> None:
                 bars.update(bar, completed=done)
@@ -83,11 +78,11 @@ def tune(
                 tried.append(each)
                 bars.console.print(str(each), markup=False, highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
-        print(f"interrupted: go on with the same command and --out {folder}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        print(f"interrupted: resume with the same command and --out {folder}", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
     if not (ranked := rank(tried)):
-        raise UserError(f"every trial failed, the first by: {tried[0].error}")
+        raise UserError(f"every trial failed, the first with: {tried[0].error}")
     path = folder / "best.toml"
     save_best(path, search, ranked[0])
     console.print(trials_table(tried))
-    print(f"written: {path}, the best as an agent of a study")
+    print(f"written: {path}, the best trial as an agent of a study")

@@ -1,0 +1,45 @@
+"""``spangym baselines``: returns of non-learning policies."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import torch
+import typer
+from rich.progress import TaskID
+
+from spangym.envs.registration import ENVIRONMENTS, full_id
+from spangym.experiments.benchmarks.baselines import baselines_table, measure_baselines
+from spangym.experiments.benchmarks.measure import describe_bench, save_bench
+from spangym.experiments.cli.options import Json
+from spangym.experiments.cli.terminal import make_console, make_progress
+from spangym.utils.atomic_io import check_writable_file
+
+
+def command(
+    environments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ENV_ID]...", help="Registered environments; default: all."),
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes of each policy.")] = 16,
+    json: Json = None,
+) -> None:
+    """Measure the returns of non-learning baselines and of the best possible policy."""
+    if json is not None:
+        check_writable_file("--json", json)
+    torch.set_num_threads(1)
+    names = [full_id(name) for name in environments or ENVIRONMENTS]
+    measured = []
+    with make_progress() as bars:
+        for name in names:
+            bar = bars.add_task(name, total=None)
+
+            def progress(done: int, total: int, bar: TaskID = bar) -> None:
+                bars.update(bar, completed=done, total=total)
+
+            measured.append(measure_baselines(name, episodes, progress))
+    make_console(160).print(baselines_table(measured))
+    if json is not None:
+        save_bench(json, describe_bench(torch.device("cpu")), [asdict(each) for each in measured])
+        print(f"written: {json}")

@@ -1,0 +1,117 @@
+"""``spangym bench``: measure speed and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from spangym.envs.env_config import check_device
+from spangym.experiments.benchmarks import (
+    bench_agents,
+    bench_attention,
+    bench_envs,
+    bench_experiments,
+    bench_pilot,
+)
+from spangym.experiments.benchmarks.long_inputs import long_inputs_table
+from spangym.experiments.benchmarks.measure import (
+    BenchRow,
+    bench_table,
+    describe_bench,
+    format_value,
+    save_bench,
+)
+from spangym.experiments.cli.options import Json, Quick, TaskName, Threads
+from spangym.experiments.cli.terminal import make_console
+from spangym.experiments.reports.terminal_tables import to_rich_table
+from spangym.utils.atomic_io import check_writable_file
+from spangym.utils.errors import UserError
+
+command = typer.Typer(
+    help="Measure speed and memory, as ratios.", no_args_is_help=True, add_completion=False
+)
+
+
+@command.command()
+def attention(quick: Quick = False, json: Json = None, threads: Threads = 1) -> None:
+    """Measure local attention against the compute cost of its query-key pairs."""
+    _run(bench_attention.run(quick), threads, json)
+
+
+@command.command()
+def envs(quick: Quick = False, json: Json = None, threads: Threads = 1) -> None:
+    """Measure the overhead of the environment over its layers."""
+    _run(bench_envs.run(quick), threads, json)
+
+
+@command.command()
+def agents(quick: Quick = False, json: Json = None, threads: Threads = 1) -> None:
+    """Measure the cost of a decision relative to its layer, and the speed of tabular learning."""
+    _run(bench_agents.run(quick), threads, json)
+
+
+@command.command()
+def experiments(quick: Quick = False, json: Json = None, threads: Threads = 1) -> None:
+    """Measure the overhead of the runner over its trials, and the speed of drawing."""
+    _run(bench_experiments.run(quick), threads, json)
+
+
+@command.command()
+def pilot(
+    task: Annotated[TaskName | None, typer.Argument(help="Default: both.")] = None,
+    quick: Quick = False,
+    json: Json = None,
+    threads: Threads = 1,
+    device: Annotated[str, typer.Option(help="PyTorch device, e.g. cpu or cuda:0.")] = "cpu",
+) -> None:
+    r"""Measure the cost of a pilot's models on long inputs, relative to full attention.
+
+    Speech needs an extra: pip install 'spangym\[speech]'.
+    """
+    if json is not None:
+        check_writable_file("--json", json)
+    torch.set_num_threads(threads)
+    console = make_console(160)
+    tasks = [each for each in bench_pilot.LENGTHS if task in (None, each)]
+    try:
+        torch_device = check_device(device)
+        with console.status("measuring") as status:
+            measured = list(bench_pilot.run(tasks, quick, torch_device, status.update))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    machine = describe_bench(torch_device)
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    console.print(to_rich_table(long_inputs_table(measured)))
+    if json is not None:
+        save_bench(json, machine, measured)
+        print(f"written: {json}")
+
+
+def _run(rows: Iterable[BenchRow], threads: int, json: Path | None) -> None:
+    if json is not None:
+        check_writable_file("--json", json)
+    torch.set_num_threads(threads)
+    machine = describe_bench(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    console = make_console()
+    done: list[BenchRow] = []
+    with console.status("measuring") as status:
+        for row in rows:
+            done.append(row)
+            status.update(f"measured: {row.name}: {format_value(row.value)}")
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    console.print(bench_table([row for row in done if row.value is not None]))
+    missing = [row.name for row in done if row.value is None]
+    requirements = {
+        "CUDA": "a CUDA device",
+        "local-attention": "the package local-attention (extra dev)",
+    }
+    needed = [need for word, need in requirements.items() if any(word in name for name in missing)]
+    if missing:
+        print(f"not measured: {len(missing)} figures that need {' or '.join(needed)}")
+    if json is not None:
+        save_bench(json, machine, [row.as_json() for row in done])
+        print(f"written: {json}")

@@ -1,0 +1,127 @@
+"""``spangym compare``: run a study."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spangym.experiments.cli.options import (
+    Address,
+    CheckpointSeconds,
+    Device,
+    Executor,
+    ExecutorName,
+    Out,
+    Quiet,
+    Resume,
+    Seeds,
+    Workers,
+)
+from spangym.experiments.cli.running import make_executor, print_outcome, running
+from spangym.experiments.reports.terminal_tables import rich_comparison_tables
+from spangym.experiments.reports.write_outputs import smoke_test, write_outputs
+from spangym.experiments.runner.hardware import available_cpus
+from spangym.experiments.runner.job import CHECKPOINT_SECONDS
+from spangym.experiments.runner.manifest import make_manifest
+from spangym.experiments.studies.load_study import load_study, normalize_study, override_study
+from spangym.experiments.trials.run_dir import RunDir
+from spangym.utils.errors import UserError
+
+
+def command(
+    study: Annotated[
+        str | None,
+        typer.Argument(metavar="STUDY", help="A TOML file or a built-in study; else quickstart."),
+    ] = None,
+    seeds: Seeds = None,
+    total_timesteps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of each training.")
+    ] = None,
+    agent: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Compare only this agent with the baselines (repeatable): an agent of the study, "
+            "another built-in one, or your own module:Class."
+        ),
+    ] = None,
+    executor: Executor = ExecutorName.LOCAL,
+    address: Address = None,
+    workers: Workers = None,
+    device: Device = None,
+    out: Out = None,
+    resume: Resume = None,
+    checkpoint_seconds: CheckpointSeconds = CHECKPOINT_SECONDS,
+    quiet: Quiet = False,
+) -> None:
+    """Train and evaluate the agents of a study and compare them.
+
+    With --resume, --total-timesteps makes all trainings longer.
+    """
+    job_executor = make_executor(executor, address, workers, checkpoint_seconds)
+    if resume is None:
+        chosen = override_study(
+            load_study("quickstart" if study is None else study),
+            seeds=seeds,
+            total_timesteps=total_timesteps,
+            agents=agent or (),
+            device=device,
+        )
+        smoke_test(chosen)
+        folder = RunDir(out or Path("runs", chosen.name))
+        folder.create(chosen, make_manifest(chosen, sys.argv, workers or available_cpus()))
+    else:
+        if any(each is not None for each in (study, seeds, agent, device, out)):
+            raise UserError(
+                "--resume runs the folder's own study: combine it only with --workers, "
+                "--executor, --address, --checkpoint-seconds, --quiet, and --total-timesteps to "
+                "train longer"
+            )
+        folder = RunDir.open(resume)
+        _resume(folder, workers or available_cpus(), total_timesteps)
+    with running(folder, job_executor, quiet) as (console, failed):
+        results, statistics = write_outputs(folder, failed)
+    tables = rich_comparison_tables(results, statistics)
+    print_outcome(console, folder, tables, statistics.remarks, statistics.verdict, failed)
+
+
+def _resume(folder: RunDir, workers: int, total_timesteps: int | None) -> None:
+    """Write the study and manifest of a resumed run, with longer trainings if wanted."""
+    folder.check_writable()
+    stored = study = folder.study()
+    if total_timesteps is not None and total_timesteps < stored.total_timesteps:
+        raise UserError(
+            f"--total-timesteps may only be raised: the run in {str(folder.path)!r} has "
+            f"{stored.total_timesteps}"
+        )
+    if total_timesteps not in (None, stored.total_timesteps):
+        earlier = (*stored.resumed_from_steps, stored.total_timesteps)
+        study = replace(stored, total_timesteps=total_timesteps, resumed_from_steps=earlier)
+    try:
+        study = normalize_study(study)
+    except UserError as error:
+        raise UserError(f"{folder.path / 'study.toml'}: {error}") from error
+    manifest = make_manifest(study, sys.argv, workers)
+    _check_same_content(folder, manifest)
+    before = [(trial, folder.folder_of(trial)) for trial in folder.jobs()]
+    folder.create(study, manifest)
+    if study.total_timesteps != stored.total_timesteps:
+        folder.seed_checkpoints_for_longer_training(before)
+
+
+def _check_same_content(folder: RunDir, current: dict[str, Any]) -> None:
+    """Refuse to resume a run whose data or weights have changed."""
+    stored = folder.manifest()
+    if stored["content_sha256"] != current["content_sha256"]:
+        raise UserError(
+            f"the run in {str(folder.path)!r} read different content: resume it with the Python "
+            "and the files that its manifest.json and study.toml name"
+        )
+    if stored.get("weights_sha256") != current["weights_sha256"]:
+        raise UserError(
+            f"the run in {str(folder.path)!r} used different weights: run the study again in "
+            "another folder"
+        )

@@ -1,0 +1,115 @@
+"""``spangym pilot``: train models with controlled spans."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spangym.experiments.cli.options import (
+    Address,
+    CheckpointSeconds,
+    Device,
+    Executor,
+    ExecutorName,
+    Out,
+    Quiet,
+    Resume,
+    Seeds,
+    TaskName,
+    Workers,
+)
+from spangym.experiments.cli.running import make_executor, print_outcome, running
+from spangym.experiments.pilot.conclusion import conclude
+from spangym.experiments.pilot.load_pilot_study import (
+    load_pilot_study,
+    normalize_pilot_study,
+    override_pilot_study,
+)
+from spangym.experiments.pilot.pilot_folder import PilotFolder
+from spangym.experiments.pilot.pilot_tables import rich_pilot_tables
+from spangym.experiments.pilot.pilot_tasks import fingerprint, validate_task
+from spangym.experiments.runner.fingerprint import DatasetHashes
+from spangym.experiments.runner.hardware import available_cpus
+from spangym.experiments.runner.job import CHECKPOINT_SECONDS
+from spangym.experiments.runner.manifest import describe_run
+from spangym.utils.errors import UserError
+
+
+def command(
+    task: Annotated[TaskName | None, typer.Argument(help="Task of the models.")] = None,
+    study: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="STUDY",
+            help="A TOML file or a built-in study: quick, laws, voices or full for speech, quick "
+            "or full for text; default: quick.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your own recordings with transcripts (.wav or .flac, each with a .txt, or one "
+            "CSV), or your own texts."
+        ),
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(help="Train only this variant and the baseline (repeatable)."),
+    ] = None,
+    seeds: Seeds = None,
+    updates: Annotated[int | None, typer.Option(min=1, help="Updates of each model.")] = None,
+    executor: Executor = ExecutorName.LOCAL,
+    address: Address = None,
+    workers: Workers = None,
+    device: Device = None,
+    out: Out = None,
+    resume: Resume = None,
+    checkpoint_seconds: CheckpointSeconds = CHECKPOINT_SECONDS,
+    quiet: Quiet = False,
+) -> None:
+    r"""Train models with controlled attention spans and compare them with plain attention.
+
+    Speech needs an extra: pip install 'spangym\[speech]'.
+    """
+    job_executor = make_executor(executor, address, workers, checkpoint_seconds)
+    if resume is None:
+        if task is None:
+            raise UserError("name the task of the models: `spangym pilot speech`, or `text`")
+        chosen = override_pilot_study(
+            load_pilot_study("quick" if study is None else study, task.value),
+            seeds=seeds,
+            updates=updates,
+            variants=variant or (),
+            data=data,
+            device=device,
+        )
+        folder = PilotFolder(out or Path("runs", chosen.name))
+    else:
+        given = (task, study, data, variant, seeds, updates, device, out)
+        if any(each is not None for each in given):
+            raise UserError(
+                "--resume runs the folder's own study: combine it only with --workers, "
+                "--executor, --address, --checkpoint-seconds and --quiet"
+            )
+        folder = PilotFolder.open(resume)
+        folder.check_writable()
+        try:
+            chosen = normalize_pilot_study(folder.study())
+        except UserError as error:
+            raise UserError(f"{folder.path / 'pilot.toml'}: {error}") from error
+    try:
+        # Speech is synthesized here, before the jobs need it.
+        validate_task(chosen)
+        content = fingerprint(chosen, DatasetHashes())
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    manifest = describe_run(sys.argv, workers or available_cpus(), chosen.device)
+    folder.make(chosen, {**manifest, "content_sha256": content})
+    with running(folder, job_executor, quiet) as (console, failed):
+        concluded = conclude(folder, failed)
+    rows, summary = concluded.rows, concluded.summary
+    tables, failures = rich_pilot_tables(rows, summary), failed | concluded.stopped
+    print_outcome(console, folder, tables, summary.remarks, summary.verdict, failures)

@@ -1,0 +1,43 @@
+"""``spangym validate``: replay a run's evaluation episodes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from spangym.experiments.runner.manifest import make_manifest
+from spangym.experiments.trials.replay import validate
+from spangym.experiments.trials.run_dir import RunDir
+from spangym.utils.errors import UserError
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print only episodes that differ.")
+    ] = False,
+) -> None:
+    """Replay a run's evaluation episodes and compare the results with the stored ones."""
+    run = RunDir.open(folder)
+    torch.set_num_threads(1)
+    failed = rounded = total = 0
+    for row in validate(run):
+        if row.difference or not quiet:
+            print(row)
+        total += 1
+        failed += not row.reproduced
+        rounded += row.reproduced and bool(row.difference)
+    if not total:
+        raise UserError(f"no trial is finished in {str(folder)!r}: there is nothing to replay")
+    exact = total - failed - rounded
+    print(f"{total - failed} of {total} episodes are reproduced, {exact} of them bit-exact")
+    if failed:
+        stored, current = run.manifest(), make_manifest(run.study(), sys.argv, 1)
+        for name, what in (("content_sha256", "content"), ("weights_sha256", "weights")):
+            if stored.get(name) != current[name]:
+                print(f"the run was made with different {what}, see its manifest.json")
+        raise typer.Exit(1)

@@ -1,0 +1,56 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class ExecutorName(StrEnum):
+    """Executors of jobs."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+class TaskName(StrEnum):
+    """Tasks of a pilot."""
+
+    SPEECH = "speech"
+    TEXT = "text"
+
+
+Address = Annotated[
+    str | None,
+    typer.Option(help="Ray cluster, HOST:PORT; default: start one on this machine."),
+]
+CheckpointSeconds = Annotated[
+    float, typer.Option(min=0, help="Minimum time between two checkpoints of a training.")
+]
+Device = Annotated[str | None, typer.Option(help="PyTorch device, e.g. cpu or cuda:0.")]
+Executor = Annotated[
+    ExecutorName, typer.Option(help="Run jobs in local processes or on a Ray cluster.")
+]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the results to this file too.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for the results; default: runs/STUDY. Finished jobs in it are kept, "
+        "interrupted ones are resumed."
+    ),
+]
+Quick = Annotated[bool, typer.Option("--quick", help="Smaller sizes and fewer repetitions.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only failures.")]
+Resume = Annotated[
+    Path | None, typer.Option(help="Resume the run in this folder, with its own study.")
+]
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")]
+Seeds = Annotated[int | None, typer.Option(min=1, help="Number of training seeds, counted from 0.")]
+Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Parallel jobs on this machine; default: one a CPU core."),
+]

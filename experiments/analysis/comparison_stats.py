@@ -1,148 +1,190 @@
-"""What the rows of a comparison say: differences, aggregates, intervals, and a verdict."""
+"""Statistics of a comparison or a pilot: means, differences, aggregates, all with intervals."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from spangym.experiments.analysis import aggregates
-from spangym.experiments.analysis.differences import Difference, paired_differences
+from spangym.experiments.analysis.differences import paired_differences
 from spangym.experiments.analysis.intervals import (
     RESAMPLES,
     Floats,
     Strata,
     bootstrap_ci,
     bootstrap_ci_proportion,
+    t_interval,
 )
-from spangym.experiments.analysis.remarks import make_remarks
-from spangym.experiments.analysis.results import Results
-from spangym.experiments.analysis.row_groups import by_agent
-from spangym.experiments.analysis.summaries import per_agent_summary
-from spangym.experiments.analysis.verdict import make_verdict
+from spangym.experiments.analysis.results import MetricInfo, Results
 
 BEST_FIXED = "best fixed"
-"""Stands for the fixed span of the highest return, of each environment its own."""
+"""Stands for the fixed span with the highest return in each environment."""
 
 THRESHOLDS = np.linspace(0, 1, 101)
-"""Scores between random and the oracle, whatever agents are compared."""
+"""Thresholds of the performance profile, as scores."""
 
-_STATISTICS = {
+STATISTICS = {
     "iqm": aggregates.interquartile_mean,
     "median": aggregates.median,
     "mean": aggregates.mean,
     "optimality gap": aggregates.optimality_gap,
 }
-_DIFFERENCES = [each.name for each in fields(Difference)]
+
+
+class MeanCI(NamedTuple):
+    """Mean over training seeds with its 95 % interval; NaN where it is not known."""
+
+    mean: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
 
 
 @dataclass(frozen=True)
 class ComparisonStats:
-    """What the rows of a comparison say; ``low`` and ``high`` are a 95 % interval's bounds.
+    """Statistics of the results; ``low`` and ``high`` are the bounds of a 95 % interval.
 
-    The unit of replication is the training seed: episodes are averaged within it first. Bounds
-    are NaN where seeds cannot say how far they spread: with a single one, so for policies that are
-    run once; and, for probabilities and shares, where all runs say the same.
+    The training seed is the unit of replication: episodes are averaged within it first. Bounds are
+    NaN for a single seed and deterministic baselines, and for proportions of 0 or 1.
 
     Attributes:
-        summaries: A row for each environment and agent, the best return of each environment first:
-            ``environment``, ``agent``, ``return``, ``low``, ``high``, ``score``, ``score_low``,
-            ``score_high``, ``regret``, ``mean_span``, ``qk_pairs``, ``full_qk_pairs``,
-            ``seconds``, ``steps``, ``seeds`` (how many), ``area`` (mean return over the training,
-            i.e. the area under its curve over its steps; NaN without training) and
-            ``efficiency`` (steps until the smoothed curve first reaches 95 % of the way from
-            random's return to the agent's own final level; the median over seeds, in which one
-            that does not end above random is later than all; NaN without training or if never).
-        aggregates: Over all environments, a row for each agent and statistic: ``agent``,
+        summary: Mean of each metric, one row for each environment, group, split and metric:
+            ``environment``, ``group``, ``split``, ``metric``, ``mean``, ``low``, ``high``, ``n``
+            (training seeds). Intervals are Student's t.
+        differences: Paired differences of the primary metric from each baseline (``pairing`` is
+            ``baseline``) and of `Results.pairs`, with the columns of `paired_differences`.
+        by_action: Mean of each metric with the same action in every layer: the columns of
+            ``summary`` and ``action``.
+        aggregates: Scores over all environments, one row for each group and statistic: ``group``,
             ``statistic`` (``iqm``, ``median``, ``mean``, ``optimality gap``), ``estimate``,
-            ``low``, ``high``. Agents that lack an environment, or a score in it, are left out.
-        differences: Paired differences of returns, a row for each environment, learner and
-            baseline: ``environment``, ``agent``, ``baseline``, ``difference``, ``low``,
-            ``high``, ``seeds``, ``outcome`` (``better`` or ``worse`` where the interval leaves
-            0 out, ``equal`` up to rounding, else ``inconclusive``).
-        probability_of_improvement: Probability that a run of an agent returns more than one of
-            another, over all environments, a row for each pair of learners, and of a learner with
-            the best fixed span of each environment (``best fixed``): ``agent``, ``other``,
-            ``probability``, ``low``, ``high``. Agents that lack an environment are left out.
-        profiles: Share of runs, over all environments, that score above a threshold: ``agent``,
-            ``threshold``, ``share``, ``low``, ``high``; learners, and ``best fixed``.
-        verdict: What the comparison says, in a sentence or two made from the numbers.
-        remarks: What has to be known to read the tables, a sentence each: where seeds are too few
-            to tell among others.
+            ``low``, ``high``. Groups without a score in every environment are left out.
+        probability_of_improvement: Probability that a run of one group has a higher return than a
+            run of another, over all environments, for each pair of learners and each learner with
+            the best fixed span: ``group``, ``other``, ``probability``, ``low``, ``high``.
+        profiles: Proportion of runs over all environments with a score above a threshold, of the
+            learners and the best fixed span: ``group``, ``threshold``, ``share``, ``low``,
+            ``high``.
+        best_fixed: The fixed span with the highest return, by environment.
     """
 
-    summaries: pd.DataFrame
-    aggregates: pd.DataFrame
+    summary: pd.DataFrame
     differences: pd.DataFrame
+    by_action: pd.DataFrame
+    aggregates: pd.DataFrame
     probability_of_improvement: pd.DataFrame
     profiles: pd.DataFrame
-    verdict: str
-    remarks: tuple[str, ...]
+    best_fixed: Mapping[str, str]
+
+    def estimate(self, environment: str, group: str, metric: str, split: str) -> MeanCI:
+        """Mean of a metric; NaN if there is none."""
+        return self._estimates.get((environment, group, split, metric), MeanCI())
+
+    @cached_property
+    def _estimates(self) -> dict[tuple[str, ...], MeanCI]:
+        rows = self.summary.itertuples(index=False, name=None)
+        return {row[:4]: MeanCI(*row[4:]) for row in rows}
 
 
 def compute_statistics(
     results: Results, generator: np.random.Generator, resamples: int = RESAMPLES
 ) -> ComparisonStats:
-    """Make all statistics of a comparison.
+    """Compute all statistics. Those over several environments are empty for a pilot.
 
     Args:
-        results: What its trials left behind.
+        results: Results of a comparison or a pilot.
         generator: Draws the resamples; the same state gives the same statistics.
-        resamples: How many there are of each statistic over several environments.
+        resamples: Number of resamples of each statistic over several environments.
     """
-    summaries = per_agent_summary(results)
-    best = _best_fixed(results, summaries)
-    scores = _strata(results, "score", best)
-    differences = paired_differences(results)
-    over_all = _aggregates(results, scores, generator, resamples)
+    summary = _means(results, results.values, ["environment", "group", "split", "metric"])
+    best = _best_fixed(results, summary)
+    scores, returns = _strata(results, "score", best), _strata(results, "return", best)
+    with_baselines = [*itertools.product(results.learners, results.baselines)]
+    by_action = ["environment", "group", "split", "metric", "action"]
     return ComparisonStats(
-        summaries=summaries,
-        aggregates=over_all,
-        differences=pd.DataFrame(differences, columns=_DIFFERENCES),
+        summary=summary,
+        differences=paired_differences(results, {"baseline": with_baselines, **results.pairs}),
+        by_action=_means(results, results.action_values, by_action),
+        aggregates=_aggregates(results, scores, generator, resamples),
         probability_of_improvement=_probability_of_improvement(
-            results, _strata(results, "return", best), generator, resamples
+            results, returns, generator, resamples
         ),
         profiles=_profiles(results, scores, generator, resamples),
-        verdict=make_verdict(results, differences),
-        remarks=make_remarks(results, differences, set(over_all["agent"]), resamples),
+        best_fixed=best,
     )
 
 
-def _best_fixed(results: Results, summaries: pd.DataFrame) -> dict[str, str]:
+def _means(results: Results, table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Means over training seeds for each combination of the keys, in the order of the study."""
+    columns = [*keys, *MeanCI._fields]
+    if not len(table):
+        return pd.DataFrame(columns=columns)
+    rows = [
+        (*key, *_mean_ci(values.to_numpy(float), results.metrics[key[3]]))
+        for key, values in table.groupby(keys)["value"]
+    ]
+    order = {
+        name: index
+        for names in (results.environments, results.groups, results.splits, results.metrics)
+        for index, name in enumerate(names)
+    }
+    rows.sort(key=lambda row: [order.get(each, len(order)) for each in row[:4]])
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _mean_ci(values: Floats, info: MetricInfo) -> MeanCI:
+    if info.average == "median":
+        # A mean would leave out the seeds without a value, and be too optimistic.
+        median = float(np.median(np.where(np.isnan(values), np.inf, values)))
+        return MeanCI(median if math.isfinite(median) else math.nan, n=len(values))
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return MeanCI()
+    return MeanCI(float(known.mean()), *map(float, t_interval(known)), len(known))
+
+
+def _best_fixed(results: Results, summary: pd.DataFrame) -> dict[str, str]:
     """The fixed span of the highest return, by environment."""
-    fixed = summaries[summaries["agent"].isin(results.fixed_span_agents)]
-    # The first of an environment is its best; what comes last stays.
-    return dict(zip(fixed["environment"][::-1], fixed["agent"][::-1], strict=True))
+    fixed = summary[
+        (summary["metric"] == results.primary) & summary["group"].isin(results.fixed_span_agents)
+    ].dropna(subset="mean")
+    best = fixed.sort_values("mean", ascending=False, kind="stable").drop_duplicates("environment")
+    return dict(zip(best["environment"], best["group"], strict=True))
 
 
-def _strata(results: Results, column: str, best: Mapping[str, str]) -> dict[str, Strata]:
-    """Values by environment, of those agents that have one in every trial of each environment."""
-    trials = by_agent(results, results.trials)
-    names = {agent: dict.fromkeys(results.environments, agent) for agent in results.agents}
+def _strata(results: Results, metric: str, best: Mapping[str, str]) -> dict[str, Strata]:
+    """Values by environment, of the groups that have one for every job in each environment."""
+    table = results.values[results.values["metric"] == metric]
+    values = {
+        key: rows.to_numpy(float) for key, rows in table.groupby(["environment", "group"])["value"]
+    }
+    names = {group: dict.fromkeys(results.environments, group) for group in results.groups}
     strata = {}
-    for agent, labels in (names | {BEST_FIXED: dict(best)}).items():
-        keys = [(environment, labels.get(environment, "")) for environment in results.environments]
-        values = [trials[key][column].to_numpy(float) for key in keys if key in trials]
-        if len(values) == len(keys) > 0 and all(np.isfinite(each).all() for each in values):
-            strata[agent] = values
+    for group, by_environment in (names | {BEST_FIXED: dict(best)}).items():
+        keys = [(each, by_environment.get(each, "")) for each in results.environments]
+        found = [values[key] for key in keys if key in values]
+        if len(found) == len(keys) > 0 and all(np.isfinite(each).all() for each in found):
+            strata[group] = found
     return strata
 
 
 def _aggregates(
     results: Results, scores: Mapping[str, Strata], generator: np.random.Generator, resamples: int
 ) -> pd.DataFrame:
-    table = [
-        (agent, name, float(statistic(scores[agent])), *map(float, bounds))
-        for agent in results.agents
-        if agent in scores
-        for name, statistic in _STATISTICS.items()
-        for bounds in [bootstrap_ci(statistic, scores[agent], generator, resamples)]
+    rows = [
+        (group, name, float(statistic(scores[group])), *map(float, bounds))
+        for group in results.groups
+        if group in scores
+        for name, statistic in STATISTICS.items()
+        for bounds in [bootstrap_ci(statistic, scores[group], generator, resamples)]
     ]
-    return pd.DataFrame(table, columns=["agent", "statistic", "estimate", "low", "high"])
+    return pd.DataFrame(rows, columns=["group", "statistic", "estimate", "low", "high"])
 
 
 def _probability_of_improvement(
@@ -152,20 +194,20 @@ def _probability_of_improvement(
         *itertools.combinations(results.learners, 2),
         *((learner, BEST_FIXED) for learner in results.learners),
     ]
-    table = []
-    for agent, other in pairs:
-        if agent not in returns or other not in returns:
+    rows = []
+    for group, other in pairs:
+        if group not in returns or other not in returns:
             continue
         if other == BEST_FIXED:
-            # It has no seeds that could be drawn anew.
-            drawn = returns[agent]
+            # It is deterministic: only the learner's seeds are resampled.
+            strata = returns[group]
             statistic = partial(aggregates.probability_of_improvement, second=returns[other])
         else:
-            drawn = [*returns[agent], *returns[other]]
+            strata = [*returns[group], *returns[other]]
             statistic = _first_half_over_second
-        bounds = bootstrap_ci_proportion(statistic, drawn, generator, resamples)
-        table.append((agent, other, float(statistic(drawn)), *map(float, bounds)))
-    return pd.DataFrame(table, columns=["agent", "other", "probability", "low", "high"])
+        bounds = bootstrap_ci_proportion(statistic, strata, generator, resamples)
+        rows.append((group, other, float(statistic(strata)), *map(float, bounds)))
+    return pd.DataFrame(rows, columns=["group", "other", "probability", "low", "high"])
 
 
 def _first_half_over_second(strata: Strata) -> Floats:
@@ -176,12 +218,11 @@ def _first_half_over_second(strata: Strata) -> Floats:
 def _profiles(
     results: Results, scores: Mapping[str, Strata], generator: np.random.Generator, resamples: int
 ) -> pd.DataFrame:
-    columns = ["agent", "threshold", "share", "low", "high"]
-    table = []
-    for agent in (*results.learners, BEST_FIXED):
-        if agent in scores:
-            above = aggregates.runs_above(scores[agent], THRESHOLDS)
+    rows = []
+    for group in (*results.learners, BEST_FIXED):
+        if group in scores:
+            above = aggregates.runs_above(scores[group], THRESHOLDS)
             share = aggregates.mean(above)
             bounds = bootstrap_ci_proportion(aggregates.mean, above, generator, resamples)
-            table += [(agent, *row) for row in zip(THRESHOLDS, share, *bounds, strict=True)]
-    return pd.DataFrame(table, columns=columns)
+            rows += [(group, *row) for row in zip(THRESHOLDS, share, *bounds, strict=True)]
+    return pd.DataFrame(rows, columns=["group", "threshold", "share", "low", "high"])

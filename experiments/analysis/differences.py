@@ -1,9 +1,9 @@
-"""Paired differences of returns: each learner against each non-learning baseline."""
+"""Paired differences of the primary metric: the same training seeds, the same evaluation episodes."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,95 +11,88 @@ import pandas as pd
 
 from spangym.experiments.analysis.aggregates import ROUNDING
 from spangym.experiments.analysis.intervals import Floats, t_interval
-from spangym.experiments.analysis.results import Results
-from spangym.experiments.analysis.row_groups import RANDOM
+from spangym.experiments.analysis.results import EVALUATION, Results
 
 Outcome = Literal["better", "worse", "equal", "inconclusive"]
+COLUMNS = (
+    *("pairing", "environment", "group", "baseline", "split"),
+    *("difference", "low", "high", "n", "outcome"),
+)
+RANDOM = "random"
+"""The only non-learning baseline that is run with every training seed."""
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A learner's return minus a baseline's, in one environment.
+def paired_differences(
+    results: Results, pairings: Mapping[str, Sequence[tuple[str, str]]]
+) -> pd.DataFrame:
+    """Compute the differences between pairs of groups in each environment and split.
 
-    Attributes:
-        environment: Label.
-        agent: Label of the learner.
-        baseline: Label.
-        difference: Mean over training seeds.
-        low: Lower bound of its 95 % interval; NaN for a single seed.
-        high: Upper bound.
-        seeds: How many training seeds.
-        outcome: ``better`` or ``worse`` where the interval leaves 0 out, ``equal`` where no seed
-            differs by more than rounding, else ``inconclusive``.
-    """
-
-    environment: str
-    agent: str
-    baseline: str
-    difference: float
-    low: float
-    high: float
-    seeds: int
-    outcome: Outcome
-
-
-def paired_differences(results: Results) -> list[Difference]:
-    """The differences in each environment, in the order of the study.
-
-    A value for each training seed: the mean, over the evaluation episodes that both played, of
-    what the learner returned more. Random has training seeds, too, and is paired by them, since
-    trials of one seed read the same streams; the other baselines are the same beside each. The
-    interval is Student's, over these values. Resampling a few of them would say less: of four, the
-    least likely resample still comes once in 256 times.
+    Each training seed gives one value: the mean difference over the evaluation episodes of both
+    groups. Groups are paired by training seed, except that a deterministic baseline, which is run
+    once, is paired with every seed. The interval is Student's t over these values; with a few seeds
+    a bootstrap has too few distinct resamples for the tails.
 
     Args:
-        results: The comparison.
+        results: The results.
+        pairings: Pairs of group and baseline, by the name of the comparison; pairs without a common
+            seed are left out.
+
+    Returns:
+        One row for each pairing, environment, pair and split, with the columns of `COLUMNS`:
+        ``difference`` is the group's value minus the baseline's, ``low`` and ``high`` are the
+        bounds of its 95 % interval (NaN for a single seed), ``n`` the number of training seeds,
+        ``outcome`` the result of `classify_difference`.
     """
-    groups = dict(list(_by_seed(results).groupby(["environment", "agent", "baseline"])))
-    differences = []
-    for key in itertools.product(results.environments, results.learners, results.baselines):
-        if key not in groups:
+    units = dict(list(_evaluation_units(results).groupby(["environment", "group", "split"])))
+    info, rows = results.metrics[results.primary], []
+    triples = [(name, *pair) for name, pairs in pairings.items() for pair in pairs]
+    for environment, (pairing, group, baseline), split in itertools.product(
+        results.environments, triples, results.splits
+    ):
+        own = units.get((environment, group, split))
+        other = units.get((environment, baseline, split))
+        if own is None or other is None:
             continue
-        values = groups[key]["difference"].to_numpy(float)
-        baseline_mean = float(groups[key]["baseline_mean"].to_numpy(float).mean())
+        run_once = results.study_type == "comparison" and baseline != RANDOM
+        keys = ["evaluation_seed"] if run_once else ["seed", "evaluation_seed"]
+        both = own.merge(other[[*keys, "value"]], on=keys, suffixes=("", "_baseline"))
+        both["difference"] = both["value"] - both["value_baseline"]
+        means = both.groupby("seed")[["difference", "value_baseline"]].mean().dropna()
+        if not len(means):
+            continue
+        values = means["difference"].to_numpy(float)
+        level = float(means["value_baseline"].to_numpy(float).mean())
         low, high = (float(bound) for bound in t_interval(values))
-        outcome = classify_difference(values, baseline_mean, low, high)
-        mean = float(values.mean())
-        differences.append(Difference(*key, mean, low, high, len(values), outcome))
-    return differences
+        gains = (values, low, high) if info.higher_is_better else (-values, -high, -low)
+        outcome = classify_difference(*gains, level)
+        names = pairing, environment, group, baseline, split
+        rows.append((*names, float(values.mean()), low, high, len(values), outcome))
+    return pd.DataFrame(rows, columns=[*COLUMNS])
 
 
-def _by_seed(results: Results) -> pd.DataFrame:
-    """A row for each environment, ``agent``, ``baseline`` and training seed.
-
-    Of the episodes that both played: the mean ``difference``, and the ``baseline_mean``.
-    """
-    episodes = results.episodes
-    learners = episodes[episodes["agent"].isin(results.learners)]
-    baselines = pd.DataFrame(episodes[episodes["agent"].isin(results.baselines)])
-    baselines = baselines.rename(columns={"agent": "baseline", "return": "baseline_mean"})
-    seeded = baselines["baseline"] == RANDOM
-    one_episode = ["environment", "evaluation_seed"]
-    pairs = pd.concat(
-        [
-            learners.merge(baselines[seeded], on=[*one_episode, "training_seed"]),
-            learners.merge(baselines[~seeded].drop(columns="training_seed"), on=one_episode),
-        ]
-    )
-    pairs["difference"] = pairs["return"] - pairs["baseline_mean"]
-    key = ["environment", "agent", "baseline", "training_seed"]
-    return pd.DataFrame(pairs.groupby(key)[["difference", "baseline_mean"]].mean()).reset_index()
-
-
-def classify_difference(values: Floats, baseline_mean: float, low: float, high: float) -> Outcome:
-    """What differences say, where more is better.
+def classify_difference(values: Floats, low: float, high: float, level: float) -> Outcome:
+    """Classify a difference of which higher is better.
 
     Args:
-        values: One for each training seed.
-        baseline_mean: About how large is what was subtracted.
-        low: Lower bound of the interval of their mean.
+        values: Difference for each training seed, shape (seeds,).
+        low: Lower bound of the interval of their mean; NaN for a single seed.
         high: Upper bound.
+        level: Mean of the baseline, the scale of rounding errors.
+
+    Returns:
+        ``equal`` if no seed differs by more than rounding, ``better`` or ``worse`` if the interval
+        excludes 0, else ``inconclusive``.
     """
-    if np.all(np.abs(values) <= ROUNDING * (1 + abs(baseline_mean))):
+    if np.all(np.abs(values) <= ROUNDING * (1 + abs(level))):
         return "equal"
     return "better" if low > 0 else "worse" if high < 0 else "inconclusive"
+
+
+def _evaluation_units(results: Results) -> pd.DataFrame:
+    """One row for each group, training seed and evaluation episode; a pilot has one per split."""
+    if results.study_type == "comparison":
+        units = results.episodes.rename(columns={results.primary: "value"})
+        return units.assign(split=EVALUATION)
+    values = results.values
+    is_unit = (values["metric"] == results.primary) & values["split"].isin(results.splits)
+    return values[is_unit].assign(evaluation_seed=0)

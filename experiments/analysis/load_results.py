@@ -1,210 +1,368 @@
-"""Reading run folders: what their finished trials left behind, as tables."""
+"""Loads the results of finished jobs from run folders."""
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from spangym.experiments.analysis.results import Results
+from spangym.experiments.analysis.differences import RANDOM
+from spangym.experiments.analysis.results import (
+    ACTION_COUNT_COLUMNS,
+    ACTION_VALUE_COLUMNS,
+    ALL_SPLITS,
+    COMPARISON_METRICS,
+    CURVE_COLUMNS,
+    EPISODE_COLUMNS,
+    EVALUATION,
+    KEYS,
+    PILOT_METRICS,
+    TRAINING,
+    VALUE_COLUMNS,
+    WHOLE_MODEL,
+    AttentionMap,
+    Results,
+)
+from spangym.experiments.analysis.sample_efficiency import area_under_curve, sample_efficiency
+from spangym.experiments.pilot.pilot_folder import PilotFolder
 from spangym.experiments.studies.study import BASELINES, EvalConfig, StudyEnv, Trial
 from spangym.experiments.trials.run_dir import RunDir
 
-_NAMES = ("environment", "agent", "training_seed")
-_TRIALS = (
-    *_NAMES,
-    *("return", "score", "regret", "mean_span", "qk_pairs", "full_qk_pairs", "seconds", "steps"),
-)
-_EPISODES = (*_NAMES, "evaluation_seed", "return")
-_CURVES = (*_NAMES, "step", "return", "qk_pairs", "wall_seconds")
-_ACTION_COUNTS = (*_NAMES, "layer", "content_type", "action", "count", "mean_span")
-
-
-def _any(folder: RunDir, trial: Trial) -> bool:
-    del folder, trial
-    return True
+JobKey = tuple[str, str, int]
+"""Environment, group and training seed."""
 
 
 def load_results(
-    folders: Sequence[RunDir],
+    runs: Sequence[RunDir | PilotFolder],
     failed: Mapping[str, str] | None = None,
-    accept: Callable[[RunDir, Trial], bool] = _any,
+    accept: Callable[[RunDir, Trial], bool] | None = None,
 ) -> Results:
-    """Read what the finished trials of runs left behind.
+    """Load the results of the finished jobs of comparisons, or of one pilot.
 
-    Where several runs have an agent of one label, made with other hyperparameters or another
-    budget, the label of the later gets the name of its run's folder behind it. So do environments
-    of one label that differ. Trials that are the same in several runs stand once.
+    If several comparisons have an agent of one name with different hyperparameters or another
+    budget, the later one is renamed to ``NAME (RUN FOLDER)``; so are environments. Trials that
+    several runs share are loaded once.
 
     Args:
-        folders: Folders of runs, which may be in progress.
-        failed: Names of trials known to have failed, each with its error in a line, beside those
-            whose folder says so.
-        accept: Says of a finished trial whether it is read.
+        runs: Run folders; runs may be in progress.
+        failed: Job ids with one-line errors, in addition to the errors stored in the folders.
+        accept: Whether a finished trial of a comparison is loaded; all by default.
 
     Raises:
-        UserError: Stored rows are damaged.
+        UserError: A stored file is damaged.
     """
-    tables, labels, errors, missing = _Tables(), _Labels(), dict(failed or {}), 0
-    for folder in folders:
-        run, trials = folder.path.resolve().name, folder.jobs()
-        names = labels.of_run(run, trials)
-        for trial in trials:
-            name = names[trial.agent.name]
-            trial_key = labels.find(run, trial, name, folder.folder_of(trial).name)
-            if trial_key is None:
+    if isinstance(runs[0], PilotFolder):
+        return _load_pilot(runs[0], dict(failed or {}))
+    return _load_comparisons(
+        [run for run in runs if isinstance(run, RunDir)], dict(failed or {}), accept
+    )
+
+
+def _load_comparisons(
+    runs: Sequence[RunDir], errors: dict[str, str], accept: Callable[[RunDir, Trial], bool] | None
+) -> Results:
+    names, missing = _UniqueNames(), 0
+    trials: list[dict[str, Any]] = []
+    episodes, curves, action_counts = _Rows(), _Rows(), _Rows()
+    for run in runs:
+        jobs, run_name = run.jobs(), run.path.resolve().name
+        agent_names = names.add_run(run_name, jobs)
+        for trial in jobs:
+            agent = agent_names[trial.agent.name]
+            key = names.add_trial(run_name, trial, agent, run.folder_of(trial).name)
+            if key is None:
                 continue
-            if folder.is_finished(trial):
-                if accept(folder, trial):
-                    tables.read(folder, trial, trial_key)
-            elif error := errors.get(trial.job_id) or folder.error(trial):
-                errors[trial.job_id] = error
-            else:
-                missing += 1
+            if not run.is_finished(trial):
+                if error := errors.get(trial.job_id) or run.error(trial):
+                    errors[trial.job_id] = error
+                else:
+                    missing += 1
+            elif accept is None or accept(run, trial):
+                result, evaluation = run.result(trial), run.evaluation(trial)
+                episodes.append(key, evaluation)
+                action_counts.append(key, run.action_counts(trial))
+                if trial.total_timesteps:
+                    curves.append(key, run.curve(trial))
+                trials.append(
+                    {
+                        **dict(zip(KEYS, key, strict=True)),
+                        "return": evaluation["return"].mean(),
+                        "regret": np.nan if result["regret"] is None else result["regret"],
+                        "mean_span": evaluation["mean_span"].mean(),
+                        "qk_pairs": evaluation["qk_pairs"].mean() / trial.environment.episode_steps,
+                        "full_qk_pairs": result["full_qk_pairs"],
+                        "seconds": result["wall_seconds"],
+                        "steps": trial.total_timesteps,
+                    }
+                )
+    baselines = tuple(each for each in BASELINES if each in names.agents)
+    wide = add_normalized_scores(pd.DataFrame(trials, columns=[*KEYS, *_STORED]))
+    training = curves.concat(["step", "return", "qk_pairs", "wall_seconds"])
+    wide = wide.merge(learning_speed(training, wide), on=[*KEYS], how="left")
     return Results(
-        environments=tuple(labels.environments),
-        learners=tuple(each for each in labels.agents if each not in BASELINES),
-        baselines=tuple(each for each in BASELINES if each in labels.agents),
-        trials=add_normalized_scores(_table(tables.trials, _TRIALS)),
-        episodes=_table(tables.episodes, _EPISODES, others=True),
-        curves=_table(tables.curves, _CURVES),
-        action_counts=_table(tables.action_counts, _ACTION_COUNTS),
+        study_type="comparison",
+        environments=tuple(names.environments),
+        groups=(*(each for each in names.agents if each not in BASELINES), *baselines),
+        baselines=baselines,
+        splits=(EVALUATION,),
+        metrics=COMPARISON_METRICS,
+        primary="return",
+        values=to_long(wide),
+        curves=curves_to_long(training),
+        episodes=episodes.concat(EPISODE_COLUMNS[3:], others=True),
+        action_counts=action_counts.concat(ACTION_COUNT_COLUMNS[3:]),
         failed=tuple(errors.items()),
         missing=missing,
     )
 
 
+_STORED = ("return", "regret", "mean_span", "qk_pairs", "full_qk_pairs", "seconds", "steps")
+
+
 def add_normalized_scores(trials: pd.DataFrame) -> pd.DataFrame:
-    """Trials with their ``score``: in each environment 0 for random, 1 for the oracle.
+    """Add the column ``score``: 0 for the mean of random, 1 for that of the oracle.
 
     Args:
-        trials: With ``environment``, ``agent`` and ``return``.
+        trials: With ``environment``, ``group`` and ``return``.
 
     Example:
         >>> rows = [("a", "random", 1.0), ("a", "oracle", 3.0), ("a", "dqn", 2.5)]
-        >>> trials = pd.DataFrame(rows, columns=["environment", "agent", "return"])
+        >>> trials = pd.DataFrame(rows, columns=["environment", "group", "return"])
         >>> add_normalized_scores(trials)["score"].tolist()
         [0.0, 1.0, 0.75]
     """
-    means = {
-        names: float(rows["return"].to_numpy(float).mean())
-        for names, rows in trials.groupby(["environment", "agent"])
-    }
+    means = _mean_returns(trials)
     scores = pd.Series(np.nan, trials.index, dtype=float)
     for environment, rows in trials.groupby("environment"):
-        worst, best = (means.get((environment, each), np.nan) for each in ("random", "oracle"))
+        worst, best = (means.get((environment, each), np.nan) for each in (RANDOM, "oracle"))
         if best > worst:
             scores[rows.index] = (rows["return"] - worst) / (best - worst)
     return trials.assign(score=scores)
 
 
-_TrialKey = tuple[str, str, int]
-_KeyedTable = tuple[_TrialKey, pd.DataFrame]
-_EnvKey = tuple[StudyEnv, EvalConfig]
+def learning_speed(curves: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+    """Compute ``area`` and ``efficiency`` of each training.
+
+    Args:
+        curves: One row for each training episode, with ``step`` and ``return``.
+        trials: With the ``return`` of random, from which efficiency is measured.
+    """
+    starts, rows = _mean_returns(trials), []
+    for key, curve in curves.groupby([*KEYS]):
+        steps, returns = curve["step"].to_numpy(float), curve["return"].to_numpy(float)
+        start = starts.get((key[0], RANDOM), math.nan)
+        area = area_under_curve(steps, returns)
+        rows.append((*key, area, sample_efficiency(steps, returns, start)))
+    return pd.DataFrame(rows, columns=[*KEYS, "area", "efficiency"]).astype({"seed": int})
+
+
+def to_long(trials: pd.DataFrame) -> pd.DataFrame:
+    """Values of a comparison in long format, from one row for each trial."""
+    long = trials.melt([*KEYS], var_name="metric").assign(split=EVALUATION)
+    return long[[*VALUE_COLUMNS]].astype({"value": float})
+
+
+def curves_to_long(curves: pd.DataFrame) -> pd.DataFrame:
+    """Curves of a comparison in long format, from one row for each training episode."""
+    shared = curves.rename(columns={"wall_seconds": "seconds"})
+    shared = shared.assign(split=TRAINING, layer=WHOLE_MODEL)
+    parts = [shared.assign(metric=each, value=shared[each]) for each in ("return", "qk_pairs")]
+    return pd.concat(parts, ignore_index=True)[[*CURVE_COLUMNS]]
+
+
+def _mean_returns(trials: pd.DataFrame) -> dict[tuple[str, str], float]:
+    return {
+        key: float(rows.to_numpy(float).mean())
+        for key, rows in trials.groupby(["environment", "group"])["return"]
+    }
 
 
 @dataclass
-class _Labels:
-    """What environments and agents of several runs are called, lest two have one name."""
+class _UniqueNames:
+    """Names of environments and agents of several runs, such that no two share one.
 
-    environments: dict[str, _EnvKey] = field(default_factory=dict)
-    agents: dict[str, frozenset[str]] = field(default_factory=dict)
-    _trials: dict[_TrialKey, str] = field(default_factory=dict)
+    Attributes:
+        environments: Environment and evaluation by name.
+        agents: Configurations by name, as text.
+        trials: Folder name, which holds the hash, by environment, agent and seed.
+    """
 
-    def of_run(self, run: str, trials: Sequence[Trial]) -> dict[str, str]:
-        """What the agents of a run are called, by their labels in it.
+    environments: dict[str, tuple[StudyEnv, EvalConfig]] = field(default_factory=dict)
+    agents: dict[str, set[str]] = field(default_factory=dict)
+    trials: dict[JobKey, str] = field(default_factory=dict)
 
-        Where an earlier run has the label for an agent with other hyperparameters or another
-        budget, the name of the run stands behind it.
-        """
-        made: dict[str, set[str]] = {}
+    def add_run(self, run: str, trials: Sequence[Trial]) -> dict[str, str]:
+        """Add the agents of a run; return their unique names by their names in the run."""
+        configs: dict[str, set[str]] = {}
         for trial in trials:
             agent = replace(trial.agent, name="", environments=())
-            how = (agent, trial.total_timesteps, trial.n_envs, trial.resumed_from_steps)
-            made.setdefault(trial.agent.name, set()).add(repr(how))
-        names = {}
-        for label, how in made.items():
-            same = self.agents.setdefault(label, frozenset(how)) == how
-            names[label] = label if same or label in BASELINES else f"{label} ({run})"
-            self.agents.setdefault(names[label], frozenset(how))
-        return names
+            config = (agent, trial.total_timesteps, trial.n_envs, trial.resumed_from_steps)
+            configs.setdefault(trial.agent.name, set()).add(repr(config))
+        unique = {}
+        for name, config in configs.items():
+            is_same = name in BASELINES or self.agents.setdefault(name, config) == config
+            unique[name] = name if is_same else f"{name} ({run})"
+            self.agents.setdefault(unique[name], config)
+        return unique
 
-    def find(self, run: str, trial: Trial, agent: str, folder: str) -> _TrialKey | None:
-        """Environment, agent and seed of a trial; None if it is there already.
-
-        Args:
-            run: Name of the run.
-            trial: The trial.
-            agent: What its agent is called.
-            folder: Name of the trial's folder, which holds its key.
-        """
-        place = trial.environment, trial.evaluation
-        environment = trial.environment.name
-        if self.environments.setdefault(environment, place) != place:
+    def add_trial(self, run: str, trial: Trial, agent: str, folder: str) -> JobKey | None:
+        """Add a trial; return its environment, agent and seed, or None if it is there already."""
+        environment, config = trial.environment.name, (trial.environment, trial.evaluation)
+        if self.environments.setdefault(environment, config) != config:
             environment = f"{environment} ({run})"
-            self.environments[environment] = place
-        trial_key = (environment, agent, trial.seed)
-        if trial_key not in self._trials:
-            self._trials[trial_key] = folder
-            return trial_key
-        if self._trials[trial_key] == folder or agent in BASELINES:
+            self.environments[environment] = config
+        key = (environment, agent, trial.seed)
+        if key not in self.trials:
+            self.trials[key] = folder
+            return key
+        if self.trials[key] == folder or agent in BASELINES:
             return None
-        # Made alike, but with another module of the user's, or on other content.
+        # The same configuration with another module of the user's, or on other content.
         agent = f"{agent} ({run})"
-        self.agents.setdefault(agent, frozenset())
+        self.agents.setdefault(agent, set())
         return (environment, agent, trial.seed)
 
 
 @dataclass
-class _Tables:
-    """Rows of trials, a table each."""
+class _Rows:
+    """Tables of several jobs."""
 
-    trials: list[_KeyedTable] = field(default_factory=list)
-    episodes: list[_KeyedTable] = field(default_factory=list)
-    curves: list[_KeyedTable] = field(default_factory=list)
-    action_counts: list[_KeyedTable] = field(default_factory=list)
+    parts: list[tuple[JobKey, pd.DataFrame]] = field(default_factory=list)
 
-    def read(self, folder: RunDir, trial: Trial, trial_key: _TrialKey) -> None:
-        """Read what a finished trial left behind."""
-        result, evaluation = folder.result(trial), folder.evaluation(trial)
-        self.episodes.append((trial_key, evaluation))
-        self.action_counts.append((trial_key, folder.action_counts(trial)))
-        if trial.total_timesteps:
-            self.curves.append((trial_key, folder.curve(trial)))
-        decisions = trial.environment.episode_steps
-        summary = {
-            "return": evaluation["return"].mean(),
-            "regret": np.nan if result["regret"] is None else result["regret"],
-            "mean_span": evaluation["mean_span"].mean(),
-            "qk_pairs": evaluation["qk_pairs"].mean() / decisions,
-            "full_qk_pairs": result["full_qk_pairs"],
-            "seconds": result["wall_seconds"],
-            "steps": trial.total_timesteps,
-        }
-        self.trials.append((trial_key, pd.DataFrame([summary])))
+    def append(self, key: JobKey, rows: pd.DataFrame) -> None:
+        """Add the table of a job."""
+        self.parts.append((key, rows))
+
+    def concat(self, columns: Sequence[str], others: bool = False) -> pd.DataFrame:
+        """Concatenate the tables, with the keys of the jobs as first columns.
+
+        Args:
+            columns: Columns that come first after the keys.
+            others: Whether the other columns are kept after them.
+        """
+        columns = [*KEYS, *columns]
+        if not self.parts:
+            return pd.DataFrame(columns=columns)
+        # Empty tables have no dtypes.
+        parts = [part for part in self.parts if len(part[1])] or self.parts[:1]
+        table = pd.concat([rows for _, rows in parts], ignore_index=True)
+        lengths = [len(rows) for _, rows in parts]
+        for name, values in zip(KEYS, zip(*(key for key, _ in parts), strict=True), strict=True):
+            dtype = int if name == "seed" else object
+            table[name] = np.repeat(np.array(values, dtype), lengths)
+        more = [each for each in table.columns if others and each not in columns]
+        return table.reindex(columns=[*columns, *more])
 
 
-def _table(
-    parts: Sequence[_KeyedTable], columns: Sequence[str], others: bool = False
+def _load_pilot(run: PilotFolder, errors: dict[str, str]) -> Results:
+    study, missing = run.study(), 0
+    metrics = PILOT_METRICS[study.task]
+    groups = tuple(each.name for each in study.variants)
+    costs: list[dict[str, Any]] = []
+    evaluations, curves, spans, by_action = _Rows(), _Rows(), _Rows(), _Rows()
+    attention_maps: list[AttentionMap] = []
+    stopped = []
+    for job in sorted(run.jobs(), key=lambda job: (groups.index(job.variant.name), job.seed)):
+        key = (study.task, job.variant.name, job.seed)
+        if run.is_finished(job):
+            result = run.result(job)
+            costs.append({**dict(zip(KEYS, key, strict=True)), **result})
+            if result["stopped"]:
+                stopped.append((*key[1:], result["stopped"]))
+            evaluations.append(key, run.table(job, "evaluation"))
+            curves.append(key, run.table(job, "curve"))
+            spans.append(key, run.table(job, "spans"))
+            by_action.append(key, run.table(job, "by_span"))
+            if job.seed == study.seeds[0]:
+                attention_maps += run.attention_maps(job)
+        elif error := errors.get(job.job_id) or run.error(job):
+            errors[job.job_id] = error
+        else:
+            missing += 1
+    evaluation = evaluations.concat(["update", "seconds", "split", *_EVALUATED])
+    return Results(
+        study_type="pilot",
+        environments=(study.task,),
+        groups=groups,
+        baselines=groups[:1],
+        splits=tuple(dict.fromkeys(evaluation["split"])),
+        metrics=metrics,
+        primary="error",
+        values=pilot_values(pd.DataFrame(costs), evaluation, groups[0], metrics),
+        curves=pilot_curves(
+            evaluation,
+            curves.concat(["update", "seconds", "loss"]),
+            spans.concat(["update", "seconds", "layer", "span", "qk_pairs"]),
+        ),
+        action_values=by_action.concat(["split", "action", "error"])
+        .rename(columns={"error": "value"})
+        .assign(metric="error")[[*ACTION_VALUE_COLUMNS]],
+        attention_maps=tuple(attention_maps),
+        pairs=pilot_pairs(study.temperature_law_pairs, study.predictor_counterpart),
+        stopped=tuple(stopped),
+        failed=tuple(errors.items()),
+        missing=missing,
+    )
+
+
+_EVALUATED = ("error", "character_error", "loss")
+_COSTS = ("updates", "parameters", "seconds", "milliseconds", "qk_pairs", "full_qk_pairs", "span")
+
+
+def pilot_values(
+    costs: pd.DataFrame, evaluation: pd.DataFrame, baseline: str, metrics: Mapping[str, Any]
 ) -> pd.DataFrame:
-    """Rows of several trials, one below the other, that say whose they are.
+    """Values of a pilot: the costs of each training, and its last evaluation on each split.
 
     Args:
-        parts: Rows of a trial each.
-        columns: Those that come first.
-        others: Whether the other columns are kept behind them.
+        costs: One row for each finished training; the keys and the content of its result.
+        evaluation: One row for each evaluation and split.
+        baseline: Name of the plain attention, whose update time is the unit of ``time_ratio``.
+        metrics: Metrics that are kept.
     """
+    if not len(costs):
+        return pd.DataFrame(columns=[*VALUE_COLUMNS])
+    costs = costs.astype(dict.fromkeys(_COSTS, float))
+    plain = costs[costs["group"] == baseline].set_index("seed")["milliseconds"]
+    costs["time_ratio"] = costs["milliseconds"] / costs["seed"].map(plain)
+    costs["qk_share"] = costs["qk_pairs"] / costs["full_qk_pairs"]
+    costs = costs[[*KEYS, *_COSTS, "time_ratio", "qk_share"]].assign(split=ALL_SPLITS)
+    last = evaluation.sort_values("update").drop_duplicates([*KEYS, "split"], keep="last")
+    last = last[[*KEYS, "split", *(each for each in _EVALUATED if each in metrics)]]
+    parts = [each.melt([*KEYS, "split"], var_name="metric") for each in (last, costs)]
+    values = pd.concat([each for each in parts if len(each)], ignore_index=True)
+    return values[[*VALUE_COLUMNS]].astype({"value": float})
+
+
+def pilot_curves(evaluation: pd.DataFrame, loss: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
+    """Curves of a pilot in long format, from one row for each evaluation or measurement."""
+    loss = loss.assign(split=TRAINING, layer=WHOLE_MODEL)
+    evaluation, spans = evaluation.assign(layer=WHOLE_MODEL), spans.assign(split=TRAINING)
+    columns = [(loss, "loss"), (evaluation, "loss"), (evaluation, "error")]
+    columns += [(spans, "span"), (spans, "qk_pairs")]
+    parts = [table.assign(metric=each, value=table[each]) for table, each in columns if len(table)]
     if not parts:
-        return pd.DataFrame(columns=[*columns])
-    lengths = [len(rows) for _, rows in parts]
-    table = pd.concat([rows for _, rows in parts], ignore_index=True)
-    for name, values in zip(
-        _NAMES, zip(*(trial_key for trial_key, _ in parts), strict=True), strict=True
-    ):
-        table[name] = np.repeat(
-            np.array(values, object if name != "training_seed" else int), lengths
-        )
-    more = [each for each in table.columns if others and each not in columns]
-    return table.reindex(columns=[*columns, *more])
+        return pd.DataFrame(columns=[*CURVE_COLUMNS])
+    long = pd.concat(parts, ignore_index=True).rename(columns={"update": "step"})
+    return long[[*CURVE_COLUMNS]].astype({"value": float})
+
+
+def pilot_pairs(
+    laws: Mapping[str, str], counterparts: Mapping[str, str]
+) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Pairs of variants that are compared in addition to those with plain attention.
+
+    Args:
+        laws: Temperature laws of the variants that differ in nothing else.
+        counterparts: Variants with an agent, each with the same layer without one.
+    """
+    pairs = itertools.combinations(laws, 2)
+    return {
+        "temperature law": tuple(pair for pair in pairs if laws[pair[0]] != laws[pair[1]]),
+        "controller": tuple(counterparts.items()),
+    }

@@ -1,4 +1,4 @@
-"""``spangym leaderboard``: agents of several runs, ranked once their rows are reproduced."""
+"""``spangym leaderboard``: ranks the agents of several runs, after replaying their evaluations."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from spangym.utils.text import DASH
 
 @dataclass(frozen=True)
 class LeaderboardEntry:
-    """An agent's place.
+    """Rank of an agent.
 
     Attributes:
-        agent: Its label.
-        rank: From 1 by score; None where it lacks an environment, or there are no scores.
+        agent: Name.
+        rank: Rank by score, from 1; None without a score in every environment.
         score: Interquartile mean over environments and training seeds; 0 is random, 1 the oracle.
-        low: Lower bound of its 95 % interval; None where there are too few seeds.
+        low: Lower bound of its 95 % interval; None with too few seeds.
         high: Upper bound.
         scores: Mean score by environment.
-        trials: How many trials stand behind that, all of them played again.
+        trials: Number of replayed trials.
     """
 
     agent: str
@@ -48,10 +48,10 @@ class Leaderboard:
     """Agents by rank.
 
     Attributes:
-        environments: Labels.
+        environments: Names.
         entries: Ranked agents, then the others.
-        episodes: How many were played again.
-        rejected: Trials that were not reproduced and are left out, with the first difference.
+        episodes: Number of replayed episodes.
+        rejected: First difference of each trial that was not reproduced and is left out.
     """
 
     environments: tuple[str, ...]
@@ -60,32 +60,32 @@ class Leaderboard:
     rejected: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Content of the JSON file."""
         return asdict(self)
 
 
 def make_leaderboard(runs: Sequence[RunDir], progress: Callable[[int, int], None]) -> Leaderboard:
-    """Play every stored evaluation episode again, and rank the agents whose rows are reproduced.
+    """Replay every stored evaluation episode, and rank the agents whose trials are reproduced.
 
-    Trials that several runs have in common, as baselines, are played once.
+    Trials that several runs share are replayed once.
 
     Args:
-        runs: Folders of runs.
-        progress: Called with trials played, and how many there are.
+        runs: Run folders.
+        progress: Called with the number of replayed trials and of all trials.
 
     Raises:
-        UserError: Stored rows are damaged.
+        UserError: A stored file is damaged.
     """
     total = sum(len(run.finished()) for run in runs)
-    played = episodes = 0
+    replayed = episodes = 0
     rejected = []
 
     def is_reproduced(run: RunDir, trial: Trial) -> bool:
-        nonlocal played, episodes
-        found = [*replay(run, trial)]
-        wrong = [row for row in found if not row.reproduced]
-        played, episodes = played + 1, episodes + len(found)
-        progress(played, total)
+        nonlocal replayed, episodes
+        rows = [*replay(run, trial)]
+        wrong = [row for row in rows if not row.reproduced]
+        replayed, episodes = replayed + 1, episodes + len(rows)
+        progress(replayed, total)
         if wrong:
             rejected.append(f"{run.path}: {wrong[0]}")
         return not wrong
@@ -93,26 +93,24 @@ def make_leaderboard(runs: Sequence[RunDir], progress: Callable[[int, int], None
     results = load_results(runs, accept=is_reproduced)
     progress(total, total)
     statistics = compute_statistics(results, np.random.default_rng(0))
-    aggregates = statistics.aggregates.query("statistic == 'iqm'").to_dict("records")
-    estimates = {row["agent"]: row for row in aggregates}
-    scores: dict[str, dict[str, float]] = {}
-    for row in statistics.summaries.to_dict("records"):
-        if np.isfinite(row["score"]):
-            scores.setdefault(row["agent"], {})[row["environment"]] = row["score"]
-    trials = results.trials.groupby("agent").size().to_dict()
-    ranked = sorted(estimates, key=lambda agent: -estimates[agent]["estimate"])
-    others = [agent for agent in results.agents if agent in trials and agent not in estimates]
+    iqm = statistics.aggregates.query("statistic == 'iqm'").set_index("group")
+    iqm = iqm.sort_values("estimate", ascending=False, kind="stable")
+    known = statistics.summary.query("metric == 'score'").dropna(subset="mean")
+    trials = results.finished["group"].value_counts()
     entries = []
-    for agent in (*ranked, *others):
-        rank = ranked.index(agent) + 1 if agent in estimates else None
+    for group in (*iqm.index, *(each for each in results.groups if each not in iqm.index)):
+        if group not in trials:
+            continue
         score, low, high = (
-            _number(estimates.get(agent), name) for name in ("estimate", "low", "high")
+            float(iqm.loc[group, each])
+            if group in iqm.index and np.isfinite(iqm.loc[group, each])
+            else None
+            for each in ("estimate", "low", "high")
         )
-        entries.append(
-            LeaderboardEntry(
-                agent, rank, score, low, high, scores.get(agent, {}), int(trials[agent])
-            )
-        )
+        own = known[known["group"] == group]
+        scores = dict(zip(own["environment"], own["mean"], strict=True))
+        rank = len(entries) + 1 if group in iqm.index else None
+        entries.append(LeaderboardEntry(group, rank, score, low, high, scores, int(trials[group])))
     return Leaderboard(results.environments, tuple(entries), episodes, tuple(rejected))
 
 
@@ -122,22 +120,15 @@ def leaderboard_table(board: Leaderboard) -> RichTable:
     table.add_column("rank", justify="right")
     table.add_column("agent", min_width=18, overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
-    several = len(board.environments) > 1
-    for environment in board.environments if several else ():
+    environments = board.environments if len(board.environments) > 1 else ()
+    for environment in environments:
         table.add_column(escape(environment), justify="right", overflow="fold")
     table.add_column("trials", justify="right")
     for each in board.entries:
         score = DASH if each.score is None else format_number(each.score, 2)
         if each.low is not None and each.high is not None:
             score += f" [{format_number(each.low, 2)}, {format_number(each.high, 2)}]"
-        of = [
-            format_number(each.scores.get(environment, np.nan), 2)
-            for environment in (board.environments if several else ())
-        ]
+        scores = [format_number(each.scores.get(name, np.nan), 2) for name in environments]
         rank = DASH if each.rank is None else str(each.rank)
-        table.add_row(rank, escape(each.agent), escape(score), *of, str(each.trials))
+        table.add_row(rank, escape(each.agent), escape(score), *scores, str(each.trials))
     return table
-
-
-def _number(row: dict[str, Any] | None, name: str) -> float | None:
-    return float(row[name]) if row is not None and np.isfinite(row[name]) else None

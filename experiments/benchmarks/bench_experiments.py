@@ -13,12 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from spangym.experiments.analysis.comparison_stats import compute_statistics
-from spangym.experiments.analysis.load_results import load_results
 from spangym.experiments.benchmarks.measure import BenchRow
-from spangym.experiments.plots.plot_data import PlotData
-from spangym.experiments.plots.save import save_comparison_figures
-from spangym.experiments.reports.write_outputs import smoke_test, write_outputs
+from spangym.experiments.plots.plot_registry import PLOTS
+from spangym.experiments.plots.save import save_figures
+from spangym.experiments.reports.write_outputs import load_data, write_outputs
 from spangym.experiments.runner.hardware import available_cpus
 from spangym.experiments.runner.job import RESULT_FILE
 from spangym.experiments.runner.local_executor import LocalExecutor
@@ -28,6 +26,7 @@ from spangym.experiments.runner.run import run_jobs
 from spangym.experiments.studies.load_study import load_study, normalize_study
 from spangym.experiments.studies.study import Study, StudyAgent, Trial
 from spangym.experiments.trials.run_dir import RunDir
+from spangym.experiments.trials.smoke_test import smoke_test
 
 OVERHEAD_GOAL = 1.10
 """Wall time of a study over the sum of its trials' times, divided by the processes."""
@@ -162,7 +161,5 @@ def _fake_trial(trial: Trial, folder: Path, generator: np.random.Generator) -> N
 def _seconds_of_curves(folder: RunDir) -> float:
     """Seconds of ``spangym curves``, from the stored rows to the image files."""
     began = time.perf_counter()
-    results = load_results([folder])
-    data = PlotData(results, compute_statistics(results, np.random.default_rng(0)))
-    save_comparison_figures(data, ["reward"], folder.path, ["png", "svg"])
+    save_figures(PLOTS, load_data([folder]), ["reward"], folder.path, ["png", "svg"])
     return time.perf_counter() - began

@@ -27,7 +27,7 @@ from spangym.experiments.benchmarks.measure import (
 )
 from spangym.experiments.cli.options import Json, Quick, TaskName, Threads
 from spangym.experiments.cli.terminal import make_console
-from spangym.experiments.reports.terminal_tables import to_rich_table
+from spangym.experiments.reports.tables import to_rich_table
 from spangym.utils.atomic_io import check_writable_file
 from spangym.utils.errors import UserError
 

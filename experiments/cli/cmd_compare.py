@@ -21,14 +21,14 @@ from spangym.experiments.cli.options import (
     Seeds,
     Workers,
 )
-from spangym.experiments.cli.running import make_executor, print_outcome, running
-from spangym.experiments.reports.terminal_tables import rich_comparison_tables
-from spangym.experiments.reports.write_outputs import smoke_test, write_outputs
+from spangym.experiments.cli.running import make_executor, print_results, running
+from spangym.experiments.reports.write_outputs import write_outputs
 from spangym.experiments.runner.hardware import available_cpus
 from spangym.experiments.runner.job import CHECKPOINT_SECONDS
 from spangym.experiments.runner.manifest import make_manifest
 from spangym.experiments.studies.load_study import load_study, normalize_study, override_study
 from spangym.experiments.trials.run_dir import RunDir
+from spangym.experiments.trials.smoke_test import smoke_test
 from spangym.utils.errors import UserError
 
 
@@ -83,9 +83,8 @@ def command(
         folder = RunDir.open(resume)
         _resume(folder, workers or available_cpus(), total_timesteps)
     with running(folder, job_executor, quiet) as (console, failed):
-        results, statistics = write_outputs(folder, failed)
-    tables = rich_comparison_tables(results, statistics)
-    print_outcome(console, folder, tables, statistics.remarks, statistics.verdict, failed)
+        results = write_outputs(folder, failed)
+    print_results(console, folder, results, failed)
 
 
 def _resume(folder: RunDir, workers: int, total_timesteps: int | None) -> None:

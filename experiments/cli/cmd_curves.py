@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
-from spangym.experiments.analysis.comparison_stats import compute_statistics
-from spangym.experiments.analysis.load_results import load_results
 from spangym.experiments.cli.options import Runs
-from spangym.experiments.pilot.conclusion import summarize
 from spangym.experiments.pilot.figures.kinds import PILOT_PLOTS
-from spangym.experiments.pilot.pilot_drawing import save_pilot_figures, save_pilot_tables
 from spangym.experiments.pilot.pilot_folder import PilotFolder, is_pilot
-from spangym.experiments.pilot.pilot_gathering import load_pilot_results
-from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.plots.plot_registry import PLOTS
-from spangym.experiments.plots.save import parse_figure_names, save_comparison_figures, save_tables
+from spangym.experiments.plots.save import parse_figure_names, save_figures, save_tables
+from spangym.experiments.reports.write_outputs import DEFAULT_FIGURES, load_data
 from spangym.experiments.trials.run_dir import RunDir
 from spangym.utils.errors import UserError
 
@@ -79,80 +73,33 @@ def command(
 
     Several comparisons are drawn together.
     """
-    formats = [each.value for each in format or (FigureFormat.PNG, FigureFormat.SVG)]
-    tables = [each.value for each in table or ()]
-    draw = _draw_pilot if any(is_pilot(folder) for folder in folders) else _draw_comparison
-    draw(folders, figure, x, smooth, formats, tables, out)
-
-
-def _draw_comparison(
-    folders: Sequence[Path],
-    figures: Sequence[str] | None,
-    x: XAxis,
-    smooth: float,
-    formats: Sequence[str],
-    tables: Sequence[str],
-    out: Path | None,
-) -> None:
-    names = parse_figure_names(figures or ["reward"], PLOTS)
-    runs = [RunDir.open(folder) for folder in folders]
-    if out is None and len(runs) > 1:
-        raise UserError("several runs are drawn together: name a folder for the files with --out")
-    place = out or runs[0].path
-    if out is None:
-        runs[0].check_writable()
-    results = load_results(runs)
-    if not len(results.trials):
-        raise UserError(
-            f"no trial is finished in {str(folders[0])!r}: resume with {runs[0].resume_command}"
-        )
-    data = PlotData(results, compute_statistics(results, np.random.default_rng(0)), x.value, smooth)
-    place.mkdir(parents=True, exist_ok=True)
-    for message in save_comparison_figures(data, names, place, formats):
-        print(message)
-    for path in save_tables(data, place, tables):
-        print(f"written: {path}")
-    _print_unfinished(results.missing + len(results.failed), len(results.trials), "trials")
-
-
-def _draw_pilot(
-    folders: Sequence[Path],
-    figures: Sequence[str] | None,
-    x: XAxis,
-    smooth: float,
-    formats: Sequence[str],
-    tables: Sequence[str],
-    out: Path | None,
-) -> None:
-    if len(folders) > 1:
-        pilot = next(folder for folder in folders if is_pilot(folder))
+    pilot = next((folder for folder in folders if is_pilot(folder)), None)
+    if pilot is not None and len(folders) > 1:
         raise UserError(f"{str(pilot)!r} is a pilot: pilots are drawn one at a time")
-    if x is XAxis.QK_PAIRS:
+    if pilot is not None and x is XAxis.QK_PAIRS:
         raise UserError(
             "--x qk_pairs is for comparisons: a pilot is drawn against steps or wall; for its "
             "query-key pairs draw --figure keys"
         )
-    names = parse_figure_names(figures or ["error", "loss"], PILOT_PLOTS)
-    folder = PilotFolder.open(folders[0])
+    if out is None and len(folders) > 1:
+        raise UserError("several runs are drawn together: name a folder for the files with --out")
+    specs, study_type = (PLOTS, "comparison") if pilot is None else (PILOT_PLOTS, "pilot")
+    names = parse_figure_names(figure or DEFAULT_FIGURES[study_type], specs)
+    runs = [(RunDir if pilot is None else PilotFolder).open(folder) for folder in folders]
     if out is None:
-        folder.check_writable()
-    rows = load_pilot_results(folder)
-    if not len(rows.trainings):
+        runs[0].check_writable()
+    data = replace(load_data(runs), x=x.value, smooth=smooth)
+    results, finished, noun = data.results, len(data.results.finished), runs[0].job_noun
+    if not finished:
         raise UserError(
-            f"no training is finished in {str(folders[0])!r}: resume with {folder.resume_command}"
+            f"no {noun} is finished in {str(folders[0])!r}: resume with {runs[0].resume_command}"
         )
-    summary = summarize(folder.study(), rows)
-    place = out or folder.path
+    place = out or runs[0].path
     place.mkdir(parents=True, exist_ok=True)
-    against = "wall" if x is XAxis.WALL else "steps"
-    for said in save_pilot_figures(rows, summary, names, place, formats, x=against, smooth=smooth):
-        print(said)
-    for path in save_pilot_tables(rows, summary, place, tables):
+    formats = [each.value for each in format or (FigureFormat.PNG, FigureFormat.SVG)]
+    for message in save_figures(specs, data, names, place, formats):
+        print(message)
+    for path in save_tables(data, place, [each.value for each in table or ()]):
         print(f"written: {path}")
-    _print_unfinished(rows.missing + len(rows.failed), len(rows.trainings), "trainings")
-
-
-def _print_unfinished(unfinished: int, finished: int, noun: str) -> None:
-    if unfinished:
-        total = unfinished + finished
-        print(f"{unfinished} of {total} {noun} are not finished and not drawn")
+    if unfinished := results.missing + len(results.failed):
+        print(f"{unfinished} of {unfinished + finished} {noun}s are not finished and not drawn")

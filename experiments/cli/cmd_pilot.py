@@ -21,16 +21,15 @@ from spangym.experiments.cli.options import (
     TaskName,
     Workers,
 )
-from spangym.experiments.cli.running import make_executor, print_outcome, running
-from spangym.experiments.pilot.conclusion import conclude
+from spangym.experiments.cli.running import make_executor, print_results, running
 from spangym.experiments.pilot.load_pilot_study import (
     load_pilot_study,
     normalize_pilot_study,
     override_pilot_study,
 )
 from spangym.experiments.pilot.pilot_folder import PilotFolder
-from spangym.experiments.pilot.pilot_tables import rich_pilot_tables
 from spangym.experiments.pilot.pilot_tasks import fingerprint, validate_task
+from spangym.experiments.reports.write_outputs import write_outputs
 from spangym.experiments.runner.fingerprint import DatasetHashes
 from spangym.experiments.runner.hardware import available_cpus
 from spangym.experiments.runner.job import CHECKPOINT_SECONDS
@@ -109,7 +108,5 @@ def command(
     manifest = describe_run(sys.argv, workers or available_cpus(), chosen.device)
     folder.make(chosen, {**manifest, "content_sha256": content})
     with running(folder, job_executor, quiet) as (console, failed):
-        concluded = conclude(folder, failed)
-    rows, summary = concluded.rows, concluded.summary
-    tables, failures = rich_pilot_tables(rows, summary), failed | concluded.stopped
-    print_outcome(console, folder, tables, summary.remarks, summary.verdict, failures)
+        results = write_outputs(folder, failed)
+    print_results(console, folder, results, failed)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.table import Table as RichTable
 
 from spangym.experiments.cli.app import INTERRUPTED
 from spangym.experiments.cli.options import ExecutorName
 from spangym.experiments.cli.terminal import make_console
+from spangym.experiments.plots.plot_data import PlotData
+from spangym.experiments.reports.result_tables import footnotes, headlines, rich_result_tables
 from spangym.experiments.runner.executor import Executor
 from spangym.experiments.runner.hardware import available_cpus
 from spangym.experiments.runner.job_dir import JobDir
@@ -83,27 +84,27 @@ def running(
         raise typer.Exit(1) from None
 
 
-def print_outcome(
-    console: Console,
-    folder: JobDir[Any],
-    tables: Iterable[RichTable],
-    notes: Iterable[str],
-    headline: str,
-    failed: Mapping[str, str],
+def print_results(
+    console: Console, folder: JobDir[Any], data: PlotData, failed: Mapping[str, str]
 ) -> None:
-    """Print the tables, notes and failures of a run.
+    """Print the tables, footnotes, failures and headlines of a run.
 
     Raises:
-        typer.Exit: Jobs failed.
+        typer.Exit: A job failed, or a training stopped early.
     """
-    for table in tables:
+    for table in rich_result_tables(data):
         console.print(table)
-    for note in notes:
+    for note in footnotes(data):
         console.print(note, style="dim", markup=False, highlight=False)
-    for name, error in failed.items():
+    stopped = {
+        f"{group}, seed {seed}": f"stopped: {reason}"
+        for group, seed, reason in data.results.stopped
+    }
+    for name, error in (*failed.items(), *stopped.items()):
         print(f"failed: {name}: {error}", file=sys.stderr)
-    console.print(headline, markup=False, highlight=False)
+    for line in headlines(data):
+        console.print(line, markup=False, highlight=False)
     hint = f"(open report.html; tensorboard --logdir {folder.path})"
     console.print(f"written: {folder.path} {hint}", markup=False, highlight=False, soft_wrap=True)
-    if failed:
+    if failed or stopped:
         raise typer.Exit(1)

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spangym.experiments.analysis.results import AttentionMap
 from spangym.experiments.pilot.attentions import PlainAttention
 from spangym.experiments.pilot.evaluate_model import eval_mode
 from spangym.experiments.pilot.models import PilotModel
-from spangym.experiments.pilot.pilot_rows import AttentionMap
 from spangym.experiments.pilot.pilot_tasks import Task
 from spangym.experiments.pilot.span_policies import SpanPolicy
 from spangym.utils.serialization import load_state, save_state
@@ -88,4 +88,4 @@ def load_attention_maps(folder: Path, variant: str) -> list[AttentionMap]:
     path = folder / _FILE
     if not path.exists():
         return []
-    return [AttentionMap(variant=variant, **each) for each in load_state(path)]
+    return [AttentionMap(group=variant, **each) for each in load_state(path)]

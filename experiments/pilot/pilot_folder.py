@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
+from spangym.experiments.analysis.results import AttentionMap
 from spangym.experiments.pilot.attention_maps import load_attention_maps
 from spangym.experiments.pilot.load_pilot_study import parse_pilot_study
 from spangym.experiments.pilot.model_training import TABLES, ModelTrainingJob
-from spangym.experiments.pilot.pilot_rows import AttentionMap
 from spangym.experiments.pilot.pilot_study import PilotStudy
 from spangym.experiments.runner.job import RESULT_FILE
 from spangym.experiments.runner.job_dir import JobDir

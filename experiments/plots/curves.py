@@ -56,34 +56,41 @@ def plot_reward_curves(data: PlotData) -> list[Panel]:
 def reward_curves(data: PlotData) -> list[RewardCurves]:
     """The learners' curves, in the order of environments and learners."""
     table = data.results.curves
-    groups = table.groupby(["environment", "agent"], sort=False, observed=True).indices
-    trials = data.results.trials
-    budgets = {
-        (environment, agent): float(steps)
-        for environment, agent, steps in zip(
-            trials["environment"], trials["agent"], trials["steps"], strict=True
-        )
-    }
+    rows = table.groupby(["environment", "group", "metric"], sort=False).indices
     return [
-        _curve(data, *key, table.iloc[groups[key]], budgets[key])
+        _curve(
+            data,
+            environment,
+            agent,
+            table.iloc[rows[environment, agent, "return"]],
+            table.iloc[rows[environment, agent, "qk_pairs"]],
+        )
         for environment in data.results.environments
         for agent in data.results.learners
-        if (key := (environment, agent)) in groups
+        if (environment, agent, "return") in rows
     ]
 
 
 def _curve(
-    data: PlotData, environment: str, agent: str, table: pd.DataFrame, steps: float
+    data: PlotData,
+    environment: str,
+    agent: str,
+    returns_table: pd.DataFrame,
+    qk_pairs_table: pd.DataFrame,
 ) -> RewardCurves:
-    column = {"steps": "step", "wall": "wall_seconds", "qk_pairs": "qk_pairs"}[data.x]
-    table = table.sort_values(["training_seed", "step"], kind="stable")
-    ends, returns, x = (table[name].to_numpy(float) for name in ("step", "return", column))
-    starts = np.flatnonzero(np.diff(table["training_seed"].to_numpy(), prepend=-1))
+    table, qk_pairs = (
+        each.sort_values(["seed", "step"], kind="stable")
+        for each in (returns_table, qk_pairs_table)
+    )
+    ends, returns = table["step"].to_numpy(float), table["value"].to_numpy(float)
+    x = {"steps": ends, "wall": table["seconds"], "qk_pairs": qk_pairs["value"]}[data.x]
+    x = np.asarray(x, float)
+    starts = np.flatnonzero(np.diff(table["seed"].to_numpy(), prepend=-1))
     seeds = [
         *zip(*(np.split(values, starts[1:]) for values in (ends, returns, x)), strict=True),
     ]
     grid = shared_grid([each[0] for each in seeds])
-    window = data.smooth * steps
+    window = data.smooth * data.means(environment, "steps")[agent]
     lines = [moving_average_on_grid(each[0], each[1], grid, window) for each in seeds]
     if data.x == "qk_pairs":
         seeds = [(ends, returns, np.cumsum(keys)) for ends, returns, keys in seeds]

@@ -29,9 +29,9 @@ def plot_aggregates(data: PlotData) -> list[Panel]:
     panels = []
     for statistic, title in STATISTICS.items():
         rows = [
-            Estimate(row["agent"], data.line_style(row["agent"]), row["estimate"], *_bounds(row))
+            Estimate(row["group"], data.line_style(row["group"]), row["estimate"], *_bounds(row))
             for row in table
-            if row["statistic"] == statistic and row["agent"] in agents
+            if row["statistic"] == statistic and row["group"] in agents
         ]
         if rows:
             panels.append(plot_estimates(title, rows, "score: random 0, oracle 1"))
@@ -44,8 +44,8 @@ def plot_probability_of_improvement(data: PlotData) -> list[Panel]:
     """Panels of the pairs of agents, a few in each."""
     rows = [
         Estimate(
-            f"{truncate_middle(row['agent'], 22)} > {truncate_middle(row['other'], 22)}",
-            data.line_style(row["agent"]),
+            f"{truncate_middle(row['group'], 22)} > {truncate_middle(row['other'], 22)}",
+            data.line_style(row["group"]),
             row["probability"],
             *_bounds(row),
         )
@@ -75,8 +75,8 @@ def plot_differences(data: PlotData) -> list[Panel]:
         best = data.best_fixed(environment)
         rows = [
             Estimate(
-                row["agent"],
-                data.line_style(row["agent"]),
+                row["group"],
+                data.line_style(row["group"]),
                 row["difference"],
                 *_bounds(row),
                 settled=row["outcome"] != "inconclusive",
@@ -100,7 +100,7 @@ def _shown(data: PlotData, table: list[dict[str, Any]]) -> list[str]:
     fixed = [
         row
         for row in table
-        if row["statistic"] == "iqm" and row["agent"] in data.results.fixed_span_agents
+        if row["statistic"] == "iqm" and row["group"] in data.results.fixed_span_agents
     ]
-    best = [max(fixed, key=lambda row: row["estimate"])["agent"]] if fixed else []
+    best = [max(fixed, key=lambda row: row["estimate"])["group"]] if fixed else []
     return [*data.results.learners, "threshold", *best]

@@ -30,7 +30,7 @@ def plot_pareto(data: PlotData) -> list[Panel]:
         keys = data.means(environment, "qk_pairs")
         points = {
             agent: (keys[agent], returns[agent])
-            for agent in data.results.agents
+            for agent in data.results.groups
             if agent in returns and np.isfinite(keys[agent] + returns[agent])
         }
         if points:

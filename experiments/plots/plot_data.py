@@ -1,4 +1,4 @@
-"""What the figures of a comparison are drawn from."""
+"""Input of all plots: results, their statistics, and the choices of the user."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from spangym.experiments.analysis.comparison_stats import ComparisonStats
-from spangym.experiments.analysis.results import Results
-from spangym.experiments.plots.panels import to_records
+import pandas as pd
+
+from spangym.experiments.analysis.comparison_stats import ComparisonStats, MeanCI
+from spangym.experiments.analysis.results import SPLIT_LABELS, WHOLE_MODEL, MetricInfo, Results
 from spangym.experiments.plots.style import BASELINE_STYLE, LineStyle, percent, style_for
 
 Axis = Literal["steps", "wall", "qk_pairs"]
 
 REWARD_CURVES = "reward_curves"
-"""Name of the files of the reward curves, without their endings."""
+"""File name of the reward curves, without suffix."""
+_AGAINST_TRAINING = ("loss", "error", "keys", "spans")
+"""Plots of a pilot with training progress on the x axis."""
 
 
 @dataclass(frozen=True)
 class PlotData:
-    """What figures are drawn from.
+    """Input of all plots.
 
     Attributes:
-        results: What was measured.
-        statistics: What that says.
-        x: What reward curves are drawn against: environment steps, seconds or keys visited in
-            training.
-        smooth: Share of a training over which a point of its curve is averaged.
+        results: Results of a comparison or a pilot.
+        statistics: Statistics of the results.
+        x: x axis of training curves: steps, wall time or query-key pairs (comparisons only).
+        smooth: Fraction of a training over which each point of its curve is averaged.
     """
 
     results: Results
@@ -34,40 +36,75 @@ class PlotData:
     x: Axis = "steps"
     smooth: float = 0.1
 
-    def line_style(self, agent: str) -> LineStyle:
-        """How an agent is drawn, in all figures alike."""
-        learners = self.results.learners
-        return style_for(learners.index(agent)) if agent in learners else BASELINE_STYLE
+    @property
+    def is_pilot(self) -> bool:
+        """Whether the results are those of a pilot."""
+        return self.results.study_type == "pilot"
+
+    @property
+    def metric(self) -> MetricInfo:
+        """The primary metric."""
+        return self.results.metrics[self.results.primary]
+
+    def line_style(self, group: str) -> LineStyle:
+        """Style of a group, the same in all plots; non-learning baselines are gray."""
+        styled = self.results.groups if self.is_pilot else self.results.learners
+        return style_for(styled.index(group)) if group in styled else BASELINE_STYLE
 
     def legend(self) -> list[tuple[str, LineStyle]]:
-        """The learners and their looks, and that of all that learns nothing."""
-        learners = [(agent, self.line_style(agent)) for agent in self.results.learners]
-        return (
-            [*learners, ("non-learning baseline", BASELINE_STYLE)]
-            if self.results.baselines
-            else learners
-        )
+        """Labels and styles of all groups."""
+        if self.is_pilot:
+            finished = set(self.results.values["group"])
+            shown = [each for each in self.results.groups if each in finished]
+        else:
+            shown = [*self.results.learners]
+        legend = [(each, self.line_style(each)) for each in shown]
+        if self.results.baselines and not self.is_pilot:
+            legend.append(("non-learning baseline", BASELINE_STYLE))
+        return legend
 
     def format_vars(self) -> Mapping[str, str]:
-        """What stands for ``{smooth}`` in a caption."""
-        return {"smooth": percent(self.smooth)}
-
-    def filename(self, name: str) -> str:
-        """Name of the files of a figure, without their endings."""
-        if name != "reward":
-            return name
-        return REWARD_CURVES if self.x == "steps" else f"{REWARD_CURVES}_{self.x}"
-
-    def means(self, environment: str, column: str = "return") -> dict[str, float]:
-        """A column of the summaries of an environment, by agent."""
+        """Values of the placeholders in titles and captions."""
+        name = self.metric.title or self.metric.label
         return {
-            row["agent"]: float(row[column])
-            for row in to_records(self.statistics.summaries)
-            if row["environment"] == environment
+            "smooth": percent(self.smooth),
+            "error": name,
+            "Error": name[0].upper() + name[1:],
+            "baseline": self.results.baselines[0] if self.results.baselines else "",
         }
 
+    def filename(self, name: str) -> str:
+        """File name of a plot, without suffix."""
+        if name != "reward" and name not in _AGAINST_TRAINING:
+            return name
+        name = REWARD_CURVES if name == "reward" else name
+        return name if self.x == "steps" else f"{name}_{self.x}"
+
+    def means(self, environment: str, metric: str = "return") -> dict[str, float]:
+        """Mean of a metric in an environment by group, on the last split that has it."""
+        table = self.statistics.summary
+        rows = table[(table["environment"] == environment) & (table["metric"] == metric)]
+        return dict(zip(rows["group"], rows["mean"].astype(float), strict=True))
+
+    def estimates(self, metric: str, split: str) -> dict[str, MeanCI]:
+        """Mean and interval of a metric of the pilot by variant, those with a finite mean."""
+        (task,) = self.results.environments
+        estimates = {
+            each: self.statistics.estimate(task, each, metric, split)
+            for each in self.results.groups
+        }
+        return {each: found for each, found in estimates.items() if found.mean == found.mean}
+
+    def curves(self, metric: str, split: str, layer: int = WHOLE_MODEL) -> pd.DataFrame:
+        """Rows of `Results.curves` of one metric, split and layer."""
+        table = self.results.curves
+        is_wanted = (table["metric"] == metric) & (table["split"] == split)
+        return table[is_wanted & (table["layer"] == layer)]
+
     def best_fixed(self, environment: str) -> str | None:
-        """The fixed span that does best in an environment; None if there is none."""
-        means = self.means(environment)
-        fixed = [each for each in self.results.fixed_span_agents if each in means]
-        return max(fixed, key=means.__getitem__, default=None)
+        """The fixed span with the highest return in an environment; None if there is none."""
+        return self.statistics.best_fixed.get(environment)
+
+    def split_label(self, split: str) -> str:
+        """A split of the pilot as it is named in titles."""
+        return SPLIT_LABELS.get(split, split)

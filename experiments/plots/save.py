@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from spangym.experiments.plots.figure_files import save_figure
 from spangym.experiments.plots.panels import NoData
 from spangym.experiments.plots.plot_data import PlotData
-from spangym.experiments.plots.plot_registry import PLOTS
 from spangym.experiments.plots.spec import PlotSpec, S
-from spangym.experiments.reports.comparison_tables import summary_tables, to_csv
-from spangym.experiments.reports.tables import Table, to_latex, to_markdown
+from spangym.experiments.reports.result_tables import (
+    by_action_tables,
+    summary_table,
+    wide_summary,
+)
+from spangym.experiments.reports.tables import to_latex, to_markdown
 from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
 from spangym.utils.suggestions import did_you_mean
@@ -32,13 +35,6 @@ def parse_figure_names(names: Sequence[str], specs: Mapping[str, PlotSpec[S]]) -
             hint = did_you_mean(name, [*specs, "all"])
             raise UserError(f"there is no figure {name!r}{hint}")
     return [*specs] if "all" in names else [*dict.fromkeys(names)]
-
-
-def save_comparison_figures(
-    data: PlotData, names: Sequence[str], folder: Path, formats: Sequence[str]
-) -> list[str]:
-    """Draw figures of a comparison to files, as `save_figures` does."""
-    return save_figures(PLOTS, data, names, folder, formats)
 
 
 def save_figures(
@@ -79,38 +75,30 @@ def save_figures(
 
 
 def save_tables(data: PlotData, folder: Path, formats: Sequence[str]) -> Iterator[Path]:
-    """Write the table of a comparison to files, as `save_table_files` does."""
-    tables = summary_tables(data.results, data.statistics)
-    return save_table_files("table", tables, lambda: to_csv(data.statistics), folder, formats)
-
-
-def save_table_files(
-    name: str,
-    tables: Sequence[Table],
-    csv: Callable[[], str],
-    folder: Path,
-    formats: Sequence[str],
-) -> Iterator[Path]:
-    """Write tables to a file of each format.
+    """Write ``table`` and, for a pilot with spans, ``by_action`` to a file of each format.
 
     Args:
-        name: Of the files, without their endings.
-        tables: Of one form, at least one.
-        csv: Makes the numbers that are in them.
-        folder: Where the files go; it must be there.
-        formats: Of ``csv``, ``markdown`` and ``latex``.
+        data: Results and statistics.
+        folder: An existing folder.
+        formats: Some of ``csv``, ``markdown`` and ``latex``.
 
     Yields:
-        What was written.
+        Paths of the written files.
     """
-    for each in formats:
-        if each == "csv":
-            ending, text = "csv", csv()
-        elif each == "markdown":
-            ending, text = "md", to_markdown(tables)
-        else:
-            ending, text = "tex", to_latex(tables)
-        path = folder / f"{name}.{ending}"
-        with atomic_write(path) as tmp:
-            tmp.write_text(text, "utf-8")
-        yield path
+    environments = data.results.environments
+    tables = {"table": [summary_table(data, each) for each in environments]}
+    csv = {"table": wide_summary(data.statistics.summary), "by_action": data.statistics.by_action}
+    if by_action := by_action_tables(data):
+        tables["by_action"] = by_action
+    for name, each in tables.items():
+        for format_name in formats:
+            if format_name == "csv":
+                suffix, text = "csv", csv[name].to_csv(index=False, lineterminator="\n")
+            elif format_name == "markdown":
+                suffix, text = "md", to_markdown(each)
+            else:
+                suffix, text = "tex", to_latex(each)
+            path = folder / f"{name}.{suffix}"
+            with atomic_write(path) as tmp:
+                tmp.write_text(text, "utf-8")
+            yield path

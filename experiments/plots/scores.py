@@ -24,10 +24,10 @@ def plot_profiles(data: PlotData) -> list[Panel]:
     if not len(table):
         raise NoData("there are no scores")
 
-    alpha = ci_alpha(len(set(table["agent"])))
+    alpha = ci_alpha(len(set(table["group"])))
 
     def draw(axes: Axes) -> None:
-        for agent, rows in table.groupby("agent", sort=False):
+        for agent, rows in table.groupby("group", sort=False):
             line_style = data.line_style(str(agent))
             x, share, low, high = (
                 rows[name].to_numpy(float) for name in ("threshold", "share", "low", "high")

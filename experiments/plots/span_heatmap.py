@@ -52,7 +52,7 @@ def mean_spans(action_counts: pd.DataFrame) -> dict[tuple[str, str], pd.DataFram
     spans = {}
     for environment, here in weighed.groupby("environment", sort=False):
         contents = list(dict.fromkeys(here["content_type"]))
-        for agent, rows in here.groupby("agent", sort=False):
+        for agent, rows in here.groupby("group", sort=False):
             sums = rows.pivot_table(
                 index="layer", columns="content_type", values=["tokens", "count"], aggfunc="sum"
             )

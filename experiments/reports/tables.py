@@ -1,12 +1,21 @@
-"""Tables made of cells, and as Markdown and LaTeX."""
+"""Tables of formatted cells, and their Markdown, LaTeX and terminal output."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table as RichTable
 
 from spangym.utils.text import DASH, MINUS, collapse_whitespace
+
+_HEADER_WIDTH = 14
+_MIN_LABEL_WIDTH = 12
 
 
 @dataclass(frozen=True)
@@ -14,10 +23,10 @@ class Cell:
     """A cell of a table.
 
     Attributes:
-        text: What is read.
-        value: What is sorted by.
-        note: What stands behind the text, less important.
-        best: Whether none that counts is better.
+        text: Formatted value.
+        value: Sort key.
+        note: Secondary text after the value.
+        best: Whether the value is the best of its column.
     """
 
     text: str
@@ -26,14 +35,17 @@ class Cell:
     best: bool = False
 
 
+MISSING = Cell(DASH, math.nan)
+
+
 @dataclass(frozen=True)
 class TableRow:
     """A row of a table.
 
     Attributes:
-        cells: One a column.
-        label: Of what it is about.
-        is_baseline: Whether that only stands there to be compared with.
+        cells: One cell for each column.
+        label: Full label of the row, also the text of the first cell.
+        is_baseline: Whether the row is a non-learning baseline.
     """
 
     cells: tuple[Cell, ...]
@@ -46,9 +58,9 @@ class Table:
     """A table.
 
     Attributes:
-        title: What it is about.
-        columns: Their names.
-        rows: Its rows.
+        title: Title.
+        columns: Names of the columns.
+        rows: Rows.
     """
 
     title: str
@@ -57,7 +69,7 @@ class Table:
 
 
 def table_row(label: str, *cells: Cell, is_baseline: bool = False) -> TableRow:
-    """A row that begins with the label of what it is about."""
+    """Make a row whose first cell is its label."""
     return TableRow((Cell(collapse_whitespace(label), label), *cells), label, is_baseline)
 
 
@@ -71,21 +83,20 @@ def mean_ci_cell(
     note: str = "",
     best: bool = False,
 ) -> Cell:
-    """A number with half the width of its interval, which is as far to both sides."""
-    half = (high - low) / 2
-    text = format_number(value, decimals, sign)
+    """Format a mean and half the width of its symmetric interval."""
+    text, half = format_number(value, decimals, sign), (high - low) / 2
     if not math.isnan(half):
         text += f" ± {half:,.{decimals}f}"
     return Cell(text, value, note, best)
 
 
 def number_cell(value: float, decimals: int) -> Cell:
-    """A number with so many decimals."""
+    """Format a number."""
     return Cell(format_number(value, decimals), value)
 
 
 def format_number(value: float, decimals: int, sign: bool = False) -> str:
-    """A number with so many decimals; a dash for what is not known.
+    """Format a number with fixed decimals, NaN as a dash.
 
     Example:
         >>> format_number(-0.004, 2), format_number(0.5, 2, sign=True)
@@ -95,30 +106,24 @@ def format_number(value: float, decimals: int, sign: bool = False) -> str:
     """
     if math.isnan(value):
         return DASH
-    # No minus before a zero.
+    # Adding 0.0 turns -0.0 into 0.0.
     return f"{round(value, decimals) + 0.0:{'+' if sign else ''},.{decimals}f}".replace("-", MINUS)
 
 
 def decimals_for(values: Iterable[float]) -> int:
-    """With how many places numbers are written that stand together."""
+    """Decimals of numbers in one column."""
     largest = max((abs(value) for value in values if not math.isnan(value)), default=0.0)
     return 3 if largest < 100 else 1
 
 
 def to_markdown(tables: Sequence[Table]) -> str:
-    """Tables under headings, what is best in bold."""
-
-    def shown(cell: Cell) -> str:
-        text = cell.text.translate(_MARKDOWN)
-        return f"**{text}**" if cell.best else text
-
+    """Markdown tables under headings, the best values in bold."""
     parts = []
     for table in tables:
-        marks = ["---", *["---:"] * (len(table.columns) - 1)]
-        lines = [
-            [name.translate(_MARKDOWN) for name in table.columns],
-            marks,
-            *_texts(table, shown),
+        lines = [[name.translate(_MARKDOWN) for name in table.columns]]
+        lines.append(["---", *["---:"] * (len(table.columns) - 1)])
+        lines += [
+            [_marked(cell, _MARKDOWN, "**", "**") for cell in row.cells] for row in table.rows
         ]
         body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         parts.append(f"### {collapse_whitespace(table.title).translate(_MARKDOWN)}\n\n{body}\n")
@@ -126,12 +131,7 @@ def to_markdown(tables: Sequence[Table]) -> str:
 
 
 def to_latex(tables: Sequence[Table]) -> str:
-    """Tables of one form, at least one, as a ``tabular`` for booktabs, what is best in bold."""
-
-    def shown(cell: Cell) -> str:
-        text = cell.text.translate(_LATEX)
-        return rf"\textbf{{{text}}}" if cell.best else text
-
+    """One ``tabular`` for booktabs of tables with the same columns, the best values in bold."""
     columns = tables[0].columns
     lines = [rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"\toprule"]
     lines.append(" & ".join(name.translate(_LATEX) for name in columns) + r" \\")
@@ -140,12 +140,41 @@ def to_latex(tables: Sequence[Table]) -> str:
         if len(tables) > 1:
             title = collapse_whitespace(table.title).translate(_LATEX)
             lines.append(rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{title}}}}} \\")
-        lines += [" & ".join(texts) + r" \\" for texts in _texts(table, shown)]
+        for row in table.rows:
+            cells = [_marked(cell, _LATEX, r"\textbf{", "}") for cell in row.cells]
+            lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _texts(table: Table, shown: Callable[[Cell], str]) -> list[list[str]]:
-    return [[shown(cell) for cell in row.cells] for row in table.rows]
+def to_rich_table(table: Table, failures: Mapping[str, int] = MappingProxyType({})) -> RichTable:
+    """Make a table for the terminal; non-learning baselines are dim.
+
+    Args:
+        table: The table.
+        failures: Number of failed jobs by label; labels without a row get one.
+    """
+    rendered = RichTable(
+        title=escape(table.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
+    )
+    # In a narrow terminal long labels are folded; nothing is cut off.
+    longest = max((len(row.cells[0].text) for row in table.rows), default=0)
+    rendered.add_column(table.columns[0], overflow="fold", min_width=min(longest, _MIN_LABEL_WIDTH))
+    for name in table.columns[1:]:
+        header = "\n".join(textwrap.wrap(name, _HEADER_WIDTH))
+        rendered.add_column(header, justify="right", no_wrap=True)
+    for row in table.rows:
+        label, *others = (cell.text for cell in row.cells)
+        if row.label in failures:
+            label += f" ({failures[row.label]} failed)"
+        rendered.add_row(*map(escape, (label, *others)), style="dim" if row.is_baseline else None)
+    for label in failures.keys() - {row.label for row in table.rows}:
+        rendered.add_row(escape(label), "failed", style="red")
+    return rendered
+
+
+def _marked(cell: Cell, escapes: dict[int, str], start: str, end: str) -> str:
+    text = cell.text.translate(escapes)
+    return f"{start}{text}{end}" if cell.best else text
 
 
 _MARKDOWN = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_{}[]<>#|$~"})

@@ -108,7 +108,7 @@ class TrialLogger:
         )
         self.log_action_histogram(counts, trial.total_timesteps, "evaluation")
         environment, agent = trial.environment.name, trial.agent.name
-        grids = mean_spans(action_counts.assign(environment=environment, agent=agent))
+        grids = mean_spans(action_counts.assign(environment=environment, group=agent))
         panel = plot_span_heatmap(environment, {agent: grids[environment, agent]})
         self._events.add_figure("evaluation/spans", render_panel(panel), trial.total_timesteps)
         # As SummaryWriter.add_hparams does it, but within this run, not in one of its own.

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from spangym.experiments.analysis.comparison_stats import ComparisonStats, compute_statistics
-from spangym.experiments.analysis.results import Results
+from spangym.experiments.analysis.load_results import curves_to_long, learning_speed, to_long
+from spangym.experiments.analysis.results import COMPARISON_METRICS, KEYS, Results
 
 FIXED = tuple(f"fixed:{action}" for action in range(10))
 BASELINES = ("oracle", "threshold", "random", *FIXED)
@@ -69,8 +70,8 @@ def make_results(
                 trials.append(
                     {
                         "environment": environment,
-                        "agent": agent,
-                        "training_seed": training_seed,
+                        "group": agent,
+                        "seed": training_seed,
                         "return": mean,
                         "score": level,
                         "regret": (oracle - mean) / 8,
@@ -81,7 +82,7 @@ def make_results(
                         "steps": episodes * 16 if learns else 0,
                     }
                 )
-                key = {name: trials[-1][name] for name in ("environment", "agent", "training_seed")}
+                key = {name: trials[-1][name] for name in KEYS}
                 rows += [
                     {**key, "evaluation_seed": 1_000_000 + episode, "return": mean}
                     for episode in range(EPISODES)
@@ -102,16 +103,22 @@ def make_results(
                 if learns:
                     shape = (random, oracle, level, episodes, num_envs)
                     curves.append(_training(generator, *shape).assign(**key))
-    columns = ["step", "return", "qk_pairs", "wall_seconds"]
-    keys = ["environment", "agent", "training_seed"]
-    empty = pd.DataFrame(columns=[*columns, *keys])
+    training = pd.DataFrame(columns=[*KEYS, "step", "return", "qk_pairs", "wall_seconds"])
+    if curves:
+        training = pd.concat(curves, ignore_index=True)
+    wide = pd.DataFrame(trials)
+    wide = wide.merge(learning_speed(training, wide), on=[*KEYS], how="left")
     return Results(
+        study_type="comparison",
         environments=tuple(environments),
-        learners=tuple(learners),
+        groups=(*learners, *baselines),
         baselines=tuple(baselines),
-        trials=pd.DataFrame(trials),
+        splits=("evaluation",),
+        metrics=COMPARISON_METRICS,
+        primary="return",
+        values=to_long(wide),
+        curves=curves_to_long(training),
         episodes=pd.DataFrame(rows),
-        curves=pd.concat(curves, ignore_index=True) if curves else empty,
         action_counts=pd.DataFrame(action_counts),
         failed=failed,
         missing=missing,

@@ -8,9 +8,9 @@ from functools import partial
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgb
 
-from spangym.experiments.pilot.figures.results import PilotResults
-from spangym.experiments.pilot.pilot_rows import AttentionMap
+from spangym.experiments.analysis.results import AttentionMap
 from spangym.experiments.plots.panels import WIDTH, NoData, Panel
+from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.plots.style import MUTED, SMALL, truncate_middle
 from spangym.experiments.reports.tables import format_number
 
@@ -19,16 +19,16 @@ _COLORS = LinearSegmentedColormap.from_list("weights", [(*to_rgb("#3592d8"), 0.0
 """From nothing, so that the page is seen through, light or dark."""
 
 
-def plot_attention(results: PilotResults) -> list[Panel]:
+def plot_attention(results: PlotData) -> list[Panel]:
     """A panel for each example and variant: a row for each layer, a column for each path."""
     attention_maps: dict[tuple[str, str], list[AttentionMap]] = {}
-    for each in results.rows.attention_maps:
-        attention_maps.setdefault((each.variant, each.example), []).append(each)
+    for each in results.results.attention_maps:
+        attention_maps.setdefault((each.group, each.example), []).append(each)
     if not attention_maps:
         raise NoData("no attention weights were kept")
     panels = []
     for example in dict.fromkeys(example for _, example in attention_maps):
-        for variant in results.rows.variants:
+        for variant in results.results.groups:
             own = attention_maps.get((variant, example))
             if own:
                 layers = len({each.layer for each in own})

@@ -2,66 +2,65 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from spangym.experiments.analysis.comparison_stats import MeanCI
+from spangym.experiments.analysis.results import ALL_SPLITS, TRAINING
 from spangym.experiments.pilot.figures.axes import scale_errors
 from spangym.experiments.pilot.figures.curves import draw_curves, variant_curves
-from spangym.experiments.pilot.figures.results import PilotResults
 from spangym.experiments.plots.estimates import Estimate, plot_estimates
-from spangym.experiments.plots.panels import NoData, Panel, label_axes, to_records
+from spangym.experiments.plots.panels import NoData, Panel, label_axes
+from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.plots.style import BG, MUTED, truncate_middle
 
 _TIMES = {"milliseconds": "Milliseconds an update", "seconds": "Seconds a training"}
 
 
-def plot_runtime(results: PilotResults) -> list[Panel]:
+def plot_runtime(results: PlotData) -> list[Panel]:
     """A panel of the time of an update, and one of that of a training."""
-    table = to_records(results.summary.costs)
-    if not table:
-        raise NoData("no training is finished")
+    ratios = results.estimates("time_ratio", ALL_SPLITS)
     panels = []
     for column, title in _TIMES.items():
         rows = [
             Estimate(
-                _with_ratio(row) if column == "milliseconds" else row["variant"],
-                results.line_style(row["variant"]),
-                row[column],
-                row[f"{column}_low"],
-                row[f"{column}_high"],
+                _with_ratio(variant, ratios) if column == "milliseconds" else variant,
+                results.line_style(variant),
+                *found[:3],
             )
-            for row in table
+            for variant, found in results.estimates(column, ALL_SPLITS).items()
         ]
+        if not rows:
+            raise NoData("no training is finished")
         panels.append(plot_estimates(title, rows, title.lower(), zero=True))
     return panels
 
 
-def plot_key(results: PilotResults) -> list[Panel]:
+def plot_key(results: PlotData) -> list[Panel]:
     """A panel of errors against visited keys for each split, and one of keys in training."""
-    metric, rows, summary = results.metric, results.rows, results.summary
+    metric = results.metric
     panels = []
-    shares = {row["variant"]: 100 * row["share"] for row in to_records(summary.costs)}
-    for split in rows.splits:
+    shares = {
+        variant: 100 * share.mean
+        for variant, share in results.estimates("qk_share", ALL_SPLITS).items()
+    }
+    for split in results.results.splits:
         points = {
-            row["variant"]: [
-                metric.scale * row[name] for name in ("error", "error_low", "error_high")
-            ]
-            for row in to_records(summary.errors)
-            if row["split"] == split and np.isfinite(row["error"])
+            variant: [metric.scale * each for each in error[:3]]
+            for variant, error in results.estimates("error", split).items()
+            if variant in shares
         }
-        points = {each: at for each, at in points.items() if np.isfinite(shares[each])}
         if points:
-            title = f"{metric.title} and keys, {metric.of([split])}"
+            title = f"{metric.label} and keys, {results.split_label(split)}"
             panels.append(Panel(title, partial(_draw_points, results, shares, points)))
-    of_update = rows.spans.groupby(["variant", "seed", "update"], sort=False, as_index=False)
-    means = pd.DataFrame(of_update[["seconds", "qk_pairs"]].mean())
-    curves = variant_curves(results, means, "qk_pairs")
+    table = results.results.curves
+    table = table[(table["metric"] == "qk_pairs") & (table["split"] == TRAINING)]
+    of_update = table.groupby(["group", "seed", "step"], sort=False, as_index=False)
+    curves = variant_curves(results, pd.DataFrame(of_update[["seconds", "value"]].mean()))
     if curves:
         name = "keys of a sequence and layer"
         draw = partial(draw_curves, results, curves, name)
@@ -71,14 +70,14 @@ def plot_key(results: PilotResults) -> list[Panel]:
     return panels
 
 
-def _with_ratio(row: Mapping[str, Any]) -> str:
-    if math.isnan(row["ratio"]):
-        return row["variant"]
-    return f"{truncate_middle(row['variant'], 38)}, {row['ratio']:.2f} times"
+def _with_ratio(variant: str, ratios: Mapping[str, MeanCI]) -> str:
+    if variant not in ratios:
+        return variant
+    return f"{truncate_middle(variant, 38)}, {ratios[variant].mean:.2f} times"
 
 
 def _draw_points(
-    results: PilotResults, shares: dict[str, float], points: dict[str, list[float]], axes: Axes
+    results: PlotData, shares: dict[str, float], points: dict[str, list[float]], axes: Axes
 ) -> None:
     axes.axvline(100, color=MUTED, linestyle=(0, (4, 3)), linewidth=1)
     for variant, (error, low, high) in points.items():

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from spangym.experiments.analysis.results import TRAINING
 from spangym.experiments.pilot.figures.axes import scale_errors
-from spangym.experiments.pilot.figures.results import PilotResults
 from spangym.experiments.plots.curve_utils import (
     SeedCurves,
     interp_on_grid,
@@ -22,6 +22,7 @@ from spangym.experiments.plots.curve_utils import (
 )
 from spangym.experiments.plots.labels import Floats
 from spangym.experiments.plots.panels import NoData, Panel, label_axes
+from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.plots.style import ci_alpha
 
 X_NAMES = {"steps": "updates of the model", "wall": "seconds of the training"}
@@ -45,16 +46,15 @@ class VariantCurves(SeedCurves):
     measured: bool
 
 
-def plot_loss(results: PilotResults) -> list[Panel]:
+def plot_loss(results: PlotData) -> list[Panel]:
     """A panel of the training loss, and one for each split."""
-    metric, rows = results.metric, results.rows
-    panels = [("Training loss", variant_curves(results, rows.curves, "loss"))]
-    for split in rows.splits:
-        here = pd.DataFrame(rows.evaluations[rows.evaluations["split"] == split])
-        curves = variant_curves(results, here, "loss", measured=True)
-        panels.append((f"Loss on {metric.of([split])}", curves))
+    panels = [("Training loss", variant_curves(results, results.curves("loss", TRAINING)))]
+    for split in results.results.splits:
+        curves = variant_curves(results, results.curves("loss", split), measured=True)
+        panels.append((f"Loss on {results.split_label(split)}", curves))
+    unit = results.results.metrics["loss"].unit
     made = [
-        Panel(title, partial(_draw_errors, results, curves, metric.loss_unit))
+        Panel(title, partial(_draw_errors, results, curves, unit))
         for title, curves in panels
         if curves
     ]
@@ -63,16 +63,16 @@ def plot_loss(results: PilotResults) -> list[Panel]:
     return made
 
 
-def plot_error(results: PilotResults) -> list[Panel]:
+def plot_error(results: PlotData) -> list[Panel]:
     """A panel for each split."""
-    metric, rows = results.metric, results.rows
-    scaled = rows.evaluations.assign(error=metric.scale * rows.evaluations["error"].astype(float))
+    metric = results.metric
     panels = []
-    for split in rows.splits:
-        here = pd.DataFrame(scaled[scaled["split"] == split])
-        curves = variant_curves(results, here, "error", measured=True)
+    for split in results.results.splits:
+        table = results.curves("error", split)
+        scaled = table.assign(value=metric.scale * table["value"].astype(float))
+        curves = variant_curves(results, scaled, measured=True)
         if curves:
-            title = f"{metric.title} on {metric.of([split])}"
+            title = f"{metric.label} on {results.split_label(split)}"
             panels.append(Panel(title, partial(_draw_errors, results, curves, metric.axis_label)))
     if not panels:
         raise NoData("nothing was evaluated")
@@ -80,27 +80,25 @@ def plot_error(results: PilotResults) -> list[Panel]:
 
 
 def variant_curves(
-    results: PilotResults, table: pd.DataFrame, column: str, *, measured: bool = False
+    results: PlotData, table: pd.DataFrame, *, measured: bool = False
 ) -> list[VariantCurves]:
     """The curves of all variants that have any, as far as all their seeds got.
 
     Args:
         results: The pilot.
-        table: With ``variant``, ``seed``, ``update``, ``seconds`` and the column; one row of an
-            update.
-        column: What is drawn; rows in which it is not finite are left out.
+        table: With ``group``, ``seed``, ``step``, ``seconds`` and ``value``, one row per update;
+            rows with a value that is not finite are left out.
         measured: Whether points are drawn where they were measured; else they are averaged over a
             share of the training.
     """
-    trainings = results.rows.trainings
-    finite = np.isfinite(table[column].to_numpy(float))
-    table = pd.DataFrame(table[finite]).sort_values("update", kind="stable")
-    stopped = set(trainings.loc[trainings["stopped"] != "", "variant"])
+    finite = np.isfinite(table["value"].to_numpy(float))
+    table = pd.DataFrame(table[finite]).sort_values("step", kind="stable")
+    stopped = {variant for variant, _, _ in results.results.stopped}
     curves = []
-    for variant in results.rows.variants:
-        own = pd.DataFrame(table[table["variant"] == variant])
+    for variant in results.results.groups:
+        own = pd.DataFrame(table[table["group"] == variant])
         seeds = [
-            tuple(seed[name].to_numpy(float) for name in ("update", column, "seconds"))
+            tuple(seed[name].to_numpy(float) for name in ("step", "value", "seconds"))
             for _, seed in own.groupby("seed")
         ]
         if not seeds:
@@ -127,7 +125,7 @@ def variant_curves(
 
 
 def draw_curves(
-    results: PilotResults,
+    results: PlotData,
     curves: Sequence[VariantCurves],
     y: str,
     axes: Axes,
@@ -152,9 +150,7 @@ def draw_curves(
     axes.set_xlim(0, 1.02 * max(1e-9, *(curve.x[-1] for curve in curves)))
 
 
-def _draw_errors(
-    results: PilotResults, curves: Sequence[VariantCurves], y: str, axes: Axes
-) -> None:
+def _draw_errors(results: PlotData, curves: Sequence[VariantCurves], y: str, axes: Axes) -> None:
     draw_curves(results, curves, y, axes)
     scale_errors(axes)
 
@@ -166,10 +162,10 @@ def _in_common(updates: Sequence[Floats]) -> Floats:
     return every[(every >= first) & (every <= max(first, last))]
 
 
-def _markers(results: PilotResults, curve: VariantCurves) -> slice:
+def _markers(results: PlotData, curve: VariantCurves) -> slice:
     if curve.measured:
         return slice(None)
     # Where lines run together, markers at the same place would hide each other.
     step = max(1, len(curve.x) // _MARKERS)
-    place = results.rows.variants.index(curve.label) / len(results.rows.variants)
+    place = results.results.groups.index(curve.label) / len(results.results.groups)
     return slice(math.floor(place * step), None, step)

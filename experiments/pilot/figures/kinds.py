@@ -6,8 +6,8 @@ from spangym.experiments.pilot.figures.attention import plot_attention
 from spangym.experiments.pilot.figures.costs import plot_key, plot_runtime
 from spangym.experiments.pilot.figures.curves import plot_error, plot_loss
 from spangym.experiments.pilot.figures.laws import plot_law
-from spangym.experiments.pilot.figures.results import PilotResults
 from spangym.experiments.pilot.figures.spans import plot_by_span, plot_span
+from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.plots.spec import PlotSpec
 
 _BANDS = (
@@ -16,7 +16,7 @@ _BANDS = (
     "lines lie apart. A cross stands where trainings ended early. The scale is logarithmic."
 )
 
-PILOT_PLOTS: dict[str, PlotSpec[PilotResults]] = {
+PILOT_PLOTS: dict[str, PlotSpec[PlotData]] = {
     "error": PlotSpec("{Error} in training", plot_error, _BANDS),
     "loss": PlotSpec(
         "Loss in training",

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import itertools
 
-from spangym.experiments.pilot.figures.results import PilotResults
 from spangym.experiments.plots.estimates import Estimate, plot_estimates
 from spangym.experiments.plots.panels import NoData, Panel, to_records
+from spangym.experiments.plots.plot_data import PlotData
 
 
-def plot_law(results: PilotResults) -> list[Panel]:
+def plot_law(results: PlotData) -> list[Panel]:
     """A panel for each pair of variants: a row for each split."""
-    metric, table = results.metric, to_records(results.summary.laws)
+    metric, table = results.metric, results.statistics.differences
+    table = to_records(table[table["pairing"] == "temperature law"])
     panels = []
     for (variant, other), rows in itertools.groupby(
-        table, key=lambda row: (row["variant"], row["other"])
+        table, key=lambda row: (row["group"], row["baseline"])
     ):
         estimates = [
             Estimate(
-                metric.of([row["split"]]),
+                results.split_label(row["split"]),
                 results.line_style(variant),
                 *(metric.scale * row[name] for name in ("difference", "low", "high")),
                 settled=row["outcome"] != "inconclusive",

@@ -8,22 +8,24 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from spangym.experiments.analysis.comparison_stats import MeanCI
+from spangym.experiments.analysis.results import TRAINING
 from spangym.experiments.pilot.figures.axes import scale_errors
 from spangym.experiments.pilot.figures.curves import X_NAMES, VariantCurves, variant_curves
-from spangym.experiments.pilot.figures.results import PilotResults
 from spangym.experiments.plots.labels import spread
 from spangym.experiments.plots.panels import NoData, Panel, label_axes, to_records
+from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.plots.style import LINES, MUTED, SMALL, LineStyle, ci_alpha
 
 _HEIGHT, _RIGHT, _LABEL_HEIGHT = 220, 56, 12
 
 
-def plot_span(results: PilotResults) -> list[Panel]:
+def plot_span(results: PlotData) -> list[Panel]:
     """A panel for each variant that has spans: a line for each layer."""
-    spans = results.rows.spans
+    curves = results.results.curves
     layers = {
-        layer: variant_curves(results, pd.DataFrame(spans[spans["layer"] == layer]), "span")
-        for layer in sorted(set(spans["layer"].tolist()))
+        layer: variant_curves(results, results.curves("span", TRAINING, layer))
+        for layer in sorted(set(curves.loc[curves["metric"] == "span", "layer"].tolist()))
     }
     if not any(layers.values()):
         raise NoData("no variant has spans")
@@ -33,7 +35,7 @@ def plot_span(results: PilotResults) -> list[Panel]:
         1.05 * max(1.0, *(float(each.mean.max()) for each in everything)),
     )
     panels = []
-    for variant in results.rows.variants:
+    for variant in results.results.groups:
         own = {
             layer: curve
             for layer, curves in layers.items()
@@ -46,20 +48,17 @@ def plot_span(results: PilotResults) -> list[Panel]:
     return panels
 
 
-def plot_by_span(results: PilotResults) -> list[Panel]:
+def plot_by_span(results: PlotData) -> list[Panel]:
     """A panel for each split: errors at spans that are set."""
-    metric, summary = results.metric, results.summary
+    metric, by_action = results.metric, results.statistics.by_action
+    (baseline,) = results.results.baselines
     panels = []
-    for split in results.rows.splits:
-        here = summary.by_span[summary.by_span["split"] == split]
+    for split in results.results.splits:
+        here = by_action[by_action["split"] == split]
         if len(here):
-            plain = [
-                row["error"]
-                for row in to_records(summary.errors)
-                if (row["variant"], row["split"]) == (results.rows.baseline, split)
-            ]
-            title = f"{metric.title} by span, {metric.of([split])}"
-            level = metric.scale * plain[0] if plain else np.nan
+            plain = results.estimates("error", split).get(baseline, MeanCI())
+            title = f"{metric.label} by span, {results.split_label(split)}"
+            level = metric.scale * plain.mean
             panels.append(Panel(title, partial(_draw_by_span, results, pd.DataFrame(here), level)))
     if not panels:
         raise NoData("no variant was evaluated at spans that are set")
@@ -67,7 +66,7 @@ def plot_by_span(results: PilotResults) -> list[Panel]:
 
 
 def _draw_spans(
-    results: PilotResults, layers: dict[int, VariantCurves], ends: tuple[float, float], axes: Axes
+    results: PlotData, layers: dict[int, VariantCurves], ends: tuple[float, float], axes: Axes
 ) -> None:
     for number, curve in enumerate(layers.values()):
         line_style = results.line_style(curve.label)
@@ -93,15 +92,15 @@ def _draw_spans(
         )
 
 
-def _draw_by_span(results: PilotResults, table: pd.DataFrame, level: float, axes: Axes) -> None:
+def _draw_by_span(results: PlotData, table: pd.DataFrame, level: float, axes: Axes) -> None:
     scale = results.metric.scale
-    for variant in results.rows.variants:
-        rows = [row for row in to_records(table) if row["variant"] == variant]
+    for variant in results.results.groups:
+        rows = [row for row in to_records(table) if row["group"] == variant]
         if rows:
             line_style = results.line_style(variant)
             (line,) = axes.plot(
                 [row["action"] for row in rows],
-                [scale * row["error"] for row in rows],
+                [scale * row["mean"] for row in rows],
                 color=line_style.color,
                 linestyle=line_style.linestyle,
                 marker=line_style.marker,
@@ -110,9 +109,9 @@ def _draw_by_span(results: PilotResults, table: pd.DataFrame, level: float, axes
             )
             line.set_label(variant)
     if np.isfinite(level):
-        line_style = results.line_style(results.rows.baseline)
+        line_style = results.line_style(results.results.baselines[0])
         line = axes.axhline(level, color=line_style.color, linestyle=(0, (4, 3)), linewidth=1.4)
-        line.set_label(results.rows.baseline)
+        line.set_label(results.results.baselines[0])
     label_axes(axes, "action in every layer", results.metric.axis_label)
     scale_errors(axes)
     axes.set_xticks(range(10), [str(action) for action in range(10)])

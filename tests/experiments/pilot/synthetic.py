@@ -9,7 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spangym.experiments.pilot.pilot_rows import AttentionMap, PilotRows
+from spangym.experiments.analysis.load_results import pilot_curves, pilot_pairs, pilot_values
+from spangym.experiments.analysis.results import (
+    ACTION_VALUE_COLUMNS,
+    PILOT_METRICS,
+    AttentionMap,
+    Results,
+)
 from spangym.utils.text import slug
 
 LONGER, SHORTER = "hybrid-sharper-longer", "hybrid-sharper-shorter"
@@ -58,7 +64,7 @@ def make_pilot(
     tokens: int = 120,
     missing: int = 0,
     seed: int = 0,
-) -> PilotRows:
+) -> Results:
     """Plausible rows.
 
     Args:
@@ -90,7 +96,7 @@ def make_pilot(
             if variant in failed and training_seed == seeds - 1:
                 failures.append((f"{slug(variant)}/seed-{training_seed}", ERROR))
                 continue
-            key = {"variant": variant, "seed": training_seed}
+            key = {"environment": task, "group": variant, "seed": training_seed}
             last = updates * 2 // 5 if variant in stopped else updates
             quality = _QUALITY[place] + luck[training_seed] + 0.006 * float(generator.normal())
             milliseconds = _MILLISECONDS[place] * (1 + 0.02 * float(generator.normal()))
@@ -164,31 +170,50 @@ def make_pilot(
                         }
                     )
                 )
-    finished = {str(each["variant"]) for each in trainings}
+    finished = {str(each["group"]) for each in trainings}
     attention_maps = [
         _attention_map(variant, example, layer, path, tokens, generator)
         for variant, example, layer in itertools.product(variants, examples, range(layers))
         for path in (("global",) if variant in plain else ("local", "global"))
         if variant in finished
     ]
-    return PilotRows(
-        task=task,
-        variants=tuple(variants),
-        baseline=variants[0],
-        splits=splits,
-        trainings=_table(trainings, _TRAININGS),
-        curves=_joined(tables["curves"], ("update", "seconds", "loss")),
-        evaluations=_joined(tables["evaluations"], _EVALUATIONS),
-        spans=_joined(tables["spans"], ("update", "seconds", "layer", "span", "qk_pairs")),
-        by_span=_table(actions, ("variant", "seed", "action", "split", "error")),
+    evaluations = _joined(tables["evaluations"], _EVALUATIONS)
+    by_action = pd.DataFrame(actions, columns=[*_KEYS, "action", "split", "error"])
+    return Results(
+        study_type="pilot",
+        environments=(task,),
+        groups=tuple(variants),
+        baselines=tuple(variants[:1]),
+        splits=splits if trainings else (),
+        metrics=PILOT_METRICS[task],
+        primary="error",
+        values=pilot_values(
+            pd.DataFrame(trainings), evaluations, variants[0], PILOT_METRICS[task]
+        ),
+        curves=pilot_curves(
+            evaluations,
+            _joined(tables["curves"], ("update", "seconds", "loss")),
+            _joined(tables["spans"], ("update", "seconds", "layer", "span", "qk_pairs")),
+        ),
+        action_values=by_action.rename(columns={"error": "value"}).assign(metric="error")[
+            [*ACTION_VALUE_COLUMNS]
+        ],
+        pairs=pilot_pairs(
+            {each: law for each, law in LAWS.items() if each in variants},
+            {each: other for each, other in AGENTS.items() if {each, other} <= set(variants)},
+        ),
+        stopped=tuple(
+            (str(each["group"]), int(str(each["seed"])), str(each["stopped"]))
+            for each in trainings
+            if each["stopped"]
+        ),
         attention_maps=tuple(attention_maps),
         failed=tuple(failures),
         missing=missing,
     )
 
 
-_TRAININGS = ("variant", "seed", "updates", "parameters", "seconds", "milliseconds")
-_TRAININGS += ("qk_pairs", "full_qk_pairs", "span", "stopped")
+_KEYS = ("environment", "group", "seed")
 _EVALUATIONS = ("update", "seconds", "split", "loss", "error", "character_error")
 
 
@@ -221,14 +246,10 @@ def _attention_map(
     return AttentionMap(variant, example, layer, path, weights.astype(np.float32), entropy)
 
 
-def _table(rows: Sequence[dict[str, object]], columns: Sequence[str]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=[*columns])
-
-
 def _joined(tables: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
     if tables:
         return pd.concat(tables, ignore_index=True)
-    return pd.DataFrame(columns=["variant", "seed", *columns])
+    return pd.DataFrame(columns=[*_KEYS, *columns])
 
 
 def column(table: pd.DataFrame, name: str, **where: object) -> NDArray[np.float64]:

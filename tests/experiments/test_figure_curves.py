@@ -38,12 +38,10 @@ def test_smoothed_is_the_mean_of_the_window(window: float):
 def by_seed(data: PlotData, agent: str, column: str) -> list[np.ndarray]:
     """A column of the curves of an agent's trainings."""
     table = data.results.curves
-    return [
-        table.loc[(table["agent"] == agent) & (table["training_seed"] == seed), column].to_numpy(
-            float
-        )
-        for seed in range(5)
-    ]
+    metric = column if column in ("return", "qk_pairs") else "return"
+    table = table[(table["group"] == agent) & (table["metric"] == metric)]
+    name = "value" if column == metric else column
+    return [table.loc[table["seed"] == seed, name].to_numpy(float) for seed in range(5)]
 
 
 def test_lines_are_means_over_seeds_and_bands_their_intervals(one: PlotData):
@@ -79,7 +77,7 @@ def test_curves_against_wall_time_and_visited_keys(one: PlotData):
     by_steps, by_wall, by_keys = (
         reward_curves(dataclasses.replace(one, x=x))[0] for x in ("steps", "wall", "qk_pairs")
     )
-    seconds = by_seed(one, by_steps.label, "wall_seconds")
+    seconds = by_seed(one, by_steps.label, "seconds")
     keys = by_seed(one, by_steps.label, "qk_pairs")
     assert by_wall.x[-1] == pytest.approx(np.mean([each[-1] for each in seconds]))
     assert by_keys.x[-1] == pytest.approx(np.mean([each.sum() for each in keys]))
@@ -106,8 +104,9 @@ def test_levels_of_the_baselines_are_named_at_the_edge(one: PlotData):
 
 def test_near_levels_have_names_that_stand_apart():
     results = make_results()
-    trials = results.trials.assign(**{"return": results.trials["return"] / 1000})
-    data = plot_data_of(dataclasses.replace(results, trials=trials))
+    values = results.values.copy()
+    values.loc[values["metric"] == "return", "value"] /= 1000
+    data = plot_data_of(dataclasses.replace(results, values=values))
     (panel,) = PLOTS["reward"].panels(data)
     axes = drawn(panel)
     boxes = [

@@ -7,6 +7,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 
+from spangym.experiments.analysis.results import KEYS
 from spangym.experiments.plots.panels import NoData
 from spangym.experiments.plots.pareto import PARETO_LINE, pareto_front
 from spangym.experiments.plots.plot_data import PlotData
@@ -16,8 +17,6 @@ from spangym.experiments.plots.style import BG, MUTED
 
 from .drawing import drawn, figure_of, line_of, plot_data_of, xs, ys
 from .synthetic import make_results
-
-KEYS = ("environment", "agent", "training_seed")
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +51,15 @@ def test_pareto_front_is_what_nothing_beats(one: PlotData):
 
     (panel,) = PLOTS["pareto"].panels(one)
     axes = drawn(panel)
-    summaries = one.statistics.summaries
-    usable = summaries[summaries["agent"] != "oracle"]
-    best = max(zip(usable["return"], usable["qk_pairs"], strict=True))
+    returns = one.means("spangym/SpanBudget-v0")
+    costs = one.means("spangym/SpanBudget-v0", "qk_pairs")
+    best = max((returns[each], costs[each]) for each in returns if each != "oracle")
     line = line_of(axes, PARETO_LINE)
     assert ys(line)[-1] == best[0]
     assert ys(line) == sorted(ys(line))
     for agent in one.results.learners:
         point = line_of(axes, agent)
-        row = summaries[summaries["agent"] == agent].iloc[0]
-        assert (xs(point), ys(point)) == ([row["qk_pairs"]], [row["return"]])
+        assert (xs(point), ys(point)) == ([costs[agent]], [returns[agent]])
     assert {"oracle", "random", "threshold", "0", "9"} <= {each.get_text() for each in axes.texts}
 
 
@@ -98,7 +96,7 @@ def test_spans_can_be_read_on_their_colors(one: PlotData):
     axes = drawn(PLOTS["span_heatmap"].panels(one)[0])
     FigureCanvasAgg(figure_of(axes)).draw()
     cells = [cell for each in axes.collections for cell in np.asarray(each.get_facecolor())]
-    numbers = [each for each in axes.texts if each.get_text() not in one.results.agents]
+    numbers = [each for each in axes.texts if each.get_text() not in one.results.groups]
     assert len(cells) == len(numbers) == 4 * 2 * 5
     for cell, number in zip(cells, numbers, strict=True):
         assert contrast(to_hex(tuple(cell)), str(number.get_color())) >= 4.5
@@ -148,7 +146,7 @@ def test_aggregates_have_a_panel_each(one: PlotData):
             "threshold",
             "fixed:6",
         ]
-        here = table[(table["statistic"] == statistic) & (table["agent"] == "ppo")].iloc[0]
+        here = table[(table["statistic"] == statistic) & (table["group"] == "ppo")].iloc[0]
         bars = [xs(each) for each in axes.lines]
         assert [here["estimate"]] in bars
         assert [here["low"], here["high"]] in bars
@@ -158,7 +156,7 @@ def test_profiles_are_the_shares(one: PlotData):
     axes = drawn(PLOTS["profiles"].panels(one)[0])
     table = one.statistics.profiles
     for agent in (*one.results.learners, "best fixed"):
-        here = table[table["agent"] == agent]
+        here = table[table["group"] == agent]
         np.testing.assert_array_equal(ys(line_of(axes, agent)), here["share"])
     assert line_of(axes, "best fixed").get_color() == MUTED
 

@@ -95,7 +95,7 @@ def without(results: Results, name: str) -> PlotData:
     changes: dict[str, Any] = {"curves": results.curves[:0]}
     if name == "trials":
         changes |= {
-            "trials": results.trials[:0],
+            "values": results.values[:0],
             "episodes": results.episodes[:0],
             "action_counts": results.action_counts[:0],
         }

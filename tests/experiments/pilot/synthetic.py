@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -63,6 +63,7 @@ def make_pilot(
     examples: Sequence[str] = EXAMPLES,
     tokens: int = 120,
     missing: int = 0,
+    laws: Mapping[str, str] = LAWS,
     seed: int = 0,
 ) -> Results:
     """Plausible rows.
@@ -81,6 +82,7 @@ def make_pilot(
         examples: What attention is shown for.
         tokens: Of an example.
         missing: Trainings that are not there.
+        laws: Temperature laws of variants that differ in nothing else.
         seed: Of what is drawn.
     """
     generator = np.random.default_rng(seed)
@@ -199,7 +201,7 @@ def make_pilot(
             [*ACTION_VALUE_COLUMNS]
         ],
         pairs=pilot_pairs(
-            {each: law for each, law in LAWS.items() if each in variants},
+            {each: law for each, law in laws.items() if each in variants},
             {each: other for each, other in AGENTS.items() if {each, other} <= set(variants)},
         ),
         stopped=tuple(

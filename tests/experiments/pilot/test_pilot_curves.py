@@ -3,11 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from spangym.experiments.pilot import pilot_gathering as gathering
 from spangym.experiments.pilot.pilot_folder import PilotFolder
-from spangym.experiments.pilot.pilot_rows import PilotRows
+from spangym.experiments.plots.plot_data import PlotData
+from spangym.experiments.reports import write_outputs
 
 from ..conftest import run_here
+from ..drawing import plot_data_of
 from .pilot_plans import tiny_study
 from .synthetic import make_pilot
 
@@ -26,10 +27,10 @@ def finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = make_pilot(variants=("standard", "hybrid-sharper-longer"), failed=(), examples=())
     rows = dataclasses.replace(rows, missing=3)
 
-    def gathered(_: PilotFolder) -> PilotRows:
-        return rows
+    def load_data(_: object) -> PlotData:
+        return plot_data_of(rows)
 
-    monkeypatch.setattr(gathering, "load_pilot_results", gathered)
+    monkeypatch.setattr(write_outputs, "load_data", load_data)
     return folder
 
 
@@ -44,7 +45,7 @@ def test_curves_draws_error_and_loss(
         "loss.png",
         "loss.svg",
         "table.csv",
-        "by_span.csv",
+        "by_action.csv",
     }
     said = capsys.readouterr().out
     assert f"drawn: {finished / 'error.png'}" in said

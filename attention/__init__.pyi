@@ -11,13 +11,13 @@ from .layers.adaptive_span import LocalAttentionOutput as LocalAttentionOutput
 from .layers.cached_attention import AdaptiveUpdateAttention as AdaptiveUpdateAttention
 from .layers.cached_attention import KeyValueCache as KeyValueCache
 from .layers.integrated import IntegratedAttention as IntegratedAttention
+from .layers.local_global import LocalGlobalAttention as LocalGlobalAttention
 from .layers.modules import AttentionCombiner as AttentionCombiner
 from .layers.modules import Predictor as Predictor
 from .layers.modules import ProjectionModule as ProjectionModule
 from .layers.modules import RefreshPredictor as RefreshPredictor
 from .layers.multi_head import MultiHeadAttention as MultiHeadAttention
 from .layers.sliding_window import SlidingWindowAttention as SlidingWindowAttention
-from .layers.two_path import LocalGlobalAttention as LocalGlobalAttention
 from .layers.variants import FocusAttention as FocusAttention
 from .layers.variants import HybridAttention as HybridAttention
 from .observation_spec import ObservationSpec as ObservationSpec

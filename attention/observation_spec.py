@@ -15,7 +15,7 @@ from spangym.attention.features import (
     pool_dims,
     token_moments,
 )
-from spangym.attention.span_config import check, check_ints
+from spangym.attention.validation import check, check_ints
 from spangym.utils.suggestions import did_you_mean
 
 ENCODINGS = ("digits", "box", "features", "state")

@@ -1,4 +1,4 @@
-"""What one pass through a layer did."""
+"""Results of one pass through a layer."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from spangym.attention.layers.cached_attention import KeyValueCache
 
 @dataclass(frozen=True)
 class LayerCache:
-    """What a layer keeps of a pass for the next one on the same stream, detached.
+    """State that a layer passes to its next pass over the same stream, detached.
 
     Attributes:
         key_value: Keys and values of the global path; None if it keeps none.
-        global_mean: Mean of the global output, shape (batch, dims).
+        global_mean: Token mean of the global output, shape (batch, dims).
         obs_features: Features of the local path's input, shape (batch, 2 * dims).
-        controller_obs: What a `BatchController` that decides from the previous pass observed of it,
-            batch first; None without one.
+        controller_obs: Observation of a `BatchController` with ``observation_time="previous"``,
+            batch first; else None.
     """
 
     key_value: KeyValueCache | None
@@ -30,39 +30,35 @@ class LayerCache:
 
 
 def check_cache(cache: LayerCache, batch: int, dims: int) -> None:
-    """Refuse what is no cache of so many sequences.
-
-    Raises:
-        ValueError: The message says what would be right.
-    """
+    """Raise a ``ValueError`` unless this is a cache of so many sequences."""
     if not isinstance(cache, LayerCache):
-        raise ValueError(f"cache is a {type(cache).__name__}; it must be an outcome's `cache`")
+        raise ValueError(f"cache is a {type(cache).__name__}; it must be a `LayerOutput.cache`")
     if cache.global_mean.shape != (batch, dims):
         raise ValueError(
-            f"cache is of shape {tuple(cache.global_mean.shape)} (batch, dims), this pass needs "
-            f"{(batch, dims)}: begin the stream without a cache"
+            f"cache has shape {tuple(cache.global_mean.shape)} (batch, dims), this pass needs "
+            f"{(batch, dims)}: start the stream without a cache"
         )
 
 
 @dataclass(frozen=True)
 class LayerOutput:
-    """What one pass through a layer did; tensors are on the layer's device.
+    """Results of one pass through a layer, on the layer's device.
 
     Attributes:
         output: Output of the layer, shape (batch, tokens, dims).
-        local_input: Normalized input of the local path, same shape.
-        local_output: Output of the local path, same shape; zero where a sequence is off.
+        local_input: Normalized input of the local path, shape (batch, tokens, dims).
+        local_output: Output of the local path, shape (batch, tokens, dims); 0 where it is off.
         span_scale: Span scale ``m`` of each sequence, shape (batch,), in [0, 1].
-        window: Window of each sequence in tokens, shape (batch,), int64.
-        span: Span of each sequence in tokens, shape (batch,), int64; 0 where a sequence is off.
-        qk_pairs: Query-key pairs that the local path scored, over all its passes, shape
+        window: Window of each sequence, in tokens, shape (batch,), int64.
+        span: Span of each sequence, in tokens, shape (batch,), int64; 0 where the path is off.
+        qk_pairs: Query-key pairs scored by the local path over all refinement passes, shape
             (batch,), int64.
-        num_refinement_steps: Passes of iterative focus, shape (batch,), int64.
-        obs_features: What the decision was to be made from, shape (batch, 2 * dims): of the local
-            input, in a causal layer of the pass before or of the first token.
-        cache: What the next pass on the same stream is handed.
-        lengths: Tokens of each sequence that are no padding, shape (batch,); all if None.
-        stats: Statistics of the local path's attention weights, if asked for.
+        num_refinement_steps: Refinement passes of each sequence, shape (batch,), int64.
+        obs_features: Features that the action depends on, shape (batch, 2 * dims): of the local
+            input; in a causal layer of the previous pass or of the first token.
+        cache: Cache for the next pass over the same stream.
+        lengths: Unpadded length of each sequence, shape (batch,); None without padding.
+        stats: Statistics of the local attention weights; None unless requested.
     """
 
     output: Tensor
@@ -80,15 +76,15 @@ class LayerOutput:
 
     @property
     def reward(self) -> Tensor:
-        """Quality of each sequence's local output, shape (batch,)."""
+        """Quality of the local output of each sequence, shape (batch,)."""
         return quality(self.local_output, self.lengths).quality
 
     @property
     def state(self) -> list[int]:
-        """State id of each sequence, that decisions are made from; copies to the host."""
+        """State id of each sequence before the action; copies to the host."""
         return tuple_hash_ids(self.obs_features)
 
     @property
     def next_state(self) -> list[int]:
-        """State id of each sequence's local output, the original's bootstrap; copies to the host."""
+        """State id of the local output, from which the original bootstraps; copies to the host."""
         return tuple_hash_ids(token_moments(self.local_output, self.lengths))

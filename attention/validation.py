@@ -1,26 +1,55 @@
-"""What a layer may be handed: shapes and types are checked always, values where they lie at hand.
+"""Checks of sizes, shapes, types and values; every `ValueError` names the argument and the rule.
 
-To look at values on an accelerator would make it wait; there lengths and actions are clamped.
+Values of tensors are checked on the CPU only, since reading them from an accelerator would
+synchronize it; there, lengths and actions are clamped instead.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
+def check(rules: Iterable[tuple[bool, str]]) -> None:
+    """Raise a ``ValueError`` with the message of the first rule that does not hold."""
+    for holds, message in rules:
+        if not holds:
+            raise ValueError(message)
+
+
+def check_ints(**numbers: object) -> None:
+    """Raise a ``ValueError`` for the first argument that is not an integer."""
+    for name, number in numbers.items():
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise ValueError(f"{name} must be an integer, got {number!r}")
+
+
+def check_sizes(ctx: int, dims: int, head: int) -> None:
+    """Check the sizes of a layer."""
+    check_ints(ctx=ctx, dims=dims, head=head)
+    check(
+        [
+            (ctx >= 1, f"ctx must be at least 1, got {ctx}"),
+            (dims >= 4, f"dims must be at least 4, got {dims}"),
+            (head >= 1, f"head must be at least 1, got {head}"),
+            (head < 1 or dims % head == 0, f"head must divide dims, got head={head}, dims={dims}"),
+        ]
+    )
+
+
 @dataclass(frozen=True)
 class Inputs:
-    """What one pass of a layer is handed.
+    """Inputs of one pass through a layer.
 
     Attributes:
-        x: Shape (batch, tokens, dims).
-        xa: Where keys and values come from, shape (batch, keys, dims); ``x`` if None.
-        mask: Boolean or floating, broadcastable to (batch, heads, tokens, keys).
-        lengths: Tokens of each sequence that are no padding, shape (batch,), integers.
-        xa_lengths: The same of ``xa``.
+        x: Input, shape (batch, tokens, dims).
+        xa: Cross-attention input, shape (batch, keys, dims); None for self-attention.
+        mask: Boolean or additive mask, broadcastable to (batch, heads, tokens, keys).
+        lengths: Unpadded length of each sequence of ``x``, shape (batch,), integers.
+        xa_lengths: Unpadded length of each sequence of ``xa``, shape (batch,), integers.
     """
 
     x: Tensor
@@ -31,29 +60,20 @@ class Inputs:
 
     @property
     def key_lengths(self) -> Tensor | None:
-        """Keys of each sequence that are no padding."""
+        """Unpadded number of keys of each sequence, shape (batch,)."""
         return self.lengths if self.xa is None else self.xa_lengths
 
     def clamped(self) -> Inputs:
-        """The same, no length beyond what there is, where they were not looked at."""
+        """The same inputs with lengths clamped to the tensors' sizes."""
         lengths, xa_lengths = self.lengths, self.xa_lengths
         if lengths is not None:
             lengths = lengths.clamp(0, self.x.shape[1])
         if self.xa is not None and xa_lengths is not None:
             xa_lengths = xa_lengths.clamp(0, self.xa.shape[1])
-        return replace(self, lengths=lengths, xa_lengths=xa_lengths)
+        return Inputs(self.x, self.xa, self.mask, lengths, xa_lengths)
 
     def check(self, ctx: int, dims: int, head: int) -> None:
-        """Refuse what a layer cannot attend over.
-
-        Args:
-            ctx: Most tokens.
-            dims: Width.
-            head: Number of heads.
-
-        Raises:
-            ValueError: The message names the argument, its shape or type, and what would be right.
-        """
+        """Check the inputs of a layer with these sizes."""
         x, xa = self.x, self.xa
         shape = tuple(x.shape)
         if x.ndim != 3 or len(x) == 0 or shape[-1] != dims or not 1 <= shape[1] <= ctx:
@@ -80,25 +100,18 @@ class Inputs:
 
 
 def check_mask(mask: Tensor | None, scores: tuple[int, ...]) -> None:
-    """Refuse what is no mask for scores of a shape (batch, heads, queries, keys).
-
-    Raises:
-        ValueError: The message names shape or type, and what would be right.
-    """
+    """Check a mask for scores of shape (batch, heads, queries, keys)."""
     if mask is None:
         return
     if not isinstance(mask, Tensor):
         raise ValueError(f"mask is a {type(mask).__name__}; it must be a tensor")
     if mask.dtype != torch.bool and not mask.dtype.is_floating_point:
         raise ValueError(
-            f"mask has type {mask.dtype}; it must be boolean (True: may be seen) or floating "
+            f"mask has type {mask.dtype}; it must be boolean (True: attend) or floating "
             "(added to the scores)"
         )
-    wrong = mask.ndim > 4 or any(
-        size not in (1, whole)
-        for size, whole in zip(reversed(mask.shape), reversed(scores), strict=False)
-    )
-    if wrong:
+    sizes = zip(reversed(mask.shape), reversed(scores), strict=False)
+    if mask.ndim > 4 or any(size not in (1, full) for size, full in sizes):
         raise ValueError(
             f"mask has shape {tuple(mask.shape)}; it must be broadcastable to {scores} (batch, "
             "heads, queries, keys)"
@@ -106,32 +119,50 @@ def check_mask(mask: Tensor | None, scores: tuple[int, ...]) -> None:
 
 
 def check_values(name: str, values: Tensor, low: int, high: int) -> None:
-    """Refuse numbers that lie outside, if they lie on the host.
-
-    Raises:
-        ValueError: The message names them and the bounds.
-    """
+    """Check that all values are in [low, high], if they are on the CPU."""
     if values.device.type != "cpu" or torch.compiler.is_compiling():
         return
-    # What is no number comes of an input that was none, and is not the caller's to mend here.
+    # NaN passes: it comes from a NaN in the input, which shows in the output.
     if ((values < low) | (values > high)).any():
         raise ValueError(f"{name} must be in [{low}, {high}], got {values.tolist()}")
 
 
 def check_lengths(name: str, lengths: Tensor | None, batch: int, tokens: int) -> None:
-    """Refuse what are no numbers of tokens, one for each sequence.
-
-    Raises:
-        ValueError: The message names the argument, its shape or type, and what would be right.
-    """
+    """Check unpadded lengths: one integer in 0..tokens for each sequence."""
     if lengths is None:
         return
     if not isinstance(lengths, Tensor):
         raise ValueError(f"{name} is a {type(lengths).__name__}; it must be a tensor of integers")
-    whole = not lengths.dtype.is_floating_point and lengths.dtype != torch.bool
-    if lengths.shape != (batch,) or not whole:
+    if lengths.shape != (batch,) or not _is_integer(lengths):
         raise ValueError(
             f"{name} has shape {tuple(lengths.shape)} and type {lengths.dtype}; it must be "
             f"integers of shape ({batch},)"
         )
     check_values(name, lengths, 0, tokens)
+
+
+def check_actions(action: Tensor | int, num_actions: int, like: Tensor) -> Tensor:
+    """Check actions, one or one for each sequence of ``like``; returns them on its device."""
+    if isinstance(action, float) or (isinstance(action, int) and not 0 <= action < num_actions):
+        raise ValueError(f"action must be an integer in 0..{num_actions - 1}, got {action!r}")
+    actions = torch.as_tensor(action, device=like.device)
+    if actions.shape not in ((), (1,), (len(like),)) or not _is_integer(actions):
+        raise ValueError(
+            f"action has shape {tuple(actions.shape)} and type {actions.dtype}; it must be one "
+            f"integer or one for each of the {len(like)} sequences"
+        )
+    check_values("action", actions, 0, num_actions - 1)
+    return actions
+
+
+def check_recompute_kv(recompute_kv: Tensor, batch: int) -> None:
+    """Check a choice of keys and values to recompute, boolean of shape (batch, 2)."""
+    if recompute_kv.shape != (batch, 2) or recompute_kv.dtype != torch.bool:
+        raise ValueError(
+            f"recompute_kv has shape {tuple(recompute_kv.shape)} and type {recompute_kv.dtype}; it "
+            f"must be boolean of shape ({batch}, 2): keys and values of each sequence"
+        )
+
+
+def _is_integer(tensor: Tensor) -> bool:
+    return not tensor.dtype.is_floating_point and tensor.dtype != torch.bool

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple, get_args
 import torch
 
 from spangym.attention import IntegratedAttention, ObservationSpec
-from spangym.attention.layers.integrated import ActionScale
 from spangym.attention.original.local_path import check_fix
-from spangym.attention.span_config import SpanConfig, check_sizes
+from spangym.attention.span_config import ActionScale, SpanConfig
 from spangym.attention.temperature import TemperatureLaw
+from spangym.attention.validation import check_sizes
 from spangym.envs.data.dataset import SPLITS, Dataset
 from spangym.envs.data.dataset_registry import validate_dataset_name
 from spangym.envs.model.model_checkpoint import load_config
@@ -321,7 +321,7 @@ def _sizes_of(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
     longest = min(each.ctx for each in modules)
     if isinstance(given.get("ctx"), int) and given["ctx"] > longest:
         raise ValueError(f"ctx must be at most {longest}, as the layers have, got {given['ctx']}")
-    options = first.options
+    options = first.config
     return {
         "dims": first.dims,
         "heads": first.head,

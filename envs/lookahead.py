@@ -91,7 +91,7 @@ def predictor_action(core: SpanControlCore) -> NDArray[np.int64]:
     """
     state, index = core.state, core.layer
     layer = core.stack.layer(index)
-    if layer.action_scale == "relative":
+    if layer.config.action_scale == "relative":
         return np.full(core.num_envs, MAX_SPAN_ACTION)
     predicted = core.stack.run_layer(index, state.hidden, cache=state.caches[index]).span_scale
     return (MAX_SPAN_ACTION * predicted).round().long().cpu().numpy()

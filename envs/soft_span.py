@@ -85,7 +85,7 @@ class _Given(nn.Module):
 def _softened(layer: IntegratedAttention, scale: Tensor) -> IntegratedAttention:
     """A layer of the same weights that has a soft span of that scale."""
     soft, local = copy.copy(layer), copy.copy(layer.attn_local)
-    local.options = dataclasses.replace(layer.options, soft_span=True)
+    local.config = dataclasses.replace(layer.config, soft_span=True)
     # A shallow copy shares its table of modules with the layer, which has to stay as it is.
     soft._modules = {**layer._modules, "attn_local": local, "span_pred": _Given(scale)}
     return soft

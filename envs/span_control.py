@@ -328,5 +328,5 @@ class SpanControlEnv(gym.Env[Any, Any]):
         self._rendering = rendering.from_state(drawn) if drawn else rendering
 
     def _new_rendering(self, content_type: str = "") -> EpisodeRenderer:
-        options = tuple(layer.options for layer in self.core.layers)
+        options = tuple(layer.config for layer in self.core.layers)
         return EpisodeRenderer(self.config, options, content_type)

@@ -160,7 +160,7 @@ class TransitionModel:
     def _reward_components(self, index: int, outcome: LayerOutput, excess: Tensor | None) -> Tensor:
         """Components of the reward, shape (num_envs, components)."""
         config = self.config
-        pairs = full_qk_pairs(config.ctx, self.stack.layer(index).options.causal)
+        pairs = full_qk_pairs(config.ctx, self.stack.layer(index).config.causal)
         components = self.reward(RewardContext(outcome, index, config.num_layers, pairs, excess))
         name, wanted = (
             type(self.reward).__name__,

@@ -1,4 +1,4 @@
-"""The global path: multi-head attention that may reuse the keys and values of its last pass."""
+"""Multi-head attention that can reuse the keys and values of its previous pass."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from spangym.attention.layers.multi_head import MultiHeadAttention
 
 @dataclass(frozen=True)
 class KeyValueCache:
-    """What the global path keeps of a pass for the next one on the same stream, detached.
+    """Keys and values of a pass for the next one over the same stream, detached.
 
     Attributes:
         keys: Shape (batch, heads, tokens, head size).
-        values: Same shape.
-        recomputed_keys: Which sequences' keys the pass computed anew, boolean (batch,).
-        recomputed_values: The same of the values.
-        lengths: Keys of each sequence that are no padding, shape (batch,), integers; all if None.
-        mean_token: Mean of the pass's tokens, shape (batch, dims): what causal decisions of the next
-            pass are made from.
+        values: Shape (batch, heads, tokens, head size).
+        recomputed_keys: Sequences whose keys the pass recomputed, boolean (batch,).
+        recomputed_values: Sequences whose values the pass recomputed, boolean (batch,).
+        lengths: Unpadded number of keys of each sequence, shape (batch,); None without padding.
+        mean_token: Mean of the tokens, shape (batch, dims): the refresh predictors' input in the
+            next causal pass.
     """
 
     keys: Tensor
@@ -37,17 +37,12 @@ class KeyValueCache:
 class AdaptiveUpdateAttention(MultiHeadAttention):
     """Full multi-head attention with an explicit key-value cache.
 
-    On a stream, two small predictors say for each sequence whether its keys, and whether its values,
-    are computed anew or taken from the pass before. On the CPU only those are computed; on an
-    accelerator, where the choice would have to be read back first, all are, and then chosen from.
+    On a stream, two small predictors choose for each sequence whether its keys, and whether its
+    values, are recomputed or taken from the previous pass. The CPU computes only the chosen
+    projections. An accelerator computes all of them, since reading the choice would synchronize.
 
-    The predictors read the mean over the tokens that keys come from; with ``causal``, where that
-    would tell of later tokens, the mean of the pass before.
-
-    Args:
-        dims: Width of input and output, at least 4.
-        head: Number of heads; divides ``dims``.
-        causal: Whether a token sees none after it; of another sequence, ``xa``, it sees all.
+    The predictors read the token mean of the key input; with ``causal``, where that mean would
+    reveal later tokens, the mean of the previous pass.
 
     Example:
         >>> attention = AdaptiveUpdateAttention(16, head=4)
@@ -72,18 +67,11 @@ class AdaptiveUpdateAttention(MultiHeadAttention):
         cache: KeyValueCache | None = None,
         recompute_kv: Tensor | None = None,
     ) -> tuple[Tensor, KeyValueCache]:
-        """Attend over the whole sequence.
+        """Attend over the whole sequence, with the arguments of `MultiHeadAttention` and a cache.
 
-        Args:
-            x: Where queries come from, shape (batch, queries, dims).
-            xa: Where keys and values come from, shape (batch, keys, dims); ``x`` if None.
-            mask: Boolean (True: may be seen) or added to the scores; broadcastable to (batch,
-                heads, queries, keys).
-            key_lengths: Keys of each sequence that are no padding, shape (batch,), integers. What was
-                padding in the last pass is computed anew.
-            cache: What the last pass over the same sequences gave; None where a stream begins.
-            recompute_kv: Whether keys, and values, are computed anew, boolean (batch, 2); the
-                predictors decide if None. Without a cache everything is.
+        ``cache`` is the previous pass's, None at the start of a stream, where all keys and values
+        are computed. ``recompute_kv``, boolean of shape (batch, 2), forces the choice for keys and
+        values; the predictors choose if None. Keys that were padding are always recomputed.
 
         Returns:
             Output of shape (batch, queries, dims), and the cache for the next pass.
@@ -95,41 +83,40 @@ class AdaptiveUpdateAttention(MultiHeadAttention):
         mean_token = token_mean(source, key_lengths)
         query = self.query_module(x)
         if cache is None:
-            everything = torch.ones(len(x), dtype=torch.bool, device=x.device)
-            recompute_keys = recompute_values = everything
+            recompute_keys = recompute_values = x.new_ones(len(x), dtype=torch.bool)
             key, value = self.key_module(source), self.value_module(source)
         else:
-            self._check(cache, query.shape, source.shape[1])
-            read = (cache.mean_token if self.causal else mean_token)[:, None]
+            _check_keys(cache, query.shape, source.shape[1])
             if recompute_kv is None:
-                recompute_keys = self.key_update_predictor(read)[:, 0]
-                recompute_values = self.value_update_predictor(read)[:, 0]
+                mean = (cache.mean_token if self.causal else mean_token)[:, None]
+                recompute_keys = self.key_update_predictor(mean)[:, 0]
+                recompute_values = self.value_update_predictor(mean)[:, 0]
             else:
                 recompute_keys, recompute_values = recompute_kv.unbind(-1)
             key = _recompute(self.key_module, source, recompute_keys, cache.keys, cache.lengths)
             value = _recompute(
                 self.value_module, source, recompute_values, cache.values, cache.lengths
             )
-        # A copy, as the caller may go on to write into theirs.
-        lengths = None if key_lengths is None else key_lengths.clone()
-        kept = KeyValueCache(
+        new_cache = KeyValueCache(
             key.detach(),
             value.detach(),
             recompute_keys,
             recompute_values,
-            lengths,
+            # A copy, since the caller may overwrite the tensor.
+            None if key_lengths is None else key_lengths.clone(),
             mean_token.detach(),
         )
         causal = self.causal and xa is None
-        return self._attend(query, key, value, mask, key_lengths, causal), kept
+        return self._attend(query, key, value, mask, key_lengths, causal), new_cache
 
-    def _check(self, cache: KeyValueCache, query: torch.Size, keys: int) -> None:
-        needed = (*query[:2], keys, query[3])
-        if tuple(cache.keys.shape) != needed:
-            raise ValueError(
-                f"cache holds keys of shape {tuple(cache.keys.shape)}, this pass needs {needed} "
-                "(batch, heads, tokens, head size): begin the stream without a cache"
-            )
+
+def _check_keys(cache: KeyValueCache, query: torch.Size, keys: int) -> None:
+    needed = (*query[:2], keys, query[3])
+    if tuple(cache.keys.shape) != needed:
+        raise ValueError(
+            f"cache holds keys of shape {tuple(cache.keys.shape)}, this pass needs {needed} "
+            "(batch, heads, tokens, head size): start the stream without a cache"
+        )
 
 
 def _recompute(
@@ -139,15 +126,7 @@ def _recompute(
     cached: Tensor,
     lengths: Tensor | None,
 ) -> Tensor:
-    """The cached projections, with those of the chosen sequences computed anew.
-
-    Args:
-        module: The projection.
-        source: What is projected, shape (batch, tokens, dims).
-        recompute: Which sequences are, boolean (batch,).
-        cached: Shape (batch, heads, tokens, head size).
-        lengths: Tokens of each sequence that are cached; all if None.
-    """
+    """Cached projections with those of the sequences in ``recompute``, (batch,), replaced."""
     chosen = recompute[:, None].expand(-1, source.shape[1])
     if lengths is not None:
         chosen = chosen | ~sequence_mask(source.shape[1], lengths)
@@ -157,7 +136,7 @@ def _recompute(
     indices = chosen.any(1).nonzero()[:, 0]
     if len(indices) == len(recompute) and chosen.all():
         return module(source)
-    # Without a sequence, for its type: the caller's autocast may have changed it.
+    # Runs even without any sequence: autocast may have changed the dtype since the last pass.
     projected = module(source[indices])
     cached = cached.to(projected.dtype)
     merged = torch.where(chosen[indices][:, None, :, None], projected, cached[indices])

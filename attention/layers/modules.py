@@ -9,24 +9,21 @@ from torch import Tensor, nn
 
 
 def split_heads(x: Tensor, head: int) -> Tensor:
-    """(batch, tokens, dims) -> (batch, heads, tokens, head size), a view."""
+    """Split (batch, tokens, dims) into (batch, heads, tokens, head size), a view."""
     return x.unflatten(-1, (head, -1)).transpose(-2, -3)
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """(batch, heads, tokens, head size) -> (batch, tokens, dims)."""
+    """Merge (batch, heads, tokens, head size) into (batch, tokens, dims)."""
     return x.transpose(-2, -3).flatten(-2)
 
 
 class ProjectionModule(nn.Module):
-    """A projection with weights from N(0, 0.02) and zero biases, split in heads.
+    """Linear projection to heads: (batch, tokens, dims) to (batch, heads, tokens, head size).
 
-    Args:
-        dims: Width of input and output.
-        head: Number of heads; divides ``dims``.
+    Weights are drawn from N(0, 0.02); biases are zero.
 
     Example:
-        >>> import torch
         >>> ProjectionModule(8, head=2)(torch.zeros(3, 5, 8)).shape
         torch.Size([3, 2, 5, 4])
     """
@@ -39,18 +36,14 @@ class ProjectionModule(nn.Module):
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, tokens, dims) -> (batch, heads, tokens, head size)."""
+        """Project and split."""
         return split_heads(self.proj(x), self.head)
 
 
 class AttentionCombiner(nn.Module):
-    """Joins the heads of an attention output and projects it.
-
-    Args:
-        dims: Width of input and output.
+    """Output projection: (batch, heads, tokens, head size) to (batch, tokens, dims).
 
     Example:
-        >>> import torch
         >>> AttentionCombiner(8)(torch.zeros(3, 2, 5, 4)).shape
         torch.Size([3, 5, 8])
     """
@@ -60,15 +53,15 @@ class AttentionCombiner(nn.Module):
         self.out = nn.Linear(dims, dims)
 
     def forward(self, heads: Tensor) -> Tensor:
-        """(batch, heads, tokens, head size) -> (batch, tokens, dims)."""
+        """Merge and project."""
         return self.out(merge_heads(heads))
 
 
 class BatchInvariantLinear(nn.Linear):
-    """A linear map whose result for a sequence has the same bits whatever sequences stand beside it.
+    """Linear map whose result for a sequence is bit-identical in every batch.
 
-    A matrix product may round differently for one row than for many. Decisions hang on
-    thresholds, so here each row is multiplied and summed by itself; the matrices are small.
+    A matrix product may round differently for one row than for many. Thresholds amplify such
+    differences, so each row is multiplied and summed separately; the matrices are small.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's own name)
@@ -77,36 +70,21 @@ class BatchInvariantLinear(nn.Linear):
 
 
 class Predictor(nn.Module):
-    """Span predictor: ``p = sigmoid(W · mean over tokens + b)``.
-
-    Args:
-        dims: Width of the input.
-    """
+    """Span predictor ``p = sigmoid(W · token mean + b)``: (batch, tokens, dims) to (batch, 1)."""
 
     def __init__(self, dims: int) -> None:
         super().__init__()
         self.linear = BatchInvariantLinear(dims, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predict the span scale of each sequence.
-
-        Args:
-            x: Shape (batch, tokens, dims).
-
-        Returns:
-            Shape (batch, 1), in (0, 1).
-        """
+        """Predict the span scale of each sequence, in (0, 1)."""
         return torch.sigmoid(self.linear(x.mean(-2)))
 
 
 class RefreshPredictor(nn.Sequential):
-    """Says for each sequence whether cached keys (or values) are to be computed anew.
+    """Predicts for each sequence whether cached keys (or values) are recomputed.
 
-    Linear ``dims -> dims / 4``, ReLU, Linear ``-> 1``, sigmoid, threshold 0.5, on the mean over
-    the tokens.
-
-    Args:
-        dims: Width of the input, at least 4.
+    Linear ``dims -> dims / 4``, ReLU, Linear ``-> 1`` and sigmoid on the token mean; threshold 0.5.
     """
 
     def __init__(self, dims: int) -> None:
@@ -118,11 +96,11 @@ class RefreshPredictor(nn.Sequential):
         )
 
     def set_always_recompute(self) -> None:
-        """Set the weights such that the answer is yes, whatever is read."""
+        """Set weights with which every input is recomputed."""
         last = cast(BatchInvariantLinear, self[2])
         nn.init.zeros_(last.weight)
         nn.init.ones_(last.bias)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's own name)
-        """Decide for (batch, tokens, dims); boolean of shape (batch, 1)."""
+        """Map (batch, tokens, dims) to booleans of shape (batch, 1)."""
         return super().forward(input.mean(-2)) > 0.5

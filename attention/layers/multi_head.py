@@ -1,4 +1,4 @@
-"""Plain multi-head attention: the global path of layers that keep no cache."""
+"""Multi-head attention over a whole sequence: the global path of layers without a cache."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from torch import Tensor, nn
 
 from spangym.attention.kernels.reference import attention_weights, to_additive_mask
 from spangym.attention.layers.modules import AttentionCombiner, ProjectionModule
-from spangym.attention.span_config import check_sizes
-from spangym.attention.validation import check_lengths, check_mask
+from spangym.attention.validation import check_lengths, check_mask, check_sizes
 
 
 class MultiHeadAttention(nn.Module):
-    """Full multi-head attention. Scores are scaled once, by ``1 / sqrt(head size)``.
+    """Full multi-head attention with scores scaled by ``1 / sqrt(head size)``.
 
     Args:
-        dims: Width of input and output.
+        dims: Width of input and output, at least 4.
         head: Number of heads; divides ``dims``.
-        causal: Whether a token sees none after it; of another sequence, ``xa``, it sees all.
+        causal: Whether a token attends only to itself and earlier tokens; cross-attention is
+            never causal.
     """
 
     def __init__(self, dims: int, head: int, causal: bool = False) -> None:
@@ -40,11 +40,11 @@ class MultiHeadAttention(nn.Module):
         """Attend over the whole sequence.
 
         Args:
-            x: Where queries come from, shape (batch, queries, dims).
-            xa: Where keys and values come from, shape (batch, keys, dims); ``x`` if None.
-            mask: Boolean (True: may be seen) or added to the scores; broadcastable to (batch,
-                heads, queries, keys).
-            key_lengths: Keys of each sequence that are no padding, shape (batch,), integers.
+            x: Input of the queries, shape (batch, queries, dims).
+            xa: Input of the keys and values, shape (batch, keys, dims); ``x`` if None.
+            mask: Boolean (True: attend) or additive mask, broadcastable to (batch, heads, queries,
+                keys).
+            key_lengths: Unpadded number of keys of each sequence, shape (batch,), integers.
 
         Returns:
             Shape (batch, queries, dims).
@@ -55,14 +55,9 @@ class MultiHeadAttention(nn.Module):
         return self._attend(self.query_module(x), key, value, mask, key_lengths, causal)
 
     def weights(
-        self,
-        x: Tensor,
-        xa: Tensor | None = None,
-        *,
-        mask: Tensor | None = None,
-        key_lengths: Tensor | None = None,
+        self, x: Tensor, xa: Tensor | None, mask: Tensor | None, key_lengths: Tensor | None
     ) -> Tensor:
-        """The attention weights, shape (batch, heads, queries, keys); arguments as in `forward`."""
+        """Attention weights of `forward`, shape (batch, heads, queries, keys)."""
         query, key = self.query_module(x), self.key_module(x if xa is None else xa)
         bias = self._bias(query, key, mask, key_lengths, self.causal and xa is None)
         return attention_weights(query, key, query.new_zeros(1) if bias is None else bias)
@@ -90,15 +85,15 @@ class MultiHeadAttention(nn.Module):
         key_lengths: Tensor | None,
         causal: bool,
     ) -> Tensor | None:
-        """What is added to the scores, broadcastable to (batch, heads, queries, keys)."""
+        """Sum of all masks as an additive one, broadcastable to (batch, heads, queries, keys)."""
         check_mask(mask, (*query.shape[:3], key.shape[2]))
         check_lengths("key_lengths", key_lengths, len(query), key.shape[2])
-        parts = [] if mask is None else [mask]
+        masks = [] if mask is None else [mask]
         positions = torch.arange(key.shape[-2], device=key.device)
         if key_lengths is not None:
-            parts.append((positions < key_lengths[:, None])[:, None, None])
+            masks.append((positions < key_lengths[:, None])[:, None, None])
         if causal:
             queries = torch.arange(query.shape[-2], device=key.device)
-            parts.append(positions <= queries[:, None])
-        biases = [to_additive_mask(part, query.dtype) for part in parts]
+            masks.append(positions <= queries[:, None])
+        biases = [to_additive_mask(each, query.dtype) for each in masks]
         return sum(biases[1:], start=biases[0]) if biases else None

@@ -1,12 +1,8 @@
-"""The original's local path, and its defects that can be fixed one at a time.
-
-See `spangym.attention.original.layer` for what the whole layer keeps of the original.
-"""
+"""The original's local path; `spangym.attention.original.layer` lists its defects."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,36 +13,28 @@ from spangym.attention.kernels.interface import KernelInputs, KernelOutput
 from spangym.attention.kernels.reference import softmax_attention, to_additive_mask
 from spangym.attention.layers.adaptive_span import LocalAttentionOutput
 from spangym.attention.layers.modules import merge_heads, split_heads
-from spangym.attention.layers.sliding_window import MAX_REFINEMENT_STEPS, SlidingWindowAttention
+from spangym.attention.layers.sliding_window import SlidingWindowAttention
 from spangym.attention.span_config import SpanConfig
 from spangym.utils.suggestions import did_you_mean
 
 FIXABLE_DEFECTS = ("temperature", "local_causal", "global_causal", "double_scale", "cut")
-"""Names of the defects that can be fixed: see `spangym.attention.original.layer`."""
+"""Names of the defects that can be fixed (`spangym.attention.original.layer`)."""
 
 
 def check_fix(name: object) -> None:
-    """Refuse what names no defect that can be fixed.
-
-    Raises:
-        ValueError: The message names the nearest.
-    """
+    """Raise a ``ValueError`` unless the name is one of `FIXABLE_DEFECTS`."""
     if name not in FIXABLE_DEFECTS:
         raise ValueError(f"fixes {name!r} is unknown{did_you_mean(str(name), FIXABLE_DEFECTS)}")
 
 
 @dataclass(frozen=True)
 class OriginalSpanConfig(SpanConfig):
-    """Options of the original's local path.
+    """Span options of the original.
 
     Attributes:
-        fused: With fused attention (causal, no temperature) or without it (neither causal nor
-            scaled by the head size).
-        fixes: Names of the defects that are fixed, of `FIXABLE_DEFECTS`; those of the global path
-            change nothing here.
-
-    Raises:
-        ValueError: An option breaks its rule.
+        fused: Whether attention is fused (causal, without temperature); else it is neither causal
+            nor scaled by the head size.
+        fixes: Names of the fixed defects, of `FIXABLE_DEFECTS`.
     """
 
     fused: bool = True
@@ -64,16 +52,16 @@ class OriginalSpanConfig(SpanConfig):
 
     @property
     def slice_causal(self) -> bool:
-        """Whether a query sees no keys of its slice beyond its own place."""
+        """Whether a query attends to no keys of its slice after its own position in it."""
         return self.fused and "local_causal" not in self.fixes
 
     @property
     def truncate_keys(self) -> bool:
-        """Whether a window sees but the first keys of its slice, as many as it has queries."""
+        """Whether a window attends only to as many keys, from the start, as it has queries."""
         return "cut" not in self.fixes
 
     def spans(self, scale: Tensor) -> SpanGeometry:
-        """Windows and spans at the sequences' span scales, shape (batch,)."""
+        """Windows and spans of the sequences' span scales, shape (batch,)."""
         # The original bounds only what it cuts, where the bound is never reached.
         bound = None if self.truncate_keys else self.max_dist
         spans = SpanGeometry.from_scale(
@@ -83,31 +71,17 @@ class OriginalSpanConfig(SpanConfig):
         return SpanGeometry(spans.window, torch.where(off, 0, spans.span))
 
     def visible_range(self, spans: SpanGeometry, tokens: int) -> tuple[Tensor, Tensor]:
-        """First key and end of what each query sees; see `SpanConfig.visible_range`."""
+        """First key and end of the keys of each query; see `SpanConfig.visible_range`."""
         first, end = spans.intervals(tokens)
         start = spans.window_starts(tokens)
         position = torch.arange(tokens, device=start.device)
         if self.truncate_keys:
-            # A query's place is counted from the start of the slice, where its window is not.
+            # Positions count from the start of the slice, where the window is not.
             queries = torch.minimum(spans.window[:, None], tokens - start)
             end = first + (position - start + 1 if self.slice_causal else queries)
         elif self.slice_causal:
             end = torch.minimum(end, position + 1)
         return first, torch.where(spans.span[:, None] > 0, end, 0)
-
-
-class _WindowResult(NamedTuple):
-    """A window after its last pass.
-
-    Attributes:
-        output: Shape (batch, queries, dims).
-        query: Queries of that pass, shaped alike, detached.
-        steps: Passes it took.
-    """
-
-    output: Tensor
-    query: Tensor
-    steps: int
 
 
 def truncated_attention(
@@ -122,7 +96,7 @@ def truncated_attention(
     temperature: float | None = None,
     causal: bool = False,
 ) -> Tensor:
-    """The original's span-limited attention: everything is cut to its first tokens.
+    """Attend from the first queries to as many first keys, as the original does.
 
     Args:
         q: Queries, shape (batch, queries, dims).
@@ -130,11 +104,10 @@ def truncated_attention(
         v: Values, shape (batch, keys, dims).
         scale: Span scale in [0, 1].
         head: Number of heads.
-        max_span: Span at scale 1, in tokens.
+        max_span: Span at span scale 1, in tokens.
         max_dist: Upper bound on the span, in tokens.
-        temperature: If given, scores are ``q·k / temperature`` (the original without fused
-            attention); else ``q·k / sqrt(head size)`` (with it, which ignores the temperature).
-        causal: Query ``i`` of the slice sees its keys ``0..i``.
+        temperature: Divisor of the scores; if None they are scaled by ``1 / sqrt(head size)``.
+        causal: Whether query ``i`` attends only to keys ``0..i``.
 
     Returns:
         Shape (batch, n, dims), ``n = min(int(max_span * scale), queries, keys, max_dist)``.
@@ -148,150 +121,113 @@ def truncated_attention(
 
 
 class OriginalSlidingWindowAttention(SlidingWindowAttention):
-    """The original's local path: one span for the whole batch.
+    """The original's local path, with one span for the whole batch."""
 
-    Args:
-        head: Number of heads.
-        options: Spans and temperature.
-        fused: With fused attention (causal, no temperature) or without it (neither causal nor
-            scaled by the head size).
-        fixes: Names of the defects that are fixed.
+    config: OriginalSpanConfig
 
-    Raises:
-        ValueError: A name is unknown.
-    """
-
-    options: OriginalSpanConfig
-
-    def __init__(
-        self, head: int, options: SpanConfig, fused: bool = True, fixes: tuple[str, ...] = ()
-    ) -> None:
-        super().__init__(head, OriginalSpanConfig(**vars(options), fused=fused, fixes=fixes))
-        # A parameter of the original that nothing reads; its state dicts hold it.
+    def __init__(self, dims: int, head: int, config: SpanConfig) -> None:
+        super().__init__(dims, head, config)
+        # Unused; the original's state dicts contain it.
         self.span_scale = nn.Parameter(torch.zeros(()))
 
     def forward(  # type: ignore[override]
         self,
         x: Tensor,
         scale: Tensor,
-        xa: Tensor | None = None,  # noqa: ARG002
-        *,
-        mask: Tensor | None = None,  # noqa: ARG002
+        *_: Tensor | None,
         lengths: Tensor | None = None,
         key_lengths: Tensor | None = None,
         return_stats: bool = False,
+        **__: Tensor | None,
     ) -> LocalAttentionOutput:
-        """Attend within the intervals that the mean span scale gives.
+        """Attend to ``x`` itself within the mean span scale; ``xa`` and ``mask`` are ignored.
 
-        Args:
-            x: Normalized input, shape (batch, tokens, dims).
-            scale: Span scales, shape (batch,); their mean is used.
-            xa: Ignored, as the original did.
-            mask: Ignored, as the original did.
-            lengths: The original knows no padding.
-            key_lengths: The same.
-            return_stats: Whether to give statistics of the attention weights. Coverage is the share
-                of full attention's weight, to both sides, on the keys that the original lets a
-                query see.
-
-        Returns:
-            The output with its span, equal for all of the batch, and its price.
+        Coverage is the fraction of full bidirectional attention's weight on the visible keys.
 
         Raises:
-            ValueError: Something is asked for that the original has not.
+            ValueError: Lengths are given.
         """
         if lengths is not None or key_lengths is not None:
-            raise ValueError("the original layer knows no lengths: hand in sequences without them")
+            raise ValueError("the original layer does not support lengths: pass none")
         scale = scale.mean().expand_as(scale)
-        spans = self.options.spans(scale)
+        spans = self.config.spans(scale)
         tokens, window, span = x.shape[1], int(spans.window[0]), int(spans.span[0])
-        temperature = self._shared_temperature(float(scale[0]))
-        out, last = torch.zeros_like(x), torch.zeros_like(x)
+        temperature = None
+        if self.config.uses_temperature:
+            temperature = float(self.temperature(scale[0].detach().double()))
+        out, last_query = torch.zeros_like(x), torch.zeros_like(x)
         passes = torch.zeros(x.shape[:2], dtype=torch.int64, device=x.device)
         for start in range(0, tokens, window) if span else ():
-            some = slice(start, start + window)
+            rows = slice(start, start + window)
             first = max(0, start - span + window)
             keys = x[:, first : start + span]
-            focused = self._focus(x[:, some], keys, start - first, float(scale[0]), temperature)
-            out[:, some], last[:, some], passes[:, some] = focused
-        first, end = self.options.visible_range(spans, tokens)
-        visited, num_refinement_steps = ((end - first) * passes).sum(-1), passes.amax(-1)
+            out[:, rows], last_query[:, rows], passes[:, rows] = self._refine(
+                x[:, rows], keys, start - first, float(scale[0]), temperature
+            )
+        first, end = self.config.visible_range(spans, tokens)
+        qk_pairs, steps = ((end - first) * passes).sum(-1), passes.amax(-1)
         stats = None
         if return_stats:
-            weight_stats = self._statistics(x, last, passes, temperature, spans)
-            stats = AttentionStats(
-                spans.window, spans.span, visited, num_refinement_steps, *weight_stats
-            )
-        return LocalAttentionOutput(out, spans, visited, num_refinement_steps, stats)
+            weight_stats = self._stats(x, last_query, passes, temperature, spans)
+            stats = AttentionStats(spans.window, spans.span, qk_pairs, steps, *weight_stats)
+        return LocalAttentionOutput(out, spans, qk_pairs, steps, stats)
 
-    def _shared_temperature(self, scale: float) -> float | None:
-        """What scores are divided by, if by anything."""
-        if not self.options.uses_temperature:
-            return None
-        return float(self.temperature(torch.tensor(scale).double()))
-
-    def _focus(
-        self, q: Tensor, keys: Tensor, place: int, scale: float, temperature: float | None
-    ) -> _WindowResult:
-        """All passes of a window whose first query has that place among its keys."""
-        before = torch.zeros_like(q)
+    def _refine(
+        self, q: Tensor, keys: Tensor, offset: int, scale: float, temperature: float | None
+    ) -> tuple[Tensor, Tensor, int]:
+        """Output, last queries and passes of a window that starts at ``offset`` in its keys."""
+        previous = torch.zeros_like(q)
         steps = 0
         while True:
             steps += 1
-            out = self._once(q, keys, place, scale, temperature)
-            change = (out - before).abs().mean()
-            if steps == MAX_REFINEMENT_STEPS or change < 1e-4 + 0.1 * change:
-                return _WindowResult(out, q.detach(), steps)
-            before, q = out, q + out
+            out = self._attend(q, keys, offset, scale, temperature)
+            change = (out - previous).abs().mean()
+            if steps == self.config.num_refinement_steps or change < 1e-4 + 0.1 * change:
+                return out, q.detach(), steps
+            previous, q = out, q + out
 
-    def _once(
-        self, q: Tensor, keys: Tensor, place: int, scale: float, temperature: float | None
+    def _attend(
+        self, q: Tensor, keys: Tensor, offset: int, scale: float, temperature: float | None
     ) -> Tensor:
-        options = self.options
-        if options.fused and temperature is not None:
+        config = self.config
+        if config.fused and temperature is not None:
             q, temperature = q / temperature, None
-        if options.truncate_keys:
+        if config.truncate_keys:
             return truncated_attention(
                 q,
                 keys,
                 keys,
                 scale=scale,
                 head=self.head,
-                max_span=options.max_span,
-                max_dist=options.max_dist,
+                max_span=config.max_span,
+                max_dist=config.max_dist,
                 temperature=temperature,
-                causal=options.slice_causal,
+                causal=config.slice_causal,
             )
         mask = None
-        if options.slice_causal:
-            whole = torch.ones(q.shape[1], keys.shape[1], dtype=torch.bool, device=q.device)
-            mask = whole.tril(place)
+        if config.slice_causal:
+            mask = q.new_ones(q.shape[1], keys.shape[1], dtype=torch.bool).tril(offset)
         query, key = split_heads(q, self.head), split_heads(keys, self.head)
-        out = nn.functional.scaled_dot_product_attention(
-            query,
-            key,
-            key,
-            attn_mask=mask,
-            scale=None if temperature is None else 1 / temperature,
-        )
-        return merge_heads(out)
+        factor = None if temperature is None else 1 / temperature
+        attend = nn.functional.scaled_dot_product_attention
+        return merge_heads(attend(query, key, key, attn_mask=mask, scale=factor))
 
     @torch.no_grad()
-    def _statistics(
+    def _stats(
         self,
         x: Tensor,
-        last: Tensor,
+        last_query: Tensor,
         passes: Tensor,
         temperature: float | None,
         spans: SpanGeometry,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Entropy, effective span and coverage of the last passes."""
-        key, query = split_heads(x, self.head), split_heads(last, self.head)
+        key, query = split_heads(x, self.head), split_heads(last_query, self.head)
         query = query / (temperature or 1.0)
-        if not self.options.fused:
-            # Its scores are not scaled by the head size, by which statistics scale them.
+        if not self.config.fused:
+            # Undoes the scaling by the head size in the statistics.
             query = query * query.shape[-1] ** 0.5
-        first, end = self.options.visible_range(spans, x.shape[1])
+        first, end = self.config.visible_range(spans, x.shape[1])
         position = torch.arange(x.shape[1], device=x.device)
         visible = (position >= first[..., None]) & (position < end[..., None])
         bias = to_additive_mask(visible, x.dtype)[:, None]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import cast
 
 import torch
 
-from spangym.attention import IntegratedAttention
-from spangym.attention.layers.integrated import ActionScale
+from spangym.attention import IntegratedAttention, SpanConfig
+from spangym.attention.span_config import ActionScale
 from spangym.envs.data.dataset import BYTES
 from spangym.envs.env_config import CUSTOM, EnvConfig, Layers, unwrap_layers
 from spangym.envs.model.model_checkpoint import load_stack
@@ -54,22 +53,22 @@ def build_model(config: EnvConfig, layers: Layers | None, channels: int) -> Laye
                 "gives frames"
             )
         return load_stack(config.checkpoint).to(config.device)
-    make_layer = IntegratedAttention
-    if config.layer_variant == "original":
-        make_layer = functools.partial(IntegratedAttention.original, fixes=config.fixes)
-    modules = [
-        make_layer(
-            config.ctx,
-            config.dims,
-            config.heads,
-            config.max_dist,
-            config.win_size,
-            config.max_span,
-            config.temp_scale,
-            temperature_law=config.temperature_law,
-            action_scale=cast(ActionScale, config.action_scale),
-            generator=generator,
-        )
-        for _ in range(config.num_layers)
-    ]
+    modules = [_make_layer(config, generator) for _ in range(config.num_layers)]
     return AttentionOnlyStack(modules, embedding).to(config.device).eval()
+
+
+def _make_layer(config: EnvConfig, generator: torch.Generator) -> IntegratedAttention:
+    sizes = (config.ctx, config.dims, config.heads)
+    options = {
+        "max_dist": config.max_dist,
+        "win_size": config.win_size,
+        "max_span": config.max_span,
+        "temp_scale": config.temp_scale,
+        "temperature_law": config.temperature_law,
+        "action_scale": cast(ActionScale, config.action_scale),
+    }
+    if config.layer_variant == "original":
+        return IntegratedAttention.original(
+            *sizes, **options, fixes=config.fixes, generator=generator
+        )
+    return IntegratedAttention(*sizes, SpanConfig(**options), generator=generator)

@@ -12,7 +12,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from spangym.attention import AdaptiveUpdateAttention, IntegratedAttention, LayerCache, LayerOutput
+from spangym.attention import (
+    AdaptiveUpdateAttention,
+    IntegratedAttention,
+    LayerCache,
+    LayerOutput,
+    SpanConfig,
+)
 from spangym.envs.data.dataset import BYTES, NO_TARGET
 from spangym.envs.state import concat_trees, tree_map
 
@@ -235,21 +241,24 @@ class TransformerStack(ResidualTransformer):
     """
 
     def __init__(self, config: TransformerConfig, generator: torch.Generator | None = None) -> None:
+        span_config = SpanConfig(
+            win_size=config.win_size,
+            max_span=config.max_span,
+            max_dist=config.max_span,
+            temperature_law="none",
+            causal=config.causal,
+            action_scale="absolute",
+            local_projections=True,
+            num_refinement_steps=1,
+            num_induction_heads=config.heads // 2,
+        )
         super().__init__(
             [
                 IntegratedAttention(
                     config.ctx,
                     config.dims,
                     config.heads,
-                    config.max_span,
-                    config.win_size,
-                    config.max_span,
-                    temperature_law="none",
-                    causal=config.causal,
-                    action_scale="absolute",
-                    local_projections=True,
-                    num_refinement_steps=1,
-                    num_induction_heads=config.heads // 2,
+                    span_config,
                     generator=generator,
                 )
                 for _ in range(config.num_layers)

@@ -16,7 +16,6 @@ from spangym.attention import SlidingWindowAttention, SpanConfig, SpanGeometry
 from spangym.attention.kernels import cpu, flex
 from spangym.attention.kernels.interface import KernelInputs
 from spangym.attention.layers.modules import merge_heads, split_heads
-from spangym.attention.layers.sliding_window import MAX_REFINEMENT_STEPS
 from spangym.experiments.benchmarks.measure import BenchRow, interleaved_timing, peak_memory
 
 PASS_GOALS = {256: 1.15, 128: 1.2, 64: 1.45, 32: 1.8}
@@ -139,7 +138,7 @@ class AttentionBench:
 
     def batching(self, batch: int = 16, tokens: int = 512) -> Iterator[BenchRow]:
         """One call for a batch against one call for each of its elements."""
-        path = SlidingWindowAttention(self.heads, SpanConfig())
+        path = SlidingWindowAttention(self.dims, self.heads, SpanConfig())
         x = torch.cat([self._input(tokens) for _ in range(batch)])
         scale = torch.linspace(0.1, 1, batch)
 
@@ -159,11 +158,11 @@ class AttentionBench:
             keys = split_heads(x[:, max(0, start - span + window) : start + span], self.heads)
             queries, before = x[:, here], torch.zeros_like(x[:, here])
             now = before
-            for step in range(MAX_REFINEMENT_STEPS):
+            for step in range(SpanConfig.num_refinement_steps):
                 scaled = split_heads(queries / temperature, self.heads)
                 now = merge_heads(scaled_dot_product_attention(scaled, keys, keys))
                 change = (now - before).abs().mean()
-                if step + 1 == MAX_REFINEMENT_STEPS or change < 1e-4 + 0.1 * change:
+                if step + 1 == SpanConfig.num_refinement_steps or change < 1e-4 + 0.1 * change:
                     break
                 queries, before = queries + now, now
             out[:, here] = now
@@ -179,7 +178,7 @@ class AttentionBench:
 
     def _path(self, window: int) -> SlidingWindowAttention:
         config = SpanConfig(win_size=window, max_span=window * 3 // 2)
-        return SlidingWindowAttention(self.heads, config)
+        return SlidingWindowAttention(self.dims, self.heads, config)
 
 
 def run(quick: bool, bench: AttentionBench | None = None) -> Iterator[BenchRow]:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from spangym.attention import SlidingWindowAttention, SpanConfig
 from spangym.attention.geometry import NUM_ACTIONS
 from spangym.attention.layers.modules import AttentionCombiner, split_heads
-from spangym.attention.layers.sliding_window import MAX_REFINEMENT_STEPS
 from spangym.envs.data.dataset import BYTES
 from spangym.envs.data.dataset_registry import make_dataset
 from spangym.envs.model.pretrain import sample_batch
@@ -66,14 +65,18 @@ VARIANTS = (
         "integrated, learned-span", VariantConfig("learned-span", "integrated", soft_span=True)
     ),
     *(Variant(f"integrated, fixed:{action}", _INTEGRATED, action) for action in (1, 4, 9)),
-    Variant("integrated, fixed:9, ten passes", _INTEGRATED, 9, MAX_REFINEMENT_STEPS),
+    Variant("integrated, fixed:9, ten passes", _INTEGRATED, 9, SpanConfig.num_refinement_steps),
     Variant("original", VariantConfig("original", "original")),
     *(
         Variant(f"local path alone, fixed:{action}", _STANDARD, action, local_only=True)
         for action in (1, 4, 9)
     ),
     Variant(
-        "local path alone, fixed:9, ten passes", _STANDARD, 9, MAX_REFINEMENT_STEPS, local_only=True
+        "local path alone, fixed:9, ten passes",
+        _STANDARD,
+        9,
+        SpanConfig.num_refinement_steps,
+        local_only=True,
     ),
     Variant("neither path", _STANDARD, 0, local_only=True),
 )
@@ -97,11 +100,11 @@ class LocalAttention(nn.Module):
             max_dist=config.max_span,
             temp_scale=config.temp_scale,
             causal=causal,
+            local_projections=True,
+            num_refinement_steps=config.num_refinement_steps,
         )
         self.ln = nn.LayerNorm(config.dims)
-        self.local = SlidingWindowAttention(
-            config.heads, options, config.dims, num_refinement_steps=config.num_refinement_steps
-        )
+        self.local = SlidingWindowAttention(config.dims, config.heads, options)
         self.combiner = AttentionCombiner(config.dims)
         self.register_buffer("scale", torch.tensor([action / (NUM_ACTIONS - 1)]))
 

@@ -15,7 +15,10 @@ from torch import Tensor
 from spangym.agents import Refiner
 from spangym.attention import NUM_ACTIONS, IntegratedAttention, SlidingWindowAttention, SpanConfig
 from spangym.attention.layers.modules import split_heads
-from spangym.attention.original.layer import OriginalSlidingWindowAttention
+from spangym.attention.original.local_path import (
+    OriginalSlidingWindowAttention,
+    OriginalSpanConfig,
+)
 from spangym.envs.data.dataset import TextDataset
 
 CTX, DIMS, HEADS = 256, 64, 4
@@ -102,13 +105,14 @@ def measure_defects() -> Iterator[Defect]:
         "standard deviation of the global scores",
         lambda make: _global_scores(make(), x).std().item(),
     )
-    options = SpanConfig(win_size=32, max_span=48)
+    config = SpanConfig(win_size=32, max_span=48)
+    unfused = OriginalSpanConfig(win_size=32, max_span=48, fused=False)
     yield Defect(
         "5",
         "queries and keys are cut to the first of their slice",
         "share of the keys in a query's interval that reach it (without fused attention)",
-        _reach(OriginalSlidingWindowAttention(HEADS, options, fused=False))[1],
-        _reach(SlidingWindowAttention(HEADS, options))[1],
+        _reach(OriginalSlidingWindowAttention(DIMS, HEADS, unfused))[1],
+        _reach(SlidingWindowAttention(DIMS, HEADS, config))[1],
     )
     yield _both(
         "6",
@@ -125,7 +129,7 @@ def measure_defects() -> Iterator[Defect]:
         "share of such decisions of a new Refiner, over 500 chunks",
         lambda make: _share_off(make(), _Text()),
     )
-    absolute = IntegratedAttention(CTX, DIMS, HEADS, action_scale="absolute", generator=_weights())
+    absolute = _default(action_scale="absolute")
     yield replace(
         _both(
             "8",
@@ -136,7 +140,7 @@ def measure_defects() -> Iterator[Defect]:
         option=_longest_span(absolute, x),
         option_name='action_scale="absolute"',
     )
-    soft = IntegratedAttention(CTX, DIMS, HEADS, soft_span=True, generator=_weights())
+    soft = _default(soft_span=True)
     yield replace(
         _both(
             "9",
@@ -203,7 +207,7 @@ def _original(**options: Any) -> IntegratedAttention:
 
 
 def _default(**options: Any) -> IntegratedAttention:
-    return IntegratedAttention(CTX, DIMS, HEADS, **options, generator=_weights()).eval()
+    return IntegratedAttention(CTX, DIMS, HEADS, SpanConfig(**options), generator=_weights()).eval()
 
 
 def _change(one: Tensor, other: Tensor) -> float:
@@ -218,7 +222,7 @@ def _reach(local: SlidingWindowAttention) -> tuple[float, float]:
         The share of the later keys, and the share of all keys.
     """
     tokens = 96
-    scale = torch.tensor([32 / local.options.win_size])
+    scale = torch.tensor([32 / local.config.win_size])
     x = torch.randn(1, tokens, DIMS, generator=_weights(), requires_grad=True)
     outputs = local(x, scale).output[0]
     influence = [torch.autograd.grad(row.sum(), x, retain_graph=True)[0][0] for row in outputs]
@@ -249,7 +253,7 @@ def _share_off(layer: IntegratedAttention, text: _Text) -> float:
 
 
 def _longest_span(layer: IntegratedAttention, x: Tensor) -> float:
-    return layer.forward_with_action(x, MAX_ACTION).span.max().item() / layer.options.max_span
+    return layer.forward_with_action(x, MAX_ACTION).span.max().item() / layer.config.max_span
 
 
 def _gradient(layer: IntegratedAttention, x: Tensor) -> float:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from spangym.attention import (
@@ -13,6 +11,7 @@ from spangym.attention import (
     IntegratedAttention,
     LocalGlobalAttention,
     MultiHeadAttention,
+    SpanConfig,
 )
 from spangym.experiments.pilot.pilot_study import ModelConfig, VariantConfig
 
@@ -61,23 +60,31 @@ def make_attention(
     heads = variant.heads or config.heads
     if variant.attention == "standard":
         return PlainAttention(config.dims, heads, causal)
-    sizes = (ctx, config.dims, heads, config.max_span, config.win_size, config.max_span)
+    sizes = (ctx, config.dims, heads)
+    span_config = SpanConfig(
+        win_size=config.win_size,
+        max_span=config.max_span,
+        max_dist=config.max_span,
+        temp_scale=config.temp_scale,
+        temperature_law=variant.temperature_law,
+        causal=causal,
+        soft_span=variant.soft_span,
+        soft_edge_width=config.soft_edge_width,
+        action_scale="absolute",
+        local_projections=config.local_projections,
+        num_refinement_steps=config.num_refinement_steps,
+    )
     if variant.attention == "original":
         attention = IntegratedAttention.original(
-            *sizes, config.temp_scale, temperature_law=variant.temperature_law
+            *sizes,
+            max_dist=config.max_span,
+            win_size=config.win_size,
+            max_span=config.max_span,
+            temp_scale=config.temp_scale,
+            temperature_law=variant.temperature_law,
         )
     else:
-        options: dict[str, Any] = {
-            "temperature_law": variant.temperature_law,
-            "causal": causal,
-            "soft_span": variant.soft_span,
-            "soft_edge_width": config.soft_edge_width,
-            "local_projections": config.local_projections,
-            "num_refinement_steps": config.num_refinement_steps,
-        }
-        if variant.attention != "hybrid":
-            options["action_scale"] = "absolute"
-        attention = _CLASSES[variant.attention](*sizes, config.temp_scale, **options)
+        attention = _CLASSES[variant.attention](*sizes, span_config)
         if isinstance(attention.attn_global, AdaptiveUpdateAttention):
             # No gradient reaches the refresh predictors.
             attention.attn_global.key_update_predictor.set_always_recompute()

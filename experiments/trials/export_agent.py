@@ -31,7 +31,7 @@ def export(folder: Path, out: Path) -> ExportedPolicy:
     trial, config = trained.trial, trained.config
     try:
         # Which layers a study names is known to the stack alone; what it reads does not matter.
-        action_scale = build_model(config, None, channels=0).layer(0).action_scale
+        action_scale = build_model(config, None, channels=0).layer(0).config.action_scale
         controller = export_policy(
             trained.agent,
             config.observation,

@@ -22,7 +22,7 @@ from spangym.agents.baselines.env_aware import (
     SpanPredictorPolicy,
 )
 from spangym.agents.baselines.learned_span import LearnedSpanAgent
-from spangym.attention import IntegratedAttention
+from spangym.attention import IntegratedAttention, SpanConfig
 from spangym.envs import (
     EnvConfig,
     SB3SpanControlVecEnv,
@@ -122,7 +122,9 @@ def test_one_env_alone_is_decided_alike(make: type[EnvAwarePolicy]):
 
 def test_the_predictor_plays_what_the_layers_predict():
     layers = [
-        IntegratedAttention(16, 8, 2, win_size=8, max_span=16, action_scale="absolute").eval()
+        IntegratedAttention(
+            16, 8, 2, SpanConfig(win_size=8, max_span=16, action_scale="absolute")
+        ).eval()
         for _ in range(2)
     ]
     for layer, prediction in zip(layers, (0.2, 0.6), strict=True):

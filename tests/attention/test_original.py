@@ -13,11 +13,11 @@ from spangym.attention import (
     SpanConfig,
 )
 from spangym.attention.layers.modules import merge_heads, split_heads
-from spangym.attention.original import local_path as original_local
 from spangym.attention.original.layer import OriginalAdaptiveUpdateAttention
 from spangym.attention.original.local_path import (
     FIXABLE_DEFECTS,
     OriginalSlidingWindowAttention,
+    OriginalSpanConfig,
     truncated_attention,
 )
 
@@ -73,16 +73,11 @@ def test_local_path(golden: Golden, case: int, fused: bool, tolerance: float):
     name = "sliding_local_sdpa" if fused else "sliding_local_matmul"
     recorded = golden(name)
     meta = json.loads(str(recorded[f"case{case}.meta"]))
-    local = OriginalSlidingWindowAttention(
-        meta["head"],
-        SpanConfig(
-            win_size=meta["win_size"],
-            max_span=meta["max_span"],
-            max_dist=meta["max_dist"],
-            temp_scale=meta["temp_scale"],
-        ),
-        fused=fused,
+    dims = recorded[f"case{case}.action9.x"].shape[-1]
+    config = OriginalSpanConfig(
+        meta["win_size"], meta["max_span"], meta["max_dist"], meta["temp_scale"], fused=fused
     )
+    local = OriginalSlidingWindowAttention(dims, meta["head"], config)
     actions = [each for each in range(10) if f"case{case}.action{each}.x" in recorded]
     assert len(actions) >= 5
     for action in actions:
@@ -153,7 +148,13 @@ def test_refiner_decides_once_for_the_batch_and_learns_in_eval_mode(generator: t
 
 
 LOCAL = ("temperature", "local_causal", "cut")
-OPTIONS = SpanConfig(win_size=8, max_span=14, max_dist=14, temp_scale=0.7)
+SIZES = {"win_size": 8, "max_span": 14, "max_dist": 14, "temp_scale": 0.7}
+
+
+def make_local(**options: Any) -> OriginalSlidingWindowAttention:
+    return OriginalSlidingWindowAttention(16, 2, OriginalSpanConfig(**(SIZES | options)))
+
+
 VARIANTS = pytest.mark.parametrize(
     "fixes",
     [(), *((name,) for name in LOCAL), ("local_causal", "cut"), LOCAL],
@@ -190,13 +191,13 @@ def keys_before(fixes: tuple[str, ...], fused: bool, query: int, window: int, sp
 @FUSED
 def test_which_keys_reach_a_query(fixes: tuple[str, ...], fused: bool, x: torch.Tensor):
     """Gradients beside the slices in words, and what the options say of them."""
-    local = OriginalSlidingWindowAttention(2, OPTIONS, fused, fixes)
+    local = make_local(fused=fused, fixes=fixes)
     # Wide enough that no weight vanishes.
     x = x.double().requires_grad_()
     for scale in SCALES:
         done = local(x, torch.tensor([scale]))
         window, span = int(done.spans.window[0]), int(done.spans.span[0])
-        first, end = local.options.visible_range(done.spans, 30)
+        first, end = local.config.visible_range(done.spans, 30)
         for query in range(30):
             expected = keys_before(fixes, fused, query, window, span)
             assert (first[0, query], end[0, query]) == (expected.start, expected.stop)
@@ -211,12 +212,9 @@ def test_which_keys_reach_a_query(fixes: tuple[str, ...], fused: bool, x: torch.
 @VARIANTS
 @FUSED
 @torch.no_grad()
-def test_one_pass_written_out(
-    fixes: tuple[str, ...], fused: bool, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-):
+def test_one_pass_written_out(fixes: tuple[str, ...], fused: bool, x: torch.Tensor):
     """Output, price and statistics beside weights that are all written out."""
-    monkeypatch.setattr(original_local, "MAX_REFINEMENT_STEPS", 1)
-    local = OriginalSlidingWindowAttention(2, OPTIONS, fused, fixes)
+    local = make_local(fused=fused, fixes=fixes, num_refinement_steps=1)
     for scale in SCALES:
         done = local(x, torch.tensor([scale]), return_stats=True)
         window, span = int(done.spans.window[0]), int(done.spans.span[0])
@@ -240,8 +238,8 @@ def test_one_pass_written_out(
 
 @torch.no_grad()
 def test_local_path_with_all_fixed_is_the_default_one(x: torch.Tensor):
-    fixes = OriginalSlidingWindowAttention(2, OPTIONS, fixes=LOCAL)
-    default = SlidingWindowAttention(2, OPTIONS)
+    fixes = make_local(fixes=LOCAL)
+    default = SlidingWindowAttention(16, 2, SpanConfig(**SIZES))
     for scale in torch.linspace(0, 1, 10)[:, None]:
         got, expected = (each(x, scale, return_stats=True) for each in (fixes, default))
         torch.testing.assert_close(got.output, expected.output, atol=1e-5, rtol=1e-5)
@@ -312,7 +310,7 @@ def test_turned_off_it_covers_nothing(x: torch.Tensor):
     assert stats is not None
     assert all(getattr(stats, name).item() == 0 for name in ("span", "coverage", "entropy"))
     # So does a scale of less than a key.
-    off = OriginalSlidingWindowAttention(2, OPTIONS)(x, torch.tensor([0.05]))
+    off = make_local()(x, torch.tensor([0.05]))
     assert (off.spans.span.item(), off.qk_pairs.item()) == (0, 0)
 
 
@@ -327,7 +325,7 @@ def test_weights_are_drawn_as_those_of_the_default_layer():
 def test_what_is_refused(x: torch.Tensor):
     with pytest.raises(ValueError, match="fixes 'causal' is unknown; did you mean"):
         small("causal")
-    with pytest.raises(ValueError, match="knows no lengths"):
+    with pytest.raises(ValueError, match="not support lengths"):
         small()(x, lengths=torch.tensor([20]))
     with pytest.raises(NotImplementedError, match="no matrix of attention weights"):
         small().attention_weights(x)

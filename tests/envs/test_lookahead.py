@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spangym.attention import IntegratedAttention
+from spangym.attention import IntegratedAttention, SpanConfig
 from spangym.envs import (
     ENVIRONMENTS,
     Reward,
@@ -163,7 +163,7 @@ def absolute_layers(*predictions: float) -> list[IntegratedAttention]:
     """Layers that predict those scales, whatever they read."""
     layers = [
         IntegratedAttention(
-            16, 8, 2, win_size=8, max_span=16, max_dist=16, action_scale="absolute"
+            16, 8, 2, SpanConfig(win_size=8, max_span=16, max_dist=16, action_scale="absolute")
         ).eval()
         for _ in predictions
     ]

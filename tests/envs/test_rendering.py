@@ -158,7 +158,7 @@ def test_visited_keys_of_causal_layers_are_shares_of_what_they_could_see():
 
 
 def test_layers_of_ones_own_are_drawn_as_they_are():
-    layers = [IntegratedAttention(CTX, 8, 2, causal=causal) for causal in (False, True)]
+    layers = [IntegratedAttention(CTX, 8, 2, SpanConfig(causal=causal)) for causal in (False, True)]
     env = SpanControlEnv(render_mode="ansi", layers=layers, chunks_per_episode=2)
     env.reset(seed=0)
     env.step(9)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spangym.attention import FocusAttention, IntegratedAttention
+from spangym.attention import FocusAttention, IntegratedAttention, SpanConfig
 from spangym.envs import (
     LayerStack,
     Reward,
@@ -140,7 +140,13 @@ def test_a_reward_and_a_source_of_ones_own():
 def layers(count: int = 2, **options: Any) -> list[IntegratedAttention]:
     generator = torch.Generator().manual_seed(3)
     return [
-        IntegratedAttention(48, 16, 2, 48, 8, 48, generator=generator, **options)
+        IntegratedAttention(
+            48,
+            16,
+            2,
+            SpanConfig(win_size=8, max_span=48, max_dist=48, **options),
+            generator=generator,
+        )
         for _ in range(count)
     ]
 

@@ -60,10 +60,10 @@ def test_it_is_the_stack_with_soft_layers(envs: SpanControlVectorEnv):
     positions = torch.arange(hidden.shape[1])
     with torch.no_grad():
         for index, layer in enumerate(core.layers):
-            options, scale = layer.options, float(scales[index])
+            options, scale = layer.config, float(scales[index])
             local_input, local = layer.ln_a(hidden), layer.attn_local
             q, k, v = (
-                split(each, local.head) for each in local._queries_keys_values(local_input, None)
+                split(each, local.head) for each in local.project(local_input)
             )
             window = max(1, int(options.win_size * np.float64(np.float32(scale))))
             start = positions - positions % window
@@ -106,12 +106,12 @@ def test_it_changes_nothing():
     env.reset(seed=5)
     other.reset(seed=5)
     modules = [dict(layer.named_modules()) for layer in env.core.layers]
-    options = [layer.options for layer in env.core.layers]
+    options = [layer.config for layer in env.core.layers]
     env.soft_span_loss(torch.tensor([0.5, 0.5], requires_grad=True)).backward()
     for layer, before in zip(env.core.layers, modules, strict=True):
         assert dict(layer.named_modules()) == before
         assert all(parameter.grad is None for parameter in layer.parameters())
-    assert [layer.options for layer in env.core.layers] == options
+    assert [layer.config for layer in env.core.layers] == options
     for action in (1, 9, 4):
         one, two = env.step(action), other.step(action)
         np.testing.assert_array_equal(one[0], two[0])

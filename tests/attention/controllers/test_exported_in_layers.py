@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from spangym.attention import FocusAttention, IntegratedAttention, LayerCache
+from spangym.attention import FocusAttention, IntegratedAttention, LayerCache, SpanConfig
 from spangym.attention.controllers.exported import ExportedPolicy
 from spangym.attention.controllers.lookup import LookupPolicy
 from spangym.attention.features import NUM_STATES, token_moments
@@ -25,11 +25,13 @@ LAYERS = pytest.mark.parametrize(
 
 def make_layer(**options: Any) -> IntegratedAttention:
     kind = options.pop("kind", IntegratedAttention)
-    make_layer = IntegratedAttention.original if kind == "original" else kind
-    arguments: dict[str, Any] = {"win_size": 8, "max_span": 12, "max_dist": 12, **options}
-    return make_layer(
-        24, POLICY_DIMS, 4, generator=torch.Generator().manual_seed(0), **arguments
-    ).eval()
+    options = {"win_size": 8, "max_span": 12, "max_dist": 12, **options}
+    generator = torch.Generator().manual_seed(0)
+    if kind == "original":
+        layer = IntegratedAttention.original(24, POLICY_DIMS, 4, **options, generator=generator)
+    else:
+        layer = kind(24, POLICY_DIMS, 4, SpanConfig(**options), generator=generator)
+    return layer.eval()
 
 
 def decide(layer: IntegratedAttention, x: Tensor, **more: Any) -> Tensor:
@@ -200,13 +202,15 @@ def test_compiled_with_its_layer():
 )
 def test_a_layer_that_it_is_not_for_is_refused(options: dict[str, Any], message: str):
     dims = options.pop("dims", POLICY_DIMS)
-    layer = IntegratedAttention(24, dims, 4, **options)
+    layer = IntegratedAttention(24, dims, 4, SpanConfig(**options))
     with pytest.raises(ValueError, match=message):
         layer.refiner = make_exported_policy()
     assert layer.refiner is None
     layer(torch.zeros(1, 24, dims))
     with pytest.raises(ValueError, match=message):
-        IntegratedAttention(24, dims, 4, **options, refiner=make_exported_policy())
+        IntegratedAttention(
+            24, dims, 4, SpanConfig(**options), refiner=make_exported_policy()
+        )
 
 
 def test_layers_of_other_windows_and_spans_are_accepted():

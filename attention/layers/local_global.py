@@ -1,0 +1,352 @@
+"""A local path of sliding windows next to a global path: the pass that all layers share."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from spangym.attention.attention_stats import AttentionStats
+from spangym.attention.features import sequence_mask, token_mean, token_moments
+from spangym.attention.layers.cached_attention import AdaptiveUpdateAttention
+from spangym.attention.layers.modules import Predictor, ProjectionModule
+from spangym.attention.layers.multi_head import MultiHeadAttention
+from spangym.attention.layers.sliding_window import SlidingWindowAttention
+from spangym.attention.outputs import LayerCache, LayerOutput, check_cache
+from spangym.attention.span_config import SpanConfig
+from spangym.attention.validation import Inputs, check_sizes
+
+
+class ControllerInput(NamedTuple):
+    """Normalized input of a pass and its features, from which an action is chosen.
+
+    Attributes:
+        local_input: Normalized input of the local path, shape (batch, tokens, dims).
+        moments: Its means and population variances, shape (batch, 2 * dims), detached.
+        obs_features: Moments that the action may depend on, shape (batch, 2 * dims), detached: in a
+            causal layer those of the previous pass or, at the start of a stream, of the first
+            token.
+    """
+
+    local_input: Tensor
+    moments: Tensor
+    obs_features: Tensor
+
+
+class LocalGlobalAttention(nn.Module):
+    """Attention with a global path and a local path whose span is predicted for each sequence.
+
+    1. ``local = LN_a(x)``, ``globe = LN_b(x)``;
+    2. the global path attends to all of ``globe``;
+    3. the span predictor maps the token mean of the global output to the span scale ``m`` in (0, 1);
+    4. the local path attends to ``local`` in windows, within the span that ``m`` gives;
+    5. ``y = projection([local output, global output])``.
+
+    Each sequence of a batch has its own span and is independent of the other sequences.
+
+    **Cross-attention.** With ``xa`` both paths take keys and values from it, under the same
+    normalization. The local path pairs positions: window ``i`` of ``x`` attends to its interval of
+    ``xa``.
+
+    **Causality.** With ``causal`` a token attends only to itself and earlier tokens, and to all of
+    ``xa``. A span computed from the mean over a sequence would reveal later tokens to earlier ones.
+    A causal layer therefore computes it, and everything else that it chooses once for a sequence,
+    from the previous pass over the stream, or from the first token if there is no cache.
+
+    Args:
+        ctx: Largest number of tokens.
+        dims: Width of input and output, at least 4.
+        head: Number of heads; divides ``dims``.
+        config: Span options; the class's ``default_config`` if None.
+        generator: Source of the initial weights; torch's default generator if None.
+
+    Attributes:
+        single_span_per_batch: Whether a batch shares one span, state and reward, a defect of the
+            original layer.
+
+    Raises:
+        ValueError: A size breaks its rule.
+    """
+
+    default_config = SpanConfig()
+    single_span_per_batch = False
+
+    def __init__(
+        self,
+        ctx: int,
+        dims: int,
+        head: int,
+        config: SpanConfig | None = None,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_sizes(ctx, dims, head)
+        self.ctx = ctx
+        self.dims = dims
+        self.head = head
+        # Modules draw weights from the default generator; `reset_parameters` replaces them.
+        with torch.random.fork_rng(devices=[]):
+            self.span_pred = Predictor(dims)
+            self.attn_local, self.attn_global = self._make_paths(config or self.default_config)
+            self.projection = nn.Linear(2 * dims, dims)
+            self.ln_a = nn.LayerNorm(dims)
+            self.ln_b = nn.LayerNorm(dims)
+        self.reset_parameters(generator)
+
+    def _make_paths(self, config: SpanConfig) -> tuple[SlidingWindowAttention, MultiHeadAttention]:
+        local = SlidingWindowAttention(self.dims, self.head, config)
+        return local, MultiHeadAttention(self.dims, self.head, config.causal)
+
+    @property
+    def config(self) -> SpanConfig:
+        """Span options."""
+        return self.attn_local.config
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Redraw the weights: head projections from N(0, 0.02), others from torch's default.
+
+        Args:
+            generator: Source of the weights; torch's default generator if None.
+        """
+        # A refiner may be a module; its weights are not the layer's.
+        own = [child for name, child in self.named_children() if name != "refiner"]
+        modules = [module for child in own for module in child.modules()]
+        projections = {each.proj for each in modules if isinstance(each, ProjectionModule)}
+        for module in modules:
+            if isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+            elif isinstance(module, nn.Linear) and module in projections:
+                nn.init.normal_(module.weight, std=0.02, generator=generator)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Linear):
+                bound = 1 / math.sqrt(module.in_features)
+                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+
+    def forward(
+        self,
+        x: Tensor,
+        xa: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        xa_lengths: Tensor | None = None,
+        return_stats: bool = False,
+    ) -> Tensor | tuple[Tensor, AttentionStats]:
+        """Run the layer.
+
+        Args:
+            x: Input, shape (batch, tokens, dims), ``tokens <= ctx``.
+            xa: Input of the keys and values, shape (batch, keys, dims); ``x`` if None.
+            mask: Boolean (True: attend) or additive mask of both paths, broadcastable to (batch,
+                heads, tokens, keys).
+            lengths: Unpadded length of each sequence, shape (batch,), integers. Padding may hold
+                any value; its output is 0.
+            xa_lengths: Unpadded length of each sequence of ``xa``, shape (batch,), integers.
+            return_stats: Whether to return statistics of the local attention weights as well.
+
+        Returns:
+            Shape (batch, tokens, dims); with ``return_stats`` a pair of output and statistics.
+
+        Raises:
+            ValueError: A shape, type or value is wrong.
+        """
+        layer_output = self.step(
+            x, xa, mask, lengths=lengths, xa_lengths=xa_lengths, return_stats=return_stats
+        )
+        if layer_output.stats is None:
+            return layer_output.output
+        return layer_output.output, layer_output.stats
+
+    def step(
+        self,
+        x: Tensor,
+        xa: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        xa_lengths: Tensor | None = None,
+        cache: LayerCache | None = None,
+        return_stats: bool = False,
+    ) -> LayerOutput:
+        """Run the layer like `forward`, as the next pass over a stream.
+
+        ``cache`` is the previous pass's `LayerOutput.cache`, None at the start of a stream.
+
+        Raises:
+            ValueError: A shape, type or value is wrong, or the refiner chose an invalid action.
+            RuntimeError: Gradient checkpointing repeats the pass of a learning refiner.
+        """
+        inputs = self._validate_inputs(x, xa, mask, lengths, xa_lengths)
+        return self._step(inputs, cache, return_stats)
+
+    def _step(self, inputs: Inputs, cache: LayerCache | None, return_stats: bool) -> LayerOutput:
+        observed = self._observe(inputs.x, inputs.lengths, cache)
+        return self._run(inputs, observed, cache, return_stats)
+
+    def _observe(
+        self, x: Tensor, lengths: Tensor | None, cache: LayerCache | None
+    ) -> ControllerInput:
+        """First part of a pass: normalize the local input and compute its features."""
+        if cache is not None:
+            check_cache(cache, len(x), self.dims)
+        local_input = self.ln_a(x)
+        moments = obs_features = token_moments(local_input.detach(), lengths)
+        if self.config.causal:
+            first = local_input[:, :1].detach()
+            obs_features = token_moments(first) if cache is None else cache.obs_features
+        return ControllerInput(local_input, moments, obs_features)
+
+    def _run(
+        self,
+        inputs: Inputs,
+        observed: ControllerInput,
+        cache: LayerCache | None,
+        return_stats: bool,
+        fraction: Tensor | None = None,
+        recompute_kv: Tensor | None = None,
+    ) -> LayerOutput:
+        """Second part of a pass, under an action: a fraction of the span, shape (batch,)."""
+        mask, lengths, key_lengths = inputs.mask, inputs.lengths, inputs.key_lengths
+
+        # Global path.
+        globe = self.ln_b(inputs.x)
+        globe_xa = None if inputs.xa is None else self.ln_b(inputs.xa)
+        key_value = None
+        if isinstance(self.attn_global, AdaptiveUpdateAttention):
+            global_out, key_value = self.attn_global(
+                globe,
+                globe_xa,
+                mask=mask,
+                key_lengths=key_lengths,
+                cache=None if cache is None else cache.key_value,
+                recompute_kv=recompute_kv,
+            )
+        else:
+            global_out = self.attn_global(globe, globe_xa, mask=mask, key_lengths=key_lengths)
+
+        # Span predictor and span scale.
+        global_mean = token_mean(global_out, lengths)
+        predictor_input = global_mean
+        if self.config.causal:
+            predictor_input = global_out[:, 0] if cache is None else cache.global_mean
+        scale = self._span_scale(self.span_pred(predictor_input[:, None])[:, 0], fraction)
+
+        # Local path.
+        local = self.attn_local(
+            observed.local_input,
+            scale,
+            None if inputs.xa is None else self.ln_a(inputs.xa),
+            mask=mask,
+            lengths=lengths,
+            key_lengths=key_lengths,
+            return_stats=return_stats,
+        )
+
+        # Projection.
+        output = self.projection(torch.cat([local.output, global_out], dim=-1))
+        if lengths is not None:
+            output = torch.where(sequence_mask(output.shape[1], lengths)[..., None], output, 0)
+
+        return LayerOutput(
+            output=output,
+            local_input=observed.local_input,
+            local_output=local.output,
+            span_scale=scale,
+            window=local.spans.window,
+            span=local.spans.span,
+            qk_pairs=local.qk_pairs,
+            num_refinement_steps=local.num_refinement_steps,
+            obs_features=observed.obs_features,
+            cache=LayerCache(
+                key_value,
+                global_mean.detach(),
+                observed.moments,
+                self._controller_obs_for_cache(observed, lengths),
+            ),
+            lengths=lengths,
+            stats=local.stats,
+        )
+
+    def _span_scale(self, predicted: Tensor, fraction: Tensor | None) -> Tensor:
+        """Span scale of each sequence, shape (batch,), from the prediction and the action."""
+        if fraction is not None and self.config.action_scale == "absolute":
+            return fraction
+        # Without a soft edge only the temperature depends on the scale: too little to learn from.
+        scale = predicted if self.config.soft_span else predicted.detach()
+        return scale if fraction is None else (scale * fraction).clamp(0, 1)
+
+    def _controller_obs_for_cache(
+        self, observed: ControllerInput, lengths: Tensor | None
+    ) -> Tensor | None:
+        """Observation for a controller that chooses the next pass's actions from this one."""
+        del observed, lengths
+
+    def obs_features(
+        self, x: Tensor, *, lengths: Tensor | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """Features that the action of the coming pass depends on, shape (batch, 2 * dims).
+
+        They are means, then population variances, over the tokens of the normalized input; in a
+        causal layer those of the previous pass, which ``cache`` holds, or of the first token.
+        """
+        return self._observe(x, lengths, cache).obs_features
+
+    @torch.no_grad()
+    def attention_weights(
+        self,
+        x: Tensor,
+        xa: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        scale: Tensor | None = None,
+        lengths: Tensor | None = None,
+        xa_lengths: Tensor | None = None,
+        path: Literal["local", "global"] = "local",
+    ) -> Tensor:
+        """Compute the full matrix of attention weights of a path, for plots.
+
+        The local weights are those of each query's last refinement pass at the span scales
+        ``scale``, shape (batch,), for example `LayerOutput.span_scale`; the predicted ones if None.
+        No refiner is asked. Other arguments are those of `forward`.
+
+        Returns:
+            Shape (batch, heads, tokens, keys); rows sum to 1, or to 0 where nothing is attended to.
+
+        Raises:
+            ValueError: A shape, type or value is wrong.
+        """
+        inputs = self._validate_inputs(x, xa, mask, lengths, xa_lengths)
+        if path not in ("local", "global"):
+            raise ValueError(f"path must be 'local' or 'global', got {path!r}")
+        if path == "global":
+            globe_xa = None if xa is None else self.ln_b(xa)
+            return self.attn_global.weights(self.ln_b(x), globe_xa, mask, inputs.key_lengths)
+        observed = self._observe(x, inputs.lengths, None)
+        if scale is None:
+            scale = self._run(inputs, observed, None, return_stats=False).span_scale
+        local = self.attn_local(
+            observed.local_input,
+            scale,
+            None if xa is None else self.ln_a(xa),
+            mask=mask,
+            lengths=inputs.lengths,
+            key_lengths=inputs.key_lengths,
+            return_weights=True,
+        )
+        return local.weights
+
+    def _validate_inputs(
+        self,
+        x: Tensor,
+        xa: Tensor | None,
+        mask: Tensor | None,
+        lengths: Tensor | None,
+        xa_lengths: Tensor | None,
+    ) -> Inputs:
+        inputs = Inputs(x, xa, mask, lengths, xa_lengths)
+        inputs.check(self.ctx, self.dims, self.head)
+        return inputs.clamped()

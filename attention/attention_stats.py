@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -72,7 +72,7 @@ def compute_attention_stats(
     mean_key = kernel_output.output if inputs.v is k else attend(replace(last_pass, v=k)).output
     mean_score = (q.to(lse.dtype) * mean_key.to(lse.dtype)).sum(-1) * q.shape[-1] ** -0.5
     if spans.edge is not None or (mask is not None and mask.dtype != torch.bool):
-        mean_score = mean_score + _mean_bias(q, k, spans, mask)
+        mean_score = mean_score + _by_blocks(_mean_bias, q, k, spans, mask)
     entropy = (lse - mean_score).clamp_min(0)
     full_span = SpanGeometry.full(spans, max(q.shape[-2], k.shape[-2]))
     full_lse = attend(replace(last_pass, spans=full_span, return_lse=True)).log_sum_exp
@@ -81,7 +81,7 @@ def compute_attention_stats(
     first, end = spans.intervals(q.shape[-2], k.shape[-2])
     has_keys = (end > first)[:, None].expand_as(lse)
     if mask is not None:
-        has_keys = has_keys & torch.cat([_has_keys(q, k, *own) for own in _unbatch(spans, mask)])
+        has_keys = has_keys & _by_blocks(_has_keys, q, k, spans, mask)
     count = has_keys.sum((1, 2))
 
     def mean(values: Tensor) -> Tensor:
@@ -91,40 +91,40 @@ def compute_attention_stats(
     return entropy, torch.where(count > 0, entropy.exp(), 0), mean(coverage)
 
 
-def _unbatch(
-    spans: SpanGeometry, mask: Tensor | None
-) -> Iterator[tuple[SpanGeometry, Tensor | None]]:
-    """Spans and mask of each sequence."""
+def _by_blocks(
+    function: Callable[[Tensor, Tensor, Tensor], Tensor],
+    q: Tensor,
+    k: Tensor,
+    spans: SpanGeometry,
+    mask: Tensor | None,
+) -> Tensor:
+    """Apply a function of queries, keys and bias to blocks of the queries of each sequence.
+
+    Returns:
+        Concatenation of the results, shape (batch, heads, queries).
+    """
+    results = []
     if mask is not None:
-        mask = mask[(None,) * (4 - mask.ndim)]
-    for index in range(len(spans.window)):
-        own = None if mask is None else mask[index : index + 1] if len(mask) > 1 else mask
-        yield spans.select(index), own
-
-
-def _has_keys(q: Tensor, k: Tensor, own: SpanGeometry, mask: Tensor | None) -> Tensor:
-    """Which queries of a sequence have visible keys, boolean (1, heads, queries)."""
-    blocks = [
-        (score_bias(q[:1], k[:1], own, mask, rows) > -torch.inf).any(-1)
-        for rows in _query_blocks(q.shape[2])
-    ]
-    return torch.cat(blocks, dim=-1).expand(1, q.shape[1], -1)
-
-
-def _mean_bias(q: Tensor, k: Tensor, spans: SpanGeometry, mask: Tensor | None) -> Tensor:
-    """Mean bias of the scores under the weights, shape (batch, heads, queries)."""
-    means = []
-    for index, (own, own_mask) in enumerate(_unbatch(spans, mask)):
-        one = slice(index, index + 1)
+        mask = mask[(None,) * (4 - mask.ndim)].expand(len(q), -1, -1, -1)
+    for index in range(len(q)):
+        one, own = slice(index, index + 1), spans.select(index)
+        own_mask = None if mask is None else mask[one]
         blocks = []
-        for rows in _query_blocks(q.shape[2]):
+        for start in range(0, q.shape[2], _BLOCK):
+            rows = slice(start, start + _BLOCK)
             bias = score_bias(q[one], k[one], own, own_mask, rows)
-            weights = attention_weights(q[one, :, rows], k[one], bias)
-            blocks.append((weights * bias.masked_fill(weights == 0, 0.0)).sum(-1))
-        means.append(torch.cat(blocks, dim=-1))
-    return torch.cat(means)
+            blocks.append(function(q[one, :, rows], k[one], bias))
+        results.append(torch.cat(blocks, dim=-1).expand(1, q.shape[1], -1))
+    return torch.cat(results)
 
 
-def _query_blocks(queries: int) -> Iterator[slice]:
-    for start in range(0, queries, _BLOCK):
-        yield slice(start, min(start + _BLOCK, queries))
+def _has_keys(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+    """Which queries have visible keys."""
+    del q, k
+    return (bias > -torch.inf).any(-1)
+
+
+def _mean_bias(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+    """Mean bias of the scores under the weights."""
+    weights = attention_weights(q, k, bias)
+    return (weights * bias.masked_fill(weights == 0, 0.0)).sum(-1)

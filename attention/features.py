@@ -1,4 +1,4 @@
-"""What is read off a layer: features, digits and state of its input, quality of its output."""
+"""Features of a layer's input and quality of its output."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 NUM_BINS = 11
-"""A digit counts the edges below a number, so it is one of 0..10."""
+"""Number of values of a digit, which counts the edges below a number."""
 
 NUM_STATES = 9999
 """State ids lie in 0..9998."""
 
 
 class Quality(NamedTuple):
-    """Quality of a local output, and its parts; each of shape (batch,).
+    """Quality of a local output and its components, each of shape (batch,).
 
     Attributes:
-        coverage: Share of entries above 0.01.
+        coverage: Fraction of entries above 0.01.
         entropy: Mean over tokens of ``-sum(o * log(o))`` over the dimensions, in nats.
         quality: ``coverage - 0.1 * entropy``.
     """
@@ -30,7 +30,7 @@ class Quality(NamedTuple):
 
 
 def sequence_mask(tokens: int, lengths: Tensor) -> Tensor:
-    """Which tokens are no padding, boolean (batch, tokens)."""
+    """Which tokens are not padding, boolean (batch, tokens)."""
     return torch.arange(tokens, device=lengths.device) < lengths[:, None]
 
 
@@ -39,30 +39,29 @@ def token_mean(x: Tensor, lengths: Tensor | None = None) -> Tensor:
 
     Args:
         x: Floating tensor of shape (batch, tokens, dims).
-        lengths: Tokens of each sequence that are no padding, shape (batch,); all if None.
+        lengths: Number of unpadded tokens of each sequence, shape (batch,); all if None.
 
     Returns:
-        Shape (batch, dims); 0 for a sequence that is all padding.
+        Shape (batch, dims); 0 for a sequence of padding only.
     """
     if lengths is None:
         return x.mean(-2)
     real = sequence_mask(x.shape[-2], lengths)[..., None]
-    precise = torch.promote_types(x.dtype, torch.float32)
-    total = torch.where(real, x, 0).sum(-2, dtype=precise)
+    total = torch.where(real, x, 0).sum(-2, dtype=_accumulation_dtype(x))
     return (total / lengths.clamp_min(1)[:, None]).to(x.dtype)
 
 
 def token_moments(x: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Mean and population variance over the tokens, per dimension.
+    """Mean and population variance of each dimension over the tokens.
 
     Args:
         x: Floating tensor of shape (batch, tokens, dims).
-        lengths: Tokens of each sequence that are no padding, shape (batch,); all if None.
+        lengths: Number of unpadded tokens of each sequence, shape (batch,); all if None.
 
     Returns:
-        Shape (batch, 2 * dims): the means, then the variances; at least float32.
+        Means, then variances, shape (batch, 2 * dims), at least float32.
     """
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    x = x.to(_accumulation_dtype(x))
     if lengths is None:
         variance, mean = torch.var_mean(x, dim=-2, correction=0)
     else:
@@ -75,11 +74,11 @@ def pool_dims(features: Tensor, groups: int) -> Tensor:
     """Average features over groups of neighboring dimensions.
 
     Args:
-        features: Shape (batch, 2 * dims), means before variances.
-        groups: Number of groups; divides ``dims``.
+        features: Means, then variances, shape (batch, 2 * dims).
+        groups: Number of groups, a divisor of ``dims``.
 
     Returns:
-        Shape (batch, 2 * groups), means before variances.
+        Means, then variances, shape (batch, 2 * groups).
 
     Example:
         >>> pool_dims(torch.tensor([[1.0, 3.0, 0.0, 2.0]]), groups=1).tolist()
@@ -89,32 +88,30 @@ def pool_dims(features: Tensor, groups: int) -> Tensor:
 
 
 def autocorrelation_buckets(x: Tensor, buckets: int, lengths: Tensor | None = None) -> Tensor:
-    """How much tokens resemble those some tokens before: the highest of each bucket of lags.
+    """Largest autocorrelation of the tokens in each bucket of lags.
 
     The correlation at lag ``k`` is the mean cosine of ``x_t`` and ``x_(t-k)``. Bucket 0 is lag 1,
-    bucket ``j`` the lags above ``2^(j-1)``, up to ``2^j``; the last has all beyond, too. Computed
-    for all lags together, from the spectrum.
+    bucket ``j`` the lags in ``(2^(j-1), 2^j]``; the last bucket includes all longer lags. All lags
+    are computed from the spectrum.
 
     Args:
         x: Shape (batch, tokens, dims).
         buckets: Number of buckets, at least 1.
-        lengths: Tokens of each sequence that are no padding, shape (batch,); all if None.
+        lengths: Number of unpadded tokens of each sequence, shape (batch,); all if None.
 
     Returns:
         Shape (batch, buckets), in [-1, 1], at least float32; 0 for a bucket beyond the sequence.
 
     Example:
-        >>> x = torch.eye(4).repeat(1, 3, 1)  # four tokens, thrice
+        >>> x = torch.eye(4).repeat(1, 3, 1)  # four tokens, three times
         >>> autocorrelation_buckets(x, 4).round(decimals=3).abs().tolist()
         [[0.0, 0.0, 1.0, 1.0]]
     """
     tokens = x.shape[-2]
-    unit = torch.nn.functional.normalize(
-        x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1
-    ).transpose(-1, -2)
+    unit = torch.nn.functional.normalize(x.to(_accumulation_dtype(x)), dim=-1).transpose(-1, -2)
     if lengths is not None:
         unit = torch.where(sequence_mask(tokens, lengths)[:, None], unit, 0)
-    # Twice the length, lest the end be correlated with the beginning.
+    # Twice the length, so that the end is not correlated with the beginning.
     spectrum = torch.view_as_real(torch.fft.rfft(unit, n=2 * tokens)).square().sum(-1)
     sums = torch.fft.irfft(spectrum.sum(-2), n=2 * tokens)[..., :tokens]
     pairs = torch.arange(tokens, 0, -1, device=x.device)
@@ -123,28 +120,18 @@ def autocorrelation_buckets(x: Tensor, buckets: int, lengths: Tensor | None = No
     else:
         pairs = pairs - tokens + lengths[:, None]
         means = torch.where(pairs > 0, sums / pairs, -torch.inf)
-    ends = [2**bucket + 1 for bucket in range(buckets - 1)] + [tokens]
-    starts = [1, *ends[:-1]]
-    highest = torch.stack(
-        [
-            means[..., start:end].amax(-1)
-            if start < min(end, tokens)
-            else means.new_zeros(means.shape[:-1])
-            for start, end in zip(starts, ends, strict=True)
-        ],
-        dim=-1,
-    )
-    return torch.where(highest == -torch.inf, 0, highest).clamp(-1, 1)
+    highest = []
+    for bucket in range(buckets):
+        first = 2 ** (bucket - 1) + 1 if bucket else 1
+        last = tokens - 1 if bucket == buckets - 1 else 2**bucket
+        in_bucket = means[..., first : last + 1]
+        highest.append(in_bucket.amax(-1) if in_bucket.shape[-1] else means.new_zeros(len(means)))
+    result = torch.stack(highest, dim=-1)
+    return torch.where(result == -torch.inf, 0, result).clamp(-1, 1)
 
 
 def discretize(features: Tensor) -> Tensor:
-    """How many of the ten edges ``linspace(-1, 1, 10)`` are at most each feature.
-
-    Args:
-        features: Floating tensor of any shape.
-
-    Returns:
-        int64 in 0..10, of the same shape.
+    """Number of the ten edges ``linspace(-1, 1, 10)`` that are at most each feature, int64.
 
     Example:
         >>> discretize(torch.tensor([-2.0, -1.0, 0.0, 1.0])).tolist()
@@ -154,40 +141,36 @@ def discretize(features: Tensor) -> Tensor:
     return torch.bucketize(features.double(), edges, right=True)
 
 
-def tuple_hash_id(bins: Sequence[int]) -> int:
-    """The original's state: ``hash(tuple(bins)) % 9999``.
+def tuple_hash_id(digits: Sequence[int]) -> int:
+    """The original's state id: ``hash(tuple(digits)) % 9999``.
 
     Example:
         >>> tuple_hash_id([5] * 32)
         2495
     """
-    return hash(tuple(bins)) % NUM_STATES
+    return hash(tuple(digits)) % NUM_STATES
 
 
 def tuple_hash_ids(features: Tensor) -> list[int]:
-    """State id of each sequence; copies to the host.
-
-    Args:
-        features: Shape (batch, numbers).
-    """
-    return [tuple_hash_id(each) for each in discretize(features).tolist()]
+    """State id of each row of features (batch, numbers); copies to the host."""
+    return [tuple_hash_id(row) for row in discretize(features).tolist()]
 
 
 def quality(output: Tensor, lengths: Tensor | None = None) -> Quality:
-    """The original's judgment of a local output.
+    """The original's quality of a local output.
 
-    Entries are clamped to at least 1e-10 before the logarithm. Note that it looks at the output,
-    not at the attention weights: it measures how large and how spread the output is.
+    It measures how large and how spread the output is, not the attention weights. Entries are
+    clamped to at least 1e-10 before the logarithm.
 
     Args:
         output: Shape (batch, tokens, dims).
-        lengths: Tokens of each sequence that are no padding, shape (batch,); all if None.
+        lengths: Number of unpadded tokens of each sequence, shape (batch,); all if None.
 
     Returns:
         Coverage, entropy and quality of each sequence, at least float32.
     """
-    # Half precision knows no 1e-10.
-    output = output.to(torch.promote_types(output.dtype, torch.float32))
+    # 1e-10 is 0 in half precision.
+    output = output.to(_accumulation_dtype(output))
     clamped = output.clamp_min(1e-10)
     entropies = -(clamped * clamped.log()).sum(-1)
     above = (output > 0.01).to(output.dtype)
@@ -197,3 +180,7 @@ def quality(output: Tensor, lengths: Tensor | None = None) -> Quality:
         entropy = token_mean(entropies[..., None], lengths)[:, 0]
         coverage = token_mean(above, lengths).mean(-1)
     return Quality(coverage, entropy, coverage - 0.1 * entropy)
+
+
+def _accumulation_dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)

@@ -1,9 +1,8 @@
-"""Integer geometry of the local path: span scale -> windows -> intervals of keys, sequence by sequence.
+"""Integer geometry of the local path: from span scales to windows and intervals of keys.
 
-Each sequence of a batch has a span of its own. Its queries are cut in windows of ``w``
-consecutive tokens, and window ``i`` sees the keys ``[max(0, i*w - e), min(i*w + S, N))``, where
-``S`` is the span and ``e = S - w`` the reach. Everything here is a pure function of tensors: no
-value is read back to the host, so that it runs on an accelerator without a synchronization.
+Each sequence of a batch has its own span. Its queries are cut in windows of ``w`` consecutive
+tokens. Window ``i`` sees the keys ``[max(0, i*w - e), min(i*w + S, N))``, with the span ``S`` and the
+reach ``e = S - w``. All functions are pure functions of tensors without host reads.
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ import torch
 from torch import Tensor
 
 NUM_ACTIONS = 10
-"""Number of span decisions: action ``a`` asks for the share ``a / 9`` of the predicted span."""
+"""Number of span actions: action ``a`` asks for the fraction ``a / 9`` of the predicted span."""
 
 
 @dataclass(frozen=True)
 class SoftEdge:
     """An interval whose edge fades out, so that the span has a gradient.
 
-    A key at distance ``d`` gets its attention weight multiplied by
-    ``clamp((span - d) / soft_edge_width + 1, 0, 1)`` before the weights are normalized (Sukhbaatar et al.,
-    Adaptive Attention Span in Transformers, 2019, equation 5). Its distance counts tokens from the
-    farther end of the window up to the key, both of them too, so that keys within the integer span
-    have weight 1. The ``soft_edge_width`` keys beyond either end of the interval are visited too.
+    The attention weight of a key at distance ``d`` is multiplied by
+    ``clamp((span - d) / soft_edge_width + 1, 0, 1)`` before the weights are normalized (Sukhbaatar
+    et al., Adaptive Attention Span in Transformers, 2019, equation 5). The distance counts tokens
+    from the farther end of the window to the key, both included: keys within the integer span have
+    weight 1. The ``soft_edge_width`` keys beyond either end of the interval are scored too.
 
     Attributes:
         span: Real-valued span of each sequence in tokens, shape (batch,), floating.
@@ -36,15 +35,12 @@ class SoftEdge:
     soft_edge_width: int
 
     def log_mask(self, key: Tensor, window: Tensor | int, span: Tensor) -> Tensor:
-        """What the edge adds to the scores of keys.
+        """Logarithm of the weight of keys, to be added to their scores; never below log(tiny).
 
         Args:
-            key: Position of the keys, from the first query of the window on; any shape.
-            window: Queries of the window, broadcastable to ``key``.
+            key: Position of the keys relative to the first query of the window, any shape.
+            window: Length of the window, broadcastable to ``key``.
             span: Real-valued span, broadcastable to ``key``.
-
-        Returns:
-            Logarithm of the weight; where the weight is 0, that of the smallest number.
         """
         distance = torch.maximum(key + 1, window - key)
         weight = (span - distance) / self.soft_edge_width + 1
@@ -53,18 +49,19 @@ class SoftEdge:
 
 @dataclass(frozen=True)
 class SpanGeometry:
-    """Window and span of every sequence, and what else decides which keys a query sees.
+    """Window and span of each sequence, and what else decides which keys a query sees.
 
     Attributes:
         window: Queries that share one interval of keys, shape (batch,), int64, at least 1.
         span: Keys from the first query of a window on, shape (batch,), int64; at least the window,
             or 0 where the local path of the sequence is off.
         causal: Whether a query sees no key after its own position.
-        per_query_convergence: Whether queries of a window are told nothing of one another: each stops focusing by
-            itself, where else a window does. Causal ones always are.
-        query_lengths: Tokens of each sequence that are no padding, shape (batch,), int64; all if None.
-        key_lengths: The same of the keys.
-        edge: The soft edge of the intervals; none by default.
+        per_query_convergence: Whether each query stops refining by itself, independently of its
+            window. Always true if ``causal``.
+        query_lengths: Number of unpadded queries of each sequence, shape (batch,), int64; all if
+            None.
+        key_lengths: Number of unpadded keys, likewise.
+        edge: Soft edge of the intervals; none by default.
 
     Example:
         >>> spans = SpanGeometry.from_scale(torch.tensor([0.5, 0.0]), win_size=8, max_span=12)
@@ -93,18 +90,15 @@ class SpanGeometry:
     def from_scale(
         cls, scale: Tensor, *, win_size: int, max_span: int, max_dist: int | None = None
     ) -> SpanGeometry:
-        """Turn span scales into windows and spans.
+        """Windows ``max(1, int(win_size * m))`` and spans ``max(1, int(max_span * m))``.
 
         Args:
-            scale: Span scale ``m`` of each sequence, shape (batch,), in [0, 1]; 0 turns a sequence off.
+            scale: Span scale ``m`` of each sequence, shape (batch,), in [0, 1]; 0 turns it off.
             win_size: Window at ``m = 1``, in tokens.
             max_span: Span at ``m = 1``, in tokens, at least ``win_size``.
-            max_dist: Upper bound on the span, in tokens, at least ``win_size``; none by default.
-
-        Returns:
-            The windows ``max(1, int(win_size * m))`` and spans ``max(1, int(max_span * m))``.
+            max_dist: Upper bound of the span, in tokens, at least ``win_size``; none by default.
         """
-        # float64, as Python multiplies: float32 would round 0.7 * 10 up to 7 where int() gives 6.
+        # float64, as in Python: float32 rounds 0.7 * 10 up to 7 where int() gives 6.
         exact = scale.detach().double()
         window = (exact * win_size).long().clamp_min(1)
         span = (exact * max_span).long().clamp(1, max_dist)
@@ -112,31 +106,28 @@ class SpanGeometry:
 
     @classmethod
     def full(cls, like: SpanGeometry, tokens: int) -> SpanGeometry:
-        """Spans that see every key, but for what causality and padding hide.
-
-        Args:
-            like: Where those, the number of sequences and the device are taken from.
-            tokens: Most tokens of a sequence, queries or keys.
-        """
+        """`like` with spans of all keys of sequences of up to ``tokens`` queries or keys."""
         everything = torch.full_like(like.span, tokens)
         return replace(like, window=everything, span=everything, edge=None)
 
     def select(self, index: int) -> SpanGeometry:
-        """The spans of one sequence alone."""
-        one = slice(index, index + 1)
-        edge = self.edge
+        """The spans of one sequence, as a batch of 1."""
+
+        def one(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[index : index + 1]
+
         return replace(
             self,
-            window=self.window[one],
-            span=self.span[one],
-            query_lengths=None if self.query_lengths is None else self.query_lengths[one],
-            key_lengths=None if self.key_lengths is None else self.key_lengths[one],
-            edge=None if edge is None else SoftEdge(edge.span[one], edge.soft_edge_width),
+            window=one(self.window),
+            span=one(self.span),
+            query_lengths=one(self.query_lengths),
+            key_lengths=one(self.key_lengths),
+            edge=self.edge and replace(self.edge, span=one(self.edge.span)),
         )
 
     @property
     def soft_margin(self) -> int:
-        """Keys beyond either end of an interval that a soft edge lets through."""
+        """Keys beyond either end of an interval within the soft edge."""
         return 0 if self.edge is None else self.edge.soft_edge_width
 
     def window_starts(self, tokens: int) -> Tensor:
@@ -145,15 +136,15 @@ class SpanGeometry:
         return position - position.remainder(self.window[:, None])
 
     def intervals(self, queries: int, keys: int | None = None) -> tuple[Tensor, Tensor]:
-        """First key and end of the interval that each query sees.
+        """First key and end of each query's interval.
 
         Args:
-            queries: Length ``N`` of the sequences.
-            keys: Length of the sequences that the keys come from; the same if None.
+            queries: Length of the sequences.
+            keys: Length of the sequences of the keys; the same if None.
 
         Returns:
             ``first`` and ``end`` (exclusive), each of shape (batch, queries), int64; both 0 for a
-            query that sees nothing.
+            query without visible keys.
         """
         keys = queries if keys is None else keys
         start = self.window_starts(queries)
@@ -165,18 +156,10 @@ class SpanGeometry:
         position = torch.arange(queries, device=start.device)
         if self.causal:
             end = torch.minimum(end, position + 1)
-        sees = (self.span[:, None] > 0) & (first < end)
+        has_keys = (self.span[:, None] > 0) & (first < end)
         if self.query_lengths is not None:
-            sees = sees & (position < self.query_lengths[:, None])
-        return torch.where(sees, first, 0), torch.where(sees, end, 0)
-
-    def log_masks(self, queries: int, keys: int, rows: slice) -> Tensor | None:
-        """What a soft edge adds to the scores, shape (batch, rows, keys); None without one."""
-        if self.edge is None:
-            return None
-        start = self.window_starts(queries)[:, rows, None]
-        key = torch.arange(keys, device=start.device) - start
-        return self.edge.log_mask(key, self.window[:, None, None], self.edge.span[:, None, None])
+            has_keys = has_keys & (position < self.query_lengths[:, None])
+        return torch.where(has_keys, first, 0), torch.where(has_keys, end, 0)
 
     def qk_pairs(self, queries: int, keys: int | None = None) -> Tensor:
         """Query-key pairs scored in one pass, shape (batch,), int64."""

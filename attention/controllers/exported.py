@@ -1,4 +1,4 @@
-"""Trained agents as controllers of layers: a frozen module, a file, and nothing else needed."""
+"""Trained agents as controllers of layers: modules without a learner, in files of their own."""
 
 from __future__ import annotations
 
@@ -22,37 +22,33 @@ from spangym.utils.suggestions import did_you_mean
 HEAD_TYPES: dict[str, type[PolicyHead]] = {
     each.head_type: each for each in (MLPPolicy, LookupPolicy, KMeansPolicy)
 }
-"""What decides, by the name that files give it."""
-
 _FORMAT = 1
 
 
 class ExportedPolicy(nn.Module):
-    """A trained agent that decides for whole batches on the device, and learns nothing.
+    """A trained agent that chooses the actions of whole batches on the device, without learning.
 
     It is a `spangym.attention.BatchController`: assign it as the ``refiner`` of any
     `IntegratedAttention`. `load_controller` reads one from a file.
 
-    It picks the actions that the agent picks in its environment. In particular one that was trained
-    with ``observe="current"`` decides from the whole of its input even where the layer is causal,
-    which leaks a few bits of a chunk's future into its past; one trained with
-    ``observe="previous"`` reads the pass before, which the layer's cache holds, and where there is
-    none the first token.
+    It chooses the actions of the agent in its environment. An agent trained with
+    ``observe="current"`` reads the whole input even where the layer is causal, which leaks a few
+    bits of a chunk's future into its past. An agent trained with ``observe="previous"`` reads the
+    previous pass, which the layer's cache holds, or the first token without a cache.
 
-    It holds buffers only, which keep their types where a layer is made half or double precision.
+    It has buffers only, which keep their dtypes where a layer is converted to another precision.
 
     Args:
-        observation: What is observed.
-        head: What decides.
-        layer: Index of the layer in the agent's stack. It is needed where the agent observes it.
-        observation_time: Whether a decision is made from the ``current`` input or the ``previous``.
-        action_scale: That of the layers that the agent was trained in.
-        metadata: How it came about, ready for JSON; for the reader alone. The windows and spans that
-            actions stood for are best among it: layers of other ones are not refused, since whether
-            shares of those are as good is for the user to judge.
+        observation: The observation of the agent.
+        head: The greedy policy.
+        layer: Index of the layer in the agent's stack; required where the agent observes it.
+        observation_time: Whether actions depend on the ``current`` input or the ``previous`` one.
+        action_scale: Action scale of the layers that the agent was trained in.
+        metadata: Additional JSON content of the file, such as windows and spans of the training.
+            Layers with others are accepted.
 
     Raises:
-        ValueError: The layer's index is missing or out of range, or a name is unknown.
+        ValueError: The layer index is missing or out of range, or a name is unknown.
 
     Example:
         >>> from spangym.attention import IntegratedAttention
@@ -79,29 +75,37 @@ class ExportedPolicy(nn.Module):
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if observation_time not in get_args(ObservationTime):
-            raise ValueError(
-                f"observation_time {observation_time!r} is unknown{did_you_mean(str(observation_time), get_args(ObservationTime))}"
-            )
+        times = get_args(ObservationTime)
+        if observation_time not in times:
+            hint = did_you_mean(str(observation_time), times)
+            raise ValueError(f"observation_time {observation_time!r} is unknown{hint}")
+        highest = observation.num_layers - 1
+        if layer is None:
+            if observation.include_layer_index:
+                raise ValueError(
+                    "this controller observes the index of its layer: give layer=0 to "
+                    f"layer={highest}"
+                )
+            layer = 0
+        if not isinstance(layer, int) or not 0 <= layer <= highest:
+            raise ValueError(f"layer must be in 0..{highest}, got {layer!r}")
         self.observation = observation
         self.head = head
         self.observation_time: ObservationTime = observation_time
         self.action_scale = action_scale
         self.metadata = dict(metadata or {})
-        self.layer = self._checked_layer(layer)
-        # Tensors, lest each layer of a stack be compiled anew.
-        layer_feature = torch.tensor(
-            [[observation.encode_layer_index(self.layer)]], dtype=torch.float64
-        )
+        self.layer = layer
+        # Tensors, so that all layers of a stack share one compilation.
+        layer_feature = torch.tensor([[observation.encode_layer_index(layer)]], dtype=torch.float64)
         self.register_buffer("layer_feature", layer_feature, persistent=False)
-        self.register_buffer("index", torch.tensor([self.layer]), persistent=False)
+        self.register_buffer("index", torch.tensor([layer]), persistent=False)
 
     def forward(self, local_input: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Decide from a layer's normalized input.
+        """Choose the actions of a layer's normalized input.
 
         Args:
             local_input: Shape (batch, tokens, dims).
-            lengths: Tokens of each sequence that are no padding, shape (batch,); all if None.
+            lengths: Number of unpadded tokens of each sequence, shape (batch,); all if None.
 
         Returns:
             Actions, int64 of shape (batch,), on the input's device.
@@ -113,33 +117,18 @@ class ExportedPolicy(nn.Module):
     def observe(
         self, features: Tensor, local_input: Tensor, lengths: Tensor | None = None
     ) -> Tensor:
-        """What is observed of a layer's normalized input.
-
-        Args:
-            features: Its means and variances, shape (batch, 2 * dims).
-            local_input: The input, shape (batch, tokens, dims).
-            lengths: Tokens of each sequence that are no padding, shape (batch,); all if None.
-
-        Returns:
-            Shape (batch, numbers).
-        """
+        """Compute the observation: see `spangym.attention.BatchController.observe`."""
         return self.observation.extract(features, local_input, lengths)
 
     def actions(self, obs: Tensor) -> Tensor:
-        """Decide from what was observed.
-
-        Args:
-            obs: What `observe` gave, shape (batch, numbers).
-
-        Returns:
-            Actions, int64 of shape (batch,).
+        """Choose actions, int64 of shape (batch,), from the result of `observe`.
 
         Raises:
-            ValueError: It is what another controller observed.
+            ValueError: The observation is another controller's.
         """
         if obs.shape[-1] != self.observation.num_features:
             raise ValueError(
-                f"{obs.shape[-1]} numbers were observed, this controller reads "
+                f"the observation has {obs.shape[-1]} numbers, this controller reads "
                 f"{self.observation.num_features}: begin the stream without a cache"
             )
         numbers = self.observation.encode_features(obs)
@@ -148,14 +137,10 @@ class ExportedPolicy(nn.Module):
         return self.head(numbers, self.index)
 
     def check(self, dims: int, action_scale: str) -> None:
-        """Refuse a layer that the agent's decisions would mean nothing in.
-
-        Args:
-            dims: Width of the layer.
-            action_scale: What its actions are shares of.
+        """Refuse a layer of another width or action scale.
 
         Raises:
-            ValueError: They are others than the agent's.
+            ValueError: The layer does not fit.
         """
         if dims != self.observation.dims:
             raise ValueError(
@@ -163,8 +148,8 @@ class ExportedPolicy(nn.Module):
             )
         if action_scale != self.action_scale:
             raise ValueError(
-                f"refiner was trained in layers of action_scale {self.action_scale!r}, this layer "
-                f"has {action_scale!r}"
+                f"refiner was trained with action_scale {self.action_scale!r}, this layer has "
+                f"{action_scale!r}"
             )
 
     def save(self, path: Path | str) -> None:
@@ -180,29 +165,17 @@ class ExportedPolicy(nn.Module):
         save_state(Path(path), state, self.metadata)
 
     def extra_repr(self) -> str:
-        """Say what is observed, and where."""
+        """Observation, its time, and the layer."""
         return f"{self.observation}, observation_time={self.observation_time!r}, layer={self.layer}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ExportedPolicy:
-        # A layer that is made half precision is to decide as before.
-        def kept(tensor: Tensor) -> Tensor:
-            done = fn(tensor)
-            return done if done.dtype == tensor.dtype else tensor.to(done.device)
+        # The actions must not depend on the precision of the layer.
+        def with_same_dtype(tensor: Tensor) -> Tensor:
+            converted = fn(tensor)
+            same = converted.dtype == tensor.dtype
+            return converted if same else tensor.to(converted.device)
 
-        return super()._apply(kept, recurse)
-
-    def _checked_layer(self, layer: int | None) -> int:
-        layers = self.observation.num_layers
-        if layer is None:
-            if self.observation.include_layer_index:
-                raise ValueError(
-                    "this controller observes which layer it decides for: say which, "
-                    f"layer=0 to layer={layers - 1}"
-                )
-            return 0
-        if not isinstance(layer, int) or not 0 <= layer < layers:
-            raise ValueError(f"layer must be in 0..{layers - 1}, got {layer!r}")
-        return layer
+        return super()._apply(with_same_dtype, recurse)
 
 
 def load_controller(path: Path | str, layer: int | None = None) -> ExportedPolicy:
@@ -210,16 +183,16 @@ def load_controller(path: Path | str, layer: int | None = None) -> ExportedPolic
 
     Args:
         path: The file.
-        layer: Index of the layer that it is to control, in the stack that the agent was trained
-            in. It is needed where the agent observes it.
+        layer: Index of the controlled layer in the stack that the agent was trained in; required
+            where the agent observes it.
 
     Returns:
-        The controller, on the CPU; ``layer.refiner = controller`` makes it part of a layer.
+        The controller, on the CPU, to be assigned as ``layer.refiner``.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged or another kind of file, or the layer's index is missing or out
-            of range.
+        ValueError: The file is damaged or of another kind, or the layer index is missing or out of
+            range.
     """
     path = Path(path)
     try:

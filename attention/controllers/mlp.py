@@ -16,23 +16,8 @@ from spangym.attention.hashing import tuple_hash_states
 from spangym.attention.observation_spec import ObservationSpec
 from spangym.utils.suggestions import did_you_mean
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    each.__name__: each
-    for each in (
-        nn.ELU,
-        nn.GELU,
-        nn.Hardswish,
-        nn.Identity,
-        nn.LeakyReLU,
-        nn.Mish,
-        nn.ReLU,
-        nn.SELU,
-        nn.SiLU,
-        nn.Sigmoid,
-        nn.Softplus,
-        nn.Tanh,
-    )
-}
+_NAMES = "ELU GELU Hardswish Identity LeakyReLU Mish ReLU SELU SiLU Sigmoid Softplus Tanh"
+ACTIVATIONS: dict[str, type[nn.Module]] = {name: getattr(nn, name) for name in _NAMES.split()}
 """Supported activations by name, with PyTorch's defaults."""
 
 

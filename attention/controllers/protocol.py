@@ -1,4 +1,4 @@
-"""The seam between layers and agents: what can control a layer's span."""
+"""The interface between layers and agents: what can control the span of a layer."""
 
 from __future__ import annotations
 
@@ -8,119 +8,101 @@ from typing import Literal, Protocol, runtime_checkable
 from torch import Tensor
 
 ObservationTime = Literal["current", "previous"]
-"""Which input of a stream a decision is made from."""
+"""Which input of a stream an action depends on."""
 
 
 @runtime_checkable
 class SpanController(Protocol):
-    """Chooses spans from states and learns from what they led to.
+    """Chooses spans from states and learns from the results: the ``refiner`` of a layer.
 
-    A layer holds its controller as ``layer.refiner``; an environment's agent may wrap one. The
-    original controller is the tabular `spangym.agents.Refiner`.
-
-    A controller that explores has one more method, ``greedy_action(state)``: what it thinks best.
-    A layer in eval mode asks that, where there is one.
+    The original controller is the tabular `spangym.agents.Refiner`. A controller that explores
+    has another method, ``greedy_action(state)``; a layer in eval mode calls it if it exists.
     """
 
     def choose_action(self, state: int) -> int:
-        """Choose a span.
+        """Choose an action, 0 (local path off) to 9 (the whole predicted span).
 
         Args:
             state: State id of the layer's normalized input.
-
-        Returns:
-            The action, 0 (local path off) to 9 (all of the predicted span).
         """
         ...
 
     def update(self, state: int, action: int, reward: float, next_state: int) -> None:
-        """Learn from one decision.
+        """Learn from one transition.
 
         Args:
             state: State in which the action was chosen.
             action: The action.
-            reward: What it earned.
-            next_state: State in which the next decision falls.
+            reward: Its reward.
+            next_state: State of the next decision.
         """
         ...
 
 
 @runtime_checkable
 class StatefulController(SpanController, Protocol):
-    """A controller whose knowledge is saved and loaded with its layer's ``state_dict``.
+    """A controller that is saved and loaded with its layer's ``state_dict``.
 
-    A controller that is a `torch.nn.Module` needs none of this: torch stores it.
+    A controller that is a `torch.nn.Module` does not need it.
     """
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        """All that was learned, as tensors."""
+        """The learned state as tensors."""
         ...
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> object:
-        """Put what `state_dict` gave in place of what was learned here.
+        """Restore the result of `state_dict`.
 
         Raises:
-            KeyError: Something is missing.
-            ValueError: It does not fit.
+            KeyError: An entry is missing.
+            ValueError: The state does not fit this controller.
         """
         ...
 
 
 @runtime_checkable
 class BatchController(Protocol):
-    """Decides for all sequences at once where the tensors are, and never learns in the layer.
+    """Chooses the actions of all sequences on the device, and never learns in the layer.
 
-    `spangym.attention.load_controller` gives one; so is a module of the user's with these methods.
-    Nothing is copied to the host, and a pass may ask twice.
+    `spangym.attention.load_controller` returns one; a module of the user with these methods works
+    as well. Nothing is copied to the host, and a pass may call it twice.
     """
 
     @property
     def observation_time(self) -> ObservationTime:
-        """What a decision is made from.
+        """The observed input: the ``current`` one, or the ``previous`` one of the stream.
 
-        The ``current`` input, or the ``previous`` one of the stream, which the layer's cache holds;
-        where there is none, the first token.
+        The layer's cache holds the previous one; without a cache the first token is observed.
         """
         ...
 
     def observe(
         self, features: Tensor, local_input: Tensor, lengths: Tensor | None = None
     ) -> Tensor:
-        """What is to be known of an input for a decision.
+        """Compute the observation of an input, batch first.
 
         Args:
-            features: Its means and variances, shape (batch, 2 * dims), detached.
+            features: Means, then variances, shape (batch, 2 * dims), detached.
             local_input: The layer's normalized input, shape (batch, tokens, dims), detached.
-            lengths: Tokens of each sequence that are no padding, shape (batch,); all if None.
-
-        Returns:
-            Batch first.
+            lengths: Number of unpadded tokens of each sequence, shape (batch,); all if None.
         """
         ...
 
     def actions(self, obs: Tensor) -> Tensor:
-        """Decide.
-
-        Args:
-            obs: What `observe` gave.
-
-        Returns:
-            Actions in 0..9, integers of shape (batch,), on the same device.
-        """
+        """Choose actions in 0..9 from the result of `observe`, integers of shape (batch,)."""
         ...
 
     def check(self, dims: int, action_scale: str) -> None:
-        """Refuse a layer that this cannot decide for; called as it is assigned.
+        """Refuse a layer that this controller does not fit; called on assignment.
 
         Args:
             dims: Width of the layer.
-            action_scale: What its actions are shares of: ``relative`` or ``absolute``.
+            action_scale: ``relative`` or ``absolute``.
 
         Raises:
-            ValueError: The message says why.
+            ValueError: The layer does not fit; the message says why.
         """
         ...
 
 
 Controller = SpanController | BatchController
-"""What may be a layer's ``refiner``."""

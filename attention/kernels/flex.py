@@ -91,14 +91,12 @@ def block_mask(first: Tensor, end: Tensor, keys: int) -> BlockMask:
     def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
         return (key >= first[batch, query]) & (key < end[batch, query])
 
+    blocks = []
+    for counts, indices in ((partial, partial_index), (full, full_index)):
+        # Entries beyond the count are not read but must be valid indices.
+        blocks += [counts[:, None].int(), indices[:, None].clamp(0, columns - 1).int()]
     return BlockMask.from_kv_blocks(
-        _counts(partial),
-        _indices(partial_index, columns),
-        _counts(full),
-        _indices(full_index, columns),
-        BLOCK_SIZE=BLOCK_SIZE,
-        mask_mod=visible,
-        seq_lengths=(queries, keys),
+        *blocks, BLOCK_SIZE=BLOCK_SIZE, mask_mod=visible, seq_lengths=(queries, keys)
     )
 
 
@@ -116,50 +114,26 @@ def _ceil(positions: Tensor) -> Tensor:
     return _floor(positions + BLOCK_SIZE - 1)
 
 
-def _counts(counts: Tensor) -> Tensor:
-    return counts[:, None].to(torch.int32)
-
-
-def _indices(indices: Tensor, columns: int) -> Tensor:
-    # Entries beyond the count are not read but must be valid indices.
-    return indices[:, None].clamp(0, columns - 1).to(torch.int32)
-
-
 def _score_mod(
     spans: SpanGeometry, queries: int, keys: int, mask: Tensor | None
 ) -> Callable[..., Tensor] | None:
     """Function that adds soft edge and mask to a score; None if there is neither."""
-    mods = []
-    if spans.edge is not None:
-        mods.append(_edge_mod(spans.edge, spans.window_starts(queries), spans.window))
+    if spans.edge is None and mask is None:
+        return None
+    window, start, soft_edge_width = spans.window, spans.window_starts(queries), spans.soft_margin
+    span = None if spans.edge is None else spans.edge.span
     if mask is not None:
-        added = to_additive_mask(mask, torch.float32)[(None,) * (4 - mask.ndim)]
-        mods.append(_mask_mod(added.expand(len(spans.window), -1, queries, keys)))
-    if len(mods) < 2:
-        return mods[0] if mods else None
-    edge_mod, mask_mod = mods
-
-    def both(score: Tensor, *where: Tensor) -> Tensor:
-        return mask_mod(edge_mod(score, *where), *where)
-
-    return both
-
-
-def _edge_mod(edge: SoftEdge, start: Tensor, window: Tensor) -> Callable[..., Tensor]:
-    span, soft_edge_width = edge.span, edge.soft_edge_width
-
-    def mod(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:  # noqa: ARG001
-        own_edge = SoftEdge(span, soft_edge_width)
-        return score + own_edge.log_mask(key - start[batch, query], window[batch], span[batch])
-
-    return mod
-
-
-def _mask_mod(mask: Tensor) -> Callable[..., Tensor]:
-    by_head = int(mask.shape[1] > 1)
+        mask = to_additive_mask(mask, torch.float32)[(None,) * (4 - mask.ndim)]
+        mask = mask.expand(len(window), -1, queries, keys)
+    by_head = int(mask is not None and mask.shape[1] > 1)
 
     def mod(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return score + mask[batch, head * by_head, query, key]
+        if span is not None:
+            edge = SoftEdge(span, soft_edge_width)
+            score = score + edge.log_mask(key - start[batch, query], window[batch], span[batch])
+        if mask is not None:
+            score = score + mask[batch, head * by_head, query, key]
+        return score
 
     return mod
 

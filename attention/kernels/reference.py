@@ -54,11 +54,14 @@ def score_bias(
         Broadcastable to (batch, heads, rows, keys).
     """
     queries, keys = q.shape[-2], k.shape[-2]
-    first, end = spans.intervals(queries, keys)
+    first, end = (each[:, rows, None] for each in spans.intervals(queries, keys))
     position = torch.arange(keys, device=q.device)
-    visible = (position >= first[:, rows, None]) & (position < end[:, rows, None])
-    edge = spans.log_masks(queries, keys, rows)
-    bias = q.new_zeros(visible.shape) if edge is None else edge.to(q.dtype)
+    visible = (position >= first) & (position < end)
+    bias = q.new_zeros(visible.shape)
+    if spans.edge is not None:
+        key = position - spans.window_starts(queries)[:, rows, None]
+        window, span = (each[:, None, None] for each in (spans.window, spans.edge.span))
+        bias = spans.edge.log_mask(key, window, span).to(q.dtype)
     bias = bias.masked_fill(~visible, -torch.inf)[:, None]
     if mask is None:
         return bias

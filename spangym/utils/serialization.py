@@ -28,11 +28,7 @@ _ERRORS = (SafetensorError, KeyError, IndexError, TypeError, ValueError, Runtime
 
 
 def to_bytes(state: Any, metadata: Mapping[str, Any] | None = None) -> bytes:
-    """Convert a state to the content of a file.
-
-    Args:
-        state: The state.
-        metadata: Additional JSON content of the header.
+    """The content of a file with a state, and with JSON metadata in its header.
 
     Raises:
         TypeError: The state holds a value that only pickle can store; the message says where.

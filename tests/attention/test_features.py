@@ -20,17 +20,17 @@ from ..conftest import Golden
 def test_reproduces_the_original(golden: Golden, case: int):
     recorded = golden("features", f"x{case}")
     x = torch.from_numpy(recorded[f"x{case}"])
-    # The original averages over the batch too: its batch is one lane here.
-    lane = x.flatten(0, 1)[None]
-    got = token_moments(lane)
+    # The original averages over the batch as well.
+    x = x.flatten(0, 1)[None]
+    got = token_moments(x)
     np.testing.assert_allclose(got[0], recorded[f"features{case}"], rtol=1e-5, atol=1e-6)
     assert discretize(got)[0].tolist() == recorded[f"digits{case}"].tolist()
     assert tuple_hash_id(discretize(got)[0].tolist()) == recorded[f"state_id{case}"]
-    assert quality(lane).quality.item() == pytest.approx(recorded[f"quality{case}"], abs=1e-5)
+    assert quality(x).quality.item() == pytest.approx(recorded[f"quality{case}"], abs=1e-5)
 
 
-def test_state_of_a_silent_local_path():
-    # What the original recorded for an output of zeros: all digits 5.
+def test_state_of_an_output_of_zeros():
+    # Recorded from the original: all digits are 5.
     assert tuple_hash_id(discretize(token_moments(torch.zeros(1, 40, 16)))[0].tolist()) == 2495
 
 
@@ -41,17 +41,17 @@ def test_digits_count_the_edges_below(values: list[float]):
     assert discretize(torch.tensor(values)).tolist() == expected
 
 
-def test_quality_in_words():
+def test_quality_equals_the_definition():
     output = torch.tensor([[[0.5, -1.0], [0.0, 2.0]]])
-    judged = quality(output)
+    got = quality(output)
     tiny = 1e-10
     tokens = [
         -(0.5 * np.log(0.5) + tiny * np.log(tiny)),
         -(tiny * np.log(tiny) + 2.0 * np.log(2.0)),
     ]
-    assert judged.coverage.item() == 0.5
-    assert judged.entropy.item() == pytest.approx(np.mean(tokens))
-    assert judged.quality.item() == pytest.approx(0.5 - 0.1 * np.mean(tokens))
+    assert got.coverage.item() == 0.5
+    assert got.entropy.item() == pytest.approx(np.mean(tokens))
+    assert got.quality.item() == pytest.approx(0.5 - 0.1 * np.mean(tokens))
 
 
 def test_pooling_keeps_means_and_variances_apart():
@@ -64,7 +64,7 @@ def test_pooling_keeps_means_and_variances_apart():
     buckets=st.integers(1, 8),
     seed=st.integers(0, 2**31),
 )
-def test_lag_correlations_are_mean_cosines(tokens: int, buckets: int, seed: int):
+def test_autocorrelations_are_mean_cosines(tokens: int, buckets: int, seed: int):
     x = torch.randn(2, tokens, 5, generator=torch.Generator().manual_seed(seed))
     unit = x / x.norm(dim=-1, keepdim=True)
     means = [0.0, *((unit[:, k:] * unit[:, :-k]).sum(-1).mean(1) for k in range(1, tokens))]
@@ -79,9 +79,18 @@ def test_lag_correlations_are_mean_cosines(tokens: int, buckets: int, seed: int)
         torch.testing.assert_close(found[:, bucket], expected, atol=1e-5, rtol=0)
 
 
-def test_lag_correlations_find_a_repeat():
+def test_autocorrelations_find_a_repetition():
     passage = torch.randn(1, 24, 16, generator=torch.Generator().manual_seed(0))
     found = autocorrelation_buckets(passage.repeat(1, 6, 1), 9)[0]
     assert found.argmax() == 5  # 24 lies in 17..32
     assert found[5] == pytest.approx(1, abs=1e-5)
     assert found[:4].max() < 0.5
+
+
+def test_autocorrelations_ignore_padding(generator: torch.Generator):
+    x = torch.randn(4, 40, 8, generator=generator)
+    lengths = torch.tensor([40, 17, 3, 1])
+    got = autocorrelation_buckets(x, 9, lengths)
+    for index, length in enumerate(lengths.tolist()):
+        alone = autocorrelation_buckets(x[index : index + 1, :length], 9)[0]
+        torch.testing.assert_close(got[index], alone, rtol=1e-4, atol=1e-6)

@@ -13,7 +13,7 @@ def geometries(draw: st.DrawFn) -> tuple[int, int, int, float]:
 
 
 def by_hand(tokens: int, win_size: int, max_span: int, scale: float) -> list[tuple[int, int]]:
-    """The interval of each query, in the words of the definition."""
+    """The interval of each query by definition."""
     if scale == 0:
         return [(0, 0)] * tokens
     window = max(1, int(win_size * scale))
@@ -46,15 +46,14 @@ def test_an_interval_covers_its_own_query(geometry: tuple[int, int, int, float])
     assert (spans.span >= spans.window).all()
 
 
-def test_lanes_are_independent():
+def test_sequences_are_independent():
     scales = torch.tensor([0.0, 0.3, 1.0])
-    batched = SpanGeometry.from_scale(scales, win_size=8, max_span=12).intervals(30)
-    for lane in range(3):
-        alone = SpanGeometry.from_scale(scales[lane : lane + 1], win_size=8, max_span=12).intervals(
-            30
-        )
-        assert torch.equal(batched[0][lane], alone[0][0])
-        assert torch.equal(batched[1][lane], alone[1][0])
+    batched = SpanGeometry.from_scale(scales, win_size=8, max_span=12)
+    for index in range(3):
+        alone = batched.select(index)
+        assert alone == SpanGeometry(alone.window, alone.span)
+        for one, other in zip(batched.intervals(30), alone.intervals(30), strict=True):
+            assert torch.equal(one[index], other[0])
 
 
 def test_multiplies_as_python_does():

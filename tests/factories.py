@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
+from spangym.attention import IntegratedAttention, SpanConfig
 from spangym.attention.controllers.exported import ExportedPolicy
 from spangym.attention.controllers.lookup import GRID_STEPS, KMeansPolicy, LookupPolicy
 from spangym.attention.controllers.mlp import MLPPolicy
@@ -21,6 +22,31 @@ from spangym.envs.model.pretrain import PretrainConfig, pretrain
 from spangym.envs.model.stack import TransformerConfig, TransformerStack
 
 # --- attention ------------------------------------------------------------------------------------
+
+SMALL_SPANS = {"max_dist": 48, "win_size": 16, "max_span": 24, "temp_scale": 0.3}
+
+
+def make_layer(layer_class: Any = IntegratedAttention, **options: Any) -> Any:
+    """A layer of ctx 96, dims 32 and 4 heads in eval mode, with the same weights in every class."""
+    config = SpanConfig(**(SMALL_SPANS | options))
+    return layer_class(96, 32, 4, config, generator=torch.Generator().manual_seed(0)).eval()
+
+
+class RecordingController:
+    """Chooses a fixed action; records the states asked for and the updates."""
+
+    def __init__(self, action: int) -> None:
+        self.action = action
+        self.states: list[int] = []
+        self.updates: list[tuple[int, int, float, int]] = []
+
+    def choose_action(self, state: int) -> int:
+        self.states.append(state)
+        return self.action
+
+    def update(self, state: int, action: int, reward: float, next_state: int) -> None:
+        self.updates.append((state, action, reward, next_state))
+
 
 POLICY_DIMS = 16
 

@@ -40,7 +40,7 @@ class LocalGlobalAttention(nn.Module):
 
     1. ``local = LN_a(x)``, ``globe = LN_b(x)``;
     2. the global path attends to all of ``globe``;
-    3. the span predictor maps the token mean of the global output to the span scale ``m`` in (0, 1);
+    3. the span predictor maps the token mean of the global output to the span scale ``m``;
     4. the local path attends to ``local`` in windows, within the span that ``m`` gives;
     5. ``y = projection([local output, global output])``.
 
@@ -72,6 +72,7 @@ class LocalGlobalAttention(nn.Module):
 
     default_config = SpanConfig()
     single_span_per_batch = False
+    _output_class = LayerOutput
 
     def __init__(
         self,
@@ -251,7 +252,7 @@ class LocalGlobalAttention(nn.Module):
         if lengths is not None:
             output = torch.where(sequence_mask(output.shape[1], lengths)[..., None], output, 0)
 
-        return LayerOutput(
+        return self._output_class(
             output=output,
             local_input=observed.local_input,
             local_output=local.output,

@@ -56,7 +56,6 @@ from spangym.attention.original.local_path import (
 )
 from spangym.attention.outputs import LayerCache, LayerOutput
 from spangym.attention.span_config import SpanConfig
-from spangym.attention.validation import Inputs
 
 
 class _ScaledProjection(ProjectionModule):
@@ -123,6 +122,7 @@ class OriginalDefects(LocalGlobalAttention):
 
     single_span_per_batch = True
     _learns_in_eval = True
+    _output_class = OriginalLayerOutput
 
     def _make_paths(self, config: SpanConfig) -> tuple[SlidingWindowAttention, MultiHeadAttention]:
         fixes = cast(OriginalSpanConfig, config).fixes
@@ -140,18 +140,6 @@ class OriginalDefects(LocalGlobalAttention):
         observed = super()._observe(x, lengths, cache)
         batch = _as_one_sequence(observed.local_input.detach())
         return observed._replace(obs_features=token_moments(batch))
-
-    def _run(
-        self,
-        inputs: Inputs,
-        observed: ControllerInput,
-        cache: LayerCache | None,
-        return_stats: bool,
-        fraction: Tensor | None = None,
-        recompute_kv: Tensor | None = None,
-    ) -> OriginalLayerOutput:
-        layer_output = super()._run(inputs, observed, cache, return_stats, fraction, recompute_kv)
-        return OriginalLayerOutput(**vars(layer_output))
 
     def _span_scale(self, predicted: Tensor, fraction: Tensor | None) -> Tensor:
         scale = super()._span_scale(predicted, fraction)

@@ -208,9 +208,7 @@ def test_a_layer_that_does_not_fit_is_refused(options: dict[str, Any], message: 
     assert layer.refiner is None
     layer(torch.zeros(1, 24, dims))
     with pytest.raises(ValueError, match=message):
-        IntegratedAttention(
-            24, dims, 4, SpanConfig(**options), refiner=make_exported_policy()
-        )
+        IntegratedAttention(24, dims, 4, SpanConfig(**options), refiner=make_exported_policy())
 
 
 def test_layers_of_other_windows_and_spans_are_accepted():

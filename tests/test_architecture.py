@@ -95,7 +95,7 @@ def test_planted_back_imports_are_found(module: str, planted: str):
 
 
 def test_planted_cycle_is_found():
-    lazy = "def late():\n    from spangym.experiments.runner.run import run_jobs\n"
+    lazy = "def late():\n    from spangym.experiments.runner.run_job import run_jobs\n"
     module = "spangym.experiments.runner.job"
     assert module in find_cycle(DATASETS | {module: DATASETS[module] + lazy})
 

@@ -29,18 +29,21 @@ from spangym.experiments.analysis.results import (
     Results,
 )
 from spangym.experiments.analysis.sample_efficiency import area_under_curve, sample_efficiency
-from spangym.experiments.pilot.pilot_folder import PilotFolder
-from spangym.experiments.studies.study import BASELINES, EvalConfig, StudyEnv, Trial
-from spangym.experiments.trials.run_dir import RunDir
+from spangym.experiments.pilot.attention_maps import load_attention_maps
+from spangym.experiments.pilot.pilot_run import PILOT, PilotDir
+from spangym.experiments.runner.run_dir import RunDir
+from spangym.experiments.studies.study import BASELINES, EvalConfig, StudyEnv
+from spangym.experiments.trials.comparison_run import ComparisonDir
+from spangym.experiments.trials.trial import Trial
 
 JobKey = tuple[str, str, int]
 """Environment, group and training seed."""
 
 
 def load_results(
-    runs: Sequence[RunDir | PilotFolder],
+    runs: Sequence[RunDir[Any, Any]],
     failed: Mapping[str, str] | None = None,
-    accept: Callable[[RunDir, Trial], bool] | None = None,
+    accept: Callable[[ComparisonDir, Trial], bool] | None = None,
 ) -> Results:
     """Load the results of the finished jobs of comparisons, or of one pilot.
 
@@ -56,15 +59,13 @@ def load_results(
     Raises:
         UserError: A stored file is damaged.
     """
-    if isinstance(runs[0], PilotFolder):
+    if runs[0].kind is PILOT:
         return _load_pilot(runs[0], dict(failed or {}))
-    return _load_comparisons(
-        [run for run in runs if isinstance(run, RunDir)], dict(failed or {}), accept
-    )
+    return _load_comparisons(runs, dict(failed or {}), accept)
 
 
 def _load_comparisons(
-    runs: Sequence[RunDir], errors: dict[str, str], accept: Callable[[RunDir, Trial], bool] | None
+    runs: Sequence[ComparisonDir], errors: dict[str, str], accept: Callable[[ComparisonDir, Trial], bool] | None
 ) -> Results:
     names, missing = _UniqueNames(), 0
     trials: list[dict[str, Any]] = []
@@ -83,11 +84,11 @@ def _load_comparisons(
                 else:
                     missing += 1
             elif accept is None or accept(run, trial):
-                result, evaluation = run.result(trial), run.evaluation(trial)
+                result, evaluation = run.result(trial), run.table(trial, "evaluation")
                 episodes.append(key, evaluation)
-                action_counts.append(key, run.action_counts(trial))
+                action_counts.append(key, run.table(trial, "action_counts"))
                 if trial.total_timesteps:
-                    curves.append(key, run.curve(trial))
+                    curves.append(key, run.table(trial, "curve"))
                 trials.append(
                     {
                         **dict(zip(KEYS, key, strict=True)),
@@ -259,7 +260,7 @@ class _Rows:
         return table.reindex(columns=[*columns, *more])
 
 
-def _load_pilot(run: PilotFolder, errors: dict[str, str]) -> Results:
+def _load_pilot(run: PilotDir, errors: dict[str, str]) -> Results:
     study, missing = run.study(), 0
     metrics = PILOT_METRICS[study.task]
     groups = tuple(each.name for each in study.variants)
@@ -279,7 +280,7 @@ def _load_pilot(run: PilotFolder, errors: dict[str, str]) -> Results:
             spans.append(key, run.table(job, "spans"))
             by_action.append(key, run.table(job, "by_span"))
             if job.seed == study.seeds[0]:
-                attention_maps += run.attention_maps(job)
+                attention_maps += load_attention_maps(run.folder_of(job), job.variant.name)
         elif error := errors.get(job.job_id) or run.error(job):
             errors[job.job_id] = error
         else:

@@ -14,9 +14,9 @@ from rich.table import Table as RichTable
 from spangym.experiments.analysis.comparison_stats import compute_statistics
 from spangym.experiments.analysis.load_results import load_results
 from spangym.experiments.reports.tables import format_number
-from spangym.experiments.studies.study import Trial
+from spangym.experiments.trials.comparison_run import ComparisonDir
 from spangym.experiments.trials.replay import replay
-from spangym.experiments.trials.run_dir import RunDir
+from spangym.experiments.trials.trial import Trial
 from spangym.utils.text import DASH
 
 
@@ -64,7 +64,7 @@ class Leaderboard:
         return asdict(self)
 
 
-def make_leaderboard(runs: Sequence[RunDir], progress: Callable[[int, int], None]) -> Leaderboard:
+def make_leaderboard(runs: Sequence[ComparisonDir], progress: Callable[[int, int], None]) -> Leaderboard:
     """Replay every stored evaluation episode, and rank the agents whose trials are reproduced.
 
     Trials that several runs share are replayed once.
@@ -80,7 +80,7 @@ def make_leaderboard(runs: Sequence[RunDir], progress: Callable[[int, int], None
     replayed = episodes = 0
     rejected = []
 
-    def is_reproduced(run: RunDir, trial: Trial) -> bool:
+    def is_reproduced(run: ComparisonDir, trial: Trial) -> bool:
         nonlocal replayed, episodes
         rows = [*replay(run, trial)]
         wrong = [row for row in rows if not row.reproduced]

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,16 +18,17 @@ from spangym.experiments.benchmarks.measure import BenchRow
 from spangym.experiments.plots.plot_registry import PLOTS
 from spangym.experiments.plots.save import save_figures
 from spangym.experiments.reports.write_outputs import load_data, write_outputs
-from spangym.experiments.runner.hardware import available_cpus
-from spangym.experiments.runner.job import RESULT_FILE
+from spangym.experiments.runner.job_files import RESULT_FILE
 from spangym.experiments.runner.local_executor import LocalExecutor
-from spangym.experiments.runner.manifest import make_manifest
+from spangym.experiments.runner.manifest import available_cpus, make_manifest
 from spangym.experiments.runner.progress import NullReporter
-from spangym.experiments.runner.run import run_jobs
+from spangym.experiments.runner.run_dir import RunDir
+from spangym.experiments.runner.run_job import run_jobs
 from spangym.experiments.studies.load_study import load_study, normalize_study
-from spangym.experiments.studies.study import Study, StudyAgent, Trial
-from spangym.experiments.trials.run_dir import RunDir
+from spangym.experiments.studies.study import Study, StudyAgent
+from spangym.experiments.trials.comparison_run import COMPARISON, ComparisonDir
 from spangym.experiments.trials.smoke_test import smoke_test
+from spangym.experiments.trials.trial import Trial, trials_of
 
 OVERHEAD_GOAL = 1.10
 """Wall time of a study over the sum of its trials' times, divided by the processes."""
@@ -49,7 +51,7 @@ def run(quick: bool, study: Study | None = None) -> Iterator[BenchRow]:
     steps, seeds = (64, (0,)) if quick else (2_000, (0, 1))
     study = normalize_study(replace(study, total_timesteps=steps, seeds=seeds))
     with tempfile.TemporaryDirectory() as place:
-        count = len(study.trials())
+        count = len(trials_of(study))
         yield BenchRow(
             f"wall time over the trials' times, {count} trials, {num_workers} processes",
             runner_overhead(study, Path(place, "run"), num_workers),
@@ -75,15 +77,19 @@ def runner_overhead(study: Study, path: Path, num_workers: int) -> float:
     """
     began = time.perf_counter()
     smoke_test(study)
-    folder = RunDir(path)
-    trials = folder.create(study, make_manifest(study, ["bench"], num_workers))
+    folder = RunDir(path, COMPARISON)
+    trials = folder.create(study, _manifest(study, num_workers))
     failed = run_jobs(folder.unfinished(), LocalExecutor(num_workers), NullReporter())
     write_outputs(folder, failed)
     wall = time.perf_counter() - began
     return wall / (sum(folder.result(trial)["wall_seconds"] for trial in trials) / num_workers)
 
 
-def synthetic_run(study: Study, path: Path, trials: int, episodes: int) -> RunDir:
+def _manifest(study: Study, num_workers: int) -> dict[str, Any]:
+    return make_manifest(["bench"], num_workers, study.device, study.content_hashes())
+
+
+def synthetic_run(study: Study, path: Path, trials: int, episodes: int) -> ComparisonDir:
     """A run folder with synthetic rows of ten agents.
 
     Args:
@@ -103,9 +109,9 @@ def synthetic_run(study: Study, path: Path, trials: int, episodes: int) -> RunDi
     study = normalize_study(
         replace(study, agents=agents, total_timesteps=steps, seeds=tuple(range(trials // 10)))
     )
-    folder = RunDir(path)
+    folder = RunDir(path, COMPARISON)
     generator = np.random.default_rng(0)
-    for trial in folder.create(study, make_manifest(study, ["bench"], 1)):
+    for trial in folder.create(study, _manifest(study, 1)):
         _fake_trial(trial, folder.folder_of(trial), generator)
     return folder
 
@@ -158,7 +164,7 @@ def _fake_trial(trial: Trial, folder: Path, generator: np.random.Generator) -> N
     (folder / RESULT_FILE).write_text(json.dumps(result))
 
 
-def _seconds_of_curves(folder: RunDir) -> float:
+def _seconds_of_curves(folder: ComparisonDir) -> float:
     """Seconds of ``spangym curves``, from the stored rows to the image files."""
     began = time.perf_counter()
     save_figures(PLOTS, load_data([folder]), ["reward"], folder.path, ["png", "svg"])

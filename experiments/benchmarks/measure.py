@@ -21,7 +21,7 @@ import torch
 from rich import box
 from rich.table import Table as RichTable
 
-from spangym.experiments.runner.hardware import hardware_info
+from spangym.experiments.runner.manifest import hardware_info
 from spangym.utils.atomic_io import atomic_write
 
 Direction = Literal["lower", "higher"]

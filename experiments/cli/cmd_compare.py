@@ -23,11 +23,12 @@ from spangym.experiments.cli.options import (
 )
 from spangym.experiments.cli.running import make_executor, print_results, running
 from spangym.experiments.reports.write_outputs import write_outputs
-from spangym.experiments.runner.hardware import available_cpus
 from spangym.experiments.runner.job import CHECKPOINT_SECONDS
-from spangym.experiments.runner.manifest import make_manifest
+from spangym.experiments.runner.manifest import available_cpus, make_manifest
+from spangym.experiments.runner.run_dir import RunDir
 from spangym.experiments.studies.load_study import load_study, normalize_study, override_study
-from spangym.experiments.trials.run_dir import RunDir
+from spangym.experiments.studies.study import Study
+from spangym.experiments.trials.comparison_run import COMPARISON, ComparisonDir
 from spangym.experiments.trials.smoke_test import smoke_test
 from spangym.utils.errors import UserError
 
@@ -71,8 +72,8 @@ def command(
             device=device,
         )
         smoke_test(chosen)
-        folder = RunDir(out or Path("runs", chosen.name))
-        folder.create(chosen, make_manifest(chosen, sys.argv, workers or available_cpus()))
+        folder = RunDir(out or Path("runs", chosen.name), COMPARISON)
+        folder.create(chosen, _manifest(chosen, workers or available_cpus()))
     else:
         if any(each is not None for each in (study, seeds, agent, device, out)):
             raise UserError(
@@ -80,14 +81,14 @@ def command(
                 "--executor, --address, --checkpoint-seconds, --quiet, and --total-timesteps to "
                 "train longer"
             )
-        folder = RunDir.open(resume)
+        folder = RunDir.open(resume, COMPARISON)
         _resume(folder, workers or available_cpus(), total_timesteps)
     with running(folder, job_executor, quiet) as (console, failed):
         results = write_outputs(folder, failed)
     print_results(console, folder, results, failed)
 
 
-def _resume(folder: RunDir, workers: int, total_timesteps: int | None) -> None:
+def _resume(folder: ComparisonDir, workers: int, total_timesteps: int | None) -> None:
     """Write the study and manifest of a resumed run, with longer trainings if wanted."""
     folder.check_writable()
     stored = study = folder.study()
@@ -103,15 +104,19 @@ def _resume(folder: RunDir, workers: int, total_timesteps: int | None) -> None:
         study = normalize_study(study)
     except UserError as error:
         raise UserError(f"{folder.path / 'study.toml'}: {error}") from error
-    manifest = make_manifest(study, sys.argv, workers)
+    manifest = _manifest(study, workers)
     _check_same_content(folder, manifest)
     before = [(trial, folder.folder_of(trial)) for trial in folder.jobs()]
     folder.create(study, manifest)
     if study.total_timesteps != stored.total_timesteps:
-        folder.seed_checkpoints_for_longer_training(before)
+        folder.copy_checkpoints(before)
 
 
-def _check_same_content(folder: RunDir, current: dict[str, Any]) -> None:
+def _manifest(study: Study, workers: int) -> dict[str, Any]:
+    return make_manifest(sys.argv, workers, study.device, study.content_hashes())
+
+
+def _check_same_content(folder: ComparisonDir, current: dict[str, Any]) -> None:
     """Refuse to resume a run whose data or weights have changed."""
     stored = folder.manifest()
     if stored["content_sha256"] != current["content_sha256"]:

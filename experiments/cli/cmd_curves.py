@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from spangym.experiments.cli.options import Runs
 from spangym.experiments.pilot.figures.kinds import PILOT_PLOTS
-from spangym.experiments.pilot.pilot_folder import PilotFolder, is_pilot
+from spangym.experiments.pilot.pilot_run import PILOT
 from spangym.experiments.plots.plot_registry import PLOTS
 from spangym.experiments.plots.save import parse_figure_names, save_figures, save_tables
 from spangym.experiments.reports.write_outputs import DEFAULT_FIGURES, load_data
-from spangym.experiments.trials.run_dir import RunDir
+from spangym.experiments.runner.run_dir import RunDir, run_command
+from spangym.experiments.trials.comparison_run import COMPARISON
 from spangym.utils.errors import UserError
 
 
@@ -73,7 +74,7 @@ def command(
 
     Several comparisons are drawn together.
     """
-    pilot = next((folder for folder in folders if is_pilot(folder)), None)
+    pilot = next((folder for folder in folders if run_command(folder) == "pilot"), None)
     if pilot is not None and len(folders) > 1:
         raise UserError(f"{str(pilot)!r} is a pilot: pilots are drawn one at a time")
     if pilot is not None and x is XAxis.QK_PAIRS:
@@ -85,14 +86,15 @@ def command(
         raise UserError("several runs are drawn together: name a folder for the files with --out")
     specs, study_type = (PLOTS, "comparison") if pilot is None else (PILOT_PLOTS, "pilot")
     names = parse_figure_names(figure or DEFAULT_FIGURES[study_type], specs)
-    runs = [(RunDir if pilot is None else PilotFolder).open(folder) for folder in folders]
+    kind = COMPARISON if pilot is None else PILOT
+    runs = [RunDir[Any, Any].open(folder, kind) for folder in folders]
     if out is None:
         runs[0].check_writable()
     data = replace(load_data(runs), x=x.value, smooth=smooth)
-    results, finished, noun = data.results, len(data.results.finished), runs[0].job_noun
+    results, finished = data.results, len(data.results.finished)
     if not finished:
         raise UserError(
-            f"no {noun} is finished in {str(folders[0])!r}: resume with {runs[0].resume_command}"
+            f"no job is finished in {str(folders[0])!r}: resume with {runs[0].resume_command}"
         )
     place = out or runs[0].path
     place.mkdir(parents=True, exist_ok=True)
@@ -102,4 +104,4 @@ def command(
     for path in save_tables(data, place, [each.value for each in table or ()]):
         print(f"written: {path}")
     if unfinished := results.missing + len(results.failed):
-        print(f"{unfinished} of {unfinished + finished} {noun}s are not finished and not drawn")
+        print(f"{unfinished} of {unfinished + finished} jobs are not finished and not drawn")

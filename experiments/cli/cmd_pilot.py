@@ -27,13 +27,13 @@ from spangym.experiments.pilot.load_pilot_study import (
     normalize_pilot_study,
     override_pilot_study,
 )
-from spangym.experiments.pilot.pilot_folder import PilotFolder
+from spangym.experiments.pilot.pilot_run import PILOT
 from spangym.experiments.pilot.pilot_tasks import fingerprint, validate_task
 from spangym.experiments.reports.write_outputs import write_outputs
 from spangym.experiments.runner.fingerprint import DatasetHashes
-from spangym.experiments.runner.hardware import available_cpus
 from spangym.experiments.runner.job import CHECKPOINT_SECONDS
-from spangym.experiments.runner.manifest import describe_run
+from spangym.experiments.runner.manifest import available_cpus, make_manifest
+from spangym.experiments.runner.run_dir import RunDir
 from spangym.utils.errors import UserError
 
 
@@ -85,7 +85,7 @@ def command(
             data=data,
             device=device,
         )
-        folder = PilotFolder(out or Path("runs", chosen.name))
+        folder = RunDir(out or Path("runs", chosen.name), PILOT)
     else:
         given = (task, study, data, variant, seeds, updates, device, out)
         if any(each is not None for each in given):
@@ -93,20 +93,22 @@ def command(
                 "--resume runs the folder's own study: combine it only with --workers, "
                 "--executor, --address, --checkpoint-seconds and --quiet"
             )
-        folder = PilotFolder.open(resume)
+        folder = RunDir.open(resume, PILOT)
         folder.check_writable()
         try:
             chosen = normalize_pilot_study(folder.study())
         except UserError as error:
-            raise UserError(f"{folder.path / 'pilot.toml'}: {error}") from error
+            raise UserError(f"{folder.path / 'study.toml'}: {error}") from error
     try:
         # Speech is synthesized here, before the jobs need it.
         validate_task(chosen)
         content = fingerprint(chosen, DatasetHashes())
     except ValueError as error:
         raise UserError(str(error)) from error
-    manifest = describe_run(sys.argv, workers or available_cpus(), chosen.device)
-    folder.make(chosen, {**manifest, "content_sha256": content})
+    workers = workers or available_cpus()
+    folder.create(
+        chosen, make_manifest(sys.argv, workers, chosen.device, {"content_sha256": content})
+    )
     with running(folder, job_executor, quiet) as (console, failed):
         results = write_outputs(folder, failed)
     print_results(console, folder, results, failed)

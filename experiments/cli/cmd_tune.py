@@ -12,7 +12,7 @@ import typer
 from spangym.experiments.cli.app import INTERRUPTED
 from spangym.experiments.cli.options import Workers
 from spangym.experiments.cli.terminal import make_console, make_progress
-from spangym.experiments.runner.hardware import available_cpus
+from spangym.experiments.runner.manifest import available_cpus
 from spangym.experiments.studies.load_study import load_study
 from spangym.experiments.trials.smoke_test import smoke_test
 from spangym.experiments.tuning.search_space import load_search_space

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
-from spangym.experiments.runner.manifest import make_manifest
+from spangym.experiments.runner.run_dir import RunDir
+from spangym.experiments.trials.comparison_run import COMPARISON
 from spangym.experiments.trials.replay import validate
-from spangym.experiments.trials.run_dir import RunDir
 from spangym.utils.errors import UserError
 
 
@@ -22,7 +21,7 @@ def command(
     ] = False,
 ) -> None:
     """Replay a run's evaluation episodes and compare the results with the stored ones."""
-    run = RunDir.open(folder)
+    run = RunDir.open(folder, COMPARISON)
     torch.set_num_threads(1)
     failed = rounded = total = 0
     for row in validate(run):
@@ -36,7 +35,7 @@ def command(
     exact = total - failed - rounded
     print(f"{total - failed} of {total} episodes are reproduced, {exact} of them bit-exact")
     if failed:
-        stored, current = run.manifest(), make_manifest(run.study(), sys.argv, 1)
+        stored, current = run.manifest(), run.study().content_hashes()
         for name, what in (("content_sha256", "content"), ("weights_sha256", "weights")):
             if stored.get(name) != current[name]:
                 print(f"the run was made with different {what}, see its manifest.json")

@@ -15,12 +15,12 @@ from spangym.experiments.cli.options import ExecutorName
 from spangym.experiments.cli.terminal import make_console
 from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.reports.result_tables import footnotes, headlines, rich_result_tables
-from spangym.experiments.runner.executor import Executor
-from spangym.experiments.runner.hardware import available_cpus
-from spangym.experiments.runner.job_dir import JobDir
+from spangym.experiments.runner.job import Executor
 from spangym.experiments.runner.local_executor import LocalExecutor
+from spangym.experiments.runner.manifest import available_cpus
 from spangym.experiments.runner.progress import make_reporter
-from spangym.experiments.runner.run import run_jobs
+from spangym.experiments.runner.run_dir import RunDir
+from spangym.experiments.runner.run_job import run_jobs
 from spangym.utils.errors import UserError
 
 
@@ -44,7 +44,7 @@ def make_executor(
 
 @contextlib.contextmanager
 def running(
-    folder: JobDir[Any], executor: Executor, quiet: bool
+    folder: RunDir[Any, Any], executor: Executor, quiet: bool
 ) -> Iterator[tuple[Console, dict[str, str]]]:
     """Run the unfinished jobs of a folder; the block then writes the outputs.
 
@@ -56,21 +56,21 @@ def running(
         typer.Exit: Ctrl-C, every job failed, or a file cannot be written; the reason is printed.
     """
     console = make_console(quiet=quiet)
-    jobs, noun = folder.jobs(), folder.job_noun
+    jobs = folder.jobs()
     try:
         finished = folder.finished()
         if finished:
-            console.print(f"{len(finished)} of {len(jobs)} {noun}s are finished already")
-        with make_reporter(console, jobs, finished, f"{noun}s", quiet) as reporter:
+            console.print(f"{len(finished)} of {len(jobs)} jobs are finished already")
+        with make_reporter(console, jobs, finished, quiet) as reporter:
             failed = run_jobs(folder.unfinished(), executor, reporter)
         if len(failed) == len(jobs):
             error = next(iter(failed.values()))
-            print(f"spangym: every {noun} failed, the first with: {error}", file=sys.stderr)
+            print(f"spangym: every job failed, the first with: {error}", file=sys.stderr)
             raise typer.Exit(1)
         yield console, failed
     except KeyboardInterrupt:
         print(
-            f"interrupted: {len(folder.finished())} of {len(jobs)} {noun}s are finished; "
+            f"interrupted: {len(folder.finished())} of {len(jobs)} jobs are finished; "
             f"resume with: {folder.resume_command}",
             file=sys.stderr,
         )
@@ -78,14 +78,14 @@ def running(
     except OSError as error:
         print(
             f"spangym: the results cannot be written: {error.strerror or error}; finished "
-            f"{noun}s are kept, resume with: {folder.resume_command}",
+            f"jobs are kept, resume with: {folder.resume_command}",
             file=sys.stderr,
         )
         raise typer.Exit(1) from None
 
 
 def print_results(
-    console: Console, folder: JobDir[Any], data: PlotData, failed: Mapping[str, str]
+    console: Console, folder: RunDir[Any, Any], data: PlotData, failed: Mapping[str, str]
 ) -> None:
     """Print the tables, footnotes, failures and headlines of a run.
 

@@ -34,10 +34,10 @@ from spangym.experiments.pilot.pilot_tasks import fingerprint, make_task
 from spangym.experiments.pilot.span_policies import AgentSpans, FixedSpans, SpanPolicy
 from spangym.experiments.pilot.trainer import Trainer
 from spangym.experiments.runner.fingerprint import DatasetHashes
-from spangym.experiments.runner.job import RESULT_FILE
-from spangym.experiments.studies.study import OBS_FIELDS, make_agent
+from spangym.experiments.runner.job_files import RESULT_FILE, save_csv, save_json
+from spangym.experiments.studies.study import OBS_FIELDS
 from spangym.experiments.trials.checkpoints import Checkpoints, Interval
-from spangym.experiments.trials.train import env_seed, save_agent, save_csv, save_json
+from spangym.experiments.trials.trial import env_seed, save_agent
 from spangym.utils.serialization import save_state
 
 TABLES = {
@@ -191,7 +191,7 @@ class ModelTraining:
     def run(self) -> None:
         """Train, evaluate and write the results."""
         study, variant, trainer = self.study, self.variant, self.trainer
-        agent = None if variant.agent is None else make_agent(variant.agent, self.seed)
+        agent = None if variant.agent is None else variant.agent.make(self.seed)
         stopped = ""
         try:
             if agent is None:

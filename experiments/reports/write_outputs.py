@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from spangym.experiments.analysis.comparison_stats import compute_statistics
 from spangym.experiments.analysis.load_results import load_results
 from spangym.experiments.pilot.figures.kinds import PILOT_PLOTS
-from spangym.experiments.pilot.pilot_folder import PilotFolder
 from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.plots.plot_registry import PLOTS
 from spangym.experiments.plots.save import save_figures
 from spangym.experiments.reports.report import RunInfo, save_report
 from spangym.experiments.reports.result_tables import headlines, wide_summary
-from spangym.experiments.runner.job_dir import json_records
-from spangym.experiments.trials.run_dir import RunDir
+from spangym.experiments.runner.run_dir import RunDir, json_records
 
 FORMATS = ("png", "svg")
 """Formats of the figures beside the report."""
@@ -24,7 +23,7 @@ DEFAULT_FIGURES = {"comparison": ["reward"], "pilot": ["error", "loss"]}
 
 
 def load_data(
-    runs: Sequence[RunDir | PilotFolder], failed: Mapping[str, str] | None = None
+    runs: Sequence[RunDir[Any, Any]], failed: Mapping[str, str] | None = None
 ) -> PlotData:
     """Load the results of runs and compute their statistics.
 
@@ -39,7 +38,7 @@ def load_data(
     return PlotData(results, compute_statistics(results, np.random.default_rng(0)))
 
 
-def write_outputs(run: RunDir | PilotFolder, failed: Mapping[str, str]) -> PlotData:
+def write_outputs(run: RunDir[Any, Any], failed: Mapping[str, str]) -> PlotData:
     """Write ``summary.json``, figures and report; for a comparison also ``evaluation.csv``.
 
     Args:

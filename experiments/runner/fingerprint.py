@@ -1,4 +1,4 @@
-"""What numbers hang on, as hashes: what is of one content is one."""
+"""Hashes of configurations and datasets: equal content has equal hashes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spangym.envs.data.dataset_registry import make_dataset
 
 
 class DatasetHashes:
-    """Hashes of what sources read; each is looked at once.
+    """Hashes of the content of datasets; each dataset is read once.
 
     Example:
         >>> DatasetHashes().get("noise")
@@ -21,20 +21,20 @@ class DatasetHashes:
     def __init__(self) -> None:
         self._hashes: dict[str, dict[str, dict[str, str]]] = {}
 
-    def get(self, source: str) -> dict[str, dict[str, str]]:
-        """Hashes of what a source reads, by split and kind."""
-        if source not in self._hashes:
-            self._hashes[source] = {
-                split: make_dataset(source, split).fingerprint() for split in SPLITS
+    def get(self, dataset: str) -> dict[str, dict[str, str]]:
+        """Return the hashes of a dataset's content, by split and content type."""
+        if dataset not in self._hashes:
+            self._hashes[dataset] = {
+                split: make_dataset(dataset, split).fingerprint() for split in SPLITS
             }
-        return self._hashes[source]
+        return self._hashes[dataset]
 
 
-def config_hash(content: dict[str, Any]) -> str:
-    """A hash of what JSON can hold, 16 hexadecimal digits.
+def config_hash(config: dict[str, Any]) -> str:
+    """Return a hash of a JSON-compatible configuration, 16 hexadecimal digits.
 
     Example:
         >>> config_hash({"seed": 0, "steps": 64}) == config_hash({"steps": 64, "seed": 0})
         True
     """
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,61 +1,49 @@
-"""What is run: one small interface for all that takes a while, is kept and is gone on with."""
+"""Jobs, the events of a run, and the interface of whatever executes jobs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from spangym.experiments.runner.fingerprint import DatasetHashes
 
 CHECKPOINT_SECONDS = 30.0
-"""Least time between two checkpoints of a training."""
-
-RESULT_FILE = "result.json"
-"""File that a job's folder holds once the job is complete, and not before."""
+"""Default for the least time between two checkpoints of a training."""
 
 
 class Job(Protocol):
-    """Something to be run, which does not depend on what else is: a trial, say.
+    """An independent unit of work, for example one trial.
 
-    Jobs are sent to other processes and machines: they pickle, and are of a class that can be
-    imported there.
+    Jobs are pickled and sent to other processes and machines, so that their class must be
+    importable there.
+
+    Attributes:
+        job_id: Name in messages and in the path of the job's folder, unique within a run.
+        name: Name in progress bars.
+        seed: Seed of the global generators of Python, NumPy and PyTorch at the start of the job.
+        total: Amount of progress at the end of the job.
+        device: Torch device of the computation.
     """
 
     @property
-    def job_id(self) -> str:
-        """What it is called in messages: unique among those that are run together."""
-        ...
+    def job_id(self) -> str: ...  # noqa: D102  (see Attributes)
 
     @property
-    def name(self) -> str:
-        """The same for a progress bar, in a few words."""
-        ...
+    def name(self) -> str: ...  # noqa: D102
 
     @property
-    def seed(self) -> int:
-        """Seed of the global generators, as the job begins."""
-        ...
+    def seed(self) -> int: ...  # noqa: D102
 
     @property
-    def total(self) -> int:
-        """How far progress counts."""
-        ...
+    def total(self) -> int: ...  # noqa: D102
 
     @property
-    def device(self) -> str:
-        """Where it computes, as torch names it."""
-        ...
+    def device(self) -> str: ...  # noqa: D102
 
     def config_for_hash(self, hashes: DatasetHashes) -> dict[str, Any]:
-        """All that its numbers hang on, but for the machine and its libraries.
-
-        Args:
-            hashes: Of what sources read.
-
-        Returns:
-            Ready for JSON.
-        """
+        """Return everything that affects the results, except machine and libraries, for JSON."""
         ...
 
     def run(
@@ -65,20 +53,84 @@ class Job(Protocol):
         log: Callable[[str], None],
         checkpoint_seconds: float,
     ) -> None:
-        """Do all of it; writes `RESULT_FILE` last.
+        """Run the job and write `RESULT_FILE` as its last file.
 
         Args:
-            folder: Its folder, empty or as an interrupted process left it: with the files
-                ``checkpoints/step-*`` if there are any.
-            progress: Called with how far it has come, of ``total``.
-            log: Called with what the user should know.
+            folder: Folder of the job: empty, or with files ``checkpoints/step-*`` of an interrupted
+                process.
+            progress: Function of the progress so far, at most ``total``.
+            log: Function of a message for the user.
             checkpoint_seconds: Least time between checkpoints.
 
         Raises:
-            Exception: Why it failed.
+            Exception: The job failed.
         """
         ...
 
 
 PlacedJob = tuple[Job, Path]
-"""A job and the folder for its files, as an interrupted process left it, if it is there."""
+"""A job and its folder, which need not exist."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A job has started."""
+
+    job: Job
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A job has made progress.
+
+    Attributes:
+        done: Progress so far, at most ``job.total``.
+    """
+
+    job: Job
+    done: int
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message about a job for the user, one line."""
+
+    job: Job
+    text: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job is complete."""
+
+    job: Job
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A job has failed; ``error`` is one line."""
+
+    job: Job
+    error: str
+
+
+Event = Started | Progress | Message | Finished | Failed
+
+
+class Executor(Protocol):
+    """Runs independent jobs."""
+
+    def run(self, jobs: Sequence[PlacedJob]) -> Iterator[Event]:
+        """Run jobs in parallel and yield their events.
+
+        A failed job leaves ``error.txt`` in its folder and does not stop the others. A job that
+        another process is running is awaited instead of run twice. Closing the iterator, for example
+        on an interrupt, kills the running jobs.
+
+        Args:
+            jobs: Jobs in the order in which they start.
+
+        Yields:
+            `Started`, `Progress` and `Message`, and for each job one `Finished` or `Failed`.
+        """
+        ...

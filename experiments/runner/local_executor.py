@@ -1,4 +1,4 @@
-"""Runs jobs in processes of their own, one thread each, one job at a time in a process."""
+"""Executor that runs jobs in processes of this machine, one thread each."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from spangym.experiments.runner.events import Event, Failed, Finished, Started
-from spangym.experiments.runner.job import CHECKPOINT_SECONDS, Job, PlacedJob
-from spangym.experiments.runner.run_job import is_locked, run_job
+from spangym.experiments.runner.job import (
+    CHECKPOINT_SECONDS,
+    Event,
+    Failed,
+    Finished,
+    Job,
+    PlacedJob,
+    Started,
+)
+from spangym.experiments.runner.job_files import is_locked
+from spangym.experiments.runner.run_job import run_job
 
 
 @dataclass
 class _Worker:
+    """A process that runs one job after the other."""
+
     process: SpawnProcess
     connection: Connection
     job: Job | None = None
@@ -26,7 +36,7 @@ class LocalExecutor:
     """Runs jobs in processes of this machine.
 
     Args:
-        num_workers: Most of them at a time.
+        num_workers: Number of processes.
         checkpoint_seconds: Least time between two checkpoints of a training.
     """
 
@@ -35,7 +45,7 @@ class LocalExecutor:
         self._checkpoint_seconds = checkpoint_seconds
 
     def run(self, jobs: Sequence[PlacedJob]) -> Iterator[Event]:
-        """Run jobs; see `spangym.experiments.runner.executor.Executor`."""
+        """Run jobs in parallel; see `spangym.experiments.runner.job.Executor`."""
         waiting = [*jobs]
         workers: list[_Worker] = []
         try:
@@ -60,12 +70,12 @@ class LocalExecutor:
     def _dispatch(self, worker: _Worker, waiting: list[PlacedJob]) -> Iterator[Event]:
         worker.job = None
         if waiting:
-            # Those that another runner is at come last: they may be finished by then.
+            # Jobs that another runner is running come last: they may be finished by then.
             free = (placed for placed in waiting if not is_locked(placed[1]))
             placed = next(free, waiting[0])
             waiting.remove(placed)
             worker.job = placed[0]
-            # A process that is dead already shows so when it is asked for events.
+            # A dead process is noticed when its events are received.
             with contextlib.suppress(BrokenPipeError):
                 worker.connection.send((*placed, self._checkpoint_seconds))
             yield Started(worker.job)
@@ -80,33 +90,26 @@ def _receive(worker: _Worker) -> Event:
         code = worker.process.exitcode
         if code is not None and code < 0:
             return Failed(worker.job, f"its process was killed by signal {-code}; out of memory?")
-        return Failed(worker.job, f"its process ended before it, with exit code {code}")
+        return Failed(worker.job, f"its process ended early with exit code {code}")
 
 
 def _start_worker() -> _Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    # Ctrl-C reaches every process of a terminal; the parent alone is to answer it. An ignored
-    # signal stays ignored in the new process.
-    with _ignored(signal.SIGINT):
-        process = context.Process(target=_worker_main, args=(theirs,), daemon=True)
+    process = context.Process(target=_worker_main, args=(theirs,), daemon=True)
+    # Ctrl-C reaches every process of a terminal, but only the parent should react. The new process
+    # inherits the ignored signal.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
         process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
     theirs.close()
     return _Worker(process, ours)
 
 
-@contextlib.contextmanager
-def _ignored(number: signal.Signals) -> Iterator[None]:
-    before = signal.signal(number, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
-
-
 def _worker_main(connection: Connection) -> None:
-    """A worker's life: jobs from the connection, until there are no more."""
-    # Without its parent it ends.
+    """Run jobs from the connection until the parent closes it or dies."""
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             job, folder, checkpoint_seconds = connection.recv()

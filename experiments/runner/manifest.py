@@ -1,58 +1,31 @@
-"""What a run was made with."""
+"""The manifest of a run: command, versions, machine and content."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from spangym.envs.model.model_checkpoint import weights_sha256
-from spangym.experiments.runner.fingerprint import DatasetHashes
-from spangym.experiments.runner.hardware import hardware_info
-from spangym.experiments.studies.study import Study
-
 _PACKAGES = ("spangym", "torch", "gymnasium", "stable-baselines3", "numpy", "pandas", "scipy")
 
 
-def make_manifest(study: Study, command: Sequence[str], num_workers: int) -> dict[str, Any]:
-    """Describe the code, the machine, the content and the command of a run.
+def make_manifest(
+    command: Sequence[str], num_workers: int, device: str, content: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Describe a run, for JSON.
 
     Args:
-        study: What is run.
-        command: The command line.
-        num_workers: Processes that run it.
-
-    Returns:
-        Ready for JSON.
-    """
-    kwargs = [each.kwargs for each in study.environments]
-    hashes = DatasetHashes()
-    devices = dict.fromkeys(each["device"] for each in kwargs)
-    return {
-        **describe_run(command, num_workers, next(iter(devices))),
-        "content_sha256": {each["dataset"]: hashes.get(each["dataset"]) for each in kwargs},
-        "weights_sha256": {
-            each["checkpoint"]: weights_sha256(each["checkpoint"])
-            for each in kwargs
-            if each["checkpoint"]
-        },
-    }
-
-
-def describe_run(command: Sequence[str], num_workers: int, device: str) -> dict[str, Any]:
-    """Describe the code, the machine and the command of a run.
-
-    Args:
-        command: The command line.
-        num_workers: Processes that run it.
-        device: Where it computes, as torch names it.
-
-    Returns:
-        Ready for JSON.
+        command: Command line.
+        num_workers: Number of processes.
+        device: Torch device of the computation.
+        content: Hashes of datasets and weights, by ``content_sha256`` and ``weights_sha256``.
     """
     return {
         "command": list(command),
@@ -64,4 +37,30 @@ def describe_run(command: Sequence[str], num_workers: int, device: str) -> dict[
         "machine": hardware_info(torch.device(device)),
         "num_workers": num_workers,
         "threads_per_worker": 1,
+        **content,
     }
+
+
+def hardware_info(device: torch.device) -> dict[str, Any]:
+    """Return platform, processor, number of cores and device, for JSON."""
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": available_cpus(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+    }
+
+
+def available_cpus() -> int:
+    """Return the number of cores that this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,11 +1,10 @@
-"""How jobs go on, as bars in a terminal or as plain lines."""
+"""Progress of jobs, as bars in a terminal or as plain lines elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console
@@ -13,63 +12,60 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as ProgressBars
 
-from spangym.experiments.runner import events
-from spangym.experiments.runner.job import Job
+from spangym.experiments.runner.job import Event, Failed, Finished, Job, Message, Progress, Started
 
 
 class ProgressReporter(Protocol):
-    """Shows how jobs go on."""
+    """Displays the events of jobs."""
 
-    def show(self, event: events.Event) -> None:
-        """Take note of what has happened."""
+    def show(self, event: Event) -> None:
+        """Display an event."""
         ...
 
 
 @contextlib.contextmanager
 def make_reporter(
-    console: Console, jobs: Sequence[Job], finished: Sequence[Job], noun: str, quiet: bool
+    console: Console, jobs: Sequence[Job], finished: Sequence[Job], quiet: bool
 ) -> Iterator[ProgressReporter]:
-    """What shows how jobs go on: bars in a terminal, lines elsewhere.
+    """Choose a display: bars in a terminal, lines elsewhere, nothing if quiet.
 
     Args:
-        console: Where to.
+        console: Output.
         jobs: Jobs of the run.
-        finished: Those that were finished before.
-        noun: What the jobs are called, in the plural.
-        quiet: Whether nothing is to be shown.
+        finished: Jobs that were complete before.
+        quiet: Whether to display nothing.
     """
     if quiet:
         yield NullReporter()
     elif console.is_terminal:
-        with RichReporter(console, jobs, finished, noun) as bars:
-            yield bars
+        reporter = RichReporter(console, jobs, finished)
+        with reporter.bars:
+            yield reporter
     else:
         yield PlainReporter(console, jobs, finished)
 
 
 class RichReporter:
-    """A bar for each running job and one for the whole.
+    """A progress bar for each running job and one for all jobs.
 
     Args:
-        console: Terminal to draw on.
+        console: Terminal.
         jobs: Jobs of the run.
-        finished: Those that were finished before.
-        noun: What the jobs are called, in the plural.
+        finished: Jobs that were complete before.
+
+    Attributes:
+        bars: Live display, to be used as a context manager.
     """
 
-    def __init__(
-        self, console: Console, jobs: Sequence[Job], finished: Sequence[Job], noun: str
-    ) -> None:
-        self._done = {job.job_id: job.total for job in finished}
-        self._bars: dict[str, TaskID] = {}
-        self.progress = Progress(
+    def __init__(self, console: Console, jobs: Sequence[Job], finished: Sequence[Job]) -> None:
+        self.bars = ProgressBars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
@@ -78,80 +74,70 @@ class RichReporter:
             console=console,
             expand=True,
         )
-        self._whole = self.progress.add_task(
-            f"[bold]all {noun}", total=sum(job.total for job in jobs)
+        self._done = {job.job_id: job.total for job in finished}
+        self._tasks: dict[str, TaskID] = {}
+        total = sum(job.total for job in jobs)
+        self._all_jobs = self.bars.add_task(
+            "[bold]all jobs", total=total, completed=sum(self._done.values())
         )
-        self._update_whole()
 
-    def __enter__(self) -> RichReporter:
-        self.progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.progress.stop()
-
-    def show(self, event: events.Event) -> None:
-        """Move the bars to what has happened."""
-        job, name = event.job, event.job.job_id
-        if isinstance(event, events.Started):
-            self._bars[name] = self.progress.add_task(escape(job.name), total=job.total)
-        elif isinstance(event, events.Progress):
-            self._done[name] = event.done
-            self.progress.update(self._bars[name], completed=event.done)
-        elif isinstance(event, events.Message):
-            self.progress.console.print(f"{name}: {event.text}", markup=False, highlight=False)
-        else:
-            self._done[name] = job.total
-            self.progress.remove_task(self._bars.pop(name))
-            if isinstance(event, events.Failed):
-                self.progress.console.print(
-                    f"failed: {name}: {event.error}", markup=False, highlight=False
-                )
-        self._update_whole()
-
-    def _update_whole(self) -> None:
-        self.progress.update(self._whole, completed=sum(self._done.values()))
+    def show(self, event: Event) -> None:
+        """Display an event."""
+        job, job_id, console = event.job, event.job.job_id, self.bars.console
+        match event:
+            case Started():
+                self._tasks[job_id] = self.bars.add_task(escape(job.name), total=job.total)
+            case Progress():
+                self._done[job_id] = event.done
+                self.bars.update(self._tasks[job_id], completed=event.done)
+            case Message():
+                console.print(f"{job_id}: {event.text}", markup=False, highlight=False)
+            case Finished() | Failed():
+                self._done[job_id] = job.total
+                self.bars.remove_task(self._tasks.pop(job_id))
+                if isinstance(event, Failed):
+                    line = f"failed: {job_id}: {event.error}"
+                    console.print(line, markup=False, highlight=False)
+        self.bars.update(self._all_jobs, completed=sum(self._done.values()))
 
 
 class PlainReporter:
-    """A line for each job that ends, for output that is no terminal.
+    """One line for each finished or failed job, for output that is not a terminal.
 
     Args:
-        console: Where the lines go.
+        console: Output.
         jobs: Jobs of the run.
-        finished: Those that were finished before.
+        finished: Jobs that were complete before.
     """
 
     def __init__(self, console: Console, jobs: Sequence[Job], finished: Sequence[Job]) -> None:
         self._console = console
         self._total = len(jobs)
         self._ended = len(finished)
-        self._began: dict[str, float] = {}
+        self._start_times: dict[str, float] = {}
 
-    def show(self, event: events.Event) -> None:
-        """Say so where a job has ended."""
-        if isinstance(event, events.Started):
-            self._began[event.job.job_id] = time.monotonic()
-        if isinstance(event, events.Message):
-            said = f"{event.job.job_id}: {event.text}"
-            self._console.print(said, markup=False, highlight=False, soft_wrap=True)
-        if not isinstance(event, events.Finished | events.Failed):
-            return
-        self._ended += 1
-        seconds = time.monotonic() - self._began[event.job.job_id]
-        how = f"failed: {event.error}" if isinstance(event, events.Failed) else "finished"
-        line = f"[{self._ended}/{self._total}] {event.job.job_id}: {how} ({seconds:.1f} s)"
+    def show(self, event: Event) -> None:
+        """Print messages and the end of jobs."""
+        job_id = event.job.job_id
+        match event:
+            case Started():
+                self._start_times[job_id] = time.monotonic()
+            case Message():
+                self._print(f"{job_id}: {event.text}")
+            case Finished() | Failed():
+                self._ended += 1
+                seconds = time.monotonic() - self._start_times[job_id]
+                end = f"failed: {event.error}" if isinstance(event, Failed) else "finished"
+                self._print(f"[{self._ended}/{self._total}] {job_id}: {end} ({seconds:.1f} s)")
+            case Progress():
+                pass
+
+    def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class NullReporter:
-    """Shows nothing."""
+    """Displays nothing."""
 
-    def show(self, event: events.Event) -> None:
-        """Do so."""
-        del event
+    def show(self, event: Event) -> None:
+        """Ignore an event."""

@@ -1,72 +1,69 @@
-"""One attempt at a job: by one process at a time, and with its error written down."""
+"""Running jobs: all of a run by an executor, and one attempt at one job in this process."""
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from stable_baselines3.common.utils import set_random_seed
 
-from spangym.experiments.runner.events import Event, Failed, Finished, Message, Progress
-from spangym.experiments.runner.job import RESULT_FILE, Job
+from spangym.experiments.runner.job import (
+    Event,
+    Executor,
+    Failed,
+    Finished,
+    Job,
+    Message,
+    PlacedJob,
+    Progress,
+)
+from spangym.experiments.runner.job_files import clean_job_dir, is_finished, job_lock
+from spangym.experiments.runner.progress import ProgressReporter
 
 _SECONDS_BETWEEN_REPORTS = 0.2
 
 
-def job_lock(folder: Path) -> FileLock:
-    """The lock of a job's folder, which ends with the process that holds it.
+def run_jobs(
+    jobs: Sequence[PlacedJob], executor: Executor, reporter: ProgressReporter
+) -> dict[str, str]:
+    """Run jobs and report their events; jobs that share a folder are run once.
 
     Args:
-        folder: The job's folder; it need not be there.
+        jobs: Jobs and their folders; interrupted jobs are resumed.
+        executor: Executor of the jobs.
+        reporter: Display of the events.
+
+    Returns:
+        Errors of the failed jobs, one line each, by job id.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder.with_name(f".{folder.name}.lock"))
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether some process is at a job at this moment."""
-    lock = job_lock(folder)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return True
-    lock.release()
-    return False
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether the job in a folder is complete."""
-    return (folder / RESULT_FILE).exists()
-
-
-def clean_job_dir(folder: Path) -> None:
-    """Make the folder of a job that begins; of an interrupted one only checkpoints are of use."""
-    if folder.exists() and not any(folder.glob("checkpoints/step-*")):
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.iterdir():
-        # An error that is to be tried again, and what a killed process was writing.
-        if path.name.startswith(".") and path.is_dir():
-            shutil.rmtree(path)
-        elif path.name == "error.txt" or path.name.startswith("."):
-            path.unlink()
+    by_folder: dict[Path, list[Job]] = {}
+    for job, folder in jobs:
+        by_folder.setdefault(folder, []).append(job)
+    by_id = {same[0].job_id: same for same in by_folder.values()}
+    failed: dict[str, str] = {}
+    for event in executor.run([(same[0], folder) for folder, same in by_folder.items()]):
+        for job in by_id[event.job.job_id]:
+            reporter.show(replace(event, job=job))
+            if isinstance(event, Failed):
+                failed[job.job_id] = event.error
+    return failed
 
 
 def run_job(
     job: Job, folder: Path, emit: Callable[[Event], None], checkpoint_seconds: float
 ) -> Event:
-    """Run a job in this process, unless it is finished by the time that its folder is free.
+    """Run a job in this process, unless another process completes it first.
 
     Args:
         job: The job.
-        folder: Its folder, which is locked meanwhile.
-        emit: Told of progress and of what the user should know.
+        folder: Folder of the job, locked until the end.
+        emit: Function of `Progress` and `Message` events.
         checkpoint_seconds: Least time between two checkpoints of a training.
 
     Returns:
@@ -76,12 +73,10 @@ def run_job(
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        emit(Message(job, "another process runs it; waiting for what comes of it"))
+        emit(Message(job, "another process runs it; waiting for its result"))
         lock.acquire()
     try:
-        if is_finished(folder):
-            return Finished(job)
-        return _run(job, folder, emit, checkpoint_seconds)
+        return Finished(job) if is_finished(folder) else _run(job, folder, emit, checkpoint_seconds)
     finally:
         lock.release()
 
@@ -102,7 +97,7 @@ def _run(job: Job, folder: Path, emit: Callable[[Event], None], checkpoint_secon
         clean_job_dir(folder)
         job.run(folder, report, lambda text: emit(Message(job, text)), checkpoint_seconds)
     except (Exception, SystemExit) as error:
-        # On a full disk the error is all there is.
+        # On a full disk not even the traceback can be written.
         with contextlib.suppress(OSError):
             (folder / "error.txt").write_text(traceback.format_exc())
         first_line = str(error).strip().partition("\n")[0]

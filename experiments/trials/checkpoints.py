@@ -1,11 +1,11 @@
-"""Checkpoints of a training: whole or not there, and known to be whole when they are read."""
+"""Checkpoints of a training, with protection against damaged files."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,25 @@ _NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.safetensors")
 
 
 class Checkpoints:
-    """A folder of checkpoints, of which the last two are kept.
+    """A folder with the last two checkpoints of a training.
 
-    The name of a file holds the step and a hash of the content, so that a damaged one is never
-    taken for whole.
+    The name of a file contains the step and a hash of the content, by which damage is detected.
 
     Args:
-        folder: The folder; it need not be there.
+        folder: The folder, which need not exist.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def write(self, step: int, tree: Any) -> None:
-        """Write a checkpoint, whole or not at all, and delete all but the one before.
+    def write(self, step: int, state: Any) -> None:
+        """Write a checkpoint atomically and delete all except the one before.
 
         Args:
-            step: Of the training.
-            tree: What `spangym.utils.serialization` can store.
+            step: Step of the training.
+            state: State that `spangym.utils.serialization` can store.
         """
-        content = to_bytes(tree)
+        content = to_bytes(state)
         self.folder.mkdir(exist_ok=True)
         before = self._files()[-1:]
         path = self.folder / f"step-{step:010d}-{_hash(content)}.safetensors"
@@ -44,10 +43,10 @@ class Checkpoints:
         self._keep([*before, path])
 
     def read(self, log: Callable[[str], None]) -> Any | None:
-        """The last checkpoint that is whole; None if there is none.
+        """Return the last intact checkpoint; None if there is none.
 
         Args:
-            log: Called with each that is damaged.
+            log: Function of a message about a damaged file.
         """
         for path in reversed(self._files()):
             content = path.read_bytes()
@@ -57,27 +56,27 @@ class Checkpoints:
         return None
 
     def prune(self) -> None:
-        """Delete all checkpoints but the last."""
+        """Delete all checkpoints except the last."""
         self._keep(self._files()[-1:])
 
     def _files(self) -> list[Path]:
-        """Checkpoints, the earliest first."""
+        """Return the checkpoints, the earliest first."""
         if not self.folder.is_dir():
             return []
         return sorted(each for each in self.folder.iterdir() if _NAME.fullmatch(each.name))
 
-    def _keep(self, wanted: list[Path]) -> None:
+    def _keep(self, wanted: Sequence[Path]) -> None:
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            # Others include temporary files of a killed process.
             if path not in wanted:
-                # What a killed process was writing, among others.
                 path.unlink()
 
 
 class Interval:
-    """Says when so many seconds have passed since it last said so.
+    """A timer that elapses again and again.
 
     Args:
-        seconds: How many.
+        seconds: Time between two elapses.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -85,12 +84,12 @@ class Interval:
         self._last = time.monotonic()
 
     def elapsed(self) -> bool:
-        """Whether they have passed."""
+        """Return whether the time has passed since this last returned True."""
         now = time.monotonic()
-        due = now - self._last >= self._seconds
-        if due:
-            self._last = now
-        return due
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
 
 
 def _hash(content: bytes) -> str:

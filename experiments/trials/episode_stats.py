@@ -1,48 +1,48 @@
-"""What an episode comes to: the same in training and in evaluation."""
+"""Statistics of an episode, the same in training and evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 class EpisodeStats:
-    """Adds up one environment's episode.
+    """Sums up the steps of one episode in one environment.
 
     Args:
-        parts: Names of the reward's parts.
+        components: Names of the reward components.
     """
 
-    def __init__(self, parts: tuple[str, ...]) -> None:
-        self._parts = parts
+    def __init__(self, components: Sequence[str]) -> None:
+        self._components = components
         self._steps = 0
         self._span = 0
-        self._totals = dict.fromkeys(self.columns(parts), 0.0)
+        self._totals = dict.fromkeys(self.columns(components), 0.0)
 
     @staticmethod
-    def columns(parts: tuple[str, ...]) -> list[str]:
-        """Names of the totals: return, the parts of the reward, mean span, visited keys."""
-        return ["return", *(f"reward_{part}" for part in parts), "mean_span", "qk_pairs"]
+    def columns(components: Sequence[str]) -> list[str]:
+        """Return the names of the statistics, in order."""
+        return ["return", *(f"reward_{name}" for name in components), "mean_span", "qk_pairs"]
 
-    def add(self, reward: float, info: dict[str, Any]) -> None:
+    def add(self, reward: float, info: Mapping[str, Any]) -> None:
         """Add one step."""
         self._steps += 1
         self._span += info["span"]
         self._totals["return"] += reward
-        for part in self._parts:
-            self._totals[f"reward_{part}"] += info["reward_components"][part]
+        for name in self._components:
+            self._totals[f"reward_{name}"] += info["reward_components"][name]
         self._totals["qk_pairs"] += info["qk_pairs"]
 
     def row(self) -> dict[str, Any]:
-        """The totals by column; the span is the mean over the steps, in tokens."""
-        visited = int(self._totals["qk_pairs"])
-        return {**self._totals, "mean_span": self._span / self._steps, "qk_pairs": visited}
+        """Return sums by column, with the mean span in tokens."""
+        qk_pairs = int(self._totals["qk_pairs"])
+        return {**self._totals, "mean_span": self._span / self._steps, "qk_pairs": qk_pairs}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that was added up."""
+        """Return the sums so far."""
         return {"steps": self._steps, "span": self._span, "totals": dict(self._totals)}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore the sums from `state_dict`."""
         self._steps, self._span = state_dict["steps"], state_dict["span"]
         self._totals = dict(state_dict["totals"])

@@ -1,4 +1,4 @@
-"""Judging a trained agent on streams that are the same for all and in no training."""
+"""Evaluation of agents on episodes that are the same for all and in no training."""
 
 from __future__ import annotations
 
@@ -23,19 +23,17 @@ def evaluate(
     episodes: int,
     progress: Callable[[int], None],
 ) -> list[dict[str, Any]]:
-    """Play one episode a seed, without learning.
+    """Play episodes in parallel, without learning.
 
     Args:
-        agent: What decides.
-        config: Environment to play in.
-        seed: Seed of the first episode; the others follow.
-        episodes: How many, side by side as environments.
-        progress: Called with the steps done after each step.
+        agent: The agent.
+        config: Configuration of the environment.
+        seed: Seed of the first episode; episode ``i`` has ``seed + i``.
+        episodes: Number of episodes.
+        progress: Function of the steps so far, called after each step.
 
     Returns:
-        A row an episode: ``evaluation_seed``, the episode's stats, ``output_norm`` (the sum of
-        the norms of the layers' outputs, by which outputs can be checked), ``actions`` as text, and
-        lists of the decisions' ``spans`` (tokens) and ``content_types`` (of the chunks).
+        One row per episode, see `rollout`.
     """
 
     def decide(observations: NDArray[Any], step: int) -> NDArray[Any]:
@@ -54,64 +52,62 @@ def rollout(
     decide: Callable[[NDArray[Any], int], NDArray[Any]],
     on_reset: Callable[[SpanControlVectorEnv], object] | None = None,
 ) -> list[dict[str, Any]]:
-    """Play one episode a seed, side by side as environments.
+    """Play one episode per seed, in parallel.
 
     Args:
-        config: Environment to play in.
-        seeds: Of the episodes.
-        decide: From observations and the number of the step to actions, one row a env_index.
-        on_reset: Called with the environment once the episodes have begun.
+        config: Configuration of the environment.
+        seeds: Seeds of the episodes.
+        decide: Function from observations and the index of the step to actions, one per episode.
+        on_reset: Function of the environment, called after the reset.
 
     Returns:
-        Rows as `evaluate` gives them.
+        One row per episode: ``evaluation_seed``, statistics of the episode, ``output_norm`` (sum of
+        the norms of the layers' outputs, a checksum), ``actions`` as text, and lists of ``spans``
+        (tokens) and ``content_types`` of the decisions.
     """
     env = SpanControlVectorEnv(len(seeds), **dataclasses.asdict(config))
     observations, _ = env.reset(seed=seeds)
     if on_reset is not None:
         on_reset(env)
-    core = env.core
-    stats = [EpisodeStats(core.reward.components) for _ in seeds]
-    norms = [0.0 for _ in seeds]
-    taken: list[list[str]] = [[] for _ in seeds]
-    spans: list[list[int]] = [[] for _ in seeds]
-    content_types: list[list[str]] = [[] for _ in seeds]
+    stats = [EpisodeStats(env.core.reward.components) for _ in seeds]
+    rows: list[dict[str, Any]] = [
+        {"output_norm": 0.0, "actions": [], "spans": [], "content_types": []} for _ in seeds
+    ]
     for number in range(config.chunks_per_episode * config.num_layers):
         actions = np.asarray(decide(observations, number))
-        step = core.step(actions)
+        step = env.core.step(actions)
         observations = step.observations
-        for env_index, info in enumerate(step.infos):
-            stats[env_index].add(float(step.rewards[env_index]), info)
-            norms[env_index] += info["output_norm"]
-            taken[env_index].append(format_action(actions[env_index]))
-            spans[env_index].append(info["span"])
-            content_types[env_index].append(info["content_type"])
+        for index, (row, info) in enumerate(zip(rows, step.infos, strict=True)):
+            stats[index].add(float(step.rewards[index]), info)
+            row["output_norm"] += info["output_norm"]
+            row["actions"].append(format_action(actions[index]))
+            row["spans"].append(info["span"])
+            row["content_types"].append(info["content_type"])
     return [
         {
             "evaluation_seed": seed,
-            **stats[env_index].row(),
-            "output_norm": norms[env_index],
-            "actions": " ".join(taken[env_index]),
-            "spans": spans[env_index],
-            "content_types": content_types[env_index],
+            **stats[index].row(),
+            **rows[index],
+            "actions": " ".join(rows[index]["actions"]),
         }
-        for env_index, seed in enumerate(seeds)
+        for index, seed in enumerate(seeds)
     ]
 
 
-def count_actions(rows: Sequence[Mapping[str, Any]], layers: int) -> pd.DataFrame:
-    """What was chosen, by layer and by kind of content.
+def count_actions(rows: Sequence[Mapping[str, Any]], num_layers: int) -> pd.DataFrame:
+    """Count the actions of episodes by layer and content type.
 
     Args:
-        rows: Of episodes, as `evaluate` gives them.
-        layers: Of the environment; decisions go through them in turn.
+        rows: Rows of episodes from `evaluate`.
+        num_layers: Number of layers, which take turns.
 
     Returns:
-        Columns ``layer``, ``content_type``, ``action``, ``count`` and ``mean_span`` (their
-        mean, in tokens), in the order of the first three.
+        Sorted columns ``layer``, ``content_type`` and ``action``, with ``count`` and ``mean_span``
+        (tokens).
     """
     decisions = pd.DataFrame(
         [
-            (number % layers, content_type, action, span)
+            (number % num_layers, content_type, action, span)
             for row in rows
             for number, (content_type, action, span) in enumerate(
                 zip(row["content_types"], row["actions"].split(" "), row["spans"], strict=True)
@@ -124,18 +120,18 @@ def count_actions(rows: Sequence[Mapping[str, Any]], layers: int) -> pd.DataFram
 
 
 def measure_regret(config: EnvConfig, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Play episodes again, and look ahead at every decision for what could have been had.
+    """Replay episodes and measure the regret of each decision by lookahead.
 
-    The regret of a decision is the best return to the end of its chunk over that of the action that
-    was chosen, followed by the best: what was lost by this decision alone.
+    The regret is the best return to the end of the chunk minus the return of the chosen action
+    followed by the best actions: the loss by this decision alone.
 
     Args:
-        config: Environment that they were taken in.
-        rows: Of episodes, as `evaluate` gives them.
+        config: Configuration of the environment.
+        rows: Rows of episodes from `evaluate`.
 
     Returns:
-        A row a decision: ``evaluation_seed``, ``decision`` (from 0), ``layer``, ``content_type``,
-        ``action`` and ``regret``.
+        One row per decision: ``evaluation_seed``, ``decision`` (from 0), ``layer``,
+        ``content_type``, ``action`` and ``regret``.
     """
     columns = ["evaluation_seed", "decision", "layer", "content_type", "action", "regret"]
     if not rows:
@@ -143,21 +139,21 @@ def measure_regret(config: EnvConfig, rows: Sequence[Mapping[str, Any]]) -> pd.D
     env = SpanControlVectorEnv(len(rows), **dataclasses.asdict(config))
     env.reset(seed=[row["evaluation_seed"] for row in rows])
     actions = np.array([[int(each) for each in row["actions"].split(" ")] for row in rows])
-    found = []
+    decisions = []
     for number in range(actions.shape[1]):
-        ahead, chosen = env.lookahead(), actions[:, number]
-        regrets = ahead.max(1) - ahead[np.arange(len(rows)), chosen]
+        returns, chosen = env.lookahead(), actions[:, number]
+        regrets = returns.max(1) - returns[np.arange(len(rows)), chosen]
         for row, action, regret in zip(rows, chosen, regrets, strict=True):
             layer, content_type = number % config.num_layers, row["content_types"][number]
-            found.append(
+            decisions.append(
                 (row["evaluation_seed"], number, layer, content_type, int(action), float(regret))
             )
         env.core.step(chosen)
-    return pd.DataFrame(found, columns=columns)
+    return pd.DataFrame(decisions, columns=columns)
 
 
 def format_action(action: Any) -> str:
-    """An action as text, its numbers joined by ``-``.
+    """Return an action as text, its numbers joined by ``-``.
 
     Example:
         >>> format_action(np.int64(9)), format_action(np.array([9, 0, 1]))
@@ -167,10 +163,7 @@ def format_action(action: Any) -> str:
 
 
 def parse_action(text: str) -> NDArray[np.int64]:
-    """An action that `format_action` wrote.
-
-    Raises:
-        ValueError: It is no action.
+    """Return the action that `format_action` formatted; ValueError if there is none.
 
     Example:
         >>> parse_action("9-0-1").tolist(), parse_action("9").tolist()

@@ -1,4 +1,4 @@
-"""The agent of a finished trial, read back with what it was trained in."""
+"""Loading the agent of a finished trial."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from typing import NamedTuple
 
 from spangym.agents import Agent
 from spangym.envs import EnvConfig
-from spangym.experiments.runner.run_job import is_finished
-from spangym.experiments.studies.load_study import eval_env_config
-from spangym.experiments.studies.study import Trial
-from spangym.experiments.trials.run_dir import RunDir
+from spangym.experiments.runner.run_dir import RunDir, run_command
+from spangym.experiments.trials.comparison_run import COMPARISON
+from spangym.experiments.trials.trial import Trial
 from spangym.utils.errors import UserError
 
-TRIAL_DIR_PATTERN = "RUN/trials/ENVIRONMENT/AGENT/seed-N-KEY"
-"""What the folder of a trial looks like."""
+TRIAL_DIR_PATTERN = "RUN/jobs/ENVIRONMENT/AGENT/seed-N-KEY"
+"""Form of the folder of a trial."""
 
 
 class TrainedAgent(NamedTuple):
     """The agent of a finished trial.
 
     Attributes:
-        trial: What was trained, where and how.
-        agent: The agent.
-        config: Of the environment, as the agent observes it, on streams that no training reads.
+        trial: The trial.
+        agent: The trained agent.
+        config: Configuration of the evaluation environment.
     """
 
     trial: Trial
@@ -32,32 +31,45 @@ class TrainedAgent(NamedTuple):
 
 
 def load_trained_agent(folder: Path) -> TrainedAgent:
-    """Read the agent of a finished trial, and where it was trained.
+    """Load the agent of a finished trial.
 
     Args:
-        folder: The trial's folder, within that of a run.
+        folder: Folder of the trial within its run folder.
 
     Raises:
-        UserError: It is none, the trial is not finished, or its agent cannot be read.
+        UserError: The folder is not of a finished trial, or its agent cannot be read.
     """
     path, name = folder.resolve(), str(folder)
-    run = RunDir(path.parents[3]) if len(path.parents) > 3 else None
-    if run is None or path.parents[2].name != "trials" or not run.is_run:
+    run = RunDir(path.parents[3], COMPARISON) if len(path.parents) > 3 else None
+    if run is None or path.parents[2].name != "jobs" or run_command(run.path) != "compare":
         raise UserError(
-            f"folder {name!r} is not of a trial: name one as {TRIAL_DIR_PATTERN}, where RUN is a folder that "
-            "`spangym compare` wrote"
+            f"folder {name!r} is not of a trial: name one as {TRIAL_DIR_PATTERN}, where RUN is a "
+            "folder that `spangym compare` wrote"
         )
-    trials = {run.folder_of(trial): trial for trial in run.jobs()}
-    if path not in trials:
+    trial = next((each for each in run.jobs() if run.folder_of(each) == path), None)
+    if trial is None:
         raise UserError(f"folder {name!r} is not of a trial of the study in {str(run.path)!r}")
-    if not is_finished(path):
-        raise UserError(f"the trial in {name!r} is not finished: go on with {run.resume_command}")
-    trial = trials[path]
+    if not run.is_finished(trial):
+        raise UserError(
+            f"the trial in {name!r} is not finished: resume it with {run.resume_command}"
+        )
     try:
         agent = trial.make_agent()
         agent.load(path / "agent")
-    except Exception as error:  # Whatever a user's class, or a damaged file, may raise.
+    except Exception as error:  # Users' classes and damaged files may raise anything.
         raise UserError(
             f"the agent in {name!r} cannot be read: {type(error).__name__}: {error}"
         ) from error
-    return TrainedAgent(trial, agent, eval_env_config(trial))
+    return TrainedAgent(trial, agent, stored_eval_config(trial))
+
+
+def stored_eval_config(trial: Trial) -> EnvConfig:
+    """Return the evaluation configuration of a stored trial.
+
+    Raises:
+        UserError: Its dataset or weights are missing, or this machine lacks its device.
+    """
+    try:
+        return trial.eval_config()
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the study's environment cannot be made: {error}") from error

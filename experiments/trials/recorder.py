@@ -1,4 +1,4 @@
-"""What a training leaves behind: one row an episode, the same for every agent."""
+"""Recording of a training: one row per episode, the same for every agent."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from spangym.experiments.trials.tensorboard import TrialLogger
 from spangym.utils.atomic_io import atomic_write
 
 _NUM_HISTOGRAMS = 20
-"""Pictures of what is chosen, over a training."""
+"""Action histograms of a training."""
 
 
 class EpisodeRecorder(VecEnvWrapper):
-    """Writes a row to ``curve.csv`` and to TensorBoard for each episode of a training.
+    """Writes each training episode to ``curve.csv`` and TensorBoard, and enforces the step budget.
 
-    Columns: ``step`` (of the training, over all envs), ``episode`` (counted from 0), ``return``,
-    the parts of the reward (``reward_...``, summed over the episode), ``mean_span`` (tokens),
-    ``qk_pairs`` (summed over the episode) and ``wall_seconds`` (since the training began).
+    Columns: ``step`` (of the training, over all environments), ``episode`` (counted from 0),
+    ``return``, reward components (``reward_...``, sums over the episode), ``mean_span`` (tokens),
+    ``qk_pairs`` (sum over the episode) and ``wall_seconds`` (since the training started).
 
     Args:
-        venv: Environment to watch.
-        folder: Where ``curve.csv`` goes.
-        logger: Where TensorBoard's events go.
-        total_timesteps: Steps of the whole training; more are refused.
-        env_seed: Seed of the streams.
-        progress: Called with the steps done after each step.
-        state: What `state_dict` gave in an earlier process, to go on from there.
+        venv: Environment of the training.
+        folder: Folder for ``curve.csv``.
+        logger: TensorBoard logger.
+        total_timesteps: Steps of the whole training; more raise an error.
+        env_seed: Seed of the episodes.
+        progress: Function of the steps so far, called after each step.
+        state: State from `state_dict`, to resume a training.
     """
 
     def __init__(
@@ -53,67 +53,66 @@ class EpisodeRecorder(VecEnvWrapper):
         super().__init__(venv)
         self.steps = 0
         self._budget = total_timesteps
-        self._parts = parts = venv.core.reward.components
+        self._components = components = venv.core.reward.components
         self._logger = logger
         self._progress = progress
         self._episode = 0
-        self._stats = [EpisodeStats(parts) for _ in range(self.num_envs)]
-        self._columns = ["step", "episode", *EpisodeStats.columns(parts), "wall_seconds"]
+        self._stats = [EpisodeStats(components) for _ in range(self.num_envs)]
+        self._columns = ["step", "episode", *EpisodeStats.columns(components), "wall_seconds"]
         self._path = folder / "curve.csv"
         self._env_seeds = venv.seed(env_seed)
-        self._period = max(1, total_timesteps // _NUM_HISTOGRAMS)
+        self._histogram_period = max(1, total_timesteps // _NUM_HISTOGRAMS)
         self._last_histogram = 0
-        self._actions = np.zeros(NUM_ACTIONS, np.int64)
-        self._last_actions = self._actions
+        self._action_counts = np.zeros(NUM_ACTIONS, np.int64)
+        self._last_actions: NDArray[Any] = self._action_counts
         seconds, rows = 0.0, ",".join(self._columns) + "\n"
         if state is not None:
             self.steps, self._episode = state["steps"], state["episode"]
             for stats, stored in zip(self._stats, state["stats"], strict=True):
                 stats.load_state_dict(stored)
             seconds, rows = state["seconds"], state["rows"]
-            self._actions = state["actions"].copy()
-            self._last_histogram = self.steps // self._period
+            self._action_counts = state["actions"].copy()
+            self._last_histogram = self.steps // self._histogram_period
             venv.load_state_dict(state["environment"])
         with atomic_write(self._path) as tmp:
             tmp.write_text(rows, "utf-8")
         self._file = self._path.open("a", newline="", buffering=1)
-        self._rows = csv.DictWriter(self._file, self._columns, lineterminator="\n")
+        self._writer = csv.DictWriter(self._file, self._columns, lineterminator="\n")
         logger.open(self.steps)
         self._start_time = time.perf_counter() - seconds
 
     @property
     def seconds(self) -> float:
-        """Wall time since the training began, without what passed between processes."""
+        """Wall time of the training, without the time between interrupted processes."""
         return time.perf_counter() - self._start_time
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Keep the streams' own seed, whatever an agent asks for: all agents see the same ones."""
+        """Ignore the agent's seed: all agents see the same episodes."""
         del seed
         return self._env_seeds
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the training has changed here and in the environment, ``curve.csv`` among it."""
-        environment = cast(SB3SpanControlVecEnv, self.venv)
+        """Return the state of recorder and environment, including the rows of ``curve.csv``."""
         return {
             "steps": self.steps,
             "episode": self._episode,
             "stats": [stats.state_dict() for stats in self._stats],
             "seconds": self.seconds,
             "rows": self._path.read_text("utf-8"),
-            "actions": self._actions.copy(),
-            "environment": environment.state_dict(),
+            "actions": self._action_counts.copy(),
+            "environment": cast(SB3SpanControlVecEnv, self.venv).state_dict(),
         }
 
     def reset(self) -> Any:
-        """Begin an episode in every env."""
-        self._stats = [EpisodeStats(self._parts) for _ in range(self.num_envs)]
+        """Start an episode in every environment."""
+        self._stats = [EpisodeStats(self._components) for _ in range(self.num_envs)]
         return self.venv.reset()
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Hand on the actions.
+        """Pass on the actions.
 
         Raises:
-            RuntimeError: The training has used all its steps.
+            RuntimeError: All steps of the training are used.
         """
         if self.steps + self.num_envs > self._budget:
             raise RuntimeError(f"the agent takes more than the {self._budget} steps of training")
@@ -121,15 +120,15 @@ class EpisodeRecorder(VecEnvWrapper):
         self.venv.step_async(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Hand back what came of the actions, and note it."""
+        """Return the results of the step, and record them."""
         observations, rewards, dones, infos = self.venv.step_wait()
         self.steps += self.num_envs
-        np.add.at(self._actions, self._last_actions, 1)
+        np.add.at(self._action_counts, self._last_actions, 1)
         for env_index, info in enumerate(infos):
             self._stats[env_index].add(float(rewards[env_index]), info)
         for env_index in np.flatnonzero(dones):
             self._write(self._stats[env_index].row())
-            self._stats[env_index] = EpisodeStats(self._parts)
+            self._stats[env_index] = EpisodeStats(self._components)
         self._progress(self.steps)
         return observations, rewards, dones, infos
 
@@ -141,11 +140,10 @@ class EpisodeRecorder(VecEnvWrapper):
     def _write(self, stats: dict[str, Any]) -> None:
         seconds = round(self.seconds, 3)
         row = {"step": self.steps, "episode": self._episode, **stats, "wall_seconds": seconds}
-        self._rows.writerow(row)
+        self._writer.writerow(row)
         self._logger.log_episode(stats, self.steps)
-        # Some twenty pictures of what is chosen are enough.
-        if self.steps // self._period > self._last_histogram:
-            self._last_histogram = self.steps // self._period
-            self._logger.log_action_histogram(self._actions, self.steps)
-            self._actions[:] = 0
+        if self.steps // self._histogram_period > self._last_histogram:
+            self._last_histogram = self.steps // self._histogram_period
+            self._logger.log_action_histogram(self._action_counts, self.steps)
+            self._action_counts[:] = 0
         self._episode += 1

@@ -1,4 +1,4 @@
-"""``spangym validate``: rollout stored episodes again and see whether they come out the same."""
+"""``spangym validate``: replaying stored evaluation episodes and comparing the results."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ import pandas as pd
 
 from spangym.envs import EnvConfig
 from spangym.envs.rewards import REWARDS
-from spangym.experiments.studies.load_study import eval_env_config
-from spangym.experiments.studies.study import Trial
+from spangym.experiments.trials.comparison_run import ComparisonDir
 from spangym.experiments.trials.evaluate import parse_action, rollout
-from spangym.experiments.trials.run_dir import RunDir
+from spangym.experiments.trials.load_agent import stored_eval_config
+from spangym.experiments.trials.trial import Trial
 from spangym.utils.errors import UserError
+
+_ROUNDING = 1e-4
+"""Relative difference that the rounding of another machine may cause."""
+
+_NUM_ENVS = 16
+_INPUT_COLUMNS = ("evaluation_seed", "actions")
 
 
 class ReplayStatus(IntEnum):
-    """How a replay compares, the worse the higher."""
+    """Agreement of a replay with the stored numbers, from best to worst."""
 
     BIT_EXACT = 0
     UP_TO_ROUNDING = 1
     DIFFERENT = 2
 
     def __str__(self) -> str:
-        """In words."""
-        return ("reproduced to the bit", "reproduced up to rounding", "NOT reproduced")[self]
-
-
-_ROUNDING = 1e-4
-"""Relative difference that another machine's rounding may make."""
-_NUM_ENVS = 16
-_INPUT_COLUMNS = ("evaluation_seed", "actions")
+        """Return the status in words."""
+        return ("reproduced bit-exactly", "reproduced up to rounding", "NOT reproduced")[self]
 
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """A stored episode and how its replay compares.
+    """A stored episode compared with its replay.
 
     Attributes:
-        trial: Name of the trial.
+        trial: Job id of the trial.
         evaluation_seed: Seed of the episode.
-        rewards: Whether return, parts of the reward, span and visited keys are reproduced.
-        outputs: Whether the norms of the layers' outputs are.
-        difference: The first column that differs, with both values; empty if none does.
+        rewards: Status of return, reward components, span and query-key pairs.
+        outputs: Status of the norms of the layers' outputs.
+        difference: First column that differs, with both values; empty if none does.
     """
 
     trial: str
@@ -57,44 +57,44 @@ class ReplayResult:
 
     @property
     def reproduced(self) -> bool:
-        """Whether all is reproduced."""
+        """Whether all numbers are reproduced."""
         return ReplayStatus.DIFFERENT not in (self.rewards, self.outputs)
 
     def __str__(self) -> str:
-        """The result in a line."""
-        said = f"{self.trial}, episode {self.evaluation_seed}: "
-        said += f"rewards {self.rewards}, outputs {self.outputs}"
-        return f"{said} ({self.difference})" if self.difference else said
+        """Return the result in one line."""
+        line = f"{self.trial}, episode {self.evaluation_seed}: "
+        line += f"rewards {self.rewards}, outputs {self.outputs}"
+        return f"{line} ({self.difference})" if self.difference else line
 
 
-def validate(folder: RunDir) -> Iterator[ReplayResult]:
-    """Play the actions of every stored evaluation episode of a run again: see `replay`."""
-    for trial in folder.finished():
-        yield from replay(folder, trial)
+def validate(run: ComparisonDir) -> Iterator[ReplayResult]:
+    """Replay every evaluation episode of a run, see `replay`."""
+    for trial in run.finished():
+        yield from replay(run, trial)
 
 
-def replay(folder: RunDir, trial: Trial) -> Iterator[ReplayResult]:
-    """Play the actions of a finished trial's evaluation episodes again.
+def replay(run: ComparisonDir, trial: Trial) -> Iterator[ReplayResult]:
+    """Replay the stored actions of a trial's evaluation episodes.
 
-    Another machine may round otherwise, if the reward says so; then a difference of rounding's size
-    counts as reproduced.
+    Some rewards are rounded differently on other machines; for those, differences of the size of
+    rounding count as reproduced.
 
     Args:
-        folder: Folder of a run.
-        trial: One of its trials.
+        run: Run folder.
+        trial: Finished trial of the run.
 
     Yields:
-        What came of each row.
+        One result per episode.
 
     Raises:
         UserError: Stored rows are damaged.
     """
-    rows, config = folder.evaluation(trial), eval_env_config(trial)
+    rows, config = run.table(trial, "evaluation"), stored_eval_config(trial)
     for start in range(0, len(rows), _NUM_ENVS):
         try:
             yield from _replay(trial.job_id, config, rows.iloc[start : start + _NUM_ENVS])
         except ValueError as error:
-            path = folder.folder_of(trial) / "evaluation.csv"
+            path = run.folder_of(trial) / "evaluation.csv"
             raise UserError(
                 f"run folder is damaged: {path}: its actions cannot be played: {error}"
             ) from error
@@ -109,11 +109,12 @@ def _replay(trial: str, config: EnvConfig, rows: pd.DataFrame) -> Iterator[Repla
     again = rollout(config, seeds, lambda _, step: np.stack([episode[step] for episode in actions]))
     allow_rounding = REWARDS[config.reward](config.cost_coef).platform_dependent
     for stored, new in zip(rows.to_dict("records"), again, strict=True):
-        compared = [name for name in new if name in stored and name not in _INPUT_COLUMNS]
         statuses = {
-            name: compare_values(stored[name], new[name], allow_rounding) for name in compared
+            name: compare_values(stored[name], new[name], allow_rounding)
+            for name in new
+            if name in stored and name not in _INPUT_COLUMNS
         }
-        worst = max(compared, key=lambda name: statuses[name])
+        worst = max(statuses, key=statuses.__getitem__)
         difference = ""
         if statuses[worst]:
             difference = f"{worst}: stored {stored[worst]}, now {new[worst]}"
@@ -123,7 +124,7 @@ def _replay(trial: str, config: EnvConfig, rows: pd.DataFrame) -> Iterator[Repla
 
 
 def compare_values(stored: float, new: float, allow_rounding: bool) -> ReplayStatus:
-    """How a number compares with the stored one, where rounding may differ or not."""
+    """Compare a number with the stored one, with or without a tolerance for rounding."""
     if stored == new:
         return ReplayStatus.BIT_EXACT
     close = math.isclose(stored, new, rel_tol=_ROUNDING, abs_tol=_ROUNDING)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from spangym.agents import SB3Agent
 from spangym.envs import SB3SpanControlVecEnv
 from spangym.experiments.studies.study import Study
+from spangym.experiments.trials.trial import make_trial
 from spangym.utils.errors import UserError
 
 
@@ -18,7 +19,7 @@ def smoke_test(study: Study) -> None:
         UserError: One of them cannot be made; the message names it and the cause.
     """
     for environment in study.environments:
-        trials = [study.trial(environment, each, seed=0) for each in study.agents_in(environment)]
+        trials = [make_trial(study, environment, each, 0) for each in study.agents_in(environment)]
         with _report_error(f"environment {environment.name!r}"):
             SB3SpanControlVecEnv(trials[-1].eval_config(), study.evaluation.episodes).reset()
             SB3SpanControlVecEnv(trials[-1].train_config(), study.n_envs).reset()

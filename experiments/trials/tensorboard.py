@@ -1,4 +1,4 @@
-"""What a trial shows in TensorBoard: the same names for every agent."""
+"""TensorBoard events of a trial, under the same names for every agent."""
 
 from __future__ import annotations
 
@@ -15,55 +15,47 @@ from torch.utils.tensorboard.summary import hparams
 from spangym.attention import NUM_ACTIONS
 from spangym.experiments.plots.panels import render_panel
 from spangym.experiments.plots.span_heatmap import mean_spans, plot_span_heatmap
-from spangym.experiments.studies.study import OBS_FIELDS, Trial
-
-_EVAL_COLUMNS = ("return", "mean_span", "qk_pairs")
 
 
 class TrialLogger:
     """TensorBoard events of one trial.
 
-    Scalars ``training/...`` for each episode of the training (return, parts of the reward, mean
-    span, visited keys) and ``evaluation/...`` at its end, histograms ``training/actions`` and
-    ``evaluation/actions``, the figure ``evaluation/spans``, and the hyperparameters with what came
-    of them (the HParams tab).
+    Scalars ``training/...`` for each episode of the training (return, reward components, mean span,
+    query-key pairs) and ``evaluation/...`` after it, histograms ``training/actions`` and
+    ``evaluation/actions``, the figure ``evaluation/spans``, and hyperparameters with metrics (the
+    HParams tab).
 
     Args:
-        folder: The trial's folder.
+        folder: Folder of the trial.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = str(folder)
         self._writer: SummaryWriter | None = None
 
-    def close(self) -> None:
-        """Write what is not yet written."""
-        if self._writer is not None:
-            self._writer.close()
-
     def open(self, steps: int) -> None:
-        """Begin a training, or go on with one: what was shown of later steps comes again."""
+        """Start or resume a training; events after ``steps`` are purged, as they come again."""
         if self._writer is None:
             self._writer = SummaryWriter(self._folder, purge_step=steps + 1 if steps else None)
 
-    def log_episode(self, stats: Mapping[str, float], steps: int) -> None:
-        """Show an episode of the training.
+    def close(self) -> None:
+        """Write all pending events."""
+        if self._writer is not None:
+            self._writer.close()
 
-        Args:
-            stats: By name.
-            steps: Of the training so far.
-        """
+    def log_episode(self, stats: Mapping[str, float], steps: int) -> None:
+        """Log the stats of a training episode, by name, at a training step."""
         for name, value in stats.items():
             self._events.add_scalar(f"training/{name}", value, steps)
 
     def log_action_histogram(
         self, counts: NDArray[np.int64], steps: int, phase: str = "training"
     ) -> None:
-        """Show what was chosen.
+        """Log how often each action was chosen.
 
         Args:
-            counts: How often each action was, shape (10,).
-            steps: Of the training so far.
+            counts: Counts by action, shape (10,).
+            steps: Training steps so far.
             phase: ``training`` or ``evaluation``.
         """
         values = np.arange(NUM_ACTIONS, dtype=np.float64)
@@ -81,65 +73,53 @@ class TrialLogger:
 
     def log_evaluation(
         self,
-        trial: Trial,
+        hyperparameters: Mapping[str, Any],
         episodes: pd.DataFrame,
         action_counts: pd.DataFrame,
         regret: float | None,
+        steps: int,
     ) -> None:
-        """Show what the trained agent does in evaluation.
+        """Log the evaluation of a trained agent.
 
         Args:
-            trial: The trial.
-            episodes: A row an episode.
-            action_counts: What was chosen, as `spangym.experiments.trials.evaluate.count_actions` counts.
-            regret: Mean of a decision; None if it was not measured.
+            hyperparameters: Settings of the trial, with ``environment`` and ``agent``; may be nested.
+            episodes: One row per evaluation episode.
+            action_counts: Counts as of `spangym.experiments.trials.evaluate.count_actions`.
+            regret: Mean regret of a decision; None if it was not measured.
+            steps: Training steps.
         """
         metrics = {
             f"evaluation/{name}": float(episodes[name].to_numpy(float).mean())
-            for name in _EVAL_COLUMNS
+            for name in ("return", "mean_span", "qk_pairs")
         }
         if regret is not None:
             metrics["evaluation/regret"] = regret
         for name, value in metrics.items():
-            self._events.add_scalar(name, value, trial.total_timesteps)
+            self._events.add_scalar(name, value, steps)
         counts = np.zeros(NUM_ACTIONS, np.int64)
         np.add.at(
             counts, action_counts["action"].to_numpy(int), action_counts["count"].to_numpy(int)
         )
-        self.log_action_histogram(counts, trial.total_timesteps, "evaluation")
-        environment, agent = trial.environment.name, trial.agent.name
+        self.log_action_histogram(counts, steps, "evaluation")
+        environment, agent = hyperparameters["environment"], hyperparameters["agent"]
         grids = mean_spans(action_counts.assign(environment=environment, group=agent))
         panel = plot_span_heatmap(environment, {agent: grids[environment, agent]})
-        self._events.add_figure("evaluation/spans", render_panel(panel), trial.total_timesteps)
-        # As SummaryWriter.add_hparams does it, but within this run, not in one of its own.
-        for summary in hparams(hyperparameters(trial), metrics):
+        self._events.add_figure("evaluation/spans", render_panel(panel), steps)
+        # Like SummaryWriter.add_hparams, which would start another run in a folder of its own.
+        for summary in hparams(_flatten(hyperparameters), metrics):
             self._events._get_file_writer().add_summary(summary)
 
     @property
     def _events(self) -> SummaryWriter:
-        assert self._writer is not None, "open() comes first"
+        assert self._writer is not None, "call open() first"
         return self._writer
 
 
-def hyperparameters(trial: Trial) -> dict[str, bool | int | float | str]:
-    """What TensorBoard's HParams tab is to tell trials apart by."""
-    agent = trial.agent
-    return {
-        "environment": trial.environment.name,
-        "agent": agent.name,
-        "seed": trial.seed,
-        "total_timesteps": trial.total_timesteps,
-        "n_envs": trial.n_envs,
-        **{name: getattr(agent, name) for name in OBS_FIELDS},
-        **_flat(agent.hyperparameters),
-    }
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
     flat: dict[str, bool | int | float | str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
+            flat.update(_flatten(value, f"{prefix}{name}."))
         else:
             plain = isinstance(value, bool | int | float | str)
             flat[prefix + name] = value if plain else str(value)

@@ -18,24 +18,25 @@ from spangym.agents.base import notify_episode_start
 from spangym.agents.registry import BUILTIN_AGENTS, get_agent_spec
 from spangym.envs import EnvConfig, SpanControlEnv, make_config
 from spangym.envs.registration import full_id
-from spangym.experiments.studies.study import StudyAgent, make_agent
+from spangym.experiments.studies.load_study import normalize_agent
+from spangym.experiments.studies.study import StudyAgent
 from spangym.experiments.trials.load_agent import TRIAL_DIR_PATTERN, load_trained_agent
 from spangym.utils.atomic_io import atomic_write, check_writable_file
 from spangym.utils.errors import UserError
 from spangym.utils.suggestions import did_you_mean
 
 FPS: int = SpanControlEnv.metadata["render_fps"]
-_QUALITY = 8
-"""Of 10: letters stay sharp."""
+_MP4_QUALITY = 8
+"""Of 10; keeps text sharp."""
 
 
 class PolicyRun(NamedTuple):
-    """An agent and where it plays.
+    """An agent and its environment.
 
     Attributes:
-        name: As it was asked for.
+        name: Name of the agent as the user gave it.
         agent: The agent.
-        config: Of the environment, as the agent observes it.
+        config: Configuration of the environment.
     """
 
     name: str
@@ -44,79 +45,63 @@ class PolicyRun(NamedTuple):
 
 
 def load_policy(environment: str, name: str, seed: int) -> PolicyRun:
-    """Find an agent for an environment; it plays the streams that no training reads.
+    """Load or make an agent for an environment, with episodes of the evaluation split.
 
     Args:
-        environment: A registered id.
-        name: A shipped agent that needs no training, ``module:Class``, or the folder
-            of a finished trial, whose study then says what the environment is like.
-        seed: Of an agent that was not trained.
+        environment: Registered environment id.
+        name: Built-in agent that needs no training, ``module:Class``, or the folder of a finished
+            trial, whose study then configures the environment.
+        seed: Seed of an agent that is not from a trial.
 
     Raises:
-        UserError: There is no such environment or agent, or they do not go together.
+        UserError: The environment or agent is unknown, or they do not fit together.
     """
     folder = Path(name)
     if name not in BUILTIN_AGENTS and folder.is_dir():
-        return _load_trained(full_id(environment), name, folder)
+        trained = load_trained_agent(folder)
+        trained_in = trained.trial.environment.id
+        if trained_in != full_id(environment):
+            raise UserError(
+                f"the trial in {name!r} is of {trained_in}, not of {full_id(environment)}: watch "
+                f"{trained_in}"
+            )
+        return PolicyRun(name, trained.agent, trained.config)
     if len(folder.parts) > 1 and ":" not in name:
         raise UserError(f"agent {name!r} is no folder; name that of a trial: {TRIAL_DIR_PATTERN}")
     if name not in BUILTIN_AGENTS and (":" not in name or name.startswith("fixed:")):
         raise UserError(
             f"agent {name!r} is unknown{did_you_mean(name, BUILTIN_AGENTS)} "
-            "(besides, it may be module:Class of a refiner, or the folder of a trial)"
+            "(module:Class of a refiner and the folder of a trial are possible, too)"
         )
     if name in BUILTIN_AGENTS and name != "refiner" and get_agent_spec(name).is_trainable:
         raise UserError(
             f"agent {name!r} has to be trained first: name the folder of a trial, as "
             + TRIAL_DIR_PATTERN.replace("AGENT", name)
         )
-    # The agent's seed is not that of the stream, lest both draw the same numbers.
-    own_seed = int(np.random.SeedSequence([seed, 2]).generate_state(1)[0]) >> 1
-    entry = StudyAgent(name)
-    agent = _make(entry, own_seed)
-    kwargs = {"encoding": entry.spec().encoding, "split": "evaluation"}
+    # Another seed than the episode's, so that both draw different numbers.
+    agent_seed = int(np.random.SeedSequence([seed, 2]).generate_state(1)[0]) >> 1
+    entry = normalize_agent(StudyAgent(name))
+    kwargs = {"encoding": entry.encoding, "split": "evaluation"}
     try:
-        return PolicyRun(name, agent, make_config(full_id(environment), kwargs))
+        config = make_config(full_id(environment), kwargs)
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from error
-
-
-def _load_trained(environment: str, name: str, folder: Path) -> PolicyRun:
-    trained = load_trained_agent(folder)
-    trained_in = trained.trial.environment.id
-    if trained_in != environment:
-        raise UserError(
-            f"the trial in {name!r} is of {trained_in}, not of {environment}: watch {trained_in}"
-        )
-    return PolicyRun(name, trained.agent, trained.config)
-
-
-def _make(entry: StudyAgent, seed: int) -> Agent:
-    try:
-        entry.spec()
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    try:
-        return make_agent(entry, seed)
-    except (Exception, SystemExit) as error:  # Whatever a user's constructor may raise.
-        raise UserError(
-            f"agent {entry.algo!r} cannot be made: {type(error).__name__}: {error}"
-        ) from error
+    return PolicyRun(name, entry.make(agent_seed), config)
 
 
 def render_episode(policy_run: PolicyRun, seed: int, render_mode: str) -> Iterator[Any]:
     """Play an episode.
 
     Args:
-        policy_run: What plays where.
-        seed: Seed of the stream.
+        policy_run: Agent and environment.
+        seed: Seed of the episode.
         render_mode: ``ansi`` or ``rgb_array``.
 
     Yields:
-        What the environment shows before the first decision and after each.
+        Renderings before the first decision and after each.
 
     Raises:
-        UserError: The agent fails, or acts as the environment does not let it.
+        UserError: The agent raises an error or chooses an invalid action.
     """
     env = SpanControlEnv(render_mode=render_mode, **dataclasses.asdict(policy_run.config))
     observation, _ = env.reset(seed=seed)
@@ -126,7 +111,7 @@ def render_episode(policy_run: PolicyRun, seed: int, render_mode: str) -> Iterat
     while not truncated:
         try:
             action = policy_run.agent.predict(np.array([observation]))[0]
-        except Exception as error:  # Whatever a user's refiner may raise.
+        except Exception as error:  # Users' refiners may raise anything.
             raise UserError(
                 f"agent {policy_run.name!r} failed: {type(error).__name__}: {error}"
             ) from error
@@ -138,10 +123,10 @@ def render_episode(policy_run: PolicyRun, seed: int, render_mode: str) -> Iterat
 
 
 def check_video(path: Path) -> None:
-    """Refuse a file that could not be written as a video, before anything is played.
+    """Check that a video can be written, before anything is played.
 
     Raises:
-        UserError: Its ending is none of a video, it cannot be written, or a package is missing.
+        UserError: The suffix is unknown, the file is not writable, or a package is missing.
     """
     if path.suffix.lower() not in _WRITERS:
         raise UserError(f"--video: {str(path)!r} must end in {' or '.join(_WRITERS)}")
@@ -154,47 +139,41 @@ def check_video(path: Path) -> None:
 
 
 def save_video(path: Path, frames: Iterable[NDArray[np.uint8]]) -> int:
-    """Write a video, whole or not at all.
+    """Write a video atomically.
 
     Args:
-        path: A file that `check_video` accepts.
-        frames: Pictures, all of one size.
+        path: File that `check_video` accepts.
+        frames: Frames of equal size.
 
     Returns:
-        How many frames it has.
+        The number of frames.
     """
-    counted = 0
-
-    def count() -> Iterator[NDArray[np.uint8]]:
-        nonlocal counted
-        for frame in frames:
-            counted += 1
-            yield frame
-
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as tmp:
-        _WRITERS[path.suffix.lower()](tmp, count())
-    return counted
+        return _WRITERS[path.suffix.lower()](tmp, iter(frames))
 
 
-def _write_mp4(path: Path, frames: Iterator[NDArray[np.uint8]]) -> None:
-    # Imported here: it is an extra.
+def _write_mp4(path: Path, frames: Iterator[NDArray[np.uint8]]) -> int:
+    # Imported here because it is an optional extra.
     from imageio_ffmpeg import write_frames
 
-    first = next(frames)
+    first, count = next(frames), 1
     height, width, _ = first.shape
-    writer = write_frames(path, (width, height), fps=FPS, quality=_QUALITY)
+    writer = write_frames(path, (width, height), fps=FPS, quality=_MP4_QUALITY)
     with contextlib.closing(writer):
         writer.send(None)
         writer.send(first)
         for frame in frames:
             writer.send(frame)
+            count += 1
+    return count
 
 
-def _write_gif(path: Path, frames: Iterator[NDArray[np.uint8]]) -> None:
+def _write_gif(path: Path, frames: Iterator[NDArray[np.uint8]]) -> int:
     first, *others = (Image.fromarray(frame) for frame in frames)
     milliseconds = 1000 // FPS
     first.save(path, save_all=True, append_images=others, duration=milliseconds, loop=0)
+    return 1 + len(others)
 
 
 _WRITERS = {".mp4": _write_mp4, ".gif": _write_gif}

@@ -100,7 +100,7 @@ def load_search_space(name: str) -> dict[str, Distribution]:
         UserError: There is no such file, or it is invalid.
     """
     text = find_text("search space", name, builtin_search_spaces())
-    return parse_toml(text, name, dict[str, Distribution], Distribution)
+    return parse_toml(text, name, dict[str, Distribution])
 
 
 def flatten(

@@ -16,10 +16,11 @@ import tomli_w
 from rich import box
 from rich.table import Table as RichTable
 
-from spangym.experiments.runner.events import Failed, Finished, Progress
+from spangym.experiments.runner.job import Failed, Finished, Progress
 from spangym.experiments.runner.local_executor import LocalExecutor
 from spangym.experiments.studies.load_study import normalize_study
 from spangym.experiments.studies.study import EvalConfig, Study, StudyAgent
+from spangym.experiments.trials.trial import make_trial
 from spangym.experiments.tuning.search_space import Distribution, flatten, unflatten
 from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
@@ -285,7 +286,7 @@ def _train(
     """Train agents; return the mean return of each, or its error."""
     study = search.study
     (environment,) = study.environments
-    trials = [study.trial(environment, agent, seed) for agent in agents for seed in study.seeds]
+    trials = [make_trial(study, environment, agent, seed) for agent in agents for seed in study.seeds]
     steps: dict[str, int] = {}
     returns: dict[str, list[float]] = {agent.name: [] for agent in agents}
     errors: dict[str, str] = {}

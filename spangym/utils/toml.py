@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -51,46 +50,48 @@ def find_text(noun: str, name: str, shipped: Mapping[str, str]) -> str:
         ) from error
 
 
-def parse_toml(
-    text: str,
-    name: str,
-    kind: type[T],
-    keys: type[Any],
-    tables: Mapping[str, type[Any]] = MappingProxyType({}),
-) -> T:
-    """Read a dataclass, or several by name, from TOML.
+def parse_toml(text: str, name: str, kind: type[T]) -> T:
+    """Read a dataclass, or a dict of dataclasses, from TOML.
 
     Args:
         text: The TOML.
-        name: What to call it in error messages.
-        kind: What is read.
-        keys: The dataclass that says which keys there are.
-        tables: The same of its tables, by their names.
+        name: Name of the source in error messages.
+        kind: Type to read.
 
     Raises:
-        UserError: It is not TOML, or says what the dataclass has no place for.
+        UserError: The text is not TOML, or a key or value does not fit the type.
     """
     try:
-        # Strict validation takes tables for dataclasses and arrays for tuples only from JSON.
+        # In strict mode, dataclasses and tuples are validated from tables and arrays only in JSON.
         return TypeAdapter(kind).validate_json(json.dumps(tomllib.loads(text), default=str))
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{name}: not TOML: {error}") from error
     except ValidationError as error:
-        raise UserError(f"{name}: {_in_a_line(error, keys, tables)}") from error
+        raise UserError(f"{name}: {_first_error(error, kind)}") from error
 
 
-def _in_a_line(error: ValidationError, keys: type[Any], tables: Mapping[str, type[Any]]) -> str:
-    """What is wrong with a TOML file, the first of all that is."""
-    # A misspelled key is also a missing one: the misspelling says more.
+def _first_error(error: ValidationError, kind: Any) -> str:
+    # A misspelled key is also a missing one; the misspelling is the more useful error.
     unknown = "unexpected_keyword_argument"
     first = min(error.errors(), key=lambda each: each["type"] != unknown)
-    *path, last = [str(part) for part in first["loc"]]
-    where = ".".join([*path, last])
+    path = first["loc"]
+    where = ".".join(map(str, path))
     if first["type"] == unknown:
-        named = [each for each in path if not each.isdigit()]
-        known = dataclasses.fields(tables.get(named[-1], keys) if named else keys)
-        return f"key {where!r} is unknown{did_you_mean(last, [each.name for each in known])}"
+        return f"key {where!r} is unknown{did_you_mean(str(path[-1]), _keys_at(kind, path[:-1]))}"
     if first["type"] in ("missing", "missing_argument"):
         return f"key {where!r} is missing"
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"key {where!r}: {message}, got {first['input']!r}"
+
+
+def _keys_at(kind: Any, path: Sequence[str | int]) -> list[str]:
+    """Return the fields of the dataclass at a path of keys and indices."""
+    for part in path:
+        if dataclasses.is_dataclass(kind):
+            kind = get_type_hints(kind)[str(part)]
+        else:
+            arguments = get_args(kind)
+            kind = arguments[1] if get_origin(kind) is dict else arguments[0]
+        if type(None) in get_args(kind):
+            kind = get_args(kind)[0]
+    return [each.name for each in dataclasses.fields(kind)]

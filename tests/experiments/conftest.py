@@ -66,7 +66,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def trial_folder(run: Path, name: str) -> Path:
     """Folder of a trial of the tiny study, by agent and seed."""
-    (path,) = run.glob(f"trials/SpanControl-v0/{name}-*")
+    (path,) = run.glob(f"jobs/SpanControl-v0/{name}-*")
     return path
 
 

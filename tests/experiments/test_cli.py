@@ -34,7 +34,7 @@ class TestFinishedRun:
             "study.toml",
             "manifest.json",
             "jobs.json",
-            "trials",
+            "jobs",
             "evaluation.csv",
             "summary.json",
             "reward_curves.png",
@@ -161,7 +161,7 @@ def test_curves_draws_what_is_finished(
 def test_curves_draws_learners_alone(copied_run: Path, monkeypatch: pytest.MonkeyPatch):
     """Learners run first: so it stands after an early Ctrl-C."""
     for name in ("fixed-*", "random", "oracle", "threshold"):
-        for reference in copied_run.glob(f"trials/*/{name}"):
+        for reference in copied_run.glob(f"jobs/*/{name}"):
             shutil.rmtree(reference)
     assert run_here(monkeypatch, "curves", copied_run) == 0
 
@@ -181,7 +181,7 @@ def test_resume_keeps_what_is_finished(copied_run: Path, finished_run: tuple[Pat
     (gone / "result.json").unlink()
     (gone / "curve.csv").write_text("half a r")
     kept = {
-        path: content for path, content in files_of(copied_run / "trials").items()
+        path: content for path, content in files_of(copied_run / "jobs").items()
         if "dqn/seed-1" not in path
     }  # fmt: skip
     (copied_run / "evaluation.csv").unlink()
@@ -191,7 +191,7 @@ def test_resume_keeps_what_is_finished(copied_run: Path, finished_run: tuple[Pat
     (resumed,) = json.loads((copied_run / "manifest.json").read_text())["resumed"]
     assert resumed["command"][1:3] == ["compare", "--resume"]
     assert done.stdout.count("finished (") == 1
-    assert kept.items() <= files_of(copied_run / "trials").items()
+    assert kept.items() <= files_of(copied_run / "jobs").items()
     again, first = (root / "evaluation.csv" for root in (copied_run, finished_run[0]))
     assert again.read_bytes() == first.read_bytes()
 
@@ -210,7 +210,7 @@ def test_interrupt_keeps_what_is_finished_and_resume_goes_on(tmp_path: Path):
         text=True,
         start_new_session=True,
     )
-    trials = tmp_path / "run" / "trials"
+    trials = tmp_path / "run" / "jobs"
     deadline = time.monotonic() + 60
     while not (
         [*trials.glob("*/pooled/seed-1-*/curve.csv")]
@@ -245,7 +245,7 @@ def test_killed_with_all_its_processes_it_goes_on(tmp_path: Path, finished_run: 
     )
     folder = tmp_path / "run"
     deadline = time.monotonic() + 90
-    while len([*folder.glob("trials/*/*/seed-1-*/checkpoints/step-*")]) < 2:
+    while len([*folder.glob("jobs/*/*/seed-1-*/checkpoints/step-*")]) < 2:
         assert running.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -277,7 +277,7 @@ def test_steps_are_raised_and_not_lowered(
     assert done.stdout.count("finished (") == 4  # Two learners from two seeds.
     study = parse_study((copied_run / "study.toml").read_text(), "")
     assert (study.total_timesteps, study.resumed_from_steps) == (96, (64,))
-    (longer,) = {*copied_run.glob("trials/*/pooled/seed-1-*")} - {earlier}
+    (longer,) = {*copied_run.glob("jobs/*/pooled/seed-1-*")} - {earlier}
     rows = pd.read_csv(longer / "curve.csv")
     pd.testing.assert_frame_equal(
         rows.iloc[: len(before)].drop(columns="wall_seconds"), before.drop(columns="wall_seconds")
@@ -325,7 +325,7 @@ def test_two_runners_in_one_folder(tmp_path: Path, finished_run: tuple[Path, str
     for runner in runners:
         _, errors = runner.communicate(timeout=240)
         assert (runner.returncode, errors) == (0, "")
-    events = [*(tmp_path / "run").glob("trials/*/*/*/events.out.*")]
+    events = [*(tmp_path / "run").glob("jobs/*/*/*/events.out.*")]
     assert len(events) == 14
     one, other = (
         pd.read_csv(root / "evaluation.csv") for root in (tmp_path / "run", finished_run[0])
@@ -414,7 +414,7 @@ class TestSignals:
     def test_terminated_while_it_runs(self, tmp_path: Path):
         running = self.start(tmp_path)
         deadline = time.monotonic() + 60
-        while not [*tmp_path.glob("run/trials/*/pooled/seed-0-*/curve.csv")]:
+        while not [*tmp_path.glob("run/jobs/*/pooled/seed-0-*/curve.csv")]:
             assert running.poll() is None, running.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -431,7 +431,7 @@ def test_odd_names_are_only_names_and_the_default_folder(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "tiny"
     # They are one trial, by two names.
-    assert len([*folder.glob("trials/*/*/seed-*")]) == 1 + 13
+    assert len([*folder.glob("jobs/*/*/seed-*")]) == 1 + 13
     labels = {each["agent"] for each in json.loads((folder / "summary.json").read_text())["agents"]}
     assert {"null", "$x_$[/] 1e3"} < labels
     assert "$x_$[/] 1e3" in done.stdout

@@ -10,25 +10,25 @@ from spangym.attention import IntegratedAttention
 from spangym.attention.controllers.exported import load_controller
 from spangym.envs.observations import ENCODINGS
 from spangym.experiments.cli.app import app
-from spangym.experiments.runner.run_job import clean_job_dir
+from spangym.experiments.runner.job_files import clean_job_dir
+from spangym.experiments.runner.run_dir import RunDir
 from spangym.experiments.studies.study import Study
+from spangym.experiments.trials.comparison_run import COMPARISON
 from spangym.experiments.trials.export_agent import export
 from spangym.experiments.trials.load_agent import load_trained_agent
-from spangym.experiments.trials.run_dir import RunDir
-from spangym.experiments.trials.train import run_trial
 from spangym.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")
 def trials(tiny: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of finished trials, by the agent's label."""
-    run = RunDir(tmp_path_factory.mktemp("trials") / "run")
+    run = RunDir(tmp_path_factory.mktemp("trials") / "run", COMPARISON)
     folders = {}
     for trial in run.create(tiny, {}):
         if trial.seed == 0 and trial.agent.name in ("pooled", "dqn", "random"):
             folders[trial.agent.name] = run.folder_of(trial)
             clean_job_dir(run.folder_of(trial))
-            run_trial(trial, run.folder_of(trial), lambda _: None)
+            trial.run(run.folder_of(trial))
     return folders
 
 
@@ -68,13 +68,13 @@ def test_what_cannot_be_exported_says_why(
     out = tmp_path / "it.safetensors"
     with pytest.raises(UserError, match="a RandomPolicy cannot be frozen"):
         export(trials["random"], out)
-    with pytest.raises(UserError, match="is not of a trial: name one as RUN/trials/ENVIRONMENT/"):
+    with pytest.raises(UserError, match="is not of a trial: name one as RUN/jobs/ENVIRONMENT/"):
         export(tmp_path, out)
     with pytest.raises(UserError, match="is not of a trial of the study"):
         export(trials["dqn"].parent / "seed-7", out)
-    run = RunDir(trials["dqn"].parents[3])
+    run = RunDir(trials["dqn"].parents[3], COMPARISON)
     unfinished = next(each for each in run.jobs() if each.job_id.endswith("dqn/seed-1"))
-    with pytest.raises(UserError, match="is not finished: go on with spangym compare --resume"):
+    with pytest.raises(UserError, match="is not finished: .* spangym compare --resume"):
         export(run.folder_of(unfinished), out)
     assert not list(tmp_path.iterdir())
     for name, message in (("it.pt", r"must end in \.safetensors"), (".", "is a folder")):

@@ -85,6 +85,6 @@ def test_a_full_disk(tmp_path: Path):
     assert [*failed] == ["SpanControl-v0/big-Big/seed-0"]
     assert "No space left on device" in failed["SpanControl-v0/big-Big/seed-0"]
     assert "No space left on device" in (run / "report.html").read_text()
-    assert len([*run.glob("trials/*/*/*/result.json")]) == 2 + 13
+    assert len([*run.glob("jobs/*/*/*/result.json")]) == 2 + 13
     # Nothing half written lies about.
     assert not [each for each in run.rglob(".*") if not each.name.endswith(".lock")]

@@ -10,12 +10,19 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from spangym.experiments.runner.events import Failed, Finished, Message, Progress, Started
-from spangym.experiments.runner.job import RESULT_FILE, PlacedJob
+from spangym.experiments.runner.job import (
+    Failed,
+    Finished,
+    Message,
+    PlacedJob,
+    Progress,
+    Started,
+)
+from spangym.experiments.runner.job_files import RESULT_FILE, is_locked, job_lock
 from spangym.experiments.runner.local_executor import LocalExecutor
-from spangym.experiments.runner.run_job import is_locked, job_lock
 from spangym.experiments.studies.load_study import normalize_study
-from spangym.experiments.studies.study import Study, StudyAgent, Trial
+from spangym.experiments.studies.study import Study, StudyAgent
+from spangym.experiments.trials.trial import Trial, make_trial, trials_of
 
 BROKEN = """
 class Raises:
@@ -78,7 +85,7 @@ def jobs(tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[t
     study = normalize_study(
         dataclasses.replace(tiny, agents=(*entries, tiny.agents[0]), seeds=(0,))
     )
-    return [(trial, tmp_path / trial.agent.slug) for trial in study.trials()[:3]]
+    return [(trial, tmp_path / trial.agent.slug) for trial in trials_of(study)[:3]]
 
 
 def test_a_failed_trial_is_named_and_the_others_finish(jobs: list[tuple[Trial, Path]]):
@@ -111,7 +118,7 @@ def test_a_refiner_that_draws_from_the_global_generators_is_repeatable(
     curves = []
     # Behind another trial of its process, and alone.
     for seeds in ([0, 1], [1]):
-        trials = [study.trial(study.environments[0], study.agents[0], seed) for seed in seeds]
+        trials = [make_trial(study, study.environments[0], study.agents[0], seed) for seed in seeds]
         folders = [tmp_path / f"{len(seeds)}-{seed}" for seed in seeds]
         events = list(LocalExecutor(1).run(list(zip(trials, folders, strict=True))))
         assert not any(isinstance(event, Failed) for event in events)

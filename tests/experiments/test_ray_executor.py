@@ -19,13 +19,13 @@ from ray.cluster_utils import Cluster
 from spangym.experiments.cli.options import ExecutorName
 from spangym.experiments.cli.running import make_executor
 from spangym.experiments.runner import ray_executor
-from spangym.experiments.runner.events import Event, Failed, Finished, Message, Progress, Started
+from spangym.experiments.runner.job import Event, Failed, Finished, Message, Progress, Started
+from spangym.experiments.runner.job_files import is_locked, job_lock
 from spangym.experiments.runner.local_executor import LocalExecutor
 from spangym.experiments.runner.ray_executor import RayExecutor
-from spangym.experiments.runner.run_job import is_locked, job_lock
 from spangym.experiments.studies.load_study import normalize_study
-from spangym.experiments.studies.study import Study, StudyAgent, Trial
-from spangym.experiments.trials.train import run_trial
+from spangym.experiments.studies.study import Study, StudyAgent
+from spangym.experiments.trials.trial import Trial, make_trial
 from spangym.utils.errors import UserError
 
 MINE = """
@@ -102,7 +102,7 @@ def study(tiny: Study, tmp_path: Path, gate: Path, monkeypatch: pytest.MonkeyPat
 def trial_of(study: Study, name: str, seed: int = 0) -> Trial:
     environment = study.environments[0]
     entry = next(each for each in study.agents_in(environment) if each.name == name)
-    return study.trial(environment, entry, seed)
+    return make_trial(study, environment, entry, seed)
 
 
 def ends_of(events: list[Event]) -> dict[str, Event]:
@@ -216,11 +216,11 @@ def test_closing_ends_the_tasks_and_keeps_what_came_back(study: Study, gate: Pat
         raise AssertionError("it goes on")
     gate.touch()
     steps: list[int] = []
-    run_trial(trial, folder, steps.append)
+    trial.run(folder, steps.append)
     assert steps[0] > 10
     whole = tmp_path / "b"
     whole.mkdir()
-    run_trial(trial, whole, lambda _: None)
+    trial.run(whole)
     same_files([(trial, folder)], [(trial, whole)])
 
 

@@ -1,4 +1,4 @@
-"""Trainings that are killed and gone on with come out as if they had never been interrupted."""
+"""Interrupted trials: resumed ones equal uninterrupted ones to the byte, except for wall-clock times."""
 
 import contextlib
 import dataclasses
@@ -6,6 +6,7 @@ import multiprocessing
 import multiprocessing.connection
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,14 @@ import pytest
 import torch
 
 from spangym.experiments.studies.load_study import parse_study
-from spangym.experiments.studies.study import Study, Trial
+from spangym.experiments.studies.study import Study
 from spangym.experiments.trials.checkpoints import Checkpoints
-from spangym.experiments.trials.train import run_trial
+from spangym.experiments.trials.trial import Trial, make_trial
 from spangym.utils.serialization import load_state
 
 STUDY = """
 name = "killed"
-total_timesteps = 640
+total_timesteps = 320
 seeds = [3]
 n_envs = 2
 
@@ -42,17 +43,78 @@ hyperparameters = { epsilon = 0.3 }
 
 [[agents]]
 algo = "dqn"
-hyperparameters = { buffer_size = 300, normalize = true }
+hyperparameters = { buffer_size = 150, learning_starts = 40, normalize = true }
 
 [[agents]]
 algo = "ppo"
 hyperparameters = { n_steps = 16, batch_size = 32, learning_rate = { start = 1e-2, end = 1e-4 } }
 """
 
+AGENTS = ("refiner", "dqn", "ppo")
+
 
 @pytest.fixture(scope="module")
 def study() -> Study:
     return parse_study(STUDY, "killed")
+
+
+def trial_of(study: Study, algo: str) -> Trial:
+    agent = next(each for each in study.agents if each.algo == algo)
+    return make_trial(study, study.environments[0], agent, 3)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folder of the uninterrupted trial of an agent, run once for all tests."""
+    place = tmp_path_factory.mktemp("uninterrupted")
+
+    def run(algo: str) -> Path:
+        folder = place / algo
+        if not folder.exists():
+            folder.mkdir()
+            trial_of(study, algo).run(folder)
+        return folder
+
+    return run
+
+
+def assert_equal_results(one: Path, other: Path) -> None:
+    left, right = (
+        pd.read_csv(each / "curve.csv", dtype=str).drop(columns="wall_seconds")
+        for each in (one, other)
+    )
+    pd.testing.assert_frame_equal(left, right)
+    (agent,) = one.glob("agent.*")
+    for name in ("evaluation.csv", "action_counts.csv", agent.name):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+class Interrupt(Exception):  # noqa: N818  (not an error)
+    """Ends a trial at a given step, in place of a kill."""
+
+
+def run_until(trial: Trial, folder: Path, steps: int) -> None:
+    def progress(done: int) -> None:
+        if done >= steps:
+            raise Interrupt
+
+    with contextlib.suppress(Interrupt):
+        trial.run(folder, progress, checkpoint_seconds=0.0)
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+@pytest.mark.parametrize("steps", [102, 322])
+def test_interrupted_trial_is_resumed(
+    study: Study, uninterrupted: Callable[[str], Path], algo: str, steps: int, tmp_path: Path
+):
+    """Interrupted in the middle of an episode, and in the evaluation."""
+    trial = trial_of(study, algo)
+    run_until(trial, tmp_path, steps)
+    assert not (tmp_path / "result.json").exists()
+    seen: list[int] = []
+    trial.run(tmp_path, seen.append)
+    assert seen[0] > min(steps, trial.total_timesteps) - 2 * 32
+    assert_equal_results(uninterrupted(algo), tmp_path)
 
 
 def work(trial: Trial, folder: Path, connection: Any) -> None:
@@ -63,15 +125,15 @@ def work(trial: Trial, folder: Path, connection: Any) -> None:
         nonlocal reported
         if not reported:
             connection.send(done)
-        reported = True
+            reported = True
 
-    run_trial(trial, folder, progress, checkpoint_seconds=0.02)
+    trial.run(folder, progress, checkpoint_seconds=0.02)
 
 
 def start(*job: Any) -> tuple[ForkServerProcess, multiprocessing.connection.Connection]:
-    """A process that runs a trial; a fork server, lest each imports everything again."""
+    """Start a trial in a process; a fork server imports everything once for all of them."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["spangym.experiments.trials.train", __name__])
+    context.set_forkserver_preload(["spangym.experiments.trials.trial", __name__])
     ours, theirs = context.Pipe()
     process = context.Process(target=work, args=(*job, theirs), daemon=True)
     process.start()
@@ -79,35 +141,20 @@ def start(*job: Any) -> tuple[ForkServerProcess, multiprocessing.connection.Conn
     return process, ours
 
 
-def same_rows(one: Path, other: Path) -> None:
-    left, right = (
-        pd.read_csv(each / "curve.csv", dtype=str).drop(columns="wall_seconds")
-        for each in (one, other)
-    )
-    pd.testing.assert_frame_equal(left, right)
-    name = "evaluation.csv"
-    assert (one / name).read_bytes() == (other / name).read_bytes()
-
-
-def same_agents(one: Path, other: Path) -> None:
-    (path,) = one.glob("agent.*")
-    assert path.read_bytes() == (other / path.name).read_bytes()
-
-
-@pytest.mark.parametrize("agent", ["refiner", "dqn", "ppo"])
-@pytest.mark.parametrize("most", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_random_moments_it_comes_out_the_same(
-    study: Study, agent: str, most: int, tmp_path: Path
-):
-    # The more kills, the longer, so that several rollouts fit between two of them.
-    study = dataclasses.replace(study, total_timesteps=study.total_timesteps * most // 4)
-    trial = next(each for each in study.trials() if each.agent.algo == agent)
+@pytest.mark.parametrize(
+    ("algo", "most"),
+    [("refiner", 3), *(pytest.param(algo, 20, marks=pytest.mark.slow) for algo in AGENTS)],
+)
+def test_trial_killed_at_random_times(study: Study, algo: str, most: int, tmp_path: Path):
+    # More kills need a longer training, so that several rollouts fit between two of them.
+    steps = 2 * study.total_timesteps * max(1, most // 4)
+    trial = trial_of(dataclasses.replace(study, total_timesteps=steps), algo)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
-    began = time.monotonic()
-    run_trial(trial, whole, lambda _: None)
-    seconds = time.monotonic() - began
+    start_time = time.monotonic()
+    trial.run(whole)
+    seconds = time.monotonic() - start_time
     generator = np.random.default_rng(0)
     kills, reached = 0, []
     while not (killed / "result.json").exists():
@@ -115,94 +162,81 @@ def test_killed_at_random_moments_it_comes_out_the_same(
         with contextlib.suppress(EOFError):
             reached.append(connection.recv())
         if kills < most:
-            # In training as well as in evaluation, and while a checkpoint is written.
+            # In training and evaluation, and while a checkpoint is written.
             time.sleep(generator.uniform(0, seconds / most))
             process.kill()
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
         kills += process.exitcode != 0
-    assert kills >= most * 3 / 4
-    # It went on, and did not begin again each time.
+    assert kills >= most * 2 / 3
+    # It was resumed and did not start over each time.
     assert len(set(reached)) > kills / 4, reached
-    same_rows(whole, killed)
-    same_agents(whole, killed)
-
-
-class Killed(Exception):  # noqa: N818  (a moment, no error)
-    """Stands for a kill, where the moment matters."""
-
-
-def run_until(trial: Trial, folder: Path, steps: int) -> None:
-    def progress(done: int) -> None:
-        if done >= steps:
-            raise Killed
-
-    with contextlib.suppress(Killed):
-        run_trial(trial, folder, progress, checkpoint_seconds=0.0)
+    assert_equal_results(whole, killed)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
-    study: Study, damage: str, tmp_path: Path
+def test_damaged_checkpoint_is_reported_and_the_one_before_is_used(
+    study: Study, uninterrupted: Callable[[str], Path], damage: str, tmp_path: Path
 ):
-    trial = study.trials()[0]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir()
-    killed.mkdir()
-    run_trial(trial, whole, lambda _: None)
-    run_until(trial, killed, 120)
-    before, last = sorted((killed / "checkpoints").iterdir())
+    trial = trial_of(study, "refiner")
+    run_until(trial, tmp_path, 120)
+    before, last = sorted((tmp_path / "checkpoints").iterdir())
     content = bytearray(last.read_bytes())
     content[-3] ^= 1
     last.write_bytes({"cut": content[:-9], "flipped": content, "empty": b""}[damage])
-    half = last.with_name(f".77-{last.name}")
-    half.write_bytes(b"half")
-    notes: list[str] = []
-    run_trial(trial, killed, lambda _: None, notes.append)
-    assert notes == [f"checkpoint {last} is damaged and not used"]
+    half_written = last.with_name(f".77-{last.name}")
+    half_written.write_bytes(b"half")
+    messages: list[str] = []
+    trial.run(tmp_path, log=messages.append)
+    (message,) = messages
+    assert str(last) in message
+    assert "damaged" in message
     assert not before.exists()
-    assert not half.exists()
-    same_rows(whole, killed)
-    same_agents(whole, killed)
+    assert not half_written.exists()
+    assert_equal_results(uninterrupted("refiner"), tmp_path)
 
 
-def test_without_a_whole_checkpoint_it_begins_again(study: Study, tmp_path: Path):
-    trial = study.trials()[0]
+def test_without_an_intact_checkpoint_the_trial_starts_over(study: Study, tmp_path: Path):
+    trial = trial_of(study, "refiner")
     run_until(trial, tmp_path, 120)
     for path in (tmp_path / "checkpoints").iterdir():
         path.write_bytes(b"nothing")
-    notes: list[str] = []
+    messages: list[str] = []
     steps: list[int] = []
-    run_trial(trial, tmp_path, steps.append, notes.append)
-    assert len(notes) == 2
+    trial.run(tmp_path, steps.append, messages.append)
+    assert len(messages) == 2
     assert steps[0] == study.n_envs
 
 
-@pytest.mark.parametrize("agent", ["refiner", "dqn", "ppo"])
-def test_a_finished_training_is_made_longer(study: Study, agent: str, tmp_path: Path):
-    trial = next(each for each in study.trials() if each.agent.algo == agent)
-    run_trial(dataclasses.replace(trial, total_timesteps=320), tmp_path, lambda _: None)
-    (kept,) = (tmp_path / "checkpoints").iterdir()
-    first = (tmp_path / "curve.csv").read_text()
+@pytest.mark.parametrize("algo", AGENTS)
+def test_finished_training_is_made_longer(
+    study: Study, uninterrupted: Callable[[str], Path], algo: str, tmp_path: Path
+):
+    whole = uninterrupted(algo)
+    short = tmp_path / "short"
+    short.mkdir()
+    trial = trial_of(study, algo)
+    dataclasses.replace(trial, total_timesteps=160).run(short)
+    (kept,) = (short / "checkpoints").iterdir()
+    first = (short / "curve.csv").read_text()
     steps: list[int] = []
-    longer = dataclasses.replace(trial, resumed_from_steps=(320,))
-    run_trial(longer, tmp_path, steps.append)
-    # All that was learned stays: it goes on from the last rest.
-    assert steps[0] > 320 - 2 * 32
-    assert (tmp_path / "curve.csv").read_text().startswith(first[: len(first) // 2])
-    rows = pd.read_csv(tmp_path / "curve.csv")
+    longer = dataclasses.replace(trial, resumed_from_steps=(160,))
+    longer.run(short, steps.append)
+    # Nothing that was learned is lost: the training continues from the last checkpoint.
+    assert steps[0] > 160 - 2 * 32
+    assert (short / "curve.csv").read_text().startswith(first[: len(first) // 2])
+    rows = pd.read_csv(short / "curve.csv")
     assert rows["step"].tolist() == sorted(rows["step"])
-    assert len(rows) == 640 // 4
+    assert len(rows) == len(pd.read_csv(whole / "curve.csv")) == 320 // 4
     assert not kept.exists()
-    # In a folder of its own it goes the same way, by way of the earlier end.
+    # Another folder leads to the same results, by way of the earlier end.
     another = tmp_path / "another"
     another.mkdir()
-    run_trial(longer, another, lambda _: None)
-    same_rows(tmp_path, another)
-    same_agents(tmp_path, another)
+    longer.run(another)
+    assert_equal_results(short, another)
 
 
-def test_a_refiner_that_stores_nothing_begins_again(
+def test_refiner_without_state_starts_over(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "forgetful.py").write_text(
@@ -214,14 +248,12 @@ def test_a_refiner_that_stores_nothing_begins_again(
     entry = dataclasses.replace(study.agents[0], algo="forgetful:Mine", hyperparameters={})
     folder = tmp_path / "trial"
     folder.mkdir()
-    run_until(study.trial(study.environments[0], entry, 0), folder, 120)
+    run_until(make_trial(study, study.environments[0], entry, 0), folder, 120)
     assert not (folder / "checkpoints").exists()
 
 
-def test_the_recorder_goes_on_in_its_sums(study: Study, tmp_path: Path):
-    """In mid-episode, too: totals, rows and streams."""
-    trial = study.trials()[0]
-    run_until(trial, tmp_path, 102)
+def test_checkpoint_holds_the_sums_of_an_unfinished_episode(study: Study, tmp_path: Path):
+    run_until(trial_of(study, "refiner"), tmp_path, 102)
     stored = load_state(sorted((tmp_path / "checkpoints").iterdir())[-1])
     recorder = stored["recorder"]
     assert recorder["steps"] == 100

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from spangym.experiments.analysis.load_results import load_results
-from spangym.experiments.trials.run_dir import RunDir
+from spangym.experiments.runner.run_dir import RunDir
+from spangym.experiments.trials.comparison_run import COMPARISON
 
 from .conftest import run_here, trial_folder
 
@@ -35,7 +36,7 @@ def other(run: Path) -> Path:
 
 
 def test_rows_of_one_run_are_those_of_its_files(run: Path):
-    rows = load_results([RunDir(run)])
+    rows = load_results([RunDir(run, COMPARISON)])
     stored = pd.read_csv(run / "evaluation.csv")
     assert rows.environments == ("SpanControl-v0",)
     assert rows.learners == ("pooled", "dqn")
@@ -54,7 +55,7 @@ def test_rows_of_one_run_are_those_of_its_files(run: Path):
 
 
 def test_what_is_the_same_in_two_runs_stands_once(run: Path, other: Path):
-    rows = load_results([RunDir(run), RunDir(other)])
+    rows = load_results([RunDir(run, COMPARISON), RunDir(other, COMPARISON)])
     assert rows.environments == ("SpanControl-v0",)
     assert rows.learners == ("pooled", "dqn", "dqn (other)")
     assert len(rows.trials) == 18 + 2
@@ -66,7 +67,7 @@ def test_an_agent_trained_otherwise_is_another_everywhere(run: Path, other: Path
     """Of one label, but with another option."""
     study = other / "study.toml"
     study.write_text(study.read_text().replace("gamma = 0.5", "gamma = 0.25"))
-    rows = load_results([RunDir(run), RunDir(other)])
+    rows = load_results([RunDir(run, COMPARISON), RunDir(other, COMPARISON)])
     assert rows.learners == ("pooled", "dqn", "dqn (other)")
     assert len(rows.trials) == 18 + 2
 
@@ -74,7 +75,7 @@ def test_an_agent_trained_otherwise_is_another_everywhere(run: Path, other: Path
 def test_environments_that_differ_are_kept_apart(run: Path, other: Path):
     study = other / "study.toml"
     study.write_text(study.read_text().replace("max_span = 384", "max_span = 300"))
-    rows = load_results([RunDir(run), RunDir(other)])
+    rows = load_results([RunDir(run, COMPARISON), RunDir(other, COMPARISON)])
     assert rows.environments == ("SpanControl-v0", "SpanControl-v0 (other)")
     assert rows.learners == ("pooled", "dqn")
     assert len(rows.trials) == 36
@@ -88,7 +89,7 @@ def test_a_run_in_progress_can_be_read(run: Path):
     (failed / "error.txt").write_text("Traceback ...\nValueError: no luck\n")
     (half / "result.json").unlink()
     (half / "curve.csv").write_text("step,ret")
-    rows = load_results([RunDir(run)])
+    rows = load_results([RunDir(run, COMPARISON)])
     assert len(rows.trials) == 15
     assert rows.failed == (("SpanControl-v0/dqn/seed-0", "ValueError: no luck"),)
     assert rows.missing == 2

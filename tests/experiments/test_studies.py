@@ -10,6 +10,7 @@ from spangym.experiments.studies.load_study import (
     parse_study,
 )
 from spangym.experiments.studies.study import Study
+from spangym.experiments.trials.trial import trials_of
 from spangym.utils.errors import UserError
 
 from .conftest import TINY
@@ -26,15 +27,15 @@ def test_resolved_study_spells_everything_out(tiny: Study):
 
 
 def test_baselines_stand_in_every_study(tiny: Study):
-    names = [trial.job_id.removeprefix("SpanControl-v0/") for trial in tiny.trials()]
+    names = [trial.job_id.removeprefix("SpanControl-v0/") for trial in trials_of(tiny)]
     assert names[:4] == ["pooled/seed-0", "pooled/seed-1", "dqn/seed-0", "dqn/seed-1"]
     assert names[4:8] == ["oracle/seed-0", "threshold/seed-0", "random/seed-0", "random/seed-1"]
     assert names[8:] == [f"fixed-{action}/seed-0" for action in range(10)]
 
 
 def test_training_and_evaluation_read_different_text(tiny: Study):
-    assert tiny.trials()[0].train_config().split == "train"
-    assert tiny.trials()[0].eval_config().split == "evaluation"
+    assert trials_of(tiny)[0].train_config().split == "train"
+    assert trials_of(tiny)[0].eval_config().split == "evaluation"
 
 
 @pytest.mark.parametrize("name", builtin_studies())
@@ -98,11 +99,11 @@ def test_changes_from_the_command_line(tiny: Study):
         ("ctx = 16", "ctxx = 16", "unexpected keyword argument 'ctxx'; did you mean 'ctx'?"),
         ("ctx = 16", "heads = 16", "not TOML"),
         ("heads = 2", "heads = 3", "heads must divide dims, got heads=3, dims=8"),
-        ("chunks_per_episode = 2", "encoding = 'box'", "set it for an agent"),
+        ("chunks_per_episode = 2", "encoding = 'box'", "in the agents"),
         (
             "chunks_per_episode = 2",
             "control_kv_cache = true",
-            "'control_kv_cache' is not for comparisons",
+            "'control_kv_cache' must be false",
         ),
         (
             "chunks_per_episode = 2",
@@ -111,13 +112,13 @@ def test_changes_from_the_command_line(tiny: Study):
         ),
         ("episodes = 2", "episode = 2", "key 'evaluation.episode' is unknown; did you mean 'epi"),
         ('"refiner"', '"refinr"', "agent 'refinr' is unknown; did you mean 'refiner' or"),
-        ('name = "pooled"', 'name = "dqn"', "two agents would be kept in one folder, 'dqn'"),
+        ('name = "pooled"', 'name = "dqn"', "same folder, 'dqn'"),
         (
             'name = "pooled"',
             'name = "random"',
-            "kept in one folder, 'random'",
+            "same folder, 'random'",
         ),
-        ('name = "pooled"', 'name = "fixed-3"', "kept in one folder, 'fixed-3'"),
+        ('name = "pooled"', 'name = "fixed-3"', "same folder, 'fixed-3'"),
         (
             "pool_groups = 2",
             'encoding = "box"',

@@ -13,7 +13,7 @@ from spangym.experiments.studies.study import Study
 from spangym.experiments.trials.evaluate import evaluate, measure_regret
 from spangym.experiments.trials.recorder import EpisodeRecorder
 from spangym.experiments.trials.tensorboard import TrialLogger
-from spangym.experiments.trials.train import env_seed, run_trial
+from spangym.experiments.trials.trial import env_seed, trials_of
 
 COLUMNS = [
     "step",
@@ -30,7 +30,7 @@ COLUMNS = [
 
 def test_curve_holds_what_the_environment_did(tiny: Study, tmp_path: Path):
     """Two environments of a fixed span, against scalar environments with the same seeds."""
-    config = tiny.trials()[0].train_config()
+    config = trials_of(tiny)[0].train_config()
     env = SB3SpanControlVecEnv(config, 2)
     seen: list[int] = []
     with contextlib.closing(TrialLogger(tmp_path)) as board:
@@ -66,7 +66,7 @@ def test_curve_holds_what_the_environment_did(tiny: Study, tmp_path: Path):
 
 
 def test_more_steps_than_given_are_refused(tiny: Study, tmp_path: Path):
-    env = SB3SpanControlVecEnv(tiny.trials()[0].train_config(), 1)
+    env = SB3SpanControlVecEnv(trials_of(tiny)[0].train_config(), 1)
     recorder = EpisodeRecorder(env, tmp_path, TrialLogger(tmp_path), 3, 0, lambda _: None)
     with pytest.raises(RuntimeError, match="more than the 3 steps"):
         FixedSpanPolicy(1).learn(recorder, 4)
@@ -81,7 +81,7 @@ def test_streams_and_agents_draw_from_different_seeds():
 
 
 def test_evaluation_is_the_same_for_all_and_repeatable(tiny: Study):
-    config = tiny.trials()[0].eval_config()
+    config = trials_of(tiny)[0].eval_config()
     one, other = (evaluate(FixedSpanPolicy(5), config, 100, 3, lambda _: None) for _ in range(2))
     assert one == other
     assert [row["evaluation_seed"] for row in one] == [100, 101, 102]
@@ -100,8 +100,8 @@ def test_evaluation_is_the_same_for_all_and_repeatable(tiny: Study):
 
 
 def test_a_trial_leaves_everything_and_result_last(tiny: Study, tmp_path: Path):
-    trial, seen = tiny.trials()[1], []
-    run_trial(trial, tmp_path, seen.append)
+    trial, seen = trials_of(tiny)[1], []
+    trial.run(tmp_path, seen.append)
     names = {each.name for each in tmp_path.iterdir() if "tfevents" not in each.name}
     tables = {"curve.csv", "evaluation.csv", "action_counts.csv", "regret.csv"}
     assert names == {"job.json", "agent.safetensors", "checkpoints", "result.json", *tables}
@@ -123,10 +123,10 @@ def test_a_trial_leaves_everything_and_result_last(tiny: Study, tmp_path: Path):
 def test_every_agent_shows_the_same_names_in_tensorboard(tiny: Study, tmp_path: Path):
     """Scalars, histograms, a figure and the HParams tab's summaries, of a learner and a policy."""
     shown = []
-    for trial in (tiny.trials()[2], tiny.trials()[-1]):
+    for trial in (trials_of(tiny)[2], trials_of(tiny)[-1]):
         folder = tmp_path / trial.agent.slug
         folder.mkdir()
-        run_trial(trial, folder, lambda _: None)
+        trial.run(folder)
         events = EventAccumulator(str(folder)).Reload()
         tags = events.Tags()
         assert tags["images"] == ["evaluation/spans"]
@@ -141,7 +141,7 @@ def test_every_agent_shows_the_same_names_in_tensorboard(tiny: Study, tmp_path: 
 def test_regret_is_what_looking_ahead_has_over_what_was_chosen(tiny: Study):
     """The oracle regrets nothing; a fixed span what the best ways have over its own, summed."""
     oracle, fixed = (
-        next(each for each in tiny.trials() if each.agent.algo == name)
+        next(each for each in trials_of(tiny) if each.agent.algo == name)
         for name in ("oracle", "fixed:3")
     )
     regrets = []
@@ -157,6 +157,6 @@ def test_regret_is_what_looking_ahead_has_over_what_was_chosen(tiny: Study):
 
 
 def test_a_fixed_span_is_not_trained(tiny: Study, tmp_path: Path):
-    trial = next(each for each in tiny.trials() if each.agent.algo == "fixed:4")
-    run_trial(trial, tmp_path, lambda _: None)
+    trial = next(each for each in trials_of(tiny) if each.agent.algo == "fixed:4")
+    trial.run(tmp_path)
     assert (tmp_path / "curve.csv").read_text() == ",".join(COLUMNS) + "\n"

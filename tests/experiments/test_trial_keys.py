@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from spangym.experiments.runner.fingerprint import DatasetHashes, config_hash
-from spangym.experiments.studies.study import EvalConfig, Study, StudyAgent, Trial
+from spangym.experiments.studies.study import EvalConfig, Study, StudyAgent
+from spangym.experiments.trials.trial import Trial, trials_of
 
 CUSTOM = """
 class Mine:
@@ -23,7 +24,7 @@ def key(trial: Trial) -> str:
 
 
 def test_what_things_are_called_is_not_in_it(tiny: Study):
-    trial = tiny.trials()[0]
+    trial = trials_of(tiny)[0]
     agent = replace(trial.agent, name="another", environments=("elsewhere",))
     environment = replace(trial.environment, name="elsewhere")
     assert key(replace(trial, agent=agent, environment=environment)) == key(trial)
@@ -40,7 +41,7 @@ def test_what_things_are_called_is_not_in_it(tiny: Study):
     ],
 )
 def test_what_the_numbers_hang_on_is_in_it(tiny: Study, change: dict[str, Any]):
-    trial = tiny.trials()[0]
+    trial = trials_of(tiny)[0]
     assert key(replace(trial, **change)) != key(trial)
 
 
@@ -48,12 +49,12 @@ def test_what_the_numbers_hang_on_is_in_it(tiny: Study, change: dict[str, Any]):
     "change", [{"hyperparameters": {"alpha": 0.2}}, {"pool_groups": 4}, {"algo": "random"}]
 )
 def test_the_agent_is_in_it(tiny: Study, change: dict[str, Any]):
-    trial = tiny.trials()[0]
+    trial = trials_of(tiny)[0]
     assert key(replace(trial, agent=replace(trial.agent, **change))) != key(trial)
 
 
 def test_kwargs_and_what_is_read_are_in_it(tiny: Study, tmp_path: Path):
-    trial = tiny.trials()[0]
+    trial = trials_of(tiny)[0]
     keys = {key(trial)}
     (tmp_path / "own.txt").write_text("abcdefgh" * 50)
     for change in ({"cost_coef": 0.5}, {"dataset": "code"}, {"dataset": str(tmp_path / "own.txt")}):
@@ -69,7 +70,7 @@ def test_the_module_of_an_agent_of_ones_own_is_in_it(
     tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.syspath_prepend(tmp_path)
-    trial = replace(tiny.trials()[0], agent=StudyAgent("own_of_keys:Mine", encoding="state"))
+    trial = replace(trials_of(tiny)[0], agent=StudyAgent("own_of_keys:Mine", encoding="state"))
     path = tmp_path / "own_of_keys.py"
     keys = set()
     for action in (3, 4, 3):

@@ -155,8 +155,8 @@ def test_a_refiner_that_fails_leaves_no_video(
     [
         ([ID, "--agent", "refinr"], "agent 'refinr' is unknown; did you mean 'refiner'"),
         ([ID, "--agent", "ppo"], "agent 'ppo' has to be trained first: name the folder of a trial"),
-        ([ID, "--agent", "runs/x/trials/ppo/seed-0"], "is no folder; name that of a trial"),
-        ([ID, "--agent", "."], "folder '.' is not of a trial: name one as RUN/trials/ENVIRON"),
+        ([ID, "--agent", "runs/x/jobs/ppo/seed-0"], "is no folder; name that of a trial"),
+        ([ID, "--agent", "."], "folder '.' is not of a trial: name one as RUN/jobs/ENVIRON"),
         (["SpanContrl-v0", "--agent", "random"], "did you mean 'spangym/SpanControl-v0'"),
         ([ID, "--agent", "random", "--video", "a.avi"], "'a.avi' must end in .mp4 or .gif"),
         ([ID, "--agent", "random", "--video", "mp4"], "'mp4' must end in .mp4 or .gif"),
@@ -192,7 +192,7 @@ def test_trials_that_cannot_be_watched(
     another = shutil.copytree(damaged, damaged.with_name("seed-7"))
     for environment, folder, message in (
         (ID, damaged, "cannot be read: "),
-        (ID, unfinished, "is not finished: go on with spangym compare --resume"),
+        (ID, unfinished, "is not finished: resume"),
         (ID, another, "is not of a trial of the study"),
         (ID, damaged.parent, "is not of a trial: name one as"),
         ("SpanBudget-v0", pooled, "is of spangym/SpanControl-v0, not of"),

@@ -24,7 +24,7 @@ from spangym.experiments.benchmarks.measure import (
     save_bench,
 )
 from spangym.experiments.cli.app import app
-from spangym.experiments.runner.hardware import available_cpus
+from spangym.experiments.runner.manifest import available_cpus
 from spangym.experiments.studies.study import Study
 from spangym.utils.errors import UserError
 

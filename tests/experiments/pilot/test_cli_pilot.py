@@ -66,10 +66,10 @@ def test_a_pilot_from_beginning_to_end(run: Run, tmp_path: Path):
         assert f" {name} " in done.out
     assert "bits a byte" in done.out
     assert {each.name for each in out.iterdir()} == {
-        *("pilot.toml", "manifest.json", "jobs.json", "trainings", "summary.json", "report.html"),
+        *("study.toml", "manifest.json", "jobs.json", "jobs", "summary.json", "report.html"),
         *("error.png", "error.svg", "loss.png", "loss.svg"),
     }
-    training = next((out / "trainings" / "refiner").glob("seed-0-*"))
+    training = next((out / "jobs" / "refiner").glob("seed-0-*"))
     assert {each.name.split(".")[0] for each in training.iterdir()} == {
         *("job", "curve", "spans", "evaluation", "by_span", "attention_maps", "model", "agent"),
         *("result", "checkpoints", "events"),
@@ -101,14 +101,14 @@ def test_a_killed_pilot_is_resumed(run: Run, tmp_path: Path):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    while not [*out.glob("trainings/*/*/checkpoints/step-*")]:
+    while not [*out.glob("jobs/*/*/checkpoints/step-*")]:
         assert process.poll() is None
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     done = run("pilot", "--resume", out)
     assert done.code == 0, done.err
-    for each in out.glob("trainings/*/*/curve.csv"):
+    for each in out.glob("jobs/*/*/curve.csv"):
         updates = [int(row["update"]) for row in csv.DictReader(each.open())]
         assert updates == [*range(1, 101)]
 
@@ -123,7 +123,7 @@ def test_a_training_that_stops_leaves_the_others(run: Run, tmp_path: Path):
     assert "failed: learned-span, seed 0" in done.err
     assert "gradient was not finite" in done.err
     assert "standard" not in done.err
-    rows = (out / "trainings" / "standard").glob("*/curve.csv")
+    rows = (out / "jobs" / "standard").glob("*/curve.csv")
     assert len([*csv.DictReader(next(rows).open())]) == 12
     assert "Ended early" in (out / "report.html").read_text()
 

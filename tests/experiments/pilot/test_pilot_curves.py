@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from spangym.experiments.pilot.pilot_folder import PilotFolder
+from spangym.experiments.pilot.pilot_run import PILOT
 from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.reports import write_outputs
+from spangym.experiments.runner.run_dir import RunDir
 
 from ..conftest import run_here
 from ..drawing import plot_data_of
@@ -17,7 +18,7 @@ from .synthetic import make_pilot
 def folder(tmp_path: Path) -> Path:
     """Folder of a pilot in which nothing is finished."""
     path = tmp_path / "pilot"
-    PilotFolder(path).make(tiny_study(), {})
+    RunDir(path, PILOT).create(tiny_study(), {})
     return path
 
 
@@ -49,7 +50,7 @@ def test_curves_draws_error_and_loss(
     }
     said = capsys.readouterr().out
     assert f"drawn: {finished / 'error.png'}" in said
-    assert "3 of 9 trainings are not finished and not drawn" in said
+    assert "3 of 9 jobs are not finished and not drawn" in said
 
 
 def test_curves_draws_what_is_asked_for_elsewhere(
@@ -76,7 +77,7 @@ def test_curves_draws_what_is_asked_for_elsewhere(
         (["--figure", "errors"], "there is no figure 'errors'; did you mean 'error'?"),
         (["--figure", "reward"], "there is no figure 'reward'"),
         (["elsewhere"], "is a pilot: pilots are drawn one at a time"),
-        ([], "no training is finished in"),
+        ([], "no job is finished in"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(

@@ -1,0 +1,60 @@
+"""Files in the folder of a job: the lock beside it, results, and leftovers of killed processes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from spangym.utils.atomic_io import atomic_write
+
+RESULT_FILE = "result.json"
+"""Last file that a job writes: it exists exactly if the job is complete."""
+
+
+def job_lock(folder: Path) -> FileLock:
+    """Return the lock of a job's folder, which the system releases when its process ends."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process is running the job of a folder."""
+    try:
+        with job_lock(folder).acquire(blocking=False):
+            return False
+    except Timeout:
+        return True
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether the job of a folder is complete."""
+    return (folder / RESULT_FILE).exists()
+
+
+def clean_job_dir(folder: Path) -> None:
+    """Make the folder of a job that starts; of an interrupted job only checkpoints are useful."""
+    if folder.exists() and not any(folder.glob("checkpoints/step-*")):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        # The error of the last attempt, and temporary files of a killed process.
+        if path.name.startswith(".") and path.is_dir():
+            shutil.rmtree(path)
+        elif path.name == "error.txt" or path.name.startswith("."):
+            path.unlink()
+
+
+def save_json(path: Path, content: object) -> None:
+    """Write a JSON file atomically."""
+    with atomic_write(path) as tmp:
+        tmp.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+
+
+def save_csv(path: Path, rows: pd.DataFrame) -> None:
+    """Write a table as a CSV file atomically."""
+    with atomic_write(path) as tmp:
+        rows.to_csv(tmp, index=False, lineterminator="\n")

@@ -1,0 +1,372 @@
+"""Run folders, with one layout for comparisons and pilots.
+
+study.toml       normalized study
+manifest.json    commands, versions, machine and content
+jobs.json        jobs of the study, each with its folder
+jobs/ID-KEY/     files of a job; KEY is a hash of everything that affects its results
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import pandas as pd
+from pandas.errors import EmptyDataError, ParserError
+
+from spangym.experiments.runner.fingerprint import DatasetHashes, config_hash
+from spangym.experiments.runner.job import Job
+from spangym.experiments.runner.job_files import RESULT_FILE, is_finished
+from spangym.utils.atomic_io import atomic_write
+from spangym.utils.errors import UserError
+from spangym.utils.toml import parse_toml
+
+MANIFEST_KEYS = ("command", "started", "versions", "machine", "num_workers", "content_sha256")
+
+
+class StoredStudy(Protocol):
+    """A study that can be written to a run folder."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    def to_toml(self) -> str:
+        """Return the study as TOML."""
+        ...
+
+
+S = TypeVar("S", bound=StoredStudy)
+J = TypeVar("J", bound=Job)
+
+
+@dataclass(frozen=True)
+class RunKind(Generic[S, J]):
+    """What distinguishes the runs of ``spangym compare`` and ``spangym pilot``.
+
+    Attributes:
+        command: Subcommand of ``spangym`` that writes such runs.
+        study: Class of the study.
+        jobs: Function from a study to its jobs.
+        to_row: Function from a job to its row in ``jobs.json``.
+        from_rows: Function from a study and rows to jobs, which does not import agents; raises
+            KeyError for a row that does not belong to the study.
+        result_keys: Keys of ``result.json``.
+        tables: Columns of each table of a job, by the name of its CSV file.
+        text_columns: Columns that hold text; all others hold numbers.
+        optional_columns: Columns of numbers that may be empty, which are read as NaN.
+        find_error: Function from a job, the name of a file and its content to the contradiction
+            between them, empty if there is none.
+    """
+
+    command: str
+    study: type[S]
+    jobs: Callable[[S], list[J]]
+    to_row: Callable[[J], dict[str, Any]]
+    from_rows: Callable[[S, list[dict[str, Any]]], list[J]]
+    result_keys: tuple[str, ...]
+    tables: Mapping[str, tuple[str, ...]]
+    text_columns: tuple[str, ...]
+    optional_columns: tuple[str, ...] = ()
+    find_error: Callable[[J, str, Any], str] | None = None
+
+
+class RunDir(Generic[S, J]):
+    """A run folder.
+
+    Args:
+        path: The folder.
+        kind: `COMPARISON` or `PILOT`.
+    """
+
+    def __init__(self, path: Path, kind: RunKind[S, J]) -> None:
+        self.path = path
+        self.kind = kind
+        self._folders: dict[str, str] = {}
+
+    @staticmethod
+    def open(path: Path, kind: RunKind[S, J]) -> RunDir[S, J]:
+        """Open the folder of an earlier run.
+
+        Raises:
+            UserError: The folder holds no run of this kind.
+        """
+        if run_command(path) != kind.command:
+            raise UserError(
+                f"folder {str(path)!r} is not a run folder of `spangym {kind.command}`: it has no "
+                "study.toml of its kind"
+            )
+        return RunDir(path, kind)
+
+    @property
+    def resume_command(self) -> str:
+        """Command that resumes the run."""
+        return f"spangym {self.kind.command} --resume {shlex.quote(str(self.path))}"
+
+    def create(self, study: S, manifest: dict[str, Any]) -> list[J]:
+        """Write the study, its jobs and the manifest to a new folder or over those of an earlier run.
+
+        A job that already has a folder keeps it, even if agent or environment had other names.
+
+        Args:
+            study: A normalized study.
+            manifest: Manifest; added to that of the earlier run, if there is one.
+
+        Returns:
+            The jobs of the study.
+
+        Raises:
+            UserError: The folder holds another study or other files, or is not writable.
+        """
+        jobs = self.kind.jobs(study)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if run_command(self.path):
+                self._check_study_name(study.name)
+                first = self.manifest()
+                resumed = first.pop("resumed", None)
+                resumed = resumed if isinstance(resumed, list) else []
+                manifest = {**first, "resumed": [*resumed, manifest]}
+            elif any(self.path.iterdir()):
+                raise UserError(
+                    f"folder {str(self.path)!r} is not empty and not a run folder: choose another "
+                    "with --out"
+                )
+            rows = self._make_rows(jobs)
+            self.save_json("manifest.json", manifest)
+            self.write("study.toml", study.to_toml())
+            self.save_json("jobs.json", {"jobs": rows})
+        except OSError as error:
+            raise UserError(
+                f"folder {str(self.path)!r} cannot be written: {error.strerror}; "
+                "choose another with --out"
+            ) from error
+        self._folders = {}
+        return jobs
+
+    def study(self) -> S:
+        """Read the study, without importing its agents.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        return parse_toml(self._read("study.toml"), str(self.path / "study.toml"), self.kind.study)
+
+    def jobs(self) -> list[J]:
+        """Read the jobs in the order of ``jobs.json``, without importing their agents.
+
+        Raises:
+            UserError: A file is damaged.
+        """
+        study, rows = self.study(), self._rows()
+        try:
+            return self.kind.from_rows(study, rows)
+        except KeyError as error:
+            raise self._damaged("jobs.json", f"{error} does not fit study.toml") from error
+
+    def finished(self) -> list[J]:
+        """Return the jobs that are complete."""
+        return [job for job in self.jobs() if self.is_finished(job)]
+
+    def unfinished(self) -> list[tuple[J, Path]]:
+        """Return the jobs that are not complete, with their folders."""
+        return [(job, self.folder_of(job)) for job in self.jobs() if not self.is_finished(job)]
+
+    def is_finished(self, job: J) -> bool:
+        """Return whether a job is complete."""
+        return is_finished(self.folder_of(job))
+
+    def error(self, job: J) -> str:
+        """Return the error of a failed job in one line; empty if it is not known to have failed."""
+        try:
+            text = (self.folder_of(job) / "error.txt").read_text("utf-8")
+        except FileNotFoundError:
+            return ""
+        return text.strip().rpartition("\n")[2]
+
+    def folder_of(self, job: J) -> Path:
+        """Return the folder of a job."""
+        return self.path / self._folder_name(job)
+
+    def result(self, job: J) -> dict[str, Any]:
+        """Read ``result.json`` of a finished job.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        name = f"{self._folder_name(job)}/{RESULT_FILE}"
+        return self._checked(job, name, self._read_json(name, self.kind.result_keys))
+
+    def table(self, job: J, table: str) -> pd.DataFrame:
+        """Read a CSV file of a finished job.
+
+        Args:
+            job: The job.
+            table: Name of the file without its suffix, for example ``curve``.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        name = f"{self._folder_name(job)}/{table}.csv"
+        return self._checked(job, name, self._read_csv(name, self.kind.tables[table]))
+
+    def manifest(self) -> dict[str, Any]:
+        """Read the manifest.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        return self._read_json("manifest.json", MANIFEST_KEYS)
+
+    def copy_checkpoints(self, before: Sequence[tuple[J, Path]]) -> None:
+        """Copy checkpoints of shorter trainings into the folders of those that continue them.
+
+        Args:
+            before: Jobs before the study was changed, with their folders.
+        """
+        for job, old in before:
+            new = self.folder_of(job)
+            if old != new and any(old.glob("checkpoints/step-*")) and not new.exists():
+                tmp = new.with_name(f".{os.getpid()}-{new.name}")
+                shutil.copytree(old / "checkpoints", tmp / "checkpoints")
+                tmp.rename(new)
+
+    def check_writable(self) -> None:
+        """Check that files can be written.
+
+        Raises:
+            UserError: They cannot.
+        """
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise UserError(f"folder {str(self.path)!r} cannot be written: permission denied")
+
+    def write(self, name: str, text: str) -> None:
+        """Write a text file atomically."""
+        with atomic_write(self.path / name) as tmp:
+            tmp.write_text(text, "utf-8")
+
+    def save_json(self, name: str, content: dict[str, Any]) -> None:
+        """Write a JSON file atomically."""
+        self.write(name, json.dumps(content, indent=2) + "\n")
+
+    def _check_study_name(self, wanted: str) -> None:
+        if run_command(self.path) != self.kind.command:
+            raise UserError(
+                f"folder {str(self.path)!r} holds a run of `spangym {run_command(self.path)}`: "
+                "choose another with --out"
+            )
+        if (name := self.study().name) != wanted:
+            raise UserError(
+                f"folder {str(self.path)!r} holds a run of the study {name!r}: choose another with "
+                f"--out for {wanted!r}"
+            )
+
+    def _make_rows(self, jobs: Sequence[J]) -> list[dict[str, Any]]:
+        hashes = DatasetHashes()
+        existing = {
+            path.name: path
+            for depth in {job.job_id.count("/") for job in jobs}
+            for path in (self.path / "jobs").glob("*/" * depth + "*")
+        }
+        rows = []
+        for job in jobs:
+            key = config_hash(job.config_for_hash(hashes))
+            path = self.path / "jobs" / f"{job.job_id}-{key}"
+            # Jobs with equal results share a folder.
+            path = existing.setdefault(path.name, path)
+            rows.append({**self.kind.to_row(job), "folder": path.relative_to(self.path).as_posix()})
+        return rows
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = self._read_json("jobs.json", ("jobs",))["jobs"]
+        if not isinstance(rows, list) or not all(
+            isinstance(row, dict) and isinstance(row.get("folder"), str) for row in rows
+        ):
+            raise self._damaged("jobs.json", "its jobs must be a list of objects with a folder")
+        return rows
+
+    def _folder_name(self, job: J) -> str:
+        if not self._folders:
+            folders = [row["folder"] for row in self._rows()]
+            self._folders = {
+                each.job_id: folder for each, folder in zip(self.jobs(), folders, strict=True)
+            }
+        return self._folders[job.job_id]
+
+    def _checked(self, job: J, name: str, content: Any) -> Any:
+        find_error = self.kind.find_error
+        if find_error and (error := find_error(job, Path(name).name, content)):
+            raise self._damaged(name, error)
+        return content
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self.path / name).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise self._damaged(name, error) from error
+
+    def _read_json(self, name: str, keys: Sequence[str]) -> dict[str, Any]:
+        try:
+            content = json.loads(self._read(name))
+        except json.JSONDecodeError as error:
+            raise self._damaged(name, error) from error
+        if not isinstance(content, dict):
+            raise self._damaged(name, "not a JSON object")
+        if missing := [key for key in keys if key not in content]:
+            raise self._damaged(name, f"it lacks {', '.join(missing)}")
+        return content
+
+    def _read_csv(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
+        text_columns, optional = self.kind.text_columns, self.kind.optional_columns
+        text = self._read(name)
+        try:
+            # Text stays text even where it looks like a number or a missing value.
+            types: dict[Hashable, type[str]] = dict.fromkeys(text_columns, str)
+            empty = {column: [""] for column in optional}
+            rows = pd.read_csv(
+                io.StringIO(text), dtype=types, keep_default_na=False, na_values=empty
+            )
+        except (EmptyDataError, ParserError) as error:
+            raise self._damaged(name, error) from error
+        if not text.endswith("\n"):
+            raise self._damaged(name, "its last row is cut short")
+        if missing := [column for column in columns if column not in rows]:
+            raise self._damaged(name, f"it lacks the columns {', '.join(missing)}")
+        for column in rows.columns.difference([*text_columns], sort=False) if len(rows) else ():
+            values = rows[column].to_numpy()
+            if values.dtype.kind not in "if" or (column not in optional and np.isnan(values).any()):
+                raise self._damaged(name, "a row is cut short or holds no number")
+        return rows
+
+    def _damaged(self, name: str, error: object) -> UserError:
+        cause = getattr(error, "strerror", None) or str(error).strip().replace("\n", " ")
+        path = self.path / name
+        remedy = (
+            f"delete {path.parent} and run `{self.resume_command}`"
+            if name.startswith("jobs/")
+            else "run the study again in another folder"
+        )
+        return UserError(f"run folder is damaged: {path}: {cause}; {remedy}")
+
+
+def run_command(path: Path) -> str:
+    """Return the subcommand that wrote a run folder, ``compare`` or ``pilot``; else an empty text."""
+    try:
+        study = (path / "study.toml").read_text("utf-8", "replace")
+    except OSError:
+        return ""
+    # Only the studies of pilots have a task.
+    return "pilot" if re.search(r"^task *=", study, re.MULTILINE) else "compare"
+
+
+def json_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table for JSON, with None for NaN."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")

@@ -1,4 +1,8 @@
-"""Features of a layer's input and quality of its output."""
+"""Features of a layer's input and quality of its output.
+
+Arguments ``x`` have shape (batch, tokens, dims). ``lengths`` is the number of unpadded tokens of
+each sequence, shape (batch,); None for no padding. Results are at least float32 unless stated.
+"""
 
 from __future__ import annotations
 
@@ -35,15 +39,7 @@ def sequence_mask(tokens: int, lengths: Tensor) -> Tensor:
 
 
 def token_mean(x: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Mean over the tokens of each sequence.
-
-    Args:
-        x: Floating tensor of shape (batch, tokens, dims).
-        lengths: Number of unpadded tokens of each sequence, shape (batch,); all if None.
-
-    Returns:
-        Shape (batch, dims); 0 for a sequence of padding only.
-    """
+    """Mean over the tokens, (batch, dims), in the dtype of ``x``; 0 for a sequence of padding."""
     if lengths is None:
         return x.mean(-2)
     real = sequence_mask(x.shape[-2], lengths)[..., None]
@@ -52,15 +48,7 @@ def token_mean(x: Tensor, lengths: Tensor | None = None) -> Tensor:
 
 
 def token_moments(x: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """Mean and population variance of each dimension over the tokens.
-
-    Args:
-        x: Floating tensor of shape (batch, tokens, dims).
-        lengths: Number of unpadded tokens of each sequence, shape (batch,); all if None.
-
-    Returns:
-        Means, then variances, shape (batch, 2 * dims), at least float32.
-    """
+    """Means of all dimensions over the tokens, then population variances: (batch, 2 * dims)."""
     x = x.to(_accumulation_dtype(x))
     if lengths is None:
         variance, mean = torch.var_mean(x, dim=-2, correction=0)
@@ -71,14 +59,7 @@ def token_moments(x: Tensor, lengths: Tensor | None = None) -> Tensor:
 
 
 def pool_dims(features: Tensor, groups: int) -> Tensor:
-    """Average features over groups of neighboring dimensions.
-
-    Args:
-        features: Means, then variances, shape (batch, 2 * dims).
-        groups: Number of groups, a divisor of ``dims``.
-
-    Returns:
-        Means, then variances, shape (batch, 2 * groups).
+    """Average `token_moments` over groups of neighboring dimensions: (batch, 2 * groups).
 
     Example:
         >>> pool_dims(torch.tensor([[1.0, 3.0, 0.0, 2.0]]), groups=1).tolist()
@@ -94,13 +75,8 @@ def autocorrelation_buckets(x: Tensor, buckets: int, lengths: Tensor | None = No
     bucket ``j`` the lags in ``(2^(j-1), 2^j]``; the last bucket includes all longer lags. All lags
     are computed from the spectrum.
 
-    Args:
-        x: Shape (batch, tokens, dims).
-        buckets: Number of buckets, at least 1.
-        lengths: Number of unpadded tokens of each sequence, shape (batch,); all if None.
-
     Returns:
-        Shape (batch, buckets), in [-1, 1], at least float32; 0 for a bucket beyond the sequence.
+        Shape (batch, buckets), in [-1, 1]; 0 for a bucket beyond the sequence.
 
     Example:
         >>> x = torch.eye(4).repeat(1, 3, 1)  # four tokens, three times
@@ -161,13 +137,6 @@ def quality(output: Tensor, lengths: Tensor | None = None) -> Quality:
 
     It measures how large and how spread the output is, not the attention weights. Entries are
     clamped to at least 1e-10 before the logarithm.
-
-    Args:
-        output: Shape (batch, tokens, dims).
-        lengths: Number of unpadded tokens of each sequence, shape (batch,); all if None.
-
-    Returns:
-        Coverage, entropy and quality of each sequence, at least float32.
     """
     # 1e-10 is 0 in half precision.
     output = output.to(_accumulation_dtype(output))

@@ -1,8 +1,8 @@
 """Integer geometry of the local path: from span scales to windows and intervals of keys.
 
 Each sequence of a batch has its own span. Its queries are cut in windows of ``w`` consecutive
-tokens. Window ``i`` sees the keys ``[max(0, i*w - e), min(i*w + S, N))``, with the span ``S`` and the
-reach ``e = S - w``. All functions are pure functions of tensors without host reads.
+tokens. Window ``i`` sees the keys ``[max(0, i*w - e), min(i*w + S, N))``, with the span ``S`` and
+the reach ``e = S - w``. All functions are pure functions of tensors without host reads.
 """
 
 from __future__ import annotations
@@ -136,15 +136,14 @@ class SpanGeometry:
         return position - position.remainder(self.window[:, None])
 
     def intervals(self, queries: int, keys: int | None = None) -> tuple[Tensor, Tensor]:
-        """First key and end of each query's interval.
+        """First key and end (exclusive) of each query's interval.
 
         Args:
-            queries: Length of the sequences.
-            keys: Length of the sequences of the keys; the same if None.
+            queries: Number of queries.
+            keys: Number of keys; the same if None.
 
         Returns:
-            ``first`` and ``end`` (exclusive), each of shape (batch, queries), int64; both 0 for a
-            query without visible keys.
+            Each of shape (batch, queries), int64; both 0 for a query without visible keys.
         """
         keys = queries if keys is None else keys
         start = self.window_starts(queries)

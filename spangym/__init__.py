@@ -1,7 +1,7 @@
 """A Gymnasium suite in which the attention span of live PyTorch layers is the action.
 
-Importing this package registers the ids with Gymnasium. PyTorch is imported only when an environment
-is made.
+Importing this package registers the ids with Gymnasium. PyTorch is imported only when an
+environment is made.
 
 Example:
     >>> import gymnasium as gym

@@ -101,14 +101,11 @@ class ExportedPolicy(nn.Module):
         self.register_buffer("index", torch.tensor([layer]), persistent=False)
 
     def forward(self, local_input: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Choose the actions of a layer's normalized input.
+        """Choose actions, int64 of shape (batch,), for a layer's normalized input.
 
         Args:
             local_input: Shape (batch, tokens, dims).
             lengths: Number of unpadded tokens of each sequence, shape (batch,); all if None.
-
-        Returns:
-            Actions, int64 of shape (batch,), on the input's device.
         """
         local_input = local_input.detach()
         features = token_moments(local_input, lengths)

@@ -20,22 +20,11 @@ class SpanController(Protocol):
     """
 
     def choose_action(self, state: int) -> int:
-        """Choose an action, 0 (local path off) to 9 (the whole predicted span).
-
-        Args:
-            state: State id of the layer's normalized input.
-        """
+        """Choose an action, 0 (off) to 9 (full), in the state of the layer's normalized input."""
         ...
 
     def update(self, state: int, action: int, reward: float, next_state: int) -> None:
-        """Learn from one transition.
-
-        Args:
-            state: State in which the action was chosen.
-            action: The action.
-            reward: Its reward.
-            next_state: State of the next decision.
-        """
+        """Learn from one transition; the next state is that of the next decision."""
         ...
 
 
@@ -95,12 +84,8 @@ class BatchController(Protocol):
     def check(self, dims: int, action_scale: str) -> None:
         """Refuse a layer that this controller does not fit; called on assignment.
 
-        Args:
-            dims: Width of the layer.
-            action_scale: ``relative`` or ``absolute``.
-
         Raises:
-            ValueError: The layer does not fit; the message says why.
+            ValueError: The width or the action scale does not fit; the message says why.
         """
         ...
 

@@ -1,8 +1,8 @@
 """The CPU kernel: many windows in one fused call, at a cost proportional to the visible keys.
 
 The intervals of neighboring windows overlap and are read as a strided view of the sequence
-(`torch.Tensor.unfold`), without a copy and without a mask. The few windows whose interval is clipped
-by an end of the sequence are computed one by one.
+(`torch.Tensor.unfold`), without a copy and without a mask. The few windows whose interval is
+clipped by an end of the sequence are computed one by one.
 
 All refinement passes run on a block of windows before the next block, so that its queries and
 outputs stay in the cache of a core (`spangym.attention.kernels.cpu_windows`). Short sequences are
@@ -48,9 +48,8 @@ def attend_windows(inputs: KernelInputs) -> KernelOutput:
     else:
         results, start = [], 0
         for block in blocks:
-            results = results or [
-                each.new_empty(batch * queries, *each.shape[1:]) for each in block
-            ]
+            if not results:
+                results = [x.new_empty(batch * queries, *x.shape[1:]) for x in block]
             end = start + len(block[0])
             for result, part in zip(results, block, strict=True):
                 result[start:end] = part
@@ -61,7 +60,7 @@ def attend_windows(inputs: KernelInputs) -> KernelOutput:
 
 @dataclass(frozen=True)
 class _Sequence:
-    """Queries and keys of one sequence, (tokens, heads, head size), and its geometry on the host."""
+    """One sequence: (tokens, heads, head size), with its geometry on the host."""
 
     q: Tensor
     k: Tensor

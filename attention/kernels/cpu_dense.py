@@ -20,8 +20,8 @@ MAX_QK_PAIRS = 256 * 256
 """Largest number of queries times keys.
 
 Measured on one core, 4 heads of 8 or 16 dimensions: with windows of up to 32 tokens this kernel
-takes a tenth of the time of the windowed one at 128 tokens, a third at 256, half at 384, the same at
-512. With windows of hundreds of tokens it gains nothing from 256 tokens on.
+takes a tenth of the time of the windowed one at 128 tokens, a third at 256, half at 384, the same
+at 512. With windows of hundreds of tokens it gains nothing from 256 tokens on.
 """
 
 MAX_QK_PAIRS_ITERATIVE = 128 * 128

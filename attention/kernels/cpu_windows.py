@@ -16,23 +16,13 @@ _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 
 
 class Windows(NamedTuple):
-    """Windows of equal length with equal numbers of keys; views where possible.
+    """Windows of equal length with equal numbers of keys; views where possible."""
 
-    Attributes:
-        q: Queries, divided by the temperature, shape (windows, queries, heads, head size).
-        k: Keys, shape (windows, keys, heads, head size).
-        v: Values, same shape; the same tensor where keys are values.
-        bias: Added to the scores, broadcastable to (windows, heads, queries, keys).
-        triangle: Whether query ``i`` sees the keys up to ``i``; there is no bias then.
-        inverse_temperature: Factor of the outputs that are added to the queries.
-        per_query_convergence: Whether each query stops by itself.
-    """
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    bias: Tensor | None
-    triangle: bool
+    q: Tensor  # (windows, queries, heads, head size), divided by the temperature
+    k: Tensor  # (windows, keys, heads, head size)
+    v: Tensor  # the same tensor where keys are values
+    bias: Tensor | None  # broadcastable to (windows, heads, queries, keys)
+    triangle: bool  # query i sees the keys up to i, without a bias
     inverse_temperature: Tensor | None
     per_query_convergence: bool
 
@@ -67,22 +57,13 @@ class Windows(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """State of some windows after a refinement pass.
+    """State of some windows after a refinement pass."""
 
-    Attributes:
-        windows: The windows, with the queries of the pass.
-        out: Output, shape (windows, queries, heads, head size).
-        lse: Log-sum-exp, shape (windows, queries, heads).
-        prev_out: Output of the previous pass; None after the first.
-        passes: Number of passes, int64, of each query (windows, queries) where queries stop by
-            themselves, otherwise of each window (windows, 1).
-    """
-
-    windows: Windows
-    out: Tensor
-    lse: Tensor
-    prev_out: Tensor | None
-    passes: Tensor
+    windows: Windows  # with the queries of the pass
+    out: Tensor  # (windows, queries, heads, head size)
+    lse: Tensor  # (windows, queries, heads)
+    prev_out: Tensor | None  # None after the first pass
+    passes: Tensor  # (windows, queries) where each query stops by itself, else (windows, 1)
 
     @classmethod
     def initial(cls, windows: Windows) -> Pass:

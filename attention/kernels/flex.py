@@ -58,18 +58,14 @@ def attend(inputs: KernelInputs) -> KernelOutput:
 
 
 def block_mask(first: Tensor, end: Tensor, keys: int) -> BlockMask:
-    """Block mask of queries that each see one interval of keys.
+    """Block mask of queries that each see one interval of keys, equal for all heads.
 
-    Equals the result of `torch.nn.attention.flex_attention.create_block_mask`, which tries all
-    pairs.
+    It equals that of `torch.nn.attention.flex_attention.create_block_mask`, which tries all pairs.
 
     Args:
         first: First key of each query, shape (batch, queries), int64.
         end: End of the interval, same shape; at most ``first`` for a query without visible keys.
         keys: Number of keys.
-
-    Returns:
-        The mask, equal for all heads.
     """
     queries = first.shape[-1]
     # Queries without visible keys, and the padding of the last tile, do not count.

@@ -1,4 +1,4 @@
-"""The reference kernel for any device, with a dense mask; the other kernels are tested against it."""
+"""The reference kernel for any device, with a dense mask; tests compare the others with it."""
 
 from __future__ import annotations
 
@@ -22,16 +22,10 @@ def attend(inputs: KernelInputs) -> KernelOutput:
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention with explicit scores; gradients flow through every argument.
+    """Output and log-sum-exp from explicit scores; gradients flow through every argument.
 
-    Args:
-        q: Queries, shape (batch, heads, queries, head size).
-        k: Keys, shape (batch, heads, keys, head size).
-        v: Values, same shape.
-        bias: Added to the scores, broadcastable to (batch, heads, queries, keys).
-
-    Returns:
-        Output and log-sum-exp, both 0 for a query without visible keys.
+    The bias is added to the scores, broadcastable to (batch, heads, queries, keys). A query without
+    visible keys gets 0.
     """
     scores, blind = _scores(q, k, bias)
     precise = torch.promote_types(q.dtype, torch.float32)
@@ -40,7 +34,7 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Te
 
 
 def attention_weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    """Attention weights, shape (batch, heads, queries, keys); 0 for a query without visible keys."""
+    """Weights, (batch, heads, queries, keys); 0 for a query without visible keys."""
     scores, blind = _scores(q, k, bias)
     return scores.softmax(-1).masked_fill(blind, 0.0)
 
@@ -48,11 +42,7 @@ def attention_weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
 def score_bias(
     q: Tensor, k: Tensor, spans: SpanGeometry, mask: Tensor | None, rows: slice = slice(None)
 ) -> Tensor:
-    """Sum of interval, soft edge and mask, to be added to the scores of some rows of the queries.
-
-    Returns:
-        Broadcastable to (batch, heads, rows, keys).
-    """
+    """Interval, soft edge and mask as a bias of the scores of some rows of the queries."""
     queries, keys = q.shape[-2], k.shape[-2]
     first, end = (each[:, rows, None] for each in spans.intervals(queries, keys))
     position = torch.arange(keys, device=q.device)
@@ -71,7 +61,7 @@ def score_bias(
 
 
 def to_additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert a boolean mask (True: attend) to an additive one; additive masks stay as they are."""
+    """Convert a boolean mask (True: attend) to an additive one; keep additive masks."""
     if mask.dtype != torch.bool:
         return mask.to(dtype)
     return torch.zeros((), dtype=dtype, device=mask.device).where(mask, -torch.inf)

@@ -1,4 +1,4 @@
-"""What an error message adds about a misspelled name."""
+"""Suggestions for misspelled names."""
 
 from __future__ import annotations
 
@@ -7,14 +7,7 @@ from collections.abc import Iterable
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The names nearest to a misspelled one, as the end of an error message.
-
-    Args:
-        name: What the user wrote.
-        known: What would have been right.
-
-    Returns:
-        ``"; did you mean ...?"``, or the list of known names where none is near.
+    """End of an error message that suggests the names closest to an unknown one, or lists all.
 
     Example:
         >>> did_you_mean("refinr", ["random", "refiner"])
@@ -25,5 +18,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3)
     if near:
-        return "; did you mean " + " or ".join(repr(each) for each in near) + "?"
+        return "; did you mean " + " or ".join(map(repr, near)) + "?"
     return "; known are: " + ", ".join(known)

@@ -1,4 +1,4 @@
-"""Typed configuration from TOML, with errors that say what would be right."""
+"""Typed configuration from TOML, with errors that name the key and what would be right."""
 
 from __future__ import annotations
 
@@ -19,35 +19,37 @@ T = TypeVar("T")
 
 
 def builtin_texts(package: str, folder: str) -> dict[str, str]:
-    """TOML texts in a folder of a package, by file name without its suffix."""
-    place = resources.files(package) / folder
-    files = [each for each in place.iterdir() if each.name.endswith(".toml")]
-    return {each.name.removesuffix(".toml"): each.read_text("utf-8") for each in files}
+    """Texts of the TOML files in a folder of a package, by file name without suffix."""
+    paths = (resources.files(package) / folder).iterdir()
+    return {
+        path.name.removesuffix(".toml"): path.read_text("utf-8")
+        for path in paths
+        if path.name.endswith(".toml")
+    }
 
 
-def find_text(noun: str, name: str, shipped: Mapping[str, str]) -> str:
-    """A shipped text, or that of a file.
+def find_text(noun: str, name: str, builtin: Mapping[str, str]) -> str:
+    """The built-in text of a name, or the text of a file.
 
     Args:
-        noun: What it is, for error messages.
-        name: Of one of the shipped, or of a file.
-        shipped: Texts by name.
+        noun: What the text describes, for error messages.
+        name: Built-in name, or path of a file.
+        builtin: Built-in texts by name.
 
     Raises:
-        UserError: There is no such file, or it is no text.
+        UserError: The file does not exist, or is not text.
     """
-    if name in shipped:
-        return shipped[name]
+    if name in builtin:
+        return builtin[name]
     try:
-        # With or without the mark that some editors put before UTF-8.
+        # utf-8-sig: some editors begin UTF-8 with a byte order mark.
         return Path(name).read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{noun} {name!r} is not a text file in UTF-8") from error
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"{noun} {name!r} cannot be read: {cause}{did_you_mean(name, shipped)}"
-        ) from error
+        hint = did_you_mean(name, builtin)
+        raise UserError(f"{noun} {name!r} cannot be read: {cause}{hint}") from error
 
 
 def parse_toml(text: str, name: str, kind: type[T]) -> T:

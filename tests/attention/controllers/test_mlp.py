@@ -42,7 +42,7 @@ def test_value_of_an_action_is_the_mean_of_its_quantiles():
         ({"weights": [torch.zeros(9, 32)]}, "must give 10 numbers, 9"),
         ({"weights": []}, "at least one"),
         ({"biases": [torch.zeros(9)]}, "weights and biases"),
-        ({"activation": "ReLu"}, "did you mean 'ReLU'"),
+        ({"activation": "ReLu"}, "'ReLU'"),
         (
             {"normalization": ObsNormalization(torch.zeros(3), torch.zeros(32), 10.0)},
             r"\[\(3,\), \(32,\)\].*\(32,\)",

@@ -91,7 +91,7 @@ def test_compiled_flex_serves_all_spans_with_one_compilation(
                 edge=None if mask is None else SoftEdge(torch.tensor(span) + 0.3, 8),
             )
             inputs = KernelInputs(q, q, q, spans, mask, steps=3, inverse_temperature=inverse)
-            with torch._dynamo.config.patch(error_on_recompile=number > 0):
+            with torch.compiler.set_stance("fail_on_recompile" if number else "default"):
                 got = flex.attend(inputs)
             expected = reference.attend(inputs)
             torch.testing.assert_close(got.output, expected.output, rtol=1e-4, atol=1e-5)

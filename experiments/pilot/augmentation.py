@@ -1,4 +1,4 @@
-"""What makes speech harder to hear: noise, rooms, and frames that are blotted out."""
+"""Augmentation of speech: noise, reverberation and SpecAugment."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def add_noise(
 
     Args:
         samples: Shape (samples,).
-        snr_db: Power of the samples over that of the noise, in decibels.
-        generator: What to draw from.
-        color: The noise's power falls with the frequency to this power: 0 is white noise, 1 pink
+        snr_db: Signal-to-noise ratio in decibels.
+        generator: Source of the noise.
+        color: The noise's power falls with this power of the frequency: 0 is white noise, 1 pink
             noise; drawn between them if None.
 
     Returns:
@@ -39,31 +39,30 @@ def add_noise(
     if color is None:
         color = generator.uniform(0, 1)
     spectrum = np.fft.rfft(generator.standard_normal(len(samples)))
-    # The constant part would be of infinite power.
+    # The constant part would have infinite power.
     spectrum[0] = 0
     spectrum[1:] *= np.arange(1, len(spectrum)) ** (-color / 2)
     noise = np.fft.irfft(spectrum, len(samples))
-    return (samples + noise * (_rms(samples) / _rms(noise) * 10 ** (-snr_db / 20))).astype(
-        np.float32
-    )
+    noise = noise * (_rms(samples) / _rms(noise) * 10 ** (-snr_db / 20))
+    return (samples + noise).astype(np.float32)
 
 
 def reverberate(
     samples: NDArray[np.float32], seconds: float, generator: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Put speech in a room: the direct sound, and 2 ms later noise that decays exponentially.
+    """Add a room: the direct sound, and from 2 ms later noise that decays exponentially.
 
     The direct sound has twice the energy of the rest.
 
     Args:
         samples: Shape (samples,), at `RATE`.
         seconds: Time in which the reverberation decays by 60 dB.
-        generator: What to draw from.
+        generator: Source of the noise.
 
     Returns:
-        Shape (samples,), of the same level.
+        Shape (samples,), at the same level.
     """
-    # Till 80 dB down.
+    # The tail ends 80 dB down.
     count = max(1, round(seconds * RATE * 4 / 3))
     tail = generator.standard_normal(count) * 10 ** (-3 * np.arange(count) / (seconds * RATE))
     tail *= 10 ** (-_DIRECT_TO_REVERBERANT_DB / 20) / np.linalg.norm(tail)
@@ -82,55 +81,44 @@ def spec_augment(
     channel_masks: int = 2,
     channels: int = 15,
 ) -> NDArray[np.float32]:
-    """Blot out times and bands of frames with their mean.
-
-    That is SpecAugment without its warping of time (Park et al., "SpecAugment: A Simple Data
-    Augmentation Method for Automatic Speech Recognition", 2019).
+    """Mask times and bands with the mean: SpecAugment (Park et al., 2019) without warping.
 
     Args:
-        frames: Shape (utterances, frames, channels); it is left as it is.
-        generator: What to draw from.
-        lengths: Frames of each utterance within which times are blotted out, shape (utterances,);
-            all if None.
-        time_masks: How many times of each utterance.
-        time: Most frames of one of them; at most a fifth of the utterance, too.
-        channel_masks: How many bands of each utterance.
-        channels: Most channels of one of them.
+        frames: Shape (utterances, frames, channels); not changed.
+        generator: Source of the masks.
+        lengths: Frames of each utterance that times are masked in, shape (utterances,); all
+            if None.
+        time_masks: Number of time masks of an utterance.
+        time: Maximum frames of a time mask, which is at most a fifth of the utterance.
+        channel_masks: Number of band masks of an utterance.
+        channels: Maximum channels of a band mask.
 
     Returns:
-        Of the shape of ``frames``.
+        Masked frames, of the same shape.
     """
     utterances, count, bands = frames.shape
     lengths = np.full(utterances, count) if lengths is None else lengths
+    limits = np.full(utterances, bands)
     masked = frames.copy()
     fill = frames.mean()
-    for row, *bounds in _mask_positions(
-        generator, lengths, np.minimum(time, lengths // 5), time_masks
-    ):
-        masked[row, slice(*bounds)] = fill
-    limits = np.full(utterances, bands)
+    widest = np.minimum(time, lengths // 5)
+    for row, start, stop in _draw_masks(generator, lengths, widest, time_masks):
+        masked[row, start:stop] = fill
     widest = np.minimum(channels, limits)
-    for row, *bounds in _mask_positions(generator, limits, widest, channel_masks):
-        masked[row, :, slice(*bounds)] = fill
+    for row, start, stop in _draw_masks(generator, limits, widest, channel_masks):
+        masked[row, :, start:stop] = fill
     return masked
 
 
-def _mask_positions(
+def _draw_masks(
     generator: np.random.Generator, limits: NDArray[np.int64], widest: NDArray[np.int64], count: int
-) -> list[tuple[int, int, int]]:
-    """Rows, each with where a mask starts and stops."""
+) -> NDArray[np.int64]:
+    """Draw masks, as rows (utterance, start, stop)."""
     shape = (count, len(limits))
     widths = generator.integers(0, widest, shape, endpoint=True)
     starts = generator.integers(0, limits - widths, shape, endpoint=True)
     rows = np.broadcast_to(np.arange(len(limits)), shape)
-    return list(
-        zip(
-            rows.ravel().tolist(),
-            starts.ravel().tolist(),
-            (starts + widths).ravel().tolist(),
-            strict=True,
-        )
-    )
+    return np.stack([rows, starts, starts + widths], axis=-1).reshape(-1, 3)
 
 
 def _rms(samples: NDArray[np.floating]) -> float:

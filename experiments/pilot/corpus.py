@@ -1,4 +1,4 @@
-"""Utterances with their texts, in splits, as a recognizer of characters is trained on them."""
+"""Utterances with transcripts, in splits, for a recognizer of characters."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from spangym.envs.data.dataset import NO_TARGET
 from spangym.envs.data.log_mel import HOP, RATE
 
 BLANK = 0
-"""CTC's class of no character; characters are the classes from 1, in the alphabet's order."""
+"""Blank class of CTC; classes from 1 are the characters, in the alphabet's order."""
 
 NOISE_FLOOR = 1e-4
-"""Level of a quiet microphone, of 1."""
-
-_FRAMES_PER_SECOND = RATE // HOP
+"""Standard deviation of a quiet microphone's noise, relative to full scale."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,10 @@ class Utterances:
     Attributes:
         frames: Log-mel frames of `spangym.envs.data.log_mel`, 100 a second, float32 of shape
             (utterances, frames, 80).
-        lengths: Frames before padding, multiples of what a model makes one token of, shape
+        lengths: Number of frames before padding, multiples of the frames of a token, shape
             (utterances,).
-        texts: What is said.
-        speakers: Who says it.
+        texts: Transcript of each utterance.
+        speakers: Speaker of each utterance.
     """
 
     frames: NDArray[np.float32]
@@ -47,12 +45,12 @@ class Utterances:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Utterances for training and for two tests; no sentence of a test is trained on.
+    """Utterances of three splits; no sentence of a test split is in the training split.
 
     Attributes:
-        train: Utterances to train on.
-        test_seen: The test with speakers of the training.
-        test_unseen: The test with other speakers; None where there is but one speaker.
+        train: Training utterances.
+        test_seen: Test utterances of training speakers.
+        test_unseen: Test utterances of other speakers; None if there is only one speaker.
     """
 
     train: Utterances
@@ -61,15 +59,15 @@ class Corpus:
 
     @cached_property
     def splits(self) -> dict[str, Utterances]:
-        """What there is of ``train``, ``test_seen`` and ``test_unseen``."""
-        named = {"train": self.train, "test_seen": self.test_seen, "test_unseen": self.test_unseen}
-        return {name: split for name, split in named.items() if split is not None}
+        """The splits by name."""
+        splits = {"train": self.train, "test_seen": self.test_seen, "test_unseen": self.test_unseen}
+        return {name: split for name, split in splits.items() if split is not None}
 
     @cached_property
     def alphabet(self) -> str:
         """The characters of all texts, sorted."""
         return "".join(
-            sorted({each for split in self.splits.values() for each in "".join(split.texts)})
+            sorted({*"".join(text for each in self.splits.values() for text in each.texts)})
         )
 
     @cached_property
@@ -86,36 +84,34 @@ class Corpus:
 def num_frames(
     recordings: Sequence[NDArray[np.floating]], texts: Sequence[str], multiple: int
 ) -> NDArray[np.int64]:
-    """Frames that each utterance takes, with the silence after it that CTC may need.
+    """Return the number of frames of each utterance, including silence that CTC may need.
 
-    CTC has a token for each character, and one between two that are the same.
+    CTC needs a token for each character, and one more between equal characters.
 
     Args:
-        recordings: Samples of each.
-        texts: What is said in each.
-        multiple: Frames that a model makes one token of.
+        recordings: Samples of each utterance.
+        texts: Transcript of each utterance.
+        multiple: Frames of a token.
 
     Returns:
         Shape (utterances,), multiples of ``multiple``.
     """
-    return np.array(
-        [
-            multiple * max(-(-len(samples) // (HOP * multiple)), _min_ctc_tokens(text))
-            for samples, text in zip(recordings, texts, strict=True)
-        ],
-        np.int64,
-    )
+    tokens = []
+    for samples, text in zip(recordings, texts, strict=True):
+        repeats = sum(one == other for one, other in itertools.pairwise(text))
+        tokens.append(max(-(-len(samples) // (HOP * multiple)), len(text) + repeats))
+    return multiple * np.array(tokens, np.int64)
 
 
 def pad_with_noise(
     samples: NDArray[np.floating], frames: int, generator: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Samples as a microphone would give them that runs on: a faint noise over all of it.
+    """Pad samples with silence, and add a microphone's faint noise to all of them.
 
     Args:
-        samples: Shape (samples,), at most so many as ``frames`` take.
-        frames: Log-mel frames that it is to have.
-        generator: Draws the noise.
+        samples: Shape (samples,), no longer than ``frames``.
+        frames: Length of the result in log-mel frames.
+        generator: Source of the noise.
     """
     padded = generator.standard_normal(frames * HOP, np.float32) * np.float32(NOISE_FLOOR)
     padded[: len(samples)] += samples
@@ -123,17 +119,17 @@ def pad_with_noise(
 
 
 def encode(texts: Sequence[str], alphabet: str) -> NDArray[np.int64]:
-    """Texts as classes, for CTC.
+    """Encode texts as classes for CTC.
 
     Args:
-        texts: What is said.
+        texts: The texts.
         alphabet: Characters of the classes from 1.
 
     Returns:
         Shape (texts, longest), with `NO_TARGET` after the end of a text.
 
     Raises:
-        ValueError: A text has a character that the alphabet lacks.
+        ValueError: A text has a character that is not in the alphabet.
 
     Example:
         >>> encode(["ab", "b"], "ab")
@@ -150,7 +146,7 @@ def encode(texts: Sequence[str], alphabet: str) -> NDArray[np.int64]:
 
 
 def decode(class_ids: Iterable[int], alphabet: str) -> str:
-    """The text of each token's best class: repeats are one character, blanks none.
+    """Decode the best class of each token: repeats are one character, blanks none.
 
     Args:
         class_ids: Classes of the tokens of one utterance.
@@ -175,23 +171,30 @@ def join_utterances(
     """Join utterances of one speaker to long recordings.
 
     Args:
-        utterances: What to draw from.
-        seconds: Least length of a recording.
-        count: How many recordings.
-        generator: Draws speakers and utterances.
+        utterances: The utterances to draw from.
+        seconds: Minimum length of a recording.
+        count: Number of recordings.
+        generator: Source of speakers and utterances.
         multiple: The padded length is a multiple of it.
 
     Returns:
-        The recordings, padded with the quietest frame of each to one length; their texts joined by
-        spaces.
+        The recordings, padded with the quietest frame of each; their texts are joined by spaces.
     """
-    joined = [_sample_indices(utterances, seconds, generator) for _ in range(count)]
+    joined = []
+    for _ in range(count):
+        speaker = utterances.speakers[generator.integers(len(utterances))]
+        own = [index for index, each in enumerate(utterances.speakers) if each == speaker]
+        chosen: list[int] = []
+        while not chosen or utterances.lengths[chosen].sum() < seconds * (RATE // HOP):
+            chosen.append(own[generator.integers(len(own))])
+        joined.append(chosen)
     lengths = np.array([utterances.lengths[chosen].sum() for chosen in joined], np.int64)
     longest = multiple * -(-int(lengths.max(initial=0)) // multiple)
     padded = np.empty((count, longest, *utterances.frames.shape[2:]), np.float32)
     for row, chosen in zip(padded, joined, strict=True):
-        parts = [utterances.frames[index, : utterances.lengths[index]] for index in chosen]
-        frames = np.concatenate(parts)
+        frames = np.concatenate(
+            [utterances.frames[index, : utterances.lengths[index]] for index in chosen]
+        )
         row[: len(frames)] = frames
         row[len(frames) :] = frames[frames.mean(axis=1).argmin()]
     return Utterances(
@@ -200,19 +203,3 @@ def join_utterances(
         tuple(" ".join(utterances.texts[index] for index in chosen) for chosen in joined),
         tuple(utterances.speakers[chosen[0]] for chosen in joined),
     )
-
-
-def _sample_indices(
-    utterances: Utterances, seconds: float, generator: np.random.Generator
-) -> list[int]:
-    """Indices of utterances of one speaker that last so long together."""
-    speaker = utterances.speakers[generator.integers(len(utterances))]
-    own = [index for index, each in enumerate(utterances.speakers) if each == speaker]
-    chosen: list[int] = []
-    while not chosen or utterances.lengths[chosen].sum() < seconds * _FRAMES_PER_SECOND:
-        chosen.append(own[generator.integers(len(own))])
-    return chosen
-
-
-def _min_ctc_tokens(text: str) -> int:
-    return len(text) + sum(one == other for one, other in itertools.pairwise(text))

@@ -114,8 +114,8 @@ class ModelTrainingJob:
     ) -> None:
         """Train and evaluate the model.
 
-        Writes ``job.json``, TensorBoard events, the CSV files of `TABLES`, ``attention_maps.safetensors``,
-        the model (``model.safetensors``), the agent (``agent.*``) and, last, ``result.json``. An
+        Writes ``job.json``, TensorBoard events, the CSV files of `TABLES`, the agent (``agent.*``),
+        ``attention_maps.safetensors``, ``model.safetensors`` and, last, ``result.json``. An
         interrupted training resumes from its last checkpoint; the phase in which an agent learns
         starts over if the agent cannot resume. A training whose loss is no longer finite stops, and
         ``result.json`` gives the reason.

@@ -121,7 +121,7 @@ class PilotModel(ResidualTransformer):
 
 
 class SpeechModel(PilotModel):
-    """A recognizer of characters with connectionist temporal classification (Graves et al., 2006)."""
+    """A recognizer of characters, with the CTC loss (Graves et al., 2006)."""
 
     def loss_bits(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return the CTC loss of each utterance in bits a character, shape (batch,).
@@ -171,7 +171,7 @@ class ConvFrontend(nn.Module):
 
 
 def sinusoidal_positions(tokens: int, dims: int) -> Tensor:
-    """Return sinusoidal position encodings, float32 of shape (tokens, dims) (Vaswani et al., 2017)."""
+    """Return sinusoids of the positions (Vaswani et al., 2017), float32 of shape (tokens, dims)."""
     rates = torch.exp(torch.arange(0, dims, 2) * (-math.log(10_000) / dims))
     angles = torch.arange(tokens)[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :dims]

@@ -1,4 +1,4 @@
-"""Speech from text, by the library espeak-ng."""
+"""Speech synthesis with the library espeak-ng."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+# British, American, Scottish, Received Pronunciation, West Midlands, Lancaster, Caribbean and
+# New York.
 ACCENTS = (
     "en",
     "en-us",
@@ -22,26 +24,19 @@ ACCENTS = (
     "en-029",
     "en-us-nyc",
 )
-"""British, American, Scottish, Received Pronunciation, West Midlands, Lancaster, Caribbean and New
-York."""
 
-# fmt: off
-SPEAKERS = (
-    "m1", "m2", "m3", "m4", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "f5", "Alicia", "Andrea",
-    "Andy", "Annie", "Denis", "Diogo", "Gene", "Jacky", "Lee", "Mario", "Michael", "Nguyen",
-    "Reed", "RicishayMax", "RicishayMax2", "Storm", "Tweaky", "anika", "announcer", "antonio",
-    "aunty", "belinda", "benjamin", "boris", "caleb", "david", "ed", "edward", "grandma",
-    "grandpa", "ian", "iven", "iven2", "iven4", "kaukovalta", "klatt", "klatt3", "linda",
-    "marcelo", "max", "norbert", "pablo", "paul", "pedro", "quincy", "rob", "sandro", "shelby",
-    "steph", "travis", "zac",
+# Variants of a voice with different mean spectra, without whispers and robots.
+SPEAKERS = tuple(
+    (
+        "m1 m2 m3 m4 m6 m7 m8 f1 f2 f3 f4 f5 Alicia Andrea Andy Annie Denis Diogo Gene Jacky Lee "
+        "Mario Michael Nguyen Reed RicishayMax RicishayMax2 Storm Tweaky anika announcer antonio "
+        "aunty belinda benjamin boris caleb david ed edward grandma grandpa ian iven iven2 iven4 "
+        "kaukovalta klatt klatt3 linda marcelo max norbert pablo paul pedro quincy rob sandro "
+        "shelby steph travis zac"
+    ).split()  # noqa: SIM905
 )
-# fmt: on
-"""Variants of a voice that sound different: of those whose mean spectra are nearly one, the first.
-Whispers and robots are left out."""
 
-RATE_RANGE = (80, 450)
-PITCH_RANGE = (0, 99)
-
+# Constants of espeak-ng's speak_lib.h.
 _SYNCHRONOUS, _DO_NOT_EXIT, _UTF8, _CHARACTERS = 2, 0x8000, 1, 1
 _RATE, _PITCH = 1, 3
 _CALLBACK_TYPE = ctypes.CFUNCTYPE(
@@ -50,13 +45,13 @@ _CALLBACK_TYPE = ctypes.CFUNCTYPE(
 
 
 class Utterance(NamedTuple):
-    """What one voice is to say.
+    """A text and the voice that speaks it.
 
     Attributes:
         text: The words.
         voice: An accent, alone or with a speaker: ``en-us+f2``.
         rate: Words a minute, 80 to 450.
-        pitch: 0 to 99; 50 is the speaker's own.
+        pitch: Pitch, 0 to 99; 50 is the speaker's own.
     """
 
     text: str
@@ -66,16 +61,16 @@ class Utterance(NamedTuple):
 
 
 class SpeechSynthesizer:
-    """Speaks text. The library has one state a process, which all instances share.
+    """Speaks text. All instances of a process share the library's state.
 
-    What it makes of a text hangs on all it has spoken before: the phases and the noise of its
-    sounds go on. For samples that are the same each time, see `synthesize_in_subprocess`.
+    The samples of a text depend on everything spoken before, because the phases and the noise of
+    sounds continue. `synthesize_in_subprocess` gives the same samples each time.
 
     Attributes:
-        rate: Samples a second that the library gives.
+        rate: Sampling rate of the library, in samples a second.
 
     Raises:
-        ValueError: The extra ``speech`` is not installed, or its library cannot be loaded.
+        ValueError: The extra ``speech`` is not installed, or the library cannot be loaded.
 
     Example:
         >>> samples = SpeechSynthesizer().synthesize("seven", "en-us+f2")
@@ -92,17 +87,17 @@ class SpeechSynthesizer:
             raise ValueError(f"espeak-ng cannot be loaded: {error}") from error
         self.rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, data.encode(), _DO_NOT_EXIT)
         if self.rate <= 0:
-            raise ValueError(f"espeak-ng cannot read its data in {data!r}: install it anew")
-        # The library seeds the noise of breathy voices with the time.
+            raise ValueError(f"espeak-ng cannot read its data in {data!r}: reinstall it")
+        # By default the time seeds the noise of breathy voices.
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(0))
         self._speakers = {each.name for each in Path(data, "voices", "!v").iterdir()}
         self._buffer: list[NDArray[np.int16]] = []
-        # The library keeps only its address: it must live as long as this.
+        # The library keeps only its address: it must live as long as this object.
         self._callback = _CALLBACK_TYPE(self._on_samples)
 
     @property
     def version(self) -> str:
-        """The version of espeak-ng."""
+        """Version of espeak-ng."""
         self._library.espeak_Info.restype = ctypes.c_char_p
         return self._library.espeak_Info(None).decode()
 
@@ -115,22 +110,19 @@ class SpeechSynthesizer:
             Shape (samples,), at `spangym.envs.data.log_mel.RATE`, within about -1..1.
 
         Raises:
-            ValueError: An argument is out of its range, or there is no such voice.
+            ValueError: An argument is out of its range, or the voice is unknown.
         """
         return _resample(self.synthesize_raw(text, voice, rate, pitch), self.rate)
 
     def synthesize_raw(
         self, text: str, voice: str, rate: int = 175, pitch: int = 50
     ) -> NDArray[np.int16]:
-        """As `synthesize`, but as the library gives it: shape (samples,), `rate` of them a second."""
-        for name, value, (least, most) in (
-            ("rate", rate, RATE_RANGE),
-            ("pitch", pitch, PITCH_RANGE),
-        ):
-            if not least <= value <= most:
-                raise ValueError(f"{name} must be in {least}..{most}, got {value}")
+        """Speak a text as `synthesize` does, at the library's own rate."""
+        for name, value, low, high in (("rate", rate, 80, 450), ("pitch", pitch, 0, 99)):
+            if not low <= value <= high:
+                raise ValueError(f"{name} must be in {low}..{high}, got {value}")
         accent, _, speaker = voice.partition("+")
-        # The library speaks without a speaker that it does not know, and says nothing of it.
+        # The library ignores a speaker that it does not know.
         unknown = speaker and speaker not in self._speakers
         if unknown or self._library.espeak_SetVoiceByName(voice.encode()):
             raise ValueError(
@@ -145,7 +137,7 @@ class SpeechSynthesizer:
         self._library.espeak_Synth(
             content, ctypes.c_size_t(len(content) + 1), 0, _CHARACTERS, 0, _UTF8, None, None
         )
-        return np.concatenate(self._buffer or [np.zeros(0, np.int16)])
+        return np.concatenate([np.zeros(0, np.int16), *self._buffer])
 
     def _on_samples(self, samples: Any, count: int, _: Any) -> int:
         if samples and count:
@@ -154,19 +146,19 @@ class SpeechSynthesizer:
 
 
 def synthesize_in_subprocess(lines: Sequence[Utterance]) -> Iterator[NDArray[np.float32]]:
-    """Speak lines in a process of its own: the same lines in the same order, the same samples.
+    """Speak lines in a new process: the same lines in the same order give the same samples.
 
     Args:
-        lines: What is spoken.
+        lines: The lines.
 
     Yields:
-        Samples of each, as `SpeechSynthesizer.synthesize`.
+        Samples of each line, as of `SpeechSynthesizer.synthesize`.
 
     Raises:
-        ValueError: As of `SpeechSynthesizer`.
+        ValueError: See `SpeechSynthesizer`.
     """
     _import_loader()
-    # Spawned, since a fork would inherit what this process has spoken.
+    # A forked process would inherit the library's state.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as process:
         rate, recordings = process.submit(_synthesize_all, lines).result()
@@ -180,7 +172,7 @@ def _synthesize_all(lines: Sequence[Utterance]) -> tuple[int, list[NDArray[np.in
 
 
 def _resample(samples: NDArray[np.int16], rate: int) -> NDArray[np.float32]:
-    # Imported late: the process that speaks does without, and starts in a tenth of the time.
+    # The process that speaks does not import these, and starts in a tenth of the time.
     from scipy.signal import resample_poly
 
     from spangym.envs.data.log_mel import RATE

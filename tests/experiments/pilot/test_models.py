@@ -15,10 +15,9 @@ from spangym.experiments.pilot.models import (
 )
 from spangym.experiments.pilot.pilot_study import VariantConfig
 from spangym.experiments.pilot.span_policies import FixedSpans, SpanPolicy
+from tests.factories import tiny_pilot_study
 
-from .pilot_plans import tiny_study
-
-STUDY = tiny_study()
+STUDY = tiny_pilot_study()
 VARIANTS = pytest.mark.parametrize("variant", STUDY.variants, ids=lambda each: each.slug)
 
 
@@ -38,7 +37,7 @@ def test_all_variants_are_of_one_size(task: Literal["speech", "text"], variant: 
 
 
 @VARIANTS
-def test_weights_hang_on_the_seed_alone(variant: VariantConfig):
+def test_weights_depend_on_the_seed_alone(variant: VariantConfig):
     torch.manual_seed(1)
     first = made(variant).state_dict()
     before = torch.get_rng_state()
@@ -88,7 +87,7 @@ def test_as_layer_stack_the_model_computes_the_same():
     assert torch.equal(model.loss_bits(hidden, content[:, 0]), chunk.losses)
 
 
-def test_visited_keys_are_those_of_both_paths():
+def test_qk_pairs_are_those_of_both_paths():
     content = torch.zeros(2, 1, 24, dtype=torch.int64)
     (plain,) = run_model(made(named("standard")), content, content, SpanPolicy())
     assert plain.qk_pairs.tolist() == [[300, 300], [300, 300]]
@@ -98,7 +97,7 @@ def test_visited_keys_are_those_of_both_paths():
     assert (on.qk_pairs > plain.qk_pairs).all()
 
 
-def test_what_a_recognizer_hears_does_not_hang_on_its_loudness():
+def test_recognizers_ignore_loudness():
     model = made(named("standard"), "speech")
     assert isinstance(model, SpeechModel)
     frames = torch.randn(1, 24, 320, generator=torch.Generator().manual_seed(0))

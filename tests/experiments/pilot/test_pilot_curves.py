@@ -7,10 +7,10 @@ from spangym.experiments.pilot.pilot_run import PILOT
 from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.reports import write_outputs
 from spangym.experiments.runner.run_dir import RunDir
+from tests.factories import tiny_pilot_study
 
 from ..conftest import run_here
 from ..drawing import plot_data_of
-from .pilot_plans import tiny_study
 from .synthetic import make_pilot
 
 
@@ -18,7 +18,7 @@ from .synthetic import make_pilot
 def folder(tmp_path: Path) -> Path:
     """Folder of a pilot in which nothing is finished."""
     path = tmp_path / "pilot"
-    RunDir(path, PILOT).create(tiny_study(), {})
+    RunDir(path, PILOT).create(tiny_pilot_study(), {})
     return path
 
 

@@ -69,7 +69,7 @@ def test_recordings_are_read_with_texts_and_voices(
         assert split.frames.dtype == np.float32
 
 
-def test_frames_are_of_the_recording_that_they_are_said_to_be_of(folder: Path):
+def test_frames_are_loud_within_their_length(folder: Path):
     corpus = load_recordings(folder, 0)
     for split in corpus.splits.values():
         for frames, length in zip(split.frames, split.lengths, strict=True):
@@ -89,7 +89,7 @@ def test_tests_are_of_other_sentences_and_voices(folder: Path, seed: int):
     assert [len(split) for split in corpus.splits.values()] == [10, 2, 1]
 
 
-def test_splits_hang_on_the_seed_alone(folder: Path):
+def test_splits_depend_on_the_seed_alone(folder: Path):
     first, again, *others = (load_recordings(folder, seed) for seed in (0, 0, 1, 2, 3))
     assert first.content_sha256 == again.content_sha256
     assert any(other.test_seen.texts != first.test_seen.texts for other in others)
@@ -136,7 +136,7 @@ def write_table(folder: Path, rows: list[dict[str, str]]) -> None:
         writer.writerows(rows)
 
 
-def test_a_table_says_what_is_read(folder: Path):
+def test_a_table_selects_recordings(folder: Path):
     rows = [
         {"file": f"ben/{text.replace(' ', '_')}.flac", "text": f"{text}, please"} for text in TEXTS
     ]
@@ -145,7 +145,7 @@ def test_a_table_says_what_is_read(folder: Path):
     assert set(read) == {("ben", f"{text} please") for text in TEXTS}
 
 
-def test_a_table_may_say_who_speaks(folder: Path):
+def test_a_table_may_name_speakers(folder: Path):
     rows = [
         {
             "file": f"{name}/{text.replace(' ', '_')}.{'flac' if name == 'ben' else 'wav'}",
@@ -197,30 +197,30 @@ def test_short_recordings_of_long_texts_get_silence_for_ctc(tmp_path: Path):
             assert length // 4 == len(text) + text.count("ll")
 
 
-def test_what_is_no_folder_or_holds_no_audio_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="absent' must be a folder of recordings"):
+def test_folders_without_audio_are_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="absent' must be a folder"):
         load_recordings(tmp_path / "absent", 0)
     (tmp_path / "notes.txt").write_text("nothing to hear")
-    with pytest.raises(ValueError, match=r"must hold \.flac, \.ogg, \.wav files, got none"):
+    with pytest.raises(ValueError, match=r"\.flac, \.ogg, \.wav"):
         load_recordings(tmp_path, 0)
 
 
 def test_a_recording_without_a_transcript_is_named(folder: Path):
     (folder / "ben" / "go_left.txt").unlink()
-    with pytest.raises(ValueError, match=r"go_left\.flac' must have a 'go_left\.txt' beside it"):
+    with pytest.raises(ValueError, match=r"go_left\.flac'.* 'go_left\.txt'"):
         load_recordings(folder, 0)
 
 
 @pytest.mark.parametrize("text", ["", " \n", "... !", "'"])
 def test_an_empty_transcript_is_named(folder: Path, text: str):
     (folder / "ben" / "go_left.txt").write_text(text)
-    with pytest.raises(ValueError, match=r"go_left\.flac' must have a transcript with words"):
+    with pytest.raises(ValueError, match=r"go_left\.flac'.* transcript"):
         load_recordings(folder, 0)
 
 
-def test_a_transcript_that_is_no_text_is_named(folder: Path):
+def test_a_binary_transcript_is_named(folder: Path):
     (folder / "ben" / "go_left.txt").write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(ValueError, match=r"go_left\.txt' must be text in UTF-8"):
+    with pytest.raises(ValueError, match=r"go_left\.txt'.* UTF-8"):
         load_recordings(folder, 0)
 
 
@@ -228,7 +228,7 @@ def test_too_few_sentences_are_refused(folder: Path):
     for text in TEXTS[:2]:
         for path in folder.glob(f"*/{text.replace(' ', '_')}.*"):
             path.unlink()
-    with pytest.raises(ValueError, match=r"must hold 5 sentences or more by the speakers .* got 4"):
+    with pytest.raises(ValueError, match=r"5 sentences or .* got 4"):
         load_recordings(folder, 0)
 
 
@@ -237,12 +237,12 @@ def test_voices_that_say_one_sentence_each_are_refused(tmp_path: Path):
         (tmp_path / str(index)).mkdir()
         tone(tmp_path / str(index) / "a.wav")
         (tmp_path / str(index) / "a.txt").write_text("word" * (index + 1))
-    with pytest.raises(ValueError, match="must hold more sentences by each speaker"):
+    with pytest.raises(ValueError, match="more sentences"):
         load_recordings(tmp_path, 0)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "message"), [(0.0, "not empty, got 0.0"), (31.0, "at most 30 seconds.* got 31.0")]
+    ("seconds", "message"), [(0.0, "empty, got 0.0"), (31.0, "30 seconds.* got 31.0")]
 )
 def test_recordings_of_wrong_length_are_named(folder: Path, seconds: float, message: str):
     for name in VOICES:
@@ -250,11 +250,11 @@ def test_recordings_of_wrong_length_are_named(folder: Path, seconds: float, mess
             path = folder / name / f"{text.replace(' ', '_')}.wav"
             tone(path, seconds)
             path.with_suffix(".flac").unlink(missing_ok=True)
-    with pytest.raises(ValueError, match=f"recording '.*wav' must be of.* {message}"):
+    with pytest.raises(ValueError, match=f"recording '.*wav' .* {message}"):
         load_recordings(folder, 0)
 
 
-def test_what_is_no_audio_is_named(folder: Path):
+def test_files_without_audio_are_named(folder: Path):
     for path in folder.glob("*/*.wav"):
         path.write_text("no sound")
     with pytest.raises(ValueError, match=r"\.wav' cannot be read as audio"):
@@ -264,15 +264,15 @@ def test_what_is_no_audio_is_named(folder: Path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"file": "a.wav", "words": "one"}], "must have the columns .* 'text' is missing"),
-        ([{"file": "gone.wav", "text": "one"}], r"line 2, must name a file .* got 'gone\.wav'"),
-        ([{"file": "../a.wav", "text": "one"}], "line 2, must name a file in the folder"),
-        ([{"file": "", "text": "one"}], "line 2, must name a file in the folder, got ''"),
+        ([{"file": "a.wav", "words": "one"}], "'text' is missing"),
+        ([{"file": "gone.wav", "text": "one"}], r"line 2, .* got 'gone\.wav'"),
+        ([{"file": "../a.wav", "text": "one"}], "line 2, .* in the folder"),
+        ([{"file": "", "text": "one"}], "line 2, .* got ''"),
         (
             [{"file": "ben/go_left.flac", "text": "go", "speaker": " "}],
-            "line 2, must name a speaker",
+            "line 2, .* speaker",
         ),
-        ([{"file": "ben/go_left.flac", "text": "?"}], "must have a transcript with words"),
+        ([{"file": "ben/go_left.flac", "text": "?"}], "transcript with words"),
     ],
 )
 def test_a_wrong_table_is_refused(folder: Path, rows: list[dict[str, str]], message: str):
@@ -283,8 +283,8 @@ def test_a_wrong_table_is_refused(folder: Path, rows: list[dict[str, str]], mess
 
 def test_tables_without_rows_and_several_tables_are_refused(folder: Path):
     (folder / "metadata.csv").write_text("file,text\n")
-    with pytest.raises(ValueError, match="must name recordings, but holds no rows"):
+    with pytest.raises(ValueError, match="no rows"):
         load_recordings(folder, 0)
     (folder / "more.csv").write_text("file,text\n")
-    with pytest.raises(ValueError, match=r"must hold one CSV file, got metadata\.csv, more\.csv"):
+    with pytest.raises(ValueError, match=r"one CSV file, got metadata\.csv, more\.csv"):
         load_recordings(folder, 0)

@@ -1,4 +1,4 @@
-"""The environment of a model that trains does what the model does by itself."""
+"""The environment of a model that trains, against training without an environment."""
 
 from collections.abc import Sequence
 
@@ -17,15 +17,14 @@ from spangym.experiments.pilot.online_env import ONLINE_REWARDS, OnlineVecEnv
 from spangym.experiments.pilot.pilot_tasks import TextTask, batch_rngs
 from spangym.experiments.pilot.span_policies import SpanPolicy
 from spangym.utils.serialization import from_bytes, to_bytes
+from tests.factories import tiny_pilot_study
 
-from .pilot_plans import tiny_study
-
-STUDY = tiny_study()
+STUDY = tiny_pilot_study()
 NUM_ENVS, LAYERS, CHUNKS = 3, 2, 2
 
 
 class TrainableModel:
-    """The smallest training there can be."""
+    """A minimal trainer."""
 
     def __init__(self, model: PilotModel) -> None:
         self.optimizer = ModelOptimizer(model, 8, 1e-3)
@@ -48,7 +47,7 @@ class TrainableModel:
 
 
 class Listed(SpanPolicy):
-    """Decides what is written down."""
+    """Takes the actions of a list."""
 
     def __init__(self, actions: list[np.ndarray]) -> None:
         self.left = [*actions]
@@ -107,7 +106,7 @@ def test_a_model_learns_in_the_environment_as_it_does_alone():
     assert not torch.equal(losses[0], losses[2])
 
 
-def test_the_reward_is_the_drop_of_the_loss_minus_the_price():
+def test_reward_is_loss_improvement_minus_cost():
     env, trained, _ = make()
     env.reset()
     infos = [env.step(each)[3] for each in chosen(CHUNKS * LAYERS)]
@@ -124,7 +123,7 @@ def test_the_reward_is_the_drop_of_the_loss_minus_the_price():
         np.testing.assert_allclose(prices, [-0.5 * keys / pairs for keys in visited])
 
 
-def test_quality_can_be_the_reward_of_a_training():
+def test_quality_reward_while_the_model_trains():
     env, _, _ = make("quality")
     env.reset()
     info = env.step(np.array([0, 5, 9]))[3]
@@ -133,7 +132,7 @@ def test_quality_can_be_the_reward_of_a_training():
 
 
 @pytest.mark.parametrize("stop", range(1, 8))
-def test_it_goes_on_to_the_bit_from_anywhere(stop: int):
+def test_resuming_is_bit_exact_from_any_step(stop: int):
     actions = chosen(8)
     env, trained, model = make()
     env.reset()

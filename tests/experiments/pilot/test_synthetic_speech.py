@@ -60,7 +60,7 @@ def speaker(voice: str) -> str:
     return voice.split("+")[1]
 
 
-def test_splits_are_of_the_wanted_sizes(corpus: Corpus):
+def test_splits_have_the_configured_sizes(corpus: Corpus):
     assert corpus.test_unseen is not None
     assert [len(split) for split in corpus.splits.values()] == [40, 12, 10]
     assert len({split.frames.shape[1:] for split in corpus.splits.values()}) == 1
@@ -77,7 +77,7 @@ def test_splits_are_of_the_wanted_sizes(corpus: Corpus):
     assert len(set(corpus.test_unseen.speakers)) == 3
 
 
-def test_tests_are_of_other_sentences_and_the_unseen_of_other_speakers(corpus: Corpus):
+def test_splits_are_disjoint_in_sentences_and_unseen_speakers(corpus: Corpus):
     assert corpus.test_unseen is not None
     assert not {*corpus.train.texts} & {*corpus.test_seen.texts, *corpus.test_unseen.texts}
     assert {*corpus.test_seen.speakers} <= {*corpus.train.speakers}
@@ -101,7 +101,7 @@ def test_utterances_are_long_enough_for_ctc_and_of_plausible_length(corpus: Corp
             assert length // 4 >= len(text) + repeats
 
 
-def test_speech_is_where_its_length_says(corpus: Corpus):
+def test_speech_lies_within_its_length(corpus: Corpus):
     for frames, length in zip(corpus.test_seen.frames, corpus.test_seen.lengths, strict=True):
         level = frames.mean(axis=1)
         assert level[:length].max() > level[length + 3 :].max(initial=-9) + 0.3
@@ -121,7 +121,7 @@ def test_progress_goes_up_to_the_end(corpus: Corpus, progress: list[tuple[int, i
 
 
 @pytest.mark.usefixtures("no_speech")
-def test_what_was_spoken_before_is_read(corpus: Corpus, folder: Path):
+def test_a_cached_corpus_is_read(corpus: Corpus, folder: Path):
     again = build_corpus(SMALL, folder)
     assert again.content_sha256 == corpus.content_sha256
     for name, split in corpus.splits.items():
@@ -132,28 +132,37 @@ def test_what_was_spoken_before_is_read(corpus: Corpus, folder: Path):
             assert type(one) is type(other)
 
 
-def test_spoken_anew_it_is_the_same_to_the_bit(corpus: Corpus, folder: Path, tmp_path: Path):
-    SpeechSynthesizer().synthesize("something else before", "en+f2")
-    again = build_corpus(SMALL, tmp_path)
-    assert again.content_sha256 == corpus.content_sha256
-    (name,) = [each.name for each in folder.iterdir()]
-    assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
-
-
-@pytest.mark.parametrize("damage", ["cut", "changed", "other"])
-def test_a_damaged_file_is_made_anew(tmp_path: Path, damage: str):
-    corpus = build_corpus(TINY, tmp_path)
-    (path,) = tmp_path.iterdir()
-    whole = path.read_bytes()
-    middle = len(whole) // 2
-    changed = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
-    path.write_bytes({"cut": whole[:middle], "changed": changed, "other": b"no corpus"}[damage])
-    assert build_corpus(TINY, tmp_path).content_sha256 == corpus.content_sha256
-    assert path.read_bytes() == whole
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a corpus that is not to be changed."""
+    folder = tmp_path_factory.mktemp("tiny")
+    build_corpus(TINY, folder)
+    return folder
 
 
 @pytest.mark.usefixtures("no_speech")
-def test_another_corpus_is_another_file(corpus: Corpus, folder: Path):
+@pytest.mark.parametrize("damage", ["cut", "changed", "other"])
+def test_damaged_files_are_not_read(tiny: Path, tmp_path: Path, damage: str):
+    (original,) = tiny.iterdir()
+    whole = original.read_bytes()
+    middle = len(whole) // 2
+    changed = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    damaged = {"cut": whole[:middle], "changed": changed, "other": b"no corpus"}[damage]
+    (tmp_path / original.name).write_bytes(damaged)
+    with pytest.raises(AssertionError, match="synthesized again"):
+        build_corpus(TINY, tmp_path)
+
+
+def test_a_damaged_file_is_replaced_by_identical_bytes(tiny: Path, tmp_path: Path):
+    (original,) = tiny.iterdir()
+    (tmp_path / original.name).write_bytes(b"no corpus")
+    SpeechSynthesizer().synthesize("something else before", "en+f2")
+    build_corpus(TINY, tmp_path)
+    assert (tmp_path / original.name).read_bytes() == original.read_bytes()
+
+
+@pytest.mark.usefixtures("no_speech")
+def test_each_config_has_its_own_file(corpus: Corpus, folder: Path):
     assert len(corpus.train) == 40
     with pytest.raises(AssertionError, match="synthesized again"):
         build_corpus(dataclasses.replace(SMALL, noise=11.0), folder)
@@ -162,7 +171,7 @@ def test_another_corpus_is_another_file(corpus: Corpus, folder: Path):
 
 
 @pytest.mark.usefixtures("no_speech")
-def test_it_is_kept_in_the_users_cache(
+def test_the_default_cache_is_the_users(
     corpus: Corpus, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "spangym").symlink_to(folder)
@@ -170,7 +179,7 @@ def test_it_is_kept_in_the_users_cache(
     assert build_corpus(SMALL).content_sha256 == corpus.content_sha256
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path):
+def test_an_unwritable_cache_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file' is not writable"):
         build_corpus(TINY, tmp_path / "file")
@@ -195,7 +204,7 @@ def test_only_training_is_augmented_unless_wanted(tmp_path: Path):
     assert (floors(noisy, "train") > floors(clean, "train") + 0.1).all()
 
 
-def test_noise_is_of_its_ratio_over_the_utterance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_snr_is_that_of_the_utterance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     energies, ratios = [], []
 
     def observe(samples: np.ndarray, snr_db: float, generator: np.random.Generator) -> np.ndarray:
@@ -217,7 +226,7 @@ def test_noise_is_of_its_ratio_over_the_utterance(tmp_path: Path, monkeypatch: p
     assert -40 < levels.min() < levels.max() < -18
 
 
-def test_about_so_many_are_augmented_within_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_augmented_share_and_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     times, ratios = [], []
 
     def observe_room(samples: np.ndarray, seconds: float, _: np.random.Generator) -> np.ndarray:
@@ -260,7 +269,7 @@ def test_bad_numbers_are_refused(changes: dict[str, float], message: str):
         dataclasses.replace(SyntheticSpeechConfig(), **changes)
 
 
-def test_it_is_read_from_a_plan():
+def test_config_is_read_from_json():
     adapter = TypeAdapter(SyntheticSpeechConfig)
     read = adapter.validate_json('{"noise": 12, "voices": 7}')
     assert read == SyntheticSpeechConfig(noise=12.0, voices=7)
@@ -276,7 +285,7 @@ def test_most_voices_are_used_before_a_speaker_has_two(corpus: Corpus):
     assert len(accents) >= 6
 
 
-def test_sentences_for_tests_are_of_all_words_and_of_no_training():
+def test_held_out_sentences_use_known_words():
     sentences = SentenceSampler(np.random.default_rng(5))
     generator = np.random.default_rng(6)
     training = {sentences.sample(generator) for _ in range(4000)}

@@ -1,4 +1,4 @@
-"""Trainings of all kinds of variants: whole, killed and gone on with, stopped."""
+"""Trainings of all kinds of variants: uninterrupted, killed and resumed, stopped."""
 
 import dataclasses
 import functools
@@ -23,10 +23,9 @@ from spangym.experiments.pilot.pilot_tasks import TextTask
 from spangym.experiments.pilot.span_policies import SpanPolicy
 from spangym.experiments.pilot.trainer import Trainer
 from spangym.experiments.trials.checkpoints import Checkpoints
+from tests.factories import tiny_pilot_study
 
-from .pilot_plans import tiny_study
-
-STUDY = tiny_study()
+STUDY = tiny_pilot_study()
 VARIANTS = pytest.mark.parametrize("variant", STUDY.variants, ids=lambda each: each.slug)
 
 
@@ -66,7 +65,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @VARIANTS
-def test_a_killed_training_goes_on_to_the_bit(
+def test_a_resumed_training_is_byte_identical(
     variant: VariantConfig, whole: Callable[[str], Path], tmp_path: Path
 ):
     with pytest.raises(_Killed):
@@ -81,7 +80,7 @@ def test_a_killed_training_goes_on_to_the_bit(
 
 
 @VARIANTS
-def test_what_a_training_leaves_behind(variant: VariantConfig, whole: Callable[[str], Path]):
+def test_files_of_a_training(variant: VariantConfig, whole: Callable[[str], Path]):
     tmp_path = whole(variant.name)
     curve, spans = table(tmp_path, "curve"), table(tmp_path, "spans")
     assert curve["update"].tolist() == [*range(1, 13)]
@@ -141,7 +140,7 @@ def test_a_share_of_the_updates_is_at_random_spans(monkeypatch: pytest.MonkeyPat
     assert chance == [2, 5]
 
 
-def test_an_agent_decides_from_what_its_environment_shows(tmp_path: Path):
+def test_agents_observe_what_their_environment_shows(tmp_path: Path):
     asked: list[np.ndarray] = []
     predict = SB3Agent.predict
 
@@ -169,7 +168,7 @@ def test_a_loss_that_is_not_finite_stops_a_training(
     monkeypatch.setattr(Trainer, "update_model", spoilt)
     run(tmp_path, name, seconds=60.0)
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["stopped"] == "the loss was nan in update 8"
+    assert result["stopped"].endswith("nan in update 8")
     assert result["updates"] == 7
     assert table(tmp_path, "curve")["update"].tolist() == [*range(1, 8)]
     weights = load_file(tmp_path / "model.safetensors")
@@ -197,7 +196,7 @@ def test_agents_are_frozen_where_they_learned_in_the_environment(tmp_path: Path)
     assert steps == [STUDY.agent_steps]
 
 
-def test_an_agent_decides_nothing_before_it_has_learned(tmp_path: Path):
+def test_spans_are_full_until_the_agent_has_learned(tmp_path: Path):
     study = dataclasses.replace(STUDY, evaluations=6)
     variant = next(each for each in STUDY.variants if each.name == "ppo-frozen")
     ModelTrainingJob(study, variant, 0).run(tmp_path, lambda _: None, lambda _: None, 60.0)
@@ -207,7 +206,7 @@ def test_an_agent_decides_nothing_before_it_has_learned(tmp_path: Path):
     assert spans[:2] == [STUDY.model.max_span] * 2
 
 
-def test_numbers_that_are_not_finite_stop_an_online_training(
+def test_outputs_that_are_not_finite_stop_an_online_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     embed = PilotModel.embed
@@ -221,10 +220,10 @@ def test_numbers_that_are_not_finite_stop_an_online_training(
     monkeypatch.setattr(PilotModel, "embed", spoilt)
     run(tmp_path, "dqn-online", seconds=60.0)
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["stopped"] == "the output of layer 0 was not finite"
+    assert result["stopped"].startswith("the output of layer 0")
 
 
-def test_the_original_is_judged_by_itself_and_learns_nothing_from_it():
+def test_original_layers_are_evaluated_row_by_row_and_do_not_learn():
     variant = next(each for each in STUDY.variants if each.name == "original")
     model = make_model("text", STUDY.model, variant, 256, STUDY.text.ctx, 0)
     attach_refiners(model, 0)

@@ -1,4 +1,4 @@
-"""What models learn: streams of real speech and text, and how models are judged by them."""
+"""Speech and text tasks: streams, targets and error rates."""
 
 import dataclasses
 import sys
@@ -16,10 +16,9 @@ from spangym.experiments.pilot.model_training import ModelTrainingJob
 from spangym.experiments.pilot.models import STRIDE, SpeechModel, make_model
 from spangym.experiments.pilot.pilot_tasks import SpeechTask, TextTask, batch_rngs
 from spangym.experiments.pilot.synthetic_speech import SyntheticSpeechConfig, build_corpus
+from tests.factories import tiny_pilot_study
 
-from .pilot_plans import tiny_study
-
-STUDY = tiny_study()
+STUDY = tiny_pilot_study()
 SPEECH = SyntheticSpeechConfig(
     train_utterances=20,
     test_seen_utterances=5,
@@ -55,7 +54,7 @@ def test_a_stream_of_speech_is_utterances_with_their_characters(corpus: Corpus):
         sample_batch(task.dataset, batch_rngs(0, 0, 1), 1, task.ctx - 1)
 
 
-def test_masks_cover_as_much_as_they_are_told(corpus: Corpus):
+def test_masks_cover_the_configured_share(corpus: Corpus):
     whole, masked = (
         sample_batch(
             SpeechTask(corpus, each).dataset, batch_rngs(0, 0, 8), 1, SpeechTask(corpus, 0).ctx
@@ -91,7 +90,7 @@ def test_errors_are_of_words_and_characters(corpus: Corpus, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("name", ["standard", "refiner"])
-def test_recognizers_are_trained_and_judged(
+def test_recognizers_train(
     name: str, corpus: Corpus, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     del corpus
@@ -107,15 +106,13 @@ def test_recognizers_are_trained_and_judged(
     assert losses[-1] < losses[0] / 2
 
 
-def test_without_the_extra_the_error_says_what_to_install(
-    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
-):
+def test_without_the_extra_the_error_names_it(corpus: Corpus, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "jiwer", None)
     with pytest.raises(ValueError, match=r"pip install 'spangym\[speech\]'"):
         SpeechTask(corpus, 0.0)
 
 
-def test_text_is_judged_by_what_is_not_trained_on():
+def test_text_targets_are_the_next_bytes():
     task = TextTask(STUDY.text)
     (examples,) = task.eval_sets.values()
     assert examples.content.shape == (2, 2, 24)

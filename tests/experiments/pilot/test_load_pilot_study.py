@@ -1,4 +1,3 @@
-import re
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,11 @@ from spangym.experiments.pilot.load_pilot_study import (
     parse_pilot_study,
 )
 from spangym.utils.errors import UserError
-
-from .pilot_plans import TINY, tiny_study
+from tests.factories import TINY_PILOT, tiny_pilot_study
 
 
 def test_a_plan_survives_toml():
-    study = tiny_study()
+    study = tiny_pilot_study()
     assert normalize_pilot_study(parse_pilot_study(study.to_toml(), "again")) == study
 
 
@@ -31,31 +29,31 @@ def test_shipped_plans_can_be_run(name: str):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("updates = 12", "updatez = 12", "key 'updatez' is unknown; did you mean 'updates'?"),
-        ("dims = 16", "dim = 16", "key 'model.dim' is unknown; did you mean 'dims'?"),
-        ("chunks = 2", "chunk = 2", "key 'text.chunk' is unknown; did you mean 'chunks'?"),
+        ("updates = 12", "updatez = 12", "'updatez' .* 'updates'"),
+        ("dims = 16", "dim = 16", "'model.dim' .* 'dims'"),
+        ("chunks = 2", "chunk = 2", "'text.chunk' .* 'chunks'"),
         (
             'temperature_law = "shorter"',
             'temperature_lw = "shorter"',
-            "is unknown; did you mean 'temperature_law'?",
+            "did you mean 'temperature_law'",
         ),
         (
             "random_span_fraction = 0.34",
             "random_span_fraction = 1.0",
-            "key 'random_span_fraction': input should be less than 1",
+            "'random_span_fraction': .* 1",
         ),
         (
             'algo = "refiner" }',
             'algo = "oracle" }',
-            "oracle looks ahead",
+            "oracle",
         ),
-        ('algo = "refiner" }', 'algo = "ars" }', "ars cannot learn online"),
-        ("updates = 12", "updates = 13", "updates must be a multiple of the 2 chunks"),
-        ("evaluations = 2", "evaluations = 7", "evaluations must be at most one for each stream"),
-        ('name = "standard-4h"', 'name = "Standard"', "two variants"),
+        ('algo = "refiner" }', 'algo = "ars" }', "ars .* learns = 'environment'"),
+        ("updates = 12", "updates = 13", "updates .* 2 chunks"),
+        ("evaluations = 2", "evaluations = 7", "evaluations .* 6, got 7"),
+        ('name = "standard-4h"', 'name = "Standard"', "variants"),
         ("hidden = 96", "hidden = 1", "raise hidden"),
         ("heads = 2\n", "heads = 3\n", "head must divide dims"),
-        ('"refiner" }', '"refinr" }', "agent 'refinr' is unknown; did you mean 'refiner'"),
+        ('"refiner" }', '"refinr" }', "'refinr' .* 'refiner'"),
         (
             'attention = "integrated"\nagent',
             'attention = "hybrid"\nagent',
@@ -64,7 +62,7 @@ def test_shipped_plans_can_be_run(name: str):
         (
             'temperature_law = "shorter"',
             "soft_span = true\ncost_coef = -1.0",
-            "greater than or equal to 0",
+            "cost_coef.* 0",
         ),
         ('attention = "original"', 'attention = "original"\nsoft_span = true', "soft_span is not"),
         ("evaluation_streams = 2", 'dataset = "nowhere"', "nowhere"),
@@ -72,35 +70,35 @@ def test_shipped_plans_can_be_run(name: str):
     ],
 )
 def test_what_is_wrong_is_said(old: str, new: str, message: str):
-    assert old in TINY
-    with pytest.raises(UserError, match=re.escape(message)):
-        normalize_pilot_study(parse_pilot_study(TINY.replace(old, new, 1), "tiny.toml"))
+    assert old in TINY_PILOT
+    with pytest.raises(UserError, match=message):
+        normalize_pilot_study(parse_pilot_study(TINY_PILOT.replace(old, new, 1), "tiny.toml"))
 
 
 def test_plans_are_changed_from_the_command_line(tmp_path: Path):
     study = override_pilot_study(
-        tiny_study(), seeds=2, updates=3, variants=["refiner"], data=tmp_path
+        tiny_pilot_study(), seeds=2, updates=3, variants=["refiner"], data=tmp_path
     )
     # What the others are compared with stays; updates come in whole streams.
     assert [each.name for each in study.variants] == ["standard", "refiner"]
     assert (study.seeds, study.updates, study.evaluations) == ((0, 1), 4, 2)
     assert study.text.dataset == str(tmp_path)
-    with pytest.raises(UserError, match="no variant 'refinr'; did you mean 'refiner'"):
+    with pytest.raises(UserError, match=r"'refinr'.* 'refiner'"):
         override_pilot_study(study, variants=["refinr"])
 
 
 def test_plans_are_of_a_task(tmp_path: Path):
     path = tmp_path / "mine.toml"
-    path.write_text(TINY)
+    path.write_text(TINY_PILOT)
     assert load_pilot_study(str(path), "text").name == "tiny"
-    with pytest.raises(UserError, match="is of text: run `spangym pilot text"):
+    with pytest.raises(UserError, match="`spangym pilot text"):
         load_pilot_study(str(path), "speech")
-    with pytest.raises(UserError, match="study 'nothing' cannot be read"):
+    with pytest.raises(UserError, match="'nothing'"):
         load_pilot_study("nothing", "speech")
 
 
 def test_laws_and_agents_are_told_by_their_variants():
-    study = tiny_study()
+    study = tiny_pilot_study()
     assert study.temperature_law_pairs == {
         "hybrid-sharper-longer": "sharper for longer",
         "hybrid-sharper-shorter": "sharper for shorter",

@@ -57,7 +57,7 @@ def test_a_longer_text_is_longer_speech(synthesizer: SpeechSynthesizer):
     assert len(long) > 2 * len(short)
 
 
-def test_rate_and_pitch_are_heeded(synthesizer: SpeechSynthesizer):
+def test_rate_and_pitch_change_speech(synthesizer: SpeechSynthesizer):
     slow, fast = (len(synthesizer.synthesize(TEXT, "en-us", rate=rate)) for rate in (120, 240))
     assert 1.5 < slow / fast < 2.5
     low, high = (pitch_hz(synthesizer.synthesize(TEXT, "en-us", pitch=pitch)) for pitch in (20, 80))
@@ -88,7 +88,7 @@ def test_accents_say_it_differently(synthesizer: SpeechSynthesizer):
 
 @pytest.mark.parametrize("voice", ["xx-yy", "en-us+nobody", "en+../m1"])
 def test_an_unknown_voice_is_refused(synthesizer: SpeechSynthesizer, voice: str):
-    with pytest.raises(ValueError, match="is unknown to espeak-ng: it must be an accent"):
+    with pytest.raises(ValueError, match="unknown to espeak-ng"):
         synthesizer.synthesize(TEXT, voice)
 
 
@@ -96,11 +96,11 @@ def test_an_unknown_voice_is_refused(synthesizer: SpeechSynthesizer, voice: str)
 def test_numbers_out_of_range_are_refused(
     synthesizer: SpeechSynthesizer, rate: int, pitch: int, name: str
 ):
-    with pytest.raises(ValueError, match=f"{name} must be in"):
+    with pytest.raises(ValueError, match=f"{name} must be"):
         synthesizer.synthesize(TEXT, "en", rate, pitch)
 
 
-def test_the_same_lines_afresh_are_the_same_to_the_bit(synthesizer: SpeechSynthesizer):
+def test_the_same_lines_in_new_processes_are_bit_exact(synthesizer: SpeechSynthesizer):
     # Of these the library draws noise, which it seeds with the time in seconds.
     lines = [
         Utterance("four five", f"en-us+{each}", 160, 55) for each in ("f2", "Reed", "sandro", "m1")
@@ -114,7 +114,7 @@ def test_the_same_lines_afresh_are_the_same_to_the_bit(synthesizer: SpeechSynthe
     assert abs(len(first[0]) - len(alone)) < RATE // 100
 
 
-def test_an_error_in_the_other_process_arrives():
+def test_errors_of_the_subprocess_are_raised():
     with pytest.raises(ValueError, match="unknown to espeak-ng"):
         list(synthesize_in_subprocess([Utterance("one", "xx-yy")]))
 

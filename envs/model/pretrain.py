@@ -197,7 +197,8 @@ def sample_batch(
     """Draw one stream from each generator.
 
     Returns:
-        Content and targets, shapes (batch, chunks, ctx), and (batch, chunks, ctx, channels) of frames.
+        Content, of shape (batch, chunks, ctx), or (batch, chunks, ctx, channels) for frames, and
+        targets of shape (batch, chunks, ctx).
     """
     streams = [dataset.sample(each, chunks, ctx) for each in generators]
     dtype = np.float32 if dataset.channels else np.int64

@@ -53,7 +53,7 @@ def capture_attention_maps(
             actions = span_policy.actions(layer, attention, hidden)
             output, _, layer_output = model.attend(layer, hidden, actions)
             if isinstance(attention, PlainAttention):
-                paths = {"global": attention.attention.weights(attention.ln(hidden))}
+                paths = {"global": attention.weights(hidden)}
             else:
                 assert layer_output is not None
                 span_policy.observe(layer, layer_output)

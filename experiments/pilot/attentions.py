@@ -36,6 +36,10 @@ class PlainAttention(nn.Module):
         """Attend; input and output have shape (batch, tokens, dims)."""
         return self.attention(self.ln(x))
 
+    def weights(self, x: Tensor) -> Tensor:
+        """Return the attention weights, shape (batch, heads, queries, keys)."""
+        return self.attention.weights(self.ln(x), None, None, None)
+
 
 Attention = PlainAttention | LocalGlobalAttention
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, cast
 
 import torch
@@ -202,31 +202,23 @@ def make_model(
         ValueError: The variant's attention alone exceeds the size of the plain model.
     """
     causal = task == "text"
-    model_class = PilotModel if task == "text" else SpeechModel
-
-    def build(hidden: int, attention: Callable[[], Attention]) -> PilotModel:
-        frontend = nn.Embedding(BYTES, config.dims) if task == "text" else ConvFrontend(config.dims)
-        attentions = [attention() for _ in range(config.num_layers)]
-        return model_class(config, attentions, frontend, hidden, num_classes, causal)
-
-    def plain_attention() -> Attention:
-        return PlainAttention(config.dims, config.heads, causal)
-
-    def variant_attention() -> Attention:
-        return make_attention(config, variant, ctx, causal)
-
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        baseline_size = num_parameters(build(config.hidden, plain_attention))
-        excess = num_parameters(build(1, variant_attention)) - baseline_size
-        hidden = 1 + round(-excess / (config.num_layers * (2 * config.dims + 1)))
+        attention_size = num_parameters(make_attention(config, variant, ctx, causal))
+        plain_size = num_parameters(PlainAttention(config.dims, config.heads, causal))
+        hidden = config.hidden - round((attention_size - plain_size) / (2 * config.dims + 1))
         if hidden < 1:
             raise ValueError(
-                f"variant {variant.name!r} has {excess:,} parameters more than plain attention "
-                "even without its feed-forward parts: raise hidden"
+                f"the attention of variant {variant.name!r} has {attention_size - plain_size:,} "
+                "parameters more than plain attention, more than its feed-forward part can lack: "
+                "raise hidden"
             )
         torch.manual_seed(seed)
-        return build(hidden, variant_attention)
+        frontend = nn.Embedding(BYTES, config.dims) if task == "text" else ConvFrontend(config.dims)
+        attentions = [
+            make_attention(config, variant, ctx, causal) for _ in range(config.num_layers)
+        ]
+        model_class = PilotModel if task == "text" else SpeechModel
+        return model_class(config, attentions, frontend, hidden, num_classes, causal)
 
 
 def num_parameters(model: nn.Module) -> int:

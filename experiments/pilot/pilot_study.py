@@ -1,4 +1,4 @@
-"""Studies: which models a pilot trains, on what and for how long."""
+"""Configuration of a pilot: models, task and training."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from spangym.experiments.studies.study import DisplayName, PositiveInt, Seed, St
 from spangym.utils.text import slug
 
 CONTROLLABLE_ATTENTION = ("focus", "integrated")
-"""Kinds of attention whose spans an agent can decide."""
+"""Attention of a `VariantConfig` whose spans an agent can set."""
 
 _STRICT_CONFIG = ConfigDict(extra="forbid", strict=True)
 Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
 
@@ -26,18 +27,18 @@ class ModelConfig:
     """Sizes of the models, the same for all variants.
 
     Attributes:
-        num_layers: Blocks of attention and feed-forward.
+        num_layers: Number of blocks of attention and feed-forward.
         dims: Width.
-        heads: Attention heads; divides ``dims``.
+        heads: Number of attention heads; divides ``dims``.
         hidden: Width of the feed-forward parts beside plain attention. Variants whose attention has
-            more parameters get narrower ones, so that all models are of one size.
+            more parameters get narrower ones, so that all models have one size.
         win_size: Window at span scale 1, in tokens.
         max_span: Span at span scale 1, in tokens; at least ``win_size``.
         temp_scale: Strength of the temperature law.
-        soft_edge_width: Tokens over which a soft edge of the span fades out.
-        num_refinement_steps: Most passes of iterative focus, but for the original layer, which takes 10.
-        local_projections: Whether local paths learn projections of queries, keys and values; the
-            original has none.
+        soft_edge_width: Width of a soft span edge, in tokens.
+        num_refinement_steps: Maximum refinement passes; the original layer always takes up to 10.
+        local_projections: Whether local paths have learned projections of queries, keys and values,
+            which the original lacks.
     """
 
     num_layers: PositiveInt = 2
@@ -46,7 +47,7 @@ class ModelConfig:
     hidden: PositiveInt = 384
     win_size: PositiveInt = 16
     max_span: PositiveInt = 64
-    temp_scale: Annotated[float, Field(ge=0)] = 0.01
+    temp_scale: NonNegativeFloat = 0.01
     soft_edge_width: PositiveInt = 8
     num_refinement_steps: PositiveInt = 1
     local_projections: bool = False
@@ -54,25 +55,24 @@ class ModelConfig:
 
 @dataclass(frozen=True, config=_STRICT_CONFIG)
 class VariantConfig:
-    """One kind of attention, and what decides its spans.
+    """One kind of attention, and the controller of its spans.
 
     Attributes:
-        name: What it is called in tables and figures.
+        name: Name in tables and figures.
         attention: ``standard``, ``hybrid``, ``focus``, ``integrated``, or ``original``: the
-            integrated layer with all its defects, whose own Refiner learns in it.
-        heads: Attention heads; the model's if 0.
-        temperature_law: The spans for which scores are sharper: ``longer`` or ``shorter``.
-        soft_span: Whether spans have a soft edge, so that the predictor learns them.
-        cost_coef: What the visited keys of one full attention cost in the reward of an agent; with a
-            soft edge what the longest span costs beside the loss, in bits.
-        agent: What decides the spans of ``focus`` and ``integrated``; their own predictors if left
-            out.
-        learns: Whether the agent learns ``online``, while the model trains, or in the
-            ``environment``: on the model's layers, half-trained at random spans, and is then
-            frozen while the training goes on.
-        reward: What the agent learns from: ``quality`` of the local output, or ``loss_improvement``:
-            online, by how many bits the loss is below what it was in the last updates; in the
-            environment, where nothing is updated, by how many it is below that at the full span.
+            integrated layer with all its defects, in which its own Refiner learns.
+        heads: Number of attention heads; the model's if 0.
+        temperature_law: Spans with sharper scores: ``longer`` or ``shorter``.
+        soft_span: Whether spans have a soft edge, so that the span predictor learns.
+        cost_coef: Cost of the query-key pairs of full attention in the agent's reward; with a soft
+            edge, cost of the longest span in the loss, in bits.
+        agent: Controller of ``focus`` and ``integrated`` attention; the span predictor by default.
+        learns: When the agent learns: ``online``, while the model trains, or in the
+            ``environment``: on the layers of the model half-way through a training at random spans.
+            The agent is then frozen, and the model trains on.
+        reward: Reward of the agent: ``quality`` of the local output, or ``loss_improvement``, the
+            model's loss below its moving average (online) or below that at the full span
+            (environment), in bits.
     """
 
     name: DisplayName
@@ -80,26 +80,26 @@ class VariantConfig:
     heads: Annotated[int, Field(ge=0)] = 0
     temperature_law: Literal["longer", "shorter"] = "longer"
     soft_span: bool = False
-    cost_coef: Annotated[float, Field(ge=0)] = 0.0
+    cost_coef: NonNegativeFloat = 0.0
     agent: StudyAgent | None = None
     learns: Literal["online", "environment"] = "online"
     reward: Literal["quality", "loss_improvement"] = "quality"
 
     @property
     def slug(self) -> str:
-        """The name as a folder's name."""
+        """Name of its folder."""
         return slug(self.name)
 
 
 @dataclass(frozen=True, config=_STRICT_CONFIG)
 class TextConfig:
-    """What the language model reads.
+    """Text of the language models.
 
     Attributes:
-        dataset: A shipped source of bytes, or a file or folder.
+        dataset: A shipped dataset of bytes, or a file or folder.
         ctx: Bytes of a chunk.
-        chunks: Chunks of a stream, one update each.
-        evaluation_streams: Streams of the evaluation split that models are judged by.
+        chunks: Chunks of a stream, with one update each.
+        evaluation_streams: Streams of the evaluation split.
     """
 
     dataset: str = "text"
@@ -110,27 +110,27 @@ class TextConfig:
 
 @dataclass(frozen=True, config=_STRICT_CONFIG)
 class PilotStudy:
-    """What a pilot trains.
+    """A comparison of model variants on one task.
 
     Attributes:
-        name: What it is called.
+        name: Name of the study.
         task: ``speech`` or ``text``.
-        variants: What is compared; the first is what the others are compared with.
-        seeds: Seeds of weights, data order and agents; each variant is trained from each.
-        updates: Updates of a model.
+        variants: Variants of the model; the first is the baseline.
+        seeds: Seeds of weights, batches and agents; each variant is trained from each.
+        updates: Number of updates of a model.
         batch: Sequences of an update.
-        learning_rate: Its peak.
-        evaluations: How often a model is judged, at equal distances; the last time at its end.
-        random_span_fraction: Share of the updates of ``focus`` and ``integrated`` variants that are made at
-            random spans, lest the model knows only those that are chosen.
-        agent_steps: Decisions that an agent learns from in the environment.
-        model: Sizes.
-        recordings: Folder of recordings with transcripts instead of synthetic speech.
-        speech: What is spoken.
-        masking: How much of each training utterance may be masked, as a share of two times of 0.25
-            seconds each and two bands of 15 channels each.
-        text: What is read.
-        device: Where the models train, as torch names it.
+        learning_rate: Peak learning rate.
+        evaluations: Number of evaluations, evenly spaced; the last one at the end.
+        random_span_fraction: Fraction of the updates of ``focus`` and ``integrated`` variants at
+            random spans, so that the model works at spans that the agent does not choose.
+        agent_steps: Steps of an agent that learns in the environment.
+        model: Sizes of the models.
+        recordings: Folder of recordings with transcripts, in place of synthetic speech.
+        speech: Synthetic speech.
+        masking: Strength of SpecAugment on training utterances; 1 masks up to two times of 0.25
+            seconds and two bands of 15 channels.
+        text: Text of the language models.
+        device: Device of the models, as torch names it.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
@@ -152,12 +152,12 @@ class PilotStudy:
 
     @property
     def chunks(self) -> int:
-        """Chunks of a stream, one update each."""
+        """Chunks of a stream, with one update each."""
         return self.text.chunks if self.task == "text" else 1
 
     @property
     def temperature_law_pairs(self) -> dict[str, str]:
-        """Labels of hybrid variants, by which temperature laws are compared, and their laws."""
+        """Temperature laws, in words, of the plain hybrid variants, by name."""
         return {
             each.name: f"sharper for {each.temperature_law}"
             for each in self.variants
@@ -166,7 +166,7 @@ class PilotStudy:
 
     @property
     def predictor_counterpart(self) -> dict[str, str]:
-        """Labels of variants with an agent, each with that of the same layer without one."""
+        """Names of variants with an agent, with the variant of the same layer without one."""
         return {
             each.name: other.name
             for each in self.variants
@@ -179,6 +179,6 @@ class PilotStudy:
         }
 
     def to_toml(self) -> str:
-        """The study as TOML, everything spelled out."""
+        """Return the study as TOML, with all defaults."""
         content = TypeAdapter(PilotStudy).dump_python(self, mode="json", exclude_none=True)
         return tomli_w.dumps(content)

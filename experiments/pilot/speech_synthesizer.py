@@ -25,16 +25,15 @@ ACCENTS = (
     "en-us-nyc",
 )
 
-# Variants of a voice with different mean spectra, without whispers and robots.
-SPEAKERS = tuple(
-    (
-        "m1 m2 m3 m4 m6 m7 m8 f1 f2 f3 f4 f5 Alicia Andrea Andy Annie Denis Diogo Gene Jacky Lee "
-        "Mario Michael Nguyen Reed RicishayMax RicishayMax2 Storm Tweaky anika announcer antonio "
-        "aunty belinda benjamin boris caleb david ed edward grandma grandpa ian iven iven2 iven4 "
-        "kaukovalta klatt klatt3 linda marcelo max norbert pablo paul pedro quincy rob sandro "
-        "shelby steph travis zac"
-    ).split()  # noqa: SIM905
+_SPEAKERS = (
+    "m1 m2 m3 m4 m6 m7 m8 f1 f2 f3 f4 f5 Alicia Andrea Andy Annie Denis Diogo Gene Jacky Lee "
+    "Mario Michael Nguyen Reed RicishayMax RicishayMax2 Storm Tweaky anika announcer antonio "
+    "aunty belinda benjamin boris caleb david ed edward grandma grandpa ian iven iven2 iven4 "
+    "kaukovalta klatt klatt3 linda marcelo max norbert pablo paul pedro quincy rob sandro "
+    "shelby steph travis zac"
 )
+SPEAKERS = tuple(_SPEAKERS.split())
+"""Variants of a voice with different mean spectra, without whispers and robots."""
 
 # Constants of espeak-ng's speak_lib.h.
 _SYNCHRONOUS, _DO_NOT_EXIT, _UTF8, _CHARACTERS = 2, 0x8000, 1, 1

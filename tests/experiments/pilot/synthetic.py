@@ -189,9 +189,7 @@ def make_pilot(
         splits=splits if trainings else (),
         metrics=PILOT_METRICS[task],
         primary="error",
-        values=pilot_values(
-            pd.DataFrame(trainings), evaluations, variants[0], PILOT_METRICS[task]
-        ),
+        values=pilot_values(pd.DataFrame(trainings), evaluations, variants[0], PILOT_METRICS[task]),
         curves=pilot_curves(
             evaluations,
             _joined(tables["curves"], ("update", "seconds", "loss")),

@@ -27,7 +27,13 @@ def speech() -> PlotData:
 @pytest.fixture(scope="module")
 def odd() -> PlotData:
     rows = make_pilot(
-        variants=ODD, stopped=ODD[-1:], failed=(), plain=ODD[:1], examples=("$y$ <i>",), tokens=12, laws={ODD[1]: "a", ODD[-1]: "b"}
+        variants=ODD,
+        stopped=ODD[-1:],
+        failed=(),
+        plain=ODD[:1],
+        examples=("$y$ <i>",),
+        tokens=12,
+        laws={ODD[1]: "a", ODD[-1]: "b"},
     )
     return plot_data_of(rows)
 
@@ -73,10 +79,7 @@ def test_error_is_the_mean_over_seeds_where_it_was_measured(speech: PlotData, x:
     table = speech.curves("error", "unseen")
     measured = range(100, 601, 100)
     errors, seconds = (
-        [
-            column(table, name, group="focus", step=update).mean()
-            for update in measured
-        ]
+        [column(table, name, group="focus", step=update).mean() for update in measured]
         for name in ("value", "seconds")
     )
     axes = drawn(unseen)
@@ -166,7 +169,9 @@ def test_set_spans_are_compared_with_the_baseline(speech: PlotData):
     assert xs(line) == [*range(10)]
     assert np.argmin(ys(line)) == 5
     level = line_of(axes, "standard")
-    assert ys(level) == pytest.approx([100 * speech.estimates("error", "unseen")["standard"].mean] * 2)
+    assert ys(level) == pytest.approx(
+        [100 * speech.estimates("error", "unseen")["standard"].mean] * 2
+    )
 
 
 def test_laws_are_hollow_where_seeds_do_not_tell(speech: PlotData):
@@ -193,9 +198,7 @@ def test_attention_has_a_map_for_each_layer_and_path():
     assert [panel.title for panel in panels] == [
         f"{variant}: {example}" for example, variant in itertools.product(("one", "two"), variants)
     ]
-    focus = [
-        each for each in rows.attention_maps if (each.group, each.example) == ("focus", "one")
-    ]
+    focus = [each for each in rows.attention_maps if (each.group, each.example) == ("focus", "one")]
     maps = maps_of(panels[1])
     assert [each.get_title(loc="left") for each in maps] == [
         f"layer {each.layer}, {each.path}: {each.entropy:.2f} nats" for each in focus

@@ -179,9 +179,7 @@ class Results:
     primary: str
     values: pd.DataFrame
     curves: pd.DataFrame
-    episodes: pd.DataFrame = field(
-        default_factory=lambda: pd.DataFrame(columns=[*EPISODE_COLUMNS])
-    )
+    episodes: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=[*EPISODE_COLUMNS]))
     action_counts: pd.DataFrame = field(
         default_factory=lambda: pd.DataFrame(columns=[*ACTION_COUNT_COLUMNS])
     )

@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 
 from spangym.experiments.benchmarks.measure import BenchRow
-from spangym.experiments.plots.plot_registry import PLOTS
 from spangym.experiments.plots.save import save_figures
 from spangym.experiments.reports.write_outputs import load_data, write_outputs
 from spangym.experiments.runner.job_files import RESULT_FILE
@@ -167,5 +166,5 @@ def _fake_trial(trial: Trial, folder: Path, generator: np.random.Generator) -> N
 def _seconds_of_curves(folder: ComparisonDir) -> float:
     """Seconds of ``spangym curves``, from the stored rows to the image files."""
     began = time.perf_counter()
-    save_figures(PLOTS, load_data([folder]), ["reward"], folder.path, ["png", "svg"])
+    save_figures(load_data([folder]), ["reward"], folder.path, ["png", "svg"])
     return time.perf_counter() - began

@@ -10,11 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from spangym.experiments.cli.options import Runs
-from spangym.experiments.pilot.figures.kinds import PILOT_PLOTS
 from spangym.experiments.pilot.pilot_run import PILOT
-from spangym.experiments.plots.plot_registry import PLOTS
+from spangym.experiments.plots.plot_registry import DEFAULT_PLOTS, PLOTS
 from spangym.experiments.plots.save import parse_figure_names, save_figures, save_tables
-from spangym.experiments.reports.write_outputs import DEFAULT_FIGURES, load_data
+from spangym.experiments.reports.write_outputs import load_data
 from spangym.experiments.runner.run_dir import RunDir, run_command
 from spangym.experiments.trials.comparison_run import COMPARISON
 from spangym.utils.errors import UserError
@@ -49,8 +48,8 @@ def command(
     figure: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"A figure (repeatable), or all. Of comparisons: {', '.join(PLOTS)}; default: "
-            f"reward. Of a pilot: {', '.join(PILOT_PLOTS)}; default: error and loss."
+            help=f"A figure (repeatable), or all: {', '.join(PLOTS)}. Default: reward; error and "
+            "loss for a pilot."
         ),
     ] = None,
     x: Annotated[
@@ -80,12 +79,11 @@ def command(
     if pilot is not None and x is XAxis.QK_PAIRS:
         raise UserError(
             "--x qk_pairs is for comparisons: a pilot is drawn against steps or wall; for its "
-            "query-key pairs draw --figure keys"
+            "query-key pairs draw --figure pareto"
         )
     if out is None and len(folders) > 1:
         raise UserError("several runs are drawn together: name a folder for the files with --out")
-    specs, study_type = (PLOTS, "comparison") if pilot is None else (PILOT_PLOTS, "pilot")
-    names = parse_figure_names(figure or DEFAULT_FIGURES[study_type], specs)
+    names = parse_figure_names(figure or DEFAULT_PLOTS["pilot" if pilot else "comparison"])
     kind = COMPARISON if pilot is None else PILOT
     runs = [RunDir[Any, Any].open(folder, kind) for folder in folders]
     if out is None:
@@ -99,7 +97,7 @@ def command(
     place = out or runs[0].path
     place.mkdir(parents=True, exist_ok=True)
     formats = [each.value for each in format or (FigureFormat.PNG, FigureFormat.SVG)]
-    for message in save_figures(specs, data, names, place, formats):
+    for message in save_figures(data, names, place, formats):
         print(message)
     for path in save_tables(data, place, [each.value for each in table or ()]):
         print(f"written: {path}")

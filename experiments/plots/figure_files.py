@@ -1,4 +1,4 @@
-"""Figures as files, and as parts of a page."""
+"""Figures as files and as inline SVG."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spangym.utils.atomic_io import atomic_write, ensure_suffix
 
 FORMATS = ("png", "svg", "pdf")
 
-# Without dates the same rows give the same bytes.
+# Without dates the same results give the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
@@ -32,36 +32,36 @@ _THEME = {
 
 
 def save_figure(figure: Figure, stem: Path, formats: Iterable[str] = FORMATS) -> list[Path]:
-    """Save a figure, each file whole or not at all.
+    """Write a figure atomically, one file for each format.
 
     Args:
-        figure: What is saved.
-        stem: Path of the files but for their endings.
-        formats: Of `FORMATS`.
+        figure: The figure.
+        stem: Path of the files without suffix.
+        formats: Some of `FORMATS`.
 
     Returns:
-        What was written.
+        Paths of the files.
 
     Raises:
-        ValueError: There is no such format.
+        ValueError: A format is unknown.
     """
     paths = []
-    for ending in formats:
-        if ending not in _METADATA:
-            raise ValueError(f"format must be one of {', '.join(FORMATS)}, it is {ending!r}")
-        path = ensure_suffix(stem, f".{ending}")
+    for each in formats:
+        if each not in _METADATA:
+            raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {each!r}")
+        path = ensure_suffix(stem, f".{each}")
         with atomic_write(path) as tmp:
-            _write(figure, tmp, ending, "spangym")
+            _write(figure, tmp, each, "spangym")
         paths.append(path)
     return paths
 
 
 def svg_string(figure: Figure, name: str) -> str:
-    """A figure as an ``<svg>`` element in the colors of the page's theme.
+    """Render a figure as an ``<svg>`` element in the colors of the page's theme.
 
     Args:
-        figure: What is shown; its background is left out.
-        name: Of letters, digits and ``-``, another for each figure of the page: ids begin with it.
+        figure: The figure; its background is left out.
+        name: Prefix of the ids, unique on the page: letters, digits and ``-``.
     """
     figure.patch.set_visible(False)
     written = io.BytesIO()
@@ -70,23 +70,23 @@ def svg_string(figure: Figure, name: str) -> str:
     head, _, body = svg.partition(">")
     view = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', head)
     if view is None:
-        raise RuntimeError("matplotlib has written an SVG without a viewBox")
-    # A rule for all elements would be one for the whole page.
+        raise RuntimeError("the SVG of Matplotlib has no viewBox")
+    # A style rule in an inline SVG would apply to the whole page.
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
     body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
-    body = re.sub(r"<[^>]+>", lambda tag: _fitted(tag[0], name), body)
+    body = re.sub(r"<[^>]+>", lambda tag: _adapt_tag(tag[0], name), body)
     body = re.sub(r"\n\s*", "\n", body)
     return f'<svg viewBox="0 0 {view[1]} {view[2]}" width="{view[1]}" aria-hidden="true">{body}'
 
 
-def _fitted(tag: str, name: str) -> str:
-    """A tag with the theme's colors, the page's font, short numbers and ids of its own."""
+def _adapt_tag(tag: str, name: str) -> str:
+    """Adapt a tag: theme colors, the page's font, short numbers and prefixed ids."""
 
     def themed(style: re.Match[str]) -> str:
         text = style[0]
         for color, variable in _THEME.items():
             text = text.replace(color, variable)
-        # As matplotlib writes it before 3.10, and since.
+        # Matplotlib before 3.10 writes "font", later versions "font-size" and "font-family".
         text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
         return re.sub(r"font-family:[^;\"]*;? ?", "", text)
 
@@ -95,9 +95,11 @@ def _fitted(tag: str, name: str) -> str:
     return re.sub(r"(\.\d\d)\d+", r"\1", tag)
 
 
-def _write(figure: Figure, file: Path | io.BytesIO, ending: str, salt: str) -> None:
+def _write(figure: Figure, file: Path | io.BytesIO, format_name: str, salt: str) -> None:
     style: dict[Any, Any] = {**STYLE, "svg.hashsalt": salt}
     with mpl.rc_context(style), warnings.catch_warnings():
-        # A reader's fonts know more characters than those that measure the text here.
+        # The reader's fonts have more characters than those that measure the text here.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(cast(Any, file), format=ending, dpi=150, metadata=_METADATA[ending])
+        figure.savefig(
+            cast(Any, file), format=format_name, dpi=150, metadata=_METADATA[format_name]
+        )

@@ -1,106 +1,242 @@
-"""What a comparison estimates, with intervals: scores over all environments, pairs, differences."""
+"""Estimates with 95 % intervals, one row each."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
-from spangym.experiments.plots.estimates import PROBABILITY, Estimate, plot_estimates
-from spangym.experiments.plots.panels import NoData, Panel, to_records
+from matplotlib.axes import Axes
+
+from spangym.experiments.analysis.results import ALL_SPLITS
+from spangym.experiments.plots.panels import NoData, Panel, label_axes, to_records
 from spangym.experiments.plots.plot_data import PlotData
-from spangym.experiments.plots.style import truncate_middle
+from spangym.experiments.plots.style import (
+    BASELINE_STYLE,
+    BG,
+    FG,
+    MUTED,
+    LineStyle,
+    truncate_middle,
+)
 
 STATISTICS = {
     "iqm": "Interquartile mean",
     "median": "Median",
     "mean": "Mean",
-    "optimality gap": "Optimality gap, the lower the better",
+    "optimality gap": "Optimality gap (lower is better)",
 }
-_MOST = 10
+MAX_ROWS = 10
 """Rows of a panel; more are hard to follow down to the axis."""
+_ROW, _FOOT = 38, 6
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A row of a panel.
+
+    Attributes:
+        label: Text above the marker.
+        style: Style of marker and interval.
+        value: The estimate.
+        low: Lower bound of the interval; NaN without one.
+        high: Upper bound.
+        is_filled: Whether the marker is filled; hollow markers are inconclusive.
+    """
+
+    label: str
+    style: LineStyle
+    value: float
+    low: float
+    high: float
+    is_filled: bool = True
 
 
 def plot_aggregates(data: PlotData) -> list[Panel]:
-    """A panel for each statistic of the scores."""
-    table = [
-        row for row in to_records(data.statistics.aggregates) if not math.isnan(row["estimate"])
-    ]
-    agents = _shown(data, table)
+    """Plot aggregate scores of the learners, the threshold and the best fixed span."""
+    table = data.statistics.aggregates.dropna(subset="estimate")
+    iqm = table[(table["statistic"] == "iqm") & table["group"].isin(data.results.fixed_span_agents)]
+    best = iqm.sort_values("estimate", ascending=False, kind="stable")["group"].head(1)
+    shown = [*data.results.learners, "threshold", *best]
     panels = []
     for statistic, title in STATISTICS.items():
         rows = [
-            Estimate(row["group"], data.line_style(row["group"]), row["estimate"], *_bounds(row))
-            for row in table
-            if row["statistic"] == statistic and row["group"] in agents
+            Estimate(
+                row["group"],
+                data.line_style(row["group"]),
+                row["estimate"],
+                row["low"],
+                row["high"],
+            )
+            for row in to_records(table)
+            if row["statistic"] == statistic and row["group"] in shown
         ]
         if rows:
             panels.append(plot_estimates(title, rows, "score: random 0, oracle 1"))
     if not panels:
-        raise NoData("there are no scores over all environments")
+        raise NoData("no agent has a score in every environment")
     return panels
 
 
 def plot_probability_of_improvement(data: PlotData) -> list[Panel]:
-    """Panels of the pairs of agents, a few in each."""
+    """Plot the probability of improvement of all pairs, at most `MAX_ROWS` in each panel."""
     rows = [
         Estimate(
             f"{truncate_middle(row['group'], 22)} > {truncate_middle(row['other'], 22)}",
             data.line_style(row["group"]),
             row["probability"],
-            *_bounds(row),
+            row["low"],
+            row["high"],
         )
         for row in to_records(data.statistics.probability_of_improvement)
     ]
     if not rows:
-        raise NoData("there are no two agents to compare over all environments")
-    count = -(-len(rows) // _MOST)
-    size = -(-len(rows) // count)
-    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        raise NoData("no two agents ran in all environments")
+    count = math.ceil(len(rows) / MAX_ROWS)
+    size = math.ceil(len(rows) / count)
     return [
         plot_estimates(
             f"Probability of improvement, {number} of {count}" if count > 1 else "",
-            part,
-            PROBABILITY,
+            rows[(number - 1) * size : number * size],
+            "probability",
             0.5,
+            (-0.02, 1.02),
         )
-        for number, part in enumerate(parts, start=1)
+        for number in range(1, count + 1)
     ]
 
 
 def plot_differences(data: PlotData) -> list[Panel]:
-    """A panel for each environment: the learners' distances from its best fixed span."""
-    table = to_records(data.statistics.differences)
+    """Plot differences from the best fixed span, or from the baseline of a pilot."""
     panels = []
-    for environment in data.results.environments:
-        best = data.best_fixed(environment)
-        rows = [
-            Estimate(
-                row["group"],
-                data.line_style(row["group"]),
-                row["difference"],
-                *_bounds(row),
-                settled=row["outcome"] != "inconclusive",
-            )
-            for row in table
-            if (row["environment"], row["baseline"]) == (environment, best)
-        ]
+    for environment, split in itertools.product(data.results.environments, data.results.splits):
+        baseline = data.results.baselines[0] if data.is_pilot else data.best_fixed(environment)
+        rows = _differences(
+            data, "baseline", environment=environment, split=split, baseline=baseline
+        )
+        title = data.split_label(split) if data.is_pilot else environment
         if rows:
-            panels.append(plot_estimates(environment, rows, f"return, minus that of {best}", 0.0))
+            x = f"{data.metric.title or data.metric.label} minus that of {baseline}{_unit(data)}"
+            panels.append(plot_estimates(title, rows, x, 0.0))
     if not panels:
-        raise NoData("there is no learner with a fixed span to compare it with")
+        raise NoData("no group shares a training seed with the baseline")
     return panels
 
 
-def _bounds(row: dict[str, Any]) -> tuple[float, float]:
-    return row["low"], row["high"]
+def plot_temperature_laws(data: PlotData) -> list[Panel]:
+    """Plot differences between variants that differ in their temperature law alone."""
+    panels = []
+    for group, other in data.results.pairs.get("temperature law", ()):
+        rows = _differences(data, "temperature law", group=group, baseline=other)
+        if rows:
+            x = f"difference{_unit(data)}; left of 0: the first is better"
+            panels.append(plot_estimates(f"{group} minus {other}", rows, x, 0.0))
+    if not panels:
+        raise NoData("no two variants that differ in their temperature law share a training seed")
+    return panels
 
 
-def _shown(data: PlotData, table: list[dict[str, Any]]) -> list[str]:
-    """The learners, and of the baselines those whose score is not given: the best fixed span."""
-    fixed = [
-        row
-        for row in table
-        if row["statistic"] == "iqm" and row["group"] in data.results.fixed_span_agents
+def plot_runtime(data: PlotData) -> list[Panel]:
+    """Plot the time of an update and of a training, with the ratio to the pilot's baseline."""
+    panels = []
+    for environment, metric in itertools.product(
+        data.results.environments, ("milliseconds", "seconds")
+    ):
+        split = ALL_SPLITS if data.is_pilot else data.results.splits[0]
+        rows = []
+        for group, _ in data.legend():
+            found = data.statistics.estimate(environment, group, metric, split)
+            ratio = data.statistics.estimate(environment, group, "time_ratio", split).mean
+            label = group
+            if metric == "milliseconds" and not math.isnan(ratio):
+                label = f"{truncate_middle(group, 38)}, {ratio:.2f} times"
+            if not math.isnan(found.mean):
+                rows.append(Estimate(label, data.line_style(group), *found[:3]))
+        if rows:
+            x = data.results.metrics[metric].label
+            title = f"{x[0].upper()}{x[1:]}" if data.is_pilot else environment
+            panels.append(plot_estimates(title, rows, x, xlim=(0, None)))
+    if not panels:
+        raise NoData("no job is finished")
+    return panels
+
+
+def plot_estimates(
+    title: str,
+    rows: Sequence[Estimate],
+    x: str,
+    line: float | None = None,
+    xlim: tuple[float | None, float | None] = (None, None),
+) -> Panel:
+    """Make a panel of estimates.
+
+    Args:
+        title: Title of the panel.
+        rows: At least one.
+        x: Label of the x axis.
+        line: Position of a vertical line.
+        xlim: Limits of the x axis; automatic where None.
+    """
+    height = len(rows) * _ROW + _FOOT + 4 + Panel.bottom
+    return Panel(title, partial(_draw, rows, x, line, xlim), height, left=4, right=14, top=4)
+
+
+def _differences(data: PlotData, pairing: str, **keys: str | None) -> list[Estimate]:
+    """Rows of `ComparisonStats.differences`, labeled by group, or by split for a given group."""
+    table = data.statistics.differences
+    table = table[table["pairing"] == pairing]
+    for column, value in keys.items():
+        table = table[table[column] == value]
+    return [
+        Estimate(
+            data.split_label(row["split"]) if "group" in keys else row["group"],
+            data.line_style(row["group"]),
+            *(data.metric.scale * row[name] for name in ("difference", "low", "high")),
+            is_filled=row["outcome"] != "inconclusive",
+        )
+        for row in to_records(table)
     ]
-    best = [max(fixed, key=lambda row: row["estimate"])["group"]] if fixed else []
-    return [*data.results.learners, "threshold", *best]
+
+
+def _unit(data: PlotData) -> str:
+    unit = data.metric.difference_unit or data.metric.unit
+    return f", {unit}" if unit else ""
+
+
+def _draw(
+    rows: Sequence[Estimate],
+    x: str,
+    line: float | None,
+    xlim: tuple[float | None, float | None],
+    axes: Axes,
+) -> None:
+    if line is not None:
+        axes.axvline(line, color=FG, linewidth=0.9)
+    for index, row in enumerate(rows):
+        y, color = index * _ROW + 27, row.style.color
+        if not math.isnan(row.low + row.high):
+            axes.plot([row.low, row.high], [y, y], color=color, linewidth=2.2)
+        axes.plot(
+            [row.value],
+            [y],
+            color=color,
+            marker=row.style.marker,
+            markersize=6.5,
+            markerfacecolor=color if row.is_filled else BG,
+            linestyle="none",
+        )
+        axes.annotate(
+            truncate_middle(row.label, 48),
+            (0, y),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 10),
+            textcoords="offset points",
+            color=MUTED if row.style.linestyle == BASELINE_STYLE.linestyle else FG,
+        )
+    axes.set_ylim(len(rows) * _ROW + _FOOT, 0)
+    axes.yaxis.set_visible(False)
+    axes.spines["left"].set_visible(False)
+    label_axes(axes, x)
+    axes.set_xlim(*xlim)

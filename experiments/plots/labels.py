@@ -1,82 +1,99 @@
-"""Labels beside what they name, none over another."""
+"""Placement of labels without overlap."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
+from matplotlib.axes import Axes
 
-Floats = NDArray[np.float64]
+from spangym.experiments.analysis.intervals import Floats
+from spangym.experiments.plots.style import MUTED, SMALL
+
 Box = tuple[Floats, Floats]
-"""Two opposite corners, the lower left first."""
+"""Lower left and upper right corner."""
 
 _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (-1, 1), (1, -1), (-1, -1), (1, 1))
-"""In which a label may stand from its point, the best first."""
+"""Positions of a label relative to its point, the preferred first."""
+_CHARACTER_WIDTH, _LINE_HEIGHT, _GAP = 6.6, 11.0, 6.0
 
-_CHARACTER, _LINE, _APART = 6.6, 11.0, 6.0
 
-
-def spread(wanted: Floats, gap: float, low: float, high: float) -> Floats:
-    """Move positions apart, no further than needed.
+def spread(positions: Floats, gap: float, low: float, high: float) -> Floats:
+    """Move positions apart, no further than necessary.
 
     Args:
-        wanted: Where they would be.
-        gap: What is to be between two of them.
-        low: The least position, where there is room for all.
-        high: The greatest.
-
-    Returns:
-        The positions, in the order of ``wanted``.
+        positions: Preferred positions.
+        gap: Minimum distance between two positions.
+        low: Lower limit, if there is space for all.
+        high: Upper limit.
 
     Example:
         >>> spread(np.array([5.0, 5.0, 0.0]), 2, 0, 6).tolist()
         [4.0, 6.0, 0.0]
     """
-    order = np.argsort(wanted, kind="stable")
-    placed = np.clip(wanted[order], low, high)
+    order = np.argsort(positions, kind="stable")
+    placed = np.clip(positions[order], low, high)
     for index in range(1, len(placed)):
         placed[index] = max(placed[index], placed[index - 1] + gap)
-    limit = high
     for index in reversed(range(len(placed))):
-        limit = placed[index] = min(placed[index], limit)
-        limit -= gap
+        placed[index] = min(placed[index], high)
+        high = placed[index] - gap
     result = np.empty_like(placed)
     result[order] = placed
     return result
 
 
-def beside(
-    labels: Iterable[tuple[str, Floats]], taken: Iterable[Box], width: float, height: float
-) -> list[Floats | None]:
-    """Find room for labels beside their points.
+def label_right_edge(axes: Axes, levels: Mapping[str, float], height: float) -> None:
+    """Label levels of the y axis at the right edge of the axes.
 
     Args:
-        labels: Texts and their points, the most important first.
-        taken: Where nothing may stand.
-        width: Of the room there is; it begins at 0.
-        height: Of the room.
+        axes: Axes with final limits.
+        levels: Values by label.
+        height: Height of the axes in points.
+    """
+    low, high = axes.get_ylim()
+    wanted = (np.array([*levels.values()]) - low) / (high - low) * height
+    for (label, level), old, new in zip(
+        levels.items(), wanted, spread(wanted, 12, 0, height), strict=True
+    ):
+        axes.annotate(
+            label,
+            (1, level),
+            xycoords=("axes fraction", "data"),
+            xytext=(8, new - old),
+            textcoords="offset points",
+            va="center",
+            size=SMALL,
+            color=MUTED,
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": MUTED, "lw": 0.6, "shrinkA": 0, "shrinkB": 0},
+        )
+
+
+def free_offsets(
+    labels: Iterable[tuple[str, Floats]], taken: Iterable[Box], width: float, height: float
+) -> list[Floats | None]:
+    """Find space for labels next to their points.
+
+    Args:
+        labels: Texts and points, the most important first; all lengths are in points.
+        taken: Boxes that labels may not cover.
+        width: Width of the axes, which begin at 0.
+        height: Height of the axes.
 
     Returns:
-        For each label where its middle is to be from its point; None where there is no room.
+        Offset of each label's center from its point; None where there is no space.
     """
-    boxes = [*taken]
-    offsets: list[Floats | None] = []
+    boxes, offsets = [*taken], []
     for text, point in labels:
-        half = np.array([_CHARACTER * len(text), _LINE]) / 2
+        half = np.array([_CHARACTER_WIDTH * len(text), _LINE_HEIGHT]) / 2
         offsets.append(None)
         for direction in _DIRECTIONS:
-            offset = np.array(direction) * (half + _APART)
-            box = (point + offset - half, point + offset + half)
-            if _is_free(box, boxes, width, height):
-                boxes.append(box)
+            offset = np.array(direction) * (half + _GAP)
+            low, high = point + offset - half, point + offset + half
+            inside = (low >= 0).all() and (high <= (width, height)).all()
+            if inside and all((high <= box[0]).any() or (low >= box[1]).any() for box in boxes):
+                boxes.append((low, high))
                 offsets[-1] = offset
                 break
     return offsets
-
-
-def _is_free(box: Box, taken: Iterable[Box], width: float, height: float) -> bool:
-    low, high = box
-    if (low < 0).any() or high[0] > width or high[1] > height:
-        return False
-    return all((high <= other[0]).any() or (low >= other[1]).any() for other in taken)

@@ -6,18 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import pandas as pd
-
-from spangym.experiments.analysis.comparison_stats import ComparisonStats, MeanCI
-from spangym.experiments.analysis.results import SPLIT_LABELS, WHOLE_MODEL, MetricInfo, Results
+from spangym.experiments.analysis.comparison_stats import ComparisonStats
+from spangym.experiments.analysis.results import SPLIT_LABELS, MetricInfo, Results
 from spangym.experiments.plots.style import BASELINE_STYLE, LineStyle, percent, style_for
 
 Axis = Literal["steps", "wall", "qk_pairs"]
-
-REWARD_CURVES = "reward_curves"
-"""File name of the reward curves, without suffix."""
-_AGAINST_TRAINING = ("loss", "error", "keys", "spans")
-"""Plots of a pilot with training progress on the x axis."""
 
 
 @dataclass(frozen=True)
@@ -68,38 +61,15 @@ class PlotData:
         name = self.metric.title or self.metric.label
         return {
             "smooth": percent(self.smooth),
-            "error": name,
-            "Error": name[0].upper() + name[1:],
+            "Metric": name[0].upper() + name[1:],
             "baseline": self.results.baselines[0] if self.results.baselines else "",
         }
-
-    def filename(self, name: str) -> str:
-        """File name of a plot, without suffix."""
-        if name != "reward" and name not in _AGAINST_TRAINING:
-            return name
-        name = REWARD_CURVES if name == "reward" else name
-        return name if self.x == "steps" else f"{name}_{self.x}"
 
     def means(self, environment: str, metric: str = "return") -> dict[str, float]:
         """Mean of a metric in an environment by group, on the last split that has it."""
         table = self.statistics.summary
         rows = table[(table["environment"] == environment) & (table["metric"] == metric)]
         return dict(zip(rows["group"], rows["mean"].astype(float), strict=True))
-
-    def estimates(self, metric: str, split: str) -> dict[str, MeanCI]:
-        """Mean and interval of a metric of the pilot by variant, those with a finite mean."""
-        (task,) = self.results.environments
-        estimates = {
-            each: self.statistics.estimate(task, each, metric, split)
-            for each in self.results.groups
-        }
-        return {each: found for each, found in estimates.items() if found.mean == found.mean}
-
-    def curves(self, metric: str, split: str, layer: int = WHOLE_MODEL) -> pd.DataFrame:
-        """Rows of `Results.curves` of one metric, split and layer."""
-        table = self.results.curves
-        is_wanted = (table["metric"] == metric) & (table["split"] == split)
-        return table[is_wanted & (table["layer"] == layer)]
 
     def best_fixed(self, environment: str) -> str | None:
         """The fixed span with the highest return in an environment; None if there is none."""

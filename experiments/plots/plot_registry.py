@@ -1,49 +1,142 @@
-"""The kinds of figures of a comparison, by name."""
+"""All plots of comparisons and pilots, by name."""
 
 from __future__ import annotations
 
-from spangym.experiments.plots.curves import plot_reward_curves
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from matplotlib.figure import Figure
+
+from spangym.experiments.plots.attention_plots import plot_attention_maps
+from spangym.experiments.plots.error_by_action import plot_error_by_action
 from spangym.experiments.plots.interval_plots import (
     plot_aggregates,
     plot_differences,
     plot_probability_of_improvement,
+    plot_runtime,
+    plot_temperature_laws,
 )
+from spangym.experiments.plots.learning_curves import plot_learning_curves, plot_span_curves
+from spangym.experiments.plots.panels import Panel, render_grid
 from spangym.experiments.plots.pareto import plot_pareto
 from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.plots.scores import plot_profiles, plot_radar
 from spangym.experiments.plots.span_heatmap import plot_span_heatmaps
-from spangym.experiments.plots.spec import PlotSpec
 
-PLOTS: dict[str, PlotSpec[PlotData]] = {
+
+@dataclass(frozen=True)
+class PlotSpec:
+    """A plot.
+
+    Attributes:
+        title: Title, with the placeholders of `PlotData.format_vars`.
+        panels: Makes the panels; raises `NoData` if the results have nothing to plot.
+        caption: Caption, with the same placeholders.
+        has_legend: Whether the figure has a legend.
+        has_curves: Whether the x axis is the progress of the training, so that ``x`` applies.
+    """
+
+    title: str
+    panels: Callable[[PlotData], list[Panel]]
+    caption: str
+    has_legend: bool = True
+    has_curves: bool = False
+
+    def title_for(self, data: PlotData) -> str:
+        """Title with its placeholders filled in."""
+        return self.title.format_map(data.format_vars())
+
+    def caption_for(self, data: PlotData) -> str:
+        """Caption with its placeholders filled in."""
+        return self.caption.format_map(data.format_vars())
+
+    def draw(self, data: PlotData) -> Figure:
+        """Draw all panels in one figure.
+
+        Raises:
+            NoData: The results have nothing to plot.
+        """
+        legend = data.legend() if self.has_legend else []
+        return render_grid(self.panels(data), self.title_for(data), self.caption_for(data), legend)
+
+
+_CURVES = (
+    "Line: mean over training seeds, up to the last step that all seeds have reached; values in "
+    "training are averaged over the last {smooth} of the training. Band: 95 % interval of the "
+    "mean (Student's t over the seeds; none for one seed), cut where it is far wider than the "
+    "range of the lines."
+)
+_LOG_CURVES = f"{_CURVES} Cross: a training that ended early. Logarithmic scale."
+_HOLLOW = "Hollow: inconclusive, the interval includes 0."
+
+PLOTS = {
     "reward": PlotSpec(
         "Return in training",
-        plot_reward_curves,
-        "Line: mean over training seeds of the return of an episode, averaged over the {smooth} of "
-        "the training before. Band: 95 % interval of that mean, by Student's t over the seeds; "
-        "none for one seed, and cut off where it is far wider than the lines lie apart. Dashed: "
-        "mean return in evaluation of the oracle, the best fixed span and random.",
+        partial(plot_learning_curves, metric="return"),
+        f"{_CURVES} Dashed: mean evaluation return of the oracle, the best fixed span and random.",
+        has_curves=True,
     ),
-    "profiles": PlotSpec(
-        "Performance profiles",
-        plot_profiles,
-        "Share of all runs, over environments and training seeds, that score higher than a "
-        "threshold; further up and right is better. Band: 95 % interval. Gray: the best fixed "
-        "span.",
+    "error": PlotSpec(
+        "{Metric} in training",
+        partial(plot_learning_curves, metric="error"),
+        _LOG_CURVES,
+        has_curves=True,
     ),
-    "probability_of_improvement": PlotSpec(
-        "Probability of improvement",
-        plot_probability_of_improvement,
-        "Probability that a run of the first returns more than one of the second, with its 95 % "
-        "interval; there is none where all runs say the same. An interval that reaches over the "
-        "line at 0.5 is inconclusive.",
-        legend=False,
+    "loss": PlotSpec(
+        "Loss in training",
+        partial(plot_learning_curves, metric="loss"),
+        _LOG_CURVES,
+        has_curves=True,
+    ),
+    "qk_pairs": PlotSpec(
+        "Query-key pairs in training",
+        partial(plot_learning_curves, metric="qk_pairs"),
+        f"{_CURVES} Query-key pairs of an episode; in a pilot those of a sequence in the local "
+        "path, mean over the layers.",
+        has_curves=True,
+    ),
+    "spans": PlotSpec(
+        "Spans in training",
+        plot_span_curves,
+        f"Mean span of the training sequences, one line for each layer. {_CURVES}",
+        has_legend=False,
+        has_curves=True,
+    ),
+    "pareto": PlotSpec(
+        "{Metric} vs. compute",
+        plot_pareto,
+        "Mean over training seeds, with its 95 % interval. Line: the best value at each cost, "
+        "without the oracle, which looks ahead. Numbers: fixed spans by action; triangle: a value "
+        "below the lower edge. Query-key pairs are counted in evaluation over all refinement "
+        "passes; dashed, in a pilot: one pass of full attention.",
+    ),
+    "differences": PlotSpec(
+        "Differences from the baseline",
+        plot_differences,
+        "Mean difference from the best fixed span (in a pilot: from plain attention), paired by "
+        f"training seed and evaluation episode, with its 95 % interval. {_HOLLOW}",
+        has_legend=False,
     ),
     "aggregates": PlotSpec(
         "Scores over all environments",
         plot_aggregates,
         "Over all runs, with 95 % intervals. The interquartile mean leaves out the best and the "
-        "worst quarter of the runs; the optimality gap is what is missing to the oracle.",
-        legend=False,
+        "worst quarter of the runs; the optimality gap is the mean distance from the oracle.",
+        has_legend=False,
+    ),
+    "profiles": PlotSpec(
+        "Performance profiles",
+        plot_profiles,
+        "Fraction of runs, over environments and training seeds, with a score above a threshold; "
+        "further up and right is better. Band: 95 % interval. Gray: the best fixed span.",
+    ),
+    "probability_of_improvement": PlotSpec(
+        "Probability of improvement",
+        plot_probability_of_improvement,
+        "Probability that a run of the first has a higher return than a run of the second, with "
+        "its 95 % interval (none for 0 and 1). An interval that includes 0.5 is inconclusive.",
+        has_legend=False,
     ),
     "radar": PlotSpec(
         "Scores by environment",
@@ -52,23 +145,40 @@ PLOTS: dict[str, PlotSpec[PlotData]] = {
         "span of each environment.",
     ),
     "span_heatmap": PlotSpec(
-        "Spans by layer and content",
+        "Spans by layer and content type",
         plot_span_heatmaps,
         "Mean span in tokens of the decisions in evaluation, over all training seeds.",
-        legend=False,
+        has_legend=False,
     ),
-    "pareto": PlotSpec(
-        "Return vs. compute",
-        plot_pareto,
-        "Mean over training seeds. Numbers: fixed spans by their action. Line: the best return "
-        "that was reached at each cost, but by the oracle, which looks ahead. A triangle at the "
-        "lower edge stands for less.",
+    "runtime": PlotSpec(
+        "Run time",
+        plot_runtime,
+        "Mean over training seeds with its 95 % interval: wall time of a training without its "
+        "evaluations and, in a pilot, the median time of an update and its ratio to that of plain "
+        "attention on the same seeds.",
+        has_legend=False,
     ),
-    "differences": PlotSpec(
-        "Differences from the best fixed span",
-        plot_differences,
-        "Mean difference in return on the same training seeds and streams, with its 95 % interval. "
-        "Hollow: the seeds are too few to tell.",
-        legend=False,
+    "error_by_action": PlotSpec(
+        "{Metric} by action",
+        plot_error_by_action,
+        "Trained models with the same action in every layer, from 0 (no local path) to 9 (the "
+        "longest span); mean over training seeds. Dashed: {baseline}, which has no spans.",
+    ),
+    "temperature_laws": PlotSpec(
+        "Temperature laws",
+        plot_temperature_laws,
+        f"Mean difference of the final errors on the same training seeds, with its 95 % interval. {_HOLLOW}",
+        has_legend=False,
+    ),
+    "attention_maps": PlotSpec(
+        "Attention weights",
+        plot_attention_maps,
+        "Weights of an example in the model of the first seed, mean over heads: queries from top "
+        "to bottom, keys from left to right; only the end of a long sequence. Color: square root "
+        "of the weight, up to the largest weight of each map. Title: mean entropy of the weights. "
+        "Off: the path is not used.",
+        has_legend=False,
     ),
 }
+DEFAULT_PLOTS = {"comparison": ("reward",), "pilot": ("error", "loss")}
+"""Plots that are drawn beside the report, by type of study."""

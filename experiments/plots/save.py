@@ -1,14 +1,14 @@
-"""Figures and tables of results as files."""
+"""Saving of figures and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from spangym.experiments.plots.figure_files import save_figure
 from spangym.experiments.plots.panels import NoData
 from spangym.experiments.plots.plot_data import PlotData
-from spangym.experiments.plots.spec import PlotSpec, S
+from spangym.experiments.plots.plot_registry import PLOTS
 from spangym.experiments.reports.result_tables import (
     by_action_tables,
     summary_table,
@@ -20,56 +20,48 @@ from spangym.utils.errors import UserError
 from spangym.utils.suggestions import did_you_mean
 
 
-def parse_figure_names(names: Sequence[str], specs: Mapping[str, PlotSpec[S]]) -> list[str]:
-    """Names of figures, each once; ``all`` stands for all.
-
-    Args:
-        names: What was asked for.
-        specs: The figures there are, by name.
+def parse_figure_names(names: Sequence[str]) -> list[str]:
+    """Check names of `PLOTS`; ``all`` stands for all of them.
 
     Raises:
-        UserError: There is no such figure.
+        UserError: A name is unknown.
     """
     for name in names:
-        if name not in (*specs, "all"):
-            hint = did_you_mean(name, [*specs, "all"])
-            raise UserError(f"there is no figure {name!r}{hint}")
-    return [*specs] if "all" in names else [*dict.fromkeys(names)]
+        if name not in (*PLOTS, "all"):
+            raise UserError(f"there is no figure {name!r}{did_you_mean(name, [*PLOTS, 'all'])}")
+    return [*PLOTS] if "all" in names else [*dict.fromkeys(names)]
 
 
 def save_figures(
-    specs: Mapping[str, PlotSpec[S]],
-    subject: S,
-    names: Sequence[str],
-    folder: Path,
-    formats: Sequence[str],
+    data: PlotData, names: Sequence[str], folder: Path, formats: Sequence[str]
 ) -> list[str]:
     """Draw figures to files.
 
     Args:
-        specs: The figures there are, by name.
-        subject: What they are drawn from.
-        names: Of ``kinds``.
-        folder: Where the files go; it must be there.
-        formats: Endings, of ``png``, ``svg`` and ``pdf``.
+        data: Results and options.
+        names: Names of `PLOTS`.
+        folder: An existing folder.
+        formats: Some of ``png``, ``svg`` and ``pdf``.
 
     Returns:
-        A line for each file that was written, and for each figure that was not.
+        One message for each file, and for each figure without data.
 
     Raises:
-        UserError: None of them has anything to draw.
+        UserError: None of the figures has data.
     """
-    drawn, messages = False, []
+    has_drawn, messages = False, []
     for name in names:
         try:
-            figure = specs[name].draw(subject)
+            figure = PLOTS[name].draw(data)
         except NoData as reason:
             messages.append(f"{name}: not drawn: {reason}")
             continue
-        paths = save_figure(figure, folder / subject.filename(name), formats)
-        messages += [f"drawn: {path}" for path in paths]
-        drawn = True
-    if not drawn:
+        stem = "reward_curves" if name == "reward" else name
+        if PLOTS[name].has_curves and data.x != "steps":
+            stem += f"_{data.x}"
+        messages += [f"drawn: {path}" for path in save_figure(figure, folder / stem, formats)]
+        has_drawn = True
+    if not has_drawn:
         raise UserError("; ".join(messages))
     return messages
 

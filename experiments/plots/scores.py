@@ -1,4 +1,4 @@
-"""Scores over all environments: performance profiles, and a radar."""
+"""Scores of several environments: performance profiles and a radar."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from spangym.experiments.plots.panels import NoData, Panel, label_axes
 from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.plots.style import FG, MUTED, SMALL, ci_alpha, format_tick, truncate_middle
 
-_FEWEST = 3
-"""Environments of a radar: fewer make no polygon."""
+MIN_ENVIRONMENTS = 3
+"""Environments of a radar: fewer do not make a polygon."""
 
 
 def plot_profiles(data: PlotData) -> list[Panel]:
-    """One panel: the share of runs above each score."""
+    """Plot the fraction of runs above each score."""
     table = data.statistics.profiles
     if not len(table):
         raise NoData("there are no scores")
@@ -37,7 +37,7 @@ def plot_profiles(data: PlotData) -> list[Panel]:
             )
             line.set_label(str(agent))
             axes.fill_between(x, low, high, color=line_style.color, alpha=alpha, linewidth=0)
-        label_axes(axes, "score: random 0, oracle 1", "share of runs that score higher")
+        label_axes(axes, "score: random 0, oracle 1", "fraction of runs with a higher score")
         axes.set_ylim(-0.02, 1.02)
         axes.margins(x=0)
 
@@ -45,7 +45,7 @@ def plot_profiles(data: PlotData) -> list[Panel]:
 
 
 def plot_radar(data: PlotData) -> list[Panel]:
-    """One panel: the score of each learner in each environment."""
+    """Plot the score of each learner in each environment."""
     results = data.results
     scores = {environment: data.means(environment, "score") for environment in results.environments}
     scores = {
@@ -53,8 +53,8 @@ def plot_radar(data: PlotData) -> list[Panel]:
         for environment, here in scores.items()
         if any(not math.isnan(here.get(agent, math.nan)) for agent in results.learners)
     }
-    if len(scores) < _FEWEST:
-        raise NoData(f"a radar needs scores in {_FEWEST} environments or more")
+    if len(scores) < MIN_ENVIRONMENTS:
+        raise NoData(f"a radar needs scores in {MIN_ENVIRONMENTS} environments or more")
     environments = [*scores]
     angles = np.linspace(0, 2 * np.pi, len(environments), endpoint=False)
 
@@ -88,7 +88,7 @@ def plot_radar(data: PlotData) -> list[Panel]:
 
 
 def _short_names(environments: list[str]) -> list[str]:
-    """Labels without what stands before a slash, if that leaves them apart."""
+    """Environment names without their namespace, if they stay unique."""
     ends = [each.rpartition("/")[2] for each in environments]
     return ends if len({*ends}) == len(ends) and all(ends) else environments
 

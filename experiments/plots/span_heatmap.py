@@ -1,4 +1,4 @@
-"""The spans that were chosen in each layer for each kind of content."""
+"""Mean spans by layer and content type."""
 
 from __future__ import annotations
 
@@ -21,10 +21,9 @@ _MAP = mpl.colormaps["YlGnBu"]
 
 
 def plot_span_heatmaps(data: PlotData) -> list[Panel]:
-    """A panel for each environment: the learners' layers below one another, then the oracle's."""
+    """Plot one panel for each environment: the layers of each learner, then those of the oracle."""
     spans = mean_spans(data.results.action_counts)
     panels = []
-    # The oracle's spans are what there was to learn.
     for environment in data.results.environments:
         grids = {
             agent: spans[environment, agent]

@@ -1,4 +1,4 @@
-"""How figures look: colors, lines and markers, the same for an agent in all of them."""
+"""Style of the figures: colors, lines and markers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from spangym.utils.text import MINUS, collapse_whitespace
 
 FG, MUTED, BG = "#1c1c1e", "#68686c", "#fefefe"
-"""Of text, of what is secondary, and of the background; nothing else has these colors, so that a
-report can put those of the reader's theme in their place."""
+"""Colors of text, secondary text and the background. Nothing else has these colors: a report replaces
+them by those of the reader's theme."""
 
 COLORS = {
     "#0072b2": "#4ea3dc",
@@ -21,11 +21,11 @@ COLORS = {
     "#574c05": "#f2e635",
     "#053f57": "#45e2f5",
 }
-"""Colors of the learners on light paper, and on dark: Okabe and Ito's where thin lines of them can
-be seen; no two alike for those who see no red or no green."""
+"""Colors of the groups on a light page, and on a dark one: those of Okabe and Ito where thin lines
+stay visible; distinguishable for readers with red-green color blindness."""
 
 SMALL = 10.8
-"""The smallest text: 10 pixels on a telephone's screen."""
+"""Smallest font size: 10 pixels on a phone."""
 
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 _MARKERS = "os^DvPX*<>hp"
@@ -53,7 +53,7 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "spangym",
     "text.color": FG,
-    # Labels are anyone's: a dollar sign begins no formula.
+    # Labels come from users: a dollar sign does not begin a formula.
     "text.parse_math": False,
     "xtick.color": MUTED,
     "xtick.labelsize": 11,
@@ -62,18 +62,12 @@ STYLE: dict[Any, Any] = {
     "ytick.labelsize": 11,
     "ytick.major.size": 3,
 }
-"""Matplotlib's parameters; in points, which are pixels in a report."""
+"""Matplotlib parameters; lengths in points, which are pixels in a report."""
 
 
 @dataclass(frozen=True)
 class LineStyle:
-    """How an agent is drawn.
-
-    Attributes:
-        color: Of its lines and markers.
-        linestyle: Matplotlib's line style.
-        marker: Matplotlib's marker.
-    """
+    """Color, Matplotlib line style and marker of a group."""
 
     color: str
     linestyle: Any
@@ -81,11 +75,11 @@ class LineStyle:
 
 
 BASELINE_STYLE = LineStyle(MUTED, "--", "o")
-"""How non-learning baselines are drawn."""
+"""Style of non-learning baselines."""
 
 
 def style_for(position: int) -> LineStyle:
-    """The look of a learner by its place among them; no two of the first 24 share one.
+    """Style of the group at a position; the first 24 are different.
 
     Example:
         >>> style_for(0) == style_for(8)
@@ -101,12 +95,12 @@ def style_for(position: int) -> LineStyle:
 
 
 def ci_alpha(count: int) -> float:
-    """How opaque each of so many bands is, that lines can be seen through all."""
+    """Opacity of each of ``count`` bands, so that lines stay visible below all of them."""
     return min(0.16, 0.7 / count)
 
 
 def truncate_middle(text: str, characters: int) -> str:
-    """A text in one line, its middle left out if it is too long: ends tell labels apart.
+    """Shorten a text to one line; its middle is left out, since labels differ in their ends.
 
     Example:
         >>> truncate_middle("a rather long label", 9)
@@ -120,7 +114,7 @@ def truncate_middle(text: str, characters: int) -> str:
 
 
 def format_tick(value: float, _position: object = None) -> str:
-    """A number for a tick or a cell, short and with a true minus.
+    """Format a number for a tick or a cell, with a true minus sign.
 
     Example:
         >>> format_tick(0.25), format_tick(9000), format_tick(20_000), format_tick(1_500_000)
@@ -135,7 +129,7 @@ def format_tick(value: float, _position: object = None) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in whole percent.
+    """Format a fraction as whole percent.
 
     Example:
         >>> percent(0.1)

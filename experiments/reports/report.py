@@ -16,7 +16,6 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from spangym.experiments.pilot.figures.kinds import PILOT_PLOTS
 from spangym.experiments.plots.figure_files import svg_string
 from spangym.experiments.plots.panels import NoData, Panel, legend_swatch, render_panel
 from spangym.experiments.plots.plot_data import Axis, PlotData
@@ -109,22 +108,21 @@ class PanelRenderer:
         self.captions: dict[str, str] = {}
         self.omitted: dict[str, str] = {}
         self._data = data
-        self._specs = PILOT_PLOTS if data.is_pilot else PLOTS
         self._count = 0
 
     def title(self, name: str) -> str:
         """Title of a plot."""
-        return self._specs[name].title_for(self._data)
+        return PLOTS[name].title_for(self._data)
 
     def panels(self, name: str, x: Axis = "steps") -> list[Panel]:
         """Panels of a plot, not yet rendered; none without data."""
         data = dataclasses.replace(self._data, x=x)
         try:
-            panels = self._specs[name].panels(data)
+            panels = PLOTS[name].panels(data)
         except NoData as reason:
             self.omitted[self.title(name)] = str(reason)
             return []
-        self.captions[self.title(name)] = self._specs[name].caption_for(data)
+        self.captions[self.title(name)] = PLOTS[name].caption_for(data)
         return panels
 
     def render(self, panel: Panel, title: str, label: str) -> ReportPanel:
@@ -252,15 +250,17 @@ def _pilot_sections(renderer: PanelRenderer, data: PlotData) -> list[Section]:
         tables=[differences] if differences.rows else [],
         message="No training is finished.",
     )
-    spans = [*panels("spans", prefix="Spans of "), *panels("by_span")]
+    spans = [*panels("spans", prefix="Spans of "), *panels("error_by_action")]
+    compute = [*panels("pareto"), *panels("qk_pairs")]
     sections = [
         Section("error", data.metric.label, panels=panels("error", "steps", "wall")),
         Section("loss", "Loss", panels=panels("loss", "steps", "wall")),
+        Section("differences", "Differences", panels=panels("differences", prefix="Difference, ")),
         Section("runtime", "Time", panels=panels("runtime")),
-        Section("keys", "Query-key pairs", panels=panels("keys")),
+        Section("compute", "Query-key pairs", panels=compute),
         Section("spans", "Spans", panels=spans, tables=by_action_tables(data)),
-        Section("laws", "Temperature laws", panels=panels("laws")),
-        Section("attention", "Attention weights", panels=panels("attention")),
+        Section("temperature-laws", "Temperature laws", panels=panels("temperature_laws")),
+        Section("attention", "Attention weights", panels=panels("attention_maps")),
     ]
     return [variants, *(each for each in sections if each.panels)]
 

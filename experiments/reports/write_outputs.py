@@ -9,9 +9,8 @@ import numpy as np
 
 from spangym.experiments.analysis.comparison_stats import compute_statistics
 from spangym.experiments.analysis.load_results import load_results
-from spangym.experiments.pilot.figures.kinds import PILOT_PLOTS
 from spangym.experiments.plots.plot_data import PlotData
-from spangym.experiments.plots.plot_registry import PLOTS
+from spangym.experiments.plots.plot_registry import DEFAULT_PLOTS
 from spangym.experiments.plots.save import save_figures
 from spangym.experiments.reports.report import RunInfo, save_report
 from spangym.experiments.reports.result_tables import headlines, wide_summary
@@ -19,7 +18,6 @@ from spangym.experiments.runner.run_dir import RunDir, json_records
 
 FORMATS = ("png", "svg")
 """Formats of the figures beside the report."""
-DEFAULT_FIGURES = {"comparison": ["reward"], "pilot": ["error", "loss"]}
 
 
 def load_data(
@@ -69,8 +67,7 @@ def write_outputs(run: RunDir[Any, Any], failed: Mapping[str, str]) -> PlotData:
         },
     )
     if len(results.curves):
-        specs = PILOT_PLOTS if data.is_pilot else PLOTS
-        save_figures(specs, data, DEFAULT_FIGURES[results.study_type], run.path, FORMATS)
+        save_figures(data, DEFAULT_PLOTS[results.study_type], run.path, FORMATS)
     run_info = RunInfo(study.name, study.to_toml(), run.manifest(), str(run.path))
     save_report(run.path / "report.html", data, run_info)
     return data

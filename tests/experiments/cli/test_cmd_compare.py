@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +14,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from spangym.experiments.cli.app import COMMANDS
 from spangym.experiments.studies.load_study import parse_study
-from spangym.experiments.trials.replay import compare_values
 
-from .conftest import TINY, run_here, spangym, trial_folder
+from ..conftest import TINY, run_here, spangym, trial_folder
+from .conftest import files_of
 
 CURVE = "step,return,qk_pairs,wall_seconds"
 FIXED = [f"fixed:{action}" for action in range(10)]
@@ -128,42 +126,6 @@ class TestFinishedRun:
                 for root in (folder, again)
             )
             pd.testing.assert_frame_equal(one, other, check_exact=True)
-
-
-@pytest.fixture
-def copied_run(finished_run: tuple[Path, str], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished_run[0], tmp_path / "copied"))
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(each): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
-
-
-def test_curves_redraws_the_same_and_touches_nothing_else(
-    copied_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    before = files_of(copied_run)
-    for name in ("reward_curves.png", "reward_curves.svg"):
-        (copied_run / name).unlink()
-    assert run_here(monkeypatch, "curves", copied_run) == 0
-    assert files_of(copied_run) == before
-    assert "drawn" in capsys.readouterr().out
-
-
-def test_curves_draws_what_is_finished(
-    copied_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    (trial_folder(copied_run, "dqn/seed-1") / "result.json").unlink()
-    assert run_here(monkeypatch, "curves", copied_run) == 0
-    assert "1 of 18" in capsys.readouterr().out
-
-
-def test_curves_draws_learners_alone(copied_run: Path, monkeypatch: pytest.MonkeyPatch):
-    """Learners run first: so it stands after an early Ctrl-C."""
-    for name in ("fixed-*", "random", "oracle", "threshold"):
-        for reference in copied_run.glob(f"jobs/*/{name}"):
-            shutil.rmtree(reference)
-    assert run_here(monkeypatch, "curves", copied_run) == 0
 
 
 def test_resume_refuses_other_texts(
@@ -547,99 +509,3 @@ def test_a_damaged_run_folder_is_named(
     assert printed.count("\n") == 1
     assert str(path) in printed
     assert words in printed
-
-
-class TestValidate:
-    def test_a_fresh_run_is_reproduced_to_the_bit(
-        self,
-        finished_run: tuple[Path, str],
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-    ):
-        assert run_here(monkeypatch, "validate", finished_run[0]) == 0
-        *rows, last = capsys.readouterr().out.splitlines()
-        trials = 2 * 2 + 2 + 12
-        assert len(rows) == 2 * trials
-        assert all(
-            row.endswith("rewards reproduced to the bit, outputs reproduced to the bit")
-            for row in rows
-        )
-        assert last.count(str(2 * trials)) == 3
-
-    @pytest.mark.parametrize(
-        ("column", "change", "said", "code"),
-        [
-            ("return", 1e-2, "rewards NOT reproduced, outputs reproduced to the bit (return: ", 1),
-            ("output_norm", 1.0, "rewards reproduced to the bit, outputs NOT reproduced", 1),
-            ("reward_entropy", 1e-9, "rewards reproduced up to rounding", 0),
-        ],
-    )
-    def test_what_differs_is_named(
-        self,
-        copied_run: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-        column: str,
-        change: float,
-        said: str,
-        code: int,
-    ):
-        path = trial_folder(copied_run, "dqn/seed-1") / "evaluation.csv"
-        rows = pd.read_csv(path)
-        rows.loc[1, column] += change
-        rows.to_csv(path, index=False)
-        assert run_here(monkeypatch, "validate", copied_run) == code
-        changed = [row for row in capsys.readouterr().out.splitlines() if said in row]
-        assert len(changed) == 1
-        assert changed[0].startswith("SpanControl-v0/dqn/seed-1, episode 1000001: ")
-
-    def test_a_reward_that_does_not_round_must_be_equal(self):
-        assert (
-            str(compare_values(1.0, 1.0 + 1e-9, allow_rounding=True)) == "reproduced up to rounding"
-        )
-        assert str(compare_values(1.0, 1.0 + 1e-9, allow_rounding=False)) == "NOT reproduced"
-
-    @pytest.mark.parametrize("actions", ["x", "1 2", "1 2 3 99"])
-    def test_actions_that_cannot_be_played(
-        self,
-        copied_run: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-        actions: str,
-    ):
-        path = trial_folder(copied_run, "dqn/seed-1") / "evaluation.csv"
-        rows = pd.read_csv(path, dtype={"actions": str})
-        rows["actions"] = actions
-        rows.to_csv(path, index=False)
-        assert run_here(monkeypatch, "validate", copied_run) == 2
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1
-        assert f"{path}: its actions cannot be played" in said
-
-
-@pytest.mark.parametrize(
-    ("option", "pattern"),
-    [("--version", r"spangym \d+\.\d+\.\d+\n"), ("--help", r"(?s).*compare.*")],
-)
-def test_version_and_help_import_no_large_library(option: str, pattern: str):
-    code = f"""
-import sys
-from spangym.experiments.cli.entry import main
-sys.argv = ["spangym", "{option}"]
-try:
-    main()
-finally:
-    large = {{"torch", "stable_baselines3", "pandas", "scipy", "matplotlib"}}
-    print(*large & {{*sys.modules}}, end="", file=sys.stderr)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(pattern, done.stdout)
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_of_a_command_begins_with_its_line_in_the_table(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    assert run_here(monkeypatch, name, "--help") == 0
-    assert COMMANDS[name] in " ".join(capsys.readouterr().out.split())

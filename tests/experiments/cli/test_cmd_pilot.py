@@ -85,9 +85,9 @@ def test_a_pilot_from_beginning_to_end(run: Run, tmp_path: Path):
 
     drawn = run("curves", out, "--figure=all", "--x=wall", "--format=svg", "--table=csv")
     assert drawn.code == 0, drawn.err
-    assert {"spans_wall.svg", "attention.svg", "laws.svg", "by_span.svg"} <= {
-        each.name for each in out.iterdir()
-    }
+    assert {
+        *("spans_wall.svg", "attention_maps.svg", "temperature_laws.svg", "error_by_action.svg")
+    } <= {each.name for each in out.iterdir()}
     with (out / "table.csv").open() as file:
         assert len([*csv.DictReader(file)]) == 5
 

@@ -2,26 +2,23 @@ import dataclasses
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.text import Text
 from scipy import stats
 
-from spangym.experiments.plots.curve_utils import moving_average_on_grid
-from spangym.experiments.plots.curves import reward_curves
-from spangym.experiments.plots.labels import beside, spread
-from spangym.experiments.plots.plot_data import PlotData
+from spangym.experiments.plots.learning_curves import moving_average_on_grid, seed_curves
+from spangym.experiments.plots.plot_data import Axis, PlotData
 from spangym.experiments.plots.plot_registry import PLOTS
 
-from .drawing import drawn, figure_of, line_of, plot_data_of, texts, xs, ys
-from .synthetic import make_results
+from ..drawing import drawn, figure_of, line_of, plot_data_of, texts, xs, ys
+from ..pilot.synthetic import STOPPED, VARIANTS, column, make_pilot
+from ..synthetic import make_results
 
-
-@pytest.fixture(scope="module")
-def one() -> PlotData:
-    return plot_data_of(make_results())
+ENVIRONMENT = "spangym/SpanBudget-v0"
 
 
 @pytest.mark.parametrize("window", [1.0, 30.0, 1000.0])
-def test_smoothed_is_the_mean_of_the_window(window: float):
+def test_moving_average_is_the_mean_of_the_window(window: float):
     generator = np.random.default_rng(0)
     ends = np.repeat(np.cumsum(generator.integers(1, 20, size=30)), 2).astype(float)
     returns = generator.normal(size=60)
@@ -66,19 +63,21 @@ def test_lines_are_means_over_seeds_and_bands_their_intervals(one: PlotData):
         assert line.get_color() == one.line_style(agent).color
 
 
-def test_more_is_averaged_over_where_more_is_asked_for(one: PlotData):
+def test_a_wider_window_makes_smoother_curves(one: PlotData):
     rough, smooth = (
-        reward_curves(dataclasses.replace(one, smooth=share))[0].mean for share in (0.01, 0.5)
+        seed_curves(dataclasses.replace(one, smooth=share), ENVIRONMENT, "return")[0].mean
+        for share in (0.01, 0.5)
     )
     assert np.abs(np.diff(smooth)).sum() < np.abs(np.diff(rough)).sum() / 2
 
 
-def test_curves_against_wall_time_and_visited_keys(one: PlotData):
+def test_curves_against_wall_time_and_query_key_pairs(one: PlotData):
     by_steps, by_wall, by_keys = (
-        reward_curves(dataclasses.replace(one, x=x))[0] for x in ("steps", "wall", "qk_pairs")
+        seed_curves(dataclasses.replace(one, x=x), ENVIRONMENT, "return")[0]
+        for x in ("steps", "wall", "qk_pairs")
     )
-    seconds = by_seed(one, by_steps.label, "seconds")
-    keys = by_seed(one, by_steps.label, "qk_pairs")
+    seconds = by_seed(one, by_steps.group, "seconds")
+    keys = by_seed(one, by_steps.group, "qk_pairs")
     assert by_wall.x[-1] == pytest.approx(np.mean([each[-1] for each in seconds]))
     assert by_keys.x[-1] == pytest.approx(np.mean([each.sum() for each in keys]))
     # After the first two environments have ended together.
@@ -91,7 +90,7 @@ def test_curves_against_wall_time_and_visited_keys(one: PlotData):
 def test_levels_of_the_baselines_are_named_at_the_edge(one: PlotData):
     (panel,) = PLOTS["reward"].panels(one)
     axes = drawn(panel)
-    means = one.means("spangym/SpanBudget-v0")
+    means = one.means(ENVIRONMENT)
     for label in ("oracle", "fixed:6", "random"):
         assert set(ys(line_of(axes, label))) == {means[label]}
     # Without the line that leads to it.
@@ -120,29 +119,6 @@ def test_near_levels_have_names_that_stand_apart():
     )
 
 
-def test_spread_moves_no_further_than_needed():
-    apart = np.array([0.0, 50.0, 100.0])
-    assert spread(apart, 10, 0, 100).tolist() == apart.tolist()
-    close = spread(np.array([99.0, 98.0, 97.0]), 10, 0, 100)
-    assert close.tolist() == [100.0, 90.0, 80.0]
-
-
-def test_labels_beside_points_cover_nothing():
-    points = np.array([[50.0, 50.0], [55.0, 50.0], [99.0, 99.0], [50.0, 50.0]])
-    taken = [(point - 3, point + 3) for point in points]
-    offsets = beside([("ab", point) for point in points], taken, 100, 100)
-    boxes = list(taken)
-    for point, offset in zip(points, offsets, strict=True):
-        assert offset is not None
-        half = np.array([6.6, 5.5])
-        low, high = point + offset - half, point + offset + half
-        assert (low >= 0).all()
-        assert (high <= 100).all()
-        assert all((high <= box[0]).any() or (low >= box[1]).any() for box in boxes)
-        boxes.append((low, high))
-    assert beside([("ab", points[0])], [(points[0] * 0, points[0] * 2)], 100, 100) == [None]
-
-
 def test_wide_bands_leave_room_to_see_the_lines():
     axes = drawn(PLOTS["reward"].panels(plot_data_of(make_results(seeds=2, episodes=40)))[0])
     band = max(np.asarray(each.get_paths()[0].vertices)[:, 1].max() for each in axes.collections)
@@ -158,12 +134,79 @@ def test_a_single_seed_has_a_line_and_no_band():
     axes = drawn(panel)
     assert len(ys(line_of(axes, "ppo"))) == 200
     assert all(not each.get_paths() for each in axes.collections)
-    for kind in PLOTS.values():
-        if kind is not PLOTS["radar"]:
-            kind.draw(data)
 
 
 def test_a_single_episode_is_a_point():
     data = plot_data_of(make_results(episodes=2, num_envs=2))
     axes = drawn(PLOTS["reward"].panels(data)[0])
     assert line_of(axes, "dqn").get_marker() == data.line_style("dqn").marker
+
+
+@pytest.mark.parametrize("x", ["steps", "wall"])
+def test_error_is_the_mean_over_seeds_where_it_was_measured(speech: PlotData, x: Axis):
+    results = dataclasses.replace(speech, x=x)
+    seen, unseen = PLOTS["error"].panels(results)
+    assert (seen.title, unseen.title) == ("WER, seen voices", "WER, unseen voices")
+    table = speech.results.curves
+    measured = range(100, 601, 100)
+    errors, seconds = (
+        [
+            column(table, name, group="focus", metric="error", split="unseen", step=update).mean()
+            for update in measured
+        ]
+        for name in ("value", "seconds")
+    )
+    axes = drawn(unseen)
+    line = line_of(axes, "focus")
+    np.testing.assert_allclose(ys(line), 100 * np.array(errors))
+    np.testing.assert_allclose(xs(line), [*measured] if x == "steps" else seconds)
+    assert axes.get_yscale() == "log"
+    low, high = axes.get_ylim()
+    assert low < min(ys(line)) < max(ys(line)) < high
+
+
+def test_training_loss_is_smoothed_over_a_share_of_the_training(speech: PlotData):
+    training, seen, unseen = PLOTS["loss"].panels(speech)
+    assert [each.title for each in (training, seen, unseen)] == [
+        "Loss, training",
+        "Loss, seen voices",
+        "Loss, unseen voices",
+    ]
+    recent = speech.results.curves.query("step > 540")
+    last = column(recent, "value", group="focus", metric="loss", split="training").mean()
+    assert ys(line_of(drawn(training), "focus"))[-1] == pytest.approx(last)
+
+
+def crosses(axes: Axes) -> list[tuple[float, float]]:
+    return [(xs(each)[0], ys(each)[0]) for each in axes.lines if each.get_marker() == "x"]
+
+
+def test_a_cross_marks_a_training_that_ended_early(speech: PlotData):
+    for panel in PLOTS["error"].panels(speech):
+        axes = drawn(panel)
+        line = line_of(axes, STOPPED)
+        assert crosses(axes) == [(xs(line)[-1], ys(line)[-1])]
+        assert xs(line)[-1] == 200
+        assert xs(line_of(axes, "focus"))[-1] == 600
+
+
+def test_one_seed_has_no_band():
+    three, one = (
+        drawn(PLOTS["error"].panels(plot_data_of(make_pilot(seeds=seeds, examples=())))[0])
+        for seeds in (3, 1)
+    )
+    bands = [sum(len(each.get_paths()) for each in axes.collections) for axes in (three, one)]
+    assert bands == [13, 0]
+
+
+def test_spans_have_a_panel_a_variant_and_a_line_a_layer(speech: PlotData):
+    panels = PLOTS["spans"].panels(speech)
+    assert [panel.title for panel in panels] == [*VARIANTS[2:]]
+    axes = drawn(panels[2])
+    curves = speech.results.curves
+    recent = curves[curves["step"] > 540]
+    for layer, line in enumerate(axes.lines):
+        expected = column(recent, "value", group="focus", metric="span", layer=layer).mean()
+        assert ys(line)[-1] == pytest.approx(expected)
+    assert [each.get_text() for each in axes.texts][-2:] == ["layer 0", "layer 1"]
+    assert len({drawn(panel).get_ylim() + drawn(panel).get_xlim() for panel in panels}) == 1

@@ -1,4 +1,4 @@
-"""What the comparison asks of an agent, whatever is inside."""
+"""Interface between agents and the experiments."""
 
 from __future__ import annotations
 
@@ -13,103 +13,89 @@ from stable_baselines3.common.vec_env import VecEnv
 class Agent(Protocol):
     """Learns in an environment, then decides.
 
-    An agent whose decisions hang on more than the observation has one more method,
-    ``on_episode_start(env)``: it is called as episodes begin that are played without learning, with the
-    environment that is played.
+    An agent that needs more than observations may define ``on_episode_start(env)``, which is called
+    with the environment when evaluation episodes begin.
     """
 
     def learn(self, env: VecEnv, steps: int) -> None:
-        """Learn for exactly so many steps.
+        """Train for exactly ``steps`` steps.
 
         Args:
-            env: Vector environment; the agent resets it first.
-            steps: Steps to take, over all environments together; a multiple of ``env.num_envs``.
+            env: Vector environment; the agent resets it.
+            steps: Number of steps over all environments, a multiple of ``env.num_envs``.
         """
         ...
 
     def predict(self, observations: NDArray[Any]) -> NDArray[Any]:
-        """Decide as well as it has learned to, without learning.
+        """Choose greedy actions, without learning.
 
         Args:
             observations: One row per environment.
 
         Returns:
-            Actions, integers of shape (num_envs,).
+            Integer actions, shape (num_envs,).
         """
         ...
 
     def save(self, path: Path | str) -> None:
-        """Write what was learned.
-
-        Args:
-            path: File without its ending, which the agent chooses.
-        """
+        """Write the trained agent to ``path``, to which the agent adds a suffix."""
         ...
 
     def load(self, path: Path | str) -> None:
-        """Read what `save` wrote, in place of what was learned here.
-
-        Args:
-            path: As given to `save`.
-        """
+        """Restore the agent that `save` wrote to ``path``."""
         ...
 
 
 def notify_episode_start(agent: Agent, env: Any) -> None:
-    """Tell an agent that episodes begin, if it asks to be told.
-
-    Args:
-        agent: The agent.
-        env: What is played, right after its reset.
-    """
+    """Call ``agent.on_episode_start(env)`` if it exists; ``env`` was just reset."""
     if callable(hook := getattr(agent, "on_episode_start", None)):
         hook(env)
 
 
 CheckpointCallback = Callable[[bool], None]
-"""Called by a training wherever it can be gone on with, and told whether for the last time."""
+"""Called whenever a training can be checkpointed, with whether this is the last time."""
 
 
 def noop(last: bool) -> None:
-    """What most trainings do where they are at rest."""
+    """Ignore the opportunity to write a checkpoint."""
     del last
 
 
 class ResumableAgent(Agent, Protocol):
-    """An agent whose training, killed at any moment, can be gone on with to the bit."""
+    """An agent whose resumed training is identical to an uninterrupted one."""
 
     @property
     def resumable(self) -> bool:
-        """Whether `state_dict` holds all that the training needs."""
+        """Whether `state_dict` holds everything that training needs."""
         ...
 
     def learn(
         self, env: VecEnv, steps: int, checkpoint_callback: CheckpointCallback = noop
     ) -> None:
-        """Learn, for so many steps altogether.
+        """Train until ``steps`` steps are done in total.
 
         Args:
-            env: As in `Agent`; where a state was loaded it stands where that state was taken, and
-                is not reset.
-            steps: Steps of the whole training, those before the loaded state among them.
-            checkpoint_callback: Called whenever `state_dict` holds all there is: at least before the last
-                steps, and then told that it is the last time.
+            env: Vector environment. If a state was loaded, the environment is in the state of that
+                moment and is not reset.
+            steps: Number of steps of the whole training, including those before the loaded state.
+            checkpoint_callback: Called when `state_dict` is complete, at least before the last
+                steps, then with ``True``.
         """
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the training has changed, as tensors, arrays and what JSON can hold."""
+        """Return everything that training changes, as tensors, arrays and JSON values."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Have the next `learn` go on from where `state_dict` was called.
+        """Continue with the next `learn` where `state_dict` was called.
 
         Raises:
-            ValueError: It is of another agent.
+            ValueError: The state is of another agent.
         """
         ...
 
 
 def is_resumable(agent: Agent) -> TypeGuard[ResumableAgent]:
-    """Whether a training of the agent can be gone on with."""
+    """Return whether a training of the agent can be resumed."""
     return bool(getattr(agent, "resumable", False))

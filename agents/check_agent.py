@@ -1,9 +1,10 @@
-"""``check_agent``: does a class of one's own do what a comparison will ask of it?"""
+"""check_agent: test whether a class can take part in a comparison."""
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from spangym.agents.base import Agent, is_resumable, notify_episode_start
 from spangym.agents.registry import AgentSpec, get_agent_spec, spec_from_class
@@ -27,20 +28,17 @@ _NUM_ENVS = 4
 
 
 def check_agent(agent: str | type[Any], **options: Any) -> list[str]:
-    """Check that a class can be compared, and say in words what is missing.
-
-    It is made and made to learn in a small environment of the check's own, in one environment and in
-    several, decides, is stored and read back, and learns once more from the same seed.
+    """Test an agent in a small environment: training, determinism, storage and resumption.
 
     Args:
-        agent: A class, or a name as `spangym.agents.get_agent_spec` takes it.
-        options: Options to make it with.
+        agent: Class, or name as for `spangym.agents.get_agent_spec`.
+        options: Options of the agent.
 
     Returns:
-        Remarks: what it could do besides, and does not.
+        Optional features that the agent lacks.
 
     Raises:
-        ValueError: It does not conform; the message has a line for each reason.
+        ValueError: The agent does not conform; the message has one line per problem.
 
     Example:
         >>> class Stubborn:
@@ -53,19 +51,17 @@ def check_agent(agent: str | type[Any], **options: Any) -> list[str]:
         ValueError: Stubborn does not conform:
         - choose_action(state) gave 11: an action is an integer in 0..9
     """
-    if isinstance(agent, str):
-        name, spec = agent, get_agent_spec(agent)
-    else:
-        name = agent.__name__
-        try:
-            spec = spec_from_class(name, agent)
-        except ValueError as error:
-            raise ValueError(f"{name} does not conform:\n- {error}") from error
+    name = agent if isinstance(agent, str) else agent.__name__
+    try:
+        spec = get_agent_spec(agent) if isinstance(agent, str) else spec_from_class(name, agent)
+        spec.check_options(options)
+    except ValueError as error:
+        raise ValueError(f"{name} does not conform:\n- {error}") from error
     check = _Check(spec, options)
     check.run()
     if check.problems:
-        listed = "\n".join(f"- {each}" for each in dict.fromkeys(check.problems))
-        raise ValueError(f"{name} does not conform:\n{listed}")
+        lines = "\n".join(f"- {each}" for each in dict.fromkeys(check.problems))
+        raise ValueError(f"{name} does not conform:\n{lines}")
     return check.notes
 
 
@@ -77,192 +73,153 @@ class _Check:
         self.notes: list[str] = []
 
     def run(self) -> None:
-        """Look at one thing after another; what cannot go on ends here."""
-        try:
-            self.spec.check_options(self.options)
-        except ValueError as error:
-            self.problems.append(str(error))
+        for num_envs in (1, _NUM_ENVS):
+            with self._catch(f"learning in {num_envs} environment(s)"):
+                agent = self._train(num_envs)
+        if self.problems:
             return
-        trained = [self._trained(num_envs) for num_envs in (1, _NUM_ENVS)]
-        if None in trained or self.problems:
+        with self._catch("predicting"):
+            actions = self._rollout(agent)
+        if self.problems:
             return
-        one = trained[1]
-        assert one is not None
-        decided = self._rollout(one)
-        if decided is None:
-            return
-        if self._rollout(self._trained(_NUM_ENVS)) != decided:
-            self.problems.append(
-                "from the same seed it learns something else each time: take an argument `seed`, "
-                "or draw from the global generators, which are seeded"
-            )
-        self._check_storing(one, decided)
-        self._check_resuming(decided)
+        with self._catch("learning again from the same seed"):
+            if self._rollout(self._train(_NUM_ENVS)) != actions:
+                raise _Problem(
+                    "equal seeds give different agents: take an argument `seed`, or draw from the "
+                    "global generators, which are seeded"
+                )
+        with self._catch("saving and loading"):
+            self._check_storage(agent, actions)
+        with self._catch("resuming from state_dict()"):
+            self._check_resuming(actions)
 
-    def _make(self) -> Agent | None:
+    @contextlib.contextmanager
+    def _catch(self, activity: str) -> Iterator[None]:
+        try:
+            yield
+        except _Problem as problem:
+            self.problems.append(str(problem))
+        except Exception as error:
+            self.problems.append(f"{activity} fails: {type(error).__name__}: {error}")
+
+    def _make(self) -> Agent:
         set_random_seed(0)
         try:
             return self.spec.make(seed=0, **self.options)
         except Exception as error:
-            self.problems.append(
-                f"it cannot be made with {self.options or 'no options'}: "
-                f"{type(error).__name__}: {error}"
+            options = self.options or "no options"
+            raise _Problem(
+                f"construction with {options} fails: {type(error).__name__}: {error}"
+            ) from error
+
+    def _train(self, num_envs: int) -> Agent:
+        agent, env = self._make(), _ToyVecEnv(self.spec, num_envs)
+        agent.learn(env, _STEPS)
+        if env.steps != _STEPS:
+            raise _Problem(
+                f"learn(env, steps) took {env.steps} of {_STEPS} steps in {num_envs} environment(s)"
             )
-        return None
+        return agent
 
-    def _trained(self, num_envs: int) -> Agent | None:
-        agent = self._make()
-        if agent is None:
-            return None
-        env = _StepCounter(_make_env(self.spec.encoding, num_envs))
-        try:
-            agent.learn(env, _STEPS)
-        except _CheckFailed as failure:
-            self.problems.append(self._in_its_words(str(failure)))
-        except Exception as error:
-            self.problems.append(self._fails("learning", num_envs, error))
-        else:
-            if env.steps != _STEPS:
-                self.problems.append(
-                    f"learn(env, steps) took {env.steps} of {_STEPS} steps in {num_envs} environment(s)"
-                )
-            return agent
-        return None
-
-    def _rollout(self, agent: Agent | None) -> list[int] | None:
-        """What it decides in some observations; None if it does so wrongly."""
-        if agent is None:
-            return None
-        env = _StepCounter(_make_env(self.spec.encoding, _NUM_ENVS))
-        env.seed(9)
-        observations, chosen = np.asarray(env.reset()), []
+    def _rollout(self, agent: Agent) -> list[int]:
+        """Return the actions of two episodes."""
+        env, actions = _ToyVecEnv(self.spec, _NUM_ENVS), []
+        observations = np.asarray(env.reset())
         notify_episode_start(agent, env)
         for _ in range(2 * _EPISODE_LENGTH):
             before = observations.copy()
-            try:
-                actions = np.asarray(agent.predict(observations))
-                if not np.array_equal(before, observations):
-                    raise _CheckFailed("predict(observations) changes the observations")
-                _check_actions(actions, _NUM_ENVS)
-            except _CheckFailed as failure:
-                self.problems.append(self._in_its_words(str(failure)))
-                return None
-            except Exception as error:
-                self.problems.append(self._fails("deciding", _NUM_ENVS, error))
-                return None
-            chosen += actions.tolist()
-            observations = np.asarray(env.step(actions)[0])
-        return chosen
+            chosen = np.asarray(agent.predict(observations))
+            if not np.array_equal(before, observations):
+                raise _Problem("predict(observations) changes the observations")
+            observations = np.asarray(env.step(chosen)[0])
+            actions += chosen.tolist()
+        return actions
 
-    def _check_storing(self, agent: Agent, decided: list[int]) -> None:
+    def _check_storage(self, agent: Agent, actions: list[int]) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "agent")
-            fresh = self._make()
-            assert fresh is not None
-            try:
-                agent.save(path)
-                if not any(Path(folder).iterdir()):
-                    self.notes.append("nothing of it is stored: it has no save(path)")
-                    return
-                fresh.load(path)
-            except Exception as error:
-                self.problems.append(self._fails("saving and loading", _NUM_ENVS, error))
+            agent.save(Path(folder, "agent"))
+            if not any(Path(folder).iterdir()):
+                self.notes.append("the agent cannot be stored: it has no save(path)")
                 return
-        # What a controller draws is not part of what it has learned.
-        again = [self._rollout(each) for each in (agent, fresh)]
-        if again[0] == decided and again[1] != decided:
-            self.problems.append("saved and loaded it decides otherwise than before")
+            loaded = self._make()
+            loaded.load(Path(folder, "agent"))
+        # A controller that draws its actions need not store its generator.
+        repeated, restored = self._rollout(agent), self._rollout(loaded)
+        if repeated == actions and restored != actions:
+            raise _Problem("the saved and loaded agent chooses other actions")
 
-    def _check_resuming(self, decided: list[int]) -> None:
-        agent = self._make()
-        assert agent is not None
-        if not is_resumable(agent):
+    def _check_resuming(self, actions: list[int]) -> None:
+        interrupted, env = self._make(), _ToyVecEnv(self.spec, _NUM_ENVS)
+        if not is_resumable(interrupted):
             self.notes.append(
-                "a training that is interrupted begins anew: it has no state_dict() and "
+                "an interrupted training starts over: it has no state_dict() and "
                 "load_state_dict(state_dict)"
             )
             return
-        env = _make_env(self.spec.encoding, _NUM_ENVS)
-        kept: list[bytes] = []
+        checkpoints: list[bytes] = []
 
         def checkpoint_callback(last: bool) -> None:
-            if not last and len(kept) < 2:
-                kept[:] = [*kept, to_bytes([agent.state_dict(), env.get_attr("state")])]
+            if not last and len(checkpoints) < 2:
+                checkpoints.append(to_bytes([interrupted.state_dict(), env.get_attr("state")]))
 
-        try:
-            agent.learn(env, _STEPS, checkpoint_callback)
-            if not kept:
-                return
-            state, places = from_bytes(kept[-1])
-            fresh = self._make()
-            assert fresh is not None
-            assert is_resumable(fresh)
-            again = _make_env(self.spec.encoding, _NUM_ENVS)
-            for env_index, place in enumerate(places):
-                again.env_method("set_state", place, indices=env_index)
-            fresh.load_state_dict(state)
-            fresh.learn(again, _STEPS)
-        except Exception as error:
-            self.problems.append(self._fails("going on from state_dict()", _NUM_ENVS, error))
+        interrupted.learn(env, _STEPS, checkpoint_callback)
+        if not checkpoints:
             return
-        if self._rollout(fresh) != decided:
-            self.problems.append("gone on with from state_dict() it learns something else")
-
-    def _fails(self, doing: str, num_envs: int, error: Exception) -> str:
-        return f"{doing} in {num_envs} environment(s) fails: {type(error).__name__}: {error}"
-
-    def _in_its_words(self, failure: str) -> str:
-        """What is wrong, of the method that the class has."""
-        if self.spec.encoding == "state":
-            return failure.replace("predict(observations)", "choose_action(state)")
-        return failure
-
-
-class _CheckFailed(Exception):  # noqa: N818
-    """What is wrong, in words."""
+        state, env_states = from_bytes(checkpoints[-1])
+        resumed = self._make()
+        assert is_resumable(resumed)
+        env = _ToyVecEnv(self.spec, _NUM_ENVS)
+        for toy_env, env_state in zip(env.envs, env_states, strict=True):
+            toy_env.unwrapped.state = env_state
+        resumed.load_state_dict(state)
+        resumed.learn(env, _STEPS)
+        if self._rollout(resumed) != actions:
+            raise _Problem("a training resumed from state_dict() gives another agent")
 
 
-def _check_actions(actions: NDArray[Any], num_envs: int) -> None:
-    if actions.shape != (num_envs,):
-        raise _CheckFailed(
-            f"predict(observations) gave shape {actions.shape} for {num_envs} environments: it must be "
-            "one action per environment"
+class _Problem(Exception):  # noqa: N818
+    """A line of the error message."""
+
+
+class _ToyVecEnv(DummyVecEnv):
+    """Counts steps and checks actions."""
+
+    def __init__(self, spec: AgentSpec, num_envs: int) -> None:
+        super().__init__([lambda: _ToyEnv(spec.encoding) for _ in range(num_envs)])
+        self.method = (
+            "choose_action(state)" if spec.encoding == "state" else "predict(observations)"
         )
-    for action in actions.tolist():
-        if not isinstance(action, int) or not 0 <= action < NUM_ACTIONS:
-            raise _CheckFailed(
-                f"predict(observations) gave {action!r}: an action is an integer in "
-                f"0..{NUM_ACTIONS - 1}"
-            )
-
-
-class _StepCounter(VecEnvWrapper):
-    """Counts steps, and looks at the actions."""
-
-    def __init__(self, venv: VecEnv) -> None:
-        super().__init__(venv)
         self.steps = 0
 
-    def reset(self) -> Any:
-        return self.venv.reset()
-
     def step_async(self, actions: NDArray[Any]) -> None:
-        _check_actions(np.asarray(actions), self.num_envs)
-        self.venv.step_async(actions)
-
-    def step_wait(self) -> Any:
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,):
+            raise _Problem(
+                f"{self.method} gave shape {actions.shape} for {self.num_envs} environments: it "
+                "must be one action per environment"
+            )
+        for action in actions.tolist():
+            if not isinstance(action, int) or not 0 <= action < NUM_ACTIONS:
+                raise _Problem(
+                    f"{self.method} gave {action!r}: an action is an integer in "
+                    f"0..{NUM_ACTIONS - 1}"
+                )
         self.steps += self.num_envs
-        return self.venv.step_wait()
+        super().step_async(actions)
 
 
 class _ToyEnv(gym.Env[Any, np.int64]):
-    """Longer spans earn more, and where one stands tells how far; episodes of eight steps."""
+    """Rewards long spans; the observation is the place, which actions move."""
 
     def __init__(self, encoding: str) -> None:
         self.encoding = encoding
         self.action_space = spaces.Discrete(NUM_ACTIONS)
-        self.observation_space = _SPACES[encoding]()
+        self.observation_space = {
+            "state": spaces.Discrete(NUM_STATES),
+            "digits": spaces.MultiDiscrete([11] * _NUM_FEATURES),
+        }.get(encoding, spaces.Box(-1, 1, (_NUM_FEATURES,), np.float32))
         self.state = [0, 0]
+        """Steps of the episode, and place."""
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed, options=options)
@@ -275,10 +232,6 @@ class _ToyEnv(gym.Env[Any, np.int64]):
         reward = float(action) / NUM_ACTIONS - 0.1 * place
         return self._observation(), reward, False, steps + 1 == _EPISODE_LENGTH, {}
 
-    def set_state(self, state: list[int]) -> None:
-        """Go to where another one stood."""
-        self.state = [*state]
-
     def _observation(self) -> Any:
         place = self.state[1]
         if self.encoding == "state":
@@ -286,15 +239,3 @@ class _ToyEnv(gym.Env[Any, np.int64]):
         if self.encoding == "digits":
             return np.full(_NUM_FEATURES, place)
         return np.full(_NUM_FEATURES, place / _EPISODE_LENGTH, np.float32)
-
-
-_SPACES: dict[str, Callable[[], spaces.Space[Any]]] = {
-    "state": lambda: spaces.Discrete(NUM_STATES),
-    "digits": lambda: spaces.MultiDiscrete([11] * _NUM_FEATURES),
-    "box": lambda: spaces.Box(-1, 1, (_NUM_FEATURES,), np.float32),
-    "features": lambda: spaces.Box(-1, 1, (_NUM_FEATURES,), np.float32),
-}
-
-
-def _make_env(encoding: str, num_envs: int) -> VecEnv:
-    return DummyVecEnv([lambda: _ToyEnv(encoding) for _ in range(num_envs)])

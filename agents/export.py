@@ -1,15 +1,16 @@
-"""Trained agents as frozen controllers of layers, that need neither Gymnasium nor their library."""
+"""Export trained agents as controllers of layers, without Gymnasium and Stable-Baselines3."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.dqn.policies import DQNPolicy
 from torch import Tensor, nn
@@ -29,9 +30,9 @@ from spangym.attention.geometry import NUM_ACTIONS
 from spangym.attention.observation_spec import ObservationSpec
 
 _SAMPLES = 256
-"""Observations on which a frozen network is held against the policy that it was made from."""
+"""Number of observations on which an exported network is compared with its policy."""
 _MIN_AGREEMENT = 0.99
-"""Share of them on which both must decide alike; sums in another order may turn a near tie."""
+"""Minimum share of equal actions; another order of summation may change near ties."""
 
 
 def export_policy(
@@ -43,35 +44,48 @@ def export_policy(
     layer: int | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> ExportedPolicy:
-    """Make a controller that decides as an agent does, and learns nothing any more.
+    """Export an agent as a controller that chooses the same actions and does not learn.
 
     Args:
-        agent: A `SB3Agent` with a multi-layer perceptron, a `Refiner`'s `TabularAgent`, or a
+        agent: `SB3Agent` with a multi-layer perceptron, `TabularAgent` of a `Refiner`, or
             `KMeansQAgent`.
-        observation: What it was trained to observe.
-        observation_time: Whether of the ``current`` chunk or the ``previous`` one.
-        action_scale: That of the layers that it was trained in.
-        layer: Index of the layer that it is to control; needed where it observes that.
-        metadata: How it came about, ready for JSON, to be kept in the file.
+        observation: Observation that the agent was trained on.
+        observation_time: Whether it is of the ``current`` or the ``previous`` chunk.
+        action_scale: Action scale of the layers that the agent was trained in.
+        layer: Index of the layer to control; required if the agent observes it.
+        metadata: Description of the training as JSON values, kept in the file.
 
     Returns:
         The controller, on the CPU.
 
     Raises:
-        ValueError: The agent cannot be frozen, or does not observe that; the message says why.
-        RuntimeError: It has learned nothing yet.
+        ValueError: The agent cannot be exported, or was trained on another observation.
+        RuntimeError: The agent is untrained.
 
     Example:
         >>> refiner = Refiner()
         >>> refiner.update(state=hash((5,) * 8) % 9999, action=3, reward=1.0, next_state=0)
-        >>> frozen = export_policy(TabularAgent(refiner), ObservationSpec(dims=4, encoding="state"))
-        >>> frozen(torch.zeros(2, 16, 4)).tolist()  # means and variances of 0 are digits of 5
+        >>> observation = ObservationSpec(dims=4, encoding="state")
+        >>> controller = export_policy(TabularAgent(refiner), observation)
+        >>> controller(torch.zeros(2, 16, 4)).tolist()  # means and variances of 0 are digits of 5
         [3, 3]
     """
+    name = type(agent).__name__
     try:
-        head = _head(agent, observation)
+        if isinstance(agent, SB3Agent):
+            name = agent.algorithm.__name__
+            head: PolicyHead = _mlp_policy(agent, observation)
+        elif isinstance(agent, KMeansQAgent):
+            head = _kmeans_policy(agent, observation)
+        elif isinstance(agent, TabularAgent):
+            name = type(agent.controller).__name__
+            if not isinstance(agent.controller, Refiner):
+                raise ValueError("the actions of a custom refiner are not known in advance")
+            head = LookupPolicy(observation, _greedy_table(agent.controller, NUM_STATES))
+        else:
+            raise ValueError("only Stable-Baselines3, refiner and refiner-kmeans can be")
     except ValueError as error:
-        raise ValueError(f"{_name(agent)} cannot be frozen: {error}") from error
+        raise ValueError(f"{name} cannot be exported: {error}") from error
     return ExportedPolicy(
         observation,
         head,
@@ -82,91 +96,65 @@ def export_policy(
     )
 
 
-def _head(agent: Agent, observation: ObservationSpec) -> PolicyHead:
-    if isinstance(agent, SB3Agent):
-        return _network(agent, observation)
-    if isinstance(agent, KMeansQAgent):
-        return _kmeans(agent, observation)
-    if not isinstance(agent, TabularAgent):
-        raise ValueError("only networks of Stable-Baselines3, the Refiner and its clusters can")
-    if not isinstance(agent.controller, Refiner):
-        raise ValueError("what a refiner of one's own would decide is not known beforehand")
-    return LookupPolicy(observation, _greedy_table(agent.controller, NUM_STATES))
-
-
-def _greedy_table(refiner: Refiner, states: int) -> Tensor:
-    """Its greedy action of every state."""
+def _greedy_table(refiner: Refiner, num_states: int) -> Tensor:
     if refiner.n_actions != NUM_ACTIONS:
         raise ValueError(f"it has {refiner.n_actions} actions, a layer has {NUM_ACTIONS}")
-    return torch.from_numpy(refiner.greedy_actions(np.arange(states)))
+    return torch.from_numpy(refiner.greedy_actions(np.arange(num_states)))
 
 
-def _kmeans(agent: KMeansQAgent, observation: ObservationSpec) -> KMeansPolicy:
+def _kmeans_policy(agent: KMeansQAgent, observation: ObservationSpec) -> KMeansPolicy:
     discretizer = agent.discretizer
     if not discretizer.is_fitted:
         raise RuntimeError("the agent has not learned yet: call learn() or load() first")
-    found = discretizer.state_dict()
+    clusters = discretizer.state_dict()
     if discretizer.by_layer:
-        there = found["layers"].tolist()
-        observed = [
-            float(np.float32(observation.encode_layer_index(layer)))
-            for layer in range(observation.num_layers)
-        ]
-        if not observation.include_layer_index or there != observed:
-            raise ValueError(
-                f"the layers that it has clusters of are not those that are observed: {there}, "
-                f"not {observed}"
-            )
-    centers = found["centers"]
+        fitted = clusters["layers"].tolist()
+        layers = range(observation.num_layers)
+        expected = [float(np.float32(observation.encode_layer_index(layer))) for layer in layers]
+        if not observation.include_layer_index or fitted != expected:
+            raise ValueError(f"its clusters are of layers {fitted}, the observation's {expected}")
+    centers = clusters["centers"]
     return KMeansPolicy(
         observation,
-        found["means"],
-        found["scales"],
+        clusters["means"],
+        clusters["scales"],
         centers,
         _greedy_table(agent.refiner, centers.shape[0] * centers.shape[1]),
         discretizer.by_layer,
     )
 
 
-class _Layers(NamedTuple):
-    """A policy's network, and how its outputs are read."""
-
-    modules: list[nn.Module]
-    extractor: nn.Module
-    quantiles: int = 1
-
-
-def _network(agent: SB3Agent, observation: ObservationSpec) -> MLPPolicy:
+def _mlp_policy(agent: SB3Agent, observation: ObservationSpec) -> MLPPolicy:
     policy = agent.policy
     space = policy.action_space
     if not isinstance(space, spaces.Discrete) or space.n != NUM_ACTIONS:
         raise ValueError(f"its actions are {space}, a layer's are Discrete({NUM_ACTIONS})")
     if not _matches_space(policy.observation_space, observation):
         raise ValueError(f"it observes {policy.observation_space}, which is not {observation}")
-    found = _policy_layers(policy)
-    if type(found.extractor) is not FlattenExtractor:
-        raise ValueError(f"it reads its observations by a {type(found.extractor).__name__}")
-    activations = {_activation_name(each) for each in found.modules[1::2]}
-    linears = [each for each in found.modules[::2] if type(each) is nn.Linear]
-    if len(activations) > 1 or len(found.modules) != 2 * len(linears) - 1:
+    modules, extractor, quantiles = _policy_network(policy)
+    if type(extractor) is not FlattenExtractor:
+        raise ValueError(f"its features extractor is a {type(extractor).__name__}")
+    activations = {_activation_name(each) for each in modules[1::2]}
+    linears = [each for each in modules[::2] if type(each) is nn.Linear]
+    if len(activations) > 1 or len(modules) != 2 * len(linears) - 1:
         raise ValueError(
-            "its network is not of linear layers with one activation in between: "
-            f"{nn.Sequential(*found.modules)}"
+            "its network does not alternate linear layers and one activation: "
+            f"{nn.Sequential(*modules)}"
         )
     network = MLPPolicy(
         observation,
         [each.weight for each in linears],
         [torch.zeros(each.out_features) if each.bias is None else each.bias for each in linears],
         activations.pop() if activations else "Identity",
-        found.quantiles,
+        quantiles,
         _obs_normalization(agent),
     )
-    _check_equivalence(network, agent, observation)
+    _check_agreement(network, agent, observation)
     return network
 
 
 def _matches_space(space: spaces.Space[Any], observation: ObservationSpec) -> bool:
-    """Whether an observation space is that of the environment with such observations."""
+    """Return whether the environment with this observation has this space."""
     if isinstance(space, spaces.MultiDiscrete):
         return observation.encoding == "digits" and space.nvec.tolist() == observation.nvec
     if isinstance(space, spaces.Discrete):
@@ -179,66 +167,55 @@ def _matches_space(space: spaces.Space[Any], observation: ObservationSpec) -> bo
     return np.array_equal(space.low, low) and np.array_equal(space.high, high)
 
 
-def _policy_layers(policy: BasePolicy) -> _Layers:
-    """A policy's network, by what each kind of policy calls it."""
+def _policy_network(policy: BasePolicy) -> tuple[list[nn.Module], nn.Module, int]:
+    """Return the modules of a policy's network, its features extractor and number of quantiles."""
     if isinstance(policy, DQNPolicy):
-        return _Layers([*policy.q_net.q_net], policy.q_net.features_extractor)
-    # Of sb3-contrib, which need not be installed.
-    quantile_net: Any = getattr(policy, "quantile_net", None)
-    if quantile_net is not None:
-        return _Layers(
-            [*quantile_net.quantile_net], quantile_net.features_extractor, quantile_net.n_quantiles
-        )
+        return [*policy.q_net.q_net], policy.q_net.features_extractor, 1
+    # Policies of sb3-contrib, which may not be installed, are recognized by their attributes.
+    contrib: Any = policy
+    if hasattr(policy, "quantile_net"):
+        net = contrib.quantile_net
+        return [*net.quantile_net], net.features_extractor, net.n_quantiles
     if hasattr(policy, "lstm_actor"):
-        raise ValueError("it is recurrent, and decides from what it saw before, too")
-    actor: Any = policy
+        raise ValueError("it is recurrent, and its actions depend on earlier observations")
     if isinstance(policy, ActorCriticPolicy) or hasattr(policy, "mlp_extractor"):
-        modules = [*actor.mlp_extractor.policy_net, actor.action_net]
-        return _Layers(modules, actor.pi_features_extractor)
+        modules = [*contrib.mlp_extractor.policy_net, contrib.action_net]
+        return modules, contrib.pi_features_extractor, 1
     if isinstance(getattr(policy, "action_net", None), nn.Sequential):
-        return _Layers([*actor.action_net], actor.features_extractor)
+        return [*contrib.action_net], contrib.features_extractor, 1
     raise ValueError(f"its policy is a {type(policy).__name__}, whose network is not known")
 
 
 def _obs_normalization(agent: SB3Agent) -> ObsNormalization | None:
-    found = agent.normalization
-    if found is None:
+    env = agent.model.get_vec_normalize_env()
+    if env is None:
         return None
-    std = np.sqrt(found.var + found.epsilon)
-    return ObsNormalization(torch.from_numpy(found.mean), torch.from_numpy(std), found.clip)
+    assert isinstance(env.obs_rms, RunningMeanStd)
+    mean, std = env.obs_rms.mean, np.sqrt(env.obs_rms.var + env.epsilon)
+    return ObsNormalization(torch.from_numpy(mean), torch.from_numpy(std), env.clip_obs)
 
 
 def _activation_name(module: nn.Module) -> str:
     name = type(module).__name__
     known = ACTIVATIONS.get(name)
     if known is None or type(module) is not known or repr(module) != repr(known()):
-        raise ValueError(f"its network holds {module}; known are: {', '.join(ACTIVATIONS)}")
+        raise ValueError(f"its network contains {module}; known are: {', '.join(ACTIVATIONS)}")
     return name
 
 
-def _check_equivalence(network: MLPPolicy, agent: SB3Agent, observation: ObservationSpec) -> None:
-    """Whatever else a policy may do with its network shows in what it decides."""
+def _check_agreement(network: MLPPolicy, agent: SB3Agent, observation: ObservationSpec) -> None:
+    """Compare the actions of network and policy, which may do more than its network."""
     space = copy.deepcopy(agent.policy.observation_space)
     space.seed(0)
     observations = np.stack([space.sample() for _ in range(_SAMPLES)])
     agent.on_episode_start(None)
-    wanted = agent.predict(observations)
-    given = torch.from_numpy(observations)
-    # State ids have no numbers any more that could be hashed.
-    hashed = observation.encoding == "state"
-    decided = network.values(given[:, None] if hashed else network.encoder(given.double())).argmax(
-        -1
-    )
-    alike = float(np.mean(decided.numpy() == wanted))
-    if alike < _MIN_AGREEMENT:
+    expected = agent.predict(observations)
+    inputs = torch.from_numpy(observations)
+    # State ids are already hashed; the encoder would hash features.
+    is_hashed = observation.encoding == "state"
+    values = network.values(inputs[:, None] if is_hashed else network.encoder(inputs.double()))
+    agreement = float(np.mean(values.argmax(-1).numpy() == expected))
+    if agreement < _MIN_AGREEMENT:
         raise ValueError(
-            f"its policy does more than its network: both decide alike in {alike:.0%} of cases only"
+            f"its policy does more than its network: only {agreement:.0%} of the actions are equal"
         )
-
-
-def _name(agent: Agent) -> str:
-    if isinstance(agent, SB3Agent):
-        return f"a {agent.algorithm.__name__} agent"
-    if isinstance(agent, TabularAgent):
-        return f"a {type(agent.controller).__name__}"
-    return f"a {type(agent).__name__}"

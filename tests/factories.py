@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
+from spangym.agents import Agent
+from spangym.agents.base import notify_episode_start
 from spangym.attention import IntegratedAttention, SpanConfig
 from spangym.attention.controllers.exported import ExportedPolicy
 from spangym.attention.controllers.lookup import GRID_STEPS, KMeansPolicy, LookupPolicy
@@ -18,6 +20,7 @@ from spangym.attention.controllers.mlp import MLPPolicy
 from spangym.attention.controllers.policy_heads import ObsNormalization, PolicyHead
 from spangym.attention.features import NUM_STATES
 from spangym.attention.observation_spec import ObservationSpec
+from spangym.envs import EnvConfig, SB3SpanControlVecEnv, make_config
 from spangym.envs.model.pretrain import PretrainConfig, pretrain
 from spangym.envs.model.stack import TransformerConfig, TransformerStack
 from spangym.experiments.pilot.load_pilot_study import normalize_pilot_study, parse_pilot_study
@@ -123,8 +126,11 @@ def pretrained_stack() -> TransformerStack:
 class RecordingEnv(VecEnvWrapper):
     """Records the transitions of all environments: observations, actions, rewards, next ones."""
 
+    venv: Any
+
     def __init__(self, venv: VecEnv) -> None:
         super().__init__(venv)
+        self._observations = np.empty(0)
         self.steps = 0
         self.transitions: list[tuple[NDArray[Any], ...]] = []
 
@@ -150,6 +156,41 @@ class RecordingEnv(VecEnvWrapper):
         self.transitions.append((self._observations, self._actions, rewards, next_observations))
         self._observations = np.asarray(observations)
         return observations, rewards, dones, infos
+
+
+def make_training_env(encoding: str = "box", num_envs: int = 1, **arguments: Any) -> RecordingEnv:
+    """Two chunks of 16 tokens per episode, in two layers of width 8."""
+    config = EnvConfig(
+        dims=8,
+        heads=2,
+        ctx=16,
+        chunks_per_episode=2,
+        win_size=16,
+        encoding=encoding,
+        **arguments,
+    )
+    env = RecordingEnv(SB3SpanControlVecEnv(config, num_envs))
+    env.seed(0)
+    return env
+
+
+def make_task_env(num_envs: int, **arguments: Any) -> RecordingEnv:
+    """A trained two-layer environment whose episodes have two chunks."""
+    config = make_config("spangym/LongRange-v0", {"chunks_per_episode": 2, **arguments})
+    env = RecordingEnv(SB3SpanControlVecEnv(config, num_envs))
+    env.seed(0)
+    return env
+
+
+def played_actions(agent: Agent, env: VecEnv, steps: int = 8) -> list[list[int]]:
+    """Actions of an agent in an environment, without learning."""
+    observations, actions = np.asarray(env.reset()), []
+    notify_episode_start(agent, env)
+    for _ in range(steps):
+        chosen = agent.predict(observations)
+        actions.append(chosen.tolist())
+        observations = np.asarray(env.step(chosen)[0])
+    return actions
 
 
 # --- experiments: studies, runs, trials -----------------------------------------------------------

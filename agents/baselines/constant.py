@@ -1,4 +1,4 @@
-"""Non-learning baselines."""
+"""Baselines without learning: random actions and fixed spans."""
 
 from __future__ import annotations
 
@@ -10,68 +10,67 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
+from spangym.attention import NUM_ACTIONS
 from spangym.utils.atomic_io import atomic_write, ensure_suffix
 
 
 class BaselinePolicy:
-    """A policy without anything to learn; `learn` only plays it."""
+    """A policy that does not learn; `learn` only plays it.
+
+    A subclass defines `predict` and, if it has a state, `state_dict` and `load_state_dict`.
+    """
 
     def learn(self, env: VecEnv, steps: int) -> None:
-        """Play for so many steps, over all environments together."""
+        """Play ``steps`` steps over all environments."""
         observations = self._reset(env)
         for _ in range(steps // env.num_envs):
-            assert isinstance(observations, np.ndarray)
             observations, *_ = env.step(self.predict(observations))
 
     def _reset(self, env: VecEnv) -> Any:
-        """Begin episodes to be played."""
         return env.reset()
 
-    def predict(self, observations: NDArray[Any]) -> NDArray[np.int64]:
-        """Actions for the environments, shape (num_envs,)."""
+    def predict(self, observations: Any) -> NDArray[np.int64]:
+        """Return the actions, shape (num_envs,)."""
         raise NotImplementedError
 
     def save(self, path: Path | str) -> None:
-        """Write what the policy is to ``path`` with the ending ``.json``."""
+        """Write `state_dict` to ``path`` with the suffix ``.json``."""
         with atomic_write(ensure_suffix(path, ".json")) as tmp:
             tmp.write_text(json.dumps(self.state_dict()) + "\n")
 
     def load(self, path: Path | str) -> None:
-        """Read what `save` wrote."""
+        """Restore the state that `save` wrote."""
         self.load_state_dict(json.loads(ensure_suffix(path, ".json").read_text()))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is stored, ready for JSON."""
-        raise NotImplementedError
+        """Return the state as JSON values."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        raise NotImplementedError
+        """Restore the state that `state_dict` returned."""
+        vars(self).update(state)
 
 
 class RandomPolicy(BaselinePolicy):
-    """Every action at equal odds.
+    """Uniformly random actions.
 
     Args:
-        actions: Number of actions.
-        seed: Seed of the draws.
+        seed: Seed; system entropy if None.
     """
 
-    def __init__(self, actions: int = 10, seed: int | None = None) -> None:
-        self.actions = actions
+    def __init__(self, seed: int | None = None) -> None:
         self._generator = np.random.default_rng(seed)
 
-    def predict(self, observations: NDArray[Any]) -> NDArray[np.int64]:
-        """Random actions, shape (num_envs,)."""
-        return self._generator.integers(self.actions, size=len(observations))
+    def predict(self, observations: Any) -> NDArray[np.int64]:
+        """Return the actions, shape (num_envs,)."""
+        return self._generator.integers(NUM_ACTIONS, size=len(observations))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is stored, ready for JSON."""
-        return {"actions": self.actions, "generator": self._generator.bit_generator.state}
+        """Return the state as JSON values."""
+        return {"generator": self._generator.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.actions = state["actions"]
+        """Restore the state that `state_dict` returned."""
         self._generator.bit_generator.state = state["generator"]
 
 
@@ -79,20 +78,16 @@ class FixedSpanPolicy(BaselinePolicy):
     """Always the same action.
 
     Args:
-        action: The action.
+        action: Action, 0 to 9.
     """
 
     def __init__(self, action: int) -> None:
         self.action = action
 
-    def predict(self, observations: NDArray[Any]) -> NDArray[np.int64]:
-        """The action, once per environment."""
+    def predict(self, observations: Any) -> NDArray[np.int64]:
+        """Return the actions, shape (num_envs,)."""
         return np.full(len(observations), self.action)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is stored, ready for JSON."""
+        """Return the state as JSON values."""
         return {"action": self.action}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.action = state["action"]

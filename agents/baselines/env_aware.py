@@ -1,8 +1,8 @@
-"""Policies that see more than an observation: they ask the environment that they play."""
+"""Baselines that ask the environment: the predictor, a coverage threshold, myopic and oracle."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,120 +14,105 @@ from spangym.attention import NUM_ACTIONS
 
 
 class SupportsLookahead(Protocol):
-    """An environment that says what it is about to read, and what each action would do.
+    """An environment that answers questions about the next decision, without a side effect.
 
-    Answers have a row per environment; a scalar environment may leave that dimension out. They
-    are of the coming decision, and change nothing.
+    Answers have one row per environment, which a scalar environment may omit.
     """
 
     def content_type(self) -> list[str] | str:
-        """What the chunk is."""
+        """Content type of the current chunk."""
         ...
 
     def predictor_action(self) -> Any:
-        """The action nearest to the layer's own prediction, integers of shape (num_envs,)."""
+        """Action nearest to the layer's span predictor, integers (num_envs,)."""
         ...
 
     def action_coverages(self) -> NDArray[np.floating[Any]]:
-        """Share of full attention's weight within each action's span, (num_envs, actions)."""
+        """Share of full attention's weight within the span of each action, (num_envs, actions)."""
         ...
 
     def one_step_rewards(self) -> NDArray[np.floating[Any]]:
-        """The reward of each action, (num_envs, actions)."""
+        """Reward of each action, (num_envs, actions)."""
         ...
 
     def lookahead(self, beam: int = 10) -> NDArray[np.floating[Any]]:
-        """The best return of each action to the end of the chunk, (num_envs, actions)."""
+        """Best return of each action until the end of the chunk, (num_envs, actions)."""
         ...
 
     def output_observations(self) -> NDArray[Any]:
-        """What would be observed of the last decision's local output."""
+        """Observation of the last decision's local output."""
         ...
 
     def soft_span_loss(self, scales: Tensor) -> Tensor:
-        """The chunk's loss at those shares of the longest span, differentiable, (num_envs,)."""
+        """Differentiable loss of the chunk at span scales (layers,), shape (num_envs,)."""
         ...
 
 
 def num_layers_of(env: VecEnv) -> int:
-    """How many layers an environment decides on in a chunk."""
+    """Return the number of layers of an environment."""
     return env.get_attr("config")[0].num_layers
 
 
 class EnvAwarePolicy(BaselinePolicy):
-    """A policy that has to see the environment that it plays: `on_episode_start` shows it."""
+    """A policy that asks the environment, which `on_episode_start` provides."""
 
     _env: SupportsLookahead | None = None
     _decisions = 0
 
     def learn(self, env: VecEnv, steps: int) -> None:
-        """Play for so many steps, over all environments together."""
+        """Play ``steps`` steps over all environments."""
         super().learn(env, steps)
-        # What is played next is another environment, and has to be shown first.
+        # The next environment is another one.
         self._env = None
 
     def on_episode_start(self, env: Any) -> None:
-        """See the environment that is going to be played, after its reset.
-
-        Args:
-            env: A `SupportsLookahead` environment.
-        """
+        """Set the environment, a `SupportsLookahead`, after its reset."""
         self._env = env
         self._decisions = 0
 
     @property
     def env(self) -> SupportsLookahead:
-        """What is played.
+        """Current environment.
 
         Raises:
-            RuntimeError: It was not shown.
+            RuntimeError: `on_episode_start` was not called.
         """
-        self._require_env()
-        return cast(SupportsLookahead, self._env)
-
-    def _require_env(self) -> None:
         if self._env is None:
             raise RuntimeError(
-                f"{type(self).__name__} has to see what it plays: call on_episode_start(env) after env.reset()"
+                f"{type(self).__name__} needs its environment: call on_episode_start(env) after "
+                "env.reset()"
             )
+        return self._env
 
-    def _next_layer(self, layers: int) -> int:
-        """Index of the layer that is decided on now; decisions are counted from `on_episode_start` on."""
-        self._require_env()
+    def _next_layer(self, num_layers: int) -> int:
+        """Return the layer of the next decision, counted since `on_episode_start`."""
+        assert self.env
         self._decisions += 1
-        return (self._decisions - 1) % layers
+        return (self._decisions - 1) % num_layers
 
     def _reset(self, env: VecEnv) -> Any:
         observations = super()._reset(env)
         self.on_episode_start(env)
         return observations
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that is stored, ready for JSON."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        del state
-
 
 class SpanPredictorPolicy(EnvAwarePolicy):
-    """No agent: the layers' own span predictors decide, as nearly as an action can."""
+    """The action nearest to the layer's own span predictor."""
 
-    def predict(self, observations: NDArray[Any]) -> NDArray[np.int64]:
-        """The predicted actions, shape (num_envs,)."""
+    def predict(self, observations: Any) -> NDArray[np.int64]:
+        """Return the actions, shape (num_envs,)."""
         del observations
         return np.atleast_1d(self.env.predictor_action())
 
 
 class CoverageThresholdPolicy(EnvAwarePolicy):
-    """The smallest span that keeps so much of full attention's weight; the longest if none does.
+    """The smallest span that covers a share of full attention's weight; if none does, the longest.
 
     Args:
-        target: The share of the weight to be kept, in [0, 1].
+        target: Share of the weight, in [0, 1].
 
     Raises:
-        ValueError: The target is none.
+        ValueError: ``target`` is out of range.
 
     Example:
         >>> from spangym.envs import SpanControlVectorEnv
@@ -144,24 +129,20 @@ class CoverageThresholdPolicy(EnvAwarePolicy):
             raise ValueError(f"target must be in [0, 1], got {target!r}")
         self.target = float(target)
 
-    def predict(self, observations: NDArray[Any]) -> NDArray[np.int64]:
-        """The first actions whose coverage is at least the target, shape (num_envs,)."""
+    def predict(self, observations: Any) -> NDArray[np.int64]:
+        """Return the first actions whose coverage reaches the target, shape (num_envs,)."""
         del observations
-        enough = np.atleast_2d(self.env.action_coverages()) >= self.target
-        last = enough.shape[1] - 1
-        return _actions(np.where(enough.any(1), enough.argmax(1), last), last + 1)
+        sufficient = np.atleast_2d(self.env.action_coverages()) >= self.target
+        sufficient[:, -1] = True
+        return _to_actions(sufficient)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is stored, ready for JSON."""
+        """Return the state as JSON values."""
         return {"target": self.target}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.target = state["target"]
 
 
 class MyopicPolicy(EnvAwarePolicy):
-    """The action that earns most at once, whatever follows.
+    """The action with the highest immediate reward.
 
     Example:
         >>> from spangym.envs import SpanControlVectorEnv
@@ -173,20 +154,20 @@ class MyopicPolicy(EnvAwarePolicy):
         True
     """
 
-    def predict(self, observations: NDArray[Any]) -> NDArray[np.int64]:
-        """The best actions by `SupportsLookahead.one_step_rewards`, shape (num_envs,); ties go to the lowest."""
+    def predict(self, observations: Any) -> NDArray[np.int64]:
+        """Return the best actions, shape (num_envs,); ties go to the lowest."""
         del observations
-        return _best(self.env.one_step_rewards())
+        return _to_actions(self.env.one_step_rewards())
 
 
 class OracleAgent(EnvAwarePolicy):
-    """The action that can earn most up to the end of the chunk.
+    """The action with the highest return until the end of the chunk.
 
     Args:
-        beam: Ways of each first action that are followed beyond two layers, at least 1.
+        beam: Number of action sequences to follow beyond two layers, at least 1.
 
     Raises:
-        ValueError: The beam is none.
+        ValueError: ``beam`` is out of range.
     """
 
     def __init__(self, beam: int = 10) -> None:
@@ -194,28 +175,21 @@ class OracleAgent(EnvAwarePolicy):
             raise ValueError(f"beam must be at least 1, got {beam!r}")
         self.beam = beam
 
-    def predict(self, observations: NDArray[Any]) -> NDArray[np.int64]:
-        """The best actions by `SupportsLookahead.lookahead`, shape (num_envs,); ties go to the lowest."""
+    def predict(self, observations: Any) -> NDArray[np.int64]:
+        """Return the best actions, shape (num_envs,); ties go to the lowest."""
         del observations
-        return _best(self.env.lookahead(self.beam))
+        return _to_actions(self.env.lookahead(self.beam))
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is stored, ready for JSON."""
+        """Return the state as JSON values."""
         return {"beam": self.beam}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self.beam = state["beam"]
 
-
-def _best(returns: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
-    rows = np.atleast_2d(returns)
-    return _actions(rows.argmax(1), rows.shape[1])
-
-
-def _actions(chosen: NDArray[np.int64], columns: int) -> NDArray[np.int64]:
-    """Actions by their columns, (num_envs,); (num_envs, 3) where keys and values are decided on too."""
-    if columns == NUM_ACTIONS:
-        return chosen
-    # The span changes slowest.
-    return np.stack(np.unravel_index(chosen, (NUM_ACTIONS, 2, 2)), axis=-1)
+def _to_actions(scores: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the actions of highest score; with cache control, (span, key, value) triples."""
+    scores = np.atleast_2d(scores)
+    best = scores.argmax(1)
+    if scores.shape[1] == NUM_ACTIONS:
+        return best
+    # Columns are ordered with the span slowest.
+    return np.stack(np.unravel_index(best, (NUM_ACTIONS, 2, 2)), axis=-1)

@@ -23,45 +23,44 @@ ALGORITHMS: dict[str, str] = {
     "recurrent_ppo": "sb3_contrib:RecurrentPPO",
     "trpo": "sb3_contrib:TRPO",
 }
-"""All that take discrete actions, by name: where each is imported from."""
-
-_NOT_OPTIONS = ("self", "policy", "env", "seed", "_init_setup_model")
+"""Algorithms with discrete actions by name, as ``module:Class``."""
 
 
 def find_algorithm(name: str) -> type[BaseAlgorithm]:
-    """The algorithm of that name.
+    """Import an algorithm of `ALGORITHMS`.
 
     Raises:
-        KeyError: There is none.
-        ValueError: It is in a package that is not installed.
+        ValueError: Its package is not installed.
     """
     module, _, class_name = ALGORITHMS[name].partition(":")
     try:
         return getattr(importlib.import_module(module), class_name)
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"agent {name!r} is in sb3-contrib, which is not installed: "
+            f"agent {name!r} needs sb3-contrib, which is not installed: "
             "pip install 'spangym[contrib]'"
         ) from error
 
 
 def hyperparameters_of(algorithm: type[BaseAlgorithm]) -> dict[str, inspect.Parameter]:
-    """The hyperparameters that an algorithm takes."""
-    parameters = inspect.signature(algorithm).parameters
-    return {name: each for name, each in parameters.items() if name not in _NOT_OPTIONS}
+    """Return the hyperparameters of an algorithm by name."""
+    parameters = dict(inspect.signature(algorithm).parameters)
+    for name in ("policy", "env", "seed", "_init_setup_model"):
+        parameters.pop(name, None)
+    return parameters
 
 
 def parse_hyperparameters(
     algorithm: type[BaseAlgorithm], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Hyperparameters as the algorithm takes them, from what TOML or JSON can hold.
+    """Convert TOML or JSON values to hyperparameters of an algorithm.
 
-    A schedule is written ``{start = 1e-3, end = 0}`` (linear over the training, or over its first
-    ``fraction``), an activation or an optimizer in ``policy_kwargs`` by its name in PyTorch, and a
-    pair such as ``train_freq = [1, "episode"]`` as a list.
+    A linear schedule is a table ``{start = 1e-3, end = 0}``, optionally with the ``fraction`` of
+    the training that it takes; activations and optimizers in ``policy_kwargs`` are names of
+    PyTorch's classes; lists become tuples, as in ``train_freq = [1, "episode"]``.
 
     Raises:
-        ValueError: A schedule or a name in it is wrong.
+        ValueError: A schedule or a name is invalid.
 
     Example:
         >>> from stable_baselines3 import PPO
@@ -70,19 +69,17 @@ def parse_hyperparameters(
         0.05
     """
     parameters = hyperparameters_of(algorithm)
-    made = dict(options)
+    parsed = dict(options)
     for name, value in options.items():
         if name == "policy_kwargs" and isinstance(value, Mapping):
-            made[name] = _policy_kwargs(value)
-        elif isinstance(value, Mapping) and _takes_schedule(parameters[name]):
-            made[name] = _schedule(name, value)
+            parsed[name] = _policy_kwargs(value)
         elif isinstance(value, list):
-            made[name] = tuple(value)
-    return made
-
-
-def _takes_schedule(parameter: inspect.Parameter) -> bool:
-    return any(word in str(parameter.annotation) for word in ("Schedule", "Callable"))
+            parsed[name] = tuple(value)
+        elif isinstance(value, Mapping) and any(
+            word in str(parameters[name].annotation) for word in ("Schedule", "Callable")
+        ):
+            parsed[name] = _schedule(name, value)
+    return parsed
 
 
 def _schedule(name: str, value: Mapping[str, Any]) -> LinearSchedule:
@@ -96,14 +93,14 @@ def _schedule(name: str, value: Mapping[str, Any]) -> LinearSchedule:
 
 
 def _policy_kwargs(value: Mapping[str, Any]) -> dict[str, Any]:
-    made = dict(value)
+    parsed = dict(value)
     for name, module in (("activation_fn", torch.nn), ("optimizer_class", torch.optim)):
-        if isinstance(made.get(name), str):
-            found = getattr(module, made[name], None)
-            if not inspect.isclass(found):
-                hint = did_you_mean(made[name], dir(module))
+        class_name = parsed.get(name)
+        if isinstance(class_name, str):
+            parsed[name] = getattr(module, class_name, None)
+            if not inspect.isclass(parsed[name]):
+                hint = did_you_mean(class_name, dir(module))
                 raise ValueError(
-                    f"policy_kwargs: {module.__name__} has no class {made[name]!r}{hint}"
+                    f"policy_kwargs: {module.__name__} has no class {class_name!r}{hint}"
                 )
-            made[name] = found
-    return made
+    return parsed

@@ -1,4 +1,4 @@
-"""What `check_agent` says of classes that lack something; each lacks one thing."""
+"""`check_agent` on classes with one defect each, and on the built-in agents."""
 
 import itertools
 import random
@@ -35,7 +35,7 @@ class OutOfRange(Fine):
 
 
 _SEEDS = itertools.count()
-"""Two seeds drawn at random might lead to the same agent."""
+"""Random seeds might give equal agents."""
 
 
 class Unseeded(Fine):
@@ -111,53 +111,49 @@ class Forgets(Playing):
 
 
 class Interrupted(Refiner):
-    """Says that its training can be gone on with, and loses what it has learned."""
+    """Loses its table when resumed."""
 
     def load_state_dict(self, state_dict: Any) -> None:
         super().load_state_dict(Refiner(seed=5).state_dict())
 
 
 @pytest.mark.parametrize(
-    ("agent", "said"),
+    ("agent", "message"),
     [
-        (OutOfRange, "choose_action(state) gave 10: an action is an integer in 0..9"),
-        (Unseeded, "from the same seed it learns something else each time"),
-        (Needs, "it cannot be made with no options: TypeError"),
-        (Raises, "learning in 1 environment(s) fails: ArithmeticError: no such luck"),
-        (NoUpdate, "no method update(state, action, reward, next_state)"),
-        (Nothing, "neither a refiner (choose_action, update) nor an agent"),
-        (Greedy, "learn(env, steps) took 520 of 512 steps in 4 environment(s)"),
-        (Floats, "predict(observations) gave 3.0: an action is an integer"),
-        (Columns, "gave shape (4, 1) for 4 environments: it must be one action per environment"),
-        (Spoils, "predict(observations) changes the observations"),
-        (Forgets, "saved and loaded it decides otherwise"),
-        (Interrupted, "gone on with from state_dict() it learns something else"),
+        (OutOfRange, r"choose_action\(state\) gave 10.*0\.\.9"),
+        (Unseeded, "equal seeds"),
+        (Needs, "construction .*TypeError"),
+        (Raises, "learning .*ArithmeticError: no such luck"),
+        (NoUpdate, r"update\(state, action, reward, next_state\)"),
+        (Nothing, "neither .*choose_action, update.*learn, predict"),
+        (Greedy, r"learn\(env, steps\) .*520 of 512"),
+        (Floats, r"predict\(observations\) gave 3\.0"),
+        (Columns, r"shape \(4, 1\) for 4"),
+        (Spoils, r"predict\(observations\) changes"),
+        (Forgets, "saved and loaded"),
+        (Interrupted, r"resumed from state_dict\(\)"),
     ],
 )
-def test_what_is_wrong_is_said(agent: type[Any], said: str):
-    with pytest.raises(ValueError, match=f"{agent.__name__} does not conform") as caught:
+def test_problems_are_reported(agent: type[Any], message: str):
+    with pytest.raises(ValueError, match=f"(?s){agent.__name__} .*- .*{message}"):
         check_agent(agent)
-    assert said in str(caught.value)
 
 
-def test_what_could_be_more_is_remarked():
-    assert check_agent(Fine, rate=0.1) == [
-        "nothing of it is stored: it has no save(path)",
-        "a training that is interrupted begins anew: it has no state_dict() and "
-        "load_state_dict(state_dict)",
-    ]
+def test_missing_optional_features_are_returned():
+    storage, resuming = check_agent(Fine, rate=0.1)
+    assert "save(path)" in storage
+    assert "load_state_dict(state_dict)" in resuming
     assert check_agent(Refiner) == []
-    (remark,) = check_agent(Playing)
-    assert "begins anew" in remark
+    assert check_agent(Playing) == [resuming]
 
 
 def test_options_are_checked():
-    with pytest.raises(ValueError, match="has no option 'rte'; did you mean 'rate'"):
+    with pytest.raises(ValueError, match=r"'rte'.*'rate'"):
         check_agent(Fine, rte=0.1)
 
 
 SLOW = ("a2c", "ars", "maskable_ppo", "qrdqn", "recurrent_ppo", "trpo")
-NEED_THE_ENVIRONMENT = (
+ENV_AWARE = (
     "predictor",
     "threshold",
     "myopic",
@@ -172,8 +168,8 @@ NEED_THE_ENVIRONMENT = (
     [
         pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
         for name in BUILTIN_AGENTS
-        if name not in NEED_THE_ENVIRONMENT
+        if name not in ENV_AWARE
     ],
 )
-def test_every_shipped_agent_conforms(name: str):
+def test_builtin_agents_conform(name: str):
     check_agent(name)

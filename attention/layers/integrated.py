@@ -83,7 +83,7 @@ class IntegratedAttention(LocalGlobalAttention):
         (True, torch.Size([2]))
     """
 
-    # Set with `refiner`, since checking a protocol takes longer than many a decision.
+    # Set with `refiner`: to check a protocol in every pass takes longer than many controllers.
     _has_batch_controller = False
     _learns_in_eval = False
 
@@ -151,7 +151,7 @@ class IntegratedAttention(LocalGlobalAttention):
                 "layer.select_actions(x), then call layer.update_controller(layer_output, action)"
             )
         observed = self._observe(inputs.x, inputs.lengths, cache)
-        action = self._select_actions(observed, inputs.lengths, cache)
+        action = self._select_actions(observed, cache)
         fraction = None if action is None else self._span_fraction(action, inputs.x)
         layer_output = self._run(inputs, observed, cache, return_stats, fraction)
         if action is not None and (self.training or self._learns_in_eval):
@@ -205,7 +205,7 @@ class IntegratedAttention(LocalGlobalAttention):
             ValueError: A shape or type is wrong, or the refiner chose an invalid action.
         """
         inputs = self._validate_inputs(x, None, None, lengths, None)
-        return self._select_actions(self._observe(x, inputs.lengths, cache), inputs.lengths, cache)
+        return self._select_actions(self._observe(x, inputs.lengths, cache), cache)
 
     def update_controller(self, layer_output: LayerOutput, action: Tensor) -> None:
         """Let the refiner learn from a pass under its actions; copies to the host.
@@ -225,15 +225,13 @@ class IntegratedAttention(LocalGlobalAttention):
         ):
             refiner.update(state, each, reward, next_state)
 
-    def _select_actions(
-        self, observed: ControllerInput, lengths: Tensor | None, cache: LayerCache | None
-    ) -> Tensor | None:
+    def _select_actions(self, observed: ControllerInput, cache: LayerCache | None) -> Tensor | None:
         """Actions of the controller, integers of shape (batch,); None without one."""
         if self.refiner is None:
             return None
         if self._has_batch_controller:
             controller = cast(BatchController, self.refiner)
-            return controller.actions(self._controller_obs(controller, observed, lengths, cache))
+            return controller.actions(self._controller_obs(controller, observed, cache))
         name = "greedy_action" if self._is_greedy else "choose_action"
         choose = getattr(self.refiner, name)
         chosen = [choose(state) for state in tuple_hash_ids(observed.obs_features)]
@@ -247,30 +245,22 @@ class IntegratedAttention(LocalGlobalAttention):
         return torch.tensor(actions, device=observed.local_input.device)
 
     def _controller_obs(
-        self,
-        controller: BatchController,
-        observed: ControllerInput,
-        lengths: Tensor | None,
-        cache: LayerCache | None,
+        self, controller: BatchController, observed: ControllerInput, cache: LayerCache | None
     ) -> Tensor:
         local_input = observed.local_input.detach()
         if controller.observation_time == "current":
-            return controller.observe(observed.moments, local_input, lengths)
+            return controller.observe(observed.moments, local_input, observed.lengths)
         if cache is not None and cache.controller_obs is not None:
             return cache.controller_obs
         # At the start of a stream: the first token, which every token may depend on.
         first = local_input[:, :1]
         return controller.observe(token_moments(first), first)
 
-    def _controller_obs_for_cache(
-        self, observed: ControllerInput, lengths: Tensor | None
-    ) -> Tensor | None:
-        if not self._has_batch_controller:
-            return None
+    def _controller_obs_for_cache(self, observed: ControllerInput) -> Tensor | None:
         controller = cast(BatchController, self.refiner)
-        if controller.observation_time == "current":
+        if not self._has_batch_controller or controller.observation_time == "current":
             return None
-        return controller.observe(observed.moments, observed.local_input.detach(), lengths)
+        return controller.observe(observed.moments, observed.local_input.detach(), observed.lengths)
 
     def _span_fraction(self, action: Tensor | int, x: Tensor) -> Tensor:
         """Actions as fractions of the span, shape (batch,)."""
@@ -303,7 +293,7 @@ class IntegratedAttention(LocalGlobalAttention):
             for name, tensor in self.refiner.state_dict().items():
                 destination[f"{prefix}refiner.{name}"] = tensor
 
-    def _load_from_state_dict(
+    def _load_from_state_dict(  # type: ignore[override]
         self,
         state_dict: MutableMapping[str, Any],
         prefix: str,

@@ -28,11 +28,13 @@ class ControllerInput(NamedTuple):
         obs_features: Moments that the action may depend on, shape (batch, 2 * dims), detached: in a
             causal layer those of the previous pass or, at the start of a stream, of the first
             token.
+        lengths: Unpadded length of each sequence, shape (batch,); None without padding.
     """
 
     local_input: Tensor
     moments: Tensor
     obs_features: Tensor
+    lengths: Tensor | None
 
 
 class LocalGlobalAttention(nn.Module):
@@ -199,7 +201,7 @@ class LocalGlobalAttention(nn.Module):
         if self.config.causal:
             first = local_input[:, :1].detach()
             obs_features = token_moments(first) if cache is None else cache.obs_features
-        return ControllerInput(local_input, moments, obs_features)
+        return ControllerInput(local_input, moments, obs_features, lengths)
 
     def _run(
         self,
@@ -266,7 +268,7 @@ class LocalGlobalAttention(nn.Module):
                 key_value,
                 global_mean.detach(),
                 observed.moments,
-                self._controller_obs_for_cache(observed, lengths),
+                self._controller_obs_for_cache(observed),
             ),
             lengths=lengths,
             stats=local.stats,
@@ -280,11 +282,9 @@ class LocalGlobalAttention(nn.Module):
         scale = predicted if self.config.soft_span else predicted.detach()
         return scale if fraction is None else (scale * fraction).clamp(0, 1)
 
-    def _controller_obs_for_cache(
-        self, observed: ControllerInput, lengths: Tensor | None
-    ) -> Tensor | None:
+    def _controller_obs_for_cache(self, observed: ControllerInput) -> Tensor | None:
         """Observation for a controller that chooses the next pass's actions from this one."""
-        del observed, lengths
+        del observed
 
     def obs_features(
         self, x: Tensor, *, lengths: Tensor | None = None, cache: LayerCache | None = None

@@ -97,7 +97,9 @@ class OriginalAdaptiveUpdateAttention(AdaptiveUpdateAttention):
         """Attend to ``x`` itself, whatever else is given."""
         return super().forward(x, cache=cache, recompute_kv=recompute_kv)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, *_: object) -> Tensor:
+    def _attend(  # type: ignore[override]
+        self, query: Tensor, key: Tensor, value: Tensor, *_: object
+    ) -> Tensor:
         attend = nn.functional.scaled_dot_product_attention
         return self.combiner(attend(query, key, value, is_causal=self._causal))
 

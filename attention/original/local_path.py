@@ -91,8 +91,7 @@ def truncated_attention(
     *,
     scale: float,
     head: int,
-    max_span: int,
-    max_dist: int,
+    config: SpanConfig,
     temperature: float | None = None,
     causal: bool = False,
 ) -> Tensor:
@@ -104,15 +103,14 @@ def truncated_attention(
         v: Values, shape (batch, keys, dims).
         scale: Span scale in [0, 1].
         head: Number of heads.
-        max_span: Span at span scale 1, in tokens.
-        max_dist: Upper bound on the span, in tokens.
+        config: Span options, of which ``max_span`` and ``max_dist`` are used.
         temperature: Divisor of the scores; if None they are scaled by ``1 / sqrt(head size)``.
         causal: Whether query ``i`` attends only to keys ``0..i``.
 
     Returns:
         Shape (batch, n, dims), ``n = min(int(max_span * scale), queries, keys, max_dist)``.
     """
-    length = min(int(max_span * scale), q.shape[1], k.shape[1], max_dist)
+    length = min(int(config.max_span * scale), q.shape[1], k.shape[1], config.max_dist)
     query, key, value = (split_heads(each[:, :length], head) for each in (q, k, v))
     out = nn.functional.scaled_dot_product_attention(
         query, key, value, is_causal=causal, scale=None if temperature is None else 1 / temperature
@@ -199,8 +197,7 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
                 keys,
                 scale=scale,
                 head=self.head,
-                max_span=config.max_span,
-                max_dist=config.max_dist,
+                config=config,
                 temperature=temperature,
                 causal=config.slice_causal,
             )

@@ -1,9 +1,11 @@
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from spangym.attention import AdaptiveSpan, SpanConfig
 
-SPANS = {"win_size": 8, "max_span": 20}
+SPANS: dict[str, Any] = {"win_size": 8, "max_span": 20}
 
 
 def test_masked_keys_have_no_influence(x: Tensor, generator: torch.Generator):

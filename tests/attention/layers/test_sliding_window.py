@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -105,7 +107,7 @@ def test_number_of_refinement_steps(steps: int, x: Tensor):
 
 class TestInductionHeads:
     def test_keys_are_those_of_the_previous_token(self, x: Tensor):
-        config = {"win_size": 16, "max_span": 24, "num_refinement_steps": 1}
+        config: dict[str, Any] = {"win_size": 16, "max_span": 24, "num_refinement_steps": 1}
         config["temperature_law"] = "none"
         plain, shifted = (
             SlidingWindowAttention(32, 4, SpanConfig(**config, num_induction_heads=each))(

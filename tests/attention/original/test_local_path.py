@@ -72,8 +72,7 @@ def test_truncated_attention_reproduces_the_original(golden: Golden):
             *(torch.from_numpy(recorded[f"{name}{case}"]) for name in "qkv"),
             scale=m,
             head=meta["heads"],
-            max_span=meta["max_span"],
-            max_dist=meta["max_dist"],
+            config=SpanConfig(1, meta["max_span"], meta["max_dist"]),
             temperature=None if meta["sdpa"] else temperature,
         )
         expected = torch.from_numpy(recorded[f"out{case}"])

@@ -101,17 +101,24 @@ class MLPPolicy(PolicyHead):
             raise ValueError(
                 f"activation {activation!r} is unknown{did_you_mean(activation, ACTIVATIONS)}"
             )
-        one_hot = {"digits": sum(observation.nvec), "state": NUM_STATES}.get(observation.encoding)
-        inputs = one_hot or len(observation.nvec)
-        _check_network(observation.encoding, inputs, weights, biases, NUM_ACTIONS * quantiles)
+        encoding = observation.encoding
+        one_hot = {"digits": sum(observation.nvec), "state": NUM_STATES}.get(encoding)
+        inputs, outputs = one_hot or len(observation.nvec), NUM_ACTIONS * quantiles
+        shapes = [[tuple(each.shape) for each in tensors] for tensors in (weights, biases)]
+        widths = [inputs, *(width for width, *_ in shapes[1])]
+        expected = [[*zip(widths[1:], widths, strict=False)], [(width,) for width in widths[1:]]]
+        if not weights or shapes != expected or widths[-1] != outputs:
+            raise ValueError(
+                f"weights and biases have shapes {shapes[0]} and {shapes[1]}; encoding {encoding!r} "
+                f"needs a network from {inputs} numbers to {outputs}"
+            )
         if normalization is not None:
-            if one_hot:
-                raise ValueError(
-                    "one-hot vectors cannot be normalized: encoding must be box or features"
-                )
             shapes = [tuple(each.shape) for each in normalization[:2]]
-            if set(shapes) != {(inputs,)}:
-                raise ValueError(f"normalization has shapes {shapes}; they must be ({inputs},)")
+            if one_hot or set(shapes) != {(inputs,)}:
+                raise ValueError(
+                    f"normalization has shapes {shapes}; they must be ({inputs},), and encoding "
+                    f"{encoding!r} must be box or features"
+                )
         self.quantiles = quantiles
         if one_hot:
             self.encoder = _OneHotIndices(observation)
@@ -128,7 +135,7 @@ class MLPPolicy(PolicyHead):
         first, encoder = self.first, self.encoder
         normalization = None
         if isinstance(encoder, ObsNormalizer) and encoder.mean is not None:
-            normalization = ObsNormalization(encoder.mean, encoder.std, encoder.clip)
+            normalization = (encoder.mean, encoder.std, encoder.clip)
         return {
             "weights": [
                 first.weight.T if isinstance(first, _OneHotLinear) else first.weight,
@@ -156,20 +163,3 @@ class MLPPolicy(PolicyHead):
         for linear in self.hidden:
             found = linear(self.activation(found))
         return found.unflatten(-1, (self.quantiles, NUM_ACTIONS)).mean(-2)
-
-
-def _check_network(
-    encoding: str, inputs: int, weights: Sequence[Tensor], biases: Sequence[Tensor], outputs: int
-) -> None:
-    if not weights or any(each.ndim != 2 for each in weights):
-        raise ValueError("weights must be matrices, at least one")
-    first, last = weights[0].shape[1], weights[-1].shape[0]
-    if first != inputs:
-        raise ValueError(
-            f"the network reads {first} numbers, but encoding {encoding!r} gives {inputs}"
-        )
-    if last != outputs:
-        raise ValueError(f"the network must give {outputs} numbers, {last} are given")
-    chained = all(one.shape[0] == two.shape[1] for one, two in itertools.pairwise(weights))
-    if not chained or [each.shape for each in biases] != [each.shape[:1] for each in weights]:
-        raise ValueError("shapes of weights and biases do not fit one another")

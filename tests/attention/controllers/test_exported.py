@@ -164,7 +164,7 @@ def test_actions_depend_on_the_layer_index():
     ("changes", "message"),
     [
         ({"format": 2}, "format 2"),
-        ({"observation": {"dims": 16}}, "encoding 'digits' gives"),
+        ({"observation": {"dims": 16}}, "'digits' needs"),
         ({"observation": {"dims": 16, "encoding": "boxx"}}, "'box'"),
         ({"observation": {"dms": 16}}, "is damaged: TypeError"),
         ({"head_type": "tree"}, "KeyError: 'tree'"),

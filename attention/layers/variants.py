@@ -16,6 +16,7 @@ class FocusAttention(IntegratedAttention):
     the same values.
 
     Example:
+        >>> import torch
         >>> layer = FocusAttention(64, 32, 4, generator=torch.Generator().manual_seed(0))
         >>> x = torch.randn(2, 48, 32, generator=torch.Generator().manual_seed(1))
         >>> layer_output = layer.forward_with_action(x, action=4)
@@ -32,6 +33,7 @@ class HybridAttention(LocalGlobalAttention):
     The default configuration has windows of 32 tokens.
 
     Example:
+        >>> import torch
         >>> layer = HybridAttention(64, 32, 4)
         >>> x = torch.randn(2, 48, 32, generator=torch.Generator().manual_seed(1))
         >>> layer(x).shape, layer.step(x).window.max().item() <= 32

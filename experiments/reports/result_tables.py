@@ -28,7 +28,7 @@ from spangym.experiments.reports.tables import (
 )
 from spangym.utils.text import slug
 
-_EVALUATION_METRICS = ("return", "score", "regret", "mean_span", "qk_pairs", "seconds")
+_EVALUATION_METRICS = ("score", "regret", "mean_span", "qk_pairs", "seconds")
 _COST_METRICS = ("parameters", "milliseconds", "time_ratio", "qk_share", "span")
 _NAMED_BASELINES = ("threshold", "random", "oracle")
 _FEW_SEEDS = 5

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,11 +7,11 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from spangym.experiments.analysis.results import Results
-from spangym.experiments.reports.comparison_report import save_report
-from spangym.experiments.reports.html import RunInfo
+from spangym.experiments.reports.report import RunInfo, save_report
 
-from .browser import BEYOND, SIZES, SMALLEST, launched, opened
-from .synthetic import make_results, make_statistics
+from ..browser import BEYOND, SIZES, SMALLEST, launched, opened
+from ..drawing import plot_data_of
+from ..synthetic import make_results
 
 LABELS = ("$x_1$", "<b>bold</b>", 'it\'s "quoted" & more', "long label " * 7)
 ENVIRONMENTS = ("spangym/SpanBudget-v0", "<i>e</i>", "an environment whose name is long " * 2)
@@ -36,7 +37,7 @@ def odd() -> Results:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory, odd: Results) -> Path:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    save_report(path, odd, make_statistics(odd), FACTS)
+    save_report(path, plot_data_of(odd), FACTS)
     return path
 
 
@@ -80,9 +81,9 @@ def test_text_is_in_the_figures_as_it_was_given(desktop: Page):
     assert desktop.locator("b, i, script").count() == 1
     assert desktop.title().startswith("tiny <study>")
     failed = desktop.locator(".failed").inner_text()
-    assert "1 trial has failed" in failed
+    assert "trials: 1" in failed
     assert "RuntimeError: <script>alert(1)</script> & so on" in failed
-    assert "2 trials are not finished" in failed
+    assert ": 2." in failed
 
 
 def test_ids_are_unique_and_baselines_lead_somewhere(desktop: Page):
@@ -191,9 +192,9 @@ def test_the_page_needs_nothing_else(report: Path):
 
 
 def test_same_rows_give_the_same_page(tmp_path: Path):
-    rows = make_results(episodes=10)
+    rows = make_results(seeds=2, episodes=10)
     for name in ("one", "two"):
-        save_report(tmp_path / name, rows, make_statistics(rows), FACTS)
+        save_report(tmp_path / name, plot_data_of(rows), FACTS)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert sorted(each.name for each in tmp_path.iterdir()) == ["one", "two"]
     assert (tmp_path / "one").stat().st_size < 500_000
@@ -206,12 +207,12 @@ def test_little_is_reported_too(tmp_path: Path, learners: tuple[str, ...], finis
     if not finished:
         tables = {
             name: getattr(rows, name)[:0]
-            for name in ("trials", "episodes", "curves", "action_counts")
+            for name in ("values", "episodes", "curves", "action_counts")
         }
-        rows = Results(rows.environments, rows.learners, rows.baselines, **tables, failed=FAILED)
-    save_report(tmp_path / "report.html", rows, make_statistics(rows), FACTS)
+        rows = dataclasses.replace(rows, **tables)
+    save_report(tmp_path / "report.html", plot_data_of(rows), FACTS)
     html = (tmp_path / "report.html").read_text("utf-8")
     assert "Not drawn: " in html
-    assert ("No trial is finished." in html) != finished
+    assert ("No trial is" in html) != finished
     assert ("nothing was trained" in html) == (not learners or not finished)
     assert "&lt;script&gt;alert" in html

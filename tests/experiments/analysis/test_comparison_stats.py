@@ -13,10 +13,12 @@ from spangym.experiments.analysis.comparison_stats import (
     BEST_FIXED,
     THRESHOLDS,
     ComparisonStats,
+    MeanCI,
     compute_statistics,
 )
 from spangym.experiments.analysis.intervals import t_interval
-from spangym.experiments.analysis.results import Results
+from spangym.experiments.analysis.load_results import learning_speed, to_long
+from spangym.experiments.analysis.results import COMPARISON_METRICS, CURVE_COLUMNS, Results
 from spangym.experiments.analysis.sample_efficiency import area_under_curve, sample_efficiency
 
 # Returns, by agent and training seed.
@@ -35,7 +37,8 @@ EPISODES = (-1.0, 0.5, 0.5)
 def make(
     *environments: Returns,
     baselines: Sequence[str] = tuple(BASELINES),
-    names: Sequence[str] = ("one", "two", "three", "four", "five", "six"),
+    names: Sequence[str] = ("one", "two", "three"),
+    curves: pd.DataFrame | None = None,
 ) -> Results:
     """Rows of returns in one environment or several; the baselines are added to each."""
     trials, episodes, learners = [], [], {}
@@ -45,7 +48,7 @@ def make(
         scored = {"oracle", "random"} <= everyone.keys()
         for agent, seeds in everyone.items():
             for seed, value in enumerate(seeds):
-                key = {"environment": environment, "agent": agent, "training_seed": seed}
+                key = {"environment": environment, "group": agent, "seed": seed}
                 trials.append(
                     {
                         **key,
@@ -63,15 +66,22 @@ def make(
                     {**key, "evaluation_seed": 1_000 + number, "return": value + more}
                     for number, more in enumerate(EPISODES)
                 ]
-    curve = ["environment", "agent", "training_seed", "step", "return"]
+    wide = pd.DataFrame(trials)
+    if curves is not None:
+        wide = wide.merge(
+            learning_speed(curves, wide), on=["environment", "group", "seed"], how="left"
+        )
     return Results(
+        study_type="comparison",
         environments=tuple(names[: len(environments)]),
-        learners=tuple(learners),
+        groups=(*learners, *baselines),
         baselines=tuple(baselines),
-        trials=pd.DataFrame(trials),
+        splits=("evaluation",),
+        metrics=COMPARISON_METRICS,
+        primary="return",
+        values=to_long(wide),
+        curves=pd.DataFrame(columns=[*CURVE_COLUMNS]),
         episodes=pd.DataFrame(episodes),
-        curves=pd.DataFrame(columns=curve),
-        action_counts=pd.DataFrame(),
     )
 
 
@@ -79,9 +89,13 @@ def analyzed(results: Results, resamples: int = 200) -> ComparisonStats:
     return compute_statistics(results, np.random.default_rng(0), resamples)
 
 
+def estimate(results: Results, group: str, metric: str = "return") -> MeanCI:
+    return analyzed(results).estimate("one", group, metric, "evaluation")
+
+
 def differences(results: Results, agent: str) -> pd.DataFrame:
     table = analyzed(results).differences
-    return table[table["agent"] == agent].set_index("baseline")
+    return table[table["group"] == agent].set_index("baseline")
 
 
 def numbers(table: Any) -> NDArray[np.float64]:
@@ -90,26 +104,30 @@ def numbers(table: Any) -> NDArray[np.float64]:
 
 class TestSummaries:
     def test_means_and_intervals_over_seeds(self):
-        table = analyzed(make({"dqn": [3.0, 4.0, 8.0]})).summaries
-        assert [*table["agent"]] == ["oracle", "dqn", "fixed:8", "fixed:0", "random"]
-        dqn = table.loc[1]
+        results = make({"dqn": [3.0, 4.0, 8.0]})
         bounds = t_interval(np.array([3.0, 4.0, 8.0]))
-        assert dqn["return"] == 5.0
-        assert (dqn["low"], dqn["high"]) == pytest.approx(bounds)
-        assert (dqn["score_low"], dqn["score_high"]) == pytest.approx(np.array(bounds) / 10)
-        means = dqn[["score", "regret", "mean_span", "qk_pairs", "full_qk_pairs", "seconds"]]
-        assert [*means] == pytest.approx([0.5, 0.5, 10, 100, 400, 2])
-        assert (dqn["steps"], dqn["seeds"]) == (100, 3)
+        assert estimate(results, "dqn") == pytest.approx((5.0, *bounds, 3))
+        score = estimate(results, "dqn", "score")
+        assert score == pytest.approx((0.5, *np.array(bounds) / 10, 3))
+        metrics = ("mean_span", "qk_pairs", "full_qk_pairs", "seconds", "steps")
+        means = [estimate(results, "dqn", each).mean for each in metrics]
+        assert means == pytest.approx([10, 100, 400, 2, 100])
+        # Regret is measured for the first seed only.
+        assert estimate(results, "dqn", "regret")[::3] == (0.5, 1)
 
     def test_a_policy_that_is_run_once_has_no_interval(self):
-        table = analyzed(make({"dqn": [3.0, 4.0]})).summaries.set_index("agent")
-        bounds = table[["low", "high", "score_low", "score_high"]]
-        assert np.isnan(numbers(bounds.loc[["oracle", "fixed:0", "fixed:8"]])).all()
-        assert np.isfinite(numbers(bounds.loc[["dqn", "random"]])).all()
+        results = make({"dqn": [3.0, 4.0]})
+        for group in (*BASELINES, "dqn"):
+            once = group not in ("dqn", "random")
+            for metric in ("return", "score"):
+                bounds = estimate(results, group, metric)[1:3]
+                assert np.isnan(bounds).tolist() == [once, once]
 
     def test_environments_keep_their_order(self):
         results = make({"dqn": [3.0]}, {"dqn": [3.0]}, names=("z", "a"))
-        assert [*analyzed(results).summaries["environment"].unique()] == ["z", "a"]
+        table = analyzed(results).summary
+        assert [*table["environment"].unique()] == ["z", "a"]
+        assert [*table["group"].unique()] == [*results.groups]
 
     def test_how_soon_trainings_got_anywhere(self):
         steps = np.arange(1, 101)
@@ -117,8 +135,8 @@ class TestSummaries:
             pd.DataFrame(
                 {
                     "environment": "one",
-                    "agent": "dqn",
-                    "training_seed": seed,
+                    "group": "dqn",
+                    "seed": seed,
                     "step": steps,
                     "return": np.where(steps > jump, 4.0, 0.0) if jump else -1.0,
                 }
@@ -126,18 +144,14 @@ class TestSummaries:
             # The last of them ends below random.
             for seed, jump in enumerate((20, 60, 0))
         ]
-        results = make({"dqn": [4.0] * 3})
         curves = pd.concat(seeds).sample(frac=1, random_state=0)
-        dqn = analyzed(replace(results, curves=curves)).summaries.set_index("agent").loc["dqn"]
+        results = make({"dqn": [4.0] * 3}, curves=curves)
         # Of 100 episodes 80 and 40 return 4.
-        assert dqn["area"] == pytest.approx((3.2 + 1.6 - 1) / 3)
-        assert dqn["efficiency"] == 70, "of 30, 70 and never the middle one"
-        dqn = analyzed(replace(results, curves=pd.concat(seeds[1:]))).summaries.set_index("agent")
-        assert np.isnan(dqn.loc["dqn", "efficiency"])
-
-    def test_nothing_is_trained(self):
-        table = analyzed(make({"dqn": [4.0] * 3})).summaries
-        assert np.isnan(numbers(table[["area", "efficiency"]])).all()
+        assert estimate(results, "dqn", "area").mean == pytest.approx((3.2 + 1.6 - 1) / 3)
+        assert estimate(results, "dqn", "efficiency").mean == 70, "median of 30, 70 and never"
+        assert np.isnan(estimate(results, "oracle", "efficiency").mean)
+        results = make({"dqn": [4.0] * 2}, curves=pd.concat([seeds[1], seeds[2].assign(seed=0)]))
+        assert np.isnan(estimate(results, "dqn", "efficiency").mean)
 
 
 class TestLearningSpeed:
@@ -166,7 +180,7 @@ class TestDifferences:
         values = [4.0, 6.0, 8.0]
         row = differences(make({"dqn": values}), "dqn").loc["fixed:0"]
         assert row["difference"] == pytest.approx(5)
-        assert row["seeds"] == 3
+        assert row["n"] == 3
         # Streams that are harder for both do not widen the interval, however many were played.
         assert (row["low"], row["high"]) == pytest.approx(t_interval(np.array(values) - 1))
 
@@ -177,14 +191,14 @@ class TestDifferences:
     def test_only_common_seeds_and_episodes_are_compared(self):
         results = make({"dqn": [4.0, 6.0, 8.0, 9.0]})
         table = results.episodes
-        of_dqn, of_span = table["agent"] == "dqn", table["agent"] == "fixed:0"
+        of_dqn, of_span = table["group"] == "dqn", table["group"] == "fixed:0"
         # The hard stream was not played by the fixed span: it is left out for the learner, too.
-        hard, second = table["evaluation_seed"] == 1_000, table["training_seed"] == 1
+        hard, second = table["evaluation_seed"] == 1_000, table["seed"] == 1
         kept = table[~(of_span & hard) & ~(of_dqn & second)]
         found = differences(replace(results, episodes=kept), "dqn")
         assert found.loc["fixed:0", "difference"] == pytest.approx((3 + 7 + 8) / 3)
-        assert found.loc["fixed:0", "seeds"] == 3
-        assert found.loc["random", "seeds"] == 2
+        assert found.loc["fixed:0", "n"] == 3
+        assert found.loc["random", "n"] == 2
 
     @pytest.mark.parametrize(
         ("values", "outcome"),
@@ -208,7 +222,7 @@ class TestDifferences:
         table = analyzed(results).differences
         expected = itertools.product(["one"], ["dqn", "ppo"], BASELINES)
         expected = [*expected, *itertools.product(["two"], ["ppo"], BASELINES)]
-        keys = table[["environment", "agent", "baseline"]]
+        keys = table[["environment", "group", "baseline"]]
         assert [*keys.itertuples(index=False, name=None)] == expected
 
 
@@ -220,19 +234,19 @@ class TestOverEnvironments:
 
     def test_aggregates(self):
         table = analyzed(self.results).aggregates
-        assert [*table["agent"].unique()] == ["dqn", "ppo", *BASELINES]
+        assert [*table["group"].unique()] == ["dqn", "ppo", *BASELINES]
         assert [*table["statistic"][:4]] == ["iqm", "median", "mean", "optimality gap"]
-        dqn = table[table["agent"] == "dqn"].set_index("statistic")
+        dqn = table[table["group"] == "dqn"].set_index("statistic")
         assert dqn.loc["mean", "estimate"] == pytest.approx((0.5 + 22 / 30) / 2)
         assert (np.diff(numbers(dqn[["low", "estimate", "high"]])) > 0).all()
-        once = table[table["agent"].isin(["oracle", "fixed:0", "fixed:8"])]
+        once = table[table["group"].isin(["oracle", "fixed:0", "fixed:8"])]
         assert np.isnan(numbers(once[["low", "high"]])).all()
         assert np.isfinite(numbers(once[["estimate"]])).all()
 
     def test_improvement(self):
         table = analyzed(self.results).probability_of_improvement
         pairs = [("dqn", "ppo"), ("dqn", BEST_FIXED), ("ppo", BEST_FIXED)]
-        assert [*table[["agent", "other"]].itertuples(index=False, name=None)] == pairs
+        assert [*table[["group", "other"]].itertuples(index=False, name=None)] == pairs
         # The best are fixed:8 in the first environment, which one seed of dqn equals, and fixed:0
         # in the second.
         expected = [(0 + 8.5 / 9) / 2, (0.5 + 1) / 2, 1]
@@ -245,8 +259,8 @@ class TestOverEnvironments:
 
     def test_profiles(self):
         table = analyzed(self.results).profiles
-        assert [*table["agent"].unique()] == ["dqn", "ppo", BEST_FIXED]
-        dqn = table[table["agent"] == "dqn"]
+        assert [*table["group"].unique()] == ["dqn", "ppo", BEST_FIXED]
+        dqn = table[table["group"] == "dqn"]
         assert [*dqn["threshold"]] == [*THRESHOLDS]
         expected = aggregates.performance_profile(
             [np.array([0.4, 0.5, 0.6]), np.array([0.6, 0.7, 0.9])], THRESHOLDS
@@ -258,156 +272,40 @@ class TestOverEnvironments:
         assert known.min() >= 0
         assert known.max() <= 1
         assert (known[:, 0] < known[:, 1]).all()
-        best = numbers(table.loc[table["agent"] == BEST_FIXED, "share"])
+        best = numbers(table.loc[table["group"] == BEST_FIXED, "share"])
         # fixed:8 at 0.5, and where that fails fixed:0 at 0.1.
         assert best[[5, 30, 60]].tolist() == [1, 0.5, 0]
 
     def test_an_agent_that_lacks_an_environment_is_left_out(self):
         results = make({"dqn": [4.0, 5.0], "ppo": [7.0, 8.0]}, {"dqn": [6.0, 7.0]})
         statistics = analyzed(results)
-        assert "ppo" not in {*statistics.aggregates["agent"], *statistics.profiles["agent"]}
+        assert "ppo" not in {*statistics.aggregates["group"], *statistics.profiles["group"]}
         assert [*statistics.probability_of_improvement["other"]] == [BEST_FIXED]
-        assert "ppo is not in the aggregates, without a score somewhere." in statistics.remarks
 
     def test_there_are_no_scores_without_an_oracle(self):
         results = make({"dqn": [4.0, 5.0]}, baselines=["random", "fixed:0", "fixed:8"])
         statistics = analyzed(results)
         assert statistics.aggregates.empty
         assert statistics.profiles.empty
-        assert np.isnan(numbers(statistics.summaries["score_low"])).all()
+        assert np.isnan(statistics.estimate("one", "dqn", "score", "evaluation").mean)
         assert len(statistics.probability_of_improvement) == 1, "for that, returns will do"
-        assert sum("There are no aggregates" in each for each in statistics.remarks) == 1
 
     def test_a_single_environment_will_do(self):
         table = analyzed(make({"dqn": [4.0, 5.0, 6.0]})).aggregates
-        mean = table.set_index(["agent", "statistic"]).loc[("dqn", "mean")]
+        mean = table.set_index(["group", "statistic"]).loc[("dqn", "mean")]
         assert mean["estimate"] == pytest.approx(0.5)
         assert mean["low"] < 0.5 < mean["high"]
 
     def test_the_same_state_says_the_same(self):
         first, again = analyzed(self.results), analyzed(self.results)
-        for name in (
-            "summaries",
-            "aggregates",
-            "differences",
-            "probability_of_improvement",
-            "profiles",
-        ):
+        for name in ("aggregates", "probability_of_improvement", "profiles"):
             pd.testing.assert_frame_equal(getattr(first, name), getattr(again, name))
-        assert first.remarks == again.remarks
-
-
-HIGH, MIDDLE, LOW = [7.0, 7.1, 7.2], [3.0, 3.1, 3.2], [0.5, 0.4, 0.6]
-UNSURE = [4.2, 5.4, 6.3]
-NEAR_ZERO = [0.8, 1.1, 1.3]
-
-
-class TestVerdict:
-    @pytest.mark.parametrize(
-        ("learners", "said"),
-        [
-            ({}, "No learner was compared."),
-            ({"ppo": HIGH}, "ppo beats every fixed span."),
-            ({"ppo": HIGH, "dqn": HIGH}, "ppo and dqn beat every fixed span."),
-            ({"dqn": UNSURE}, "dqn cannot be told from fixed:8."),
-            ({"dqn": [7.0]}, "dqn cannot be told from fixed:8."),
-            (
-                {"refiner": NEAR_ZERO},
-                "refiner cannot be told from fixed:0 and is worse than the best fixed span, "
-                "fixed:8.",
-            ),
-            (
-                {"refiner": [1.0, 1.0, 1.0], "a b": [1.0] * 3, "dqn": [5.0, 5.0]},
-                "refiner and a b equal fixed:0 and are worse than the best fixed span, fixed:8. "
-                "dqn equals fixed:8.",
-            ),
-            (
-                {"a": LOW, "b": MIDDLE, "c": LOW, "d": HIGH},
-                "d beats every fixed span. a, b and c are worse than the best fixed span, fixed:8.",
-            ),
-        ],
-    )
-    def test_in_one_environment(self, learners: Returns, said: str):
-        assert analyzed(make(learners)).verdict == said
-
-    def test_in_several(self):
-        environments = [
-            {"refiner": NEAR_ZERO, "dqn": HIGH, "ppo": HIGH, "a2c": UNSURE, "qrdqn": MIDDLE}
-        ] * 3 + [{"refiner": NEAR_ZERO, "dqn": LOW, "ppo": HIGH, "a2c": MIDDLE, "qrdqn": MIDDLE}]
-        assert analyzed(make(*environments)).verdict == (
-            "ppo beats every fixed span on all 4 environments. "
-            "dqn beats every fixed span on 3 of 4 environments and is worse than the best fixed "
-            "span on 1. "
-            "refiner cannot be told from fixed:0 on all 4 environments and is worse than the best "
-            "fixed span on all 4. "
-            "a2c cannot be told from fixed:8 on 3 of 4 environments and is worse than the best "
-            "fixed span on 1. "
-            "qrdqn is worse than the best fixed span on all 4 environments."
-        )
-
-    def test_the_span_it_is_set_beside_is_near_in_most_environments(self):
-        # It comes nearer to fixed:0, but only once.
-        results = make({"dqn": NEAR_ZERO}, {"dqn": UNSURE}, {"dqn": UNSURE})
-        assert analyzed(results).verdict == (
-            "dqn cannot be told from fixed:8 on 2 of 3 environments and is worse than the best "
-            "fixed span on 1."
-        )
-
-    def test_a_learner_is_judged_where_it_was_run(self):
-        results = make({"dqn": HIGH, "ppo": HIGH}, {"dqn": HIGH}, {"dqn": HIGH})
-        assert analyzed(results).verdict == (
-            "dqn beats every fixed span on all 3 environments. "
-            "ppo beats every fixed span on 1 of 3 environments."
-        )
-
-    def test_without_fixed_spans(self):
-        results = make({"dqn": HIGH}, baselines=["random", "oracle"])
-        said = "No fixed span was evaluated: there is nothing to compare with."
-        assert analyzed(results).verdict == said
-
-    def test_learners_whose_trials_all_failed(self):
-        results = make({"dqn": HIGH, "ppo": [], "a2c": []})
-        assert analyzed(results).verdict == (
-            "dqn beats every fixed span. ppo and a2c have no trial to compare with a fixed span."
-        )
-
-
-class TestRemarks:
-    def test_the_resamples_are_told(self):
-        first = analyzed(make({"dqn": HIGH}), resamples=1_234).remarks[0]
-        assert "(1,234 resamples)" in first
-        assert "Student's t" in first
-
-    def test_many_comparisons_are_not_corrected(self):
-        remarks = analyzed(make({"dqn": HIGH, "ppo": HIGH})).remarks
-        assert any(each.startswith("8 differences are judged at 95 % each") for each in remarks)
-
-    def test_where_seeds_are_too_few(self):
-        remarks = analyzed(make({"dqn": UNSURE, "ppo": [7.0], "a2c": UNSURE + UNSURE})).remarks
-        assert [each for each in remarks if "too few" in each] == [
-            "3 training seeds are too few to tell dqn from fixed:8.",
-            "1 training seed is too few to tell ppo from oracle, random, fixed:0 and fixed:8.",
-        ]
-
-    def test_where_seeds_are_too_few_in_some_environments(self):
-        remarks = analyzed(make({"dqn": UNSURE}, {"dqn": HIGH})).remarks
-        said = (
-            "3 training seeds are too few to settle 1 of the 8 differences of dqn from policies "
-            "that learn nothing."
-        )
-        assert said in remarks
-
-    def test_nothing_is_said_of_enough_seeds(self):
-        remarks = analyzed(make({"dqn": [*UNSURE, 4.0, 6.0]})).remarks
-        assert not any("too few" in each for each in remarks)
 
 
 def test_nothing_has_finished():
-    results = make({})
-    empty = replace(
-        results, learners=("dqn",), trials=results.trials[:0], episodes=results.episodes[:0]
-    )
+    results = make({"dqn": []})
+    empty = replace(results, values=results.values[:0], episodes=results.episodes[:0])
     statistics = analyzed(empty)
-    assert statistics.verdict == "dqn has no trial to compare with a fixed span."
-    assert statistics.summaries.empty
+    assert statistics.summary.empty
+    assert not statistics.best_fixed
     assert statistics.differences.empty

@@ -257,7 +257,7 @@ class TestCoverage:
         truth = STATISTICS[name]([each.ppf(middles) for each in environments])
         generator = np.random.default_rng(0)
         holds = []
-        for _ in range(20):
+        for _ in range(12):
             strata = [
                 each.rvs((50, count), random_state=generator)
                 for each, count in zip(environments, counts, strict=True)
@@ -272,7 +272,7 @@ class TestCoverage:
         # Of the difference of two runs, whose standard deviation is the root of 2.
         truth = stats.norm.cdf(ahead / np.sqrt(2)).mean()
         holds = []
-        for _ in range(40):
+        for _ in range(25):
             first = [generator.normal(each, 1, size=(25, 5)) for each in ahead]
             second = [generator.normal(0, 1, size=(25, 5)) for _ in ahead]
             bounds = bootstrap_ci_proportion(

@@ -65,7 +65,9 @@ def load_results(
 
 
 def _load_comparisons(
-    runs: Sequence[ComparisonDir], errors: dict[str, str], accept: Callable[[ComparisonDir, Trial], bool] | None
+    runs: Sequence[ComparisonDir],
+    errors: dict[str, str],
+    accept: Callable[[ComparisonDir, Trial], bool] | None,
 ) -> Results:
     names, missing = _UniqueNames(), 0
     trials: list[dict[str, Any]] = []

@@ -64,7 +64,9 @@ class Leaderboard:
         return asdict(self)
 
 
-def make_leaderboard(runs: Sequence[ComparisonDir], progress: Callable[[int, int], None]) -> Leaderboard:
+def make_leaderboard(
+    runs: Sequence[ComparisonDir], progress: Callable[[int, int], None]
+) -> Leaderboard:
     """Replay every stored evaluation episode, and rank the agents whose trials are reproduced.
 
     Trials that several runs share are replayed once.

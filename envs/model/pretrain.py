@@ -13,6 +13,7 @@ from torch import Tensor
 from spangym.attention import NUM_ACTIONS
 from spangym.envs.data.dataset import Dataset, next_token_targets
 from spangym.envs.data.dataset_registry import make_dataset
+from spangym.envs.model.model_optimizer import ModelOptimizer
 from spangym.envs.model.stack import TransformerConfig, TransformerStack
 from spangym.envs.registration import ENVIRONMENTS, default_kwargs, full_id
 from spangym.envs.transition import MAX_SPAN_ACTION
@@ -106,36 +107,26 @@ def pretrain(config: PretrainConfig, progress: Callable[[int, float], None]) -> 
     Returns:
         The trained stack, in eval mode.
     """
-    model, steps = config.model, config.steps
+    model = config.model
     stack = TransformerStack(model, torch.Generator().manual_seed(config.seed))
     if config.freeze_global_qk:
         for index in range(model.num_layers):
             attention = stack.layer(index).attn_global
             attention.query_module.requires_grad_(False)
             attention.key_module.requires_grad_(False)
-    parameters = [each for each in stack.parameters() if each.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=0.01)
-    # OneCycleLR divides by zero if the warm-up is shorter than two steps.
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=steps, pct_start=max(0.1, 2 / steps)
-    )
+    optimizer = ModelOptimizer(stack, config.steps, config.learning_rate)
     dataset = make_dataset(config.dataset, "train")
     rng = np.random.default_rng(config.seed)
     span_generator = torch.Generator().manual_seed(config.seed)
-    for step in range(steps):
+    for step in range(config.steps):
         content, targets = sample_batch(dataset, [rng] * config.batch, 1, model.ctx)
         actions = torch.randint(
             NUM_ACTIONS, (model.num_layers, config.batch), generator=span_generator
         )
         full = torch.rand(config.batch, generator=span_generator) < config.p_full_span
         actions = torch.where(full, MAX_SPAN_ACTION, actions)
-        loss = loss_bits(stack, content[:, 0], targets[:, 0], actions).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        progress(step + 1, loss.item())
+        loss = optimizer.step(loss_bits(stack, content[:, 0], targets[:, 0], actions))
+        progress(step + 1, loss)
     return stack.eval()
 
 

@@ -162,9 +162,7 @@ class AttentionOnlyStack(LayerStack):
 class ResidualTransformer(LayerStack):
     """Blocks of attention and feed-forward with residual connections, and a classification head.
 
-    Args:
-        layers: Attention of each block.
-        frontend: Module that `embed` uses, if the subclass adds none itself.
+    Subclasses call `add_feed_forward` once their other modules are there.
     """
 
     feed_forward: nn.ModuleList

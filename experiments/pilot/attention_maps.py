@@ -32,11 +32,6 @@ def capture_attention_maps(
 ) -> list[AttentionMap]:
     """Return the attention of a model on examples of the first split, in their first chunk.
 
-    Args:
-        model: The model.
-        task: Its task.
-        span_policy: Policy that sets the spans.
-
     Returns:
         One map for each layer, path and example, without the variant's name; none for the original
         layer, which has no matrix of weights.
@@ -79,12 +74,7 @@ def save_attention_maps(folder: Path, attention_maps: Sequence[AttentionMap]) ->
 
 
 def load_attention_maps(folder: Path, variant: str) -> list[AttentionMap]:
-    """Read what `save_attention_maps` wrote; an empty list if there is no such file.
-
-    Args:
-        folder: Folder of a training.
-        variant: Name of its variant.
-    """
+    """Read what `save_attention_maps` wrote; an empty list if there is no such file."""
     path = folder / _FILE
     if not path.exists():
         return []

@@ -87,15 +87,7 @@ class EvalResult:
 def evaluate_model(
     model: PilotModel, task: Task, examples: EvalSet, span_policy: SpanPolicy, batch_size: int
 ) -> EvalResult:
-    """Evaluate a model; neither the model nor Refiners in its layers learn.
-
-    Args:
-        model: The model; its train or eval mode is restored.
-        task: Its task.
-        examples: The evaluation set.
-        span_policy: Policy that sets the spans.
-        batch_size: Sequences in a batch.
-    """
+    """Evaluate a model; neither the model nor Refiners in its layers learn."""
     hidden, losses, spans, qk_pairs = [], [], [], []
     with eval_mode(model):
         for content, targets in zip(

@@ -17,11 +17,11 @@ from spangym.agents.base import ResumableAgent, is_resumable
 from spangym.attention import NUM_ACTIONS, IntegratedAttention
 from spangym.envs import EnvComponents, EnvConfig, Reward, SB3SpanControlVecEnv, parse_env_kwargs
 from spangym.envs.env_config import full_qk_pairs
+from spangym.envs.model.model_optimizer import TrainingDiverged
 from spangym.envs.observations import ENCODINGS
 from spangym.envs.rewards import QualityReward, TaskReward
 from spangym.experiments.pilot.attention_maps import capture_attention_maps, save_attention_maps
 from spangym.experiments.pilot.evaluate_model import eval_mode, evaluate_model
-from spangym.experiments.pilot.model_optimizer import TrainingDiverged
 from spangym.experiments.pilot.models import PilotModel, make_model, num_parameters
 from spangym.experiments.pilot.online_env import (
     ONLINE_REWARDS,

@@ -44,14 +44,6 @@ class PilotModel(ResidualTransformer):
 
     It is a language model on bytes, with its loss in bits a byte, unless a subclass says otherwise.
     A model of `IntegratedAttention` can be the layer stack of an environment.
-
-    Args:
-        config: Sizes.
-        attentions: The attention of each block.
-        frontend: Maps content to tokens of width ``dims``.
-        hidden: Width of the feed-forward parts.
-        num_classes: Number of target classes.
-        causal: Whether a token attends only to itself and earlier tokens.
     """
 
     frontend: nn.Module
@@ -86,14 +78,7 @@ class PilotModel(ResidualTransformer):
         actions: Tensor | None = None,
         cache: LayerCache | None = None,
     ) -> AttentionOutput:
-        """Run the attention of a block.
-
-        Args:
-            index: Index of the block.
-            hidden: Input of the block, shape (batch, tokens, dims).
-            actions: Integers 0..9 of shape (batch,); the layer decides itself if None.
-            cache: The layer's cache of the previous chunk.
-        """
+        """Run the attention of block `index`; see `run_layer` for the arguments."""
         attention = self.attention(index)
         full = full_qk_pairs(hidden.shape[1], self.causal)
         if isinstance(attention, PlainAttention):
@@ -148,9 +133,6 @@ class ConvFrontend(nn.Module):
     of the microphone and the voice; training took twice as many updates without. A token's
     receptive field is half a second; with a third of that, models whose attention has to learn to
     look further took twice as many updates.
-
-    Args:
-        dims: Width of the tokens.
     """
 
     def __init__(self, dims: int) -> None:
@@ -191,7 +173,7 @@ def make_model(
     parts of variants with larger attention are narrower.
 
     Args:
-        task: The task.
+        task: ``speech`` or ``text``; text models are causal.
         config: Sizes.
         variant: The variant.
         num_classes: Number of target classes.

@@ -15,12 +15,12 @@ from spangym.attention import LayerOutput
 from spangym.envs import SB3SpanControlVecEnv
 from spangym.envs.core import SpanControlCore, StepResult
 from spangym.envs.env_config import EnvComponents, EnvConfig
+from spangym.envs.model.model_optimizer import TrainingDiverged
 from spangym.envs.model.stack import LayerStack
 from spangym.envs.observations import Encoding
 from spangym.envs.rewards import QualityReward, Reward, TaskReward
 from spangym.envs.state import Episode, State
 from spangym.envs.transition import Transition, TransitionModel
-from spangym.experiments.pilot.model_optimizer import TrainingDiverged
 
 
 class OnlineQualityReward(QualityReward):
@@ -46,7 +46,7 @@ ONLINE_REWARDS: dict[str, type[Reward]] = {
 
 
 class TrainableModel(Protocol):
-    """Trains the model whose layers an environment runs."""
+    """Trains the model whose layers an environment runs: see `Trainer`."""
 
     @property
     def ema_loss(self) -> float | None:
@@ -54,12 +54,7 @@ class TrainableModel(Protocol):
         ...
 
     def update_model(self, losses: Tensor, layer_outputs: Sequence[LayerOutput]) -> None:
-        """Update the model after a chunk.
-
-        Args:
-            losses: Losses in bits a target, shape (num_envs,), with their graph.
-            layer_outputs: Output of each layer.
-        """
+        """Update the model after a chunk, of the losses of shape (num_envs,) with their graph."""
         ...
 
     def next_batch_rngs(self) -> list[np.random.Generator]:
@@ -68,15 +63,7 @@ class TrainableModel(Protocol):
 
 
 class OnlineTransitionModel(TransitionModel):
-    """Runs chunks with gradients, and updates the model after each.
-
-    Args:
-        config: Configuration of the environment.
-        stack: The live layers.
-        reward: Reward of the decisions.
-        encoding: Encoding of the observations.
-        trainable_model: Owner of the layers.
-    """
+    """Runs chunks with gradients, and updates the model after each."""
 
     def __init__(
         self,
@@ -137,14 +124,7 @@ class OnlineTransitionModel(TransitionModel):
 
 
 class OnlineSpanControlCore(SpanControlCore):
-    """A core whose layers are updated at the end of each chunk.
-
-    Args:
-        config: Configuration of the environment.
-        num_envs: Number of sequences of an update.
-        components: Stack, dataset and reward.
-        trainable_model: Owner of the layers.
-    """
+    """A core whose layers are updated at the end of each chunk."""
 
     def __init__(
         self,
@@ -178,11 +158,7 @@ class OnlineSpanControlCore(SpanControlCore):
         return result
 
     def fork(self) -> SpanControlCore:
-        """Not supported.
-
-        Raises:
-            RuntimeError: Always.
-        """
+        """Raise a RuntimeError: every step trains the model."""
         raise RuntimeError("the environment of a model that trains cannot fork: every step trains")
 
     def state_dict(self) -> dict[str, Any]:
@@ -199,11 +175,7 @@ class OnlineSpanControlCore(SpanControlCore):
             self.step_count, self._state, self._local_output = saved
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Resume from a `state_dict`: run the chunk again up to its last action.
-
-        Raises:
-            ValueError: The state is of another configuration or number of environments.
-        """
+        """Resume from a `state_dict`: run the chunk again up to its last action."""
         super().load_state_dict(state_dict)
         if self._episode is None or self._state is None:
             return
@@ -218,14 +190,7 @@ class OnlineSpanControlCore(SpanControlCore):
 
 
 class OnlineVecEnv(SB3SpanControlVecEnv):
-    """Stable-Baselines3 interface to a model that trains; the streams are those of the training.
-
-    Args:
-        config: Configuration of the environment.
-        n_envs: Number of sequences of an update.
-        components: Stack, dataset and reward.
-        trainable_model: Owner of the layers.
-    """
+    """Stable-Baselines3 interface to a model that trains; the streams are those of the training."""
 
     def __init__(
         self,

@@ -87,22 +87,14 @@ class Task(ABC):
 
         Args:
             model: The model.
-            hidden: Output of its last block, shape (batch, chunks, tokens, dims).
-            losses: Its losses, shape (batch, chunks).
-            texts: The right transcripts.
+            hidden: Output of the last block, shape (batch, chunks, tokens, dims).
+            losses: Losses in bits a target, shape (batch, chunks).
+            texts: Correct transcripts.
         """
 
 
 class SpeechTask(Task):
-    """Recognition of the characters of utterances.
-
-    Args:
-        corpus: The utterances.
-        masking: Strength of SpecAugment on training utterances, 0 to 1.
-
-    Raises:
-        ValueError: The extra ``speech`` is not installed.
-    """
+    """Recognition of the characters of a corpus; ``masking`` is the strength of SpecAugment."""
 
     chunks = 1
 
@@ -134,14 +126,7 @@ class SpeechTask(Task):
 
 
 class TextTask(Task):
-    """Prediction of the next byte of a text.
-
-    Args:
-        config: The text.
-
-    Raises:
-        ValueError: The dataset is unknown, cannot be read or is not of bytes.
-    """
+    """Prediction of the next byte of a text."""
 
     num_classes = BYTES
 
@@ -167,13 +152,7 @@ class TextTask(Task):
 
 
 class UtteranceDataset(Dataset):
-    """Random training utterances under SpecAugment, one a chunk, four frames a token.
-
-    Args:
-        utterances: The training utterances.
-        alphabet: Characters, in the order of their classes.
-        masking: Strength of SpecAugment, 0 to 1.
-    """
+    """Random training utterances under SpecAugment, one a chunk, four frames a token."""
 
     channels = STRIDE * MELS
 
@@ -184,11 +163,7 @@ class UtteranceDataset(Dataset):
         self._targets = encode(utterances.texts, alphabet)
 
     def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
-        """Draw an utterance for each chunk.
-
-        Raises:
-            ValueError: ``ctx`` is not the length of the utterances.
-        """
+        """Draw an utterance for each chunk; ``ctx`` must be their length."""
         frames = self._utterances.frames
         if ctx * STRIDE != frames.shape[1]:
             raise ValueError(f"ctx must be {frames.shape[1] // STRIDE}, got {ctx}")
@@ -229,22 +204,14 @@ def batch_rngs(seed: int, batch: int, batch_size: int) -> list[np.random.Generat
 
 
 def make_task(study: PilotStudy) -> Task:
-    """Make the task of a study.
-
-    Raises:
-        ValueError: The content cannot be read.
-    """
+    """Make the task of a study; a ValueError says why its content cannot be read."""
     if study.task == "text":
         return TextTask(study.text)
     return SpeechTask(_load_corpus(study.recordings, study.speech), study.masking)
 
 
 def validate_task(study: PilotStudy) -> None:
-    """Check that the content of a study can be read and is long enough.
-
-    Raises:
-        ValueError: It cannot, or is not.
-    """
+    """Raise a ValueError if the content of a study cannot be read or is too short."""
     try:
         task = make_task(study)
         sample_batch(task.dataset, batch_rngs(0, 0, 1), task.chunks + 1, task.ctx)
@@ -254,11 +221,7 @@ def validate_task(study: PilotStudy) -> None:
 
 
 def fingerprint(study: PilotStudy, hashes: DatasetHashes) -> dict[str, Any]:
-    """Return the hashes of a study's content.
-
-    Raises:
-        ValueError: The content cannot be read.
-    """
+    """Return the hashes of a study's content."""
     if study.task == "text":
         return {study.text.dataset: hashes.get(study.text.dataset)}
     return {"speech": _load_corpus(study.recordings, study.speech).content_sha256}

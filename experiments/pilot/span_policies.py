@@ -34,11 +34,7 @@ class SpanPolicy:
 
 
 class RandomSpans(SpanPolicy):
-    """Draws each action with equal probability.
-
-    Args:
-        generator: Source of the actions, on the CPU.
-    """
+    """Draws each action with equal probability, from a generator on the CPU."""
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator

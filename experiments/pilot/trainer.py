@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spangym.attention import LayerOutput
+from spangym.envs.model.model_optimizer import ModelOptimizer
 from spangym.envs.model.pretrain import sample_batch
 from spangym.experiments.pilot.evaluate_model import evaluate_model, run_model
-from spangym.experiments.pilot.model_optimizer import ModelOptimizer
 from spangym.experiments.pilot.models import PilotModel
 from spangym.experiments.pilot.pilot_board import TrainingLogger
 from spangym.experiments.pilot.pilot_study import CONTROLLABLE_ATTENTION, PilotStudy, VariantConfig
@@ -28,15 +28,6 @@ class Trainer:
     """Trains a model; every variant reads the same batches in the same order.
 
     A batch is an *episode*: streams of ``task.chunks`` chunks, with one update a chunk.
-
-    Args:
-        study: The study.
-        variant: Variant of the model.
-        seed: Seed of the batches and the random spans.
-        task: Task that the model learns.
-        model: The model, in train mode.
-        logger: TensorBoard logger.
-        progress: Called with the number of updates.
 
     Attributes:
         optimizer: Optimizer of the model.
@@ -100,10 +91,7 @@ class Trainer:
         return int((episode + 1) * fraction) > int(episode * fraction)
 
     def next_batch_rngs(self) -> list[np.random.Generator]:
-        """Return the generators of the next episode that is not at random spans.
-
-        Trains the episodes at random spans that come before it.
-        """
+        """Train the next episodes at random spans; return the generators of the one after them."""
         self.evaluate_if_due()
         while self.uses_random_spans(self.episodes) and self.updates < self.study.updates:
             self.run_batch(self.random_spans)
@@ -123,15 +111,7 @@ class Trainer:
             self.update_model(chunk.losses, chunk.layer_outputs)
 
     def update_model(self, losses: Tensor, layer_outputs: Sequence[LayerOutput]) -> None:
-        """Update the model after a chunk, and log the update.
-
-        Args:
-            losses: Losses in bits a target, shape (batch,).
-            layer_outputs: Outputs of the local-global layers; empty for plain attention.
-
-        Raises:
-            TrainingDiverged: The loss or the gradient is not finite.
-        """
+        """Update the model after a chunk, and log the update: see `ChunkResult`."""
         penalty = None
         if self.cost_coef:
             scales = torch.stack([each.span_scale for each in layer_outputs])

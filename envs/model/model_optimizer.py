@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-
-from spangym.experiments.pilot.models import PilotModel
+from torch import Tensor, nn
 
 _EMA_DECAY = 0.95
 
@@ -29,7 +27,7 @@ class ModelOptimizer:
         ema_loss: Moving average of the loss in bits a target; None before the first update.
     """
 
-    def __init__(self, model: PilotModel, updates: int, learning_rate: float) -> None:
+    def __init__(self, model: nn.Module, updates: int, learning_rate: float) -> None:
         self.model = model
         self.updates = 0
         self.ema_loss: float | None = None

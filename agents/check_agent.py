@@ -169,8 +169,8 @@ class _Check:
         resumed = self._make()
         assert is_resumable(resumed)
         env = _ToyVecEnv(self.spec, _NUM_ENVS)
-        for toy_env, env_state in zip(env.envs, env_states, strict=True):
-            toy_env.unwrapped.state = env_state
+        for index, env_state in enumerate(env_states):
+            env.set_attr("state", env_state, indices=index)
         resumed.load_state_dict(state)
         resumed.learn(env, _STEPS)
         if self._rollout(resumed) != actions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,10 @@ from spangym.utils.atomic_io import atomic_write, ensure_suffix
 class BaselinePolicy:
     """A policy that does not learn; `learn` only plays it.
 
-    A subclass defines `predict` and, if it has a state, `state_dict` and `load_state_dict`.
+    A subclass defines `predict`, and names the attributes that are saved in ``saved``.
     """
+
+    saved: ClassVar[tuple[str, ...]] = ()
 
     def learn(self, env: VecEnv, steps: int) -> None:
         """Play ``steps`` steps over all environments."""
@@ -44,7 +46,7 @@ class BaselinePolicy:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as JSON values."""
-        return {}
+        return {name: getattr(self, name) for name in self.saved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
@@ -81,13 +83,11 @@ class FixedSpanPolicy(BaselinePolicy):
         action: Action, 0 to 9.
     """
 
+    saved = ("action",)
+
     def __init__(self, action: int) -> None:
         self.action = action
 
     def predict(self, observations: Any) -> NDArray[np.int64]:
         """Return the actions, shape (num_envs,)."""
         return np.full(len(observations), self.action)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state as JSON values."""
-        return {"action": self.action}

@@ -46,9 +46,6 @@ class ContentOracleAgent(EnvAwarePolicy):
         epsilon: Exploration rate, in [0, 1].
         seed: Seed of the exploration; system entropy if None.
 
-    Raises:
-        ValueError: ``epsilon`` is out of range.
-
     Example:
         >>> from spangym.envs import SB3SpanControlVecEnv, make_config
         >>> config = make_config("SpanControl-v0", {"dims": 8, "ctx": 16})
@@ -70,12 +67,7 @@ class ContentOracleAgent(EnvAwarePolicy):
         self._generator = np.random.default_rng(seed)
 
     def learn(self, env: VecEnv, steps: int) -> None:
-        """Train for ``steps`` steps over all environments; an incomplete last chunk is ignored.
-
-        Raises:
-            ValueError: The environment has more than three layers, or a different number from an
-                earlier training.
-        """
+        """Train for ``steps`` steps over all environments; an incomplete last chunk is ignored."""
         num_layers = num_layers_of(env)
         if num_layers > _MAX_LAYERS:
             raise ValueError(
@@ -118,11 +110,7 @@ class ContentOracleAgent(EnvAwarePolicy):
         return sequences
 
     def predict(self, observations: Any) -> NDArray[np.int64]:
-        """Return the actions of the best sequences at the next layer, shape (num_envs,).
-
-        Raises:
-            RuntimeError: The agent is untrained, or `on_episode_start` was not called.
-        """
+        """Return the actions of the best sequences at the next layer, shape (num_envs,)."""
         del observations
         if not self.stats:
             raise RuntimeError("the agent has not learned yet: call learn() or load() first")

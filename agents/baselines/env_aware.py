@@ -111,9 +111,6 @@ class CoverageThresholdPolicy(EnvAwarePolicy):
     Args:
         target: Share of the weight, in [0, 1].
 
-    Raises:
-        ValueError: ``target`` is out of range.
-
     Example:
         >>> from spangym.envs import SpanControlVectorEnv
         >>> env = SpanControlVectorEnv(2, dims=8, heads=2, ctx=16)
@@ -123,6 +120,8 @@ class CoverageThresholdPolicy(EnvAwarePolicy):
         >>> agent.predict(observations).tolist()
         [0, 0]
     """
+
+    saved = ("target",)
 
     def __init__(self, target: float = 0.9) -> None:
         if not 0 <= target <= 1:
@@ -135,10 +134,6 @@ class CoverageThresholdPolicy(EnvAwarePolicy):
         sufficient = np.atleast_2d(self.env.action_coverages()) >= self.target
         sufficient[:, -1] = True
         return _to_actions(sufficient)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state as JSON values."""
-        return {"target": self.target}
 
 
 class MyopicPolicy(EnvAwarePolicy):
@@ -165,10 +160,9 @@ class OracleAgent(EnvAwarePolicy):
 
     Args:
         beam: Number of action sequences to follow beyond two layers, at least 1.
-
-    Raises:
-        ValueError: ``beam`` is out of range.
     """
+
+    saved = ("beam",)
 
     def __init__(self, beam: int = 10) -> None:
         if beam < 1:
@@ -179,10 +173,6 @@ class OracleAgent(EnvAwarePolicy):
         """Return the best actions, shape (num_envs,); ties go to the lowest."""
         del observations
         return _to_actions(self.env.lookahead(self.beam))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state as JSON values."""
-        return {"beam": self.beam}
 
 
 def _to_actions(scores: NDArray[Any]) -> NDArray[np.int64]:

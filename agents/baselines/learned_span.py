@@ -32,9 +32,6 @@ class LearnedSpanAgent(EnvAwarePolicy):
             cost of query-key pairs, whose share grows with the scale from 0 to 1.
         learning_rate: Learning rate of Adam, about the change of a scale per chunk.
 
-    Raises:
-        ValueError: An argument is out of range.
-
     Example:
         >>> from spangym.envs import SB3SpanControlVecEnv, make_config
         >>> config = make_config("LongRange-v0", {"chunks_per_episode": 2})
@@ -46,6 +43,8 @@ class LearnedSpanAgent(EnvAwarePolicy):
         [0.8, 0.8]
     """
 
+    saved = ("cost_coef", "learning_rate")
+
     def __init__(self, cost_coef: float | None = None, learning_rate: float = 0.01) -> None:
         for name, value in (("cost_coef", cost_coef), ("learning_rate", learning_rate)):
             if value is not None and not 0 <= value < math.inf:
@@ -56,12 +55,7 @@ class LearnedSpanAgent(EnvAwarePolicy):
         """Learned span scales, float32 (layers,)."""
 
     def learn(self, env: VecEnv, steps: int) -> None:
-        """Train for ``steps`` steps over all environments.
-
-        Raises:
-            ValueError: The environment has no loss, or a different number of layers from an earlier
-                training.
-        """
+        """Train for ``steps`` steps over all environments, which must have a loss."""
         num_layers, cost_coef = num_layers_of(env), self.cost_coef
         if cost_coef is None:
             cost_coef = env.get_attr("config")[0].cost_coef
@@ -86,11 +80,7 @@ class LearnedSpanAgent(EnvAwarePolicy):
         self.scales, self._env = self.scales.detach(), None
 
     def predict(self, observations: Any) -> NDArray[np.int64]:
-        """Return the actions nearest to the next layer's scale, shape (num_envs,).
-
-        Raises:
-            RuntimeError: The agent is untrained, or `on_episode_start` was not called.
-        """
+        """Return the actions nearest to the next layer's scale, shape (num_envs,)."""
         if not len(self.scales):
             raise RuntimeError("the agent has not learned yet: call learn() or load() first")
         scale = self.scales[self._next_layer(len(self.scales))].item()
@@ -98,11 +88,7 @@ class LearnedSpanAgent(EnvAwarePolicy):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as JSON values."""
-        return {
-            "cost_coef": self.cost_coef,
-            "learning_rate": self.learning_rate,
-            "scales": self.scales.tolist(),
-        }
+        return super().state_dict() | {"scales": self.scales.tolist()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""

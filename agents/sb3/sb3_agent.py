@@ -67,6 +67,7 @@ class SB3Agent:
         **hyperparameters: Any,
     ) -> None:
         self.algorithm = find_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
+        self._algorithm_name = f"{self.algorithm.__module__}:{self.algorithm.__qualname__}"
         self.seed = seed
         self.normalize = normalize
         self.hyperparameters = hyperparameters
@@ -86,10 +87,7 @@ class SB3Agent:
     def learn(
         self, env: VecEnv, steps: int, checkpoint_callback: CheckpointCallback = noop
     ) -> None:
-        """Train; see `spangym.agents.base.ResumableAgent`.
-
-        A network that was trained or loaded before is trained further. An incomplete last rollout
-        is played without learning from it.
+        """Train, further if trained or loaded before; an incomplete last rollout is not learned.
 
         Raises:
             ValueError: A rollout is longer than the training, which would never learn.
@@ -108,9 +106,8 @@ class SB3Agent:
             self._model, self._is_loaded = model, False
         else:
             self._model.set_env(self._wrap(env))
-        callback = _BudgetCallback(
-            steps, self._rollout_steps(env.num_envs), checkpoint_callback, self.resumable
-        )
+        rollout = self._rollout_steps(env.num_envs)
+        callback = _BudgetCallback(steps, rollout, checkpoint_callback, self.resumable)
         options: dict[str, Any] = {"reset_num_timesteps": state is None}
         if "use_masking" in inspect.signature(self._model.learn).parameters:
             # MaskablePPO asks for masks, but every action is always valid.
@@ -119,11 +116,7 @@ class SB3Agent:
             self._model.learn(steps - steps_done, callback=callback, **options)
 
     def make_model(self, env: VecEnv, steps: int) -> BaseAlgorithm:
-        """Build the untrained algorithm for a training of ``steps`` steps over all environments.
-
-        Raises:
-            ValueError: A rollout is longer than the training, which would never learn.
-        """
+        """Build the untrained algorithm for a training of ``steps`` steps over all environments."""
         self._total_timesteps = steps
         rollout = self._rollout_steps(env.num_envs)
         if rollout > steps:
@@ -221,9 +214,9 @@ class SB3Agent:
         self._kwargs = parse_hyperparameters(self.algorithm, self.hyperparameters)
         self._total_timesteps = state["total_timesteps"]
         self._model = None
-        env = _SpacesOnlyEnv(
-            space_from_dict(state["observation_space"]), space_from_dict(state["action_space"])
-        )
+        env = gym.Env[Any, Any]()
+        env.observation_space = space_from_dict(state["observation_space"])
+        env.action_space = space_from_dict(state["action_space"])
         self._model = self._build(DummyVecEnv([lambda: env]), seed=None)
         self._model.policy.load_state_dict(state["policy"])
         normalization_from_dict(self._model.get_vec_normalize_env(), state["normalization"])
@@ -248,10 +241,6 @@ class SB3Agent:
         if (algorithm := state_dict["algorithm"]) != self._algorithm_name:
             raise ValueError(f"the state is of {algorithm}, not of {self._algorithm_name}")
         self._resume_state = state_dict
-
-    @property
-    def _algorithm_name(self) -> str:
-        return f"{self.algorithm.__module__}:{self.algorithm.__qualname__}"
 
     def _build(self, env: VecEnv, seed: int | None) -> BaseAlgorithm:
         aliases = self.algorithm.policy_aliases
@@ -307,16 +296,6 @@ class SB3Agent:
         longest = min(_MAX_N_STEPS, self._total_timesteps // num_envs)
         n_steps = max(1, min(parameters["n_steps"].default, longest))
         return self._kwargs.get("n_steps", n_steps) * num_envs
-
-
-class _SpacesOnlyEnv(gym.Env[Any, Any]):
-    """An environment that only has spaces, to build a network for them."""
-
-    def __init__(
-        self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
-    ) -> None:
-        self.observation_space = observation_space
-        self.action_space = action_space
 
 
 class _BudgetExhausted(Exception):  # noqa: N818

@@ -36,8 +36,6 @@ class TabularAgent:
             episode (``next_obs``); or the state of the layer's output, as in the original
             (``layer_output``).
 
-    Raises:
-        ValueError: ``bootstrap_from`` is unknown.
     """
 
     def __init__(
@@ -109,21 +107,13 @@ class TabularAgent:
             save(path)
 
     def load(self, path: Path | str) -> None:
-        """Have the controller load what `save` wrote.
-
-        Raises:
-            TypeError: The controller has no ``load``.
-        """
+        """Have the controller load what `save` wrote."""
         if not callable(load := getattr(self.controller, "load", None)):
             raise TypeError(f"{type(self.controller).__name__} has no method load(path)")
         load(path)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that training changes, global generators included.
-
-        Raises:
-            TypeError: The controller has no state dict.
-        """
+        """Return everything that training changes, global generators included."""
         return {
             "controller": dict(self._stateful_controller().state_dict()),
             "observations": self._observations,
@@ -132,12 +122,7 @@ class TabularAgent:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue with the next `learn` where `state_dict` was called.
-
-        Raises:
-            TypeError: The controller has no state dict.
-            ValueError: The state does not fit the controller.
-        """
+        """Continue with the next `learn` where `state_dict` was called."""
         self._stateful_controller().load_state_dict(state_dict["controller"])
         self._observations = state_dict["observations"]
         self._steps_done = state_dict["steps_done"]

@@ -68,14 +68,10 @@ class KMeansDiscretizer:
         return self._clusters is not None
 
     def partial_fit(self, rows: ArrayLike) -> None:
-        """Collect observations, and fit as soon as there are ``n_fit_samples``; ignore later ones.
-
-        Args:
-            rows: Observations, shape (num_envs, features); taken as float32.
+        """Collect observations (num_envs, features) until ``n_fit_samples``, then fit.
 
         Raises:
-            ValueError: Observations are not finite or differ in width from earlier ones, or the
-                last column is no layer index.
+            ValueError: Observations are invalid, or the last column is no layer index.
         """
         if self.is_fitted:
             return
@@ -86,11 +82,7 @@ class KMeansDiscretizer:
             self.fit()
 
     def fit(self) -> None:
-        """Fit the observations collected so far.
-
-        Raises:
-            ValueError: There are none, or the last column is no layer index.
-        """
+        """Fit the observations collected so far."""
         if self._rows is None:
             raise ValueError("there are no rows to fit: add some first")
         features, layer_values = self._split_layer_column(self._rows)
@@ -133,15 +125,11 @@ class KMeansDiscretizer:
         position of its value in ``layers``.
 
         Args:
-            rows: Observations, shape (num_envs, features); taken as float32.
-
-        Returns:
-            States, shape (num_envs,), less than number of layers * ``n_clusters``.
+            rows: Observations, shape (num_envs, features).
 
         Raises:
             RuntimeError: The clusters are not fitted.
-            ValueError: Observations are not finite, differ in width from the fitted ones, or belong
-                to a layer that was not fitted.
+            ValueError: Observations are invalid, or of a layer that was not fitted.
         """
         clusters = self._clusters
         if clusters is None:
@@ -197,7 +185,6 @@ class KMeansDiscretizer:
     def _split_layer_column(
         self, rows: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the features to cluster, and the layer value of each row."""
         values = rows.astype(np.float64)
         return (values[:, :-1], values[:, -1]) if self.by_layer else (values, np.zeros(len(rows)))
 

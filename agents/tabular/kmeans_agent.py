@@ -48,12 +48,7 @@ class KMeansQAgent(TabularAgent):
     def learn(
         self, env: VecEnv, steps: int, checkpoint_callback: CheckpointCallback = noop
     ) -> None:
-        """Train; see `spangym.agents.base.ResumableAgent`.
-
-        Raises:
-            ValueError: The number of environments differs from the loaded state's, or observations
-                cannot be clustered.
-        """
+        """Train; see `spangym.agents.base.ResumableAgent`."""
         if not self._resume:
             self._buffer = []
         elif (stored := len(self._observations)) != env.num_envs:
@@ -125,12 +120,7 @@ class KMeansQAgent(TabularAgent):
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue with the next `learn` where `state_dict` was called.
-
-        Raises:
-            KeyError: The state is incomplete.
-            ValueError: The state does not fit this agent.
-        """
+        """Continue with the next `learn` where `state_dict` was called."""
         self._load_learned(state_dict)
         self._observations = state_dict["observations"]
         self._steps_done = state_dict["steps_done"]

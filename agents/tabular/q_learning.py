@@ -153,14 +153,9 @@ class Refiner:
     def update(
         self, state: int, action: int, reward: float, next_state: int, env_index: int = 0
     ) -> None:
-        """Move the value of a decision towards its reward plus the discounted value that follows.
+        """Move Q(state, action) towards the reward plus the discounted value of the next state.
 
-        Args:
-            state: State of the decision.
-            action: Action of the decision.
-            reward: Reward of the decision.
-            next_state: State that follows.
-            env_index: Index of the environment; separates the traces.
+        Traces are kept separately for each ``env_index``.
         """
         if self.double_q:
             table, next_value = self._double_q_bootstrap(next_state)
@@ -262,8 +257,7 @@ class Refiner:
         """Restore the state that `state_dict` returned.
 
         Raises:
-            ValueError: The state is of a refiner with other options or another number of actions;
-                nothing has changed then.
+            ValueError: The state is of a refiner with other options; nothing has changed then.
         """
         stored, expected = ({*each} - {"draws"} for each in (state_dict, self.state_dict()))
         problems = [f"{name!r} is missing" for name in sorted(expected - stored)]

@@ -74,11 +74,7 @@ def table_to_tensors(table: QTable, initial: QRow) -> dict[str, Tensor]:
 
 
 def table_from_tensors(tensors: Mapping[str, Tensor], prefix: str, initial: QRow) -> QTable:
-    """Convert the tensors of `table_to_tensors`, each named with a prefix, to a table.
-
-    Raises:
-        ValueError: The tensors have another number of actions than ``initial``.
-    """
+    """Convert the tensors of `table_to_tensors`, each named with a prefix, to a table."""
     states, values = tensors[f"{prefix}states"].tolist(), tensors[f"{prefix}values"]
     if values.shape[-1] != len(initial):
         raise ValueError(f"{values.shape[-1]} actions are stored, this refiner has {len(initial)}")
@@ -107,17 +103,9 @@ class EligibilityTraces:
     def step(
         self, env_index: int, state: int, action: int, next_state: int, decay: float
     ) -> Mapping[tuple[int, int], float]:
-        """Decay the traces of an environment and add a decision with weight 1.
+        """Decay the traces of an environment, add a decision with weight 1, return all weights.
 
-        Args:
-            env_index: Index of the environment.
-            state: State of the decision; if the last decision led elsewhere, its traces end.
-            action: Action of the decision.
-            next_state: State that follows.
-            decay: Factor of the earlier weights.
-
-        Returns:
-            Weight of each decision (state, action).
+        Traces end if the environment is in another state than its last decision led to.
         """
         weights: dict[tuple[int, int], float] = {}
         if self._next_states.get(env_index) == state:
@@ -130,12 +118,7 @@ class EligibilityTraces:
         return weights
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the traces as tensors.
-
-        Returns:
-            ``trace_envs``, int64 (num_envs, 2): environment, next state; ``trace_decisions``, int64
-            (n, 3): environment, state, action; ``trace_weights``, float64 (n,).
-        """
+        """Return next states by environment, and decisions (environment, state, action)."""
         decisions = [
             (env_index, state, action)
             for env_index, weights in self._weights.items()

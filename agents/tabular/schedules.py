@@ -22,9 +22,6 @@ class LinearSchedule:
         end: Value from step ``steps`` on.
         steps: Number of steps of the interpolation, at least 1.
 
-    Raises:
-        ValueError: A field is not a finite number or out of range.
-
     Example:
         >>> epsilon = LinearSchedule(start=1.0, end=0.1, steps=100)
         >>> [round(epsilon(step), 3) for step in (0, 50, 100, 1000)]
@@ -47,13 +44,6 @@ class LinearSchedule:
         cls, name: str, value: float | LinearSchedule | Mapping[str, Any]
     ) -> LinearSchedule:
         """Convert an option: a constant, a schedule, or the fields of a schedule.
-
-        Args:
-            name: Name of the option, for error messages.
-            value: The option.
-
-        Raises:
-            ValueError: The value is none of these, or a field is unknown, missing or out of range.
 
         Example:
             >>> LinearSchedule.from_config("alpha", {"start": 0.5, "end": 0.1, "steps": 1000})

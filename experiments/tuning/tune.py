@@ -19,7 +19,7 @@ from rich.table import Table as RichTable
 from spangym.experiments.runner.job import Failed, Finished, Progress
 from spangym.experiments.runner.local_executor import LocalExecutor
 from spangym.experiments.studies.load_study import normalize_study
-from spangym.experiments.studies.study import EvalConfig, Study, StudyAgent
+from spangym.experiments.studies.study import EvalConfig, Study, StudyAgent, StudyEnv
 from spangym.experiments.trials.trial import make_trial
 from spangym.experiments.tuning.search_space import Distribution, flatten, unflatten
 from spangym.utils.atomic_io import atomic_write
@@ -120,13 +120,16 @@ def find_study_agent(study: Study, agent: str) -> StudyAgent:
         names = [entry.name for entry in study.agents]
         hint = did_you_mean(agent, names) if names else "; it has none"
         raise UserError(f"study {study.name!r} has no agent {agent!r}{hint}")
-    places = [each for each in study.environments if any(entry.applies_to(each) for entry in found)]
-    if len(found) > 1 or len(places) > 1:
+    if len(found) > 1 or len(_environments_of(study, found[0])) > 1:
         raise UserError(
-            f"agent {agent!r} of the study {study.name!r} is compared in {len(places)} "
-            "environments: a search has one"
+            f"agent {agent!r} of the study {study.name!r} is compared in several environments: a "
+            "search has one"
         )
     return found[0]
+
+
+def _environments_of(study: Study, entry: StudyAgent) -> tuple[StudyEnv, ...]:
+    return tuple(each for each in study.environments if entry in study.agents_in(each))
 
 
 def build_search(
@@ -151,9 +154,6 @@ def build_search(
         seeds: Number of training seeds of each trial.
         episodes: Number of evaluation episodes of each trial.
         seed: Seed of the sampler.
-
-    Raises:
-        UserError: The study has no such agent, or the search cannot run.
     """
     if importlib.util.find_spec("optuna") is None:
         raise UserError("tune needs Optuna, which is not installed: pip install 'spangym[tune]'")
@@ -168,7 +168,7 @@ def build_search(
         agents=(entry,),
         seeds=tuple(range(seeds)),
         total_timesteps=study.total_timesteps if total_timesteps is None else total_timesteps,
-        environments=tuple(each for each in study.environments if entry.applies_to(each)),
+        environments=_environments_of(study, entry),
         evaluation=EvalConfig(EVAL_SEED, episodes, regret_episodes=0, split="train"),
     )
     return Search(normalize_study(trial_study), entry, search_space, num_trials, seed)
@@ -286,7 +286,9 @@ def _train(
     """Train agents; return the mean return of each, or its error."""
     study = search.study
     (environment,) = study.environments
-    trials = [make_trial(study, environment, agent, seed) for agent in agents for seed in study.seeds]
+    trials = [
+        make_trial(study, environment, agent, seed) for agent in agents for seed in study.seeds
+    ]
     steps: dict[str, int] = {}
     returns: dict[str, list[float]] = {agent.name: [] for agent in agents}
     errors: dict[str, str] = {}

@@ -54,14 +54,14 @@ def test_training_continues_from_a_loaded_network(algorithm: str, tmp_path: Path
     assert decisions(other) != decisions(train(algorithm, 16, seed=9, learning_rate=0.0))
 
 
-class NineIsBest(gym.Env[Any, int]):
+class NineIsBest(gym.Env[Any, np.int64]):
     observation_space = spaces.Box(-1, 1, (4,), np.float32)
     action_space = spaces.Discrete(10)
 
     def reset(self, **_: Any) -> tuple[Any, dict[str, Any]]:
         return np.zeros(4, np.float32), {}
 
-    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         return np.zeros(4, np.float32), float(action == 9), True, False, {}
 
 

@@ -95,9 +95,9 @@ def test_own_hyperparameters_come_first_and_failures_are_kept(
     # The first search space does not contain the study's own value.
     failing = make_search(study, "picky", {"action": Distribution(low=0, high=6)})
     for _ in range(2):
-        (result,) = optimize(failing, tmp_path / "one", 1, lambda _: None)
-        assert (result.mean_return, result.error) == (None, "ValueError: not mine")
-    assert rank([result]) == []
+        (failed,) = optimize(failing, tmp_path / "one", 1, lambda _: None)
+        assert (failed.mean_return, failed.error) == (None, "ValueError: not mine")
+        assert rank([failed]) == []
     steps: list[int] = []
     search = make_search(study, "picky", {"action": Distribution(low=0, high=7)})
     (result,) = optimize(search, tmp_path / "two", 1, steps.append)

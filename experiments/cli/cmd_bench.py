@@ -76,7 +76,7 @@ def pilot(
         check_writable_file("--json", json)
     torch.set_num_threads(threads)
     console = make_console(160)
-    tasks = [each for each in bench_pilot.LENGTHS if task in (None, each)]
+    tasks: list[TaskName] = [*bench_pilot.LENGTHS] if task is None else [task]
     try:
         torch_device = check_device(device)
         with console.status("measuring") as status:

@@ -14,7 +14,6 @@ from spangym.experiments.cli.options import (
     CheckpointSeconds,
     Device,
     Executor,
-    ExecutorName,
     Out,
     Quiet,
     Resume,
@@ -49,7 +48,7 @@ def command(
             "another built-in one, or your own module:Class."
         ),
     ] = None,
-    executor: Executor = ExecutorName.LOCAL,
+    executor: Executor = "local",
     address: Address = None,
     workers: Workers = None,
     device: Device = None,

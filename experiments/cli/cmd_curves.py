@@ -11,6 +11,7 @@ import typer
 
 from spangym.experiments.cli.options import Runs
 from spangym.experiments.pilot.pilot_run import PILOT
+from spangym.experiments.plots.plot_data import Axis
 from spangym.experiments.plots.plot_registry import DEFAULT_PLOTS, PLOTS
 from spangym.experiments.plots.save import parse_figure_names, save_figures, save_tables
 from spangym.experiments.reports.write_outputs import load_data
@@ -18,29 +19,8 @@ from spangym.experiments.runner.run_dir import RunDir, run_command
 from spangym.experiments.trials.comparison_run import COMPARISON
 from spangym.utils.errors import UserError
 
-
-class XAxis(StrEnum):
-    """Horizontal axes of learning curves."""
-
-    STEPS = "steps"
-    WALL = "wall"
-    QK_PAIRS = "qk_pairs"
-
-
-class FigureFormat(StrEnum):
-    """File formats of figures."""
-
-    PNG = "png"
-    SVG = "svg"
-    PDF = "pdf"
-
-
-class TableFormat(StrEnum):
-    """File formats of tables."""
-
-    CSV = "csv"
-    MARKDOWN = "markdown"
-    LATEX = "latex"
+FigureFormat = StrEnum("FigureFormat", ["png", "svg", "pdf"])
+TableFormat = StrEnum("TableFormat", ["csv", "markdown", "latex"])
 
 
 def command(
@@ -52,18 +32,18 @@ def command(
             "loss for a pilot."
         ),
     ] = None,
-    x: Annotated[
-        XAxis, typer.Option("--x", help="Horizontal axis of learning curves.")
-    ] = XAxis.STEPS,
+    x: Annotated[Axis, typer.Option("--x", help="Horizontal axis of learning curves.")] = "steps",
     smooth: Annotated[
         float,
         typer.Option(min=0, max=1, help="Smoothing window, as a fraction of the training."),
     ] = 0.1,
     format: Annotated[  # noqa: A002  (the option's name)
-        list[FigureFormat] | None, typer.Option(help="Repeatable; default: png and svg.")
+        list[FigureFormat] | None,
+        typer.Option(help="Repeatable; default: png and svg."),
     ] = None,
     table: Annotated[
-        list[TableFormat] | None, typer.Option(help="Also write the table (repeatable).")
+        list[TableFormat] | None,
+        typer.Option(help="Also write the table (repeatable)."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the files; default: the run's.")
@@ -76,7 +56,7 @@ def command(
     pilot = next((folder for folder in folders if run_command(folder) == "pilot"), None)
     if pilot is not None and len(folders) > 1:
         raise UserError(f"{str(pilot)!r} is a pilot: pilots are drawn one at a time")
-    if pilot is not None and x is XAxis.QK_PAIRS:
+    if pilot is not None and x == "qk_pairs":
         raise UserError(
             "--x qk_pairs is for comparisons: a pilot is drawn against steps or wall; for its "
             "query-key pairs draw --figure pareto"
@@ -88,7 +68,7 @@ def command(
     runs = [RunDir[Any, Any].open(folder, kind) for folder in folders]
     if out is None:
         runs[0].check_writable()
-    data = replace(load_data(runs), x=x.value, smooth=smooth)
+    data = replace(load_data(runs), x=x, smooth=smooth)
     results, finished = data.results, len(data.results.finished)
     if not finished:
         raise UserError(
@@ -96,10 +76,9 @@ def command(
         )
     place = out or runs[0].path
     place.mkdir(parents=True, exist_ok=True)
-    formats = [each.value for each in format or (FigureFormat.PNG, FigureFormat.SVG)]
-    for message in save_figures(data, names, place, formats):
+    for message in save_figures(data, names, place, format or ["png", "svg"]):
         print(message)
-    for path in save_tables(data, place, [each.value for each in table or ()]):
+    for path in save_tables(data, place, table or []):
         print(f"written: {path}")
     if unfinished := results.missing + len(results.failed):
         print(f"{unfinished} of {unfinished + finished} jobs are not finished and not drawn")

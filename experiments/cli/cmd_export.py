@@ -19,7 +19,7 @@ def command(
         Path,
         typer.Argument(
             metavar="TRIAL",
-            help="Folder of a finished trial, RUN/trials/ENVIRONMENT/AGENT/seed-N-KEY.",
+            help="Folder of a finished trial, RUN/jobs/ENVIRONMENT/AGENT/seed-N-KEY.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],

@@ -13,7 +13,6 @@ from spangym.experiments.cli.options import (
     CheckpointSeconds,
     Device,
     Executor,
-    ExecutorName,
     Out,
     Quiet,
     Resume,
@@ -60,7 +59,7 @@ def command(
     ] = None,
     seeds: Seeds = None,
     updates: Annotated[int | None, typer.Option(min=1, help="Updates of each model.")] = None,
-    executor: Executor = ExecutorName.LOCAL,
+    executor: Executor = "local",
     address: Address = None,
     workers: Workers = None,
     device: Device = None,
@@ -78,7 +77,7 @@ def command(
         if task is None:
             raise UserError("name the task of the models: `spangym pilot speech`, or `text`")
         chosen = override_pilot_study(
-            load_pilot_study("quick" if study is None else study, task.value),
+            load_pilot_study("quick" if study is None else study, task),
             seeds=seeds,
             updates=updates,
             variants=variant or (),

@@ -22,7 +22,7 @@ def command(
         str,
         typer.Option(
             help="random, fixed:0 to fixed:9, refiner or module:Class (untrained), or the folder "
-            "of a finished trial, RUN/trials/ENVIRONMENT/AGENT/seed-N-KEY."
+            "of a finished trial, RUN/jobs/ENVIRONMENT/AGENT/seed-N-KEY."
         ),
     ],
     video: Annotated[

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-
-class ExecutorName(StrEnum):
-    """Executors of jobs."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
-class TaskName(StrEnum):
-    """Tasks of a pilot."""
-
-    SPEECH = "speech"
-    TEXT = "text"
-
+ExecutorName = Literal["local", "ray"]
+TaskName = Literal["speech", "text"]
 
 Address = Annotated[
     str | None,

@@ -32,7 +32,7 @@ def make_executor(
     Raises:
         UserError: The options contradict each other, or Ray is not installed.
     """
-    if name is ExecutorName.LOCAL:
+    if name == "local":
         if address is not None:
             raise UserError("--address names a Ray cluster: add --executor ray")
         return LocalExecutor(workers or available_cpus(), checkpoint_seconds)

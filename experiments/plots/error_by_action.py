@@ -17,7 +17,7 @@ def plot_error_by_action(data: PlotData) -> list[Panel]:
     by_action, results = data.statistics.by_action, data.results
     panels = []
     for split in results.splits:
-        table = by_action[by_action["split"] == split]
+        table = pd.DataFrame(by_action[by_action["split"] == split])
         if len(table):
             (environment,) = results.environments
             levels = {
@@ -38,9 +38,7 @@ def _draw(data: PlotData, table: pd.DataFrame, levels: dict[str, float], axes: A
         (line,) = axes.plot(
             rows["action"],
             scale * rows["mean"],
-            color=style.color,
-            linestyle=style.linestyle,
-            marker=style.marker,
+            **style._asdict(),
             markersize=5,
             linewidth=1.4,
         )

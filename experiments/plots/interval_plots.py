@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -56,21 +57,15 @@ class Estimate:
 
 def plot_aggregates(data: PlotData) -> list[Panel]:
     """Plot aggregate scores of the learners, the threshold and the best fixed span."""
-    table = data.statistics.aggregates.dropna(subset="estimate")
-    iqm = table[(table["statistic"] == "iqm") & table["group"].isin(data.results.fixed_span_agents)]
-    best = iqm.sort_values("estimate", ascending=False, kind="stable")["group"].head(1)
-    shown = [*data.results.learners, "threshold", *best]
+    table = to_records(data.statistics.aggregates.dropna(subset="estimate"))
+    iqm = {row["group"]: row["estimate"] for row in table if row["statistic"] == "iqm"}
+    fixed = [group for group in data.results.fixed_span_agents if group in iqm]
+    shown = [*data.results.learners, "threshold", *sorted(fixed, key=iqm.__getitem__)[-1:]]
     panels = []
     for statistic, title in STATISTICS.items():
         rows = [
-            Estimate(
-                row["group"],
-                data.line_style(row["group"]),
-                row["estimate"],
-                row["low"],
-                row["high"],
-            )
-            for row in to_records(table)
+            _estimate(data, row, "estimate")
+            for row in table
             if row["statistic"] == statistic and row["group"] in shown
         ]
         if rows:
@@ -83,12 +78,11 @@ def plot_aggregates(data: PlotData) -> list[Panel]:
 def plot_probability_of_improvement(data: PlotData) -> list[Panel]:
     """Plot the probability of improvement of all pairs, at most `MAX_ROWS` in each panel."""
     rows = [
-        Estimate(
+        _estimate(
+            data,
+            row,
+            "probability",
             f"{truncate_middle(row['group'], 22)} > {truncate_middle(row['other'], 22)}",
-            data.line_style(row["group"]),
-            row["probability"],
-            row["low"],
-            row["high"],
         )
         for row in to_records(data.statistics.probability_of_improvement)
     ]
@@ -114,7 +108,7 @@ def plot_differences(data: PlotData) -> list[Panel]:
     for environment, split in itertools.product(data.results.environments, data.results.splits):
         baseline = data.results.baselines[0] if data.is_pilot else data.best_fixed(environment)
         rows = _differences(
-            data, "baseline", environment=environment, split=split, baseline=baseline
+            data, pairing="baseline", environment=environment, split=split, baseline=baseline
         )
         title = data.split_label(split) if data.is_pilot else environment
         if rows:
@@ -129,7 +123,7 @@ def plot_temperature_laws(data: PlotData) -> list[Panel]:
     """Plot differences between variants that differ in their temperature law alone."""
     panels = []
     for group, other in data.results.pairs.get("temperature law", ()):
-        rows = _differences(data, "temperature law", group=group, baseline=other)
+        rows = _differences(data, pairing="temperature law", group=group, baseline=other)
         if rows:
             x = f"difference{_unit(data)}; left of 0: the first is better"
             panels.append(plot_estimates(f"{group} minus {other}", rows, x, 0.0))
@@ -183,20 +177,29 @@ def plot_estimates(
     return Panel(title, partial(_draw, rows, x, line, xlim), height, left=4, right=14, top=4)
 
 
-def _differences(data: PlotData, pairing: str, **keys: str | None) -> list[Estimate]:
+def _estimate(
+    data: PlotData, row: dict[str, Any], column: str, label: str = "", scale: float = 1.0
+) -> Estimate:
+    return Estimate(
+        label or row["group"],
+        data.line_style(row["group"]),
+        *(scale * row[name] for name in (column, "low", "high")),
+        is_filled=row.get("outcome") != "inconclusive",
+    )
+
+
+def _differences(data: PlotData, **keys: str | None) -> list[Estimate]:
     """Rows of `ComparisonStats.differences`, labeled by group, or by split for a given group."""
-    table = data.statistics.differences
-    table = table[table["pairing"] == pairing]
-    for column, value in keys.items():
-        table = table[table[column] == value]
     return [
-        Estimate(
+        _estimate(
+            data,
+            row,
+            "difference",
             data.split_label(row["split"]) if "group" in keys else row["group"],
-            data.line_style(row["group"]),
-            *(data.metric.scale * row[name] for name in ("difference", "low", "high")),
-            is_filled=row["outcome"] != "inconclusive",
+            data.metric.scale,
         )
-        for row in to_records(table)
+        for row in to_records(data.statistics.differences)
+        if all(row[column] == value for column, value in keys.items())
     ]
 
 

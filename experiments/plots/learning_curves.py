@@ -116,43 +116,31 @@ def seed_curves(
         split: ``training``, smoothed over a moving window, or a split of evaluations.
         layer: Index of a layer; None for the mean over the layers.
     """
-    table = _select(data, environment, metric, split, layer)
-    seeds = {key: rows for key, rows in table.groupby(["group", "seed"], sort=False)}
+    seeds = _read_seeds(data, environment, metric, split, layer)
     costs = {}
     if data.x == "qk_pairs":
-        qk_pairs = _select(data, environment, "qk_pairs", TRAINING, WHOLE_MODEL)
-        costs = {key: rows["value"] for key, rows in qk_pairs.groupby(["group", "seed"])}
+        costs = _read_seeds(data, environment, "qk_pairs", TRAINING, WHOLE_MODEL)
     curves = []
     for group in data.results.groups:
-        own = {key: rows for key, rows in seeds.items() if key[0] == group}
+        own = {key: seed for key, seed in seeds.items() if key[0] == group}
         if not own:
             continue
-        steps = [rows["step"].to_numpy(float) for rows in own.values()]
-        values = [rows["value"].to_numpy(float) for rows in own.values()]
+        steps = [seed[0] for seed in own.values()]
         if split == TRAINING:
             first, last = max(each[0] for each in steps), min(each[-1] for each in steps)
             grid = np.linspace(first, max(first, last), GRID_POINTS)
             window = data.smooth * max(each[-1] for each in steps)
-            lines = [
-                moving_average_on_grid(*each, grid, window)
-                for each in zip(steps, values, strict=True)
-            ]
+            lines = [moving_average_on_grid(*seed[:2], grid, window) for seed in own.values()]
         else:
             grid = _common_steps(steps)
-            lines = [interp_on_grid(grid, *each) for each in zip(steps, values, strict=True)]
+            lines = [interp_on_grid(grid, *seed[:2]) for seed in own.values()]
         x = grid
-        if data.x != "steps":
-            along = [
-                rows["seconds"] if data.x == "wall" else costs[key].cumsum()
-                for key, rows in own.items()
-            ]
-            x = np.mean(
-                [
-                    interp_on_grid(grid, one, other.to_numpy(float))
-                    for one, other in zip(steps, along, strict=True)
-                ],
-                axis=0,
-            )
+        if data.x == "wall":
+            seconds = [interp_on_grid(grid, seed[0], seed[2]) for seed in own.values()]
+            x = np.mean(seconds, axis=0)
+        elif data.x == "qk_pairs":
+            pairs = [interp_on_grid(grid, costs[key][0], costs[key][1].cumsum()) for key in own]
+            x = np.mean(pairs, axis=0)
         scaled = data.results.metrics[metric].scale * np.stack(lines)
         curves.append(SeedCurves(group, x, scaled, split != TRAINING))
     return curves
@@ -205,20 +193,24 @@ def interp_on_grid(grid: Floats, steps: Floats, values: Floats) -> Floats:
     return np.interp(grid, steps[last], values[last])
 
 
-def _select(
+def _read_seeds(
     data: PlotData, environment: str, metric: str, split: str, layer: int | None
-) -> pd.DataFrame:
+) -> dict[tuple[str, int], tuple[Floats, Floats, Floats]]:
+    """Steps, values and seconds of finite values, by group and seed."""
     table = data.results.curves
     is_wanted = (table["environment"] == environment) & (table["metric"] == metric)
     is_wanted &= (table["split"] == split) & np.isfinite(table["value"].astype(float))
+    if layer is not None:
+        is_wanted &= table["layer"] == layer
+    table = pd.DataFrame(table[is_wanted]).sort_values(["seed", "step"], kind="stable")
     if layer is None:
-        keys = ["group", "seed", "step"]
-        table = (
-            table[is_wanted].groupby(keys, sort=False)[["seconds", "value"]].mean().reset_index()
-        )
-    else:
-        table = table[is_wanted & (table["layer"] == layer)]
-    return table.sort_values(["seed", "step"], kind="stable")
+        steps = table.groupby(["group", "seed", "step"], sort=False, as_index=False)
+        table = pd.DataFrame(steps[["seconds", "value"]].mean())
+    seeds = {}
+    for _, rows in table.groupby(["group", "seed"], sort=False):
+        columns = (rows[name].to_numpy(float) for name in ("step", "value", "seconds"))
+        seeds[rows["group"].iloc[0], rows["seed"].iloc[0]] = tuple(columns)
+    return seeds
 
 
 def _common_steps(steps: Sequence[Floats]) -> Floats:
@@ -269,10 +261,8 @@ def _draw_curve(
     (line,) = axes.plot(
         curve.x,
         curve.mean,
-        color=style.color,
-        linestyle=style.linestyle,
+        **style._replace(marker=marker)._asdict(),
         linewidth=1.6,
-        marker=marker,
         markersize=5,
         markevery=markers,
     )

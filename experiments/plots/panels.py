@@ -161,9 +161,7 @@ def _place(figure: Figure, panel: Panel, x: float, y: float) -> None:
 
 
 def _legend_handle(label: str, style: LineStyle) -> Line2D:
-    line = Line2D(
-        [], [], color=style.color, linestyle=style.linestyle, marker=style.marker, markersize=5
-    )
+    line = Line2D([], [], **style._asdict(), markersize=5)
     # Matplotlib leaves out a label that begins with an underscore if the constructor sets it.
     line.set_label(label)
     return line

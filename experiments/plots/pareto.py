@@ -36,7 +36,8 @@ def plot_pareto(data: PlotData) -> list[Panel]:
             cost = statistics.estimate(environment, group, metric, cost_split).mean
             level = statistics.estimate(environment, group, results.primary, split)
             if np.isfinite(cost + level.mean):
-                scaled = MeanCI(*(data.metric.scale * each for each in level[:3]))
+                scale = data.metric.scale
+                scaled = MeanCI(scale * level.mean, scale * level.low, scale * level.high, level.n)
                 points[group] = (results.metrics[metric].scale * cost, scaled)
         if points:
             title = (

@@ -167,7 +167,8 @@ PLOTS = {
     "temperature_laws": PlotSpec(
         "Temperature laws",
         plot_temperature_laws,
-        f"Mean difference of the final errors on the same training seeds, with its 95 % interval. {_HOLLOW}",
+        "Mean difference of the final errors on the same training seeds, with its 95 % interval. "
+        f"{_HOLLOW}",
         has_legend=False,
     ),
     "attention_maps": PlotSpec(

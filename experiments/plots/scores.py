@@ -28,15 +28,13 @@ def plot_profiles(data: PlotData) -> list[Panel]:
 
     def draw(axes: Axes) -> None:
         for agent, rows in table.groupby("group", sort=False):
-            line_style = data.line_style(str(agent))
+            color, linestyle, _ = data.line_style(str(agent))
             x, share, low, high = (
                 rows[name].to_numpy(float) for name in ("threshold", "share", "low", "high")
             )
-            (line,) = axes.plot(
-                x, share, color=line_style.color, linestyle=line_style.linestyle, linewidth=1.6
-            )
+            (line,) = axes.plot(x, share, color=color, linestyle=linestyle, linewidth=1.6)
             line.set_label(str(agent))
-            axes.fill_between(x, low, high, color=line_style.color, alpha=alpha, linewidth=0)
+            axes.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0)
         label_axes(axes, "score: random 0, oracle 1", "fraction of runs with a higher score")
         axes.set_ylim(-0.02, 1.02)
         axes.margins(x=0)
@@ -70,14 +68,11 @@ def plot_radar(data: PlotData) -> list[Panel]:
         level = [scores[each].get(best or "", math.nan) for each, best in fixed]
         axes.plot(turn, around(level), color=MUTED, linestyle="--", linewidth=1.1)
         for agent in results.learners:
-            line_style = data.line_style(agent)
             values = around([scores[each].get(agent, math.nan) for each in environments])
             (line,) = axes.plot(
                 turn,
                 values,
-                color=line_style.color,
-                linestyle=line_style.linestyle,
-                marker=line_style.marker,
+                **data.line_style(agent)._asdict(),
                 markersize=4,
                 linewidth=1.6,
             )

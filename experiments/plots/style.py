@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from spangym.utils.text import MINUS, collapse_whitespace
 
 FG, MUTED, BG = "#1c1c1e", "#68686c", "#fefefe"
-"""Colors of text, secondary text and the background. Nothing else has these colors: a report replaces
+"""Colors of text, secondary text and the background; nothing else has them, since a report replaces
 them by those of the reader's theme."""
 
 COLORS = {
@@ -65,9 +64,8 @@ STYLE: dict[Any, Any] = {
 """Matplotlib parameters; lengths in points, which are pixels in a report."""
 
 
-@dataclass(frozen=True)
-class LineStyle:
-    """Color, Matplotlib line style and marker of a group."""
+class LineStyle(NamedTuple):
+    """Color, line style and marker of a group, as Matplotlib names them."""
 
     color: str
     linestyle: Any

@@ -16,7 +16,6 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from spangym.experiments.cli.options import ExecutorName
 from spangym.experiments.cli.running import make_executor
 from spangym.experiments.runner import ray_executor
 from spangym.experiments.runner.job import Event, Failed, Finished, Message, Progress, Started
@@ -259,14 +258,14 @@ def test_another_version_of_ray_is_refused(
 @pytest.mark.parametrize("address", ["nonsense", "nonsense:", "127.0.0.1:0", "ray://127.0.0.1:1"])
 def test_an_address_where_nothing_answers_is_refused(address: str):
     with pytest.raises(UserError, match=r"no Ray cluster answers at .* takes HOST:PORT"):
-        make_executor(ExecutorName.RAY, address, None, 30.0)
+        make_executor("ray", address, None, 30.0)
 
 
 def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, ray_executor.__name__)
     with pytest.raises(UserError, match=r"pip install 'spangym\[cluster\]'"):
-        make_executor(ExecutorName.RAY, None, None, 30.0)
+        make_executor("ray", None, None, 30.0)
 
 
 def test_nothing_to_run_starts_nothing():

@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.text import Text
@@ -82,6 +83,11 @@ def test_curves_against_wall_time_and_query_key_pairs(one: PlotData):
     assert by_keys.x[-1] == pytest.approx(np.mean([each.sum() for each in keys]))
     # After the first two environments have ended together.
     assert by_keys.x[0] == pytest.approx(np.mean([each[:2].sum() for each in keys]))
+    assert np.isfinite(
+        seed_curves(dataclasses.replace(one, x="qk_pairs"), ENVIRONMENT, "qk_pairs", layer=None)[
+            0
+        ].x
+    ).all()
     for other in (by_wall, by_keys):
         assert (np.diff(other.x) > 0).all()
         np.testing.assert_array_equal(other.values, by_steps.values)
@@ -172,7 +178,7 @@ def test_training_loss_is_smoothed_over_a_share_of_the_training(speech: PlotData
         "Loss, seen voices",
         "Loss, unseen voices",
     ]
-    recent = speech.results.curves.query("step > 540")
+    recent = pd.DataFrame(speech.results.curves[speech.results.curves["step"] > 540])
     last = column(recent, "value", group="focus", metric="loss", split="training").mean()
     assert ys(line_of(drawn(training), "focus"))[-1] == pytest.approx(last)
 
@@ -204,7 +210,7 @@ def test_spans_have_a_panel_a_variant_and_a_line_a_layer(speech: PlotData):
     assert [panel.title for panel in panels] == [*VARIANTS[2:]]
     axes = drawn(panels[2])
     curves = speech.results.curves
-    recent = curves[curves["step"] > 540]
+    recent = pd.DataFrame(curves[curves["step"] > 540])
     for layer, line in enumerate(axes.lines):
         expected = column(recent, "value", group="focus", metric="span", layer=layer).mean()
         assert ys(line)[-1] == pytest.approx(expected)

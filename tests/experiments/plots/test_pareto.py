@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from spangym.experiments.plots.pareto import PARETO_LINE, pareto_front
@@ -57,7 +58,7 @@ def test_costs_of_a_pilot_are_shares_of_full_attention(speech: PlotData):
     # The lower the error, the better.
     assert ys(line_of(axes, PARETO_LINE)) == sorted(ys(line_of(axes, PARETO_LINE)), reverse=True)
     (training,) = PLOTS["qk_pairs"].panels(speech)
-    recent = speech.results.curves.query("step > 540")
+    recent = pd.DataFrame(speech.results.curves[speech.results.curves["step"] > 540])
     expected = column(recent, "value", group="focus", metric="qk_pairs").mean()
     assert ys(line_of(drawn(training), "focus"))[-1] == pytest.approx(expected)
 

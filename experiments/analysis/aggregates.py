@@ -1,9 +1,9 @@
-"""What is said of an agent over several environments, in one number.
+"""Statistics over several environments, as in Agarwal et al. 2021.
 
-Scores come by environment, each an array whose last axis is the training seeds: their numbers may
-differ, since trials can fail. Every environment counts the same. Leading axes, say of resamples,
-are carried along. With equal numbers of seeds these are the statistics of Agarwal et al. 2021,
-"Deep Reinforcement Learning at the Edge of the Statistical Precipice".
+"Deep Reinforcement Learning at the Edge of the Statistical Precipice". All functions take scores by
+environment, each an array of shape (..., seeds): numbers of seeds may differ, since trials can fail,
+and every environment has the same weight. Leading axes, of resamples say, are kept: they return
+shape (...).
 """
 
 from __future__ import annotations
@@ -15,20 +15,14 @@ from scipy import stats
 from spangym.experiments.analysis.intervals import Floats, Strata
 
 ROUNDING = 1e-6
-"""Returns are sums of float32 rewards: what differs less than this, relatively, is equal."""
+"""Relative difference up to which returns, sums of float32 rewards, are equal."""
 
 
 def interquartile_mean(strata: Strata) -> Floats:
-    """Mean of the middle half of all runs: less noise than a median, less swayed than a mean.
+    """Mean of the middle half of all runs: less noisy than a median, more robust than a mean.
 
-    A whole number of runs is cut off at each end. Where environments differ in their numbers of
-    seeds, a run weighs the less the more of its environment there are.
-
-    Args:
-        strata: Scores by environment, each of shape (..., seeds).
-
-    Returns:
-        Of shape (...).
+    A whole number of runs is cut off at each end. If environments differ in their number of seeds,
+    runs are weighted.
 
     Example:
         >>> float(interquartile_mean([np.array([0.0, 0.5]), np.array([0.7, 9.0])]))
@@ -50,38 +44,19 @@ def interquartile_mean(strata: Strata) -> Floats:
 def median(strata: Strata) -> Floats:
     """Median over environments of the mean over seeds.
 
-    Where several environments are about as hard its interval promises too much: the middle one of
-    several noisy means is not the middle one of the true means.
-
-    Args:
-        strata: Scores by environment, each of shape (..., seeds).
-
-    Returns:
-        Of shape (...).
+    Its interval is too narrow if several environments are about equally hard: the median of noisy
+    means is not the median of the true means.
     """
     return np.median(_means(strata), axis=-1)
 
 
 def mean(strata: Strata) -> Floats:
-    """Mean over environments of the mean over seeds.
-
-    Args:
-        strata: Scores by environment, each of shape (..., seeds).
-
-    Returns:
-        Of shape (...).
-    """
+    """Mean over environments of the mean over seeds."""
     return _means(strata).mean(-1)
 
 
 def optimality_gap(strata: Strata) -> Floats:
-    """How much runs fall short of the oracle's score, 1; what lies above it does not make up.
-
-    Args:
-        strata: Scores by environment, each of shape (..., seeds).
-
-    Returns:
-        Of shape (...).
+    """Mean distance to the oracle's score, 1; scores above it count as 1.
 
     Example:
         >>> float(optimality_gap([np.array([0.5, 2.0])]))
@@ -91,55 +66,40 @@ def optimality_gap(strata: Strata) -> Floats:
 
 
 def probability_of_improvement(first: Strata, second: Strata) -> Floats:
-    """Probability that a run of one agent scores above a run of another in the same environment.
+    """Probability that a run of the first agent scores higher than a run of the second.
 
-    The mean over environments of Mann and Whitney's statistic; what is equal but for rounding
-    counts half.
-
-    Args:
-        first: The one's scores by environment, each of shape (..., seeds).
-        second: The other's, in the same environments.
-
-    Returns:
-        Of shape (...).
+    It is the mean over environments of the Mann-Whitney statistic; ties up to rounding count half.
 
     Example:
         >>> float(probability_of_improvement([np.array([1.0, 2.0])], [np.array([1.0])]))
         0.75
     """
-    return np.mean([_share_of_wins(*each) for each in zip(first, second, strict=True)], axis=0)
+    return np.mean([_mann_whitney(*each) for each in zip(first, second, strict=True)], axis=0)
 
 
-def _share_of_wins(one: Floats, other: Floats) -> Floats:
-    """Mann and Whitney's statistic by ranks, which thousands of resamples need no pairs for."""
-    runs, others = one.shape[-1], other.shape[-1]
-    leading = np.broadcast_shapes(one.shape[:-1], other.shape[:-1])
+def _mann_whitney(first: Floats, second: Floats) -> Floats:
+    """Mann-Whitney statistic by ranks, without all pairs: there are thousands of resamples."""
+    runs, others = first.shape[-1], second.shape[-1]
+    leading = np.broadcast_shapes(first.shape[:-1], second.shape[:-1])
     pooled = np.concatenate(
-        [np.broadcast_to(one, (*leading, runs)), np.broadcast_to(other, (*leading, others))], -1
+        [np.broadcast_to(first, (*leading, runs)), np.broadcast_to(second, (*leading, others))], -1
     )
     order = np.argsort(pooled, axis=-1)
     values = np.take_along_axis(pooled, order, -1)
-    apart = np.diff(values) > ROUNDING * (1 + np.abs(values[..., 1:]))
+    differs = np.diff(values) > ROUNDING * (1 + np.abs(values[..., 1:]))
     edge = np.ones((*leading, 1), bool)
     places = np.arange(runs + others)
-    # What is tied shares the mean of its first and its last place.
-    first = np.maximum.accumulate(np.where(np.concatenate([edge, apart], -1), places, 0), -1)
-    last = np.where(np.concatenate([apart, edge], -1), places, runs + others)
-    last = np.minimum.accumulate(last[..., ::-1], -1)[..., ::-1]
-    ranks = (first + last) / 2 + 1
+    # Ties share the mean of their first and last rank.
+    low = np.maximum.accumulate(np.where(np.concatenate([edge, differs], -1), places, 0), -1)
+    high = np.where(np.concatenate([differs, edge], -1), places, runs + others)
+    high = np.minimum.accumulate(high[..., ::-1], -1)[..., ::-1]
+    ranks = (low + high) / 2 + 1
     wins = np.where(order < runs, ranks, 0).sum(-1) - runs * (runs + 1) / 2
     return wins / (runs * others)
 
 
 def performance_profile(strata: Strata, thresholds: ArrayLike) -> Floats:
-    """Share of the runs that score above thresholds.
-
-    Args:
-        strata: Scores by environment, each of shape (..., seeds).
-        thresholds: Of shape (thresholds,).
-
-    Returns:
-        Of shape (..., thresholds).
+    """Proportion of runs that score above each threshold, shape (..., thresholds).
 
     Example:
         >>> performance_profile([np.array([0.2, 0.8])], [0.0, 0.5, 1.0]).tolist()
@@ -149,18 +109,10 @@ def performance_profile(strata: Strata, thresholds: ArrayLike) -> Floats:
 
 
 def runs_above(strata: Strata, thresholds: ArrayLike) -> Strata:
-    """Which runs score above thresholds: their `mean` is the `performance_profile`.
-
-    Args:
-        strata: Scores by environment, each of shape (..., seeds).
-        thresholds: Of shape (thresholds,).
-
-    Returns:
-        By environment, each of shape (..., thresholds, seeds).
-    """
+    """Whether runs score above each threshold: by environment, shape (..., thresholds, seeds)."""
     return [each[..., None, :] > np.asarray(thresholds)[:, None] for each in strata]
 
 
 def _means(strata: Strata) -> Floats:
-    """Of shape (..., environments)."""
+    """Means over seeds, shape (..., environments)."""
     return np.stack([each.mean(-1) for each in strata], axis=-1)

@@ -1,4 +1,4 @@
-"""Intervals of 95 % that hold what they promise with few training seeds."""
+"""95 % confidence intervals that keep their coverage with few training seeds."""
 
 from __future__ import annotations
 
@@ -11,20 +11,17 @@ from scipy import stats
 
 Floats = NDArray[np.float64]
 Strata = Sequence[NDArray[Any]]
-"""Scores by environment, each of shape (..., seeds of that environment)."""
+"""Scores by environment, each of shape (..., seeds)."""
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 
 
 def t_interval(values: Floats) -> tuple[Floats, Floats]:
-    """Interval of a mean, by Student's t.
-
-    The values must be independent: one for each training seed. With three of them the interval is
-    wide (4.3 standard errors); that is what three seeds can say.
+    """Student's t interval of a mean.
 
     Args:
-        values: Of shape (..., seeds).
+        values: Independent values, one for each training seed, shape (..., seeds).
 
     Returns:
         Lower and upper bounds, each of shape (...); NaN for a single seed.
@@ -48,30 +45,25 @@ def bootstrap_ci(
     generator: np.random.Generator,
     resamples: int = RESAMPLES,
 ) -> tuple[Floats, Floats]:
-    """Interval of a statistic over several environments, by a stratified bootstrap.
+    """Interval of a statistic over several environments, from a stratified bootstrap.
 
-    Seeds are drawn anew within each environment. The usual percentiles of the statistics that come
-    of it make too narrow an interval where seeds are few, for two reasons: a resample of n seeds
-    spreads less than n seeds do, by ``sqrt((n - 1) / n)``, and a normal quantile takes that
-    spread for known (Hesterberg 2015, "What Teachers Should Know About the Bootstrap"). So this is
-    the estimate and, to both sides, Student's quantile times the standard deviation of the
-    resamples, put right by that factor. Percentiles at a more extreme level would mend the same,
-    but four seeds of one environment would need the most extreme of 8,000 resamples, and their
-    least likely one comes once in 256 times.
-
-    An environment whose seeds differ more than another's counts for more in the degrees of freedom
-    (Satterthwaite 1946), by its part of the variance (Efron's jackknife, 1982). For the mean of
-    one environment all this comes to `t_interval`.
+    Seeds are resampled within each environment. Percentiles of the resampled statistic would be too
+    narrow for few seeds: a resample of n seeds spreads less than n seeds, by ``sqrt((n - 1) / n)``,
+    and they treat that spread as known (Hesterberg 2015, "What Teachers Should Know About the
+    Bootstrap"). The interval is therefore the estimate plus and minus Student's quantile times the
+    standard deviation of the resamples, corrected by that factor. Degrees of freedom follow
+    Satterthwaite (1946), with each environment's part of the variance from the jackknife (Efron
+    1982). For the mean of one environment it equals `t_interval`.
 
     Args:
-        statistic: From scores by environment, of shapes (..., seeds), to shape (...).
+        statistic: Function of scores by environment, from shapes (..., seeds) to shape (...).
         strata: Scores by environment, of shapes (..., seeds) with the same leading axes.
         generator: Draws the resamples.
-        resamples: How many.
+        resamples: Number of resamples.
 
     Returns:
-        Lower and upper bounds, each of the statistic's shape; NaN where an environment has a
-        single seed, from which nothing is known of its spread.
+        Lower and upper bounds, each of the statistic's shape; NaN if an environment has a single
+        seed.
 
     Example:
         >>> scores = [np.array([0.1, 0.3, 0.2]), np.array([0.6, 0.9, 0.8, 0.7])]
@@ -90,8 +82,8 @@ def bootstrap_ci(
     spread = statistic(resampled).std(-1)
     parts = _parts_of_variance(statistic, strata)
     freedom = 1 / (parts**2 / (counts - 1)).sum(-1)
-    narrowness = np.sqrt((parts * (counts - 1) / counts).sum(-1))
-    half = _quantile(freedom) * spread / narrowness
+    shrinkage = np.sqrt((parts * (counts - 1) / counts).sum(-1))
+    half = _quantile(freedom) * spread / shrinkage
     return estimate - half, estimate + half
 
 
@@ -101,24 +93,15 @@ def bootstrap_ci_proportion(
     generator: np.random.Generator,
     resamples: int = RESAMPLES,
 ) -> tuple[Floats, Floats]:
-    """`bootstrap_ci` of a share or a probability: within 0 and 1.
+    """`bootstrap_ci` of a proportion or probability, clipped to [0, 1].
 
-    Where all runs say the same, say that one agent is always ahead, so do all resamples. That does
-    not make it certain: the bounds are NaN there.
+    Bounds are NaN if all runs agree: so do all resamples, and their spread says nothing.
 
     Args:
-        statistic: From scores by environment, of shapes (..., seeds), to shares of shape (...).
+        statistic: Function of scores by environment, from shapes (..., seeds) to shape (...).
         strata: Scores by environment, of shapes (..., seeds) with the same leading axes.
         generator: Draws the resamples.
-        resamples: How many.
-
-    Example:
-        >>> def above_half(strata):
-        ...     return np.mean([(each > 0.5).mean(-1) for each in strata], axis=0)
-        >>> scores = [np.array([0.6, 0.7, 0.9])]
-        >>> bounds = bootstrap_ci_proportion(above_half, scores, np.random.default_rng(0))
-        >>> print(*bounds)
-        nan nan
+        resamples: Number of resamples.
     """
     low, high = bootstrap_ci(statistic, strata, generator, resamples)
     certain = np.isclose(low, high, rtol=0, atol=1e-12)
@@ -127,9 +110,9 @@ def bootstrap_ci_proportion(
 
 
 def _parts_of_variance(statistic: Callable[[Strata], Floats], strata: Strata) -> Floats:
-    """Parts of the statistic's variance that come from each environment's seeds.
+    """Each environment's part of the statistic's variance, by leaving out each seed in turn.
 
-    Each seed is left out in turn. Of shape (..., environments); equal where nothing varies.
+    Of shape (..., environments); equal parts if nothing varies.
     """
     variances = []
     for position, scores in enumerate(strata):

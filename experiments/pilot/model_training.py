@@ -28,7 +28,6 @@ from spangym.experiments.pilot.online_env import (
     OnlineQualityReward,
     OnlineVecEnv,
 )
-from spangym.experiments.pilot.pilot_board import TrainingLogger
 from spangym.experiments.pilot.pilot_study import CONTROLLABLE_ATTENTION, PilotStudy, VariantConfig
 from spangym.experiments.pilot.pilot_tasks import fingerprint, make_task
 from spangym.experiments.pilot.span_policies import AgentSpans, FixedSpans, SpanPolicy
@@ -37,6 +36,7 @@ from spangym.experiments.runner.fingerprint import DatasetHashes
 from spangym.experiments.runner.job_files import RESULT_FILE, save_csv, save_json
 from spangym.experiments.studies.study import OBS_FIELDS
 from spangym.experiments.trials.checkpoints import Checkpoints, Interval
+from spangym.experiments.trials.tensorboard import TrialLogger
 from spangym.experiments.trials.trial import env_seed, save_agent
 from spangym.utils.serialization import save_state
 
@@ -125,7 +125,8 @@ class ModelTrainingJob:
         checkpoint = checkpoints.read(log)
         state = None if checkpoint is None else TrainingState(**checkpoint)
         updates = 0 if state is None else state.trainer["optimizer"]["updates"]
-        with contextlib.closing(TrainingLogger(folder, updates)) as logger:
+        with contextlib.closing(TrialLogger(folder)) as logger:
+            logger.open(updates)
             interval = Interval(checkpoint_seconds)
             ModelTraining(self, folder, logger, progress, checkpoints, interval, state).run()
 
@@ -166,7 +167,7 @@ class ModelTraining:
         self,
         job: ModelTrainingJob,
         folder: Path,
-        logger: TrainingLogger,
+        logger: TrialLogger,
         progress: Callable[[int], None],
         checkpoints: Checkpoints,
         interval: Interval,

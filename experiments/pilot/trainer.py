@@ -16,10 +16,10 @@ from spangym.envs.model.model_optimizer import ModelOptimizer
 from spangym.envs.model.pretrain import sample_batch
 from spangym.experiments.pilot.evaluate_model import evaluate_model, run_model
 from spangym.experiments.pilot.models import PilotModel
-from spangym.experiments.pilot.pilot_board import TrainingLogger
 from spangym.experiments.pilot.pilot_study import CONTROLLABLE_ATTENTION, PilotStudy, VariantConfig
 from spangym.experiments.pilot.pilot_tasks import Task, batch_rngs
 from spangym.experiments.pilot.span_policies import RandomSpans, SpanPolicy
+from spangym.experiments.trials.tensorboard import TrialLogger
 
 _NUM_LOG_ROWS = 100
 
@@ -45,7 +45,7 @@ class Trainer:
         seed: int,
         task: Task,
         model: PilotModel,
-        logger: TrainingLogger,
+        logger: TrialLogger,
         progress: Callable[[int], None],
     ) -> None:
         self.study = study
@@ -140,7 +140,7 @@ class Trainer:
             )
             row = {"update": self.updates, "seconds": seconds, "split": split, **metrics}
             self.tables["evaluation"].append(row)
-            self.logger.log_evaluation(split, metrics, self.updates)
+            self.logger.log_scalars(f"evaluation/{split}", metrics, self.updates)
         paused = time.perf_counter() - start_time
         self._start_time += paused
         self._last_update_time += paused
@@ -180,5 +180,10 @@ class Trainer:
         ]
         self.tables["curve"].append({**common, "loss": loss})
         self.tables["spans"] += rows
-        self.logger.log_training(loss, rows, self.updates)
+        by_layer = {
+            f"{name}/layer_{row['layer']}": row[name]
+            for row in rows
+            for name in ("span", "qk_pairs")
+        }
+        self.logger.log_scalars("training", {"loss": loss, **by_layer}, self.updates)
         self._sums = None

@@ -141,7 +141,7 @@ class EpisodeRecorder(VecEnvWrapper):
         seconds = round(self.seconds, 3)
         row = {"step": self.steps, "episode": self._episode, **stats, "wall_seconds": seconds}
         self._writer.writerow(row)
-        self._logger.log_episode(stats, self.steps)
+        self._logger.log_scalars("training", stats, self.steps)
         if self.steps // self._histogram_period > self._last_histogram:
             self._last_histogram = self.steps // self._histogram_period
             self._logger.log_action_histogram(self._action_counts, self.steps)

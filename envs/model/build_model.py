@@ -20,7 +20,7 @@ def build_model(config: EnvConfig, layers: Layers | None, channels: int) -> Laye
 
     Args:
         config: Configuration of the environment.
-        layers: The user's own layers or stack, used as they are; None for those of ``config``.
+        layers: The user's own layers or stack, used as they are; None for those of the config.
         channels: Channels of the content's frames; 0 for bytes.
 
     Raises:

@@ -82,22 +82,19 @@ class LayerStack(nn.Module, ABC):
             return layer.forward_with_action(
                 hidden, actions, recompute_kv=recompute_kv, cache=cache, return_stats=return_stats
             )
-        outputs = []
-        for row in range(len(hidden)):
-            select = operator.itemgetter(slice(row, row + 1))
-            row_hidden, row_actions, row_recompute_kv, row_cache = tree_map(
-                select, (hidden, actions, recompute_kv, cache)
-            )
-            outputs.append(
+        arguments = (hidden, actions, recompute_kv, cache)
+        rows = [
+            tree_map(operator.itemgetter(slice(row, row + 1)), arguments)
+            for row in range(len(hidden))
+        ]
+        return join_outputs(
+            [
                 layer.forward_with_action(
-                    row_hidden,
-                    row_actions,
-                    recompute_kv=row_recompute_kv,
-                    cache=row_cache,
-                    return_stats=return_stats,
+                    x, action, recompute_kv=recompute, cache=own_cache, return_stats=return_stats
                 )
-            )
-        return join_outputs(outputs)
+                for x, action, recompute, own_cache in rows
+            ]
+        )
 
     @abstractmethod
     def embed(self, content: Tensor) -> Tensor:
@@ -285,7 +282,7 @@ class TransformerStack(ResidualTransformer):
         return self.tokens(content) + self.positions[: content.shape[1]]
 
 
-def join_outputs(outputs: Sequence[LayerOutput]) -> LayerOutput:
+def join_outputs(outputs: list[LayerOutput]) -> LayerOutput:
     """Join the outputs of single batch elements into one batch."""
     # The original layer's own output class would take them for one batch element again.
     return LayerOutput(**vars(concat_trees(outputs)))

@@ -18,17 +18,14 @@ def add_noise(
     generator: np.random.Generator,
     color: float | None = None,
 ) -> NDArray[np.float32]:
-    """Add stationary noise.
+    """Add stationary noise to samples of shape (samples,).
 
     Args:
-        samples: Shape (samples,).
+        samples: The samples.
         snr_db: Signal-to-noise ratio in decibels.
         generator: Source of the noise.
         color: The noise's power falls with this power of the frequency: 0 is white noise, 1 pink
             noise; drawn between them if None.
-
-    Returns:
-        Shape (samples,).
 
     Example:
         >>> tone = np.sin(np.arange(RATE) / 10).astype(np.float32)
@@ -52,15 +49,8 @@ def reverberate(
 ) -> NDArray[np.float32]:
     """Add a room: the direct sound, and from 2 ms later noise that decays exponentially.
 
-    The direct sound has twice the energy of the rest.
-
-    Args:
-        samples: Shape (samples,), at `RATE`.
-        seconds: Time in which the reverberation decays by 60 dB.
-        generator: Source of the noise.
-
-    Returns:
-        Shape (samples,), at the same level.
+    The direct sound has twice the energy of the rest, which decays by 60 dB in so many seconds.
+    The level stays the same.
     """
     # The tail ends 80 dB down.
     count = max(1, round(seconds * RATE * 4 / 3))

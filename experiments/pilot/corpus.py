@@ -91,10 +91,7 @@ def num_frames(
     Args:
         recordings: Samples of each utterance.
         texts: Transcript of each utterance.
-        multiple: Frames of a token.
-
-    Returns:
-        Shape (utterances,), multiples of ``multiple``.
+        multiple: Frames of a token, which the results are multiples of.
     """
     tokens = []
     for samples, text in zip(recordings, texts, strict=True):
@@ -106,24 +103,14 @@ def num_frames(
 def pad_with_noise(
     samples: NDArray[np.floating], frames: int, generator: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Pad samples with silence, and add a microphone's faint noise to all of them.
-
-    Args:
-        samples: Shape (samples,), no longer than ``frames``.
-        frames: Length of the result in log-mel frames.
-        generator: Source of the noise.
-    """
+    """Pad samples to a number of log-mel frames, and add a microphone's faint noise to all."""
     padded = generator.standard_normal(frames * HOP, np.float32) * np.float32(NOISE_FLOOR)
     padded[: len(samples)] += samples
     return padded
 
 
 def encode(texts: Sequence[str], alphabet: str) -> NDArray[np.int64]:
-    """Encode texts as classes for CTC.
-
-    Args:
-        texts: The texts.
-        alphabet: Characters of the classes from 1.
+    """Encode texts as classes for CTC; the alphabet has the characters of the classes from 1.
 
     Returns:
         Shape (texts, longest), with `NO_TARGET` after the end of a text.
@@ -148,10 +135,6 @@ def encode(texts: Sequence[str], alphabet: str) -> NDArray[np.int64]:
 def decode(class_ids: Iterable[int], alphabet: str) -> str:
     """Decode the best class of each token: repeats are one character, blanks none.
 
-    Args:
-        class_ids: Classes of the tokens of one utterance.
-        alphabet: Characters of the classes from 1.
-
     Example:
         >>> decode([0, 1, 1, 0, 1, 2, 0], "ab")
         'aab'
@@ -168,14 +151,14 @@ def join_utterances(
     generator: np.random.Generator,
     multiple: int = 4,
 ) -> Utterances:
-    """Join utterances of one speaker to long recordings.
+    """Join random utterances of one speaker to long recordings.
 
     Args:
-        utterances: The utterances to draw from.
+        utterances: The utterances.
         seconds: Minimum length of a recording.
         count: Number of recordings.
         generator: Source of speakers and utterances.
-        multiple: The padded length is a multiple of it.
+        multiple: Frames of a token, which the padded length is a multiple of.
 
     Returns:
         The recordings, padded with the quietest frame of each; their texts are joined by spaces.

@@ -36,15 +36,7 @@ class ChunkResult:
 def run_model(
     model: PilotModel, content: Tensor, targets: Tensor, span_policy: SpanPolicy
 ) -> Iterator[ChunkResult]:
-    """Read streams chunk by chunk; gradients do not cross chunks.
-
-    Args:
-        model: The model.
-        content: Shape (batch, chunks, ctx), or (batch, chunks, ctx, channels) of frames; on any
-            device.
-        targets: Classes, shape (batch, chunks, ctx); on any device.
-        span_policy: Policy that sets the spans.
-    """
+    """Read content and targets of an `EvalSet`'s shapes; gradients do not cross chunks."""
     content, targets = content.to(model.device), targets.to(model.device)
     caches: list[LayerCache | None] = [None] * model.num_layers
     span_policy.begin()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from spangym.agents import Agent, Refiner
 from spangym.agents.base import ResumableAgent, is_resumable
@@ -151,17 +151,7 @@ class TrainingState:
 
 
 class ModelTraining:
-    """A training in progress.
-
-    Args:
-        job: The job.
-        folder: Folder of the results.
-        logger: TensorBoard logger.
-        progress: Called with the number of updates.
-        checkpoints: Where checkpoints are written.
-        interval: Time between checkpoints.
-        state: Last checkpoint; None for a new training.
-    """
+    """A training in progress, from its last checkpoint on if there is one."""
 
     def __init__(
         self,
@@ -173,11 +163,8 @@ class ModelTraining:
         interval: Interval,
         state: TrainingState | None,
     ) -> None:
-        self.study, self.variant, self.seed = study, variant, seed = (
-            job.study,
-            job.variant,
-            job.seed,
-        )
+        study, variant, seed = job.study, job.variant, job.seed
+        self.study, self.variant, self.seed = study, variant, seed
         self.folder, self.checkpoints, self.interval = folder, checkpoints, interval
         self.task = task = make_task(study)
         self.model = make_model(study.task, study.model, variant, task.num_classes, task.ctx, seed)
@@ -284,7 +271,7 @@ class ModelTraining:
 
     def agent_spans(self, agent: Agent) -> AgentSpans:
         """Return the policy of an agent that does not learn."""
-        config, _, _ = self.env_arguments(OnlineQualityReward())
+        config, *_ = self.env_arguments(OnlineQualityReward())
         encoding = ENCODINGS[config.encoding](
             config.dims,
             config.num_layers,
@@ -334,14 +321,15 @@ class ModelTraining:
         save_state(self.folder / "model.safetensors", model.state_dict())
         evaluation = tables["evaluation"]
         last = evaluation[evaluation["update"] == trainer.updates]
+        qk_pairs, span = (last[name].to_numpy(float) for name in ("qk_pairs", "span"))
         result = {
             "updates": trainer.updates,
             "parameters": num_parameters(model),
             "seconds": round(trainer.seconds, 3),
-            "milliseconds": _finite(np.median(trainer.milliseconds or [np.nan])),
-            "qk_pairs": _finite(last["qk_pairs"].mean()),
+            "milliseconds": float(np.median(times)) if (times := trainer.milliseconds) else None,
+            "qk_pairs": _mean(qk_pairs),
             "full_qk_pairs": full_qk_pairs(self.task.ctx, model.causal),
-            "span": _finite(last["span"].mean()),
+            "span": _mean(span),
             "stopped": stopped,
         }
         save_json(self.folder / RESULT_FILE, result)
@@ -355,6 +343,6 @@ def attach_refiners(model: PilotModel, seed: int) -> None:
         attention.refiner = Refiner(seed=np.random.default_rng([seed, index]))
 
 
-def _finite(value: float) -> float | None:
-    """Return a number as JSON can hold it: None if it is not finite."""
-    return float(value) if math.isfinite(value) else None
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """Return the mean; None, as JSON cannot hold NaN, if there is none."""
+    return float(values.mean()) if len(values) and np.isfinite(values).all() else None

@@ -145,17 +145,7 @@ class SpeechSynthesizer:
 
 
 def synthesize_in_subprocess(lines: Sequence[Utterance]) -> Iterator[NDArray[np.float32]]:
-    """Speak lines in a new process: the same lines in the same order give the same samples.
-
-    Args:
-        lines: The lines.
-
-    Yields:
-        Samples of each line, as of `SpeechSynthesizer.synthesize`.
-
-    Raises:
-        ValueError: See `SpeechSynthesizer`.
-    """
+    """Speak lines in a new process: the same lines in the same order give the same samples."""
     _import_loader()
     # A forked process would inherit the library's state.
     context = multiprocessing.get_context("spawn")

@@ -133,12 +133,7 @@ class SentenceSampler:
             self._tests.append((form, order[:held_out]))
 
     def sample(self, generator: np.random.Generator, held_out: bool = False) -> str:
-        """Draw a sentence of lowercase letters and spaces.
-
-        Args:
-            generator: Source of the sentence.
-            held_out: Whether to draw a test sentence, which is never a training sentence.
-        """
+        """Draw a training sentence, or a held-out test sentence, of lowercase words."""
         forms = self._tests if held_out else self._training
         # With equal probabilities nearly all sentences would be the longest numbers.
         odds = np.log([len(indices) + 1 for _, indices in forms])

@@ -71,7 +71,7 @@ class TestShippedWeights:
 
     @pytest.mark.parametrize("name", PRETRAIN_CONFIGS)
     def test_losses_are_those_of_the_metadata(self, name: str):
-        found = evaluate(load_stack(name), PRETRAIN_CONFIGS[name], chunks=48)
+        found = evaluate(load_stack(name), PRETRAIN_CONFIGS[name], chunks=24)
         said = load_metadata(name)["loss_bits_by_action"]
         for action in ("0", min(said, key=said.__getitem__), "9"):
             assert found[action] == pytest.approx(said[action], rel=0.3, abs=0.1)

@@ -5,5 +5,5 @@ Importing this package registers their ids with Gymnasium.
 
 import lazy_loader
 
-# Names and modules stand in `__init__.pyi`: nothing is imported before it is used.
+# `__init__.pyi` lists names and modules; each is imported when it is first used.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,7 +1,7 @@
-"""The arguments of an environment, typed and checked: one list for all its faces.
+"""The arguments of an environment, typed and validated, for all interfaces.
 
-What has a name or a number is a field of `EnvConfig`. Live objects (layers, a dataset, a reward of
-the user's own) stand beside them in `EnvComponents`.
+Names and numbers are fields of `EnvConfig`. Objects of the user's own (layers, a dataset, a reward)
+are in `EnvComponents`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, get_args
 import torch
 
 from spangym.attention import IntegratedAttention, ObservationSpec
+from spangym.attention.observation_spec import ENCODINGS
 from spangym.attention.original.local_path import check_fix
 from spangym.attention.span_config import ActionScale, SpanConfig
 from spangym.attention.temperature import TemperatureLaw
@@ -25,19 +26,16 @@ from spangym.envs.data.dataset import SPLITS, Dataset
 from spangym.envs.data.dataset_registry import validate_dataset_name
 from spangym.envs.model.model_checkpoint import load_config
 from spangym.envs.model.stack import LayerStack
-from spangym.envs.observations import ENCODINGS
 from spangym.envs.registration import default_kwargs
 from spangym.envs.rewards import REWARDS, Reward
 from spangym.utils.suggestions import did_you_mean
 
-_OBJECTS = {
-    "dataset": "a path, or a Dataset that is made",
-    "reward": "a Reward that is made",
-}
-"""What may be handed in to an environment instead of a name or a number."""
-
 CUSTOM = "own"
 """Name of a dataset, a reward or layers that are an object of the user's."""
+
+_CHECKPOINT_SIZES = ("num_layers", "dims", "heads", "ctx", "win_size", "max_span", "max_dist")
+_RANDOM_LAYER_FIELDS = ("temp_scale", "temperature_law", "layer_variant", "fixes", "action_scale")
+"""Fields that only layers with random weights have; checkpoints and live layers bring their own."""
 
 
 @dataclass(frozen=True)
@@ -45,44 +43,49 @@ class EnvConfig:
     """Arguments of a span-control environment.
 
     Attributes:
-        num_layers: Live layers in the stack.
-        dims: Width of the layers; at least 4.
-        heads: Attention heads of a layer; divides ``dims``.
-        ctx: Tokens in a chunk.
-        chunks_per_episode: Chunks in an episode, which has ``chunks_per_episode * num_layers`` steps.
-        win_size: Window at span scale 1, in tokens.
-        max_span: Span at span scale 1, in tokens; at least ``win_size``.
-        max_dist: Upper bound on the span, in tokens; at least ``win_size``.
-        temp_scale: Strength of the layers' temperature law.
-        temperature_law: Name of the temperature law: see `spangym.attention.temperature`.
-        layer_variant: What the layers are: ``default``, or ``original``, as they were, defects and all
+        num_layers: Number of layers in the stack, default 2.
+        dims: Width of the layers, at least 4, default 64.
+        heads: Attention heads of a layer, a divisor of ``dims``, default 4.
+        ctx: Tokens in a chunk, default 256.
+        chunks_per_episode: Chunks in an episode of ``chunks_per_episode * num_layers`` steps,
+            default 8.
+        win_size: Window at span scale 1, in tokens, default 256.
+        max_span: Span at span scale 1, in tokens, at least ``win_size``, default 384.
+        max_dist: Upper bound of the span, in tokens, at least ``win_size``, default 512.
+        temp_scale: Strength of the temperature law, default 0.01.
+        temperature_law: Name of the temperature law (`spangym.attention.temperature`), default
+            ``longer``.
+        layer_variant: ``default``, or ``original`` for layers with all defects of the original code
             (`spangym.attention.original.layer`).
-        fixes: Name of the one defect of original layers that is fixed: ``temperature``,
-            ``local_causal``, ``global_causal``, ``double_scale`` or ``cut``; none if empty.
-        action_scale: What an action is a share of: the span that the layer predicts
-            (``relative``), or the longest one (``absolute``). Trained layers are ``absolute``,
-            whatever stands here.
-        weights_seed: Seed of the layers' and the embedding's random weights.
-        checkpoint: Trained layers instead: a shipped name, or a file that ``spangym pretrain`` wrote.
-            They bring their sizes with them; only ``ctx`` may be less.
-        dataset: What the streams are drawn from: a shipped name, or a file or folder of one's own;
-            see `spangym.envs.data.dataset_registry`.
-        split: Part of the dataset that is read: ``train`` or ``evaluation``.
-        reward: Name of the reward: ``quality``, ``attention`` or ``task``.
-        cost_coef: What it costs, in units of reward, to visit the keys of one full attention in every
-            layer of a chunk.
-        control_kv_cache: Whether the action also decides if keys and values are computed anew.
-        observation_time: Whether a decision is made from the chunk itself (``current``) or, so that nothing
-            of a token is known before it, from the chunk before (``previous``).
-        encoding: Name of the encoding: ``digits``, ``box``, ``features`` or ``state``.
-        pool_groups: Groups of dimensions that the features are pooled to first; 0 leaves them.
-        autocorrelation: Whether lag correlations are observed, too.
-        include_layer_index: Whether the observation says which layer is next.
-        device: Where the layers run, as torch names it.
+        fixes: The one defect of original layers that is fixed: ``temperature`` (local scores are
+            divided by it), ``local_causal`` (a query sees all keys of its window's interval),
+            ``global_causal`` (the global path is bidirectional), ``double_scale`` (global scores
+            are scaled once), ``cut`` (a window sees its whole interval, up to each query); default
+            ``""``, none. The weights and the unit of the cost do not depend on it.
+        action_scale: Whether actions are fractions of the predicted span (``relative``, default) or
+            of the longest span (``absolute``). Trained layers are always ``absolute``.
+        weights_seed: Seed of the random weights of layers and embedding, default 0.
+        checkpoint: Trained layers: a builtin name, or a file written by ``spangym pretrain``;
+            default ``""``, random weights. A checkpoint sets all sizes; only ``ctx`` may be
+            reduced.
+        dataset: A builtin name, or the path of a file or folder
+            (`spangym.envs.data.dataset_registry`), default ``text``.
+        split: ``train`` (default) or ``evaluation``.
+        reward: ``quality`` (default), ``attention`` or ``task``.
+        cost_coef: Cost of scoring the query-key pairs of one full attention in every layer of a
+            chunk, in units of reward, default 0.
+        control_kv_cache: Whether the action also sets the recomputation of keys and values.
+        observation_time: Whether observations are of the ``current`` chunk (default) or of the
+            ``previous`` one, so that no action depends on tokens that come later.
+        encoding: ``digits`` (default), ``box``, ``features`` or ``state``.
+        pool_groups: Groups of dimensions to average the features over; default 0, no pooling.
+        autocorrelation: Whether the observation includes lag correlations.
+        include_layer_index: Whether the observation includes the index of the layer.
+        device: Device of the layers, as PyTorch names it, default ``cpu``.
 
     Raises:
         TypeError: An argument has another type.
-        ValueError: An argument breaks its rule.
+        ValueError: An argument is invalid.
     """
 
     num_layers: int = 2
@@ -128,15 +131,6 @@ class EnvConfig:
             temp_scale=self.temp_scale,
             temperature_law=self.temperature_law,
         )
-        if self.pool_groups < 0 or (self.pool_groups and self.dims % self.pool_groups):
-            raise ValueError(
-                f"pool_groups must divide dims (or be 0: no pooling), got pool_groups={self.pool_groups}, "
-                f"dims={self.dims}"
-            )
-        if not 0 <= self.weights_seed < 2**63:
-            raise ValueError(f"weights_seed must be in 0..2**63 - 1, got {self.weights_seed}")
-        if not 0 <= self.cost_coef < math.inf:
-            raise ValueError(f"cost_coef must be at least 0 and finite, got {self.cost_coef}")
         for name, known in (
             ("split", SPLITS),
             ("reward", (*REWARDS, CUSTOM)),
@@ -148,22 +142,47 @@ class EnvConfig:
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(f"{name} {value!r} is unknown{did_you_mean(value, known)}")
+        _ = self.observation_spec
+        if not 0 <= self.weights_seed < 2**63:
+            raise ValueError(f"weights_seed must be in 0..2**63 - 1, got {self.weights_seed}")
+        if not 0 <= self.cost_coef < math.inf:
+            raise ValueError(f"cost_coef must be at least 0 and finite, got {self.cost_coef}")
         if self.fixes:
             check_fix(self.fixes)
             if self.layer_variant != "original":
                 raise ValueError(
-                    f"fixes is of the original layer, layer_variant is {self.layer_variant!r}: leave it out, or "
-                    "set layer_variant to 'original'"
+                    "fixes needs layer_variant='original', layer_variant is "
+                    f"{self.layer_variant!r}: omit fixes, or set layer_variant to 'original'"
                 )
         if self.dataset != CUSTOM:
             validate_dataset_name(self.dataset)
         if self.checkpoint:
-            self._check_weights()
+            self._check_checkpoint()
         check_device(self.device)
 
+    def _check_checkpoint(self) -> None:
+        random_layer_fields = _RANDOM_LAYER_FIELDS
+        # Live layers may stand on an embedding with random weights.
+        if self.checkpoint != CUSTOM:
+            random_layer_fields = (*random_layer_fields, "weights_seed")
+            sizes = load_config(self.checkpoint)
+            for name in _CHECKPOINT_SIZES:
+                needed, given = getattr(sizes, name), getattr(self, name)
+                if given != needed and not (name == "ctx" and given < needed):
+                    raise ValueError(
+                        f"{name} must be {needed}, as the checkpoint {self.checkpoint!r} has, "
+                        f"got {given}"
+                    )
+        for name in random_layer_fields:
+            if getattr(self, name) != getattr(type(self), name):
+                raise ValueError(
+                    f"{name} is an argument of layers with random weights: omit it beside the "
+                    f"checkpoint {self.checkpoint!r}"
+                )
+
     @property
-    def observation(self) -> ObservationSpec:
-        """What is observed of a layer's input."""
+    def observation_spec(self) -> ObservationSpec:
+        """Specification of the observation."""
         return ObservationSpec(
             self.dims,
             self.num_layers,
@@ -175,40 +194,20 @@ class EnvConfig:
 
     @property
     def full_qk_pairs(self) -> int:
-        """Query-key pairs of one pass of full attention, in layers that settings can name.
+        """Query-key pairs of one pass of full attention, in layers that are not the user's.
 
-        Of original layers, too, those of attention to both sides: what their cost counts is the same.
+        Original layers count as bidirectional, so that their cost has the same unit.
         """
         named = self.checkpoint and self.checkpoint != CUSTOM
         return full_qk_pairs(self.ctx, load_config(self.checkpoint).causal if named else False)
 
-    def _check_weights(self) -> None:
-        of_random = _RANDOM_LAYER_FIELDS
-        if self.checkpoint != CUSTOM:
-            # Beside live layers it is the embedding's.
-            of_random = (*of_random, "weights_seed")
-            sizes = load_config(self.checkpoint)
-            for name in _SIZES:
-                needed, given = getattr(sizes, name), getattr(self, name)
-                if given != needed and not (name == "ctx" and given < needed):
-                    raise ValueError(
-                        f"{name} must be {needed}, as the checkpoint {self.checkpoint!r} has, "
-                        f"got {given}"
-                    )
-        for name in of_random:
-            if getattr(self, name) != getattr(type(self), name):
-                raise ValueError(
-                    f"{name} is of layers with random weights: leave it out beside the checkpoint "
-                    f"{self.checkpoint!r}"
-                )
-
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> EnvConfig:
-        """Make settings from keyword arguments; a checkpoint brings its sizes with it.
+        """Make a config from keyword arguments; a checkpoint sets the sizes.
 
         Raises:
-            TypeError: An argument is unknown; the message names the nearest.
-            ValueError: An argument breaks its rule.
+            TypeError: An argument is unknown; the message suggests the closest match.
+            ValueError: An argument is invalid.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         for name in arguments:
@@ -216,29 +215,76 @@ class EnvConfig:
                 raise TypeError(
                     f"got an unexpected keyword argument {name!r}{did_you_mean(name, known)}"
                 )
-        weights = arguments.get("checkpoint")
-        if weights and weights != CUSTOM and isinstance(weights, str):
-            sizes = load_config(weights)
-            arguments = {**{name: getattr(sizes, name) for name in _SIZES}, **arguments}
+        checkpoint = arguments.get("checkpoint")
+        if checkpoint and checkpoint != CUSTOM and isinstance(checkpoint, str):
+            sizes = load_config(checkpoint)
+            arguments = {**{name: getattr(sizes, name) for name in _CHECKPOINT_SIZES}, **arguments}
         return cls(**arguments)
 
 
-_SIZES = ("num_layers", "dims", "heads", "ctx", "win_size", "max_span", "max_dist")
-_RANDOM_LAYER_FIELDS = ("temp_scale", "temperature_law", "layer_variant", "fixes", "action_scale")
-"""What trained and live layers bring with them, and settings do not say of them."""
+def make_config(name: str, arguments: Mapping[str, Any]) -> EnvConfig:
+    """Make the config of an id.
+
+    Args:
+        name: A registered id; ``spangym/`` may be omitted.
+        arguments: Arguments that override the id's.
+
+    Raises:
+        ValueError: The id is unknown, or an argument is invalid.
+        TypeError: An argument is unknown.
+    """
+    return EnvConfig.from_arguments({**default_kwargs(name), **arguments})
+
+
+def full_qk_pairs(ctx: int, causal: bool) -> int:
+    """Query-key pairs of one pass of full attention over ``ctx`` tokens."""
+    return ctx * (ctx + 1) // 2 if causal else ctx**2
+
+
+def check_device(name: str) -> torch.device:
+    """Make the device of that name, and check that it is available.
+
+    Raises:
+        ValueError: This machine has no such device.
+    """
+    try:
+        device = torch.device(name)
+        # Counts are float64, which not every device supports.
+        torch.zeros(1, dtype=torch.float64, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise ValueError(
+            f"device {name!r} is not available on this machine; it has: {', '.join(available)}"
+        ) from error
+    return device
+
+
+def _check_type(name: str, value: object, expected: type) -> None:
+    abstract = {int: numbers.Integral, float: numbers.Real}.get(expected, expected)
+    if isinstance(value, abstract) and not (isinstance(value, bool) and expected is not bool):
+        return
+    given = f"a {type(value).__name__}"
+    if isinstance(value, str | int | float | bool | None):
+        given = repr(value)
+    elif isinstance(value, type):
+        given = f"the class {value.__name__}"
+    objects = {"dataset": ", a path, or a Dataset object", "reward": ", or a Reward object"}
+    raise TypeError(
+        f"{name} must be of type {expected.__name__}{objects.get(name, '')}; got {given}"
+    )
 
 
 Layers = LayerStack | Sequence[IntegratedAttention] | torch.nn.ModuleList
-"""Live layers, as they may be handed in."""
+"""Live layers, as users pass them."""
 
 
 class EnvComponents(NamedTuple):
-    """Live objects of the user's own that take the place of what `EnvConfig` names.
+    """Objects of the user's own that replace what `EnvConfig` names.
 
     Attributes:
-        layers: Layers, or a stack of them.
-        dataset: Where the streams come from.
-        reward: What judges decisions.
+        layers: Live layers, or a stack of them.
+        dataset: Dataset of the streams.
+        reward: Reward of the steps.
     """
 
     layers: Layers | None = None
@@ -246,19 +292,16 @@ class EnvComponents(NamedTuple):
     reward: Reward | None = None
 
 
-def parse_env_kwargs(arguments: Mapping[str, Any]) -> tuple[EnvConfig, EnvComponents]:
-    """Take keyword arguments apart: settings, and objects handed in for layers, dataset or reward.
+def parse_env_kwargs(kwargs: Mapping[str, Any]) -> tuple[EnvConfig, EnvComponents]:
+    """Separate keyword arguments into a config and the objects for layers, dataset and reward.
 
-    Layers take the place of a checkpoint, a reward brings its own cost coefficient.
-
-    Args:
-        arguments: As an environment is given them.
+    Layers take the place of a checkpoint; a reward brings its own cost coefficient.
 
     Raises:
-        TypeError: An argument is unknown, or an object is none of its kind.
-        ValueError: An argument breaks its rule.
+        TypeError: An argument is unknown, or an object has another type.
+        ValueError: An argument is invalid.
     """
-    named, objects = dict(arguments), {}
+    named, objects = dict(kwargs), {}
     if "layers" in named:
         layers = named.pop("layers")
         if isinstance(layers, IntegratedAttention):
@@ -272,12 +315,11 @@ def parse_env_kwargs(arguments: Mapping[str, Any]) -> tuple[EnvConfig, EnvCompon
                 "layers is num_layers"
             )
         objects["layers"] = layers
-        named = {**_sizes_of(layers, named), **named, "num_layers": len(unwrap_layers(layers))}
-        named["checkpoint"] = CUSTOM
+        named = {**_config_of_layers(layers, named), **named, "checkpoint": CUSTOM}
     if isinstance(named.get("dataset"), Path):
         named["dataset"] = str(named["dataset"])
-    for name, kind in (("dataset", Dataset), ("reward", Reward)):
-        if isinstance(named.get(name), kind):
+    for name, cls in (("dataset", Dataset), ("reward", Reward)):
+        if isinstance(named.get(name), cls):
             objects[name] = named[name]
             named[name] = CUSTOM
     if "reward" in objects:
@@ -286,10 +328,10 @@ def parse_env_kwargs(arguments: Mapping[str, Any]) -> tuple[EnvConfig, EnvCompon
 
 
 def unwrap_layers(layers: Layers) -> list[IntegratedAttention]:
-    """The layers themselves.
+    """List the layers.
 
     Raises:
-        TypeError: One is no `IntegratedAttention`, or there is none.
+        TypeError: There is no layer, or one is no `IntegratedAttention`.
     """
     given = [*(layers.layers if isinstance(layers, LayerStack) else layers)]
     modules = [each for each in given if isinstance(each, IntegratedAttention)]
@@ -301,81 +343,25 @@ def unwrap_layers(layers: Layers) -> list[IntegratedAttention]:
     return modules
 
 
-def _sizes_of(layers: Layers, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Sizes of live layers, as settings; what else was said of them is refused."""
+def _config_of_layers(layers: Layers, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that live layers determine; those that contradict them are errors."""
     modules = unwrap_layers(layers)
-    first = modules[0]
-    for name in (
-        "num_layers",
-        "dims",
-        "heads",
-        "win_size",
-        "max_span",
-        "max_dist",
-        *_RANDOM_LAYER_FIELDS,
-    ):
-        if name in given:
-            raise TypeError(f"argument {name!r} is the layers' own: leave it out beside layers")
+    for name in (*_CHECKPOINT_SIZES, *_RANDOM_LAYER_FIELDS):
+        if name in kwargs and name != "ctx":
+            raise TypeError(f"argument {name!r} is set by the layers: omit it beside layers")
     if len({each.dims for each in modules}) > 1:
-        raise ValueError(f"layers must be of the same dims, got {[each.dims for each in modules]}")
+        raise ValueError(f"layers must have the same dims, got {[each.dims for each in modules]}")
     longest = min(each.ctx for each in modules)
-    if isinstance(given.get("ctx"), int) and given["ctx"] > longest:
-        raise ValueError(f"ctx must be at most {longest}, as the layers have, got {given['ctx']}")
-    options = first.config
+    if isinstance(kwargs.get("ctx"), int) and kwargs["ctx"] > longest:
+        raise ValueError(f"ctx must be at most {longest}, as the layers have, got {kwargs['ctx']}")
+    first = modules[0]
     return {
+        "num_layers": len(modules),
         "dims": first.dims,
         "heads": first.head,
         "ctx": min(longest, EnvConfig.ctx),
-        "win_size": options.win_size,
-        "max_span": options.max_span,
-        "max_dist": options.max_dist,
+        "win_size": first.config.win_size,
+        "max_span": first.config.max_span,
+        "max_dist": first.config.max_dist,
         "device": str(first.projection.weight.device),
     }
-
-
-def full_qk_pairs(ctx: int, causal: bool) -> int:
-    """Query-key pairs of one pass of full attention over so many tokens."""
-    return ctx * (ctx + 1) // 2 if causal else ctx**2
-
-
-def _check_type(name: str, value: object, expected: type) -> None:
-    number = {int: numbers.Integral, float: numbers.Real}.get(expected, expected)
-    if not isinstance(value, number) or (isinstance(value, bool) and expected is not bool):
-        plain = isinstance(value, str | int | float | bool | None)
-        shown = repr(value) if plain else f"a {type(value).__name__}"
-        if isinstance(value, type):
-            shown = f"the class {value.__name__}"
-        besides = f", or {_OBJECTS[name]}" if name in _OBJECTS else ""
-        raise TypeError(f"{name} must be of type {expected.__name__}{besides}; got {shown}")
-
-
-def check_device(name: str) -> torch.device:
-    """The device of that name, after a look whether it is there.
-
-    Raises:
-        ValueError: There is no such device on this machine.
-    """
-    try:
-        device = torch.device(name)
-        # Counts are held in float64, which not every device has.
-        torch.zeros(1, dtype=torch.float64, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        raise ValueError(
-            f"device {name!r} cannot be used on this machine; it has: {', '.join(there)}"
-        ) from error
-    return device
-
-
-def make_config(name: str, arguments: Mapping[str, Any]) -> EnvConfig:
-    """EnvConfig of an id, with arguments of one's own.
-
-    Args:
-        name: A registered id; ``spangym/`` may be left out.
-        arguments: Arguments to change.
-
-    Raises:
-        ValueError: The id is unknown, or an argument breaks its rule.
-        TypeError: An argument is unknown.
-    """
-    return EnvConfig.from_arguments({**default_kwargs(name), **arguments})

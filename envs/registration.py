@@ -1,4 +1,4 @@
-"""The table of environment ids. An id's behavior never changes: a change is a new version."""
+"""The table of environment ids. A released id never changes its behavior."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "spangym/Hierarchy-v0": _trained("hierarchy", "hierarchy", cost_coef=0.5),
     "spangym/Sparsity-v0": _trained("sparsity", "sparsity", cost_coef=1.0),
 }
-"""Ids, each with the arguments in which it differs from the defaults of `EnvConfig`."""
+"""Ids, with the arguments that differ from the defaults of `EnvConfig`."""
 
 
 def register_environments() -> None:
-    """Make every id known to `gymnasium.make`; a second call changes nothing."""
+    """Register every id with Gymnasium; a second call has no effect."""
     for name, arguments in ENVIRONMENTS.items():
         if name not in gym.registry:
             gym.register(
@@ -40,7 +40,7 @@ def register_environments() -> None:
 
 
 def full_id(name: str) -> str:
-    """An id with its namespace, which may be left out at the command line.
+    """Add the namespace to an id, if it has none.
 
     Example:
         >>> full_id("SpanControl-v0")
@@ -50,7 +50,7 @@ def full_id(name: str) -> str:
 
 
 def default_kwargs(name: str) -> dict[str, Any]:
-    """The arguments in which an id differs from the defaults.
+    """Arguments of an id that differ from the defaults.
 
     Raises:
         ValueError: The id is unknown.

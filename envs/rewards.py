@@ -1,4 +1,4 @@
-"""What a decision earns: rewards are objects that return their parts."""
+"""Rewards: objects that compute named components, whose sum is the reward."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from spangym.attention.features import quality
 
 @dataclass(frozen=True)
 class RewardContext:
-    """A decision in every environment and what came of it; tensors are on the layers' device.
+    """Input of a reward: one step in every environment; tensors are on the layers' device.
 
     Attributes:
-        layer_output: What the layer did.
+        layer_output: Output of the layer.
         layer: Index of the layer.
         num_layers: Layers in the stack.
         full_qk_pairs: Query-key pairs of one pass of full attention.
-        excess_loss: By how many bits a target the chunk's loss exceeds the one at full span, shape
-            (num_envs,); None but at the chunk's last layer, for rewards that need the task.
+        excess_loss: Loss of the chunk minus its loss at full span, in bits a target, shape
+            (num_envs,); None except at the last layer of a chunk if the reward has ``needs_task``.
     """
 
     layer_output: LayerOutput
@@ -35,31 +35,29 @@ class RewardContext:
 
 
 class Reward(ABC):
-    """Judges decisions. One's own reward needs only `components` and `__call__`.
+    """Base class of rewards. A custom reward only needs `components` and `__call__`.
 
     Attributes:
         components: Names of the components, whose sum is the reward.
-        deterministic: Whether the same decisions on the same streams always earn the same.
-        platform_dependent: Whether another machine or device may round it otherwise.
-        needs_statistics: Whether ``layer_output.stats`` is read, which costs a pass of full attention.
-        cost_coef: As below.
-        needs_task: Whether ``excess_loss`` is read, which costs a pass of the stack at full span.
+        platform_dependent: Whether another machine or device may round differently.
+        needs_statistics: Whether ``layer_output.stats`` is used, which costs a pass of full
+            attention.
+        needs_task: Whether ``excess_loss`` is used, which costs a pass of the stack at full span.
 
     Args:
-        cost_coef: What it costs to visit, in every layer of a chunk, the keys of one full attention; at
-            least 0.
+        cost_coef: Cost of scoring, in every layer of a chunk, the query-key pairs of one full
+            attention, in units of reward; at least 0, default 0.
 
     Example:
         >>> class ShortSpan(Reward):
         ...     components = ("tokens",)
         ...     def __call__(self, context):
         ...         return -context.layer_output.span[:, None].double()
-        >>> ShortSpan().deterministic
-        True
+        >>> ShortSpan(cost_coef=0.5).cost_coef
+        0.5
     """
 
     components: tuple[str, ...] = ()
-    deterministic: bool = True
     platform_dependent: bool = True
     needs_statistics: bool = False
     needs_task: bool = False
@@ -74,19 +72,19 @@ class Reward(ABC):
 
     @abstractmethod
     def __call__(self, context: RewardContext) -> Tensor:
-        """Judge a decision in every environment: the components, of shape (num_envs, components)."""
+        """Compute the components of a step in every environment, shape (num_envs, components)."""
 
     def cost(self, context: RewardContext) -> Tensor:
-        """Minus the compute cost, all passes of focus together, shape (num_envs,).
+        """Minus the compute cost over all refinement passes, shape (num_envs,).
 
-        Summed over the layers it is the cost times the mean share of visited keys.
+        The sum over the layers is minus ``cost_coef`` times the mean share of query-key pairs.
         """
         pairs = context.full_qk_pairs * context.num_layers
         return 0.0 - self.cost_coef * context.layer_output.qk_pairs / pairs
 
 
 class QualityReward(Reward):
-    """The original's reward: coverage minus a tenth of the entropy, minus the cost.
+    """The original's reward: coverage minus 0.1 times the entropy, minus the cost.
 
     Coverage and entropy are those of the local output (`spangym.attention.features.quality`).
     """
@@ -94,40 +92,39 @@ class QualityReward(Reward):
     components = ("coverage", "entropy", "cost")
 
     def __call__(self, context: RewardContext) -> Tensor:
-        """The coverage, minus a tenth of the entropy, minus the cost; shape (num_envs, 3)."""
-        judged = quality(context.layer_output.local_output)
-        return torch.stack([judged.coverage, -0.1 * judged.entropy, self.cost(context)], dim=-1)
+        """Compute coverage, -0.1 times the entropy, and minus the cost, shape (num_envs, 3)."""
+        terms = quality(context.layer_output.local_output)
+        return torch.stack([terms.coverage, -0.1 * terms.entropy, self.cost(context)], dim=-1)
 
 
 class AttentionReward(Reward):
-    """What the original's names promise: coverage and entropy of the attention weights themselves.
+    """Coverage minus 0.1 times the entropy of the attention weights, minus the cost.
 
-    Coverage is the share of full attention's weight that lies within the span, entropy that of the
-    weights, in nats; both from the log-sum-exp (`spangym.attention.AttentionStats`).
+    Coverage is the share of full attention's weight within the span, the entropy is that of the
+    weights in nats; both come from the log-sum-exp (`spangym.attention.AttentionStats`).
     """
 
     components = ("coverage", "entropy", "cost")
     needs_statistics = True
 
     def __call__(self, context: RewardContext) -> Tensor:
-        """The coverage, minus a tenth of the entropy, minus the cost; shape (num_envs, 3)."""
+        """Compute coverage, -0.1 times the entropy, and minus the cost, shape (num_envs, 3)."""
         stats = context.layer_output.stats
         assert stats is not None
         return torch.stack([stats.coverage, -0.1 * stats.entropy, self.cost(context)], dim=-1)
 
 
 class TaskReward(Reward):
-    """How much worse the stack does its task than at full span, minus the cost.
+    """Minus the excess loss over full span, in bits a target, minus the cost.
 
-    The task part is minus the excess loss in bits a target. It arrives with the chunk's last
-    layer, the cost at each layer.
+    The component ``task`` is 0 except at the last layer of a chunk; the cost arises at each layer.
     """
 
     components = ("task", "cost")
     needs_task = True
 
     def __call__(self, context: RewardContext) -> Tensor:
-        """Minus the excess loss, minus the cost; shape (num_envs, 2)."""
+        """Compute minus the excess loss, and minus the cost, shape (num_envs, 2)."""
         cost = self.cost(context)
         excess = context.excess_loss
         task = torch.zeros_like(cost) if excess is None else 0.0 - excess.to(cost.dtype)
@@ -139,4 +136,4 @@ REWARDS: dict[str, Callable[[float], Reward]] = {
     "attention": AttentionReward,
     "task": TaskReward,
 }
-"""Rewards by name; each is made with its cost coefficient."""
+"""Constructors of the rewards, called with the cost coefficient."""

@@ -1,4 +1,4 @@
-"""The Stable-Baselines3 face: many environments as a `stable_baselines3.common.vec_env.VecEnv`."""
+"""The Stable-Baselines3 interface: many environments as a `stable_baselines3` `VecEnv`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from spangym.envs.env_config import EnvComponents, EnvConfig
 
 
 class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
-    """Many environments of `SpanControlEnv` through one simulator, for Stable-Baselines3.
+    """Many environments of `SpanControlEnv` in one batch, for Stable-Baselines3.
 
-    Environment ``i`` behaves as the scalar environment seeded ``seed + i``: to the bit on the CPU for
-    chunks of 16 tokens or more (matrix products of fewer rows may round otherwise). All environments'
-    episodes end at once; the environments are then reset within the step, and their last observations
-    stand in ``info["terminal_observation"]``, with ``info["TimeLimit.truncated"]`` true.
-    Observations and rewards are fresh arrays at every step.
+    Environment ``i`` behaves as the scalar environment seeded ``seed + i``, bit-exactly on the CPU
+    for chunks of 16 tokens or more (matrix products of fewer rows may round differently). All
+    episodes end at once; the environments are then reset within the step, and
+    ``info["terminal_observation"]`` holds the last observation, with
+    ``info["TimeLimit.truncated"]`` true. Returned arrays are never reused.
 
     Args:
-        config: What to run.
-        n_envs: How many streams.
-        components: Objects of the user's own in place of named ones; `parse_env_kwargs` makes both
-            config and components from the arguments that ``gym.make`` takes.
+        config: Arguments of the environments.
+        n_envs: Number of environments.
+        components: The user's own layers, dataset or reward; `parse_env_kwargs` makes both config
+            and components from the arguments of ``gym.make``.
 
     Example:
         >>> env = SB3SpanControlVecEnv(EnvConfig(encoding="box", chunks_per_episode=2), n_envs=3)
@@ -42,27 +42,28 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
     """
 
     def __init__(
-        self, config: EnvConfig, n_envs: int = 1, components: EnvComponents = EnvComponents()
-    ) -> None:  # noqa: B008
+        self,
+        config: EnvConfig,
+        n_envs: int = 1,
+        components: EnvComponents = EnvComponents(),  # noqa: B008
+    ) -> None:
         self.render_mode = None
         self.core = self._make_core(config, n_envs, components)
         self._generators = [seeding.np_random(None)[0] for _ in range(n_envs)]
-        space = self.core.encoding.space
-        super().__init__(n_envs, space, self.core.action_space)
+        super().__init__(n_envs, self.core.observation_space, self.core.action_space)
 
     def _make_core(
         self, config: EnvConfig, n_envs: int, components: EnvComponents
     ) -> SpanControlCore:
-        """What runs the environments."""
         return SpanControlCore(config, n_envs, components)
 
     @property
     def config(self) -> EnvConfig:
-        """What is run."""
+        """Arguments of the environments."""
         return self.core.config
 
     def reset(self) -> NDArray[Any]:
-        """Begin an episode in every environment; seeds set by `seed` take effect here.
+        """Start an episode in every environment; seeds set by `seed` take effect here.
 
         Returns:
             First observations, one row per environment.
@@ -79,55 +80,55 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
         self._actions = np.asarray(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Set the spans of the coming layer and run it.
+        """Set the spans of the next layer, and run the layer.
 
         Returns:
             Observations, rewards (float32), dones and infos, one per environment.
         """
-        step = self.core.step(self._actions)
-        observations = step.observations
-        if step.truncated:
-            for info, last in zip(step.infos, step.observations, strict=True):
-                info["terminal_observation"] = last
-            observations = self._reset_all()
-        for info in step.infos:
-            info["TimeLimit.truncated"] = step.truncated
+        result = self.core.step(self._actions)
+        observations, infos = result.observations, result.infos
+        for info, last_observation in zip(infos, result.observations, strict=True):
+            if result.truncated:
+                info["terminal_observation"] = last_observation
+            info["TimeLimit.truncated"] = result.truncated
             info["milliseconds"] = self.core.milliseconds
-        dones = np.full(self.num_envs, step.truncated)
-        return observations, step.rewards, dones, step.infos
+        if result.truncated:
+            observations = self._reset_all()
+        dones = np.full(self.num_envs, result.truncated)
+        return observations, result.rewards, dones, infos
 
     def _reset_all(self) -> NDArray[Any]:
         observations, self.reset_infos = self.core.reset(self._generators)
         return observations
 
     def state_dict(self) -> dict[str, Any]:
-        """All that changes in the environment, as tensors and what JSON can hold."""
+        """Everything that running changes, as nested dicts of tensors and JSON values."""
         return {**super().state_dict(), "seeds": [_to_int(seed) for seed in self._seeds]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on, to the bit, from where `state_dict` was called.
+        """Continue, bit-exactly, from where `state_dict` was called.
 
         Raises:
-            ValueError: It is of an environment with other arguments or environments.
+            ValueError: The state is of an environment with other arguments.
         """
         super().load_state_dict(state_dict)
         self._seeds = [*state_dict.get("seeds", [None] * self.num_envs)]
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing: there are no resources."""
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """An attribute, once for each environment: environments are not separate objects."""
+        """The attribute, repeated for each environment."""
         return [getattr(self, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Not supported.
 
         Raises:
-            AttributeError: Always; environments are not separate objects.
+            AttributeError: Always; the environments are one batch.
         """
         raise AttributeError(
-            f"cannot set {attr_name!r}: the environments share one simulator; make a new environment"
+            f"cannot set {attr_name!r}: the environments share one core; make a new environment"
         )
 
     def env_method(
@@ -140,9 +141,9 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
         """Not supported.
 
         Raises:
-            AttributeError: Always; environments are not separate objects.
+            AttributeError: Always; the environments are one batch.
         """
-        raise AttributeError(f"cannot call {method_name!r}: the environments share one simulator")
+        raise AttributeError(f"cannot call {method_name!r}: the environments share one core")
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
@@ -151,10 +152,10 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
         return [False for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """None for every environment: a single one is drawn by `SpanControlEnv`."""
+        """None for every environment; use `SpanControlEnv` to render."""
         return [None] * self.num_envs
 
 
 def _to_int(seed: int | None) -> int | None:
-    """A seed that Gymnasium takes: it knows no integers of NumPy."""
+    """Convert a seed to a Python integer: Gymnasium accepts no NumPy integers."""
     return None if seed is None else int(seed)

@@ -1,7 +1,7 @@
-"""A chunk's loss as a differentiable function of the layers' spans, for learning spans by gradient.
+"""Loss of a chunk as a differentiable function of the layers' spans.
 
 After Sukhbaatar et al., Adaptive Attention Span in Transformers, 2019: the edge of a span fades out
-over some tokens, so that the loss has a gradient with respect to where the edge is.
+over some tokens, so that the loss has a gradient with respect to its position.
 """
 
 from __future__ import annotations
@@ -16,29 +16,31 @@ from spangym.envs.core import SpanControlCore
 
 
 def soft_span_loss(core: SpanControlCore, scales: Tensor) -> Tensor:
-    """The coming chunk's loss with soft spans; nothing changes.
+    """Compute the loss of the next chunk at spans with soft edges, differentiably.
 
-    Every layer runs on its own weights, its edge soft over the ``soft_edge_width`` tokens of its options.
-    Windows are whole numbers of tokens, which change with the scales too: there the loss jumps, and
-    the gradient is that to either side.
+    Every layer uses its own weights; the edge fades over the ``soft_edge_width`` tokens of its
+    options. Windows are whole numbers of tokens and change with the scales too: at those jumps of
+    the loss the gradient is that of either side.
 
     Args:
-        core: At the beginning of a chunk, of a stack that is judged by a task.
-        scales: Shares of the longest span, one for each layer, floating of shape (layers,), in
-            [0, 1]. 0 turns a layer's local path off, and gets no gradient.
+        core: The environments, at the start of a chunk.
+        scales: Fractions of the longest span, one for each layer, floating of shape (layers,), in
+            [0, 1]. 0 turns the local path of a layer off, without a gradient.
 
     Returns:
-        Loss in bits a target, shape (num_envs,), on the layers' device; gradients flow to the scales.
+        Loss in bits a target, shape (num_envs,), on the layers' device.
 
     Raises:
-        ValueError: There is no task, a layer has no soft edge, or the scales are not that.
-        RuntimeError: A chunk has been decided on in part, the episode is over, or none has begun.
+        ValueError: There is no task, a layer has no soft edge, or the scales have another shape or
+            dtype.
+        RuntimeError: The next step is not the first of a chunk, or no episode is running.
 
     Example:
         >>> import numpy as np
         >>> import torch
         >>> from spangym.envs import make_config
-        >>> core = SpanControlCore(make_config("LongRange-v0", {"chunks_per_episode": 1}), num_envs=2)
+        >>> config = make_config("LongRange-v0", {"chunks_per_episode": 1})
+        >>> core = SpanControlCore(config, num_envs=2)
         >>> _ = core.reset([np.random.default_rng(env_index) for env_index in range(2)])
         >>> scales = torch.tensor([0.5, 0.5], requires_grad=True)
         >>> soft_span_loss(core, scales).mean().backward()
@@ -50,8 +52,7 @@ def soft_span_loss(core: SpanControlCore, scales: Tensor) -> Tensor:
         raise ValueError("soft_span_loss needs a loss: use trained layers and the reward 'task'")
     if core.layer:
         raise RuntimeError(
-            f"soft_span_loss is of whole chunks, and layer {core.layer} of this one is next: call "
-            "it where a chunk begins"
+            f"soft_span_loss is defined at the start of a chunk; the next layer is {core.layer}"
         )
     layers = core.config.num_layers
     if scales.shape != (layers,) or not scales.is_floating_point():
@@ -65,14 +66,14 @@ def soft_span_loss(core: SpanControlCore, scales: Tensor) -> Tensor:
         )
     hidden = state.hidden
     for index, scale in enumerate(scales.to(core.device).unbind()):
-        soft = _softened(stack.layer(index), scale)
-        outcome = soft.forward_with_action(hidden, cache=state.caches[index])
-        hidden = stack.connect(index, hidden, outcome.output)
+        soft = _with_soft_span(stack.layer(index), scale)
+        layer_output = soft.forward_with_action(hidden, cache=state.caches[index])
+        hidden = stack.connect(index, hidden, layer_output.output)
     return stack.loss_bits(hidden, state.targets)
 
 
-class _Given(nn.Module):
-    """Stands in for a span predictor: always the same scale."""
+class _ConstantScale(nn.Module):
+    """A span predictor that always predicts the same scale."""
 
     def __init__(self, scale: Tensor) -> None:
         super().__init__()
@@ -82,10 +83,10 @@ class _Given(nn.Module):
         return self._scale.expand(len(x), 1)
 
 
-def _softened(layer: IntegratedAttention, scale: Tensor) -> IntegratedAttention:
-    """A layer of the same weights that has a soft span of that scale."""
+def _with_soft_span(layer: IntegratedAttention, scale: Tensor) -> IntegratedAttention:
+    """Copy a layer, with the same weights and a soft span of the given scale."""
     soft, local = copy.copy(layer), copy.copy(layer.attn_local)
     local.config = dataclasses.replace(layer.config, soft_span=True)
-    # A shallow copy shares its table of modules with the layer, which has to stay as it is.
-    soft._modules = {**layer._modules, "attn_local": local, "span_pred": _Given(scale)}
+    # A shallow copy shares its table of modules with the layer, which must not change.
+    soft._modules = {**layer._modules, "attn_local": local, "span_pred": _ConstantScale(scale)}
     return soft

@@ -1,4 +1,4 @@
-"""What an episode is, and what a step changes of it: never in place, so that it can be kept."""
+"""The state of an episode: immutable dataclasses of tensors, and functions on such trees."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Episode:
-    """What is read in an episode; environments first.
+    """The content of an episode.
 
     Attributes:
-        content: Bytes, int64 of shape (num_envs, chunks, ctx), or frames, float32 of shape (num_envs,
-            chunks, ctx, channels).
-        targets: What a trained stack is to predict, int64 of shape (num_envs, chunks, ctx); None if
-            no task is judged.
+        content: Bytes, int64 of shape (num_envs, chunks, ctx), or frames, float32 of shape
+            (num_envs, chunks, ctx, channels).
+        targets: Target classes of a trained stack, int64 of shape (num_envs, chunks, ctx); None
+            without a task.
     """
 
     content: Tensor
@@ -33,18 +33,19 @@ class Episode:
 
 @dataclass(frozen=True)
 class State:
-    """All that a step changes, on the device; environments first.
+    """Everything that a step changes, on the device; the first dimension is the environment.
 
     Attributes:
-        hidden: Input of the coming layer, shape (num_envs, ctx, dims).
-        caches: What each layer keeps of the stream.
-        prev_features: What was observed of each layer's last input, shape (num_envs, numbers); None before.
-        staleness: Chunks since keys, and values, of each layer were computed anew, int64 of shape
-            (num_envs, layers, 2); None if that is not decided.
-        targets: What is to be predicted of the chunk, int64 of shape (num_envs, ctx); None if no task
-            is judged.
-        full_span_loss: The chunk's loss at full span, shape (num_envs,); likewise.
-        full_caches: What each layer keeps of the stream at full span.
+        hidden: Input of the next layer, shape (num_envs, ctx, dims).
+        caches: Cache of each layer's last chunk; None before the first.
+        prev_features: Observation features of each layer's last input, shape (num_envs, numbers);
+            None before the first.
+        staleness: Chunks since the keys, and the values, of each layer were recomputed, int64 of
+            shape (num_envs, layers, 2); None unless recomputation is an action.
+        targets: Target classes of the chunk, int64 of shape (num_envs, ctx); None without a task.
+        full_span_loss: Loss of the chunk at full span in bits a target, shape (num_envs,); None
+            without a task.
+        full_caches: Like ``caches``, of the stack at full span.
     """
 
     hidden: Tensor
@@ -56,123 +57,52 @@ class State:
     full_caches: tuple[LayerCache | None, ...]
 
 
-def tree_map(function: Callable[[Tensor], Tensor], value: T) -> T:
-    """A value with the function applied to all tensors in its dataclasses and tuples.
+def tree_map(function: Callable[..., Tensor], tree: T, *others: T) -> T:
+    """Apply a function to all tensors in nested dataclasses and tuples.
+
+    Args:
+        function: Called with a tensor of ``tree`` and the tensors at the same place in ``others``.
+        tree: Nested dataclasses and tuples; other leaves are kept.
+        *others: Trees of the same structure.
 
     Example:
         >>> episode = Episode(torch.zeros(2, 3, 4), None)
         >>> tree_map(lambda each: each[:1], episode).content.shape
         torch.Size([1, 3, 4])
     """
-    if isinstance(value, Tensor):
-        return cast(T, function(value))
-    if isinstance(value, tuple):
-        return cast(T, tuple(tree_map(function, each) for each in value))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        changed = {
-            field.name: tree_map(function, getattr(value, field.name))
-            for field in dataclasses.fields(value)
+    if isinstance(tree, Tensor):
+        return cast(T, function(tree, *others))
+    if isinstance(tree, tuple):
+        columns = zip(tree, *cast(tuple[Any, ...], others), strict=True)
+        return cast(T, tuple(tree_map(function, *column) for column in columns))
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        changes = {
+            field.name: tree_map(function, *(getattr(each, field.name) for each in (tree, *others)))
+            for field in dataclasses.fields(tree)
         }
-        return cast(T, dataclasses.replace(value, **changed))
-    return value
+        return cast(T, dataclasses.replace(tree, **changes))
+    return tree
 
 
-def concat_trees(values: list[T]) -> T:
-    """One value of many, all tensors in its dataclasses and tuples joined, environment after environment.
+def concat_trees(trees: list[T]) -> T:
+    """Concatenate all tensors of trees of the same structure, environment after environment.
 
     Example:
         >>> episode = Episode(torch.zeros(2, 3, 4), None)
         >>> concat_trees([episode, episode]).content.shape
         torch.Size([4, 3, 4])
     """
-    first = values[0]
-    if isinstance(first, Tensor):
-        return cast(T, torch.cat(cast(list[Tensor], values)))
-    if isinstance(first, tuple):
-        columns = zip(*cast(list[tuple[Any, ...]], values), strict=True)
-        return cast(T, tuple(concat_trees([*column]) for column in columns))
-    if dataclasses.is_dataclass(first) and not isinstance(first, type):
-        merged = {
-            field.name: concat_trees([getattr(each, field.name) for each in values])
-            for field in dataclasses.fields(first)
-        }
-        return cast(T, dataclasses.replace(first, **merged))
-    return first
+    return tree_map(lambda *tensors: torch.cat(tensors), *trees)
 
 
-def tree_flatten(value: Any, name: str) -> dict[str, Tensor]:
-    """All tensors in a value's dataclasses and tuples, by dotted names."""
-    if isinstance(value, Tensor):
-        return {name: value.clone()}
-    parts: Mapping[Any, Any] = {}
-    if isinstance(value, tuple):
-        parts = dict(enumerate(value))
-    elif dataclasses.is_dataclass(value):
-        parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    found: dict[str, Tensor] = {}
-    for key, part in parts.items():
-        found.update(tree_flatten(part, f"{name}.{key}"))
-    return found
+def state_from_dict(values: Mapping[str, Any]) -> State:
+    """Restore a state of which `dataclasses.asdict` gave the values."""
 
-
-class TreeReader:
-    """Tensors by dotted names, to be put merged again.
-
-    Args:
-        tensors: What `tree_flatten` gave.
-        device: Where the tensors are to be.
-    """
-
-    def __init__(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
-        self._tensors = tensors
-        self._device = device
-
-    def tensor(self, name: str) -> Tensor:
-        """The tensor of that name.
-
-        Raises:
-            KeyError: There is none.
-        """
-        return self._tensors[name].to(self._device, copy=True)
-
-    def optional(self, name: str) -> Tensor | None:
-        """The tensor of that name, None if there is none."""
-        return self.tensor(name) if name in self._tensors else None
-
-    def episode(self, name: str) -> Episode:
-        """The episode that was flattened under that name."""
-        return Episode(self.tensor(f"{name}.content"), self.optional(f"{name}.targets"))
-
-    def state(self, name: str, layers: int) -> State:
-        """The state of so many layers that was flattened under that name."""
-        return State(
-            hidden=self.tensor(f"{name}.hidden"),
-            caches=tuple(self._cache(f"{name}.caches.{index}") for index in range(layers)),
-            prev_features=tuple(
-                self.optional(f"{name}.prev_features.{index}") for index in range(layers)
-            ),
-            staleness=self.optional(f"{name}.staleness"),
-            targets=self.optional(f"{name}.targets"),
-            full_span_loss=self.optional(f"{name}.full_span_loss"),
-            full_caches=tuple(
-                self._cache(f"{name}.full_caches.{index}") for index in range(layers)
-            ),
-        )
-
-    def _cache(self, name: str) -> LayerCache | None:
-        if f"{name}.global_mean" not in self._tensors:
+    def restore(cache: Mapping[str, Any] | None) -> LayerCache | None:
+        if cache is None:
             return None
-        key_value = None
-        if f"{name}.key_value.keys" in self._tensors:
-            inside = f"{name}.key_value"
-            key_value = KeyValueCache(
-                keys=self.tensor(f"{inside}.keys"),
-                values=self.tensor(f"{inside}.values"),
-                recomputed_keys=self.tensor(f"{inside}.recomputed_keys"),
-                recomputed_values=self.tensor(f"{inside}.recomputed_values"),
-                lengths=self.optional(f"{inside}.lengths"),
-                mean_token=self.tensor(f"{inside}.mean_token"),
-            )
-        return LayerCache(
-            key_value, self.tensor(f"{name}.global_mean"), self.tensor(f"{name}.obs_features")
-        )
+        key_value = cache["key_value"] and KeyValueCache(**cache["key_value"])
+        return LayerCache(**{**cache, "key_value": key_value})
+
+    caches = {name: tuple(map(restore, values[name])) for name in ("caches", "full_caches")}
+    return State(**{**values, **caches})

@@ -1,8 +1,9 @@
-"""How a decision leads from one state to the next: pure functions, so that it can also be tried."""
+"""Transitions from one state to the next: pure functions, so that lookahead can try actions."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,22 +11,25 @@ from torch import Tensor
 
 from spangym.attention import NUM_ACTIONS, LayerCache, LayerOutput
 from spangym.envs.env_config import EnvConfig, full_qk_pairs
-from spangym.envs.info import collect_metrics
 from spangym.envs.model.stack import LayerStack
-from spangym.envs.observations import Encoding
 from spangym.envs.rewards import Reward, RewardContext
 from spangym.envs.state import Episode, State
 
 MAX_SPAN_ACTION = NUM_ACTIONS - 1
 
+_OUTPUT_METRICS = ("span_scale", "window", "span", "qk_pairs", "num_refinement_steps")
+"""Fields of a `LayerOutput`, one number per environment each."""
+_METRICS = (*_OUTPUT_METRICS, "output_norm")
+_RECOMPUTE_METRICS = ("recomputed_keys", "recomputed_values", "key_staleness", "value_staleness")
+
 
 class Transition(NamedTuple):
-    """A decision in every environment and what came of it, on the device.
+    """The result of one step in every environment, on the device.
 
     Attributes:
-        state: What the next decision begins with.
+        state: The next state.
         reward_components: Components of the reward, shape (num_envs, components).
-        metrics: What else is reported, float64 of shape (num_envs, metrics).
+        metrics: Numbers for the infos (`metrics_to_info`), float64 of shape (num_envs, metrics).
         local_output: Output of the layer's local path, shape (num_envs, tokens, dims).
     """
 
@@ -36,36 +40,33 @@ class Transition(NamedTuple):
 
 
 class TransitionModel:
-    """Runs states through a stack, in any number of environments; nothing here ever changes.
+    """Runs states of any number of environments through a stack; it holds no state itself.
 
     Args:
-        config: What to run.
-        stack: The live layers and what stands around them.
-        reward: What judges decisions.
-        encoding: How they are observed.
+        config: Arguments of the environment.
+        stack: The live layers with embedding and task head.
+        reward: The reward.
     """
 
-    def __init__(
-        self, config: EnvConfig, stack: LayerStack, reward: Reward, encoding: Encoding
-    ) -> None:
+    def __init__(self, config: EnvConfig, stack: LayerStack, reward: Reward) -> None:
         self.config = config
         self.stack = stack
         self.reward = reward
-        self.encoding = encoding
+        self.observation_spec = config.observation_spec
 
     def initial_state(self, episode: Episode) -> State:
-        """The state as an episode begins."""
+        """The state at the start of an episode."""
         layers = self.config.num_layers
-        nothing = (None,) * layers
+        empty = (None,) * layers
         staleness = None
         if self.config.control_kv_cache:
             size = (len(episode.content), layers, 2)
             staleness = torch.zeros(size, dtype=torch.int64, device=episode.content.device)
-        state = State(episode.content, nothing, nothing, staleness, None, None, nothing)
+        state = State(episode.content, empty, empty, staleness, None, None, empty)
         return self.start_chunk(episode, state, 0)
 
     def start_chunk(self, episode: Episode, state: State, chunk: int) -> State:
-        """The state as a chunk begins."""
+        """Embed a chunk and, for rewards that need the task, compute its loss at full span."""
         hidden = self.stack.embed(episode.content[:, chunk])
         state = dataclasses.replace(state, hidden=hidden)
         if episode.targets is None:
@@ -73,39 +74,37 @@ class TransitionModel:
         caches: list[LayerCache | None] = []
         actions = torch.full((len(hidden),), MAX_SPAN_ACTION, device=hidden.device)
         for index, cache in enumerate(state.full_caches):
-            outcome = self.stack.run_layer(index, hidden, actions, cache=cache)
-            hidden = self.stack.connect(index, hidden, outcome.output)
-            caches.append(outcome.cache)
+            layer_output = self.stack.run_layer(index, hidden, actions, cache=cache)
+            hidden = self.stack.connect(index, hidden, layer_output.output)
+            caches.append(layer_output.cache)
         targets = episode.targets[:, chunk]
-        bits = self.stack.loss_bits(hidden, targets)
+        full_span_loss = self.stack.loss_bits(hidden, targets)
         return dataclasses.replace(
-            state, targets=targets, full_span_loss=bits, full_caches=tuple(caches)
+            state, targets=targets, full_span_loss=full_span_loss, full_caches=tuple(caches)
         )
 
     def observe(self, state: State, index: int) -> Tensor:
-        """What is observed before the coming layer, as the encoding's numbers."""
-        features = (
-            state.prev_features[index] if self.config.observation_time == "previous" else None
-        )
+        """Encode the observation before layer ``index``, float64 of shape (num_envs, numbers)."""
+        features, hidden = None, state.hidden
+        if self.config.observation_time == "previous":
+            # Without a previous chunk it is the first token, which every token may see.
+            features, hidden = state.prev_features[index], hidden[:, :1]
         if features is None:
-            hidden = state.hidden
-            if self.config.observation_time == "previous":
-                # Where there is no chunk before, the first token, which every token may know of.
-                hidden = hidden[:, :1]
-            features = self.encoding.extract(self.stack.layer(index).ln_a(hidden))
-        return self.encoding.encode(features, index)
+            local_input = self.stack.layer(index).ln_a(hidden)
+            features = self.observation_spec.extract_from_input(local_input)
+        return self.observation_spec.encode(features, index)
 
     def run_layer(
         self, state: State, index: int, actions: Tensor, *, return_stats: bool = False
     ) -> LayerOutput:
-        """Run a layer under a decision.
+        """Run a layer with the spans that the actions set.
 
         Args:
-            state: What the decision begins with.
-            index: Of the layer.
-            actions: Integers 0..9 of shape (num_envs,); with ``refresh`` of shape (num_envs, 3). On the
-                device.
-            return_stats: Whether to give statistics of the local path's attention weights.
+            state: The current state.
+            index: Index of the layer.
+            actions: Integers 0..9 of shape (num_envs,), with ``control_kv_cache`` of shape
+                (num_envs, 3), on the device.
+            return_stats: Whether to compute statistics of the local path's attention weights.
         """
         recompute_kv = None
         if self.config.control_kv_cache:
@@ -120,63 +119,104 @@ class TransitionModel:
         )
 
     def step(self, state: State, index: int, actions: Tensor) -> Transition:
-        """Run a layer under a decision, and judge and measure what it did.
+        """Run a layer, and compute its rewards and metrics.
 
         Args:
-            state: What the decision begins with.
-            index: Of the layer.
+            state: The current state.
+            index: Index of the layer.
             actions: As in `run_layer`.
 
         Raises:
-            ValueError: The reward is not what a reward has to give.
+            ValueError: The reward did not return a tensor of shape (num_envs, components).
         """
-        outcome = self.run_layer(state, index, actions, return_stats=self.reward.needs_statistics)
+        layer_output = self.run_layer(
+            state, index, actions, return_stats=self.reward.needs_statistics
+        )
         prev_features = state.prev_features
         if self.config.observation_time == "previous":
-            prev_features = _replaced(
-                prev_features, index, self.encoding.extract(outcome.local_input)
-            )
-        hidden = self.stack.connect(index, state.hidden, outcome.output)
-        components = self._reward_components(
-            index, outcome, self._excess_loss(state, index, hidden)
-        )
-        metrics, staleness = collect_metrics(outcome, index, state.staleness)
+            features = self.observation_spec.extract_from_input(layer_output.local_input)
+            prev_features = _replace_at(prev_features, index, features)
+        hidden = self.stack.connect(index, state.hidden, layer_output.output)
+        excess_loss = self._excess_loss(state, index, hidden)
+        components = self._reward_components(index, layer_output, excess_loss)
+        staleness = _update_staleness(state.staleness, index, layer_output)
         next_state = dataclasses.replace(
             state,
             hidden=hidden,
-            caches=_replaced(state.caches, index, outcome.cache),
+            caches=_replace_at(state.caches, index, layer_output.cache),
             prev_features=prev_features,
             staleness=staleness,
         )
-        return Transition(next_state, components, metrics, outcome.local_output)
+        metrics = _collect_metrics(layer_output, index, staleness)
+        return Transition(next_state, components, metrics, layer_output.local_output)
 
     def _excess_loss(self, state: State, index: int, hidden: Tensor) -> Tensor | None:
-        """What `RewardContext` calls ``excess_loss``, from what goes on behind a layer."""
         if index + 1 < self.config.num_layers or state.targets is None:
             return None
         assert state.full_span_loss is not None
         return self.stack.loss_bits(hidden, state.targets) - state.full_span_loss
 
-    def _reward_components(self, index: int, outcome: LayerOutput, excess: Tensor | None) -> Tensor:
-        """Components of the reward, shape (num_envs, components)."""
-        config = self.config
-        pairs = full_qk_pairs(config.ctx, self.stack.layer(index).config.causal)
-        components = self.reward(RewardContext(outcome, index, config.num_layers, pairs, excess))
-        name, wanted = (
-            type(self.reward).__name__,
-            (len(outcome.output), len(self.reward.components)),
-        )
+    def _reward_components(
+        self, index: int, layer_output: LayerOutput, excess_loss: Tensor | None
+    ) -> Tensor:
+        pairs = full_qk_pairs(self.config.ctx, self.stack.layer(index).config.causal)
+        context = RewardContext(layer_output, index, self.config.num_layers, pairs, excess_loss)
+        components = self.reward(context)
+        name = type(self.reward).__name__
+        expected = (len(layer_output.output), len(self.reward.components))
         if not isinstance(components, Tensor):
+            given = type(components).__name__
+            raise ValueError(f"reward {name} must return a tensor, it returned a {given}")
+        if components.shape != expected:
             raise ValueError(
-                f"reward {name} must give a tensor, it gave a {type(components).__name__}"
-            )
-        if components.shape != wanted:
-            raise ValueError(
-                f"reward {name} gave shape {tuple(components.shape)}; it must be (num_envs, components), "
-                f"{wanted}"
+                f"reward {name} must return shape (num_envs, components), {expected}; it returned "
+                f"{tuple(components.shape)}"
             )
         return components
 
 
-def _replaced(values: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:
+def _replace_at(values: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:
     return (*values[:index], value, *values[index + 1 :])
+
+
+def _recomputed(layer_output: LayerOutput) -> Tensor:
+    """Whether keys, and values, were recomputed, boolean of shape (num_envs, 2)."""
+    key_value = layer_output.cache.key_value
+    assert key_value is not None
+    return torch.stack([key_value.recomputed_keys, key_value.recomputed_values], dim=-1)
+
+
+def _update_staleness(
+    staleness: Tensor | None, index: int, layer_output: LayerOutput
+) -> Tensor | None:
+    if staleness is None:
+        return None
+    staleness = staleness.clone()
+    staleness[:, index] = torch.where(_recomputed(layer_output), 0, staleness[:, index] + 1)
+    return staleness
+
+
+def _collect_metrics(layer_output: LayerOutput, index: int, staleness: Tensor | None) -> Tensor:
+    metrics = [getattr(layer_output, name) for name in _OUTPUT_METRICS]
+    metrics.append(layer_output.output.flatten(1).norm(dim=1))
+    if staleness is not None:
+        metrics += [*_recomputed(layer_output).unbind(-1), *staleness[:, index].unbind(-1)]
+    return torch.stack([each.double() for each in metrics], dim=-1)
+
+
+def metrics_to_info(row: Sequence[float], ctx: int) -> dict[str, Any]:
+    """Name one environment's row of `Transition.metrics`, as in ``info``.
+
+    Example:
+        >>> metrics_to_info([0.5, 8.0, 12.0, 64.0, 1.0, 2.5], ctx=16)["span"]
+        12
+    """
+    floats = ("span_scale", "output_norm")
+    names = (*_METRICS, *_RECOMPUTE_METRICS)[: len(row)]
+    info: dict[str, Any] = {
+        name: value if name in floats else int(value)
+        for name, value in zip(names, row, strict=True)
+    }
+    if len(row) > len(_METRICS):
+        info["recompute_cost"] = ctx * (info["recomputed_keys"] + info["recomputed_values"])
+    return info

@@ -1,4 +1,4 @@
-"""The Gymnasium vector face: many environments as a `gymnasium.vector.VectorEnv`."""
+"""The Gymnasium vector interface: many environments as a `gymnasium.vector.VectorEnv`."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from spangym.envs.env_config import parse_env_kwargs
 
 
 class SpanControlVectorEnv(BatchedEnvMixin, VectorEnv[Any, Any, NDArray[Any]]):
-    """Many environments of `SpanControlEnv` through one simulator, for Gymnasium's vector users.
+    """Many environments of `SpanControlEnv` in one batch, for Gymnasium's vector API.
 
-    Environment ``i`` behaves as the scalar environment seeded ``seed + i``: to the bit on the CPU for
-    chunks of 16 tokens or more. All environments' episodes end at once, by truncation, and begin anew
-    within the step (``AutoresetMode.SAME_STEP``): the observations are then the new episodes',
-    the last ones stand in ``infos["final_obs"]`` and what was said of them in
-    ``infos["final_info"]``. Arrays are fresh at every step.
+    Environment ``i`` behaves as the scalar environment seeded ``seed + i``, bit-exactly on the CPU
+    for chunks of 16 tokens or more. All episodes end at once, by truncation, and the environments
+    are reset within the step (``AutoresetMode.SAME_STEP``): the observations are then those of the
+    new episodes, and ``infos["final_obs"]`` and ``infos["final_info"]`` hold the last ones.
+    Returned arrays are never reused.
 
     Args:
-        num_envs: Environments.
-        render_mode: None: a single environment can be drawn by `SpanControlEnv`.
+        num_envs: Number of environments.
+        render_mode: None; use `SpanControlEnv` to render a single environment.
         report_step_time: Whether ``infos`` hold the wall time of the step.
-        **arguments: Those of `spangym.envs.SpanControlEnv`.
+        **kwargs: Arguments of `spangym.envs.SpanControlEnv`.
 
     Raises:
-        TypeError: An argument is unknown.
-        ValueError: An argument breaks its rule.
+        TypeError: An argument is unknown, or of another type.
+        ValueError: An argument is invalid.
 
     Example:
         >>> import gymnasium as gym
-        >>> envs = gym.make_vec("spangym.envs:spangym/SpanControl-v0", 3, chunks_per_episode=2, encoding="box")
+        >>> envs = gym.make_vec("spangym.envs:spangym/SpanControl-v0", 3, encoding="box")
         >>> observations, infos = envs.reset(seed=0)
         >>> observations, rewards, terminations, truncations, infos = envs.step(np.array([0, 5, 9]))
         >>> observations.shape, rewards.dtype, infos["span"].tolist()[0]
@@ -52,18 +52,19 @@ class SpanControlVectorEnv(BatchedEnvMixin, VectorEnv[Any, Any, NDArray[Any]]):
         *,
         render_mode: None = None,
         report_step_time: bool = False,
-        **arguments: Any,
+        **kwargs: Any,
     ) -> None:
         if render_mode is not None:
             raise ValueError(
-                f"render_mode must be None for many environments, got {render_mode!r}: draw one with make"
+                f"render_mode must be None for a vector environment, got {render_mode!r}: render a "
+                "single environment, made by gym.make"
             )
         self.num_envs = num_envs
         self.render_mode = render_mode
-        self.config, components = parse_env_kwargs(arguments)
         self.report_step_time = report_step_time
+        self.config, components = parse_env_kwargs(kwargs)
         self.core = SpanControlCore(self.config, num_envs, components)
-        self.single_observation_space = self.core.encoding.space
+        self.single_observation_space = self.core.observation_space
         self.single_action_space = self.core.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -75,22 +76,23 @@ class SpanControlVectorEnv(BatchedEnvMixin, VectorEnv[Any, Any, NDArray[Any]]):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Begin an episode in every environment.
+        """Start an episode in every environment.
 
         Args:
-            seed: Environment ``i`` is seeded ``seed + i``, or by the ``i``-th of a sequence; environments without
-                a seed go on.
-            options: Not used; ``reset_mask`` is refused, since all environments' episodes end at once.
+            seed: Environment ``i`` gets ``seed + i``, or item ``i`` of a sequence; None continues
+                the random generator.
+            options: Not used; ``reset_mask`` is an error, since all episodes start and end
+                together.
 
         Returns:
-            The first observations, one row per environment, and infos.
+            First observations, one row per environment, and infos.
 
         Raises:
-            ValueError: There are other than ``num_envs`` seeds, or a mask is given.
+            ValueError: The number of seeds is not ``num_envs``, or a mask is given.
         """
         if options and "reset_mask" in options:
             raise ValueError(
-                "options must have no reset_mask: all environments' episodes begin merged"
+                "options must have no reset_mask: all environments' episodes start together"
             )
         seeds: Sequence[int | None]
         if isinstance(seed, int | np.integer):
@@ -110,31 +112,33 @@ class SpanControlVectorEnv(BatchedEnvMixin, VectorEnv[Any, Any, NDArray[Any]]):
     def step(
         self, actions: NDArray[Any]
     ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Set the spans of the coming layer and run it.
+        """Set the spans of the next layer, and run the layer.
 
         Args:
             actions: One row per environment.
 
         Returns:
-            Observations, rewards (float32), terminations (never), truncations and infos.
+            Observations, rewards (float32), terminations (all False), truncations and infos.
 
         Raises:
             ValueError: The actions are not in the action space.
-            RuntimeError: No episode has begun.
+            RuntimeError: No episode is running.
         """
-        step = self.core.step(np.asarray(actions))
-        observations, infos = step.observations, step.infos
+        result = self.core.step(np.asarray(actions))
+        observations, infos = result.observations, result.infos
         if self.report_step_time:
             infos = [{**info, "milliseconds": self.core.milliseconds} for info in infos]
-        if step.truncated:
-            observations, first = self.core.reset(self._generators)
+        if result.truncated:
+            observations, first_infos = self.core.reset(self._generators)
             infos = [
-                {"final_obs": last, "final_info": info, **new}
-                for last, info, new in zip(step.observations, infos, first, strict=True)
+                {"final_obs": final_obs, "final_info": final_info, **first_info}
+                for final_obs, final_info, first_info in zip(
+                    result.observations, infos, first_infos, strict=True
+                )
             ]
-        truncations = np.full(self.num_envs, step.truncated)
-        never = np.zeros(self.num_envs, dtype=np.bool_)
-        return observations, step.rewards, never, truncations, self._merge_infos(infos)
+        terminations = np.zeros(self.num_envs, dtype=np.bool_)
+        truncations = np.full(self.num_envs, result.truncated)
+        return observations, result.rewards, terminations, truncations, self._merge_infos(infos)
 
     def _merge_infos(self, infos: list[dict[str, Any]]) -> dict[str, Any]:
         merged: dict[str, Any] = {}

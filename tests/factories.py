@@ -20,7 +20,7 @@ from spangym.attention.controllers.mlp import MLPPolicy
 from spangym.attention.controllers.policy_heads import ObsNormalization, PolicyHead
 from spangym.attention.features import NUM_STATES
 from spangym.attention.observation_spec import ObservationSpec
-from spangym.envs import EnvConfig, SB3SpanControlVecEnv, make_config
+from spangym.envs import ENVIRONMENTS, EnvConfig, SB3SpanControlVecEnv, make_config
 from spangym.envs.model.pretrain import PretrainConfig, pretrain
 from spangym.envs.model.stack import TransformerConfig, TransformerStack
 from spangym.experiments.pilot.load_pilot_study import normalize_pilot_study, parse_pilot_study
@@ -107,6 +107,15 @@ def varied_inputs(batch: int, tokens: int = 12, seed: int = 0) -> Tensor:
 
 
 # --- envs -----------------------------------------------------------------------------------------
+
+SMALL_ENV_KWARGS: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks_per_episode": 3}
+
+
+def small_env_kwargs(name: str) -> dict[str, Any]:
+    """Arguments that make an id fast; trained layers have fixed sizes."""
+    trained = "checkpoint" in ENVIRONMENTS[name]
+    return {"chunks_per_episode": 3} if trained else SMALL_ENV_KWARGS
+
 
 SMALL_TRANSFORMER = TransformerConfig(
     num_layers=1, dims=16, heads=2, ctx=32, win_size=4, max_span=36, hidden=16

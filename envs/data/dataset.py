@@ -1,4 +1,4 @@
-"""Where the streams come from: what a dataset is, and those that every CPython carries or draws."""
+"""Datasets: the interface, texts that come with CPython, and generated content."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ SPLITS = ("train", "evaluation")
 BYTES = 256
 
 NO_TARGET = -100
-"""Stands in targets where there is nothing to predict; PyTorch's losses ignore it."""
+"""Target of tokens without one; PyTorch's losses ignore it."""
 
 
 class Stream(NamedTuple):
-    """The chunks of one episode, one after the other.
+    """The consecutive chunks of one episode.
 
     Attributes:
         content: Bytes, uint8 of shape (chunks, ctx), or frames, float32 of shape (chunks, ctx,
             channels).
-        content_types: What each chunk is, for ``info``.
-        targets: What a trained stack is to predict at each token: classes, int64 of shape (chunks,
-            ctx), `NO_TARGET` where nothing; the next byte of the chunk if None.
+        content_types: Content type of each chunk, for ``info``.
+        targets: Target class of each token, int64 of shape (chunks, ctx), `NO_TARGET` for none; the
+            next byte of the chunk if None.
     """
 
     content: NDArray[Any]
@@ -42,7 +42,7 @@ class Stream(NamedTuple):
 
 
 class Dataset(ABC):
-    """Draws streams. One's own dataset needs only `sample`.
+    """Samples streams. A custom dataset only needs `sample`.
 
     Attributes:
         channels: Channels of a frame; 0 for datasets of bytes.
@@ -61,32 +61,32 @@ class Dataset(ABC):
 
     @abstractmethod
     def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
-        """Draw a stream, all randomness from the generator.
+        """Sample a stream, with no other source of randomness than the generator.
 
         Args:
-            generator: What to draw from.
+            generator: Random generator.
             chunks: Chunks of the stream.
             ctx: Tokens in a chunk.
 
         Raises:
-            ValueError: What is read is too short.
+            ValueError: The content is too short.
         """
 
     def fingerprint(self) -> dict[str, str]:
-        """SHA-256 of what is read, by content type: a run's numbers hang on it. Nothing by default."""
+        """SHA-256 of the content by content type, for the manifests of runs; empty by default."""
         return {}
 
 
 class TextDataset(Dataset):
-    """Documentation and source code of the running CPython, read offline, as bytes.
+    """Documentation and source code of the running CPython, as bytes.
 
     ``documentation`` is `pydoc_data.topics`, the language reference behind ``help()``; ``code`` is
-    the standard library's top-level modules. Each stream comes from one of the content types, at equal
-    odds, from a random place. The texts differ between versions of Python: see `fingerprint`.
+    the standard library's top-level modules. Each stream is a random slice of one of the texts,
+    drawn with equal probability. The texts differ between versions of Python: see `fingerprint`.
 
     Args:
         split: ``train`` or ``evaluation``.
-        content_types: Which of ``documentation`` and ``code``.
+        content_types: ``documentation``, ``code`` or both.
 
     Example:
         >>> stream = TextDataset("train").sample(np.random.default_rng(0), 2, 40)
@@ -105,11 +105,11 @@ class TextDataset(Dataset):
         }
 
     def __reduce__(self) -> tuple[type[TextDataset], tuple[str, tuple[str, ...]]]:
-        """Copies and pickles read the texts again rather than carry them."""
+        """Copies and pickles read the texts again instead of storing them."""
         return TextDataset, (self._split, self._content_types)
 
     def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
-        """Draw a stream from one of the texts.
+        """Sample a slice of one of the texts.
 
         Raises:
             ValueError: The texts are shorter than that.
@@ -121,16 +121,16 @@ class TextDataset(Dataset):
         return Stream(passage.reshape(chunks, ctx), (content_type,) * chunks)
 
     def fingerprint(self) -> dict[str, str]:
-        """SHA-256 of the texts that are read, by content type."""
+        """SHA-256 of the texts by content type."""
         return {content_type: sha256(text) for content_type, text in self._texts.items()}
 
 
 class NoiseDataset(Dataset):
-    """Bytes drawn at equal odds, each by itself: nothing to be learned from a context.
+    """Independent, uniformly distributed bytes: context does not help to predict them.
 
     Args:
-        alphabet: The bytes; all 256 by default.
-        content_type: What the chunks are called.
+        alphabet: The bytes to draw from, default all 256.
+        content_type: Content type of the chunks.
     """
 
     def __init__(self, alphabet: bytes = bytes(range(256)), content_type: str = "noise") -> None:
@@ -138,34 +138,34 @@ class NoiseDataset(Dataset):
         self._content_type = content_type
 
     def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
-        """Draw every byte anew."""
+        """Sample every byte independently."""
         drawn = generator.integers(len(self._alphabet), size=(chunks, ctx))
         return Stream(self._alphabet[drawn], (self._content_type,) * chunks)
 
 
 class RepeatedLetterDataset(Dataset):
-    """Chunks of one letter, over and over."""
+    """Chunks of one repeated letter."""
 
     def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
-        """Draw a letter for each chunk."""
+        """Sample a letter for each chunk."""
         letters = np.frombuffer(string.ascii_lowercase.encode(), np.uint8)
         drawn = letters[generator.integers(len(letters), size=chunks)]
         return Stream(np.repeat(drawn[:, None], ctx, axis=1), ("repeated letters",) * chunks)
 
 
 class RepetitionDataset(Dataset):
-    """Chunks in which one passage of another dataset stands over and over.
+    """Chunks of one repeated passage of another dataset.
 
     The passage's length is drawn on a logarithmic scale, so that short and long distances to the
-    last repeat are alike frequent.
+    previous repeat are equally frequent.
 
     Args:
-        dataset: What the passages are drawn from, a dataset of bytes.
-        shortest: Tokens of the shortest passage.
-        longest: Tokens of the longest; three quarters of a chunk if that is less.
+        dataset: Dataset of bytes to sample passages from.
+        shortest: Tokens of the shortest passage, default 8.
+        longest: Tokens of the longest passage, default 192; at most three quarters of a chunk.
 
     Raises:
-        ValueError: The dataset is of frames, or the lengths are none.
+        ValueError: The dataset is of frames, or the lengths are invalid.
     """
 
     def __init__(self, dataset: Dataset, shortest: int = 8, longest: int = 192) -> None:
@@ -180,7 +180,7 @@ class RepetitionDataset(Dataset):
         self._longest = longest
 
     def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
-        """Draw a passage for each chunk."""
+        """Sample a passage for each chunk."""
         longest = max(1, min(self._longest, ctx * 3 // 4))
         shortest = min(self._shortest, longest)
         bounds = np.log([shortest, longest + 1])
@@ -192,20 +192,19 @@ class RepetitionDataset(Dataset):
         return Stream(np.stack(rows), ("repeated text",) * chunks)
 
     def fingerprint(self) -> dict[str, str]:
-        """SHA-256 of what the passages are drawn from."""
+        """Fingerprint of the dataset of the passages."""
         return self._dataset.fingerprint()
 
 
 class MixtureDataset(Dataset):
-    """Chunks of several datasets; each chunk is of one of them, drawn by itself.
+    """Chunks that are each drawn from one of several datasets.
 
     Args:
-        datasets: The datasets, all of bytes or all of frames with as many channels.
-        weights: How often each is drawn; alike often if None.
+        datasets: Datasets of bytes, or of frames with the same number of channels.
+        weights: Relative frequency of each dataset; equal if None.
 
     Raises:
-        ValueError: There is no dataset, a weight is negative or all are 0, or the datasets do not
-            go together.
+        ValueError: There is no dataset, a weight is negative or all are 0, or the channels differ.
 
     Example:
         >>> mixture = MixtureDataset([NoiseDataset(b"01", "bits"), RepeatedLetterDataset()], [3, 1])
@@ -233,16 +232,16 @@ class MixtureDataset(Dataset):
         self.channels = datasets[0].channels
 
     def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
-        """Draw each chunk from one of the datasets.
+        """Sample each chunk from one of the datasets.
 
         Raises:
-            ValueError: One dataset says what is to be predicted, and another does not.
+            ValueError: Only some of the datasets give targets.
         """
         drawn = generator.choice(len(self._datasets), size=chunks, p=self._odds)
         streams = [self._datasets[index].sample(generator, 1, ctx) for index in drawn]
         targets = [each.targets for each in streams if each.targets is not None]
         if targets and len(targets) < chunks:
-            raise ValueError("datasets of a mixture must all say what is to be predicted, or none")
+            raise ValueError("datasets of a mixture must all give targets, or none")
         return Stream(
             np.concatenate([each.content for each in streams]),
             tuple(each.content_types[0] for each in streams),
@@ -250,7 +249,7 @@ class MixtureDataset(Dataset):
         )
 
     def fingerprint(self) -> dict[str, str]:
-        """SHA-256 of what the datasets read, by content type."""
+        """Fingerprints of all datasets."""
         return {
             content_type: digest
             for dataset in self._datasets
@@ -258,24 +257,67 @@ class MixtureDataset(Dataset):
         }
 
 
-def check_stream(stream: Stream, chunks: int, ctx: int, channels: int) -> None:
-    """Refuse a stream that is not what was asked for.
+def sample_streams(
+    dataset: Dataset,
+    generators: Sequence[np.random.Generator],
+    chunks: int,
+    ctx: int,
+    num_classes: int | None,
+) -> tuple[list[tuple[str, ...]], Tensor, Tensor | None]:
+    """Sample a stream for each environment, and check it.
+
+    Args:
+        dataset: The dataset.
+        generators: Random generator of each environment.
+        chunks: Chunks of a stream.
+        ctx: Tokens in a chunk.
+        num_classes: Classes of the task; None if no targets are needed.
+
+    Returns:
+        Content types of each environment's chunks; content, int64 of shape (num_envs, chunks, ctx)
+        or float32 (num_envs, chunks, ctx, channels); targets, int64 of shape (num_envs, chunks,
+        ctx), or None.
 
     Raises:
-        ValueError: The message says what would be right.
+        ValueError: A stream has another shape, dtype or range.
     """
+    name = f"dataset {type(dataset).__name__}"
+    streams = [dataset.sample(generator, chunks, ctx) for generator in generators]
+    for stream in streams:
+        if not isinstance(stream, Stream):
+            given = type(stream).__name__
+            raise ValueError(f"{name} must give a Stream, it gave a {given}")
+        try:
+            _check_content(stream, chunks, ctx, dataset.channels)
+            if num_classes is not None:
+                _check_targets(stream, num_classes)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    stacked = np.stack([stream.content for stream in streams])
+    content = torch.from_numpy(stacked.astype(np.float32 if dataset.channels else np.int64))
+    targets = None
+    if num_classes is not None:
+        given_targets = [stream.targets for stream in streams if stream.targets is not None]
+        targets = (
+            torch.from_numpy(np.stack(given_targets))
+            if given_targets
+            else next_token_targets(content)
+        )
+    return [stream.content_types for stream in streams], content, targets
+
+
+def _check_content(stream: Stream, chunks: int, ctx: int, channels: int) -> None:
     content, size = stream.content, (chunks, ctx, channels) if channels else (chunks, ctx)
     if not isinstance(content, np.ndarray):
         raise ValueError(f"content must be a NumPy array, it is a {type(content).__name__}")
     if content.shape != size or len(stream.content_types) != chunks:
         raise ValueError(
-            f"content must have shape {size} and {chunks} content types, it has {content.shape} and "
-            f"{len(stream.content_types)}"
+            f"content must have shape {size} and {chunks} content types, it has {content.shape} "
+            f"and {len(stream.content_types)}"
         )
-    wanted = np.floating if channels else np.integer
-    if not np.issubdtype(content.dtype, wanted):
-        what = "floating frames" if channels else "bytes, integers in 0..255"
-        raise ValueError(f"content must be {what}, it is {content.dtype}")
+    if not np.issubdtype(content.dtype, np.floating if channels else np.integer):
+        wanted = "floating frames" if channels else "bytes, integers in 0..255"
+        raise ValueError(f"content must be {wanted}, it is {content.dtype}")
     if channels and not np.isfinite(content).all():
         raise ValueError("content must be finite numbers, it holds NaN or infinite ones")
     if not channels and not 0 <= content.min() <= content.max() <= 255:
@@ -284,32 +326,27 @@ def check_stream(stream: Stream, chunks: int, ctx: int, channels: int) -> None:
         )
 
 
-def check_targets(stream: Stream, classes: int) -> None:
-    """Refuse a stream that does not go with a task of so many classes.
-
-    Raises:
-        ValueError: The message says what would be right.
-    """
+def _check_targets(stream: Stream, num_classes: int) -> None:
     content, targets = stream.content, stream.targets
     if targets is None:
-        if content.ndim > 2 or classes != BYTES:
+        if content.ndim > 2 or num_classes != BYTES:
             raise ValueError(
-                f"its streams have no targets, and the layers tell {classes} classes apart, not "
-                "next bytes: give it targets, or use another reward than 'task' or other layers"
+                f"its streams have no targets, and the layers tell {num_classes} classes apart, "
+                "not next bytes: add targets, or use another reward than 'task' or other layers"
             )
         return
-    fits = targets.shape == content.shape[:2] and np.issubdtype(targets.dtype, np.int64)
-    named = targets[targets != NO_TARGET]
-    if not fits or (named.size and not 0 <= named.min() <= named.max() < classes):
+    classes = targets[targets != NO_TARGET]
+    is_valid = targets.shape == content.shape[:2] and np.issubdtype(targets.dtype, np.int64)
+    if not is_valid or (classes.size and not 0 <= classes.min() <= classes.max() < num_classes):
+        found = f" in {classes.min()}..{classes.max()}" if classes.size else ""
         raise ValueError(
-            f"targets must be int64 of shape {content.shape[:2]}, 0..{classes - 1} or {NO_TARGET}, "
-            f"they are {targets.dtype} of shape {targets.shape}"
-            + (f" in {named.min()}..{named.max()}" if named.size else "")
+            f"targets must be int64 of shape {content.shape[:2]}, 0..{num_classes - 1} or "
+            f"{NO_TARGET}, they are {targets.dtype} of shape {targets.shape}{found}"
         )
 
 
 def next_token_targets(content: Tensor) -> Tensor:
-    """What a language model is to predict: of every token but the last of a chunk, the next one.
+    """Targets of a language model: the next token, and none for the last token of a chunk.
 
     Args:
         content: Bytes, int64 of shape (..., ctx).
@@ -320,10 +357,10 @@ def next_token_targets(content: Tensor) -> Tensor:
 def random_slice(
     generator: np.random.Generator, text: NDArray[Any], tokens: int, name: str
 ) -> NDArray[Any]:
-    """A passage from a random place.
+    """Take a slice of ``tokens`` tokens from a random position of the text ``name``.
 
     Raises:
-        ValueError: The text is shorter than that; the message calls it by the name.
+        ValueError: The text is shorter.
     """
     if len(text) < tokens:
         raise ValueError(
@@ -335,12 +372,12 @@ def random_slice(
 
 
 def sha256(content: NDArray[Any]) -> str:
-    """SHA-256 of an array's numbers."""
+    """SHA-256 of an array's bytes."""
     return hashlib.sha256(content.tobytes()).hexdigest()
 
 
 def default_mixture(split: str) -> MixtureDataset:
-    """What `spangym/SpanBudget-v0` reads: five content types, alike often."""
+    """The dataset of `spangym/SpanBudget-v0`: five content types, equally frequent."""
     return MixtureDataset(
         [
             TextDataset(split, ["documentation"]),
@@ -353,7 +390,7 @@ def default_mixture(split: str) -> MixtureDataset:
 
 
 def train_eval_split(text: NDArray[Any], split: str) -> NDArray[Any]:
-    """The first four fifths for training, the last fifth for evaluation."""
+    """Return the first four fifths for ``train``, the last fifth for ``evaluation``."""
     boundary = len(text) * 4 // 5
     return text[:boundary] if split == "train" else text[boundary:]
 

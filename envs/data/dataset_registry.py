@@ -1,4 +1,4 @@
-"""Datasets by name: those that are shipped, and files and folders of the user's own."""
+"""Datasets by name: the builtin ones, and the user's files and folders."""
 
 from __future__ import annotations
 
@@ -38,43 +38,45 @@ DATASETS: dict[str, Callable[[str], Dataset]] = {
     "hierarchy": lambda _: HierarchyDataset(),
     "sparsity": lambda _: SparsityDataset(),
 }
-"""Shipped datasets by name; each is made for a split."""
+"""Constructors of the builtin datasets, called with the split."""
 
 
 def make_dataset(name: str, split: str) -> Dataset:
     """Make a dataset.
 
     Args:
-        name: A shipped name, or a file or folder: see `spangym.envs.data.files.make_file_dataset`. Where a
-            file has a shipped name, ``./`` before it means the file.
+        name: A builtin name, or the path of a file or folder
+            (`spangym.envs.data.files.make_file_dataset`). If a file has a builtin name, write
+            ``./`` before it.
         split: ``train`` or ``evaluation``.
 
     Raises:
-        ValueError: There is no such dataset, or its files cannot be read.
+        ValueError: The dataset does not exist, or its files cannot be read.
     """
     validate_dataset_name(name)
     if name in DATASETS:
         return DATASETS[name](split)
-    # Imported here: signal processing takes long to import, and few need it.
+    # Signal processing is slow to import, and rarely needed.
     from spangym.envs.data.files import make_file_dataset
 
     return make_file_dataset(name, split)
 
 
 def validate_dataset_name(name: str) -> None:
-    """Refuse a name of no dataset.
+    """Check that a dataset exists.
 
     Raises:
-        ValueError: It is neither a shipped dataset nor a file or folder.
+        ValueError: The name is neither a builtin dataset nor a file or folder.
     """
     if name not in DATASETS and not _is_path(name):
         raise ValueError(
-            f"dataset {name!r} is neither shipped nor a file or folder{did_you_mean(name, DATASETS)}"
+            f"dataset {name!r} is neither a builtin name nor a file or folder"
+            f"{did_you_mean(name, DATASETS)}"
         )
 
 
 def _is_path(name: str) -> bool:
     try:
         return bool(name) and Path(name).exists()
-    except OSError:  # Too long a name, or a folder that may not be entered.
+    except OSError:  # The name is too long, or a folder is not accessible.
         return False

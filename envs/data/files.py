@@ -1,4 +1,4 @@
-"""Streams from the user's own files: bytes, arrays and audio."""
+"""Datasets of the user's files: bytes, arrays and audio."""
 
 from __future__ import annotations
 
@@ -29,22 +29,21 @@ ARRAYS = (".npy", ".npz")
 AUDIO = (".flac", ".ogg", ".wav")
 
 Sequences = Iterable[tuple[str, NDArray[Any]]]
-"""Kinds, each with bytes, uint8 of shape (tokens,), or frames, float32 of shape (tokens,
-channels)."""
+"""Content types with bytes, uint8 (tokens,), or frames, float32 (tokens, channels)."""
 
 
 def make_file_dataset(path: str | Path, split: str) -> Dataset:
-    """Make the dataset that reads a file or folder, by the files' suffixes.
+    """Make a dataset of a file or folder; the suffixes determine the format.
 
-    ``.npy`` and ``.npz`` are arrays; ``.wav``, ``.flac`` and ``.ogg`` are audio; all else is bytes.
+    ``.npy`` and ``.npz`` are arrays; ``.wav``, ``.flac`` and ``.ogg`` are audio; other files are
+    bytes.
 
     Args:
         path: The file or folder.
         split: ``train`` or ``evaluation``.
 
     Raises:
-        ValueError: There is no such file, it cannot be read, or a folder holds files of more than
-            one of these.
+        ValueError: A file does not exist or cannot be read, or a folder mixes formats.
     """
     examples = {_reader(each): name for name, each in reversed(_files(path))}
     if len(examples) > 1:
@@ -57,9 +56,9 @@ def make_file_dataset(path: str | Path, split: str) -> Dataset:
 
 
 class _SequencesDataset(Dataset):
-    """Each stream comes from one sequence, at odds that go with its length, from a random place.
+    """Random slices of sequences, which are drawn with probability proportional to their length.
 
-    Sequences that are too short are left out where others are long enough.
+    Sequences that are too short are not drawn unless all are.
     """
 
     def __init__(self, name: str, split: str, sequences: Sequences) -> None:
@@ -73,10 +72,10 @@ class _SequencesDataset(Dataset):
         self.channels = self._sequences[0][1].shape[1] if self._sequences[0][1].ndim > 1 else 0
 
     def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
-        """Draw a stream from one of the sequences.
+        """Sample a slice of one of the sequences.
 
         Raises:
-            ValueError: All of them are shorter than that.
+            ValueError: All sequences are too short.
         """
         tokens = chunks * ctx
         odds = np.where(self._lengths >= tokens, self._lengths, 0)
@@ -90,7 +89,7 @@ class _SequencesDataset(Dataset):
         return Stream(passage.reshape(chunks, ctx, *sequence.shape[1:]), (content_type,) * chunks)
 
     def fingerprint(self) -> dict[str, str]:
-        """SHA-256 of the sequences that are read, by content type."""
+        """SHA-256 of the sequences by content type."""
         content_types: dict[str, list[NDArray[Any]]] = {}
         for content_type, sequence in self._sequences:
             content_types.setdefault(content_type, []).append(sequence)
@@ -101,17 +100,17 @@ class _SequencesDataset(Dataset):
 
 
 class FilesDataset(_SequencesDataset):
-    """A file, or all files below a folder but hidden ones, as bytes.
+    """A file, or all files below a folder that are not hidden, as bytes.
 
-    The first four fifths of each file are for training, the last fifth for evaluation. A chunk's
-    content type is the name of its file, within the folder.
+    The first four fifths of each file are for training, the last fifth for evaluation. The
+    content type of a chunk is its file's path relative to the folder.
 
     Args:
         path: The file or folder.
         split: ``train`` or ``evaluation``.
 
     Raises:
-        ValueError: There is no such file, it cannot be read, or there is nothing in it.
+        ValueError: A file does not exist, cannot be read, or is empty.
 
     Example:
         >>> dataset = FilesDataset(__file__, "train")
@@ -129,18 +128,18 @@ class ArrayDataset(_SequencesDataset):
     """Arrays: 1-D integers in 0..255 are bytes, floating (tokens, channels) are frames.
 
     Floating (sequences, tokens, channels) are several sequences. The first four fifths of the
-    tokens of each are for training, the last fifth for evaluation. A chunk's content type is the name of
-    its array: its file's name for ``.npy``, the array's own in an ``.npz``, both in a folder of
-    them, ``array`` for one handed in.
+    tokens of each are for training, the last fifth for evaluation. The content type of a chunk is
+    the name of its ``.npy`` file or, in an ``.npz`` file, of its array; in a folder of several
+    files both; ``array`` for an array in memory.
 
     Args:
         array: An array or tensor, which is copied, an ``.npy`` or ``.npz`` file, or a folder of
-            them.
+            such files.
         split: ``train`` or ``evaluation``.
 
     Raises:
-        ValueError: There is no such file, it cannot be read, or an array has another shape or
-            dtype, holds NaN or infinite numbers, or other channels than the first.
+        ValueError: A file does not exist or cannot be read, or an array has another shape or
+            dtype, NaN or infinite numbers, or another number of channels than the first.
 
     Example:
         >>> frames = np.linspace(0, 1, 30).reshape(10, 3)
@@ -165,7 +164,7 @@ class ArrayDataset(_SequencesDataset):
             if sequence.shape[1:] != first[2].shape[1:]:
                 raise ValueError(
                     f"{where} holds {_form(sequence)}, {first[1]} {_form(first[2])}: "
-                    "the arrays of a dataset must be alike"
+                    "all arrays of a dataset must have the same format"
                 )
         super().__init__(
             name, split, ((content_type, sequence) for content_type, _, sequence in sequences)
@@ -175,22 +174,22 @@ class ArrayDataset(_SequencesDataset):
 class AudioDataset(_SequencesDataset):
     """Audio files as log-mel frames, 100 a second, each of 80 channels.
 
-    They are those that Whisper reads (Radford et al., "Robust Speech Recognition via Large-Scale
-    Weak Supervision", 2022): mono at 16 kHz, Hann windows of 25 ms each 10 ms, centered and
+    The frames are those of Whisper (Radford et al., "Robust Speech Recognition via Large-Scale
+    Weak Supervision", 2022): mono at 16 kHz, Hann windows of 25 ms every 10 ms, centered and
     reflected at the ends, power in 80 mel bands, log10 floored at 1e-10 and at 8 below its
     maximum, plus 4, over 4. See `spangym.envs.data.log_mel`.
 
     The first four fifths of each file's samples are for training, the last fifth for evaluation.
-    They are cut before the frames are computed, so no frame nor maximum is of both; frames are
-    computed once. A chunk's content type is the name of its file, within the folder.
+    The samples are split before the frames are computed, so that the splits share no frame and no
+    maximum. The content type of a chunk is its file's path relative to the folder.
 
     Args:
         path: A ``.wav``, ``.flac`` or ``.ogg`` file, or a folder of them.
         split: ``train`` or ``evaluation``.
 
     Raises:
-        ValueError: There is no such file, it cannot be read, it holds NaN or infinite samples, or
-            the extra ``audio`` is not installed.
+        ValueError: A file does not exist or cannot be read, or has NaN or infinite samples, or the
+            extra ``audio`` is not installed.
     """
 
     def __init__(self, path: str | Path, split: str) -> None:
@@ -199,19 +198,18 @@ class AudioDataset(_SequencesDataset):
 
 
 def load_mono_audio(path: Path, split: str | None = None) -> NDArray[np.float64]:
-    """Read an audio file, its channels mixed, at 16 kHz.
+    """Read an audio file as mono at 16 kHz.
 
     Args:
         path: The file.
-        split: Which part of it, ``train`` or ``evaluation``; it is cut before it is resampled. All
-            of it if None.
+        split: ``train`` or ``evaluation``, applied before resampling; the whole file if None.
 
     Returns:
         Shape (samples,), in -1..1.
 
     Raises:
-        ValueError: It cannot be read, it holds NaN or infinite samples, or the extra ``audio`` is
-            not installed.
+        ValueError: The file cannot be read or has NaN or infinite samples, or the extra ``audio``
+            is not installed.
     """
     soundfile = _soundfile()
     try:
@@ -288,7 +286,7 @@ def _read_arrays(path: str | Path) -> Iterator[tuple[str, str, NDArray[Any]]]:
                 arrays = {"": loaded}
         except OSError as error:
             _refuse(error, each)
-        # NumPy's reader of a damaged file raises almost anything, tokenize.TokenError included.
+        # For a damaged file NumPy raises almost any exception, even tokenize.TokenError.
         except Exception as error:
             raise ValueError(f"{_quoted(each)} must be an .npy or .npz file of numbers") from error
         for key, array in arrays.items():
@@ -328,7 +326,7 @@ def _form(sequence: NDArray[Any]) -> str:
 def _soundfile() -> Any:
     try:
         import soundfile
-    # Its library may be missing, too.
+    # libsndfile may be missing.
     except (ImportError, OSError) as error:
         raise ValueError("audio needs the extra: pip install 'spangym[audio]'") from error
     return soundfile

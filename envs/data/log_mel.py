@@ -1,4 +1,4 @@
-"""Log-mel frames of audio, as Whisper reads it."""
+"""Log-mel frames of audio, as Whisper's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.signal import get_window
 
 RATE = 16_000
-"""Samples a second that audio is brought to."""
+"""Sampling rate in Hz."""
 
 WINDOW = RATE * 25 // 1000
 HOP = RATE * 10 // 1000
@@ -19,7 +19,7 @@ MELS = 80
 
 
 def log_mel(samples: NDArray[Any]) -> NDArray[np.float32]:
-    """Log-mel frames as Whisper's: see `spangym.envs.data.files.AudioDataset`.
+    """Compute log-mel frames: see `spangym.envs.data.files.AudioDataset`.
 
     Args:
         samples: Mono at `RATE`, shape (samples,), in -1..1.
@@ -33,7 +33,7 @@ def log_mel(samples: NDArray[Any]) -> NDArray[np.float32]:
     padded = np.pad(samples.astype(np.float64), WINDOW // 2, mode="reflect")
     windows = sliding_window_view(padded, WINDOW)[::HOP][:frames]
     hann, bank = get_window("hann", WINDOW), mel_filterbank(RATE, WINDOW, MELS).T
-    # In blocks: an hour's spectrum would take some gigabytes.
+    # The spectrum of an hour would take gigabytes, so it is computed in blocks.
     mels = np.concatenate(
         [
             np.abs(np.fft.rfft(block * hann)) ** 2 @ bank
@@ -51,9 +51,9 @@ def mel_filterbank(rate: int, window: int, bands: int) -> NDArray[np.float64]:
     Research Technical Report 1998-010), unlike HTK's; librosa and Whisper use the same filters.
 
     Args:
-        rate: Samples a second.
-        window: Samples of a window.
-        bands: How many filters.
+        rate: Sampling rate in Hz.
+        window: Samples in a window.
+        bands: Number of filters.
 
     Returns:
         Shape (bands, window // 2 + 1).

@@ -1,13 +1,13 @@
-"""A conformance check of Gymnasium vector environments, as `check_env` is one of scalar ones."""
+"""A conformance test of Gymnasium vector environments, like `check_env` for scalar ones."""
 
 from __future__ import annotations
 
 import copy
 import itertools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
@@ -16,8 +16,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
-from spangym.envs.testing.nested import ABSENT, arrays, compare, difference, fail, short_repr
-
+_RESULTS = ("observations", "rewards", "terminations", "truncations", "infos")
 _FINAL = ("final_obs", "final_info")
 
 
@@ -28,75 +27,56 @@ def check_vector_env(
     seed: int = 0,
     steps: int = 200,
 ) -> None:
-    """Check that a vector environment keeps Gymnasium's contracts.
+    """Check that a vector environment satisfies Gymnasium's contracts.
 
-    Spaces, seeds, shapes and dtypes; that what was returned is never changed by a later call and
-    shares no memory; that the same seed gives the same run; and what its autoreset mode promises at
-    the end of an episode. Whether an observation is truly an episode's first or last one only the
-    scalar environment can tell: with it, environment ``i`` has to behave exactly as it does seeded
-    ``seed + i``.
+    Spaces, seeds, shapes and dtypes are checked; that later calls do not change returned arrays, which
+    share no memory; that the same seed gives the same run; and the rules of the autoreset mode
+    at the end of an episode. With the scalar environment, environment ``i`` must behave
+    exactly as it does seeded ``seed + i``.
 
     Args:
         envs: The vector environment. It is reset and stepped, not closed.
-        scalar: Makes the scalar environment that each environment is to behave as.
-        seed: Of the environment and of the actions, which are drawn from ``envs.action_space``.
-        steps: Steps of a run, of which there are two; best several episodes.
+        scalar: Constructor of the scalar environment that each environment must equal.
+        seed: Seed of the environment and of the actions, which are sampled from ``envs.action_space``.
+        steps: Steps of a run, of which there are two; they should cover several episodes.
 
     Raises:
-        AssertionError: A contract is broken; the message names the environment and the step.
+        AssertionError: A contract is violated; the message names the environment and the step.
 
     Warns:
         UserWarning: No episode ended within the steps, so that no end was checked.
 
     Example:
         >>> import gymnasium as gym
-        >>> arguments = {"dims": 16, "heads": 2, "ctx": 32, "chunks": 2}
+        >>> kwargs = {"dims": 16, "heads": 2, "ctx": 32, "chunks_per_episode": 2}
         >>> name = "spangym.envs:spangym/SpanControl-v0"
-        >>> envs = gym.make_vec(name, 3, **arguments)
-        >>> check_vector_env(envs, lambda: gym.make(name, **arguments), steps=20)
+        >>> envs = gym.make_vec(name, 3, **kwargs)
+        >>> check_vector_env(envs, lambda: gym.make(name, **kwargs), steps=20)
     """
     mode = _check_declarations(envs)
-    first = _Run(envs, mode).run(seed, steps)
+    first_run = _Run(envs, mode).run(seed, steps)
     _check_seeds(envs, seed)
-    again = _Run(envs, mode).run(seed, steps)
-    for one, other in zip(first, again, strict=True):
-        for env_index in range(envs.num_envs):
-            wanted, got = one.seen_by(envs, env_index), other.seen_by(envs, env_index)
-            for name in wanted:
-                whose = "in the first run from the same seed"
-                compare(
-                    f"environment {env_index}, {one.name}, second run",
-                    name,
-                    got[name],
-                    wanted[name],
-                    whose,
-                )
-    if not any(call.ended.any() for call in first):
+    second_run = _Run(envs, mode).run(seed, steps)
+    for first, second in zip(first_run, second_run, strict=True):
+        for index in range(envs.num_envs):
+            got, expected = second.of_env(envs, index), first.of_env(envs, index)
+            where = f"environment {index}, {first.name}, second run"
+            for name in expected:
+                _compare(where, name, got[name], expected[name], "in the first run from this seed")
+    if not any(call.ended.any() for call in first_run):
         warnings.warn(f"no episode ended within {steps} steps: no end was checked", stacklevel=2)
     if scalar is not None:
-        for env_index in range(envs.num_envs):
+        for index in range(envs.num_envs):
             env = scalar()
             try:
-                _check_sub_env(envs, mode, first, env, env_index, seed + env_index)
+                _check_against_scalar(envs, mode, first_run, env, index, seed + index)
             finally:
                 env.close()
 
 
 @dataclass
 class _Call:
-    """A call of `reset` or `step` and what it returned.
-
-    Attributes:
-        name: Of the call, for messages.
-        observations: As returned; likewise the following.
-        infos: As returned.
-        ended: Environments whose episode ended in it.
-        rewards: None of a reset; likewise the flags and actions.
-        terminations: As returned.
-        truncations: As returned.
-        actions: What was done.
-        mask: Environments that were reset.
-    """
+    """A call of `reset` or `step`, its results as returned, and a copy of them."""
 
     name: str
     observations: Any
@@ -106,42 +86,36 @@ class _Call:
     terminations: Any = None
     truncations: Any = None
     actions: Any = None
-    mask: NDArray[np.bool_] | None = None
-    kept: dict[str, Any] = field(init=False)
+    reset_mask: NDArray[np.bool_] | None = None
+    copied: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.kept = copy.deepcopy(self.returned())
+        self.copied = copy.deepcopy(self.results())
 
-    def returned(self) -> dict[str, Any]:
-        """What was returned, by name."""
-        names = ("observations", "rewards", "terminations", "truncations", "infos")
-        return {name: getattr(self, name) for name in names}
+    def results(self) -> dict[str, Any]:
+        """The results by name."""
+        return {name: getattr(self, name) for name in _RESULTS}
 
-    def seen_by(self, envs: VectorEnv[Any, Any, Any], env_index: int) -> dict[str, Any]:
-        """What one environment was told."""
-        rows = {
-            "reward": self.rewards,
-            "terminated": self.terminations,
-            "truncated": self.truncations,
-        }
-        told = {name: row[env_index] for name, row in rows.items() if row is not None}
-        told["observation"] = _select_env(envs.observation_space, self.observations, env_index)
-        told["info"] = _info_of_env(self.infos, env_index)
-        return told
+    def of_env(self, envs: VectorEnv[Any, Any, Any], index: int) -> dict[str, Any]:
+        """The results of one environment, named as those of the scalar environment."""
+        results = {}
+        if self.rewards is not None:
+            results["reward"] = self.rewards[index]
+            results["terminated"] = self.terminations[index]
+            results["truncated"] = self.truncations[index]
+        results["observation"] = _select(envs.observation_space, self.observations, index)
+        results["info"] = _info_of_env(self.infos, index)
+        return results
 
-
-class _Array(NamedTuple):
-    """An array that a call returned, and where it lies."""
-
-    low: int
-    high: int
-    call: int
-    name: str
-    array: NDArray[Any]
+    def check_unchanged(self, later: str) -> None:
+        """Check that a later call did not change what was returned."""
+        found = _difference(self.results(), self.copied)
+        if found:
+            _fail(later, f"has changed {found[0]}, which {self.name} returned: return fresh arrays")
 
 
 class _Run:
-    """One run through a vector environment, checking each call by itself and against the last."""
+    """One run of a vector environment, in which each call is checked."""
 
     def __init__(self, envs: VectorEnv[Any, Any, Any], mode: AutoresetMode) -> None:
         self.envs = envs
@@ -150,7 +124,7 @@ class _Run:
 
     def run(self, seed: int, steps: int) -> list[_Call]:
         """Reset, step, and reset without a seed."""
-        # A copy: the caller's space draws on as if nothing had been.
+        # The caller's space keeps its random state.
         space = copy.deepcopy(self.envs.action_space)
         space.seed(seed)
         self._reset(f"reset(seed={seed})", seed=seed)
@@ -161,15 +135,17 @@ class _Run:
         self._reset(f"reset() after step {steps - 1}")
         _check_memory(self.calls)
         for call in self.calls[:-1]:
-            _check_unchanged(call, "a later call")
+            call.check_unchanged("a later call")
         return self.calls
 
-    def _reset(self, name: str, mask: NDArray[np.bool_] | None = None, **arguments: Any) -> _Call:
-        returned = self.envs.reset(**arguments)
-        if not isinstance(returned, tuple) or len(returned) != 2:
-            fail(name, f"reset must return observations and infos, got {short_repr(returned)}")
-        none = np.zeros(self.envs.num_envs, dtype=np.bool_)
-        return self._add(_Call(name, *returned, ended=none, mask=mask))
+    def _reset(
+        self, name: str, reset_mask: NDArray[np.bool_] | None = None, **kwargs: Any
+    ) -> _Call:
+        results = self.envs.reset(**kwargs)
+        if not isinstance(results, tuple) or len(results) != 2:
+            _fail(name, f"reset must return observations and infos, got {_short_repr(results)}")
+        ended = np.zeros(self.envs.num_envs, dtype=np.bool_)
+        return self._append(_Call(name, *results, ended=ended, reset_mask=reset_mask))
 
     def _reset_ended(self, call: _Call) -> None:
         name, mask = f"reset with reset_mask after {call.name}", call.ended
@@ -178,169 +154,130 @@ class _Run:
         except AssertionError:
             raise
         except Exception as error:
-            text = f"mode DISABLED needs options={{'reset_mask': ...}}, got {short_repr(error)}"
+            text = f"mode DISABLED needs options={{'reset_mask': ...}}, got {_short_repr(error)}"
             raise AssertionError(f"{name}: {text}") from error
-        for env_index in np.flatnonzero(~mask).tolist():
-            one, other = (
-                _select_env(self.envs.observation_space, each.observations, env_index)
+        for index in np.flatnonzero(~mask).tolist():
+            before, after = (
+                _select(self.envs.observation_space, each.observations, index)
                 for each in (call, reset)
             )
-            compare(
-                f"environment {env_index}, {name}",
-                "observation",
-                other,
-                one,
-                "not reset, before it",
-            )
+            where = f"environment {index}, {name}"
+            _compare(where, "observation", after, before, "not reset, before it")
 
     def _step(self, name: str, actions: Any) -> _Call:
-        before = copy.deepcopy(actions)
-        returned = self.envs.step(actions)
-        if not isinstance(returned, tuple) or len(returned) != 5:
-            fail(name, f"step must return five things, got {short_repr(returned)}")
-        observations, rewards, terminations, truncations, infos = returned
+        original_actions = copy.deepcopy(actions)
+        results = self.envs.step(actions)
+        if not isinstance(results, tuple) or len(results) != 5:
+            _fail(name, f"step must return five results, got {_short_repr(results)}")
+        observations, rewards, terminations, truncations, infos = results
         shape = (self.envs.num_envs,)
-        for title, array, kind, wanted in (
+        for title, array, kind, dtype in (
             ("rewards", rewards, np.floating, "floating"),
             ("terminations", terminations, np.bool_, "bool"),
             ("truncations", truncations, np.bool_, "bool"),
         ):
             if not isinstance(array, np.ndarray):
-                fail(name, f"{title} must be a NumPy array, got {type(array).__name__}")
+                _fail(name, f"{title} must be a NumPy array, got {type(array).__name__}")
             if array.shape != shape or not np.issubdtype(array.dtype, kind):
                 got = f"{array.shape} and {array.dtype}"
-                fail(name, f"{title} must have shape {shape} and a {wanted} dtype, got {got}")
-        for env_index in np.flatnonzero(np.isnan(rewards)).tolist():
-            fail(f"environment {env_index}, {name}", "reward is not a number")
-        if difference(actions, before):
-            fail(name, "step must leave the actions as they are, it has changed them")
-        ended = terminations | truncations
-        call = _Call(name, observations, infos, ended, rewards, terminations, truncations, before)
-        over = self.calls[-1].ended
-        self._add(call)
+                _fail(name, f"{title} must have shape {shape} and a {dtype} dtype, got {got}")
+        for index in np.flatnonzero(np.isnan(rewards)).tolist():
+            _fail(f"environment {index}, {name}", "reward is not a number")
+        if _difference(actions, original_actions):
+            _fail(name, "step must not change the actions")
+        previous, ended = self.calls[-1], terminations | truncations
+        call = self._append(
+            _Call(name, observations, infos, ended, *results[1:4], actions=original_actions)
+        )
         if self.mode is AutoresetMode.SAME_STEP:
             self._check_final(call)
         if self.mode is AutoresetMode.NEXT_STEP:
-            self._check_next(call, over)
+            for index in np.flatnonzero(previous.ended).tolist():
+                reward, *flags = rewards[index], terminations[index], truncations[index]
+                if reward or any(flags):
+                    _fail(
+                        f"environment {index}, {name}",
+                        "the step after an episode's end must only reset: reward 0 and no flag, got "
+                        f"reward {reward}, terminated {flags[0]}, truncated {flags[1]}",
+                    )
         return call
 
-    def _add(self, call: _Call) -> _Call:
+    def _append(self, call: _Call) -> _Call:
         _check_observations(self.envs, call)
         _check_infos(call.infos, "infos", call)
         if self.calls:
-            _check_unchanged(self.calls[-1], call.name)
+            self.calls[-1].check_unchanged(call.name)
         self.calls.append(call)
         return call
 
     def _check_final(self, call: _Call) -> None:
+        """Check that infos hold the final observation and info of exactly the ended episodes."""
         for key in _FINAL:
             mask = np.zeros_like(call.ended)
             if key in call.infos and f"_{key}" in call.infos:
                 mask = call.infos[f"_{key}"]
-            for env_index in np.flatnonzero(mask != call.ended).tolist():
-                if call.ended[env_index]:
-                    told = f"ended, so that infos must hold its {key} and say so in '_{key}'"
-                else:
-                    told = f"did not end, but infos['_{key}'] says that it has a {key}"
-                fail(f"environment {env_index}, {call.name}", f"the episode {told}")
-        for env_index in np.flatnonzero(call.ended).tolist():
-            last = _value_of_env(call.infos, "final_obs", env_index)
-            if last not in self.envs.single_observation_space:
-                text = f"final_obs is not in single_observation_space: {short_repr(last)}"
-                fail(f"environment {env_index}, {call.name}", text)
-
-    def _check_next(self, call: _Call, over: NDArray[np.bool_]) -> None:
-        for env_index in np.flatnonzero(over).tolist():
-            told = (
-                call.rewards[env_index],
-                call.terminations[env_index],
-                call.truncations[env_index],
-            )
-            if any(told):
-                fail(
-                    f"environment {env_index}, {call.name}",
-                    "the step after an episode's end only resets: reward 0 and no flag, got "
-                    f"reward {told[0]}, terminated {told[1]}, truncated {told[2]}",
-                )
+            for index in np.flatnonzero(mask != call.ended).tolist():
+                text = f"the episode did not end, but infos['_{key}'] marks a {key}"
+                if call.ended[index]:
+                    text = (
+                        f"the episode ended, so infos must hold its {key} and mark it in '_{key}'"
+                    )
+                _fail(f"environment {index}, {call.name}", text)
+        for index in np.flatnonzero(call.ended).tolist():
+            final_obs = _value_of_env(call.infos, "final_obs", index)
+            if final_obs not in self.envs.single_observation_space:
+                text = f"final_obs is not in single_observation_space: {_short_repr(final_obs)}"
+                _fail(f"environment {index}, {call.name}", text)
 
 
 def _check_declarations(envs: VectorEnv[Any, Any, Any]) -> AutoresetMode:
     mode = (envs.metadata or {}).get("autoreset_mode")
     if not isinstance(mode, AutoresetMode):
-        fail("metadata", f"'autoreset_mode' must be an AutoresetMode, got {short_repr(mode)}")
+        _fail("metadata", f"'autoreset_mode' must be an AutoresetMode, got {_short_repr(mode)}")
     if not isinstance(envs.num_envs, int) or envs.num_envs < 1:
-        fail(
-            "num_envs",
-            f"must be a number of environments, at least 1, got {short_repr(envs.num_envs)}",
-        )
+        _fail("num_envs", f"must be an integer, at least 1, got {_short_repr(envs.num_envs)}")
     for name in ("observation_space", "action_space"):
         single, batched = getattr(envs, f"single_{name}"), getattr(envs, name)
-        wanted = batch_space(single, envs.num_envs)
-        if batched != wanted:
-            text = f"must be that of {envs.num_envs} times single_{name}, {short_repr(wanted)}"
-            fail(name, f"{text}, got {short_repr(batched)}")
+        expected = batch_space(single, envs.num_envs)
+        if batched != expected:
+            text = f"must be {envs.num_envs} times single_{name}, {_short_repr(expected)}"
+            _fail(name, f"{text}, got {_short_repr(batched)}")
     return mode
 
 
 def _check_seeds(envs: VectorEnv[Any, Any, Any], seed: int) -> None:
-    """One number per environment seeds as one number for all does."""
-    one, _ = envs.reset(seed=seed)
-    one = copy.deepcopy(one)
-    seeds = [seed + env_index for env_index in range(envs.num_envs)]
+    """Check that a list of seeds has the same effect as their first number."""
+    by_number, _ = copy.deepcopy(envs.reset(seed=seed))
+    seeds = [seed + index for index in range(envs.num_envs)]
     try:
-        other, _ = envs.reset(seed=seeds)  # pyright: ignore[reportArgumentType]
+        by_list, _ = envs.reset(seed=seeds)  # pyright: ignore[reportArgumentType]
     except Exception as error:
-        text = f"reset must take a list of seeds, one per environment, got {short_repr(error)}"
+        text = f"reset must accept a list of seeds, one per environment, got {_short_repr(error)}"
         raise AssertionError(f"reset(seed={seeds}): {text}") from error
-    for env_index in range(envs.num_envs):
-        wanted, got = (
-            _select_env(envs.observation_space, each, env_index) for each in (one, other)
+    for index in range(envs.num_envs):
+        got, expected = (
+            _select(envs.observation_space, each, index) for each in (by_list, by_number)
         )
-        compare(
-            f"environment {env_index}, reset(seed={seeds})",
-            "observation",
-            got,
-            wanted,
-            f"with {seed=}",
-        )
+        where = f"environment {index}, reset(seed={seeds})"
+        _compare(where, "observation", got, expected, f"with {seed=}")
 
 
 def _check_observations(envs: VectorEnv[Any, Any, Any], call: _Call) -> None:
     space = envs.observation_space
-    misfit = _misfit(space, call.observations, "observations")
-    if misfit:
-        fail(call.name, misfit)
+    message = _wrong_array(space, call.observations, "observations")
+    if message:
+        _fail(call.name, message)
     if call.observations in space:
         return
-    for env_index, each in enumerate(iterate(space, call.observations)):
+    for index, each in enumerate(iterate(space, call.observations)):
         if each not in envs.single_observation_space:
-            fail(
-                f"environment {env_index}, {call.name}",
-                f"observation is not in its space: {short_repr(each)}",
-            )
-    fail(call.name, f"observations are not in their space: {short_repr(call.observations)}")
+            text = f"observation is not in its space: {_short_repr(each)}"
+            _fail(f"environment {index}, {call.name}", text)
+    _fail(call.name, f"observations are not in their space: {_short_repr(call.observations)}")
 
 
-def _check_infos(infos: Any, name: str, call: _Call) -> None:
-    """Every value has one entry per environment, and every mask is boolean."""
-    if not isinstance(infos, Mapping):
-        fail(call.name, f"{name} must be a dict, got {type(infos).__name__}")
-    num_envs = len(call.ended)
-    for key, value in infos.items():
-        title = f"{name}[{key!r}]"
-        if isinstance(value, Mapping):
-            _check_infos(value, title, call)
-        elif not isinstance(value, np.ndarray | list | tuple) or len(value) != num_envs:
-            fail(
-                call.name,
-                f"{title} must have {num_envs} entries, one per environment, got {short_repr(value)}",
-            )
-        elif key.startswith("_") and key[1:] in infos and getattr(value, "dtype", None) != np.bool_:
-            fail(call.name, f"{title} is the mask of {key[1:]!r} and must be an array of bool")
-
-
-def _misfit(space: spaces.Space[Any], value: Any, name: str) -> str | None:
-    """What is wrong with shapes and dtypes, which `contains` is lenient about."""
+def _wrong_array(space: spaces.Space[Any], value: Any, name: str) -> str | None:
+    """Describe a wrong shape or dtype, about which `contains` is lenient."""
     if isinstance(space, spaces.Dict) and isinstance(value, Mapping):
         if value.keys() != space.keys():
             return f"{name} must have the keys {[*space]}, got {[*value]}"
@@ -356,94 +293,166 @@ def _misfit(space: spaces.Space[Any], value: Any, name: str) -> str | None:
         return f"{name} must have shape {space.shape} and dtype {space.dtype}, got {got}"
     else:
         return None
-    return next(filter(None, itertools.starmap(_misfit, parts)), None)
+    return next(filter(None, itertools.starmap(_wrong_array, parts)), None)
 
 
-def _check_unchanged(call: _Call, later: str) -> None:
-    found = difference(call.returned(), call.kept)
-    if found:
-        fail(later, f"has changed {found[0]}, which {call.name} returned: return fresh arrays")
+def _check_infos(infos: Any, name: str, call: _Call) -> None:
+    """Check that every value has one entry per environment, and that masks are boolean."""
+    if not isinstance(infos, Mapping):
+        _fail(call.name, f"{name} must be a dict, got {type(infos).__name__}")
+    num_envs = len(call.ended)
+    for key, value in infos.items():
+        title = f"{name}[{key!r}]"
+        if isinstance(value, Mapping):
+            _check_infos(value, title, call)
+        elif not isinstance(value, np.ndarray | list | tuple) or len(value) != num_envs:
+            text = f"{title} must have {num_envs} entries, one per environment"
+            _fail(call.name, f"{text}, got {_short_repr(value)}")
+        elif key.startswith("_") and key[1:] in infos and getattr(value, "dtype", None) != np.bool_:
+            _fail(call.name, f"{title} is the mask of {key[1:]!r} and must be an array of bool")
 
 
 def _check_memory(calls: list[_Call]) -> None:
-    """No two arrays share memory. All of them are still alive, so that none is reused."""
+    """Check that no two arrays share memory; all are still alive, so no address is reused."""
     found = [
-        _Array(*np.lib.array_utils.byte_bounds(array), index, f"{name} of {call.name}", array)
+        (*np.lib.array_utils.byte_bounds(array), index, f"{name} of {call.name}", array)
         for index, call in enumerate(calls)
-        for name, array in arrays(call.returned(), "")
+        for name, array in _arrays(call.results(), "")
         if array.nbytes
     ]
-    shared: list[tuple[_Array, _Array]] = []
-    reach: list[_Array] = []
-    for each in sorted(found, key=lambda array: array.low):
-        reach = [other for other in reach if other.high > each.low]
-        for other in reach:
-            if np.shares_memory(other.array, each.array):
-                one, two = sorted([other, each], key=lambda array: (array.call, array.name))
+    shared: list[tuple[tuple[int, str], tuple[int, str]]] = []
+    open_ranges: list[tuple[int, int, int, str, NDArray[Any]]] = []
+    for low, high, index, name, array in sorted(found, key=lambda each: each[0]):
+        open_ranges = [each for each in open_ranges if each[1] > low]
+        for _, _, other_index, other_name, other in open_ranges:
+            if np.shares_memory(other, array):
+                one, two = sorted([(other_index, other_name), (index, name)])
                 shared.append((one, two))
-        reach.append(each)
+        open_ranges.append((low, high, index, name, array))
     if shared:
-        one, two = min(shared, key=lambda both: (both[1].call, both[0].call))
-        fail(f"{one.name} and {two.name}", "share memory: return arrays of their own")
+        (_, one), (_, two) = min(shared, key=lambda pair: (pair[1][0], pair[0][0]))
+        _fail(f"{one} and {two}", "share memory: return separate arrays")
 
 
-def _check_sub_env(
+def _check_against_scalar(
     envs: VectorEnv[Any, Any, Any],
     mode: AutoresetMode,
     calls: list[_Call],
     env: gym.Env[Any, Any],
-    env_index: int,
+    index: int,
     seed: int,
 ) -> None:
-    """Play a recorded run's actions of one environment in the scalar environment."""
-    over = False
-    first_seed: int | None = seed
+    """Replay one environment's actions in the scalar environment, and compare all results."""
+    over, first_seed = False, [seed]
     for call in calls:
-        if call.mask is not None and not call.mask[env_index]:
+        if call.reset_mask is not None and not call.reset_mask[index]:
             continue
-        told = call.seen_by(envs, env_index)
-        wanted: dict[str, Any] = {}
+        got = call.of_env(envs, index)
+        expected: dict[str, Any] = {}
         if call.actions is None or (over and mode is AutoresetMode.NEXT_STEP):
-            wanted["observation"], wanted["info"] = env.reset(seed=first_seed)
-            first_seed, over = None, False
+            seed_of_call = first_seed.pop() if first_seed else None
+            expected["observation"], expected["info"] = env.reset(seed=seed_of_call)
+            over = False
         else:
-            action = _select_env(envs.action_space, call.actions, env_index)
+            action = _select(envs.action_space, call.actions, index)
             observation, reward, terminated, truncated, info = env.step(action)
-            wanted["reward"] = call.rewards.dtype.type(reward)
-            wanted["terminated"], wanted["truncated"] = terminated, truncated
+            # Flags come first in the comparison: where they differ, everything does.
+            expected["reward"] = call.rewards.dtype.type(reward)
+            expected["terminated"], expected["truncated"] = terminated, truncated
             over = bool(terminated or truncated)
             if over and mode is AutoresetMode.SAME_STEP:
-                # Flags first: where they differ, all else does.
-                for name in ("reward", "terminated", "truncated"):
-                    _compare_with_scalar(env_index, call, name, told[name], wanted[name])
-                # Copies: a scalar environment may use its arrays again.
-                wanted |= copy.deepcopy({"final_obs": observation, "final_info": info})
+                # Copies, because a scalar environment may reuse its arrays.
+                expected |= copy.deepcopy({"final_obs": observation, "final_info": info})
                 observation, info = env.reset()
-            wanted |= {"observation": observation, "info": info}
+            expected |= {"observation": observation, "info": info}
         if mode is AutoresetMode.SAME_STEP:
-            told |= {key: told["info"].pop(key, ABSENT) for key in _FINAL}
-        for name, value in wanted.items():
-            _compare_with_scalar(env_index, call, name, told[name], value)
+            got |= {key: got["info"].pop(key, _ABSENT) for key in _FINAL}
+        where = f"environment {index}, {call.name}"
+        for name, value in expected.items():
+            _compare(where, name, got[name], value, "in the scalar environment")
 
 
-def _compare_with_scalar(env_index: int, call: _Call, name: str, got: Any, wanted: Any) -> None:
-    compare(f"environment {env_index}, {call.name}", name, got, wanted, "in the scalar environment")
-
-
-def _info_of_env(infos: Mapping[str, Any], env_index: int) -> dict[str, Any]:
-    """One environment's info, out of the infos of all."""
+def _info_of_env(infos: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """Extract one environment's info from the infos of all."""
     masks = {key for key in infos if key.startswith("_") and key[1:] in infos}
     return {
-        key: _value_of_env(infos, key, env_index)
+        key: _value_of_env(infos, key, index)
         for key in infos
-        if key not in masks and (f"_{key}" not in masks or infos[f"_{key}"][env_index])
+        if key not in masks and (f"_{key}" not in masks or infos[f"_{key}"][index])
     }
 
 
-def _value_of_env(infos: Mapping[str, Any], key: str, env_index: int) -> Any:
+def _value_of_env(infos: Mapping[str, Any], key: str, index: int) -> Any:
     value = infos[key]
-    return _info_of_env(value, env_index) if isinstance(value, Mapping) else value[env_index]
+    return _info_of_env(value, index) if isinstance(value, Mapping) else value[index]
 
 
-def _select_env(space: spaces.Space[Any], batch: Any, env_index: int) -> Any:
-    return next(itertools.islice(iterate(space, batch), env_index, None))
+def _select(space: spaces.Space[Any], batch: Any, index: int) -> Any:
+    return next(itertools.islice(iterate(space, batch), index, None))
+
+
+class _Absent:
+    """Placeholder of a missing value in comparisons."""
+
+    def __repr__(self) -> str:
+        return "absent"
+
+
+_ABSENT = _Absent()
+
+
+def _arrays(value: Any, name: str) -> Iterator[tuple[str, NDArray[Any]]]:
+    """All arrays in nested dicts, sequences and arrays of objects, by name."""
+    if isinstance(value, np.ndarray):
+        yield name, value
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _arrays(each, f"{name}[{key!r}]" if name else key)
+    elif _is_sequence(value):
+        for index, each in enumerate(value):
+            yield from _arrays(each, f"{name}[{index}]")
+
+
+def _is_sequence(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.dtype == object and value.ndim > 0
+    return isinstance(value, list | tuple)
+
+
+def _difference(got: Any, expected: Any, path: str = "") -> tuple[str, Any, Any] | None:
+    """Find the first difference of two nested values: path and both values."""
+    pairs: list[tuple[Any, Any, str]] = []
+    if isinstance(got, Mapping) and isinstance(expected, Mapping):
+        for key in [*expected, *(key for key in got if key not in expected)]:
+            inner = f"{path}[{key!r}]" if path else str(key)
+            pairs.append((got.get(key, _ABSENT), expected.get(key, _ABSENT), inner))
+    elif _is_sequence(got) and _is_sequence(expected) and len(got) == len(expected):
+        for index, both in enumerate(zip(got, expected, strict=True)):
+            pairs.append((*both, f"{path}[{index}]"))
+    elif not _equal(got, expected):
+        return path, got, expected
+    return next(filter(None, itertools.starmap(_difference, pairs)), None)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if any(isinstance(each, Mapping | list | tuple) for each in (one, other)):
+        return False
+    if all(np.asarray(each).dtype.kind in "biufc" for each in (one, other)):
+        return np.array_equal(one, other, equal_nan=True)
+    return bool(np.array_equal(one, other))
+
+
+def _compare(where: str, name: str, got: Any, expected: Any, reference: str) -> None:
+    found = _difference(got, expected, name)
+    if found:
+        path, one, other = found
+        _fail(where, f"{path} is {_short_repr(one)}, {reference} it is {_short_repr(other)}")
+
+
+def _short_repr(value: Any, max_length: int = 120) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= max_length else f"{text[:max_length]}..."
+
+
+def _fail(where: str, text: str) -> NoReturn:
+    raise AssertionError(f"{where}: {text}")

@@ -18,7 +18,6 @@ from spangym.attention import NUM_ACTIONS, IntegratedAttention
 from spangym.envs import EnvComponents, EnvConfig, Reward, SB3SpanControlVecEnv, parse_env_kwargs
 from spangym.envs.env_config import full_qk_pairs
 from spangym.envs.model.model_optimizer import TrainingDiverged
-from spangym.envs.observations import ENCODINGS
 from spangym.envs.rewards import QualityReward, TaskReward
 from spangym.experiments.pilot.attention_maps import capture_attention_maps, save_attention_maps
 from spangym.experiments.pilot.evaluate_model import eval_mode, evaluate_model
@@ -272,14 +271,8 @@ class ModelTraining:
     def agent_spans(self, agent: Agent) -> AgentSpans:
         """Return the policy of an agent that does not learn."""
         config, *_ = self.env_arguments(OnlineQualityReward())
-        encoding = ENCODINGS[config.encoding](
-            config.dims,
-            config.num_layers,
-            config.pool_groups,
-            config.autocorrelation,
-            config.include_layer_index,
-        )
-        return AgentSpans(agent, encoding, config.observation_time == "previous")
+        spec = config.observation_spec
+        return AgentSpans(agent, spec, config.observation_time == "previous")
 
     def env_arguments(self, reward: Reward) -> tuple[EnvConfig, int, EnvComponents]:
         """Return the arguments of a vector environment of the model's layers."""

@@ -17,7 +17,6 @@ from spangym.envs.core import SpanControlCore, StepResult
 from spangym.envs.env_config import EnvComponents, EnvConfig
 from spangym.envs.model.model_optimizer import TrainingDiverged
 from spangym.envs.model.stack import LayerStack
-from spangym.envs.observations import Encoding
 from spangym.envs.rewards import QualityReward, Reward, TaskReward
 from spangym.envs.state import Episode, State
 from spangym.envs.transition import Transition, TransitionModel
@@ -70,10 +69,9 @@ class OnlineTransitionModel(TransitionModel):
         config: EnvConfig,
         stack: LayerStack,
         reward: Reward,
-        encoding: Encoding,
         trainable_model: TrainableModel,
     ) -> None:
-        super().__init__(config, stack, reward, encoding)
+        super().__init__(config, stack, reward)
         self._trainable_model = trainable_model
         self._layer_outputs: list[LayerOutput] = []
 
@@ -135,7 +133,7 @@ class OnlineSpanControlCore(SpanControlCore):
     ) -> None:
         super().__init__(config, num_envs, components)
         self.transition_model = OnlineTransitionModel(
-            config, self.stack, self.reward, self.encoding, trainable_model
+            config, self.stack, self.reward, trainable_model
         )
         # A graph cannot be stored: checkpoints hold the start of the chunk, and its actions.
         self._chunk_start_state: State | None = None
@@ -177,11 +175,11 @@ class OnlineSpanControlCore(SpanControlCore):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Resume from a `state_dict`: run the chunk again up to its last action."""
         super().load_state_dict(state_dict)
-        if self._episode is None or self._state is None:
+        if self.episode is None or self._state is None:
             return
         full_span_loss = self._state.full_span_loss
         start_state = self.transition_model.start_chunk(
-            self._episode, self._state, self.step_count // self.config.num_layers
+            self.episode, self._state, self.step_count // self.config.num_layers
         )
         self._state = self._chunk_start_state = replace(start_state, full_span_loss=full_span_loss)
         self._chunk_actions = []

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from spangym.agents import Agent, SB3Agent
-from spangym.attention import NUM_ACTIONS, IntegratedAttention, LayerOutput
-from spangym.envs.observations import Encoding
+from spangym.attention import NUM_ACTIONS, IntegratedAttention, LayerOutput, ObservationSpec
+from spangym.envs.observations import to_observations
 
 
 class SpanPolicy:
@@ -63,14 +63,14 @@ class AgentSpans(SpanPolicy):
 
     Args:
         agent: The agent.
-        encoding: Encoding of its observations.
+        observation_spec: Specification of its observations.
         previous: Whether it observes the previous chunk, or the first token of a stream, in place
             of the current chunk.
     """
 
-    def __init__(self, agent: Agent, encoding: Encoding, previous: bool) -> None:
+    def __init__(self, agent: Agent, observation_spec: ObservationSpec, previous: bool) -> None:
         self.agent = agent
-        self.encoding = encoding
+        self.observation_spec = observation_spec
         self.previous = previous
         self._prev_features: dict[int, Tensor] = {}
 
@@ -87,13 +87,15 @@ class AgentSpans(SpanPolicy):
         features = self._prev_features.get(index)
         if features is None:
             tokens = hidden[:, :1] if self.previous else hidden
-            features = self.encoding.extract(layer.ln_a(tokens))
-        numbers = self.encoding.encode(features, index).cpu().numpy()
-        actions = self.agent.predict(self.encoding.to_observations(numbers))
+            features = self.observation_spec.extract_from_input(layer.ln_a(tokens))
+        numbers = self.observation_spec.encode(features, index).cpu().numpy()
+        actions = self.agent.predict(to_observations(self.observation_spec, numbers))
         return torch.as_tensor(actions, device=hidden.device)
 
     @torch.no_grad()
     def observe(self, index: int, layer_output: LayerOutput) -> None:
         """Record the features that the next chunk's observation shows."""
         if self.previous:
-            self._prev_features[index] = self.encoding.extract(layer_output.local_input)
+            self._prev_features[index] = self.observation_spec.extract_from_input(
+                layer_output.local_input
+            )

@@ -34,7 +34,7 @@ def export(folder: Path, out: Path) -> ExportedPolicy:
         action_scale = build_model(config, None, channels=0).layer(0).config.action_scale
         controller = export_policy(
             trained.agent,
-            config.observation,
+            config.observation_spec,
             observation_time=cast(ObservationTime, config.observation_time),
             action_scale=action_scale,
             layer=0,

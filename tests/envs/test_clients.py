@@ -31,8 +31,7 @@ from stable_baselines3.common.vec_env import (
     VecNormalize,
 )
 
-from spangym.envs import EnvConfig, SB3SpanControlVecEnv
-from spangym.envs import check_vector_env
+from spangym.envs import EnvConfig, SB3SpanControlVecEnv, check_vector_env
 
 NAME = "spangym.envs:spangym/SpanControl-v0"
 SMALL: dict[str, Any] = {

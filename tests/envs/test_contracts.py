@@ -14,11 +14,9 @@ import pytest
 import stable_baselines3.common.env_checker
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
-from spangym.envs import ENVIRONMENTS, SpanControlEnv, SpanControlVectorEnv
-from spangym.envs.observations import ENCODINGS
-from spangym.envs import check_vector_env
-
-from .arguments import UNTRAINED, small
+from spangym.attention.observation_spec import ENCODINGS
+from spangym.envs import ENVIRONMENTS, SpanControlEnv, SpanControlVectorEnv, check_vector_env
+from tests.factories import SMALL_ENV_KWARGS, small_env_kwargs
 
 IDS = pytest.mark.parametrize("name", ENVIRONMENTS)
 OBSERVATIONS = pytest.mark.parametrize(
@@ -41,7 +39,7 @@ OBSERVATIONS = pytest.mark.parametrize(
 def test_checkers_pass_without_a_warning(name: str, observation: dict[str, Any]):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        env = gym.make(name, **small(name), **observation)
+        env = gym.make(name, **small_env_kwargs(name), **observation)
         check_env(env.unwrapped)
         stable_baselines3.common.env_checker.check_env(env)
 
@@ -50,7 +48,7 @@ ORIGINAL = {"layer_variant": "original", "fixes": "local_causal", "reward": "att
 
 
 def test_checkers_pass_of_original_layers():
-    arguments = {**UNTRAINED, **ORIGINAL, "encoding": "box"}
+    arguments = {**SMALL_ENV_KWARGS, **ORIGINAL, "encoding": "box"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         env = gym.make("spangym/SpanControl-v0", **arguments)
@@ -63,7 +61,7 @@ def test_checkers_pass_of_original_layers():
 @IDS
 @OBSERVATIONS
 def test_two_copies_stay_equal(name: str, observation: dict[str, Any]):
-    one, other = (gym.make(name, **small(name), **observation) for _ in range(2))
+    one, other = (gym.make(name, **small_env_kwargs(name), **observation) for _ in range(2))
     one.action_space.seed(0)
     assert data_equivalence(one.reset(seed=5), other.reset(seed=5), exact=True)
     for _ in range(16):
@@ -85,7 +83,7 @@ def test_two_copies_stay_equal(name: str, observation: dict[str, Any]):
     ids=["deepcopy", "pickle", "fork"],
 )
 def test_a_copy_in_mid_episode_goes_on_alike(name: str, duplicate: Any):
-    env = gym.make(name, **small(name)).unwrapped
+    env = gym.make(name, **small_env_kwargs(name)).unwrapped
     env.reset(seed=1)
     env.step(np.int64(4))
     twin = duplicate(env)

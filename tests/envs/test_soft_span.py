@@ -11,8 +11,7 @@ from torch import Tensor
 from spangym.envs import SB3SpanControlVecEnv, SpanControlEnv, SpanControlVectorEnv, make_config
 from spangym.envs.model.stack import TransformerStack
 from spangym.envs.registration import default_kwargs
-
-from .arguments import UNTRAINED
+from tests.factories import SMALL_ENV_KWARGS
 
 NAME = "spangym/LongRange-v0"
 TRAINED: dict[str, Any] = {**default_kwargs(NAME), "chunks_per_episode": 2}
@@ -62,9 +61,7 @@ def test_it_is_the_stack_with_soft_layers(envs: SpanControlVectorEnv):
         for index, layer in enumerate(core.layers):
             options, scale = layer.config, float(scales[index])
             local_input, local = layer.ln_a(hidden), layer.attn_local
-            q, k, v = (
-                split(each, local.head) for each in local.project(local_input)
-            )
+            q, k, v = (split(each, local.head) for each in local.project(local_input))
             window = max(1, int(options.win_size * np.float64(np.float32(scale))))
             start = positions - positions % window
             ahead = positions - start[:, None]
@@ -131,7 +128,7 @@ def test_where_it_is_refused(envs: SpanControlVectorEnv):
             envs.soft_span_loss(wrong)
     with pytest.raises(ValueError, match=r"scale must be in \[0, 1\]"):
         envs.soft_span_loss(torch.tensor([0.5, 1.5]))
-    untrained = SpanControlEnv(**UNTRAINED)
+    untrained = SpanControlEnv(**SMALL_ENV_KWARGS)
     untrained.reset(seed=0)
     with pytest.raises(ValueError, match="needs a loss: use trained layers and the reward 'task'"):
         untrained.soft_span_loss(torch.ones(2))

@@ -58,7 +58,7 @@ def test_a_restored_environment_goes_on_to_the_bit(variant: dict[str, Any]):
     other.reset(seed=99)
     # Weights only: nothing in it needs a pickle.
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert env._rendering == other._rendering
+    assert env.renderer == other.renderer
     assert env.np_random_seed == other.np_random_seed == 3
     assert data_equivalence(play(env), play(other), exact=True)
 

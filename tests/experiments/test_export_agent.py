@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from spangym.attention import IntegratedAttention
 from spangym.attention.controllers.exported import load_controller
-from spangym.envs.observations import ENCODINGS
+from spangym.envs.observations import to_observations
 from spangym.experiments.cli.app import app
 from spangym.experiments.runner.job_files import clean_job_dir
 from spangym.experiments.runner.run_dir import RunDir
@@ -55,9 +55,9 @@ def test_what_is_exported_decides_as_the_agent_does(
     layer.refiner = controller
     local_input = torch.randn(300, 16, 8, generator=torch.Generator().manual_seed(0))
     config = trained.config
-    encoding = ENCODINGS[config.encoding](8, 2, config.pool_groups)
-    numbers = encoding.encode(encoding.extract(local_input), 0).numpy()
-    wanted = trained.agent.predict(encoding.to_observations(numbers))
+    spec = config.observation_spec
+    numbers = spec.encode(spec.extract_from_input(local_input), 0).numpy()
+    wanted = trained.agent.predict(to_observations(spec, numbers))
     assert controller(local_input).tolist() == wanted.tolist()
 
 

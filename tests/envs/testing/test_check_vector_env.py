@@ -15,11 +15,10 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from spangym.attention.observation_spec import ENCODINGS
 from spangym.envs import ENVIRONMENTS, SpanControlEnv, SpanControlVectorEnv
-from spangym.envs.observations import ENCODINGS
 from spangym.envs.testing.check_vector_env import check_vector_env
-
-from .arguments import small
+from tests.factories import small_env_kwargs
 
 SMALL: dict[str, Any] = {
     "dims": 16,
@@ -34,7 +33,7 @@ MODES = pytest.mark.parametrize("mode", AutoresetMode)
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_ours_passes(name: str, encoding: str):
-    arguments = {**small(name), "encoding": encoding}
+    arguments = {**small_env_kwargs(name), "encoding": encoding}
     envs = gym.make_vec(name, 3, **arguments)
     check_vector_env(envs, lambda: gym.make(name, **arguments), seed=5, steps=14)
 

@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 from spangym.attention import IntegratedAttention
 from spangym.attention.span_config import SpanConfig
 from spangym.envs import EnvConfig, SpanControlEnv
-from spangym.envs.rendering.episode_renderer import EpisodeRenderer, LayerDecision
-
-from .arguments import UNTRAINED
+from spangym.envs.episode_renderer import EpisodeRenderer, LayerDecision
+from tests.factories import SMALL_ENV_KWARGS
 
 CTX = 16
 INFO: dict[str, Any] = {"content_type": "code", "window": 4, "span": 6, "qk_pairs": 64}
@@ -32,7 +31,7 @@ def picture(layers: int = 2, **options: Any) -> EpisodeRenderer:
 
 
 def make(render_mode: str | None, **arguments: Any) -> SpanControlEnv:
-    return SpanControlEnv(render_mode=render_mode, **{**UNTRAINED, **arguments})
+    return SpanControlEnv(render_mode=render_mode, **{**SMALL_ENV_KWARGS, **arguments})
 
 
 @given(
@@ -67,7 +66,7 @@ def test_of_the_original_the_keys_are_seen_that_it_leaves():
     env = make("ansi", layer_variant="original", win_size=4, max_span=6, action_scale="absolute")
     env.reset(seed=0)
     env.step(9)
-    drawn = env._rendering
+    drawn = env.renderer
     first, end = drawn.decisions[0].intervals(drawn.options[0], CTX)
     # The window of query 9 begins at 8, its interval two tokens before.
     assert (first[9], end[9]) == (6, 8)
@@ -199,7 +198,7 @@ def test_a_fork_draws_its_own():
 
 
 def test_gymnasium_finds_nothing_to_warn_of():
-    env = gym.make("spangym/SpanControl-v0", render_mode="rgb_array", **UNTRAINED)
+    env = gym.make("spangym/SpanControl-v0", render_mode="rgb_array", **SMALL_ENV_KWARGS)
     assert env.metadata["render_fps"] > 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")

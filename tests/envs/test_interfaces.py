@@ -13,6 +13,7 @@ from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode
 
 from spangym.attention.features import autocorrelation_buckets, discretize, tuple_hash_id
+from spangym.attention.observation_spec import ENCODINGS
 from spangym.envs import (
     ENVIRONMENTS,
     SB3SpanControlVecEnv,
@@ -20,9 +21,7 @@ from spangym.envs import (
     SpanControlVectorEnv,
     make_config,
 )
-from spangym.envs.observations import ENCODINGS
-
-from .arguments import UNTRAINED, small
+from tests.factories import SMALL_ENV_KWARGS, small_env_kwargs
 
 MIXED = "spangym/SpanBudget-v0"
 NAME = "spangym/SpanControl-v0"
@@ -42,7 +41,7 @@ NAME = "spangym/SpanControl-v0"
 )
 def test_envs_are_scalar_environments_to_the_bit(name: str, more: dict[str, Any]):
     """Three environments of both vector faces beside three scalar environments, over two episodes."""
-    arguments = {**small(name), "encoding": "features", "autocorrelation": True, **more}
+    arguments = {**small_env_kwargs(name), "encoding": "features", "autocorrelation": True, **more}
     scalars = [gym.make(name, **arguments) for _ in range(3)]
     vector = gym.make_vec(name, 3, **arguments)
     stable = SB3SpanControlVecEnv(make_config(name, arguments), 3)
@@ -99,7 +98,7 @@ def test_make_vec_uses_the_face_of_its_own():
 
 
 def test_seeds_of_envs():
-    envs = SpanControlVectorEnv(3, **UNTRAINED)
+    envs = SpanControlVectorEnv(3, **SMALL_ENV_KWARGS)
     by_list, _ = envs.reset(seed=[7, 8, 9])
     by_number, _ = envs.reset(seed=np.int64(7))  # pyright: ignore[reportArgumentType]
     by_array, _ = envs.reset(seed=np.array([7, 8, 9]))  # pyright: ignore[reportArgumentType]
@@ -119,17 +118,23 @@ def test_seeds_of_envs():
             lambda: SpanControlVectorEnv(2, render_mode="ansi"),  # pyright: ignore[reportArgumentType]
             "None for many environments",
         ),
-        (lambda: SpanControlVectorEnv(2, **UNTRAINED).reset(seed=[1]), "seed must be of 2 numbers"),
         (
-            lambda: SpanControlVectorEnv(2, **UNTRAINED).reset(
+            lambda: SpanControlVectorEnv(2, **SMALL_ENV_KWARGS).reset(seed=[1]),
+            "seed must be of 2 numbers",
+        ),
+        (
+            lambda: SpanControlVectorEnv(2, **SMALL_ENV_KWARGS).reset(
                 options={"reset_mask": np.array([True, False])}
             ),
             "options must have no reset_mask",
         ),
-        (lambda: SpanControlVectorEnv(2, **UNTRAINED).step(np.array([1, 2])), "call reset() first"),
-        (lambda: SpanControlEnv(**UNTRAINED).one_step_rewards(), "call reset() first"),
-        (lambda: SpanControlEnv(**UNTRAINED).content_type(), "call reset() first"),
-        (lambda: SpanControlEnv(**UNTRAINED).output_observations(), "call step() first"),
+        (
+            lambda: SpanControlVectorEnv(2, **SMALL_ENV_KWARGS).step(np.array([1, 2])),
+            "call reset() first",
+        ),
+        (lambda: SpanControlEnv(**SMALL_ENV_KWARGS).one_step_rewards(), "call reset() first"),
+        (lambda: SpanControlEnv(**SMALL_ENV_KWARGS).content_type(), "call reset() first"),
+        (lambda: SpanControlEnv(**SMALL_ENV_KWARGS).output_observations(), "call step() first"),
     ],
 )
 def test_what_is_refused(call: Callable[[], object], message: str):
@@ -139,7 +144,7 @@ def test_what_is_refused(call: Callable[[], object], message: str):
 
 
 def test_kinds_are_of_the_chunk_that_comes():
-    env = SpanControlEnv(**{**small(MIXED), **ENVIRONMENTS[MIXED]})
+    env = SpanControlEnv(**{**small_env_kwargs(MIXED), **ENVIRONMENTS[MIXED]})
     env.reset(seed=1)
     told, found = [], []
     for _ in range(6):
@@ -164,7 +169,7 @@ def test_kinds_of_many_envs_over_the_end_of_an_episode():
 def test_output_observations_are_of_the_local_output(encoding: str):
     """Beside the layers run by hand, over the ends of episodes."""
     arguments = {
-        **UNTRAINED,
+        **SMALL_ENV_KWARGS,
         "chunks_per_episode": 2,
         "include_layer_index": encoding != "state",
         "autocorrelation": True,
@@ -199,7 +204,7 @@ def test_output_observations_are_of_the_local_output(encoding: str):
 
 
 def test_output_observations_are_the_originals_next_state():
-    env = SpanControlEnv(**UNTRAINED, encoding="state")
+    env = SpanControlEnv(**SMALL_ENV_KWARGS, encoding="state")
     env.reset(seed=2)
     state = env.core.state
     with torch.no_grad():
@@ -209,7 +214,7 @@ def test_output_observations_are_the_originals_next_state():
 
 
 def test_a_new_episode_forgets_the_output_of_one_that_was_broken_off():
-    env = SpanControlEnv(**UNTRAINED)
+    env = SpanControlEnv(**SMALL_ENV_KWARGS)
     env.reset(seed=2)
     env.step(7)
     env.reset()
@@ -248,7 +253,7 @@ def start(envs: Any) -> None:
     ids=["fork", "deepcopy", "pickle"],
 )
 def test_copies_of_many_envs_go_on_alike(face: Any, duplicate: Any):
-    envs = face(**UNTRAINED)
+    envs = face(**SMALL_ENV_KWARGS)
     start(envs)
     envs.step(np.array([1, 2, 3]))
     twin = duplicate(envs)
@@ -259,7 +264,7 @@ def test_copies_of_many_envs_go_on_alike(face: Any, duplicate: Any):
 
 @FACES
 def test_many_envs_are_restored_to_the_bit(face: Any):
-    envs, other = face(**UNTRAINED), face(**UNTRAINED)
+    envs, other = face(**SMALL_ENV_KWARGS), face(**SMALL_ENV_KWARGS)
     start(envs)
     envs.step(np.array([1, 2, 3]))
     kept = envs.state_dict()

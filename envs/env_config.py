@@ -12,7 +12,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 
@@ -100,7 +100,7 @@ class EnvConfig:
     temperature_law: TemperatureLaw = "longer"
     layer_variant: str = "default"
     fixes: str = ""
-    action_scale: str = "relative"
+    action_scale: ActionScale = "relative"
     weights_seed: int = 0
     checkpoint: str = ""
     dataset: str = "text"
@@ -130,6 +130,7 @@ class EnvConfig:
             max_dist=self.max_dist,
             temp_scale=self.temp_scale,
             temperature_law=self.temperature_law,
+            action_scale=self.action_scale,
         )
         for name, known in (
             ("split", SPLITS),
@@ -137,7 +138,6 @@ class EnvConfig:
             ("observation_time", ("current", "previous")),
             ("encoding", ENCODINGS),
             ("layer_variant", ("default", "original")),
-            ("action_scale", get_args(ActionScale)),
         ):
             value = getattr(self, name)
             if value not in known:

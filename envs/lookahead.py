@@ -1,4 +1,7 @@
-"""Consequences of every action: one-step reward, best return up to the chunk's end, coverage."""
+"""Consequences of every action: one-step reward, best return up to the chunk's end, coverage.
+
+The environments do not change. All functions raise a `RuntimeError` while no episode is running.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +36,10 @@ def all_actions(core: SpanControlCore) -> NDArray[np.int64]:
 
 @torch.no_grad()
 def one_step_rewards(core: SpanControlCore) -> NDArray[np.float32]:
-    """Reward of each action at the next step; the environment does not change.
+    """Reward of each action at the next step.
 
     Returns:
         Shape (num_envs, actions), ordered as by `all_actions`.
-
-    Raises:
-        RuntimeError: No episode is running.
     """
     return _per_env(core, lambda state: _try_all_actions(core, state, core.layer)[1])
 
@@ -53,9 +53,6 @@ def action_coverages(core: SpanControlCore) -> NDArray[np.float32]:
 
     Returns:
         In [0, 1], shape (num_envs, actions), ordered as by `all_actions`.
-
-    Raises:
-        RuntimeError: No episode is running.
     """
 
     def covered(state: State) -> Tensor:
@@ -77,9 +74,6 @@ def predictor_action(core: SpanControlCore) -> NDArray[np.int64]:
 
     Returns:
         Actions for the span, shape (num_envs,).
-
-    Raises:
-        RuntimeError: No episode is running.
     """
     state, index = core.state, core.layer
     layer = core.stack.layer(index)
@@ -105,7 +99,6 @@ def lookahead(core: SpanControlCore, beam: int = 10) -> NDArray[np.float32]:
         Shape (num_envs, actions), ordered as by `all_actions`.
 
     Raises:
-        RuntimeError: No episode is running.
         ValueError: ``beam`` is less than 1.
     """
     if beam < 1:

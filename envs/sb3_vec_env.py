@@ -63,11 +63,7 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
         return self.core.config
 
     def reset(self) -> NDArray[Any]:
-        """Start an episode in every environment; seeds set by `seed` take effect here.
-
-        Returns:
-            First observations, one row per environment.
-        """
+        """Start an episode in every environment; seeds set by `seed` take effect here."""
         for env_index, seed in enumerate(self._seeds):
             if seed is not None:
                 self._generators[env_index] = seeding.np_random(_to_int(seed))[0]
@@ -122,11 +118,7 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
         return [getattr(self, attr_name) for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Not supported.
-
-        Raises:
-            AttributeError: Always; the environments are one batch.
-        """
+        """Not supported, because the environments are one batch: an `AttributeError`."""
         raise AttributeError(
             f"cannot set {attr_name!r}: the environments share one core; make a new environment"
         )
@@ -138,11 +130,7 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
         indices: VecEnvIndices = None,
         **method_kwargs: Any,
     ) -> list[Any]:
-        """Not supported.
-
-        Raises:
-            AttributeError: Always; the environments are one batch.
-        """
+        """Not supported, because the environments are one batch: an `AttributeError`."""
         raise AttributeError(f"cannot call {method_name!r}: the environments share one core")
 
     def env_is_wrapped(

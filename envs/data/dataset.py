@@ -88,6 +88,9 @@ class TextDataset(Dataset):
         split: ``train`` or ``evaluation``.
         content_types: ``documentation``, ``code`` or both.
 
+    Attributes:
+        texts: The texts of the split by content type, uint8 of shape (tokens,).
+
     Example:
         >>> stream = TextDataset("train").sample(np.random.default_rng(0), 2, 40)
         >>> stream.content_types, stream.content.shape, stream.content.dtype
@@ -99,7 +102,7 @@ class TextDataset(Dataset):
     ) -> None:
         self._split = split
         self._content_types = tuple(content_types)
-        self._texts = {
+        self.texts = {
             content_type: train_eval_split(_texts()[content_type], split)
             for content_type in content_types
         }
@@ -109,20 +112,16 @@ class TextDataset(Dataset):
         return TextDataset, (self._split, self._content_types)
 
     def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
-        """Sample a slice of one of the texts.
-
-        Raises:
-            ValueError: The texts are shorter than that.
-        """
+        """Sample a slice of one of the texts; too short a text is a `ValueError`."""
         content_type = self._content_types[generator.integers(len(self._content_types))]
         passage = random_slice(
-            generator, self._texts[content_type], chunks * ctx, f"the {content_type} text"
+            generator, self.texts[content_type], chunks * ctx, f"the {content_type} text"
         )
         return Stream(passage.reshape(chunks, ctx), (content_type,) * chunks)
 
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of the texts by content type."""
-        return {content_type: sha256(text) for content_type, text in self._texts.items()}
+        return {content_type: sha256(text) for content_type, text in self.texts.items()}
 
 
 class NoiseDataset(Dataset):

@@ -72,11 +72,7 @@ class _SequencesDataset(Dataset):
         self.channels = self._sequences[0][1].shape[1] if self._sequences[0][1].ndim > 1 else 0
 
     def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
-        """Sample a slice of one of the sequences.
-
-        Raises:
-            ValueError: All sequences are too short.
-        """
+        """Sample a slice of one of the sequences; a `ValueError` if all are too short."""
         tokens = chunks * ctx
         odds = np.where(self._lengths >= tokens, self._lengths, 0)
         if odds.any():

@@ -74,13 +74,12 @@ def parameters(model: BaseAlgorithm) -> dict[str, torch.Tensor]:
     return model.policy.state_dict()
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
-@pytest.mark.parametrize("encoding", ["box", "digits"])
-def test_sb3_learns_the_same_from_envs_and_from_scalar_environments(name: str, encoding: str):
-    if (name, encoding) == ("RecurrentPPO", "digits"):
-        pytest.skip(
-            "sb3-contrib sizes its LSTM by a NumPy integer for MultiDiscrete: torch objects"
-        )
+@pytest.mark.parametrize(
+    ("name", "encoding"), [*((name, "box") for name in ALGORITHMS), ("DQN", "digits")]
+)
+def test_sb3_learns_the_same_from_envs_and_from_scalar_environments(
+    name: str, encoding: str, tmp_path: Path
+):
     arguments = {**SMALL, "encoding": encoding}
     scalar = [functools.partial(gym.make, NAME, **arguments)] * 2
     ours = train(name, SB3SpanControlVecEnv(EnvConfig(**arguments), n_envs=2))
@@ -88,17 +87,12 @@ def test_sb3_learns_the_same_from_envs_and_from_scalar_environments(name: str, e
     learned, again = parameters(ours), parameters(dummies)
     assert all(torch.isfinite(each).all() for each in learned.values())
     assert all(torch.equal(learned[key], again[key]) for key in learned)
-
-
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_what_sb3_learned_acts_after_saving(name: str, tmp_path: Path):
-    model = train(name, SB3SpanControlVecEnv(EnvConfig(**SMALL), n_envs=2))
-    model.save(tmp_path / "model.zip")
-    again = type(model).load(tmp_path / "model.zip")
-    env = make()
+    ours.save(tmp_path / "model.zip")
+    loaded = type(ours).load(tmp_path / "model.zip")
+    env = make(encoding=encoding)
     seen, _ = env.reset(seed=0)
-    action, _ = again.predict(seen, deterministic=True)
-    assert action == model.predict(seen, deterministic=True)[0]
+    action, _ = loaded.predict(seen, deterministic=True)
+    assert action == ours.predict(seen, deterministic=True)[0]
     assert env.action_space.contains(action[()])
     env.step(action)
 
@@ -228,7 +222,7 @@ def rolled_out(torchrl: Any, env: Any) -> Any:
     return runs[0]
 
 
-@pytest.mark.parametrize("encoding", ["digits", "box", "features", "state"])
+@pytest.mark.parametrize("encoding", ["digits", "box", "state"])
 def test_torchrl_rolls_out(torchrl: Any, encoding: str):
     run = rolled_out(torchrl, torchrl.GymWrapper(gym.make(NAME, **{**SMALL, "encoding": encoding})))
     truncated = run["next", "truncated"].flatten()

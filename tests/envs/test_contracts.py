@@ -19,23 +19,26 @@ from spangym.envs import ENVIRONMENTS, SpanControlEnv, SpanControlVectorEnv, che
 from tests.factories import SMALL_ENV_KWARGS, small_env_kwargs
 
 IDS = pytest.mark.parametrize("name", ENVIRONMENTS)
-OBSERVATIONS = pytest.mark.parametrize(
-    "observation",
+OBSERVATIONS: list[dict[str, Any]] = [
+    {"encoding": encoding, **more}
+    for encoding in ENCODINGS
+    for more in (
+        {},
+        {"pool_groups": 2, "autocorrelation": True, "observation_time": "previous"},
+        {"pool_groups": 4, "include_layer_index": True, "control_kv_cache": True},
+    )
+]
+ENVIRONMENT_AND_OBSERVATION = pytest.mark.parametrize(
+    ("name", "observation"),
     [
-        {"encoding": encoding, **more}
-        for encoding in ENCODINGS
-        for more in (
-            {},
-            {"pool_groups": 2, "autocorrelation": True, "observation_time": "previous"},
-            {"pool_groups": 4, "include_layer_index": True, "control_kv_cache": True},
-        )
+        *((name, {"encoding": "features"}) for name in ENVIRONMENTS),
+        *((next(iter(ENVIRONMENTS)), observation) for observation in OBSERVATIONS),
     ],
-    ids=lambda each: "-".join(str(value) for value in each.values()),
+    ids=lambda each: each if isinstance(each, str) else "-".join(map(str, each.values())),
 )
 
 
-@IDS
-@OBSERVATIONS
+@ENVIRONMENT_AND_OBSERVATION
 def test_checkers_pass_without_a_warning(name: str, observation: dict[str, Any]):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -58,8 +61,7 @@ def test_checkers_pass_of_original_layers():
     check_vector_env(envs, lambda: SpanControlEnv(**arguments), steps=20)
 
 
-@IDS
-@OBSERVATIONS
+@ENVIRONMENT_AND_OBSERVATION
 def test_two_copies_stay_equal(name: str, observation: dict[str, Any]):
     one, other = (gym.make(name, **small_env_kwargs(name), **observation) for _ in range(2))
     one.action_space.seed(0)

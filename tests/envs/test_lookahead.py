@@ -99,15 +99,19 @@ class PaidLast(Reward):
 def test_a_wide_beam_is_exact_and_a_narrow_one_a_bound_from_below():
     env = SpanControlEnv(**TINY, num_layers=3, reward=PaidLast())
     env.reset(seed=1)
-    exact = [
-        max(after(env, [first, *rest]) for rest in itertools.product(range(10), repeat=2))
-        for first in range(10)
-    ]
+    exact = []
+    for first in range(10):
+        forks = [env.fork() for _ in range(10)]
+        rewards = [
+            fork.step(first)[1] + fork.step(second)[1] + fork.one_step_rewards().max()
+            for second, fork in enumerate(forks)
+        ]
+        exact.append(max(rewards))
     np.testing.assert_allclose(env.lookahead(beam=10), exact, atol=1e-6)
     narrow = env.lookahead(beam=1)
     assert (narrow <= np.array(exact) + 1e-6).all()
     assert (narrow < np.array(exact) - 1e-6).any()
-    with pytest.raises(ValueError, match="beam must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="beam .*at least 1"):
         env.lookahead(beam=0)
 
 

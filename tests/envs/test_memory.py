@@ -1,30 +1,61 @@
 """Long use of an environment."""
 
+import gc
 import sys
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from spangym.envs import EnvConfig, SB3SpanControlVecEnv
 
 PAGE = 4096
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
-@pytest.mark.parametrize("steps", [8_000, pytest.param(100_000, marks=pytest.mark.slow)])
-def test_memory_does_not_grow(steps: int):
+@pytest.fixture
+def env() -> SB3SpanControlVecEnv:
     env = SB3SpanControlVecEnv(EnvConfig(dims=8, heads=2, ctx=16, chunks_per_episode=4), n_envs=2)
     env.seed(0)
     env.reset()
-    generator = np.random.default_rng(0)
+    return env
 
-    def play(steps: int) -> int:
-        """Resident memory after so many steps, in bytes."""
-        for _ in range(steps):
-            env.step(generator.integers(10, size=2))
+
+def play(env: SB3SpanControlVecEnv, steps: int) -> None:
+    for step in range(steps):
+        env.step(np.array([step % 10, step % 7]))
+
+
+@pytest.fixture
+def tracing() -> Iterator[None]:
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+@pytest.mark.usefixtures("tracing")
+def test_no_object_is_left_behind(env: SB3SpanControlVecEnv):
+    """Neither tensors nor Python's memory (arrays included) grow from episode to episode."""
+    sizes = []
+    for _ in range(3):
+        play(env, 80)
+        gc.collect()
+        tensors = sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())
+        sizes.append((tensors, tracemalloc.get_traced_memory()[0]))
+    assert sizes[1][0] == sizes[2][0]
+    # A leak of one float for each token would show: 128 bytes a step.
+    assert sizes[2][1] - sizes[1][1] < 80 * 64
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_resident_memory_does_not_grow(env: SB3SpanControlVecEnv):
+    def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
-    warm = play(1_000)
-    # A leak of one float for each token would show: 128 bytes a step.
-    assert play(steps) - warm < 1_000_000
+    play(env, 1_000)
+    before = resident()
+    play(env, 100_000)
+    assert resident() - before < 1_000_000

@@ -71,7 +71,7 @@ def test_task_is_minus_the_excess_over_full_span():
         hidden = stack.embed(content)
         for index, action in enumerate(actions):
             outcome = stack.layer(index).forward_with_action(hidden, action)
-            hidden = stack.connect(index, hidden, outcome)
+            hidden = stack.connect(index, hidden, outcome.output)
         losses.append(stack.loss_bits(hidden, targets).item())
     first, last = env.step(2), env.step(1)
     assert first[4]["reward_components"]["task"] == 0
@@ -95,7 +95,7 @@ def test_full_span_is_a_stream_of_its_own():
         for index in range(2):
             outcome = own.layer(index).forward_with_action(hidden, 9, cache=caches[index])
             caches[index], hidden = outcome.cache, outcome.output
-        assert env.core.state.full_span_loss == own.bits(hidden, episode.content[:, chunk])
+        assert env.core.state.full_span_loss == own.loss_bits(hidden, episode.content[:, chunk])
         for action in (2, 0):
             if chunk == 0:
                 env.step(action)
@@ -235,35 +235,34 @@ def test_original_layers_do_their_task_env_by_env_and_have_no_soft_edge():
     for _ in range(3):
         np.testing.assert_array_equal(envs.one_step_rewards()[:, 9], 0)
         envs.step(np.array([9, 9]))
-    with pytest.raises(ValueError, match="soft_span_loss needs layers whose edge can be soft"):
+    with pytest.raises(ValueError, match="soft_span_loss"):
         envs.soft_span_loss(torch.ones(1))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"layers": []}, "at least one; got []"),
-        ({"layers": [torch.nn.Linear(2, 2)]}, "got ['Linear']"),
-        ({"layers": layers(), "dims": 16}, "'dims' is the layers' own"),
-        ({"layers": layers(), "layer_variant": "original"}, "'layer_variant' is the layers' own"),
-        ({"layers": layers(), "action_scale": "relative"}, "'action_scale' is the layers' own"),
-        ({"layers": layers(), "ctx": 64}, "ctx must be at most 48"),
-        ({"layers": layers(), "reward": "task"}, "trained on no task"),
-        ({"checkpoint": "own"}, "stands for layers that are handed in"),
-        ({"dataset": "own"}, "stands for an object that is handed in"),
-        ({"reward": "own"}, "stands for an object that is handed in"),
-        ({"layers": 2.5}, "layers must be a sequence of IntegratedAttention, got 2.5"),
-        ({"layers": torch.nn.Linear(2, 2)}, "a sequence of IntegratedAttention, got Linear"),
-        ({"layers": layers(), "ctx": "3"}, "ctx must be of type int; got '3'"),
-        ({"dataset": "text", "checkpoint": "sparsity", "reward": "task"}, "tell 4 classes apart"),
-        ({"reward": ShortSpan}, "or a Reward that is made; got the class ShortSpan"),
-        ({"dataset": Ramp}, "or a Dataset that is made; got the class Ramp"),
+        ({"layers": []}, r"at least one.*\[\]"),
+        ({"layers": [torch.nn.Linear(2, 2)]}, r"\['Linear'\]"),
+        ({"layers": layers(), "dims": 16}, "'dims'"),
+        ({"layers": layers(), "layer_variant": "original"}, "'layer_variant'"),
+        ({"layers": layers(), "action_scale": "relative"}, "'action_scale'"),
+        ({"layers": layers(), "ctx": 64}, "ctx .*48"),
+        ({"layers": layers(), "reward": "task"}, "no task"),
+        ({"checkpoint": "own"}, "checkpoint 'own'"),
+        ({"dataset": "own"}, "dataset 'own'"),
+        ({"reward": "own"}, "reward 'own'"),
+        ({"layers": 2.5}, "IntegratedAttention.*2.5"),
+        ({"layers": torch.nn.Linear(2, 2)}, "IntegratedAttention.*Linear"),
+        ({"layers": layers(), "ctx": "3"}, "ctx .*int.*'3'"),
+        ({"dataset": "text", "checkpoint": "sparsity", "reward": "task"}, "4 classes"),
+        ({"reward": ShortSpan}, "Reward object.*class ShortSpan"),
+        ({"dataset": Ramp}, "Dataset object.*class Ramp"),
     ],
 )
 def test_what_does_not_go_together_is_refused(arguments: dict[str, Any], message: str):
-    with pytest.raises((ValueError, TypeError)) as caught:
+    with pytest.raises((ValueError, TypeError), match=message):
         SpanControlEnv(**{"chunks_per_episode": 2, **arguments}).reset(seed=0)
-    assert message in str(caught.value)
 
 
 class Frames(Dataset):
@@ -292,7 +291,7 @@ class TooShort(Dataset):
 
 def test_a_source_that_gives_another_shape_is_named():
     env = SpanControlEnv(**TINY, dataset=TooShort())
-    with pytest.raises(ValueError, match=r"dataset TooShort: content must have shape \(3, 32\)"):
+    with pytest.raises(ValueError, match=r"TooShort: .*\(3, 32\)"):
         env.reset(seed=0)
 
 
@@ -300,10 +299,10 @@ class Wrong(Dataset):
     """Gives what it is told to, whatever it is asked for."""
 
     def __init__(self, content: np.ndarray, targets: np.ndarray | None = None) -> None:
-        self._stream = Stream(content, ("wrong",) * 3, targets)
+        self.stream = Stream(content, ("wrong",) * 3, targets)
 
     def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:  # noqa: ARG002
-        return self._stream
+        return self.stream
 
 
 BYTES_OF_3 = np.zeros((3, 32), np.uint8)
@@ -312,20 +311,19 @@ BYTES_OF_3 = np.zeros((3, 32), np.uint8)
 @pytest.mark.parametrize(
     ("content", "targets", "message"),
     [
-        (np.random.default_rng(0).random((3, 32)), None, "must be bytes, integers in 0..255, it"),
-        (np.full((3, 32), -3), None, "it is in -3..-3"),
-        (np.full((3, 32), 300), None, "it is in 300..300"),
-        (np.zeros((3, 32, 2)), None, "content must have shape (3, 32)"),
-        (BYTES_OF_3, np.zeros((3, 31), np.int64), "targets must be int64 of shape (3, 32)"),
-        (BYTES_OF_3, np.full((3, 32), 256), "0..255 or -100, they are int64 of shape (3, 32) in 2"),
-        (BYTES_OF_3, np.zeros((3, 32)), "they are float64"),
+        (np.random.default_rng(0).random((3, 32)), None, "bytes"),
+        (np.full((3, 32), -3), None, r"-3\.\.-3"),
+        (np.full((3, 32), 300), None, r"300\.\.300"),
+        (np.zeros((3, 32, 2)), None, r"content .*\(3, 32\)"),
+        (BYTES_OF_3, np.zeros((3, 31), np.int64), r"targets .*int64.*\(3, 32\)"),
+        (BYTES_OF_3, np.full((3, 32), 256), r"0\.\.255 or -100.*256\.\.256"),
+        (BYTES_OF_3, np.zeros((3, 32)), "float64"),
     ],
 )
 def test_wrong_streams_are_refused(content: np.ndarray, targets: np.ndarray | None, message: str):
     arguments = {**BUDGET, "ctx": 32, "dataset": Wrong(content, targets)}
-    with pytest.raises(ValueError, match="dataset Wrong: ") as caught:
+    with pytest.raises(ValueError, match=f"dataset Wrong: .*{message}"):
         SpanControlEnv(**arguments, reward="task").reset(seed=0)
-    assert message in str(caught.value)
 
 
 def test_a_reward_of_another_shape_is_named():
@@ -337,7 +335,7 @@ def test_a_reward_of_another_shape_is_named():
 
     env = SpanControlEnv(**TINY, reward=Flat())
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"reward Flat gave shape \(1,\); it must be"):
+    with pytest.raises(ValueError, match=r"reward Flat .*\(1, 1\).*\(1,\)"):
         env.step(1)
 
 
@@ -359,17 +357,17 @@ def test_numbers_that_are_not_finite_are_an_error():
     env.step(3)
     with torch.no_grad():
         own[1].projection.weight.fill_(torch.nan)
-    with pytest.raises(ValueError, match="layer 1 of chunk 0 led to numbers that are not finite"):
+    with pytest.raises(ValueError, match="layer 1 .*chunk 0.*infinite"):
         env.step(3)
     frames = Wrong(np.full((3, 32, 5), np.nan, np.float32))
     frames.channels = 5
-    with pytest.raises(ValueError, match="content must be finite numbers"):
+    with pytest.raises(ValueError, match="content .*finite"):
         SpanControlEnv(**{**TINY, "chunks_per_episode": 2}, dataset=frames).reset(seed=0)
 
 
 def test_a_price_is_no_less_than_nothing():
     for cost_coef in (-1, float("nan"), "a"):
-        with pytest.raises(ValueError, match="cost_coef must be a number, at least 0 and finite"):
+        with pytest.raises(ValueError, match="cost_coef .*finite"):
             ShortSpan(cost_coef=cost_coef)  # pyright: ignore[reportArgumentType]
 
 
@@ -386,7 +384,7 @@ def test_layers_in_many_envs_and_those_that_do_not_go_with_the_settings():
     env.reset()
     assert env.step(np.array([1, 2, 3]))[3][0]["content_type"] == "ramp"
     for change in ({"num_layers": 3}, {"dims": 32}, {"ctx": 64}):
-        with pytest.raises(ValueError, match="layers do not go with the config"):
+        with pytest.raises(ValueError, match="num_layers=.*dims=.*ctx="):
             SB3SpanControlVecEnv(dataclasses.replace(config, **change), 3, parts)
 
 
@@ -428,14 +426,14 @@ class TestRefresh:
             layers=[FocusAttention(32, 16, 2)], control_kv_cache=True, chunks_per_episode=1
         )
         env.reset(seed=0)
-        with pytest.raises(ValueError, match="FocusAttention keeps no keys"):
+        with pytest.raises(ValueError, match="FocusAttention"):
             env.step(np.array([1, 1, 1]))
 
     @pytest.mark.parametrize("action", [5, [5, 1], [5, 2, 0], [10, 0, 0], [5, 1, -1]])
     def test_other_actions_are_refused(self, action: Any):
         env = SpanControlEnv(**TINY, control_kv_cache=True)
         env.reset(seed=0)
-        with pytest.raises(ValueError, match=r"action must be an integer in 0\.\.9, 0 or 1"):
+        with pytest.raises(ValueError, match=r"0\.\.9.*0 or 1"):
             env.step(action)
 
 
@@ -456,12 +454,12 @@ class TestObservingThePreviousChunk:
             """The same first tokens, and others after them."""
 
             def __init__(self, last: int) -> None:
-                self._last = last
+                self.last = last
 
             def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
                 content = generator.integers(256, size=(chunks, ctx)).astype(np.uint8)
                 for chunk in (0, 1):
-                    content[chunk, 1:] = (content[chunk, 1:].astype(int) + self._last) % 256
+                    content[chunk, 1:] = (content[chunk, 1:].astype(int) + self.last) % 256
                 return Stream(content, ("late",) * chunks)
 
         for observe, same in (("previous", True), ("current", False)):
@@ -478,11 +476,11 @@ class TestObservingThePreviousChunk:
             """Chunks of noise, and a last one that is told."""
 
             def __init__(self, last: int) -> None:
-                self._last = last
+                self.last = last
 
             def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
                 content = generator.integers(256, size=(chunks, ctx)).astype(np.uint8)
-                content[1] = self._last
+                content[1] = self.last
                 return Stream(content, ("last",) * chunks)
 
         for observe, same in (("previous", True), ("current", False)):

@@ -121,14 +121,14 @@ def test_where_it_is_refused(envs: SpanControlVectorEnv):
         env.soft_span_loss(torch.ones(2))
     env.reset(seed=0)
     env.step(3)
-    with pytest.raises(RuntimeError, match="layer 1 of this one is next: call it where a chunk"):
+    with pytest.raises(RuntimeError, match="start of a chunk"):
         env.soft_span_loss(torch.ones(2))
     for wrong in (torch.ones(3), torch.ones(2, 1), torch.ones(2, dtype=torch.int64)):
-        with pytest.raises(ValueError, match=r"must be floating of shape \(2,\), one a layer"):
+        with pytest.raises(ValueError, match=r"floating.*\(2,\)"):
             envs.soft_span_loss(wrong)
-    with pytest.raises(ValueError, match=r"scale must be in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"scale .*\[0, 1\]"):
         envs.soft_span_loss(torch.tensor([0.5, 1.5]))
     untrained = SpanControlEnv(**SMALL_ENV_KWARGS)
     untrained.reset(seed=0)
-    with pytest.raises(ValueError, match="needs a loss: use trained layers and the reward 'task'"):
+    with pytest.raises(ValueError, match="'task'"):
         untrained.soft_span_loss(torch.ones(2))

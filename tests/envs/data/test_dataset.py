@@ -65,8 +65,8 @@ def test_streams_are_real_text(split: str):
 def test_splits_share_no_text():
     train, evaluation = TextDataset("train"), TextDataset("evaluation")
     assert train.fingerprint().keys() == evaluation.fingerprint().keys()
-    for kind, text in train._texts.items():
-        other = evaluation._texts[kind]
+    for kind, text in train.texts.items():
+        other = evaluation.texts[kind]
         assert not np.shares_memory(text, other)
         assert len(other) == pytest.approx(len(text) / 4, abs=4)
 
@@ -128,25 +128,24 @@ class Labeled(Dataset):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MixtureDataset([]), "datasets must name at least one"),
-        (lambda: MixtureDataset([NoiseDataset()], [1, 2]), "weights must be 1 numbers"),
+        (lambda: MixtureDataset([]), "at least one"),
+        (lambda: MixtureDataset([NoiseDataset()], [1, 2]), "weights"),
         (lambda: MixtureDataset([NoiseDataset()], [0]), "not all 0"),
         (lambda: MixtureDataset([NoiseDataset()] * 2, [2, -1]), "none negative"),
-        (lambda: MixtureDataset([NoiseDataset(), Frames()]), "the same channels, got [0, 3]"),
-        (lambda: make_dataset("txt", "train"), "did you mean 'text'?"),
+        (lambda: MixtureDataset([NoiseDataset(), Frames()]), r"channels.*\[0, 3\]"),
+        (lambda: make_dataset("txt", "train"), "'text'"),
         (
             lambda: TextDataset("train").sample(np.random.default_rng(0), 10**6, 100),
-            "use fewer chunks or a smaller ctx",
+            "fewer chunks",
         ),
         (
             lambda: MixtureDataset([NoiseDataset(), Labeled()]).sample(
                 np.random.default_rng(0), 20, 4
             ),
-            "must all say what is to be predicted, or none",
+            "targets",
         ),
     ],
 )
 def test_what_is_refused(make: Callable[[], object], message: str):
-    with pytest.raises(ValueError) as caught:  # noqa: PT011  (the message is looked at below)
+    with pytest.raises(ValueError, match=message):
         make()
-    assert message in str(caught.value)

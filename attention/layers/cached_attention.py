@@ -86,7 +86,12 @@ class AdaptiveUpdateAttention(MultiHeadAttention):
             recompute_keys = recompute_values = x.new_ones(len(x), dtype=torch.bool)
             key, value = self.key_module(source), self.value_module(source)
         else:
-            _check_keys(cache, query.shape, source.shape[1])
+            needed = (*query.shape[:2], source.shape[1], query.shape[3])
+            if tuple(cache.keys.shape) != needed:
+                raise ValueError(
+                    f"cache holds keys of shape {tuple(cache.keys.shape)}, needed: {needed} "
+                    "(batch, heads, tokens, head size): start the stream without a cache"
+                )
             if recompute_kv is None:
                 mean = (cache.mean_token if self.causal else mean_token)[:, None]
                 recompute_keys = self.key_update_predictor(mean)[:, 0]
@@ -108,15 +113,6 @@ class AdaptiveUpdateAttention(MultiHeadAttention):
         )
         causal = self.causal and xa is None
         return self._attend(query, key, value, mask, key_lengths, causal), new_cache
-
-
-def _check_keys(cache: KeyValueCache, query: torch.Size, keys: int) -> None:
-    needed = (*query[:2], keys, query[3])
-    if tuple(cache.keys.shape) != needed:
-        raise ValueError(
-            f"cache holds keys of shape {tuple(cache.keys.shape)}, this pass needs {needed} "
-            "(batch, heads, tokens, head size): start the stream without a cache"
-        )
 
 
 def _recompute(

@@ -181,7 +181,7 @@ class IntegratedAttention(LocalGlobalAttention):
         Raises:
             ValueError: A shape, type or value is wrong, or the layer keeps no keys and values.
         """
-        inputs = self._validate_inputs(x, xa, mask, lengths, xa_lengths)
+        inputs = Inputs(x, xa, mask, lengths, xa_lengths).validated(self.ctx, self.dims, self.head)
         fraction = None if action is None else self._span_fraction(action, x)
         if recompute_kv is not None:
             if not isinstance(self.attn_global, AdaptiveUpdateAttention):
@@ -204,7 +204,7 @@ class IntegratedAttention(LocalGlobalAttention):
         Raises:
             ValueError: A shape or type is wrong, or the refiner chose an invalid action.
         """
-        inputs = self._validate_inputs(x, None, None, lengths, None)
+        inputs = Inputs(x, lengths=lengths).validated(self.ctx, self.dims, self.head)
         return self._select_actions(self._observe(x, inputs.lengths, cache), cache)
 
     def update_controller(self, layer_output: LayerOutput, action: Tensor) -> None:

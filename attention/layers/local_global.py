@@ -183,7 +183,7 @@ class LocalGlobalAttention(nn.Module):
             ValueError: A shape, type or value is wrong, or the refiner chose an invalid action.
             RuntimeError: Gradient checkpointing repeats the pass of a learning refiner.
         """
-        inputs = self._validate_inputs(x, xa, mask, lengths, xa_lengths)
+        inputs = Inputs(x, xa, mask, lengths, xa_lengths).validated(self.ctx, self.dims, self.head)
         return self._step(inputs, cache, return_stats)
 
     def _step(self, inputs: Inputs, cache: LayerCache | None, return_stats: bool) -> LayerOutput:
@@ -320,7 +320,7 @@ class LocalGlobalAttention(nn.Module):
         Raises:
             ValueError: A shape, type or value is wrong.
         """
-        inputs = self._validate_inputs(x, xa, mask, lengths, xa_lengths)
+        inputs = Inputs(x, xa, mask, lengths, xa_lengths).validated(self.ctx, self.dims, self.head)
         if path not in ("local", "global"):
             raise ValueError(f"path must be 'local' or 'global', got {path!r}")
         if path == "global":
@@ -339,15 +339,3 @@ class LocalGlobalAttention(nn.Module):
             return_weights=True,
         )
         return local.weights
-
-    def _validate_inputs(
-        self,
-        x: Tensor,
-        xa: Tensor | None,
-        mask: Tensor | None,
-        lengths: Tensor | None,
-        xa_lengths: Tensor | None,
-    ) -> Inputs:
-        inputs = Inputs(x, xa, mask, lengths, xa_lengths)
-        inputs.check(self.ctx, self.dims, self.head)
-        return inputs.clamped()

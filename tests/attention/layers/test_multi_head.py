@@ -17,5 +17,5 @@ def test_gradient_is_right(generator: torch.Generator):
     attention = MultiHeadAttention(8, 2, causal=True).double()
     x = torch.randn(2, 6, 8, generator=generator, dtype=torch.float64, requires_grad=True)
     mask = torch.rand(2, 1, 6, 6, generator=generator) < 0.7
-    assert torch.autograd.gradcheck(lambda x: attention(x), (x,))
-    assert torch.autograd.gradcheck(lambda x: attention(x, mask=mask), (x,))
+    assert torch.autograd.gradcheck(lambda x: attention(x), (x,), fast_mode=True)
+    assert torch.autograd.gradcheck(lambda x: attention(x, mask=mask), (x,), fast_mode=True)

@@ -62,7 +62,9 @@ def test_later_queries_affect_convergence_only_without_causality(
 def test_gradient_is_right(generator: torch.Generator):
     local = SlidingWindowAttention(4, 2, SpanConfig(win_size=4, max_span=6, max_dist=6))
     x = torch.randn(1, 9, 4, generator=generator, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: local(x, torch.tensor([0.9])).output, (x,))
+    assert torch.autograd.gradcheck(
+        lambda x: local(x, torch.tensor([0.9])).output, (x,), fast_mode=True
+    )
 
 
 def test_soft_span_gradient_is_the_slope(generator: torch.Generator):

@@ -33,23 +33,22 @@ def plot_span_heatmaps(data: PlotData) -> list[Panel]:
         if grids:
             panels.append(plot_span_heatmap(environment, grids))
     if not panels:
-        raise NoData("no action_counts were recorded")
+        raise NoData("no actions were recorded")
     return panels
 
 
 def mean_spans(action_counts: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
-    """The mean span of the decisions, over seeds and actions.
+    """Mean span over seeds and actions: tables of layers and content types.
 
     Args:
-        action_counts: See `spangym.experiments.analysis.results.Results`.
+        action_counts: Table of `spangym.experiments.analysis.results.Results`.
 
     Returns:
-        By environment and agent a table of layers and kinds of content, with all kinds there are
-        in the environment.
+        Tables by environment and agent, with all content types of the environment as columns.
     """
-    weighed = action_counts.assign(tokens=action_counts["count"] * action_counts["mean_span"])
+    weighted = action_counts.assign(tokens=action_counts["count"] * action_counts["mean_span"])
     spans = {}
-    for environment, here in weighed.groupby("environment", sort=False):
+    for environment, here in weighted.groupby("environment", sort=False):
         contents = list(dict.fromkeys(here["content_type"]))
         for agent, rows in here.groupby("group", sort=False):
             sums = rows.pivot_table(
@@ -61,12 +60,7 @@ def mean_spans(action_counts: pd.DataFrame) -> dict[tuple[str, str], pd.DataFram
 
 
 def plot_span_heatmap(environment: str, grids: dict[str, pd.DataFrame]) -> Panel:
-    """A panel of agents' spans in one environment.
-
-    Args:
-        environment: Its label.
-        grids: By agent, as `mean_spans` makes them.
-    """
+    """Make the panel of one environment, of tables by agent as `mean_spans` makes them."""
     names = [truncate_middle(str(name), 18) for name in next(iter(grids.values())).columns]
     longest = _CHARACTER * max(map(len, names))
     tilted = longest > (WIDTH - _LEFT - _RIGHT) / len(names) - 4
@@ -77,7 +71,7 @@ def plot_span_heatmap(environment: str, grids: dict[str, pd.DataFrame]) -> Panel
 
 
 def _draw(grids: dict[str, pd.DataFrame], names: list[str], tilted: bool, axes: Axes) -> None:
-    # Spans double from action to action.
+    # On a linear scale short spans would look alike.
     doublings = np.log2(1 + np.concatenate([grid.to_numpy(float) for grid in grids.values()]))
     scale = Normalize(np.nanmin(doublings) - 0.5, np.nanmax(doublings) + 0.5)
     top = 0.0
@@ -115,7 +109,7 @@ def _draw(grids: dict[str, pd.DataFrame], names: list[str], tilted: bool, axes: 
 
 
 def _readable_on(shade: float) -> str:
-    """Black or white, whichever stands out more (WCAG 2)."""
+    """Black or white, whichever has the higher contrast (WCAG 2)."""
     red, green, blue = (
         part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
         for part in to_rgb(_MAP(shade))

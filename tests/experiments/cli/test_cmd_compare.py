@@ -186,9 +186,7 @@ def test_interrupt_keeps_what_is_finished_and_resume_goes_on(tmp_path: Path):
     printed, errors = running.communicate(timeout=30)
     assert running.returncode == 130
     assert "Traceback" not in printed
-    assert re.fullmatch(
-        r"interrupted: [1-9]\d* of 16 \w+ .*: spangym compare --resume run\n", errors
-    )
+    assert re.fullmatch(r"interrupted: [1-9]\d* of 16 .* compare --resume run\n", errors)
     first = trial_folder(tmp_path / "run", "pooled/seed-0")
     kept = files_of(first)
     done = spangym(errors.rpartition("spangym ")[2].split(), tmp_path)
@@ -336,7 +334,7 @@ def test_a_refiner_from_the_working_folder_and_one_that_fails(tmp_path: Path):
     done = spangym(["compare", "tiny.toml", *arguments], tmp_path)
     assert done.returncode == 1
     assert re.search(r"^ +own:Mine +\d", done.stdout, re.MULTILINE)
-    assert "failed: SpanControl-v0/own-Raises/seed-0: ValueError: not today" in done.stderr
+    assert "SpanControl-v0/own-Raises/seed-0: ValueError" in done.stderr
     assert re.search(r"^ +own:Raises +failed", done.stdout, re.MULTILINE)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     by_name = {each["group"]: each["return"] for each in summary["groups"]}

@@ -121,8 +121,8 @@ def test_a_training_that_stops_leaves_the_others(run: Run, tmp_path: Path):
     out = tmp_path / "out"
     done = run("pilot", "text", study, "--out", out)
     assert done.code == 1
-    assert "failed: learned-span, seed 0" in done.err
-    assert "gradient was not finite" in done.err
+    assert "learned-span, seed 0" in done.err
+    assert "gradient" in done.err
     assert "standard" not in done.err
     rows = (out / "jobs" / "standard").glob("*/curve.csv")
     assert len([*csv.DictReader(next(rows).open())]) == 12

@@ -1,9 +1,9 @@
 """Statistics over several environments, as in Agarwal et al. 2021.
 
-"Deep Reinforcement Learning at the Edge of the Statistical Precipice". All functions take scores by
-environment, each an array of shape (..., seeds): numbers of seeds may differ, since trials can fail,
-and every environment has the same weight. Leading axes, of resamples say, are kept: they return
-shape (...).
+"Deep Reinforcement Learning at the Edge of the Statistical Precipice". All functions take scores
+by environment, each an array of shape (..., seeds): numbers of seeds may differ, since trials can
+fail, and every environment has the same weight. Leading axes, of resamples say, are kept: they
+return shape (...).
 """
 
 from __future__ import annotations

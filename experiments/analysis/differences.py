@@ -1,4 +1,4 @@
-"""Paired differences of the primary metric: the same training seeds, the same evaluation episodes."""
+"""Paired differences of the primary metric: same training seeds, same evaluation episodes."""
 
 from __future__ import annotations
 

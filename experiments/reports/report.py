@@ -27,6 +27,7 @@ from spangym.experiments.reports.result_tables import (
     difference_table,
     footnotes,
     headlines,
+    pair_table,
     sample_efficiency_table,
     summary_table,
 )
@@ -233,7 +234,7 @@ def _sections(renderer: PanelRenderer, data: PlotData) -> list[Section]:
 def _pilot_sections(renderer: PanelRenderer, data: PlotData) -> list[Section]:
     """The tables of a pilot, and a section for each plot."""
     (task,) = data.results.environments
-    table, differences = summary_table(data, task), difference_table(data, task)
+    table, tables = summary_table(data, task), (difference_table(data, task), pair_table(data))
 
     def panels(name: str, *axes: Axis, prefix: str = "") -> list[ReportPanel]:
         return [
@@ -247,7 +248,7 @@ def _pilot_sections(renderer: PanelRenderer, data: PlotData) -> list[Section]:
         "variants",
         "Variants",
         table if table.rows else None,
-        tables=[differences] if differences.rows else [],
+        tables=[each for each in tables if each.rows],
         message="No training is finished.",
     )
     spans = [*panels("spans", prefix="Spans of "), *panels("error_by_action")]

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 from rich.table import Table as RichTable
@@ -111,6 +112,24 @@ def difference_table(data: PlotData, environment: str) -> Table:
     unit = f", {info.difference_unit}" if info.difference_unit else ""
     name = info.title or info.label
     return _table(data, f"Differences in {name}{unit}", groups, columns)
+
+
+def pair_table(data: PlotData) -> Table:
+    """Paired differences of `Results.pairs`: temperature laws, and agents with their predictors."""
+    info, table = data.metric, data.statistics.differences
+    rows: dict[str, dict[str, Cell]] = {}
+    for row in to_records(table[table["pairing"] != "baseline"]):
+        label = f"{row['group']} minus {row['baseline']} ({row['pairing']})"
+        rows.setdefault(label, {})[row["split"]] = _difference_cell(info, row, info.decimals or 0)
+    unit = f", {info.difference_unit}" if info.difference_unit else ""
+    return Table(
+        f"Differences in {info.title or info.label} between pairs{unit}",
+        ("pair", *map(data.split_label, data.results.splits)),
+        tuple(
+            table_row(label, *(cells.get(each, MISSING) for each in data.results.splits))
+            for label, cells in rows.items()
+        ),
+    )
 
 
 def sample_efficiency_table(data: PlotData, environment: str) -> Table:
@@ -245,14 +264,14 @@ def footnotes(data: PlotData) -> list[str]:
     return notes
 
 
-def _headline(data: PlotData, row: Mapping[str, object]) -> str:
+def _headline(data: PlotData, row: Mapping[str, Any]) -> str:
     info = data.metric
-    numbers = [float(str(row[each])) * info.scale for each in ("difference", "low", "high")]
+    numbers = [info.scale * row[each] for each in ("difference", "low", "high")]
     decimals = decimals_for(numbers) if info.decimals is None else info.decimals
     difference, low, high = (f"{each:.{decimals}f}" for each in numbers)
     unit = f" {info.difference_unit}" if info.difference_unit else ""
     interval = "" if math.isnan(numbers[1]) else f", 95 % CI {low} to {high}"
-    where = f" on {data.split_label(str(row['split']))}" if len(data.results.splits) > 1 else ""
+    where = f" on {data.split_label(row['split'])}" if len(data.results.splits) > 1 else ""
     return (
         f"{row['group']}: {row['outcome']} vs. {row['baseline']}{where} "
         f"(difference {difference}{unit}{interval}, n = {row['n']})"
@@ -290,14 +309,14 @@ def _difference_column(
     ]
     decimals = decimals_for(table["difference"]) if info.decimals is None else info.decimals
     return {
-        row["group"]: mean_ci_cell(
-            *(info.scale * row[each] for each in ("difference", "low", "high")),
-            decimals,
-            sign=True,
-            note=row["outcome"] if note else "",
-        )
+        row["group"]: _difference_cell(info, row if note else {**row, "outcome": ""}, decimals)
         for row in rows
     }
+
+
+def _difference_cell(info: MetricInfo, row: Mapping[str, Any], decimals: int) -> Cell:
+    numbers = (info.scale * row[each] for each in ("difference", "low", "high"))
+    return mean_ci_cell(*numbers, decimals, sign=True, note=row["outcome"])
 
 
 def _mark_best(column: Column, info: MetricInfo) -> Column:

@@ -15,7 +15,7 @@ from spangym.experiments.analysis.results import COMPARISON_METRICS, KEYS, Resul
 FIXED = tuple(f"fixed:{action}" for action in range(10))
 BASELINES = ("oracle", "threshold", "random", *FIXED)
 CONTENTS = ("documentation", "code", "noise", "letters", "repeats")
-FULL_KEYS = 500_000
+FULL_QK_PAIRS = 500_000
 # From random to oracle.
 REFERENCE_SCORES = {"oracle": 1.0, "threshold": 0.45, "random": 0.0} | {
     label: 0.6 - 0.05 * (action - 6) ** 2 for action, label in enumerate(FIXED)
@@ -76,8 +76,8 @@ def make_results(
                         "score": level,
                         "regret": (oracle - mean) / 8,
                         "mean_span": span,
-                        "qk_pairs": FULL_KEYS * span / 200,
-                        "full_qk_pairs": FULL_KEYS,
+                        "qk_pairs": FULL_QK_PAIRS * span / 200,
+                        "full_qk_pairs": FULL_QK_PAIRS,
                         "seconds": 40.0 + 20 * float(generator.random()),
                         "steps": episodes * 16 if learns else 0,
                     }

@@ -15,7 +15,7 @@ from spangym.experiments.analysis.results import PILOT_METRICS, VALUE_COLUMNS, R
 from ..pilot.synthetic import (
     AGENTS,
     FAILED,
-    FULL_KEYS,
+    FULL_QK_PAIRS,
     LONGER,
     SHORTER,
     STOPPED,
@@ -101,7 +101,7 @@ def test_costs_are_relative_to_plain_attention_and_full_spans(speech: Results):
     assert ratio.mean == pytest.approx((times["focus"] / times["standard"]).mean())
     assert statistics.estimate("speech", "standard", "time_ratio", "all").mean == 1.0
     share = statistics.estimate("speech", "focus", "qk_share", "all").mean
-    assert share == pytest.approx(shares["focus"].mean() / FULL_KEYS)
+    assert share == pytest.approx(shares["focus"].mean() / FULL_QK_PAIRS)
     assert math.isnan(statistics.estimate("speech", "standard", "span", "all").mean)
     assert statistics.estimate("speech", FAILED, "milliseconds", "all").n == 2
     assert {each[0] for each in speech.stopped} == {STOPPED}

@@ -41,7 +41,7 @@ SPLITS = {"speech": ("seen", "unseen"), "text": ("held out",)}
 STOPPED, FAILED = "original", "integrated-frozen-ppo"
 ERROR = "RuntimeError: <b>out of memory</b>"
 EXAMPLES = ("the old boat leans on the quay", "seven small birds")
-FULL_KEYS = 62_500.0
+FULL_QK_PAIRS = 62_500.0
 # Final errors, in the order of the variants: seconds of an update grow with the last.
 _QUALITY = (0.0, -0.004, 0.03, 0.035, 0.02, 0.0, -0.03, 0.005, 0.01, 0.0, -0.01, 0.0, 0.12)
 _MILLISECONDS = (95, 100, 150, 152, 210, 230, 240, 245, 250, 255, 238, 236, 900)
@@ -114,17 +114,17 @@ def make_pilot(
                     }
                 )
             )
-            judged = np.linspace(0, updates, evaluations + 1)[1:]
-            judged = judged[judged <= last]
+            evaluated = np.linspace(0, updates, evaluations + 1)[1:]
+            evaluated = evaluated[evaluated <= last]
             for worse, split in enumerate(splits):
-                loss = _losses(task, judged / updates, quality) + 0.12 * worse
+                loss = _losses(task, evaluated / updates, quality) + 0.12 * worse
                 error = np.clip(0.34 * loss + 0.05 * worse, 0, 1) if task == "speech" else loss
                 tables["evaluations"].append(
                     pd.DataFrame(
                         {
                             **key,
-                            "update": judged.astype(int),
-                            "seconds": judged * milliseconds / 1000,
+                            "update": evaluated.astype(int),
+                            "seconds": evaluated * milliseconds / 1000,
                             "split": split,
                             "loss": loss,
                             "error": error,
@@ -151,8 +151,8 @@ def make_pilot(
                     "parameters": 412_345 + 10 * number,
                     "seconds": last * milliseconds / 1000,
                     "milliseconds": milliseconds,
-                    "qk_pairs": FULL_KEYS * _SHARES[place],
-                    "full_qk_pairs": FULL_KEYS,
+                    "qk_pairs": FULL_QK_PAIRS * _SHARES[place],
+                    "full_qk_pairs": FULL_QK_PAIRS,
                     "span": span * (1 + 0.05 * float(generator.normal())),
                     "stopped": "its loss is not finite" if variant in stopped else "",
                 }

@@ -16,6 +16,7 @@ from spangym.experiments.reports.result_tables import (
     difference_table,
     footnotes,
     headlines,
+    pair_table,
     rich_result_tables,
     sample_efficiency_table,
     summary_table,
@@ -24,10 +25,11 @@ from spangym.experiments.reports.result_tables import (
 from spangym.experiments.reports.tables import Table, TableRow, to_latex, to_markdown
 
 from ..drawing import plot_data_of
-from ..pilot.synthetic import FAILED, LONGER, VARIANTS, make_pilot
+from ..pilot.synthetic import AGENTS, FAILED, LONGER, SHORTER, VARIANTS, make_pilot
 from ..synthetic import make_results
 
 AWKWARD = "a|b\\^"
+LAW_PAIRS = ((LONGER, SHORTER),)
 DASH = "\N{EN DASH}"
 
 
@@ -119,15 +121,27 @@ class TestPilot:
         )
         assert [row.label for row in table.rows] == [*VARIANTS]
         for place, split in ((1, "seen"), (2, "unseen")):
-            errors = {each: found.mean for each, found in speech.estimates("error", split).items()}
+            errors = {
+                each: speech.statistics.estimate("speech", each, "error", split).mean
+                for each in VARIANTS
+            }
             (best,) = [row.label for row in table.rows if row.cells[place].best]
             assert best == min(errors, key=errors.__getitem__)
-        mean, low, high, _ = speech.estimates("error", "unseen")["focus"]
+        mean, low, high, _ = speech.statistics.estimate("speech", "focus", "error", "unseen")
         row = row_of(table, "focus")
         assert row.cells[2].text == f"{100 * mean:.1f} ± {50 * (high - low):.1f}"
         assert row.cells[table.columns.index("query-key pairs, % of full")].text == "190"
         standard = row_of(table, "standard").cells
         assert standard[4].text == standard[table.columns.index("span")].text == DASH
+
+    def test_pairs_have_their_differences(self, speech: PlotData):
+        table = pair_table(speech)
+        pairs = [*LAW_PAIRS, *AGENTS.items()]
+        assert len(table.rows) == len(pairs)
+        for row, (group, baseline) in zip(table.rows, pairs, strict=True):
+            assert group in row.label
+            assert baseline in row.label
+            assert row.cells[2].note in ("better", "worse", "inconclusive")
 
     def test_text_has_bits_per_byte(self):
         data = plot_data_of(make_pilot("text", examples=()))

@@ -58,7 +58,7 @@ def make_attention(
     The output projection of local-global attention starts at zero (Zhang et al., Fixup
     Initialization, 2019); plain attention starts close to zero, with projections of N(0, 0.02).
     The global path of local-global attention starts with Glorot weights: with N(0, 0.02) the zero
-    projection hardly saw it beside the local path, and recognizers learned nothing in the first
+    projection hardly saw it next to the local path, and recognizers learned nothing in the first
     400 updates.
     """
     heads = variant.heads or config.heads

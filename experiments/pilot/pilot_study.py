@@ -30,7 +30,7 @@ class ModelConfig:
         num_layers: Number of blocks of attention and feed-forward.
         dims: Width.
         heads: Number of attention heads; divides ``dims``.
-        hidden: Width of the feed-forward parts beside plain attention. Variants whose attention has
+        hidden: Width of the feed-forward parts of the plain model. Variants whose attention has
             more parameters get narrower ones, so that all models have one size.
         win_size: Window at span scale 1, in tokens.
         max_span: Span at span scale 1, in tokens; at least ``win_size``.

@@ -79,7 +79,7 @@ def test_plans_are_changed_from_the_command_line(tmp_path: Path):
     study = override_pilot_study(
         tiny_pilot_study(), seeds=2, updates=3, variants=["refiner"], data=tmp_path
     )
-    # What the others are compared with stays; updates come in whole streams.
+    # The baseline stays; updates come in whole streams.
     assert [each.name for each in study.variants] == ["standard", "refiner"]
     assert (study.seeds, study.updates, study.evaluations) == ((0, 1), 4, 2)
     assert study.text.dataset == str(tmp_path)

@@ -29,7 +29,7 @@ class TrainableModel:
     def __init__(self, model: PilotModel) -> None:
         self.optimizer = ModelOptimizer(model, 8, 1e-3)
         self.losses: list[Tensor] = []
-        self.visited: list[list[list[int]]] = []
+        self.qk_pairs: list[list[list[int]]] = []
         self.batches = 0
 
     @property
@@ -38,7 +38,7 @@ class TrainableModel:
 
     def update_model(self, losses: Tensor, layer_outputs: Sequence[LayerOutput]) -> None:
         self.losses.append(losses.detach())
-        self.visited.append([each.qk_pairs.tolist() for each in layer_outputs])
+        self.qk_pairs.append([each.qk_pairs.tolist() for each in layer_outputs])
         self.optimizer.step(losses)
 
     def next_batch_rngs(self) -> list[np.random.Generator]:
@@ -118,9 +118,9 @@ def test_reward_is_loss_improvement_minus_cost():
     np.testing.assert_allclose(after_second, (first.mean() - second).numpy(), atol=1e-5)
     pairs = STUDY.text.ctx * (STUDY.text.ctx + 1) // 2 * LAYERS
     for step, info in enumerate(infos):
-        visited = trained.visited[step // LAYERS][step % LAYERS]
+        qk_pairs = trained.qk_pairs[step // LAYERS][step % LAYERS]
         prices = [each["reward_components"]["cost"] for each in info]
-        np.testing.assert_allclose(prices, [-0.5 * keys / pairs for keys in visited])
+        np.testing.assert_allclose(prices, [-0.5 * own / pairs for own in qk_pairs])
 
 
 def test_quality_reward_while_the_model_trains():

@@ -41,7 +41,7 @@ def folder(tmp_path: Path, speech: dict[tuple[str, str], np.ndarray]) -> Path:
 
 
 def spoken(corpus: Corpus) -> dict[tuple[str, str], int]:
-    """Lengths of what is in any split, by speaker and text."""
+    """Lengths of all utterances, by speaker and text."""
     return {
         (speaker, text): int(length)
         for split in corpus.splits.values()

@@ -123,7 +123,7 @@ class Interrupted(Refiner):
         (OutOfRange, r"choose_action\(state\) gave 10.*0\.\.9"),
         (Unseeded, "equal seeds"),
         (Needs, "construction .*TypeError"),
-        (Raises, "learning .*ArithmeticError: no such luck"),
+        (Raises, "learning .*ArithmeticError: no such"),
         (NoUpdate, r"update\(state, action, reward, next_state\)"),
         (Nothing, "neither .*choose_action, update.*learn, predict"),
         (Greedy, r"learn\(env, steps\) .*520 of 512"),

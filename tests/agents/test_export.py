@@ -175,8 +175,8 @@ def agent_with(name: str, **options: Any) -> Agent:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: get_agent_spec("random").make(seed=0), "RandomPolicy cannot be exported"),
-        (lambda: get_agent_spec("fixed:3").make(seed=0), "FixedSpanPolicy cannot be exported"),
+        (lambda: get_agent_spec("random").make(seed=0), "RandomPolicy"),
+        (lambda: get_agent_spec("fixed:3").make(seed=0), "FixedSpanPolicy"),
         (lambda: agent_with("recurrent_ppo"), "RecurrentPPO .*recurrent"),
         (
             lambda: agent_with(
@@ -201,7 +201,7 @@ def test_policy_that_is_more_than_its_network():
     agent = train("ppo", config)
     assert isinstance(agent, SB3Agent)
     agent.policy.__class__ = Contrary
-    with pytest.raises(ValueError, match="more than its network"):
+    with pytest.raises(ValueError, match=r"only .*% of"):
         export_policy(agent, config.observation_spec)
 
 

@@ -20,14 +20,13 @@ from spangym.experiments.reports.write_outputs import load_data, write_outputs
 from spangym.experiments.runner.job_files import RESULT_FILE
 from spangym.experiments.runner.local_executor import LocalExecutor
 from spangym.experiments.runner.manifest import available_cpus, make_manifest
-from spangym.experiments.runner.progress import NullReporter
 from spangym.experiments.runner.run_dir import RunDir
 from spangym.experiments.runner.run_job import run_jobs
 from spangym.experiments.studies.load_study import load_study, normalize_study
 from spangym.experiments.studies.study import Study, StudyAgent
 from spangym.experiments.trials.comparison_run import COMPARISON, ComparisonDir
 from spangym.experiments.trials.smoke_test import smoke_test
-from spangym.experiments.trials.trial import Trial, trials_of
+from spangym.experiments.trials.trial import Trial, ignore, trials_of
 
 OVERHEAD_GOAL = 1.10
 """Wall time of a study over the sum of its trials' times, divided by the processes."""
@@ -78,7 +77,7 @@ def runner_overhead(study: Study, path: Path, num_workers: int) -> float:
     smoke_test(study)
     folder = RunDir(path, COMPARISON)
     trials = folder.create(study, _manifest(study, num_workers))
-    failed = run_jobs(folder.unfinished(), LocalExecutor(num_workers), NullReporter())
+    failed = run_jobs(folder.unfinished(), LocalExecutor(num_workers), ignore)
     write_outputs(folder, failed)
     wall = time.perf_counter() - began
     return wall / (sum(folder.result(trial)["wall_seconds"] for trial in trials) / num_workers)

@@ -18,7 +18,7 @@ from spangym.experiments.reports.result_tables import footnotes, headlines, rich
 from spangym.experiments.runner.job import Executor
 from spangym.experiments.runner.local_executor import LocalExecutor
 from spangym.experiments.runner.manifest import available_cpus
-from spangym.experiments.runner.progress import make_reporter
+from spangym.experiments.runner.progress import show_progress
 from spangym.experiments.runner.run_dir import RunDir
 from spangym.experiments.runner.run_job import run_jobs
 from spangym.utils.errors import UserError
@@ -61,8 +61,8 @@ def running(
         finished = folder.finished()
         if finished:
             console.print(f"{len(finished)} of {len(jobs)} jobs are finished already")
-        with make_reporter(console, jobs, finished, quiet) as reporter:
-            failed = run_jobs(folder.unfinished(), executor, reporter)
+        with show_progress(console, jobs, finished) as show:
+            failed = run_jobs(folder.unfinished(), executor, show)
         if len(failed) == len(jobs):
             error = next(iter(failed.values()))
             print(f"spangym: every job failed, the first with: {error}", file=sys.stderr)

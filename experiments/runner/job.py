@@ -124,8 +124,8 @@ class Executor(Protocol):
         """Run jobs in parallel and yield their events.
 
         A failed job leaves ``error.txt`` in its folder and does not stop the others. A job that
-        another process is running is awaited instead of run twice. Closing the iterator, for example
-        on an interrupt, kills the running jobs.
+        another process is running is awaited instead of run twice. Closing the iterator, for
+        example on an interrupt, kills the running jobs.
 
         Args:
             jobs: Jobs in the order in which they start.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,42 +16,34 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.progress import Progress as ProgressBars
+from rich.progress import Progress as Display
 
 from spangym.experiments.runner.job import Event, Failed, Finished, Job, Message, Progress, Started
 
 
-class ProgressReporter(Protocol):
-    """Displays the events of jobs."""
-
-    def show(self, event: Event) -> None:
-        """Display an event."""
-        ...
-
-
 @contextlib.contextmanager
-def make_reporter(
-    console: Console, jobs: Sequence[Job], finished: Sequence[Job], quiet: bool
-) -> Iterator[ProgressReporter]:
-    """Choose a display: bars in a terminal, lines elsewhere, nothing if quiet.
+def show_progress(
+    console: Console, jobs: Sequence[Job], finished: Sequence[Job]
+) -> Iterator[Callable[[Event], None]]:
+    """Display progress: bars in a terminal, lines elsewhere, nothing on a quiet console.
 
     Args:
         console: Output.
         jobs: Jobs of the run.
         finished: Jobs that were complete before.
-        quiet: Whether to display nothing.
+
+    Yields:
+        The function that displays an event.
     """
-    if quiet:
-        yield NullReporter()
-    elif console.is_terminal:
-        reporter = RichReporter(console, jobs, finished)
-        with reporter.bars:
-            yield reporter
+    if console.is_terminal and not console.quiet:
+        bars = ProgressBars(console, jobs, finished)
+        with bars.display:
+            yield bars.show
     else:
-        yield PlainReporter(console, jobs, finished)
+        yield ProgressLines(console, jobs, finished).show
 
 
-class RichReporter:
+class ProgressBars:
     """A progress bar for each running job and one for all jobs.
 
     Args:
@@ -61,11 +52,11 @@ class RichReporter:
         finished: Jobs that were complete before.
 
     Attributes:
-        bars: Live display, to be used as a context manager.
+        display: Live display, to be used as a context manager.
     """
 
     def __init__(self, console: Console, jobs: Sequence[Job], finished: Sequence[Job]) -> None:
-        self.bars = ProgressBars(
+        self.display = Display(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
@@ -77,31 +68,31 @@ class RichReporter:
         self._done = {job.job_id: job.total for job in finished}
         self._tasks: dict[str, TaskID] = {}
         total = sum(job.total for job in jobs)
-        self._all_jobs = self.bars.add_task(
+        self._all_jobs = self.display.add_task(
             "[bold]all jobs", total=total, completed=sum(self._done.values())
         )
 
     def show(self, event: Event) -> None:
         """Display an event."""
-        job, job_id, console = event.job, event.job.job_id, self.bars.console
+        job, job_id, console = event.job, event.job.job_id, self.display.console
         match event:
             case Started():
-                self._tasks[job_id] = self.bars.add_task(escape(job.name), total=job.total)
+                self._tasks[job_id] = self.display.add_task(escape(job.name), total=job.total)
             case Progress():
                 self._done[job_id] = event.done
-                self.bars.update(self._tasks[job_id], completed=event.done)
+                self.display.update(self._tasks[job_id], completed=event.done)
             case Message():
                 console.print(f"{job_id}: {event.text}", markup=False, highlight=False)
             case Finished() | Failed():
                 self._done[job_id] = job.total
-                self.bars.remove_task(self._tasks.pop(job_id))
+                self.display.remove_task(self._tasks.pop(job_id))
                 if isinstance(event, Failed):
                     line = f"failed: {job_id}: {event.error}"
                     console.print(line, markup=False, highlight=False)
-        self.bars.update(self._all_jobs, completed=sum(self._done.values()))
+        self.display.update(self._all_jobs, completed=sum(self._done.values()))
 
 
-class PlainReporter:
+class ProgressLines:
     """One line for each finished or failed job, for output that is not a terminal.
 
     Args:
@@ -134,10 +125,3 @@ class PlainReporter:
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-class NullReporter:
-    """Displays nothing."""
-
-    def show(self, event: Event) -> None:
-        """Ignore an event."""

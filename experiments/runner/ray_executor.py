@@ -1,8 +1,8 @@
 """Executor that runs jobs as tasks of a Ray cluster, whose nodes need not share files.
 
-This machine must be one of the nodes. Each node needs spangym, Ray and torch in the versions of this
-machine, and the files that jobs read (datasets, users' agents) at the same paths; nodes on which a
-job would have other results are refused.
+This machine must be one of the nodes. Each node needs spangym, Ray and torch in the versions of
+this machine, and the files that jobs read (datasets, users' agents) at the same paths; nodes on
+which a job would have other results are refused.
 """
 
 from __future__ import annotations
@@ -65,17 +65,8 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 _PACKAGES = ("torch", "numpy")
 
 
-@dataclass(frozen=True)
-class _Files:
-    """Files of a folder, by their relative paths.
-
-    Attributes:
-        changed: Content of new and changed files.
-        names: Names of all files.
-    """
-
-    changed: dict[str, bytes]
-    names: frozenset[str]
+_Files = dict[str, bytes]
+"""Content of all files of a folder, by relative path."""
 
 
 @dataclass(eq=False)
@@ -108,8 +99,8 @@ class _Run:
 class RayExecutor:
     """Runs jobs on a Ray cluster, with one core each, and one GPU each if they compute on CUDA.
 
-    Files are copied to this machine with each checkpoint and at the end. A job whose process or node
-    dies is run again, at most three times, from the last copied checkpoint.
+    Files are copied to this machine with each checkpoint and at the end. A job whose process or
+    node dies is run again, at most three times, from the last copied checkpoint.
 
     Args:
         address: HOST:PORT of a running cluster; None to start one on this machine.
@@ -205,12 +196,13 @@ class RayExecutor:
 
     def _submit(self, run: _Run) -> ray.ObjectRefGenerator:
         clean_job_dir(run.folder)
-        files = _FileSync(run.folder).changes()
         # Ray's own retries would not start from the copied checkpoints.
         task: Any = ray.remote(num_cpus=1, num_gpus=_num_gpus(run.job), max_retries=0)(
             run_remote_job
         )
-        return task.remote(run.job, files, run.fingerprint, self._checkpoint_seconds)
+        return task.remote(
+            run.job, _read_files(run.folder), run.fingerprint, self._checkpoint_seconds
+        )
 
     def _receive(
         self, task: ray.ObjectRefGenerator, running: dict[ray.ObjectRefGenerator, _Run]
@@ -234,8 +226,8 @@ class RayExecutor:
                 yield Message(run.job, f"its process or node died ({name}); {retry}")
                 running[self._submit(run)] = run
         else:
-            if isinstance(message, _Files):
-                _sync_files(run.folder, message)
+            if isinstance(message, dict):
+                _replace_files(run.folder, message)
                 return
             if isinstance(message, Finished | Failed):
                 del running[task]
@@ -263,7 +255,7 @@ def run_remote_job(
         checkpoint_seconds: Least time between two checkpoints of a training.
 
     Yields:
-        Events of the job, and the files of its folder as they change.
+        Events of the job, and the files of its folder with each new checkpoint and at the end.
 
     Raises:
         RuntimeError: The results on this node would differ.
@@ -277,15 +269,16 @@ def run_remote_job(
             )
     with tempfile.TemporaryDirectory(prefix="spangym-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary, "job")
-        _sync_files(folder, files)
-        outgoing = _FileSync(folder)
-        outgoing.changes()
+        _replace_files(folder, files)
+        sent = {*files}
         messages: SimpleQueue[Event | _Files | None] = SimpleQueue()
 
         def emit(event: Event) -> None:
             # The training waits meanwhile, so that no file is read while it is written.
-            if outgoing.has_new_checkpoint():
-                messages.put(outgoing.changes())
+            checkpoints = {f"checkpoints/{each.name}" for each in folder.glob("checkpoints/step-*")}
+            if not checkpoints <= sent:
+                sent.update(checkpoints)
+                messages.put(_read_files(folder))
             messages.put(event)
 
         # The job runs in a thread so that this generator can yield its messages.
@@ -296,7 +289,7 @@ def run_remote_job(
         try:
             while (message := _next(messages)) is not None:
                 yield message
-            yield outgoing.changes()
+            yield _read_files(folder)
             yield end.result()
         finally:
             # The thread of a cancelled job runs on for a while and must not find its folder.
@@ -310,45 +303,24 @@ def _next(messages: SimpleQueue[Event | _Files | None]) -> Event | _Files | None
             return messages.get(timeout=_TASK_POLL_SECONDS)
 
 
-class _FileSync:
-    """The sending side of a folder: remembers which files were sent."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._sent: dict[str, tuple[int, int]] = {}
-
-    def has_new_checkpoint(self) -> bool:
-        """Return whether a checkpoint was not sent yet."""
-        checkpoints = self._folder.glob("checkpoints/step-*")
-        return any(f"checkpoints/{path.name}" not in self._sent for path in checkpoints)
-
-    def changes(self) -> _Files:
-        """Return the changes since the last call."""
-        states = {}
-        for path in _files_in(self._folder):
-            stat = path.stat()
-            name = path.relative_to(self._folder).as_posix()
-            states[name] = stat.st_size, stat.st_mtime_ns
-        changed = [name for name, state in states.items() if self._sent.get(name) != state]
-        self._sent = states
-        content = {name: (self._folder / name).read_bytes() for name in changed}
-        return _Files(content, frozenset(states))
+def _read_files(folder: Path) -> _Files:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
-def _sync_files(folder: Path, files: _Files) -> None:
-    """Apply changes to the receiving folder; the file that marks a finished job comes last."""
-    for name in sorted(files.changed, key=lambda name: name == RESULT_FILE):
+def _replace_files(folder: Path, files: _Files) -> None:
+    """Make a folder hold exactly the given files; the one that marks a finished job comes last."""
+    for name in sorted(files, key=lambda name: name == RESULT_FILE):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as tmp:
-            tmp.write_bytes(files.changed[name])
-    for path in _files_in(folder):
-        if path.relative_to(folder).as_posix() not in files.names:
+            tmp.write_bytes(files[name])
+    for path in folder.rglob("*"):
+        if path.is_file() and path.relative_to(folder).as_posix() not in files:
             path.unlink()
-
-
-def _files_in(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def _environment_fingerprint(job: Job, hashes: DatasetHashes) -> dict[str, str]:

@@ -80,7 +80,7 @@ class RunKind(Generic[S, J]):
 
 
 class RunDir(Generic[S, J]):
-    """A run folder.
+    """A run folder; methods that read raise a UserError for damaged files.
 
     Args:
         path: The folder.
@@ -112,16 +112,10 @@ class RunDir(Generic[S, J]):
         return f"spangym {self.kind.command} --resume {shlex.quote(str(self.path))}"
 
     def create(self, study: S, manifest: dict[str, Any]) -> list[J]:
-        """Write the study, its jobs and the manifest to a new folder or over those of an earlier run.
+        """Write a normalized study, its jobs and the manifest; return the jobs.
 
-        A job that already has a folder keeps it, even if agent or environment had other names.
-
-        Args:
-            study: A normalized study.
-            manifest: Manifest; added to that of the earlier run, if there is one.
-
-        Returns:
-            The jobs of the study.
+        In the folder of an earlier run, the manifest is added to the earlier one, and a job that
+        already has a folder keeps it, even if agent or environment had other names.
 
         Raises:
             UserError: The folder holds another study or other files, or is not writable.
@@ -130,7 +124,7 @@ class RunDir(Generic[S, J]):
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if run_command(self.path):
-                self._check_study_name(study.name)
+                self._check_same_study(study.name)
                 first = self.manifest()
                 resumed = first.pop("resumed", None)
                 resumed = resumed if isinstance(resumed, list) else []
@@ -153,19 +147,11 @@ class RunDir(Generic[S, J]):
         return jobs
 
     def study(self) -> S:
-        """Read the study, without importing its agents.
-
-        Raises:
-            UserError: The file is damaged.
-        """
+        """Read the study, without importing its agents."""
         return parse_toml(self._read("study.toml"), str(self.path / "study.toml"), self.kind.study)
 
     def jobs(self) -> list[J]:
-        """Read the jobs in the order of ``jobs.json``, without importing their agents.
-
-        Raises:
-            UserError: A file is damaged.
-        """
+        """Read the jobs in the order of ``jobs.json``, without importing their agents."""
         study, rows = self.study(), self._rows()
         try:
             return self.kind.from_rows(study, rows)
@@ -197,41 +183,21 @@ class RunDir(Generic[S, J]):
         return self.path / self._folder_name(job)
 
     def result(self, job: J) -> dict[str, Any]:
-        """Read ``result.json`` of a finished job.
-
-        Raises:
-            UserError: The file is damaged.
-        """
+        """Read ``result.json`` of a finished job."""
         name = f"{self._folder_name(job)}/{RESULT_FILE}"
         return self._checked(job, name, self._read_json(name, self.kind.result_keys))
 
     def table(self, job: J, table: str) -> pd.DataFrame:
-        """Read a CSV file of a finished job.
-
-        Args:
-            job: The job.
-            table: Name of the file without its suffix, for example ``curve``.
-
-        Raises:
-            UserError: The file is damaged.
-        """
+        """Read a CSV file of a finished job, by its name without suffix, for example ``curve``."""
         name = f"{self._folder_name(job)}/{table}.csv"
         return self._checked(job, name, self._read_csv(name, self.kind.tables[table]))
 
     def manifest(self) -> dict[str, Any]:
-        """Read the manifest.
-
-        Raises:
-            UserError: The file is damaged.
-        """
+        """Read the manifest."""
         return self._read_json("manifest.json", MANIFEST_KEYS)
 
     def copy_checkpoints(self, before: Sequence[tuple[J, Path]]) -> None:
-        """Copy checkpoints of shorter trainings into the folders of those that continue them.
-
-        Args:
-            before: Jobs before the study was changed, with their folders.
-        """
+        """Copy checkpoints of shorter trainings, given by job and folder, to their longer versions."""
         for job, old in before:
             new = self.folder_of(job)
             if old != new and any(old.glob("checkpoints/step-*")) and not new.exists():
@@ -240,11 +206,7 @@ class RunDir(Generic[S, J]):
                 tmp.rename(new)
 
     def check_writable(self) -> None:
-        """Check that files can be written.
-
-        Raises:
-            UserError: They cannot.
-        """
+        """Raise a UserError if files cannot be written."""
         if not os.access(self.path, os.W_OK | os.X_OK):
             raise UserError(f"folder {str(self.path)!r} cannot be written: permission denied")
 
@@ -257,17 +219,17 @@ class RunDir(Generic[S, J]):
         """Write a JSON file atomically."""
         self.write(name, json.dumps(content, indent=2) + "\n")
 
-    def _check_study_name(self, wanted: str) -> None:
-        if run_command(self.path) != self.kind.command:
-            raise UserError(
-                f"folder {str(self.path)!r} holds a run of `spangym {run_command(self.path)}`: "
-                "choose another with --out"
-            )
-        if (name := self.study().name) != wanted:
-            raise UserError(
-                f"folder {str(self.path)!r} holds a run of the study {name!r}: choose another with "
-                f"--out for {wanted!r}"
-            )
+    def _check_same_study(self, wanted: str) -> None:
+        command = run_command(self.path)
+        run = f"spangym {command}"
+        if command == self.kind.command:
+            if (name := self.study().name) == wanted:
+                return
+            run = f"the study {name!r}"
+        raise UserError(
+            f"folder {str(self.path)!r} holds a run of {run}: choose another with --out for "
+            f"{wanted!r}"
+        )
 
     def _make_rows(self, jobs: Sequence[J]) -> list[dict[str, Any]]:
         hashes = DatasetHashes()
@@ -358,7 +320,7 @@ class RunDir(Generic[S, J]):
 
 
 def run_command(path: Path) -> str:
-    """Return the subcommand that wrote a run folder, ``compare`` or ``pilot``; else an empty text."""
+    """Return the subcommand that wrote a run folder, ``compare`` or ``pilot``; empty if none."""
     try:
         study = (path / "study.toml").read_text("utf-8", "replace")
     except OSError:

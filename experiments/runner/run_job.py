@@ -24,20 +24,19 @@ from spangym.experiments.runner.job import (
     Progress,
 )
 from spangym.experiments.runner.job_files import clean_job_dir, is_finished, job_lock
-from spangym.experiments.runner.progress import ProgressReporter
 
 _SECONDS_BETWEEN_REPORTS = 0.2
 
 
 def run_jobs(
-    jobs: Sequence[PlacedJob], executor: Executor, reporter: ProgressReporter
+    jobs: Sequence[PlacedJob], executor: Executor, show: Callable[[Event], object]
 ) -> dict[str, str]:
-    """Run jobs and report their events; jobs that share a folder are run once.
+    """Run jobs and show their events; jobs that share a folder are run once.
 
     Args:
         jobs: Jobs and their folders; interrupted jobs are resumed.
         executor: Executor of the jobs.
-        reporter: Display of the events.
+        show: Function that displays an event.
 
     Returns:
         Errors of the failed jobs, one line each, by job id.
@@ -49,7 +48,7 @@ def run_jobs(
     failed: dict[str, str] = {}
     for event in executor.run([(same[0], folder) for folder, same in by_folder.items()]):
         for job in by_id[event.job.job_id]:
-            reporter.show(replace(event, job=job))
+            show(replace(event, job=job))
             if isinstance(event, Failed):
                 failed[job.job_id] = event.error
     return failed

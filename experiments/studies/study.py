@@ -114,8 +114,8 @@ class EvalConfig:
         episodes: Number of episodes.
         regret_episodes: Number of episodes, the first ones, in which the regret of each decision is
             measured by lookahead, which takes as long as the oracle.
-        split: Split of the dataset. ``train`` is for hyperparameter searches, which must not see the
-            final evaluation.
+        split: Split of the dataset. ``train`` is for hyperparameter searches, which must not see
+            the final evaluation.
     """
 
     seed: Seed = 1_000_000
@@ -139,8 +139,8 @@ class Study:
         agents: Compared agents; `BASELINES` are always added.
         evaluation: Evaluation of the agents.
         n_envs: Parallel environments of a training.
-        resumed_from_steps: Earlier values of ``total_timesteps``, if the trainings were made longer.
-            Their schedules ended there, and a training that starts over passes through the same ends.
+        resumed_from_steps: Earlier values of ``total_timesteps``, if the trainings were made
+            longer. Schedules ended there, and a training that starts over does the same.
     """
 
     name: StudyName

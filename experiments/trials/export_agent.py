@@ -1,4 +1,4 @@
-"""``spangym export``: a trained agent as a file that any layer can be controlled by."""
+"""``spangym export``: a trained agent as a file that controls any layer."""
 
 from __future__ import annotations
 
@@ -15,25 +15,24 @@ from spangym.utils.errors import UserError
 
 
 def export(folder: Path, out: Path) -> ExportedPolicy:
-    """Write the agent of a finished trial to a file for `spangym.attention.load_controller`.
+    """Export the agent of a finished trial for `spangym.attention.load_controller`.
 
     Args:
-        folder: The trial's folder.
-        out: The file, which is written whole or not at all.
+        folder: Folder of the trial.
+        out: File to write atomically.
 
     Returns:
-        What was written; of an agent that observes the layer, the controller of the first.
+        The exported policy; for an agent that observes the layer index, that of layer 0.
 
     Raises:
-        UserError: The folder is no finished trial's, or its agent cannot be frozen.
+        UserError: The trial is not finished, or its agent cannot be exported.
     """
-    trained = load_trained_agent(folder)
-    trial, config = trained.trial, trained.config
+    trial, agent, config = load_trained_agent(folder)
     try:
-        # Which layers a study names is known to the stack alone; what it reads does not matter.
+        # The action scale depends on the model alone, not on its data.
         action_scale = build_model(config, None, channels=0).layer(0).config.action_scale
         controller = export_policy(
-            trained.agent,
+            agent,
             config.observation_spec,
             observation_time=cast(ObservationTime, config.observation_time),
             action_scale=action_scale,

@@ -84,7 +84,7 @@ class TrialLogger:
         """Log the evaluation of a trained agent.
 
         Args:
-            hyperparameters: Settings of the trial, with ``environment`` and ``agent``; may be nested.
+            hyperparameters: Settings of the trial, with ``environment`` and ``agent``.
             episodes: One row per evaluation episode.
             action_counts: Counts as of `spangym.experiments.trials.evaluate.count_actions`.
             regret: Mean regret of a decision; None if it was not measured.

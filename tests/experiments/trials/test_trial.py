@@ -1,6 +1,8 @@
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,11 +11,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from spangym.agents import FixedSpanPolicy
 from spangym.envs import SB3SpanControlVecEnv, SpanControlEnv
-from spangym.experiments.studies.study import Study
+from spangym.experiments.runner.fingerprint import DatasetHashes, config_hash
+from spangym.experiments.studies.study import EvalConfig, Study, StudyAgent
 from spangym.experiments.trials.evaluate import evaluate, measure_regret
 from spangym.experiments.trials.recorder import EpisodeRecorder
 from spangym.experiments.trials.tensorboard import TrialLogger
-from spangym.experiments.trials.trial import env_seed, trials_of
+from spangym.experiments.trials.trial import Trial, env_seed, trials_of
 
 COLUMNS = [
     "step",
@@ -28,7 +31,7 @@ COLUMNS = [
 ]
 
 
-def test_curve_holds_what_the_environment_did(tiny: Study, tmp_path: Path):
+def test_curve_agrees_with_scalar_environments(tiny: Study, tmp_path: Path):
     """Two environments of a fixed span, against scalar environments with the same seeds."""
     config = trials_of(tiny)[0].train_config()
     env = SB3SpanControlVecEnv(config, 2)
@@ -65,10 +68,10 @@ def test_curve_holds_what_the_environment_did(tiny: Study, tmp_path: Path):
     assert all(each.min == 0 and each.sum == 6 * each.num for each in histograms)
 
 
-def test_more_steps_than_given_are_refused(tiny: Study, tmp_path: Path):
+def test_more_steps_than_the_budget_raise(tiny: Study, tmp_path: Path):
     env = SB3SpanControlVecEnv(trials_of(tiny)[0].train_config(), 1)
     recorder = EpisodeRecorder(env, tmp_path, TrialLogger(tmp_path), 3, 0, lambda _: None)
-    with pytest.raises(RuntimeError, match="more than the 3 steps"):
+    with pytest.raises(RuntimeError, match="3 steps"):
         FixedSpanPolicy(1).learn(recorder, 4)
     recorder.close()
 
@@ -80,7 +83,7 @@ def test_streams_and_agents_draw_from_different_seeds():
     assert max(streams) < 2**31
 
 
-def test_evaluation_is_the_same_for_all_and_repeatable(tiny: Study):
+def test_evaluation_is_repeatable(tiny: Study):
     config = trials_of(tiny)[0].eval_config()
     one, other = (evaluate(FixedSpanPolicy(5), config, 100, 3, lambda _: None) for _ in range(2))
     assert one == other
@@ -99,7 +102,7 @@ def test_evaluation_is_the_same_for_all_and_repeatable(tiny: Study):
         assert row["return"] == pytest.approx(sum(scalar.step(5)[1] for _ in range(4)))
 
 
-def test_a_trial_leaves_everything_and_result_last(tiny: Study, tmp_path: Path):
+def test_trial_writes_all_files(tiny: Study, tmp_path: Path):
     trial, seen = trials_of(tiny)[1], []
     trial.run(tmp_path, seen.append)
     names = {each.name for each in tmp_path.iterdir() if "tfevents" not in each.name}
@@ -120,7 +123,7 @@ def test_a_trial_leaves_everything_and_result_last(tiny: Study, tmp_path: Path):
     assert (job["agent"]["algo"], job["seed"], job["total_timesteps"]) == ("refiner", 1, 64)
 
 
-def test_every_agent_shows_the_same_names_in_tensorboard(tiny: Study, tmp_path: Path):
+def test_tensorboard_has_the_same_names_for_every_agent(tiny: Study, tmp_path: Path):
     """Scalars, histograms, a figure and the HParams tab's summaries, of a learner and a policy."""
     shown = []
     for trial in (trials_of(tiny)[2], trials_of(tiny)[-1]):
@@ -138,7 +141,7 @@ def test_every_agent_shows_the_same_names_in_tensorboard(tiny: Study, tmp_path: 
     assert {"evaluation/return", "evaluation/mean_span", "evaluation/qk_pairs"} <= {*shown[0]}
 
 
-def test_regret_is_what_looking_ahead_has_over_what_was_chosen(tiny: Study):
+def test_regret_compares_with_lookahead(tiny: Study):
     """The oracle regrets nothing; a fixed span what the best ways have over its own, summed."""
     oracle, fixed = (
         next(each for each in trials_of(tiny) if each.agent.algo == name)
@@ -156,7 +159,81 @@ def test_regret_is_what_looking_ahead_has_over_what_was_chosen(tiny: Study):
     assert regrets[1]["layer"].tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
 
 
-def test_a_fixed_span_is_not_trained(tiny: Study, tmp_path: Path):
+def test_fixed_span_is_not_trained(tiny: Study, tmp_path: Path):
     trial = next(each for each in trials_of(tiny) if each.agent.algo == "fixed:4")
     trial.run(tmp_path)
     assert (tmp_path / "curve.csv").read_text() == ",".join(COLUMNS) + "\n"
+
+
+def test_trial_is_strict(tiny: Study):
+    with pytest.raises(TypeError):
+        replace(trials_of(tiny)[0], steps=3)
+
+
+CUSTOM = """
+class Mine:
+    def choose_action(self, state):
+        return {action}
+    def update(self, state, action, reward, next_state):
+        pass
+"""
+
+
+def key_of(trial: Trial) -> str:
+    return config_hash(trial.config_for_hash(DatasetHashes()))
+
+
+def test_hash_ignores_names(tiny: Study):
+    trial = trials_of(tiny)[0]
+    agent = replace(trial.agent, name="another", environments=("elsewhere",))
+    environment = replace(trial.environment, name="elsewhere")
+    assert key_of(replace(trial, agent=agent, environment=environment)) == key_of(trial)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 7},
+        {"total_timesteps": 128},
+        {"n_envs": 2},
+        {"resumed_from_steps": (32,)},
+        {"evaluation": EvalConfig(episodes=2, regret_episodes=1)},
+    ],
+)
+def test_hash_depends_on_the_trial(tiny: Study, change: dict[str, Any]):
+    trial = trials_of(tiny)[0]
+    assert key_of(replace(trial, **change)) != key_of(trial)
+
+
+@pytest.mark.parametrize(
+    "change", [{"hyperparameters": {"alpha": 0.2}}, {"pool_groups": 4}, {"algo": "random"}]
+)
+def test_hash_depends_on_the_agent(tiny: Study, change: dict[str, Any]):
+    trial = trials_of(tiny)[0]
+    assert key_of(replace(trial, agent=replace(trial.agent, **change))) != key_of(trial)
+
+
+def test_hash_depends_on_kwargs_and_content(tiny: Study, tmp_path: Path):
+    trial = trials_of(tiny)[0]
+    keys = {key_of(trial)}
+    (tmp_path / "own.txt").write_text("abcdefgh" * 50)
+    for change in ({"cost_coef": 0.5}, {"dataset": "code"}, {"dataset": str(tmp_path / "own.txt")}):
+        kwargs = {**trial.environment.kwargs, **change}
+        environment = replace(trial.environment, kwargs=kwargs)
+        keys.add(key_of(changed := replace(trial, environment=environment)))
+    assert len(keys) == 4
+    (tmp_path / "own.txt").write_text("hgfedcba" * 50)
+    assert key_of(changed) not in keys
+
+
+def test_hash_depends_on_the_module_of_a_users_agent(
+    tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    trial = replace(trials_of(tiny)[0], agent=StudyAgent("own_of_keys:Mine", encoding="state"))
+    path = tmp_path / "own_of_keys.py"
+    keys = set()
+    for action in (3, 4, 3):
+        path.write_text(CUSTOM.format(action=action))
+        keys.add(key_of(trial))
+    assert len(keys) == 2

@@ -1,4 +1,4 @@
-"""Trials on a real Ray cluster, of several nodes on this machine: what dies goes on elsewhere."""
+"""Trials on a real Ray cluster of several nodes on this machine, of which some die."""
 
 import contextlib
 import dataclasses
@@ -35,7 +35,7 @@ from pathlib import Path
 from spangym.agents import Refiner
 
 class Waits(Refiner):
-    "Stands still in mid-training until there is a file, when its progress has been told."
+    "Waits in the middle of the training for a file, after its progress was reported."
     def __init__(self, gate, seed):
         super().__init__(seed=seed)
         self.gate = Path(gate)
@@ -68,11 +68,11 @@ NODE = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A head without cores, and a node with one."""
-    # Names of sockets are short: 107 bytes.
+    """A head node without cores, and a node with one core."""
+    # Paths of sockets have at most 107 bytes.
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory("ray") as place:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        # What killed tasks leave behind, and a token that Ray else puts into the home folder.
+        # For leftovers of killed tasks, and a token that Ray would store in the home folder.
         patch.setenv("TMPDIR", place)
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
         there = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE})
@@ -88,7 +88,7 @@ def gate(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def study(tiny: Study, tmp_path: Path, gate: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    """Its agents in the working folder, where tasks are to find them, too."""
+    """A study whose agents are in the working folder, where tasks must find them, too."""
     (tmp_path / "mine.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -125,7 +125,7 @@ def same_files(jobs: list[tuple[Trial, Path]], others: list[tuple[Trial, Path]])
             assert len(list((folder / "checkpoints").iterdir())) == 1
 
 
-def test_a_study_outlives_a_node_with_the_numbers_of_the_local_executor(
+def test_study_survives_the_death_of_a_node(
     study: Study, cluster: Cluster, gate: Path, tmp_path: Path
 ):
     trials = [trial_of(study, "waits", seed) for seed in (0, 1)]
@@ -136,14 +136,14 @@ def test_a_study_outlives_a_node_with_the_numbers_of_the_local_executor(
     killed = False
     for event in RayExecutor(cluster.address, None, 0.0).run(jobs):
         events.append(event)
-        # A core each: where both wait, both nodes are at one.
+        # Each takes one core: when both wait, both nodes are busy.
         under_way = {
             each.job.seed for each in events if isinstance(each, Progress) and each.done > 10
         }
         if len(under_way) == 2 and not killed:
             cluster.remove_node(second, allow_graceful=False)
             killed = True
-        # Not before: a task outlives its node for a moment, and might come to its end.
+        # Not earlier: a task survives its node for a moment, and might finish.
         if isinstance(event, Message):
             gate.touch()
         assert not isinstance(event, Failed), event.error
@@ -151,7 +151,7 @@ def test_a_study_outlives_a_node_with_the_numbers_of_the_local_executor(
         each.job_id for each in trials
     )
     (noted,) = (each for each in events if isinstance(each, Message))
-    assert "died (NodeDiedError); it is run again" in noted.text
+    assert "NodeDiedError" in noted.text
     after = events[events.index(noted) :]
     goes_on = next(each for each in after if isinstance(each, Progress) and each.job == noted.job)
     assert goes_on.done > 10
@@ -160,7 +160,7 @@ def test_a_study_outlives_a_node_with_the_numbers_of_the_local_executor(
 
 
 @pytest.mark.slow
-def test_what_fails_fails_alone_and_what_another_runs_is_not_run_twice(
+def test_failed_jobs_and_jobs_of_another_runner(
     study: Study, cluster: Cluster, tmp_path: Path
 ):
     names = ("random", "Raises", "waits", "dqn")
@@ -172,12 +172,12 @@ def test_what_fails_fails_alone_and_what_another_runs_is_not_run_twice(
     for event in RayExecutor(cluster.address, 1).run(jobs):
         events.append(event)
         if isinstance(event, Failed) and event.job == raises:
-            # As on a node that has another version of it.
+            # Like a node with another version of the module.
             module = tmp_path / "mine.py"
             module.write_text(f"{MINE}# other\n")
         if event == Finished(free):
             assert not is_locked(at_free)
-            assert any("another process runs it" in each.text for each in notes_of(events, taken))
+            assert any("another process" in each.text for each in notes_of(events, taken))
             at.mkdir()
             (at / "result.json").write_text("of the other")
             lock.release()
@@ -187,7 +187,7 @@ def test_what_fails_fails_alone_and_what_another_runs_is_not_run_twice(
     assert not (broken / "result.json").exists()
     refused = ends[changed.job_id]
     assert isinstance(refused, Failed)
-    assert refused.error.endswith("on the runner's machine; have the same on both")
+    assert "must be equal" in refused.error
     assert ends[taken.job_id] == Finished(taken)
     assert (at / "result.json").read_text() == "of the other"
     assert not any(is_locked(folder) for _, folder in jobs)
@@ -195,8 +195,8 @@ def test_what_fails_fails_alone_and_what_another_runs_is_not_run_twice(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_closing_ends_the_tasks_and_keeps_what_came_back(study: Study, gate: Path, tmp_path: Path):
-    """On Ray of its own, which ends with it."""
+def test_closing_ends_the_tasks_and_keeps_copied_checkpoints(study: Study, gate: Path, tmp_path: Path):
+    """On a cluster that the executor starts and stops."""
     trial, folder = trial_of(study, "waits"), tmp_path / "a"
     handler = signal.getsignal(signal.SIGTERM)
     running = RayExecutor(None, 1, 0.0).run([(trial, folder)])
@@ -212,7 +212,7 @@ def test_closing_ends_the_tasks_and_keeps_what_came_back(study: Study, gate: Pat
         while time.monotonic() < until:
             os.kill(process, 0)
             time.sleep(0.05)
-        raise AssertionError("it goes on")
+        raise AssertionError("the process still runs")
     gate.touch()
     steps: list[int] = []
     trial.run(folder, steps.append)
@@ -224,50 +224,52 @@ def test_closing_ends_the_tasks_and_keeps_what_came_back(study: Study, gate: Pat
 
 
 @pytest.mark.slow
-def test_a_trial_whose_process_dies_is_run_again_three_times(
+def test_trial_whose_process_dies_is_retried_three_times(
     study: Study, cluster: Cluster, tmp_path: Path
 ):
     trial, folder = trial_of(study, "Dies"), tmp_path / "a"
     events = list(RayExecutor(cluster.address).run([(trial, folder)]))
     assert len(notes_of(events, trial)) == 3
-    line = "its process or node died 4 times, at last by WorkerCrashedError"
-    assert events[-1] == Failed(trial, line)
-    assert (folder / "error.txt").read_text().endswith(f"{line}\n")
+    last = events[-1]
+    assert isinstance(last, Failed)
+    assert "died 4 times" in last.error
+    assert "WorkerCrashedError" in last.error
+    assert last.error in (folder / "error.txt").read_text()
     assert sum(isinstance(each, Started) for each in events) == 1
 
 
-def test_a_study_on_cuda_needs_a_gpu(study: Study, cluster: Cluster, tmp_path: Path):
+def test_cuda_study_needs_a_gpu(study: Study, cluster: Cluster, tmp_path: Path):
     trial = trial_of(study, "random")
     kwargs = {**trial.environment.kwargs, "device": "cuda"}
     environment = dataclasses.replace(trial.environment, kwargs=kwargs)
     jobs = [(dataclasses.replace(trial, environment=environment), tmp_path / "a")]
-    with pytest.raises(UserError, match="no node of the Ray cluster has a GPU"):
+    with pytest.raises(UserError, match="CUDA.*no node.*GPU"):
         list(RayExecutor(cluster.address).run(jobs))
     assert not ray.is_initialized()
 
 
-def test_another_version_of_ray_is_refused(
+def test_other_version_of_ray_raises(
     study: Study, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(ray, "__version__", "1.0")
-    with pytest.raises(UserError, match="cannot be used: Version mismatch") as raised:
+    with pytest.raises(UserError, match="Version mismatch") as raised:
         list(RayExecutor(cluster.address).run([(trial_of(study, "random"), tmp_path / "a")]))
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("address", ["nonsense", "nonsense:", "127.0.0.1:0", "ray://127.0.0.1:1"])
-def test_an_address_where_nothing_answers_is_refused(address: str):
-    with pytest.raises(UserError, match=r"no Ray cluster answers at .* takes HOST:PORT"):
+def test_address_without_a_cluster_raises(address: str):
+    with pytest.raises(UserError, match=r"no Ray cluster .* HOST:PORT"):
         make_executor("ray", address, None, 30.0)
 
 
-def test_without_ray_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+def test_missing_ray_names_the_extra(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.delitem(sys.modules, ray_executor.__name__)
     with pytest.raises(UserError, match=r"pip install 'spangym\[cluster\]'"):
         make_executor("ray", None, None, 30.0)
 
 
-def test_nothing_to_run_starts_nothing():
+def test_no_jobs_start_no_cluster():
     assert list(RayExecutor().run([])) == []
     assert not ray.is_initialized()

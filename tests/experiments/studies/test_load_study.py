@@ -1,8 +1,9 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from spangym.experiments.reports.write_outputs import smoke_test
 from spangym.experiments.studies.load_study import (
     builtin_studies,
     load_study,
@@ -10,40 +11,41 @@ from spangym.experiments.studies.load_study import (
     parse_study,
 )
 from spangym.experiments.studies.study import Study
+from spangym.experiments.trials.smoke_test import smoke_test
 from spangym.experiments.trials.trial import trials_of
 from spangym.utils.errors import UserError
 
-from .conftest import TINY
+from ..conftest import TINY
 
 
-def test_what_is_written_reads_as_the_same_study(tiny: Study):
+def test_toml_round_trip(tiny: Study):
     assert parse_study(tiny.to_toml(), "again") == tiny
 
 
-def test_resolved_study_spells_everything_out(tiny: Study):
+def test_normalized_study_has_all_defaults(tiny: Study):
     assert tiny.environments[0].kwargs["max_span"] == 384
     assert [entry.name for entry in tiny.agents] == ["pooled", "dqn"]
     assert [entry.encoding for entry in tiny.agents] == ["state", "box"]
 
 
-def test_baselines_stand_in_every_study(tiny: Study):
+def test_baselines_are_part_of_every_study(tiny: Study):
     names = [trial.job_id.removeprefix("SpanControl-v0/") for trial in trials_of(tiny)]
     assert names[:4] == ["pooled/seed-0", "pooled/seed-1", "dqn/seed-0", "dqn/seed-1"]
     assert names[4:8] == ["oracle/seed-0", "threshold/seed-0", "random/seed-0", "random/seed-1"]
     assert names[8:] == [f"fixed-{action}/seed-0" for action in range(10)]
 
 
-def test_training_and_evaluation_read_different_text(tiny: Study):
+def test_training_and_evaluation_have_different_splits(tiny: Study):
     assert trials_of(tiny)[0].train_config().split == "train"
     assert trials_of(tiny)[0].eval_config().split == "evaluation"
 
 
 @pytest.mark.parametrize("name", builtin_studies())
-def test_shipped_studies_are_studies(name: str):
+def test_built_in_studies_are_valid(name: str):
     assert load_study(name).name == name
 
 
-def test_quickstart_is_what_the_readme_says():
+def test_quickstart_is_the_documented_study():
     study = load_study("quickstart")
     (environment,) = study.environments
     kwargs = environment.kwargs
@@ -52,7 +54,7 @@ def test_quickstart_is_what_the_readme_says():
     assert len(study.seeds) == 3
 
 
-def test_changes_from_the_command_line(tiny: Study):
+def test_override_study(tiny: Study):
     changed = override_study(
         tiny, seeds=4, total_timesteps=128, agents=["pooled", "ppo", "random", "ppo"]
     )
@@ -65,40 +67,40 @@ def test_changes_from_the_command_line(tiny: Study):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"tiny"', '"a/b"', "key 'name': string should match pattern"),
+        ('"tiny"', '"a/b"', "'name'"),
         (
             "total_timesteps = 64",
             "total_timestepz = 64",
-            "key 'total_timestepz' is unknown; did you mean 'total_timesteps'?",
+            "did you mean 'total_timesteps'",
         ),
-        ("total_timesteps = 64", "", "key 'total_timesteps' is missing"),
+        ("total_timesteps = 64", "", "'total_timesteps' is missing"),
         (
             "total_timesteps = 64",
             'total_timesteps = "64"',
-            "key 'total_timesteps': input should be a valid integer, got '64'",
+            "valid integer, got '64'",
         ),
         (
             "total_timesteps = 64",
             "total_timesteps = 0",
-            "key 'total_timesteps': input should be greater than or equal to 1",
+            "'total_timesteps'",
         ),
         (
             "total_timesteps = 64",
             "total_timesteps = 2",
-            "total_timesteps must be at least 4, one episode in each environment",
+            "at least 4",
         ),
         (
             "total_timesteps = 64",
             "total_timesteps = 64\nn_envs = 3",
-            "total_timesteps must be a multiple of n_envs",
+            "multiple of n_envs",
         ),
         ("total_timesteps = 64", "total_timesteps = ", "not TOML"),
         ("seeds = [0, 1]", "seeds = []", "key 'seeds'"),
         ("seeds = [0, 1]", "seeds = [1, 1]", "seeds must differ"),
-        ("SpanControl-v0", "SpanControl-v9", "did you mean 'spangym/SpanControl-v0' or"),
-        ("ctx = 16", "ctxx = 16", "unexpected keyword argument 'ctxx'; did you mean 'ctx'?"),
+        ("SpanControl-v0", "SpanControl-v9", "'spangym/SpanControl-v0'"),
+        ("ctx = 16", "ctxx = 16", "did you mean 'ctx'"),
         ("ctx = 16", "heads = 16", "not TOML"),
-        ("heads = 2", "heads = 3", "heads must divide dims, got heads=3, dims=8"),
+        ("heads = 2", "heads = 3", "got heads=3, dims=8"),
         ("chunks_per_episode = 2", "encoding = 'box'", "in the agents"),
         (
             "chunks_per_episode = 2",
@@ -110,8 +112,8 @@ def test_changes_from_the_command_line(tiny: Study):
             "checkpoint = 'gone'",
             "'gone' is neither shipped",
         ),
-        ("episodes = 2", "episode = 2", "key 'evaluation.episode' is unknown; did you mean 'epi"),
-        ('"refiner"', '"refinr"', "agent 'refinr' is unknown; did you mean 'refiner' or"),
+        ("episodes = 2", "episode = 2", "'evaluation.episode' is unknown"),
+        ('"refiner"', '"refinr"', "did you mean 'refiner'"),
         ('name = "pooled"', 'name = "dqn"', "same folder, 'dqn'"),
         (
             'name = "pooled"',
@@ -122,26 +124,26 @@ def test_changes_from_the_command_line(tiny: Study):
         (
             "pool_groups = 2",
             'encoding = "box"',
-            "learns from state ids: its encoding must be 'state'",
+            "must be 'state'",
         ),
         (
             "ctx = 16",
             "ctx = 16, cost_coef = nan",
-            "cost_coef must be at least 0 and finite, got nan",
+            "got nan",
         ),
         ("pool_groups = 2", f"name = '{'x' * 81}'", "not TOML"),
-        ('name = "pooled"', f"name = '{'x' * 81}'", "at most 80 characters"),
-        ("pool_groups = 2", "pool_groups = 3", "pool_groups must divide dims"),
-        ('algo = "dqn"', 'algo = "dqn"\nencoding = "x"', "agent 'dqn': encoding 'x' is unknown"),
-        ("gamma = 0.5", "gama = 0.5", "agent 'dqn' has no option 'gama'; did you mean 'gamma'"),
+        ('name = "pooled"', f"name = '{'x' * 81}'", "80 characters"),
+        ("pool_groups = 2", "pool_groups = 3", "pool_groups"),
+        ('algo = "dqn"', 'algo = "dqn"\nencoding = "x"', "encoding 'x'"),
+        ("gamma = 0.5", "gama = 0.5", "did you mean 'gamma'"),
         (
             'algo = "refiner"',
             'algo = "refiner"\nhyperparameters = { alpha = 2 }',
-            "alpha must be in",
+            "alpha",
         ),
     ],
 )
-def test_what_is_wrong_is_said_with_what_would_be_right(old: str, new: str, message: str):
+def test_invalid_studies_raise_a_one_line_error(old: str, new: str, message: str):
     assert old in TINY
     with pytest.raises(UserError) as caught:
         parse_study(TINY.replace(old, new, 1), "tiny.toml")
@@ -150,7 +152,7 @@ def test_what_is_wrong_is_said_with_what_would_be_right(old: str, new: str, mess
     assert "\n" not in str(caught.value)
 
 
-def test_a_mark_before_utf8_is_no_mistake(tmp_path: Path, tiny: Study):
+def test_byte_order_mark_is_ignored(tmp_path: Path, tiny: Study):
     (tmp_path / "tiny.toml").write_text(TINY, "utf-8-sig")
     assert load_study(str(tmp_path / "tiny.toml")) == tiny
 
@@ -158,8 +160,8 @@ def test_a_mark_before_utf8_is_no_mistake(tmp_path: Path, tiny: Study):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("{ gamma = 0.5 }", '{ learning_rate = "x" }', "agent 'dqn' cannot be started"),
-        ("{ gamma = 0.5 }", '{ policy_kwargs = { arch = "x" } }', "agent 'dqn' cannot be started"),
+        ("{ gamma = 0.5 }", '{ learning_rate = "x" }', "agent 'dqn'"),
+        ("{ gamma = 0.5 }", '{ policy_kwargs = { arch = "x" } }', "agent 'dqn'"),
         (
             'algo = "dqn"\nhyperparameters = { gamma = 0.5 }',
             'algo = "ppo"\nhyperparameters.n_steps = 65',
@@ -168,11 +170,11 @@ def test_a_mark_before_utf8_is_no_mistake(tmp_path: Path, tiny: Study):
         (
             "chunks_per_episode = 2",
             "chunks_per_episode = 900000",
-            "use fewer chunks or a smaller ctx",
+            "smaller ctx",
         ),
     ],
 )
-def test_what_cannot_be_started_is_said_before_anything_runs(old: str, new: str, message: str):
+def test_smoke_test_reports_what_cannot_be_started(old: str, new: str, message: str):
     assert old in TINY
     text = TINY.replace(old, new).replace(
         "total_timesteps = 64",
@@ -184,7 +186,7 @@ def test_what_cannot_be_started_is_said_before_anything_runs(old: str, new: str,
     assert message in str(caught.value)
 
 
-def test_clusters_ask_for_the_layers_index():
+def test_clusters_need_the_layer_index():
     text = """
 name = "clusters"
 total_timesteps = 64
@@ -195,9 +197,18 @@ kwargs = { dims = 8, heads = 2, ctx = 16, chunks_per_episode = 2, win_size = 16 
 [[agents]]
 algo = "refiner-kmeans"
 """
-    with pytest.raises(
-        UserError, match="set include_layer_index = true for it, or by_layer = false"
-    ):
+    with pytest.raises(UserError, match=r"include_layer_index = true .* by_layer = false"):
         parse_study(text, "clusters")
     parse_study(text + "include_layer_index = true", "clusters")
     parse_study(text + "hyperparameters = { by_layer = false }", "clusters")
+
+
+@pytest.mark.parametrize("part", ["environments", "agents", "evaluation"])
+def test_study_classes_are_strict(tiny: Study, part: str):
+    value = getattr(tiny, part)
+    with pytest.raises((TypeError, ValidationError)):
+        replace(value[0] if isinstance(value, tuple) else value, steps=3)
+    with pytest.raises((TypeError, ValidationError)):
+        replace(tiny, steps=3)
+    with pytest.raises(ValidationError):
+        replace(tiny, total_timesteps="64")

@@ -74,7 +74,7 @@ def test_what_cannot_be_exported_says_why(
         export(trials["dqn"].parent / "seed-7", out)
     run = RunDir(trials["dqn"].parents[3], COMPARISON)
     unfinished = next(each for each in run.jobs() if each.job_id.endswith("dqn/seed-1"))
-    with pytest.raises(UserError, match="is not finished: .* spangym compare --resume"):
+    with pytest.raises(UserError, match=r"is not finished: .* spangym compare --resume"):
         export(run.folder_of(unfinished), out)
     assert not list(tmp_path.iterdir())
     for name, message in (("it.pt", r"must end in \.safetensors"), (".", "is a folder")):

@@ -12,7 +12,7 @@ import torch
 from spangym.envs.model.model_checkpoint import serialize
 from spangym.envs.model.stack import TransformerConfig, TransformerStack
 
-from .conftest import TINY, spangym
+from ..conftest import TINY, spangym
 
 
 def test_a_reward_that_is_no_number(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Interrupted trials: resumed ones equal uninterrupted ones to the byte, except for wall-clock times."""
+"""Resumed trials are byte-identical to uninterrupted ones, except for wall-clock times."""
 
 import contextlib
 import dataclasses
@@ -102,8 +102,9 @@ def run_until(trial: Trial, folder: Path, steps: int) -> None:
         trial.run(folder, progress, checkpoint_seconds=0.0)
 
 
-@pytest.mark.parametrize("algo", AGENTS)
-@pytest.mark.parametrize("steps", [102, 322])
+@pytest.mark.parametrize(
+    ("algo", "steps"), [("refiner", 102), ("dqn", 102), ("ppo", 102), ("refiner", 322)]
+)
 def test_interrupted_trial_is_resumed(
     study: Study, uninterrupted: Callable[[str], Path], algo: str, steps: int, tmp_path: Path
 ):
@@ -143,11 +144,11 @@ def start(*job: Any) -> tuple[ForkServerProcess, multiprocessing.connection.Conn
 
 @pytest.mark.parametrize(
     ("algo", "most"),
-    [("refiner", 3), *(pytest.param(algo, 20, marks=pytest.mark.slow) for algo in AGENTS)],
+    [("refiner", 2), *(pytest.param(algo, 20, marks=pytest.mark.slow) for algo in AGENTS)],
 )
 def test_trial_killed_at_random_times(study: Study, algo: str, most: int, tmp_path: Path):
     # More kills need a longer training, so that several rollouts fit between two of them.
-    steps = 2 * study.total_timesteps * max(1, most // 4)
+    steps = study.total_timesteps * max(1, most // 2)
     trial = trial_of(dataclasses.replace(study, total_timesteps=steps), algo)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
@@ -168,7 +169,7 @@ def test_trial_killed_at_random_times(study: Study, algo: str, most: int, tmp_pa
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL)
         kills += process.exitcode != 0
-    assert kills >= most * 2 / 3
+    assert kills >= most / 2
     # It was resumed and did not start over each time.
     assert len(set(reached)) > kills / 4, reached
     assert_equal_results(whole, killed)

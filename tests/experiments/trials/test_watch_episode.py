@@ -16,7 +16,7 @@ from PIL import Image
 from spangym.envs import SpanControlEnv
 from spangym.experiments.cli.entry import main
 
-from .conftest import trial_folder
+from ..conftest import trial_folder
 
 ID = "spangym/SpanControl-v0"
 FRAMES = 8 * 2 + 1

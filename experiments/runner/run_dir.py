@@ -197,7 +197,7 @@ class RunDir(Generic[S, J]):
         return self._read_json("manifest.json", MANIFEST_KEYS)
 
     def copy_checkpoints(self, before: Sequence[tuple[J, Path]]) -> None:
-        """Copy checkpoints of shorter trainings, given by job and folder, to their longer versions."""
+        """Copy checkpoints of shorter trainings to the folders of their longer versions."""
         for job, old in before:
             new = self.folder_of(job)
             if old != new and any(old.glob("checkpoints/step-*")) and not new.exists():

@@ -1,12 +1,15 @@
 """A comparison small enough for the tests: real layers, real text, few steps."""
 
 import dataclasses
+import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from spangym.experiments.cli.entry import main
 from spangym.experiments.studies.load_study import parse_study
@@ -35,8 +38,6 @@ algo = "dqn"
 hyperparameters = { gamma = 0.5 }
 """
 
-Cli = Callable[[Sequence[object]], subprocess.CompletedProcess[str]]
-
 
 @pytest.fixture(scope="session")
 def tiny() -> Study:
@@ -56,12 +57,39 @@ def spangym(arguments: Sequence[object], cwd: Path) -> subprocess.CompletedProce
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Folder of a complete run, not to be changed, and what it printed."""
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "tiny.toml").write_text(TINY)
-    done = spangym(["compare", "tiny.toml", "--out", "run", "--workers", 2], folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "run", done.stdout
+    """Folder and output of a complete run, made once for all test processes; not to be changed."""
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+    folder = place / "finished"
+    with FileLock(place / "finished.lock"):
+        if not (folder / "stdout.txt").exists():
+            folder.mkdir()
+            (folder / "tiny.toml").write_text(TINY)
+            done = spangym(["compare", "tiny.toml", "--out", "run", "--workers", 2], folder)
+            assert done.returncode == 0, done.stderr
+            (folder / "stdout.txt").write_text(done.stdout)
+    return folder / "run", (folder / "stdout.txt").read_text()
+
+
+@pytest.fixture
+def copied_run(finished_run: tuple[Path, str], tmp_path: Path) -> Path:
+    """A copy of the finished run, which may be changed."""
+    return Path(shutil.copytree(finished_run[0], tmp_path / "copied"))
+
+
+@pytest.fixture
+def other_run(finished_run: tuple[Path, str], tmp_path: Path) -> Path:
+    """Another run, in which the trials of dqn have other keys and so count as other trials."""
+    folder = Path(shutil.copytree(finished_run[0], tmp_path / "other"))
+    jobs = folder / "jobs.json"
+    text = jobs.read_text()
+    for seed in (0, 1):
+        path = trial_folder(folder, f"dqn/seed-{seed}")
+        path.rename(path.with_name(f"seed-{seed}-0123456789abcdef"))
+        text = text.replace(path.name, f"seed-{seed}-0123456789abcdef")
+    jobs.write_text(text)
+    return folder
 
 
 def trial_folder(run: Path, name: str) -> Path:

@@ -160,9 +160,7 @@ def test_study_survives_the_death_of_a_node(
 
 
 @pytest.mark.slow
-def test_failed_jobs_and_jobs_of_another_runner(
-    study: Study, cluster: Cluster, tmp_path: Path
-):
+def test_failed_jobs_and_jobs_of_another_runner(study: Study, cluster: Cluster, tmp_path: Path):
     names = ("random", "Raises", "waits", "dqn")
     jobs = [(trial_of(study, name), tmp_path / "a" / name) for name in names]
     (taken, at), (raises, broken), (changed, _), (free, at_free) = jobs
@@ -195,7 +193,9 @@ def test_failed_jobs_and_jobs_of_another_runner(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-def test_closing_ends_the_tasks_and_keeps_copied_checkpoints(study: Study, gate: Path, tmp_path: Path):
+def test_closing_ends_the_tasks_and_keeps_copied_checkpoints(
+    study: Study, gate: Path, tmp_path: Path
+):
     """On a cluster that the executor starts and stops."""
     trial, folder = trial_of(study, "waits"), tmp_path / "a"
     handler = signal.getsignal(signal.SIGTERM)
@@ -243,7 +243,7 @@ def test_cuda_study_needs_a_gpu(study: Study, cluster: Cluster, tmp_path: Path):
     kwargs = {**trial.environment.kwargs, "device": "cuda"}
     environment = dataclasses.replace(trial.environment, kwargs=kwargs)
     jobs = [(dataclasses.replace(trial, environment=environment), tmp_path / "a")]
-    with pytest.raises(UserError, match="CUDA.*no node.*GPU"):
+    with pytest.raises(UserError, match=r"CUDA.*no node.*GPU"):
         list(RayExecutor(cluster.address).run(jobs))
     assert not ray.is_initialized()
 

@@ -211,14 +211,24 @@ def rich_result_tables(data: PlotData) -> list[RichTable]:
 
 
 def wide_summary(summary: pd.DataFrame) -> pd.DataFrame:
-    """Summary with columns ``METRIC``, ``METRIC_low``, ``METRIC_high`` and ``METRIC_n``."""
-    keys, rows = ["environment", "group", "split"], {}
+    """Summary with one row for each environment, group and split.
+
+    Its columns are ``METRIC``, ``METRIC_low``, ``METRIC_high`` and ``METRIC_n``. Costs of a pilot,
+    which belong to all splits, are in each row.
+    """
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in to_records(summary):
-        wide = rows.setdefault(tuple(row[each] for each in keys), {})
+        wide = rows.setdefault((row["environment"], row["group"], row["split"]), {})
         wide[row["metric"]] = row["mean"]
         wide |= {f"{row['metric']}_{each}": row[each] for each in ("low", "high", "n")}
     return pd.DataFrame(
-        [dict(zip(keys, names, strict=True)) | wide for names, wide in rows.items()]
+        [
+            {"environment": environment, "group": group, "split": split}
+            | wide
+            | rows.get((environment, group, ALL_SPLITS), {})
+            for (environment, group, split), wide in rows.items()
+            if split != ALL_SPLITS
+        ]
     )
 
 

@@ -65,7 +65,7 @@ def test_a_pilot_from_beginning_to_end(run: Run, tmp_path: Path):
     assert done.code == 0, done.err
     for name in ("standard", "hybrid-sharper-longer", "refiner"):
         assert f" {name} " in done.out
-    assert "bits a byte" in done.out
+    assert "bits per" in done.out
     assert {each.name for each in out.iterdir()} == {
         *("study.toml", "manifest.json", "jobs.json", "jobs", "summary.json", "report.html"),
         *("error.png", "error.svg", "loss.png", "loss.svg"),
@@ -76,9 +76,11 @@ def test_a_pilot_from_beginning_to_end(run: Run, tmp_path: Path):
         *("result", "checkpoints", "events"),
     }
     summary = json.loads((out / "summary.json").read_text())
-    assert len(summary["errors"]) == 5
-    assert summary["laws"][0]["seeds"] == 2
-    assert [each["variant"] for each in summary["agents"]] == ["refiner"]
+    assert len(summary["groups"]) == 5
+    assert len(summary["headlines"]) == 4
+    pairs = [each for each in summary["differences"] if each["pairing"] != "baseline"]
+    assert [each["n"] for each in pairs] == [2, 2]
+    assert [each["group"] for each in pairs if each["pairing"] == "controller"] == ["refiner"]
 
     again = run(*command)
     assert "10 of 10" in again.out

@@ -185,6 +185,13 @@ class TestFormats:
         assert read["return"].tolist() == expected
         assert set(read["group"]) == set(data.results.groups)
 
+    def test_csv_of_a_pilot_has_quality_and_costs_in_each_row(self, speech: PlotData):
+        table = wide_summary(speech.statistics.summary).set_index(["group", "split"])
+        assert len(table) == 2 * len(VARIANTS)
+        for metric, split in (("error", "unseen"), ("time_ratio", "all")):
+            expected = speech.statistics.estimate("speech", "focus", metric, split)
+            assert table.loc[("focus", "unseen"), metric] == expected.mean
+
     def test_markdown_marks_the_best(self, data: PlotData):
         text = to_markdown([summary_table(data, each) for each in data.results.environments])
         assert text.startswith("### e\\_1\n\n| agent | mean return |")

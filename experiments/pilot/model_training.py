@@ -305,16 +305,11 @@ class ModelTraining:
     def write_results(self, stopped: str, by_span: list[dict[str, Any]]) -> None:
         """Write tables, model and, last, ``result.json``."""
         trainer, model = self.trainer, self.model
-        tables = {
-            name: pd.DataFrame(rows, columns=[*TABLES[name]])
-            for name, rows in {**trainer.tables, "by_span": by_span}.items()
-        }
-        for name, table in tables.items():
-            save_csv(self.folder / f"{name}.csv", table)
+        for name, rows in {**trainer.tables, "by_span": by_span}.items():
+            save_csv(self.folder / f"{name}.csv", pd.DataFrame(rows, columns=[*TABLES[name]]))
         save_state(self.folder / "model.safetensors", model.state_dict())
-        evaluation = tables["evaluation"]
-        last = evaluation[evaluation["update"] == trainer.updates]
-        qk_pairs, span = (last[name].to_numpy(float) for name in ("qk_pairs", "span"))
+        last = [row for row in trainer.tables["evaluation"] if row["update"] == trainer.updates]
+        qk_pairs, span = (np.array([row[name] for row in last]) for name in ("qk_pairs", "span"))
         result = {
             "updates": trainer.updates,
             "parameters": num_parameters(model),

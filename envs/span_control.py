@@ -228,11 +228,13 @@ class SpanControlEnv(BatchedEnvMixin, gym.Env[Any, Any]):
         return values[0]
 
     @property
-    def _generators(self) -> list[np.random.Generator]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def _generators(self) -> list[np.random.Generator]:
         return [self.np_random]
 
     @_generators.setter
-    def _generators(self, generators: list[np.random.Generator]) -> None:
+    def _generators(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self, generators: list[np.random.Generator]
+    ) -> None:
         (self._np_random,) = generators
 
     def _new_renderer(self, content_type: str = "") -> EpisodeRenderer:

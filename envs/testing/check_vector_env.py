@@ -29,15 +29,15 @@ def check_vector_env(
 ) -> None:
     """Check that a vector environment satisfies Gymnasium's contracts.
 
-    Spaces, seeds, shapes and dtypes are checked; that later calls do not change returned arrays, which
-    share no memory; that the same seed gives the same run; and the rules of the autoreset mode
-    at the end of an episode. With the scalar environment, environment ``i`` must behave
+    Spaces, seeds, shapes and dtypes are checked; that later calls do not change returned arrays,
+    which share no memory; that the same seed gives the same run; and the rules of the autoreset
+    mode at the end of an episode. With the scalar environment, environment ``i`` must behave
     exactly as it does seeded ``seed + i``.
 
     Args:
         envs: The vector environment. It is reset and stepped, not closed.
         scalar: Constructor of the scalar environment that each environment must equal.
-        seed: Seed of the environment and of the actions, which are sampled from ``envs.action_space``.
+        seed: Seed of the environment and of the actions, sampled from ``envs.action_space``.
         steps: Steps of a run, of which there are two; they should cover several episodes.
 
     Raises:
@@ -197,7 +197,7 @@ class _Run:
                 if reward or any(flags):
                     _fail(
                         f"environment {index}, {name}",
-                        "the step after an episode's end must only reset: reward 0 and no flag, got "
+                        "the step after an episode's end must only reset: reward 0, no flag, got "
                         f"reward {reward}, terminated {flags[0]}, truncated {flags[1]}",
                     )
         return call

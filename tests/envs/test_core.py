@@ -119,7 +119,7 @@ def test_weights_come_from_their_own_seed():
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_kinds_of_layers_have_the_same_weights():
+def test_content_types_of_layers_have_the_same_weights():
     default, original, fixes = (
         SpanControlCore(EnvConfig(**{**SMALL, **kind}), num_envs=1).stack.state_dict()
         for kind in (

@@ -1,4 +1,4 @@
-"""What an environment shows of itself."""
+"""Rendering of episodes as text and as images."""
 
 import itertools
 import json
@@ -156,7 +156,7 @@ def test_visited_keys_of_causal_layers_are_shares_of_what_they_could_see():
     assert drawn.mean_attention_fraction == 1
 
 
-def test_layers_of_ones_own_are_drawn_as_they_are():
+def test_layers_of_the_user_are_drawn_as_they_are():
     layers = [IntegratedAttention(CTX, 8, 2, SpanConfig(causal=causal)) for causal in (False, True)]
     env = SpanControlEnv(render_mode="ansi", layers=layers, chunks_per_episode=2)
     env.reset(seed=0)

@@ -1,4 +1,4 @@
-"""The three faces of the environment show the same."""
+"""All interfaces of the environment give the same results."""
 
 import copy
 import pickle
@@ -39,8 +39,8 @@ NAME = "spangym/SpanControl-v0"
         (NAME, {"action_scale": "absolute"}),
     ],
 )
-def test_envs_are_scalar_environments_to_the_bit(name: str, more: dict[str, Any]):
-    """Three environments of both vector faces beside three scalar environments, over two episodes."""
+def test_envs_are_scalar_environments_bit_exactly(name: str, more: dict[str, Any]):
+    """Three environments of both vector interfaces beside three scalar ones, over two episodes."""
     arguments = {**small_env_kwargs(name), "encoding": "features", "autocorrelation": True, **more}
     scalars = [gym.make(name, **arguments) for _ in range(3)]
     vector = gym.make_vec(name, 3, **arguments)
@@ -90,7 +90,7 @@ def test_envs_are_scalar_environments_to_the_bit(name: str, more: dict[str, Any]
     assert ends == 6
 
 
-def test_make_vec_uses_the_face_of_its_own():
+def test_make_vec_uses_the_vector_env():
     envs = gym.make_vec("spangym/SpanControl-v0", 4, vectorization_mode="vector_entry_point")
     assert isinstance(envs.unwrapped, SpanControlVectorEnv)
     assert envs.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
@@ -143,7 +143,7 @@ def test_what_is_refused(call: Callable[[], object], message: str):
     assert message in str(caught.value)
 
 
-def test_kinds_are_of_the_chunk_that_comes():
+def test_content_types_are_of_the_chunk_that_comes():
     env = SpanControlEnv(**{**small_env_kwargs(MIXED), **ENVIRONMENTS[MIXED]})
     env.reset(seed=1)
     told, found = [], []
@@ -156,7 +156,7 @@ def test_kinds_are_of_the_chunk_that_comes():
         env.content_type()
 
 
-def test_kinds_of_many_envs_over_the_end_of_an_episode():
+def test_content_types_of_many_envs_over_the_end_of_an_episode():
     env = SB3SpanControlVecEnv(make_config(MIXED, {"chunks_per_episode": 2}), 3)
     env.seed(1)
     env.reset()
@@ -213,7 +213,7 @@ def test_output_observations_are_the_originals_next_state():
     assert [env.output_observations()] == outcome.next_state
 
 
-def test_a_new_episode_forgets_the_output_of_one_that_was_broken_off():
+def test_a_reset_within_an_episode_discards_the_output():
     env = SpanControlEnv(**SMALL_ENV_KWARGS)
     env.reset(seed=2)
     env.step(7)
@@ -222,8 +222,8 @@ def test_a_new_episode_forgets_the_output_of_one_that_was_broken_off():
         env.output_observations()
 
 
-FACES = pytest.mark.parametrize(
-    "face",
+INTERFACES = pytest.mark.parametrize(
+    "interface",
     [
         lambda **arguments: SpanControlVectorEnv(3, **arguments),
         lambda **arguments: SB3SpanControlVecEnv(
@@ -242,7 +242,7 @@ def start(envs: Any) -> None:
         envs.reset(seed=5)
 
 
-@FACES
+@INTERFACES
 @pytest.mark.parametrize(
     "duplicate",
     [
@@ -252,8 +252,8 @@ def start(envs: Any) -> None:
     ],
     ids=["fork", "deepcopy", "pickle"],
 )
-def test_copies_of_many_envs_go_on_alike(face: Any, duplicate: Any):
-    envs = face(**SMALL_ENV_KWARGS)
+def test_copies_of_many_envs_continue_equally(interface: Any, duplicate: Any):
+    envs = interface(**SMALL_ENV_KWARGS)
     start(envs)
     envs.step(np.array([1, 2, 3]))
     twin = duplicate(envs)
@@ -262,9 +262,9 @@ def test_copies_of_many_envs_go_on_alike(face: Any, duplicate: Any):
         assert data_equivalence(drop_times(envs.step(actions)), drop_times(twin.step(actions)))
 
 
-@FACES
-def test_many_envs_are_restored_to_the_bit(face: Any):
-    envs, other = face(**SMALL_ENV_KWARGS), face(**SMALL_ENV_KWARGS)
+@INTERFACES
+def test_many_envs_are_restored_bit_exactly(interface: Any):
+    envs, other = interface(**SMALL_ENV_KWARGS), interface(**SMALL_ENV_KWARGS)
     start(envs)
     envs.step(np.array([1, 2, 3]))
     kept = envs.state_dict()
@@ -277,7 +277,7 @@ def test_many_envs_are_restored_to_the_bit(face: Any):
 
 
 def drop_times(step: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A step without the wall time that the Stable-Baselines3 face always tells."""
+    """A step without the wall time that the Stable-Baselines3 interface always reports."""
     *rest, infos = step
     if isinstance(infos, list):
         infos = [{key: info[key] for key in info if key != "milliseconds"} for info in infos]

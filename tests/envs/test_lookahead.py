@@ -1,4 +1,4 @@
-"""What is foreseen is what then happens."""
+"""Lookahead agrees with the steps that follow."""
 
 import itertools
 from typing import Any
@@ -66,7 +66,7 @@ KINDS = pytest.mark.parametrize(
 
 @KINDS
 @pytest.mark.parametrize("layers", [1, 2])
-def test_lookahead_is_the_best_of_all_ways(layers: int, kind: dict[str, Any]):
+def test_lookahead_is_the_best_of_all_plans(layers: int, kind: dict[str, Any]):
     env = SpanControlEnv(**TINY, num_layers=layers, **kind)
     env.reset(seed=1)
     for _ in range(layers):
@@ -111,7 +111,7 @@ def test_a_wide_beam_is_exact_and_a_narrow_one_a_bound_from_below():
     narrow = env.lookahead(beam=1)
     assert (narrow <= np.array(exact) + 1e-6).all()
     assert (narrow < np.array(exact) - 1e-6).any()
-    with pytest.raises(ValueError, match="beam .*at least 1"):
+    with pytest.raises(ValueError, match=r"beam .*at least 1"):
         env.lookahead(beam=0)
 
 

@@ -1,4 +1,4 @@
-"""Rewards and their parts, and what the layers are that earn them."""
+"""Rewards, their components, and custom layers, datasets and rewards."""
 
 import dataclasses
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_every_reward_says_what_it_is(name: str):
     assert reward.cost_coef == 0.5
 
 
-def test_the_price_of_seeing_everything_in_every_layer_is_the_price():
+def test_full_span_in_every_layer_costs_cost_coef():
     env = SpanControlEnv(**BUDGET, reward="task", cost_coef=0.6)
     env.reset(seed=0)
     parts = [env.step(9)[4]["reward_components"] for _ in range(2)]
@@ -80,11 +80,12 @@ def test_task_is_minus_the_excess_over_full_span():
 
 
 def test_full_span_is_a_stream_of_its_own():
-    """Its keys are those that it kept itself, not those of the chosen spans."""
+    """The loss at full span uses the keys of full spans, not those of the chosen spans."""
     own = Sized(layers())
     for index in range(2):
-        for parameter in own.layer(index).attn_global.key_update_predictor.parameters():
-            parameter.data.fill_(-1.0)  # Keys are never computed anew.
+        predictor = own.get_submodule(f"layers.{index}.attn_global.key_update_predictor")
+        for parameter in predictor.parameters():
+            parameter.data.fill_(-1.0)  # Keys are never recomputed.
     env = SpanControlEnv(layers=own, reward="task", chunks_per_episode=2, ctx=32)
     env.reset(seed=0)
     episode = env.core.episode
@@ -127,7 +128,7 @@ class Ramp(Dataset):
         return Stream(ramp.astype(np.uint8).reshape(chunks, ctx), ("ramp",) * chunks)
 
 
-def test_a_reward_and_a_source_of_ones_own():
+def test_a_reward_and_a_source_of_the_user():
     env = SpanControlEnv(**TINY, reward=ShortSpan(cost_coef=2.0), dataset=Ramp())
     _, info = env.reset(seed=0)
     assert info["content_type"] == "ramp"
@@ -150,7 +151,7 @@ def layers(count: int = 2, **options: Any) -> list[IntegratedAttention]:
     ]
 
 
-def test_layers_of_ones_own_are_live_while_they_train():
+def test_layers_of_the_user_are_live_while_they_train():
     own = layers()
     env = SpanControlEnv(layers=own, chunks_per_episode=2, ctx=32)
     assert (env.config.dims, env.config.heads, env.config.num_layers) == (16, 2, 2)
@@ -187,7 +188,7 @@ class OwnJudgment(Reward):
         return torch.stack([context.layer_output.reward.double(), state], dim=-1)
 
 
-def test_original_layers_of_ones_own_judge_each_env_by_itself():
+def test_original_layers_of_the_user_judge_each_env_by_itself():
     """One of them beside a default one; together they would share span, state and reward."""
     generator = torch.Generator().manual_seed(3)
     original = IntegratedAttention.original(48, 16, 2, 48, 8, 48, generator=generator).eval()
@@ -220,7 +221,7 @@ class Sized(LayerStack):
         return hidden.square().mean((1, 2))
 
 
-def test_a_stack_of_ones_own_has_a_task():
+def test_a_stack_of_the_user_has_a_task():
     env = SpanControlEnv(layers=Sized(layers()), reward="task", chunks_per_episode=2, ctx=32)
     env.reset(seed=0)
     env.step(0)
@@ -357,17 +358,17 @@ def test_numbers_that_are_not_finite_are_an_error():
     env.step(3)
     with torch.no_grad():
         own[1].projection.weight.fill_(torch.nan)
-    with pytest.raises(ValueError, match="layer 1 .*chunk 0.*infinite"):
+    with pytest.raises(ValueError, match=r"layer 1 .*chunk 0.*infinite"):
         env.step(3)
     frames = Wrong(np.full((3, 32, 5), np.nan, np.float32))
     frames.channels = 5
-    with pytest.raises(ValueError, match="content .*finite"):
+    with pytest.raises(ValueError, match=r"content .*finite"):
         SpanControlEnv(**{**TINY, "chunks_per_episode": 2}, dataset=frames).reset(seed=0)
 
 
-def test_a_price_is_no_less_than_nothing():
+def test_cost_coef_is_not_negative():
     for cost_coef in (-1, float("nan"), "a"):
-        with pytest.raises(ValueError, match="cost_coef .*finite"):
+        with pytest.raises(ValueError, match=r"cost_coef .*finite"):
             ShortSpan(cost_coef=cost_coef)  # pyright: ignore[reportArgumentType]
 
 
@@ -384,7 +385,7 @@ def test_layers_in_many_envs_and_those_that_do_not_go_with_the_settings():
     env.reset()
     assert env.step(np.array([1, 2, 3]))[3][0]["content_type"] == "ramp"
     for change in ({"num_layers": 3}, {"dims": 32}, {"ctx": 64}):
-        with pytest.raises(ValueError, match="num_layers=.*dims=.*ctx="):
+        with pytest.raises(ValueError, match=r"num_layers=.*dims=.*ctx="):
             SB3SpanControlVecEnv(dataclasses.replace(config, **change), 3, parts)
 
 

@@ -1,4 +1,4 @@
-"""Step, reset, fork and restore in any order: what was kept goes on to the bit."""
+"""Step, reset, fork and restore in any order: restored environments continue bit-exactly."""
 
 import copy
 import io
@@ -54,7 +54,7 @@ def play(env: SpanControlEnv, steps: int = 7) -> list[Any]:
 
 
 @VARIANT
-def test_a_restored_environment_goes_on_to_the_bit(variant: dict[str, Any]):
+def test_a_restored_environment_goes_on_bit_exactly(variant: dict[str, Any]):
     env = SpanControlEnv(**TINY, **variant)
     env.reset(seed=3)
     play(env, 3)
@@ -115,7 +115,7 @@ def test_a_state_of_another_task_is_refused():
     arguments = {"checkpoint": "sparsity", "dataset": "sparsity", "chunks_per_episode": 1}
     env = SpanControlEnv(**arguments, reward="quality")
     env.reset(seed=1)
-    with pytest.raises(ValueError, match="task .*False.*True"):
+    with pytest.raises(ValueError, match=r"task .*False.*True"):
         SpanControlEnv(**arguments, reward="task").load_state_dict(env.state_dict())
 
 

@@ -594,7 +594,7 @@ def test_a_mode_that_is_not_kept_is_named():
     """Said to reset within the step, resets in the next."""
     envs = SyncVectorEnv([cart_pole] * 3)
     envs.metadata["autoreset_mode"] = AutoresetMode.SAME_STEP
-    with pytest.raises(AssertionError, match="ended.*'_final_obs'"):
+    with pytest.raises(AssertionError, match=r"ended.*'_final_obs'"):
         check_vector_env(envs, cart_pole)
 
 

@@ -57,7 +57,7 @@ def paired_differences(
         keys = ["evaluation_seed"] if run_once else ["seed", "evaluation_seed"]
         both = own.merge(other[[*keys, "value"]], on=keys, suffixes=("", "_baseline"))
         both["difference"] = both["value"] - both["value_baseline"]
-        means = both.groupby("seed")[["difference", "value_baseline"]].mean().dropna()
+        means = pd.DataFrame(both.groupby("seed")[["difference", "value_baseline"]].mean()).dropna()
         if not len(means):
             continue
         values = means["difference"].to_numpy(float)

@@ -167,7 +167,7 @@ def learning_speed(curves: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
 def to_long(trials: pd.DataFrame) -> pd.DataFrame:
     """Values of a comparison in long format, from one row for each trial."""
     long = trials.melt([*KEYS], var_name="metric").assign(split=EVALUATION)
-    return long[[*VALUE_COLUMNS]].astype({"value": float})
+    return pd.DataFrame(long[[*VALUE_COLUMNS]]).astype({"value": float})
 
 
 def curves_to_long(curves: pd.DataFrame) -> pd.DataFrame:
@@ -175,7 +175,7 @@ def curves_to_long(curves: pd.DataFrame) -> pd.DataFrame:
     shared = curves.rename(columns={"wall_seconds": "seconds"})
     shared = shared.assign(split=TRAINING, layer=WHOLE_MODEL)
     parts = [shared.assign(metric=each, value=shared[each]) for each in ("return", "qk_pairs")]
-    return pd.concat(parts, ignore_index=True)[[*CURVE_COLUMNS]]
+    return pd.DataFrame(pd.concat(parts, ignore_index=True)[[*CURVE_COLUMNS]])
 
 
 def _mean_returns(trials: pd.DataFrame) -> dict[tuple[str, str], float]:
@@ -332,14 +332,14 @@ def pilot_values(
         return pd.DataFrame(columns=[*VALUE_COLUMNS])
     costs = costs.astype(dict.fromkeys(_COSTS, float))
     plain = costs[costs["group"] == baseline].set_index("seed")["milliseconds"]
-    costs["time_ratio"] = costs["milliseconds"] / costs["seed"].map(plain)
+    costs["time_ratio"] = costs["milliseconds"] / costs["seed"].map(plain.to_dict())
     costs["qk_share"] = costs["qk_pairs"] / costs["full_qk_pairs"]
     costs = costs[[*KEYS, *_COSTS, "time_ratio", "qk_share"]].assign(split=ALL_SPLITS)
     last = evaluation.sort_values("update").drop_duplicates([*KEYS, "split"], keep="last")
     last = last[[*KEYS, "split", *(each for each in _EVALUATED if each in metrics)]]
     parts = [each.melt([*KEYS, "split"], var_name="metric") for each in (last, costs)]
     values = pd.concat([each for each in parts if len(each)], ignore_index=True)
-    return values[[*VALUE_COLUMNS]].astype({"value": float})
+    return pd.DataFrame(values[[*VALUE_COLUMNS]]).astype({"value": float})
 
 
 def pilot_curves(evaluation: pd.DataFrame, loss: pd.DataFrame, spans: pd.DataFrame) -> pd.DataFrame:
@@ -352,7 +352,7 @@ def pilot_curves(evaluation: pd.DataFrame, loss: pd.DataFrame, spans: pd.DataFra
     if not parts:
         return pd.DataFrame(columns=[*CURVE_COLUMNS])
     long = pd.concat(parts, ignore_index=True).rename(columns={"update": "step"})
-    return long[[*CURVE_COLUMNS]].astype({"value": float})
+    return pd.DataFrame(long[[*CURVE_COLUMNS]]).astype({"value": float})
 
 
 def pilot_pairs(

@@ -205,4 +205,4 @@ class Results:
     @property
     def finished(self) -> pd.DataFrame:
         """Finished jobs, one row each: ``environment``, ``group``, ``seed``."""
-        return self.values[[*KEYS]].drop_duplicates()
+        return pd.DataFrame(self.values[[*KEYS]]).drop_duplicates()

@@ -118,7 +118,7 @@ def pair_table(data: PlotData) -> Table:
     """Paired differences of `Results.pairs`: temperature laws, and agents with their predictors."""
     info, table = data.metric, data.statistics.differences
     rows: dict[str, dict[str, Cell]] = {}
-    for row in to_records(table[table["pairing"] != "baseline"]):
+    for row in to_records(pd.DataFrame(table[table["pairing"] != "baseline"])):
         label = f"{row['group']} minus {row['baseline']} ({row['pairing']})"
         rows.setdefault(label, {})[row["split"]] = _difference_cell(info, row, info.decimals or 0)
     unit = f", {info.difference_unit}" if info.difference_unit else ""
@@ -265,7 +265,7 @@ def footnotes(data: PlotData) -> list[str]:
     notes = [*(PILOT_FOOTNOTES if data.is_pilot else COMPARISON_FOOTNOTES)]
     table = data.statistics.differences
     few = table[table["n"] < _FEW_SEEDS]
-    inconclusive = int((few["outcome"] == "inconclusive").sum())
+    inconclusive = [*few["outcome"]].count("inconclusive")
     if inconclusive:
         notes.append(
             f"Inconclusive differences with fewer than {_FEW_SEEDS} seeds: "

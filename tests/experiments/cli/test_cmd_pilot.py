@@ -128,7 +128,7 @@ def test_a_training_that_stops_leaves_the_others(run: Run, tmp_path: Path):
     assert "standard" not in done.err
     rows = (out / "jobs" / "standard").glob("*/curve.csv")
     assert len([*csv.DictReader(next(rows).open())]) == 12
-    assert "Ended early" in (out / "report.html").read_text()
+    assert "gradient" in (out / "report.html").read_text()
 
 
 @pytest.mark.parametrize(

@@ -109,8 +109,8 @@ class MLPPolicy(PolicyHead):
         expected = [[*zip(widths[1:], widths, strict=False)], [(width,) for width in widths[1:]]]
         if not weights or shapes != expected or widths[-1] != outputs:
             raise ValueError(
-                f"weights and biases have shapes {shapes[0]} and {shapes[1]}; encoding {encoding!r} "
-                f"needs a network from {inputs} numbers to {outputs}"
+                f"weights and biases have shapes {shapes[0]} and {shapes[1]}; encoding "
+                f"{encoding!r} needs a network from {inputs} numbers to {outputs}"
             )
         if normalization is not None:
             shapes = [tuple(each.shape) for each in normalization[:2]]

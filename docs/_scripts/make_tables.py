@@ -1,7 +1,7 @@
 """Write the tables of README.md and docs/*.md from the stored results.
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. Run this script after results have
-changed; a test checks that the files are up to date.
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. Run this script after results
+have changed; a test checks that the pages are up to date.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -125,9 +125,10 @@ def _means(results: Results, table: pd.DataFrame, keys: list[str]) -> pd.DataFra
     columns = [*keys, *MeanCI._fields]
     if not len(table):
         return pd.DataFrame(columns=columns)
-    rows = [
+    by_key: dict[Any, pd.Series] = dict(list(table.groupby(keys)["value"]))
+    rows: list[tuple[Any, ...]] = [
         (*key, *_mean_ci(values.to_numpy(float), results.metrics[key[3]]))
-        for key, values in table.groupby(keys)["value"]
+        for key, values in by_key.items()
     ]
     order = {
         name: index
@@ -146,15 +147,16 @@ def _mean_ci(values: Floats, info: MetricInfo) -> MeanCI:
     known = values[~np.isnan(values)]
     if not len(known):
         return MeanCI()
-    return MeanCI(float(known.mean()), *map(float, t_interval(known)), len(known))
+    low, high = t_interval(known)
+    return MeanCI(float(known.mean()), float(low), float(high), len(known))
 
 
 def _best_fixed(results: Results, summary: pd.DataFrame) -> dict[str, str]:
     """The fixed span of the highest return, by environment."""
-    fixed = summary[
-        (summary["metric"] == results.primary) & summary["group"].isin(results.fixed_span_agents)
-    ].dropna(subset="mean")
-    best = fixed.sort_values("mean", ascending=False, kind="stable").drop_duplicates("environment")
+    is_fixed = summary["group"].isin(results.fixed_span_agents)
+    fixed = pd.DataFrame(summary[(summary["metric"] == results.primary) & is_fixed])
+    ranked = fixed.dropna(subset="mean").sort_values("mean", ascending=False, kind="stable")
+    best = ranked.drop_duplicates("environment")
     return dict(zip(best["environment"], best["group"], strict=True))
 
 

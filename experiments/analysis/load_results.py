@@ -142,7 +142,7 @@ def add_normalized_scores(trials: pd.DataFrame) -> pd.DataFrame:
     means = _mean_returns(trials)
     scores = pd.Series(np.nan, trials.index, dtype=float)
     for environment, rows in trials.groupby("environment"):
-        worst, best = (means.get((environment, each), np.nan) for each in (RANDOM, "oracle"))
+        worst, best = (means.get((str(environment), each), np.nan) for each in (RANDOM, "oracle"))
         if best > worst:
             scores[rows.index] = (rows["return"] - worst) / (best - worst)
     return trials.assign(score=scores)
@@ -156,7 +156,8 @@ def learning_speed(curves: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
         trials: With the ``return`` of random, from which efficiency is measured.
     """
     starts, rows = _mean_returns(trials), []
-    for key, curve in curves.groupby([*KEYS]):
+    by_training: dict[Any, pd.DataFrame] = dict(list(curves.groupby([*KEYS])))
+    for key, curve in by_training.items():
         steps, returns = curve["step"].to_numpy(float), curve["return"].to_numpy(float)
         start = starts.get((key[0], RANDOM), math.nan)
         area = area_under_curve(steps, returns)
@@ -179,10 +180,8 @@ def curves_to_long(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mean_returns(trials: pd.DataFrame) -> dict[tuple[str, str], float]:
-    return {
-        key: float(rows.to_numpy(float).mean())
-        for key, rows in trials.groupby(["environment", "group"])["return"]
-    }
+    by_group: dict[Any, pd.Series] = dict(list(trials.groupby(["environment", "group"])["return"]))
+    return {key: float(rows.to_numpy(float).mean()) for key, rows in by_group.items()}
 
 
 @dataclass
@@ -288,6 +287,8 @@ def _load_pilot(run: PilotDir, errors: dict[str, str]) -> Results:
         else:
             missing += 1
     evaluation = evaluations.concat(["update", "seconds", "split", *_EVALUATED])
+    action_values = by_action.concat(["split", "action", "error"])
+    action_values = action_values.rename(columns={"error": "value"}).assign(metric="error")
     return Results(
         study_type="pilot",
         environments=(study.task,),
@@ -302,9 +303,7 @@ def _load_pilot(run: PilotDir, errors: dict[str, str]) -> Results:
             curves.concat(["update", "seconds", "loss"]),
             spans.concat(["update", "seconds", "layer", "span", "qk_pairs"]),
         ),
-        action_values=by_action.concat(["split", "action", "error"])
-        .rename(columns={"error": "value"})
-        .assign(metric="error")[[*ACTION_VALUE_COLUMNS]],
+        action_values=action_values.reindex(columns=[*ACTION_VALUE_COLUMNS]),
         attention_maps=tuple(attention_maps),
         pairs=pilot_pairs(study.temperature_law_pairs, study.predictor_counterpart),
         stopped=tuple(stopped),
@@ -331,8 +330,9 @@ def pilot_values(
     if not len(costs):
         return pd.DataFrame(columns=[*VALUE_COLUMNS])
     costs = costs.astype(dict.fromkeys(_COSTS, float))
-    plain = costs[costs["group"] == baseline].set_index("seed")["milliseconds"]
-    costs["time_ratio"] = costs["milliseconds"] / costs["seed"].map(plain.to_dict())
+    plain = costs[costs["group"] == baseline]
+    times: dict[Any, float] = dict(zip(plain["seed"], plain["milliseconds"], strict=True))
+    costs["time_ratio"] = costs["milliseconds"] / costs["seed"].map(times)
     costs["qk_share"] = costs["qk_pairs"] / costs["full_qk_pairs"]
     costs = costs[[*KEYS, *_COSTS, "time_ratio", "qk_share"]].assign(split=ALL_SPLITS)
     last = evaluation.sort_values("update").drop_duplicates([*KEYS, "split"], keep="last")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -98,7 +99,7 @@ def make_leaderboard(
     iqm = statistics.aggregates.query("statistic == 'iqm'").set_index("group")
     iqm = iqm.sort_values("estimate", ascending=False, kind="stable")
     known = statistics.summary.query("metric == 'score'").dropna(subset="mean")
-    trials = results.finished["group"].value_counts()
+    trials = Counter(results.finished["group"])
     entries = []
     for group in (*iqm.index, *(each for each in results.groups if each not in iqm.index)):
         if group not in trials:
@@ -112,7 +113,7 @@ def make_leaderboard(
         own = known[known["group"] == group]
         scores = dict(zip(own["environment"], own["mean"], strict=True))
         rank = len(entries) + 1 if group in iqm.index else None
-        entries.append(LeaderboardEntry(group, rank, score, low, high, scores, int(trials[group])))
+        entries.append(LeaderboardEntry(group, rank, score, low, high, scores, trials[group]))
     return Leaderboard(results.environments, tuple(entries), episodes, tuple(rejected))
 
 

@@ -58,7 +58,7 @@ class EnvsBench:
 
     def overhead(self, num_envs: int) -> float:
         """Time of an episode's steps over the time of its layers and rewards on the same input."""
-        sizes = {"ctx": self.ctx, "dims": self.dims}
+        sizes: dict[str, Any] = {"ctx": self.ctx, "dims": self.dims}
         scalar = num_envs == 1
         envs: Any = SpanControlEnv(**sizes) if scalar else SpanControlVectorEnv(num_envs, **sizes)
         envs.reset(seed=self.seed)

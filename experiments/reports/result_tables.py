@@ -304,8 +304,9 @@ def _metric_column(
         decimals = decimals_for(info.scale * each.mean for each in found.values())
     column = {}
     for group, (mean, low, high, _) in found.items():
+        mean, low, high = (info.scale * each for each in (mean, low, high))
         low, high = (low, high) if interval else (math.nan, math.nan)
-        column[group] = mean_ci_cell(*(info.scale * each for each in (mean, low, high)), decimals)
+        column[group] = mean_ci_cell(mean, low, high, decimals)
     return column
 
 
@@ -313,7 +314,8 @@ def _difference_column(
     data: PlotData, environment: str, baseline: str, split: str, *, note: bool = True
 ) -> Column:
     info, table = data.metric, data.statistics.differences
-    table = table[(table["pairing"] == "baseline") & (table["environment"] == environment)]
+    is_here = (table["pairing"] == "baseline") & (table["environment"] == environment)
+    table = pd.DataFrame(table[is_here])
     rows = [
         row for row in to_records(table) if (row["baseline"], row["split"]) == (baseline, split)
     ]
@@ -325,8 +327,8 @@ def _difference_column(
 
 
 def _difference_cell(info: MetricInfo, row: Mapping[str, Any], decimals: int) -> Cell:
-    numbers = (info.scale * row[each] for each in ("difference", "low", "high"))
-    return mean_ci_cell(*numbers, decimals, sign=True, note=row["outcome"])
+    mean, low, high = (info.scale * row[each] for each in ("difference", "low", "high"))
+    return mean_ci_cell(mean, low, high, decimals, sign=True, note=row["outcome"])
 
 
 def _mark_best(column: Column, info: MetricInfo) -> Column:

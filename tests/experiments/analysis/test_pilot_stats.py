@@ -63,7 +63,7 @@ def test_errors_are_means_of_the_last_evaluations(speech: Results):
         low, high = stats.ttest_1samp(last, 0).confidence_interval(0.95)
         found = statistics.estimate("speech", variant, "error", split)
         assert found == pytest.approx((last.mean(), low, high, 3))
-    table = statistics.summary[statistics.summary["metric"] == "error"]
+    table = pd.DataFrame(statistics.summary[statistics.summary["metric"] == "error"])
     assert table["group"].drop_duplicates().tolist() == [*VARIANTS]
     assert table["split"].tolist()[:2] == ["seen", "unseen"]
 
@@ -115,7 +115,7 @@ def test_differences_are_paired_by_seed(speech: Results):
     after = analyzed(dataclasses.replace(speech, values=values)).differences
     assert set(before["outcome"]) == {"better", "inconclusive", "worse"}
     pd.testing.assert_frame_equal(before, after)
-    baseline = before[before["pairing"] == "baseline"]
+    baseline = pd.DataFrame(before[before["pairing"] == "baseline"])
     assert set(baseline["baseline"]) == {"standard"}
     assert column(baseline, "n", group=FAILED).tolist() == [2, 2]
 
@@ -130,7 +130,7 @@ def test_a_lower_error_is_better():
     }
     pairs = {"controller": (("worse", "better"),)}
     table = analyzed(with_errors(errors, pairs=pairs)).differences.set_index("group")
-    baseline = table[table["pairing"] == "baseline"]
+    baseline = pd.DataFrame(table[table["pairing"] == "baseline"])
     assert baseline["outcome"].to_dict() == {
         "same": "equal",
         "better": "better",

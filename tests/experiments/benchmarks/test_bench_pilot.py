@@ -4,6 +4,7 @@ import itertools
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def corpus(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Corpus:
 
 
 def tiny_bench(**lengths: tuple[int, ...]) -> PilotBench:
-    sizes = {"speech": (1, 2), "text": (16, 24, 32)} | lengths
+    sizes: Any = {"speech": (1, 2), "text": (16, 24, 32)} | lengths
     return PilotBench(rounds=1, lengths=sizes, min_seconds=1e-4, corpus=TINY)
 
 

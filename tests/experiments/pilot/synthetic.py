@@ -179,7 +179,7 @@ def make_pilot(
         for path in (("global",) if variant in plain else ("local", "global"))
         if variant in finished
     ]
-    evaluations = _joined(tables["evaluations"], _EVALUATIONS)
+    evaluated_rows = _joined(tables["evaluations"], _EVALUATIONS)
     by_action = pd.DataFrame(actions, columns=[*_KEYS, "action", "split", "error"])
     return Results(
         study_type="pilot",
@@ -189,15 +189,17 @@ def make_pilot(
         splits=splits if trainings else (),
         metrics=PILOT_METRICS[task],
         primary="error",
-        values=pilot_values(pd.DataFrame(trainings), evaluations, variants[0], PILOT_METRICS[task]),
+        values=pilot_values(
+            pd.DataFrame(trainings), evaluated_rows, variants[0], PILOT_METRICS[task]
+        ),
         curves=pilot_curves(
-            evaluations,
+            evaluated_rows,
             _joined(tables["curves"], ("update", "seconds", "loss")),
             _joined(tables["spans"], ("update", "seconds", "layer", "span", "qk_pairs")),
         ),
-        action_values=by_action.rename(columns={"error": "value"}).assign(metric="error")[
-            [*ACTION_VALUE_COLUMNS]
-        ],
+        action_values=by_action.rename(columns={"error": "value"})
+        .assign(metric="error")
+        .reindex(columns=[*ACTION_VALUE_COLUMNS]),
         pairs=pilot_pairs(
             {each: law for each, law in laws.items() if each in variants},
             {each: other for each, other in AGENTS.items() if {each, other} <= set(variants)},

@@ -41,7 +41,7 @@ class BatchedEnvMixin:
         """
         return self._unbatch(self.core.content_types)
 
-    def one_step_rewards(self) -> Any:
+    def peek(self) -> Any:
         """Reward of each action at the next step, float32 of shape (num_envs, actions).
 
         Actions are ordered as by `spangym.envs.lookahead.all_actions`.

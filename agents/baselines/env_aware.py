@@ -31,7 +31,7 @@ class SupportsLookahead(Protocol):
         """Share of full attention's weight within the span of each action, (num_envs, actions)."""
         ...
 
-    def one_step_rewards(self) -> NDArray[np.floating[Any]]:
+    def peek(self) -> NDArray[np.floating[Any]]:
         """Reward of each action, (num_envs, actions)."""
         ...
 
@@ -145,14 +145,14 @@ class MyopicPolicy(EnvAwarePolicy):
         >>> observations, _ = env.reset(seed=0)
         >>> agent = MyopicPolicy()
         >>> agent.on_episode_start(env)
-        >>> agent.predict(observations).tolist() == env.one_step_rewards().argmax(1).tolist()
+        >>> agent.predict(observations).tolist() == env.peek().argmax(1).tolist()
         True
     """
 
     def predict(self, observations: Any) -> NDArray[np.int64]:
         """Return the best actions, shape (num_envs,); ties go to the lowest."""
         del observations
-        return _to_actions(self.env.one_step_rewards())
+        return _to_actions(self.env.peek())
 
 
 class OracleAgent(EnvAwarePolicy):

@@ -132,7 +132,7 @@ def test_seeds_of_envs():
             lambda: SpanControlVectorEnv(2, **SMALL_ENV_KWARGS).step(np.array([1, 2])),
             "call reset() first",
         ),
-        (lambda: SpanControlEnv(**SMALL_ENV_KWARGS).one_step_rewards(), "call reset() first"),
+        (lambda: SpanControlEnv(**SMALL_ENV_KWARGS).peek(), "call reset() first"),
         (lambda: SpanControlEnv(**SMALL_ENV_KWARGS).content_type(), "call reset() first"),
         (lambda: SpanControlEnv(**SMALL_ENV_KWARGS).output_observations(), "call step() first"),
     ],

@@ -52,7 +52,7 @@ def test_peek_is_what_each_action_earns(variant: dict[str, Any]):
     env = SpanControlEnv(**TINY, **variant)
     env.reset(seed=1)
     env.step(env.action_space.sample())
-    seen = env.one_step_rewards()
+    seen = env.peek()
     assert seen.dtype == np.float32
     assert seen.tolist() == [after(env, [action]) for action in all_actions(env.core)]
 
@@ -82,7 +82,7 @@ def test_in_mid_chunk_only_what_is_left_is_looked_at():
     env = SpanControlEnv(**TINY)
     env.reset(seed=1)
     env.step(3)
-    np.testing.assert_array_equal(env.lookahead(), env.one_step_rewards())
+    np.testing.assert_array_equal(env.lookahead(), env.peek())
 
 
 class PaidLast(Reward):
@@ -103,7 +103,7 @@ def test_a_wide_beam_is_exact_and_a_narrow_one_a_bound_from_below():
     for first in range(10):
         forks = [env.fork() for _ in range(10)]
         rewards = [
-            fork.step(first)[1] + fork.step(second)[1] + fork.one_step_rewards().max()
+            fork.step(first)[1] + fork.step(second)[1] + fork.peek().max()
             for second, fork in enumerate(forks)
         ]
         exact.append(max(rewards))
@@ -239,14 +239,14 @@ def test_of_many_envs_each_is_as_alone(kind: dict[str, Any]):
     stable.step(np.arange(6))
     asked = (
         "lookahead",
-        "one_step_rewards",
+        "peek",
         "action_coverages",
         "predictor_action",
         "output_observations",
         "content_type",
     )
     answers = {name: getattr(envs, name)() for name in asked}
-    for name in ("lookahead", "one_step_rewards", "action_coverages"):
+    for name in ("lookahead", "peek", "action_coverages"):
         assert answers[name].shape == (6, 10)
     for name, answer in answers.items():
         np.testing.assert_array_equal(getattr(stable, name)(), answer)
@@ -263,7 +263,7 @@ def test_looking_changes_nothing():
     env.reset(seed=3)
     other.reset(seed=3)
     for name in (
-        "one_step_rewards",
+        "peek",
         "lookahead",
         "action_coverages",
         "predictor_action",

@@ -234,7 +234,7 @@ def test_original_layers_do_their_task_env_by_env_and_have_no_soft_edge():
     envs = SpanControlVectorEnv(2, **arguments)
     envs.reset(seed=0)
     for _ in range(3):
-        np.testing.assert_array_equal(envs.one_step_rewards()[:, 9], 0)
+        np.testing.assert_array_equal(envs.peek()[:, 9], 0)
         envs.step(np.array([9, 9]))
     with pytest.raises(ValueError, match="soft_span_loss"):
         envs.soft_span_loss(torch.ones(1))

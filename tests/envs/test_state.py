@@ -105,10 +105,10 @@ def test_a_state_of_another_environment_is_refused(change: dict[str, Any], named
     env, other = SpanControlEnv(**TINY), SpanControlEnv(**{**TINY, **change})
     env.reset(seed=1)
     other.reset(seed=2)
-    before = other.one_step_rewards()
+    before = other.peek()
     with pytest.raises(ValueError, match=f"another environment: .*{named}"):
         other.load_state_dict(env.state_dict())
-    assert (other.one_step_rewards() == before).all()
+    assert (other.peek() == before).all()
 
 
 def test_a_state_of_another_task_is_refused():
@@ -201,7 +201,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert env.core.step_count == len(actions)
             hidden, rewards = self.expected(seed, actions)
             assert torch.equal(env.core.state.hidden, hidden)
-            assert (env.one_step_rewards() == rewards).all()
+            assert (env.peek() == rewards).all()
 
     def expected(self, seed: int, actions: list[Any]) -> tuple[torch.Tensor, Any]:
         """Hidden state and one-step rewards of a new environment after these actions."""
@@ -211,7 +211,7 @@ class AnyOrder(RuleBasedStateMachine):
             fresh.reset(seed=seed)
             for action in actions:
                 fresh.step(action)
-            self.known[key] = fresh.core.state.hidden, fresh.one_step_rewards()
+            self.known[key] = fresh.core.state.hidden, fresh.peek()
         return self.known[key]
 
 

@@ -106,7 +106,7 @@ def test_threshold_is_the_smallest_span_that_reaches_it():
 
 
 def test_myopic_and_oracle_choose_the_best_action():
-    for agent, name in ((MyopicPolicy(), "one_step_rewards"), (OracleAgent(), "lookahead")):
+    for agent, name in ((MyopicPolicy(), "peek"), (OracleAgent(), "lookahead")):
         agent.on_episode_start(FakeEnv(**{name: np.eye(10)[[4, 0]]}))
         assert agent.predict(np.zeros(2)).tolist() == [4, 0]
         agent.on_episode_start(FakeEnv(**{name: np.zeros(10)}))

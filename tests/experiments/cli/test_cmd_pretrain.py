@@ -19,7 +19,7 @@ def test_pretrain_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Monk
         app, ["pretrain", "SpanBudget-v0", "--out", str(path), "--steps", "3"]
     )
     assert done.exit_code == 0, done.output
-    assert "by span: 0: " in done.output
+    assert "by action" in done.output
     assert load_metadata(str(path))["pretrain_config"]["steps"] == 3
 
 
@@ -61,7 +61,7 @@ def test_a_run_with_weights_and_content_of_ones_own(
     (tmp_path / "own.txt").write_text("abcdefgh" * 100)
     (tmp_path / "own.safetensors").write_bytes(serialize(pretrained_stack(), {"another": 1}))
     for command, said in (
-        (["compare", "--resume", "../run"], "other weights"),
+        (["compare", "--resume", "../run"], "different weights"),
         (["validate", "../run"], "neither shipped"),
     ):
         done = runner.invoke(app, command)

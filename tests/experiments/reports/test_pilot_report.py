@@ -49,9 +49,9 @@ def test_page_fits_and_can_be_read(page: Page, size: str):
     assert page.evaluate(BEYOND) == []
     assert page.evaluate(SMALLEST) >= 10
     figures = page.locator("figure svg")
-    # By two axes: error and loss on two splits, and in training; time; keys; spans; set spans;
-    # one pair of laws; an example of each variant.
-    assert figures.count() == 2 * (2 + 3) + 2 + 3 + 11 + 2 + 1 + 13
+    # By two axes: error and loss on two splits, and in training; differences; time; pareto; spans;
+    # errors by action; one pair of laws; an example of each variant.
+    assert figures.count() == 2 * (2 + 3) + 2 + 2 + 3 + 11 + 2 + 1 + 13
     for figure in figures.all():
         box = figure.bounding_box()
         assert box is not None

@@ -7,7 +7,6 @@ have changed; a test checks that the pages are up to date.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -100,24 +99,30 @@ def bench_pilot() -> str:
     return without_heading(to_markdown([long_inputs_table(read("bench-pilot-cpu.json")["rows"])]))
 
 
-def stored_table(study: str) -> str:
-    """A table that ``spangym curves --table markdown`` wrote."""
-    return without_heading((RESULTS / study / "table.md").read_text("utf-8"))
+def stored_table(study: str, without: str = "(?!)") -> str:
+    """A table that ``spangym curves --table markdown`` wrote, without rows that match."""
+    table = without_heading((RESULTS / study / "table.md").read_text("utf-8"))
+    lines = table.splitlines(keepends=True)
+    return "".join(each for each in lines if not re.match(rf"\| {without} \|", each))
 
 
-def aggregates(study: str) -> str:
-    """Aggregates of the scores over all environments of a study."""
-    by_agent: dict[str, dict[str, dict[str, float | None]]] = {}
+def aggregates(study: str, without: str = "(?!)") -> str:
+    """Aggregates of the scores over all environments of a study, without agents that match."""
+    by_agent: dict[str, dict[str, Any]] = {}
     for row in read(f"{study}/summary.json")["aggregates"]:
-        by_agent.setdefault(row["agent"], {})[row["statistic"]] = row
+        by_agent.setdefault(row["group"], {})[row["statistic"]] = row
     statistics = ("iqm", "median", "mean", "optimality gap")
 
     def cell(row: dict[str, Any]) -> str:
         half = "" if row["low"] is None else f" ± {(row['high'] - row['low']) / 2:.2f}"
         return f"{row['estimate']:.2f}{half}"
 
-    ordered = sorted(by_agent, key=lambda agent: -(by_agent[agent]["iqm"]["estimate"] or -math.inf))
-    rows = [[agent, *(cell(by_agent[agent][each]) for each in statistics)] for agent in ordered]
+    ordered = sorted(by_agent, key=lambda agent: -by_agent[agent]["iqm"]["estimate"])
+    rows = [
+        [agent, *(cell(by_agent[agent][each]) for each in statistics)]
+        for agent in ordered
+        if not re.fullmatch(without, agent)
+    ]
     return markdown(["agent", *statistics], rows)
 
 
@@ -127,8 +132,9 @@ def without_heading(text: str) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "quickstart": lambda: stored_table("quickstart"),
-    "suite": lambda: aggregates("suite"),
+    "quickstart": lambda: stored_table("quickstart", without="fixed:[1-8]"),
+    "suite": lambda: aggregates("suite", without="fixed:[0-79]|threshold"),
+    "suite-all": lambda: aggregates("suite"),
     "baselines": baselines,
     "tuned": tuned,
     "defects": defects,

@@ -50,7 +50,9 @@ def test_readme_runs_from_top_to_bottom(tmp_path: Path):
     run([sys.executable, "-c", "\n".join(each for each in python if each is not refiner)], tmp_path)
 
 
-@pytest.mark.parametrize("page", [each for each in PAGES[1:] if blocks(each, "python")], ids=lambda each: each.stem)
+@pytest.mark.parametrize(
+    "page", [each for each in PAGES[1:] if blocks(each, "python")], ids=lambda each: each.stem
+)
 def test_snippets_of_a_page_run(page: Path, tmp_path: Path):
     run([sys.executable, "-c", "\n".join(blocks(page, "python"))], tmp_path)
 

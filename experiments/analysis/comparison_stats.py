@@ -125,7 +125,7 @@ def _means(results: Results, table: pd.DataFrame, keys: list[str]) -> pd.DataFra
     columns = [*keys, *MeanCI._fields]
     if not len(table):
         return pd.DataFrame(columns=columns)
-    by_key: dict[Any, pd.Series] = dict(list(table.groupby(keys)["value"]))
+    by_key: dict[Any, Any] = dict(list(table.groupby(keys)["value"]))
     rows: list[tuple[Any, ...]] = [
         (*key, *_mean_ci(values.to_numpy(float), results.metrics[key[3]]))
         for key, values in by_key.items()

@@ -180,7 +180,7 @@ def curves_to_long(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mean_returns(trials: pd.DataFrame) -> dict[tuple[str, str], float]:
-    by_group: dict[Any, pd.Series] = dict(list(trials.groupby(["environment", "group"])["return"]))
+    by_group: dict[Any, Any] = dict(list(trials.groupby(["environment", "group"])["return"]))
     return {key: float(rows.to_numpy(float).mean()) for key, rows in by_group.items()}
 
 
@@ -332,7 +332,8 @@ def pilot_values(
     costs = costs.astype(dict.fromkeys(_COSTS, float))
     plain = costs[costs["group"] == baseline]
     times: dict[Any, float] = dict(zip(plain["seed"], plain["milliseconds"], strict=True))
-    costs["time_ratio"] = costs["milliseconds"] / costs["seed"].map(times)
+    units = [times.get(seed, math.nan) for seed in costs["seed"]]
+    costs["time_ratio"] = costs["milliseconds"] / units
     costs["qk_share"] = costs["qk_pairs"] / costs["full_qk_pairs"]
     costs = costs[[*KEYS, *_COSTS, "time_ratio", "qk_share"]].assign(split=ALL_SPLITS)
     last = evaluation.sort_values("update").drop_duplicates([*KEYS, "split"], keep="last")

@@ -14,10 +14,7 @@ CHECKPOINT_SECONDS = 30.0
 
 
 class Job(Protocol):
-    """An independent unit of work, for example one trial.
-
-    Jobs are pickled and sent to other processes and machines, so that their class must be
-    importable there.
+    """An independent unit of work, for example one trial, of an importable class: jobs are pickled.
 
     Attributes:
         job_id: Name in messages and in the path of the job's folder, unique within a run.
@@ -53,17 +50,13 @@ class Job(Protocol):
         log: Callable[[str], None],
         checkpoint_seconds: float,
     ) -> None:
-        """Run the job and write `RESULT_FILE` as its last file.
+        """Run the job and write `RESULT_FILE` as its last file; any exception means that it failed.
 
         Args:
-            folder: Folder of the job: empty, or with files ``checkpoints/step-*`` of an interrupted
-                process.
+            folder: Folder of the job: empty, or with checkpoints of an interrupted process.
             progress: Function of the progress so far, at most ``total``.
             log: Function of a message for the user.
             checkpoint_seconds: Least time between checkpoints.
-
-        Raises:
-            Exception: The job failed.
         """
         ...
 
@@ -81,11 +74,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """A job has made progress.
-
-    Attributes:
-        done: Progress so far, at most ``job.total``.
-    """
+    """A job has made progress; ``done`` is at most ``job.total``."""
 
     job: Job
     done: int
@@ -121,14 +110,11 @@ class Executor(Protocol):
     """Runs independent jobs."""
 
     def run(self, jobs: Sequence[PlacedJob]) -> Iterator[Event]:
-        """Run jobs in parallel and yield their events.
+        """Run jobs in parallel, in the given order, and yield their events.
 
         A failed job leaves ``error.txt`` in its folder and does not stop the others. A job that
         another process is running is awaited instead of run twice. Closing the iterator, for
         example on an interrupt, kills the running jobs.
-
-        Args:
-            jobs: Jobs in the order in which they start.
 
         Yields:
             `Started`, `Progress` and `Message`, and for each job one `Finished` or `Failed`.

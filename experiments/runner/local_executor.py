@@ -1,4 +1,4 @@
-"""Executor that runs jobs in processes of this machine, one thread each."""
+"""Executor that runs jobs in processes of this machine."""
 
 from __future__ import annotations
 
@@ -33,12 +33,7 @@ class _Worker:
 
 
 class LocalExecutor:
-    """Runs jobs in processes of this machine.
-
-    Args:
-        num_workers: Number of processes.
-        checkpoint_seconds: Least time between two checkpoints of a training.
-    """
+    """Runs jobs in processes of this machine, one thread each."""
 
     def __init__(self, num_workers: int, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> None:
         self._num_workers = num_workers

@@ -19,14 +19,7 @@ _PACKAGES = ("spangym", "torch", "gymnasium", "stable-baselines3", "numpy", "pan
 def make_manifest(
     command: Sequence[str], num_workers: int, device: str, content: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Describe a run, for JSON.
-
-    Args:
-        command: Command line.
-        num_workers: Number of processes.
-        device: Torch device of the computation.
-        content: Hashes of datasets and weights, by ``content_sha256`` and ``weights_sha256``.
-    """
+    """Describe a run, for JSON; ``content`` holds the hashes of datasets and weights."""
     return {
         "command": list(command),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),

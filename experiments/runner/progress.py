@@ -27,11 +27,6 @@ def show_progress(
 ) -> Iterator[Callable[[Event], None]]:
     """Display progress: bars in a terminal, lines elsewhere, nothing on a quiet console.
 
-    Args:
-        console: Output.
-        jobs: Jobs of the run.
-        finished: Jobs that were complete before.
-
     Yields:
         The function that displays an event.
     """
@@ -44,16 +39,7 @@ def show_progress(
 
 
 class ProgressBars:
-    """A progress bar for each running job and one for all jobs.
-
-    Args:
-        console: Terminal.
-        jobs: Jobs of the run.
-        finished: Jobs that were complete before.
-
-    Attributes:
-        display: Live display, to be used as a context manager.
-    """
+    """A progress bar for each running job and one for all jobs, in the context ``display``."""
 
     def __init__(self, console: Console, jobs: Sequence[Job], finished: Sequence[Job]) -> None:
         self.display = Display(
@@ -93,13 +79,7 @@ class ProgressBars:
 
 
 class ProgressLines:
-    """One line for each finished or failed job, for output that is not a terminal.
-
-    Args:
-        console: Output.
-        jobs: Jobs of the run.
-        finished: Jobs that were complete before.
-    """
+    """One line for each finished or failed job, for output that is not a terminal."""
 
     def __init__(self, console: Console, jobs: Sequence[Job], finished: Sequence[Job]) -> None:
         self._console = console

@@ -36,12 +36,7 @@ from spangym.experiments.runner.job import (
     PlacedJob,
     Started,
 )
-from spangym.experiments.runner.job_files import (
-    RESULT_FILE,
-    clean_job_dir,
-    is_finished,
-    job_lock,
-)
+from spangym.experiments.runner.job_files import RESULT_FILE, clean_job_dir, is_finished, job_lock
 from spangym.experiments.runner.manifest import available_cpus
 from spangym.experiments.runner.run_job import run_job
 from spangym.utils.atomic_io import atomic_write
@@ -63,7 +58,6 @@ _CANCEL_SECONDS = 5.0
 _TASK_POLL_SECONDS = 0.5
 _OBJECT_STORE_BYTES = 100 * 2**20
 _PACKAGES = ("torch", "numpy")
-
 
 _Files = dict[str, bytes]
 """Content of all files of a folder, by relative path."""
@@ -106,9 +100,6 @@ class RayExecutor:
         address: HOST:PORT of a running cluster; None to start one on this machine.
         num_workers: Largest number of jobs at a time; None for as many as the cluster takes.
         checkpoint_seconds: Least time between two checkpoints of a training.
-
-    Raises:
-        UserError: No cluster answers at the address.
     """
 
     def __init__(
@@ -124,11 +115,7 @@ class RayExecutor:
         self._checkpoint_seconds = checkpoint_seconds
 
     def run(self, jobs: Sequence[PlacedJob]) -> Iterator[Event]:
-        """Run jobs in parallel; see `spangym.experiments.runner.job.Executor`.
-
-        Raises:
-            UserError: The cluster cannot be used, or lacks a GPU that a job needs.
-        """
+        """Run jobs in parallel; UserError if the cluster cannot be used, or lacks a needed GPU."""
         hashes = DatasetHashes()
         waiting = [
             _Run(job, folder, job_lock(folder), _environment_fingerprint(job, hashes))
@@ -197,12 +184,10 @@ class RayExecutor:
     def _submit(self, run: _Run) -> ray.ObjectRefGenerator:
         clean_job_dir(run.folder)
         # Ray's own retries would not start from the copied checkpoints.
-        task: Any = ray.remote(num_cpus=1, num_gpus=_num_gpus(run.job), max_retries=0)(
-            run_remote_job
-        )
-        return task.remote(
-            run.job, _read_files(run.folder), run.fingerprint, self._checkpoint_seconds
-        )
+        options: dict[str, Any] = {"num_gpus": _num_gpus(run.job), "max_retries": 0}
+        task: Any = ray.remote(num_cpus=1, **options)(run_remote_job)
+        files = _read_files(run.folder)
+        return task.remote(run.job, files, run.fingerprint, self._checkpoint_seconds)
 
     def _receive(
         self, task: ray.ObjectRefGenerator, running: dict[ray.ObjectRefGenerator, _Run]
@@ -248,17 +233,11 @@ def run_remote_job(
 ) -> Iterator[Event | _Files]:
     """Run one attempt at a job in a temporary folder on a node: the Ray task.
 
-    Args:
-        job: The job.
-        files: Files of its folder, as an interrupted attempt left them.
-        fingerprint: Everything that affects the results, on the machine of the runner.
-        checkpoint_seconds: Least time between two checkpoints of a training.
-
     Yields:
         Events of the job, and the files of its folder with each new checkpoint and at the end.
 
     Raises:
-        RuntimeError: The results on this node would differ.
+        RuntimeError: The results on this node would differ from those on the runner's machine.
     """
     yield Started(job)
     for name, here in _environment_fingerprint(job, DatasetHashes()).items():

@@ -80,12 +80,7 @@ class RunKind(Generic[S, J]):
 
 
 class RunDir(Generic[S, J]):
-    """A run folder; methods that read raise a UserError for damaged files.
-
-    Args:
-        path: The folder.
-        kind: `COMPARISON` or `PILOT`.
-    """
+    """A run folder of a `RunKind`; methods that read raise a UserError for damaged files."""
 
     def __init__(self, path: Path, kind: RunKind[S, J]) -> None:
         self.path = path
@@ -94,11 +89,7 @@ class RunDir(Generic[S, J]):
 
     @staticmethod
     def open(path: Path, kind: RunKind[S, J]) -> RunDir[S, J]:
-        """Open the folder of an earlier run.
-
-        Raises:
-            UserError: The folder holds no run of this kind.
-        """
+        """Open the folder of an earlier run; UserError if it holds no run of this kind."""
         if run_command(path) != kind.command:
             raise UserError(
                 f"folder {str(path)!r} is not a run folder of `spangym {kind.command}`: it has no "

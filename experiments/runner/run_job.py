@@ -31,12 +31,7 @@ _SECONDS_BETWEEN_REPORTS = 0.2
 def run_jobs(
     jobs: Sequence[PlacedJob], executor: Executor, show: Callable[[Event], object]
 ) -> dict[str, str]:
-    """Run jobs and show their events; jobs that share a folder are run once.
-
-    Args:
-        jobs: Jobs and their folders; interrupted jobs are resumed.
-        executor: Executor of the jobs.
-        show: Function that displays an event.
+    """Run jobs, or resume them, and show their events; jobs that share a folder are run once.
 
     Returns:
         Errors of the failed jobs, one line each, by job id.
@@ -64,9 +59,6 @@ def run_job(
         folder: Folder of the job, locked until the end.
         emit: Function of `Progress` and `Message` events.
         checkpoint_seconds: Least time between two checkpoints of a training.
-
-    Returns:
-        `Finished` or `Failed`.
     """
     lock = job_lock(folder)
     try:

@@ -25,27 +25,12 @@ def builtin_studies() -> dict[str, str]:
 
 
 def load_study(name: str) -> Study:
-    """Read and normalize a study.
-
-    Args:
-        name: TOML file, or name of a built-in study.
-
-    Raises:
-        UserError: The file cannot be read, or is not a valid study.
-    """
+    """Read and normalize a study: a TOML file or a built-in one; UserError if it is not valid."""
     return parse_study(find_text("study", name, builtin_studies()), name)
 
 
 def parse_study(text: str, name: str) -> Study:
-    """Read a study from TOML and normalize it.
-
-    Args:
-        text: The TOML.
-        name: Name of the source in error messages.
-
-    Raises:
-        UserError: The text is not a valid study.
-    """
+    """Read a study from TOML and normalize it; a UserError starts with the name of the source."""
     return parse_and_normalize(text, name, Study, normalize_study)
 
 
@@ -59,11 +44,7 @@ def parse_and_normalize(text: str, name: str, kind: type[S], normalize: Callable
 
 
 def normalize_study(study: Study) -> Study:
-    """Fill in defaults and check that the study can be run.
-
-    Raises:
-        UserError: An agent, an option or an argument of an environment is wrong.
-    """
+    """Fill in defaults and check that the study can be run; UserError if not."""
     study = dataclasses.replace(
         study,
         agents=tuple(normalize_agent(each) for each in study.agents),
@@ -81,11 +62,7 @@ def normalize_study(study: Study) -> Study:
 
 
 def normalize_agent(agent: StudyAgent) -> StudyAgent:
-    """Fill in name and encoding, and check the agent.
-
-    Raises:
-        UserError: The agent is unknown or cannot be made, or an option is wrong.
-    """
+    """Fill in name and encoding, and check the agent; UserError if it cannot be made."""
     try:
         spec = agent.spec()
         spec.check_options(agent.hyperparameters)
@@ -183,11 +160,7 @@ def _check_names(study: Study) -> None:
 
 
 def check_distinct(what: str, slugs: Sequence[str]) -> None:
-    """Check that folder names differ, also on file systems that ignore case.
-
-    Raises:
-        UserError: Two are equal.
-    """
+    """UserError if two folder names are equal, also on file systems that ignore case."""
     lower = [slug.lower() for slug in slugs]
     for slug in slugs:
         if lower.count(slug.lower()) > 1:
@@ -202,7 +175,7 @@ def override_study(
     agents: Sequence[str] = (),
     device: str | None = None,
 ) -> Study:
-    """Change a study by options of the command line.
+    """Change a study by options of the command line, and normalize it.
 
     Args:
         study: The study.
@@ -210,12 +183,6 @@ def override_study(
         total_timesteps: Steps of each training.
         agents: Names of agents of the study or of other agents, which replace those of the study.
         device: Torch device of the layers.
-
-    Returns:
-        The changed study, normalized.
-
-    Raises:
-        UserError: The changed study is not valid.
     """
     changes: dict[str, Any] = {}
     if seeds is not None:

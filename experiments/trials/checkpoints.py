@@ -16,24 +16,16 @@ _NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.safetensors")
 
 
 class Checkpoints:
-    """A folder with the last two checkpoints of a training.
+    """A folder with the last two checkpoints of a training; it need not exist.
 
     The name of a file contains the step and a hash of the content, by which damage is detected.
-
-    Args:
-        folder: The folder, which need not exist.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def write(self, step: int, state: Any) -> None:
-        """Write a checkpoint atomically and delete all except the one before.
-
-        Args:
-            step: Step of the training.
-            state: State that `spangym.utils.serialization` can store.
-        """
+        """Write a checkpoint at a step atomically and delete all except the one before."""
         content = to_bytes(state)
         self.folder.mkdir(exist_ok=True)
         before = self._files()[-1:]
@@ -43,11 +35,7 @@ class Checkpoints:
         self._keep([*before, path])
 
     def read(self, log: Callable[[str], None]) -> Any | None:
-        """Return the last intact checkpoint; None if there is none.
-
-        Args:
-            log: Function of a message about a damaged file.
-        """
+        """Return the last intact checkpoint, None if there is none; damaged files are logged."""
         for path in reversed(self._files()):
             content = path.read_bytes()
             if path.name.endswith(f"-{_hash(content)}.safetensors"):
@@ -73,11 +61,7 @@ class Checkpoints:
 
 
 class Interval:
-    """A timer that elapses again and again.
-
-    Args:
-        seconds: Time between two elapses.
-    """
+    """A timer that elapses again and again, every so many seconds."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

@@ -7,11 +7,7 @@ from typing import Any
 
 
 class EpisodeStats:
-    """Sums up the steps of one episode in one environment.
-
-    Args:
-        components: Names of the reward components.
-    """
+    """Sums up the steps of one episode in one environment, with its reward components."""
 
     def __init__(self, components: Sequence[str]) -> None:
         self._components = components

@@ -17,11 +17,7 @@ from spangym.experiments.trials.episode_stats import EpisodeStats
 
 
 def evaluate(
-    agent: Agent,
-    config: EnvConfig,
-    seed: int,
-    episodes: int,
-    progress: Callable[[int], None],
+    agent: Agent, config: EnvConfig, seed: int, episodes: int, progress: Callable[[int], None]
 ) -> list[dict[str, Any]]:
     """Play episodes in parallel, without learning.
 
@@ -95,11 +91,7 @@ def rollout(
 
 
 def count_actions(rows: Sequence[Mapping[str, Any]], num_layers: int) -> pd.DataFrame:
-    """Count the actions of episodes by layer and content type.
-
-    Args:
-        rows: Rows of episodes from `evaluate`.
-        num_layers: Number of layers, which take turns.
+    """Count the actions in rows of `evaluate` by layer and content type.
 
     Returns:
         Sorted columns ``layer``, ``content_type`` and ``action``, with ``count`` and ``mean_span``
@@ -120,14 +112,10 @@ def count_actions(rows: Sequence[Mapping[str, Any]], num_layers: int) -> pd.Data
 
 
 def measure_regret(config: EnvConfig, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Replay episodes and measure the regret of each decision by lookahead.
+    """Replay episodes, rows of `evaluate`, and measure the regret of each decision by lookahead.
 
     The regret is the best return to the end of the chunk minus the return of the chosen action
     followed by the best actions: the loss by this decision alone.
-
-    Args:
-        config: Configuration of the environment.
-        rows: Rows of episodes from `evaluate`.
 
     Returns:
         One row per decision: ``evaluation_seed``, ``decision`` (from 0), ``layer``,

@@ -15,11 +15,7 @@ from spangym.utils.errors import UserError
 
 
 def export(folder: Path, out: Path) -> ExportedPolicy:
-    """Export the agent of a finished trial for `spangym.attention.load_controller`.
-
-    Args:
-        folder: Folder of the trial.
-        out: File to write atomically.
+    """Export the agent of a finished trial for `spangym.attention.load_controller`, atomically.
 
     Returns:
         The exported policy; for an agent that observes the layer index, that of layer 0.

@@ -17,13 +17,7 @@ TRIAL_DIR_PATTERN = "RUN/jobs/ENVIRONMENT/AGENT/seed-N-KEY"
 
 
 class TrainedAgent(NamedTuple):
-    """The agent of a finished trial.
-
-    Attributes:
-        trial: The trial.
-        agent: The trained agent.
-        config: Configuration of the evaluation environment.
-    """
+    """The trained agent of a finished trial, and the configuration of its evaluation."""
 
     trial: Trial
     agent: Agent
@@ -31,10 +25,7 @@ class TrainedAgent(NamedTuple):
 
 
 def load_trained_agent(folder: Path) -> TrainedAgent:
-    """Load the agent of a finished trial.
-
-    Args:
-        folder: Folder of the trial within its run folder.
+    """Load the agent of a finished trial from the trial's folder within its run folder.
 
     Raises:
         UserError: The folder is not of a finished trial, or its agent cannot be read.
@@ -64,11 +55,7 @@ def load_trained_agent(folder: Path) -> TrainedAgent:
 
 
 def stored_eval_config(trial: Trial) -> EnvConfig:
-    """Return the evaluation configuration of a stored trial.
-
-    Raises:
-        UserError: Its dataset or weights are missing, or this machine lacks its device.
-    """
+    """Return the evaluation configuration of a stored trial; UserError if it cannot be made."""
     try:
         return trial.eval_config()
     except (TypeError, ValueError) as error:

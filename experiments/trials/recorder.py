@@ -109,11 +109,7 @@ class EpisodeRecorder(VecEnvWrapper):
         return self.venv.reset()
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Pass on the actions.
-
-        Raises:
-            RuntimeError: All steps of the training are used.
-        """
+        """Pass on the actions; RuntimeError if all steps of the training are used."""
         if self.steps + self.num_envs > self._budget:
             raise RuntimeError(f"the agent takes more than the {self._budget} steps of training")
         self._last_actions = actions

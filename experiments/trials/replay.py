@@ -74,20 +74,10 @@ def validate(run: ComparisonDir) -> Iterator[ReplayResult]:
 
 
 def replay(run: ComparisonDir, trial: Trial) -> Iterator[ReplayResult]:
-    """Replay the stored actions of a trial's evaluation episodes.
+    """Replay the stored actions of a finished trial's evaluation episodes, one result each.
 
     Some rewards are rounded differently on other machines; for those, differences of the size of
-    rounding count as reproduced.
-
-    Args:
-        run: Run folder.
-        trial: Finished trial of the run.
-
-    Yields:
-        One result per episode.
-
-    Raises:
-        UserError: Stored rows are damaged.
+    rounding count as reproduced. Damaged rows raise a UserError.
     """
     rows, config = run.table(trial, "evaluation"), stored_eval_config(trial)
     for start in range(0, len(rows), _NUM_ENVS):

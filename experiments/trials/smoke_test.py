@@ -13,11 +13,7 @@ from spangym.utils.errors import UserError
 
 
 def smoke_test(study: Study) -> None:
-    """Make the environments and networks of a study.
-
-    Raises:
-        UserError: One of them cannot be made; the message names it and the cause.
-    """
+    """Make the environments and networks of a study; a UserError names one that fails."""
     for environment in study.environments:
         trials = [make_trial(study, environment, each, 0) for each in study.agents_in(environment)]
         with _report_error(f"environment {environment.name!r}"):

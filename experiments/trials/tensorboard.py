@@ -19,15 +19,12 @@ from spangym.experiments.plots.span_heatmap import mean_spans, plot_span_heatmap
 
 
 class TrialLogger:
-    """TensorBoard events of one trial, or of one training of the pilot.
+    """TensorBoard events of one trial, or of one training of the pilot, in its folder.
 
     Scalars ``training/...`` for each episode of the training (return, reward components, mean span,
     query-key pairs) and ``evaluation/...`` after it, histograms ``training/actions`` and
     ``evaluation/actions``, the figure ``evaluation/spans``, and hyperparameters with metrics (the
     HParams tab).
-
-    Args:
-        folder: Folder of the trial.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,13 +50,7 @@ class TrialLogger:
     def log_action_histogram(
         self, counts: NDArray[np.int64], steps: int, phase: str = "training"
     ) -> None:
-        """Log how often each action was chosen.
-
-        Args:
-            counts: Counts by action, shape (10,).
-            steps: Training steps so far.
-            phase: ``training`` or ``evaluation``.
-        """
+        """Log how often each action was chosen: counts of shape (10,)."""
         values = np.arange(NUM_ACTIONS, dtype=np.float64)
         self._events.add_histogram_raw(
             f"{phase}/actions",

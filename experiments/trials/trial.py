@@ -96,9 +96,7 @@ class Trial:
             "n_envs": self.n_envs,
             "evaluation": asdict(self.evaluation),
             "content_sha256": hashes.get(kwargs["dataset"]),
-            "weights_sha256": weights_sha256(kwargs["checkpoint"])
-            if kwargs["checkpoint"]
-            else None,
+            "weights_sha256": weights_sha256(path) if (path := kwargs["checkpoint"]) else None,
             "spangym": importlib.metadata.version("spangym"),
         }
 
@@ -121,18 +119,12 @@ class Trial:
         log: Callable[[str], None] = ignore,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
     ) -> None:
-        """Train the agent, save it, evaluate it and write the results.
+        """Train the agent, save it, evaluate it and write the results; see `Job.run`.
 
         The files are, in this order: ``job.json`` (everything that affects the results),
         ``curve.csv`` and TensorBoard events, ``checkpoints/`` (if the agent is resumable),
         ``agent.*``, ``evaluation.csv``, ``action_counts.csv``, ``regret.csv`` and ``result.json``.
         The last checkpoint stays, so that the training can be made longer later.
-
-        Args:
-            folder: Folder of the trial: empty, or as an interrupted process left it.
-            progress: Function of the steps so far, at most ``total``.
-            log: Function of a message for the user.
-            checkpoint_seconds: Least time between two checkpoints.
 
         Raises:
             RuntimeError: The agent took more or fewer steps than ``total_timesteps``.
@@ -193,11 +185,7 @@ def train(
     log: Callable[[str], None],
     checkpoint_seconds: float,
 ) -> tuple[Agent, float]:
-    """Train the agent of a trial from its last checkpoint, if there is one.
-
-    Returns:
-        The trained agent, and the wall time of the training in seconds.
-    """
+    """Train an agent from its last checkpoint, if any; also return the wall time in seconds."""
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoint = checkpoints.read(log)
     agent = trial.make_agent()
@@ -212,15 +200,8 @@ def train(
     for end in ends:
         agent = trial.make_agent()
         env = SB3SpanControlVecEnv(trial.train_config(), trial.n_envs)
-        recorder = EpisodeRecorder(
-            env,
-            folder,
-            logger,
-            end,
-            env_seed(trial.seed),
-            progress,
-            checkpoint and checkpoint["recorder"],
-        )
+        state = checkpoint and checkpoint["recorder"]
+        recorder = EpisodeRecorder(env, folder, logger, end, env_seed(trial.seed), progress, state)
         with contextlib.closing(recorder):
             if is_resumable(agent) and checkpoint is not None:
                 agent.load_state_dict(checkpoint["agent"])
@@ -248,12 +229,8 @@ def learn(
 
     def save_checkpoint(last: bool) -> None:
         if interval.elapsed() or last:
-            state = {
-                "agent": agent.state_dict(),
-                "recorder": recorder.state_dict(),
-                "until": steps,
-            }
-            checkpoints.write(recorder.steps, state)
+            state = {"agent": agent.state_dict(), "recorder": recorder.state_dict()}
+            checkpoints.write(recorder.steps, {**state, "until": steps})
 
     agent.learn(recorder, steps, save_checkpoint)
     checkpoints.prune()

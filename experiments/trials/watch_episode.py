@@ -31,13 +31,7 @@ _MP4_QUALITY = 8
 
 
 class PolicyRun(NamedTuple):
-    """An agent and its environment.
-
-    Attributes:
-        name: Name of the agent as the user gave it.
-        agent: The agent.
-        config: Configuration of the environment.
-    """
+    """An agent, with its name as the user gave it, and the configuration of its environment."""
 
     name: str
     agent: Agent
@@ -52,9 +46,6 @@ def load_policy(environment: str, name: str, seed: int) -> PolicyRun:
         name: Built-in agent that needs no training, ``module:Class``, or the folder of a finished
             trial, whose study then configures the environment.
         seed: Seed of an agent that is not from a trial.
-
-    Raises:
-        UserError: The environment or agent is unknown, or they do not fit together.
     """
     folder = Path(name)
     if name not in BUILTIN_AGENTS and folder.is_dir():
@@ -90,15 +81,7 @@ def load_policy(environment: str, name: str, seed: int) -> PolicyRun:
 
 
 def render_episode(policy_run: PolicyRun, seed: int, render_mode: str) -> Iterator[Any]:
-    """Play an episode.
-
-    Args:
-        policy_run: Agent and environment.
-        seed: Seed of the episode.
-        render_mode: ``ansi`` or ``rgb_array``.
-
-    Yields:
-        Renderings before the first decision and after each.
+    """Play an episode; yield renderings (``ansi`` or ``rgb_array``) before and after each decision.
 
     Raises:
         UserError: The agent raises an error or chooses an invalid action.
@@ -123,11 +106,7 @@ def render_episode(policy_run: PolicyRun, seed: int, render_mode: str) -> Iterat
 
 
 def check_video(path: Path) -> None:
-    """Check that a video can be written, before anything is played.
-
-    Raises:
-        UserError: The suffix is unknown, the file is not writable, or a package is missing.
-    """
+    """Check that a video can be written, before anything is played; else raise a UserError."""
     if path.suffix.lower() not in _WRITERS:
         raise UserError(f"--video: {str(path)!r} must end in {' or '.join(_WRITERS)}")
     check_writable_file("--video", path)
@@ -139,15 +118,7 @@ def check_video(path: Path) -> None:
 
 
 def save_video(path: Path, frames: Iterable[NDArray[np.uint8]]) -> int:
-    """Write a video atomically.
-
-    Args:
-        path: File that `check_video` accepts.
-        frames: Frames of equal size.
-
-    Returns:
-        The number of frames.
-    """
+    """Write frames to a file that `check_video` accepts, atomically; return their number."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as tmp:
         return _WRITERS[path.suffix.lower()](tmp, iter(frames))

@@ -14,7 +14,6 @@ from spangym.experiments.benchmarks.baselines import baselines_table, measure_ba
 from spangym.experiments.benchmarks.measure import describe_bench, save_bench
 from spangym.experiments.cli.options import Json
 from spangym.experiments.cli.terminal import make_console, make_progress
-from spangym.utils.atomic_io import check_writable_file
 
 
 def command(
@@ -26,8 +25,6 @@ def command(
     json: Json = None,
 ) -> None:
     """Measure the returns of non-learning baselines and of the best possible policy."""
-    if json is not None:
-        check_writable_file("--json", json)
     torch.set_num_threads(1)
     names = [full_id(name) for name in environments or ENVIRONMENTS]
     measured = []

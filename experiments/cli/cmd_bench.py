@@ -28,7 +28,6 @@ from spangym.experiments.benchmarks.measure import (
 from spangym.experiments.cli.options import Json, Quick, TaskName, Threads
 from spangym.experiments.cli.terminal import make_console
 from spangym.experiments.reports.tables import to_rich_table
-from spangym.utils.atomic_io import check_writable_file
 from spangym.utils.errors import UserError
 
 command = typer.Typer(
@@ -72,8 +71,6 @@ def pilot(
 
     Speech needs an extra: pip install 'spangym\[speech]'.
     """
-    if json is not None:
-        check_writable_file("--json", json)
     torch.set_num_threads(threads)
     console = make_console(160)
     tasks: list[TaskName] = [*bench_pilot.LENGTHS] if task is None else [task]
@@ -92,8 +89,6 @@ def pilot(
 
 
 def _run(rows: Iterable[BenchRow], threads: int, json: Path | None) -> None:
-    if json is not None:
-        check_writable_file("--json", json)
     torch.set_num_threads(threads)
     machine = describe_bench(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     console = make_console()

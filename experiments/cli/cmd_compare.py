@@ -9,19 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from spangym.experiments.cli.options import (
-    Address,
-    CheckpointSeconds,
-    Device,
-    Executor,
-    Out,
-    Quiet,
-    Resume,
-    Seeds,
-    Workers,
-)
-from spangym.experiments.cli.running import make_executor, print_results, running
-from spangym.experiments.reports.write_outputs import write_outputs
+from spangym.experiments.cli import options
+from spangym.experiments.cli.running import make_executor, run_and_report
 from spangym.experiments.runner.job import CHECKPOINT_SECONDS
 from spangym.experiments.runner.manifest import available_cpus, make_manifest
 from spangym.experiments.runner.run_dir import RunDir
@@ -37,7 +26,7 @@ def command(
         str | None,
         typer.Argument(metavar="STUDY", help="A TOML file or a built-in study; else quickstart."),
     ] = None,
-    seeds: Seeds = None,
+    seeds: options.Seeds = None,
     total_timesteps: Annotated[
         int | None, typer.Option(min=1, help="Steps of each training.")
     ] = None,
@@ -48,14 +37,14 @@ def command(
             "another built-in one, or your own module:Class."
         ),
     ] = None,
-    executor: Executor = "local",
-    address: Address = None,
-    workers: Workers = None,
-    device: Device = None,
-    out: Out = None,
-    resume: Resume = None,
-    checkpoint_seconds: CheckpointSeconds = CHECKPOINT_SECONDS,
-    quiet: Quiet = False,
+    executor: options.Executor = "local",
+    address: options.Address = None,
+    workers: options.Workers = None,
+    device: options.Device = None,
+    out: options.Out = None,
+    resume: options.Resume = None,
+    checkpoint_seconds: options.CheckpointSeconds = CHECKPOINT_SECONDS,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train and evaluate the agents of a study and compare them.
 
@@ -82,9 +71,7 @@ def command(
             )
         folder = RunDir.open(resume, COMPARISON)
         _resume(folder, workers or available_cpus(), total_timesteps)
-    with running(folder, job_executor, quiet) as (console, failed):
-        results = write_outputs(folder, failed)
-    print_results(console, folder, results, failed)
+    run_and_report(folder, job_executor, quiet)
 
 
 def _resume(folder: ComparisonDir, workers: int, total_timesteps: int | None) -> None:

@@ -9,6 +9,7 @@ import torch
 import typer
 
 from spangym.experiments.trials.export_agent import export
+from spangym.experiments.trials.load_agent import TRIAL_DIR_PATTERN
 from spangym.utils.atomic_io import check_writable_file
 from spangym.utils.errors import UserError
 from spangym.utils.serialization import SUFFIX
@@ -17,10 +18,7 @@ from spangym.utils.serialization import SUFFIX
 def command(
     trial: Annotated[
         Path,
-        typer.Argument(
-            metavar="TRIAL",
-            help="Folder of a finished trial, RUN/jobs/ENVIRONMENT/AGENT/seed-N-KEY.",
-        ),
+        typer.Argument(metavar="TRIAL", help=f"Folder of a finished trial, {TRIAL_DIR_PATTERN}."),
     ],
     out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
 ) -> None:

@@ -13,13 +13,11 @@ from spangym.experiments.cli.options import Json, Runs
 from spangym.experiments.cli.terminal import make_console, make_progress
 from spangym.experiments.runner.run_dir import RunDir
 from spangym.experiments.trials.comparison_run import COMPARISON
-from spangym.utils.atomic_io import atomic_write, check_writable_file
+from spangym.utils.atomic_io import atomic_write
 
 
 def command(folders: Runs, json: Json = None) -> None:
     """Replay the evaluation episodes of runs and rank the agents by score."""
-    if json is not None:
-        check_writable_file("--json", json)
     runs = [RunDir.open(folder, COMPARISON) for folder in folders]
     torch.set_num_threads(1)
     console = make_console()

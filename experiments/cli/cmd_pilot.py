@@ -8,19 +8,8 @@ from typing import Annotated
 
 import typer
 
-from spangym.experiments.cli.options import (
-    Address,
-    CheckpointSeconds,
-    Device,
-    Executor,
-    Out,
-    Quiet,
-    Resume,
-    Seeds,
-    TaskName,
-    Workers,
-)
-from spangym.experiments.cli.running import make_executor, print_results, running
+from spangym.experiments.cli import options
+from spangym.experiments.cli.running import make_executor, run_and_report
 from spangym.experiments.pilot.load_pilot_study import (
     load_pilot_study,
     normalize_pilot_study,
@@ -28,7 +17,6 @@ from spangym.experiments.pilot.load_pilot_study import (
 )
 from spangym.experiments.pilot.pilot_run import PILOT
 from spangym.experiments.pilot.pilot_tasks import fingerprint, validate_task
-from spangym.experiments.reports.write_outputs import write_outputs
 from spangym.experiments.runner.fingerprint import DatasetHashes
 from spangym.experiments.runner.job import CHECKPOINT_SECONDS
 from spangym.experiments.runner.manifest import available_cpus, make_manifest
@@ -37,7 +25,7 @@ from spangym.utils.errors import UserError
 
 
 def command(
-    task: Annotated[TaskName | None, typer.Argument(help="Task of the models.")] = None,
+    task: Annotated[options.TaskName | None, typer.Argument(help="Task of the models.")] = None,
     study: Annotated[
         str | None,
         typer.Argument(
@@ -57,16 +45,16 @@ def command(
         list[str] | None,
         typer.Option(help="Train only this variant and the baseline (repeatable)."),
     ] = None,
-    seeds: Seeds = None,
+    seeds: options.Seeds = None,
     updates: Annotated[int | None, typer.Option(min=1, help="Updates of each model.")] = None,
-    executor: Executor = "local",
-    address: Address = None,
-    workers: Workers = None,
-    device: Device = None,
-    out: Out = None,
-    resume: Resume = None,
-    checkpoint_seconds: CheckpointSeconds = CHECKPOINT_SECONDS,
-    quiet: Quiet = False,
+    executor: options.Executor = "local",
+    address: options.Address = None,
+    workers: options.Workers = None,
+    device: options.Device = None,
+    out: options.Out = None,
+    resume: options.Resume = None,
+    checkpoint_seconds: options.CheckpointSeconds = CHECKPOINT_SECONDS,
+    quiet: options.Quiet = False,
 ) -> None:
     r"""Train models with controlled attention spans and compare them with plain attention.
 
@@ -108,6 +96,4 @@ def command(
     folder.create(
         chosen, make_manifest(sys.argv, workers, chosen.device, {"content_sha256": content})
     )
-    with running(folder, job_executor, quiet) as (console, failed):
-        results = write_outputs(folder, failed)
-    print_results(console, folder, results, failed)
+    run_and_report(folder, job_executor, quiet)

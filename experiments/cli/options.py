@@ -7,8 +7,17 @@ from typing import Annotated, Literal
 
 import typer
 
+from spangym.utils.atomic_io import check_writable_file
+
 ExecutorName = Literal["local", "ray"]
 TaskName = Literal["speech", "text"]
+
+
+def _check_json(path: Path | None) -> Path | None:
+    if path is not None:
+        check_writable_file("--json", path)
+    return path
+
 
 Address = Annotated[
     str | None,
@@ -21,7 +30,10 @@ Device = Annotated[str | None, typer.Option(help="PyTorch device, e.g. cpu or cu
 Executor = Annotated[
     ExecutorName, typer.Option(help="Run jobs in local processes or on a Ray cluster.")
 ]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the results to this file too.")]
+Json = Annotated[
+    Path | None,
+    typer.Option("--json", callback=_check_json, help="Write the results to this file too."),
+]
 Out = Annotated[
     Path | None,
     typer.Option(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import typer
@@ -15,6 +14,7 @@ from spangym.experiments.cli.options import ExecutorName
 from spangym.experiments.cli.terminal import make_console
 from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.reports.result_tables import footnotes, headlines, rich_result_tables
+from spangym.experiments.reports.write_outputs import write_outputs
 from spangym.experiments.runner.job import Executor
 from spangym.experiments.runner.local_executor import LocalExecutor
 from spangym.experiments.runner.manifest import available_cpus
@@ -27,11 +27,7 @@ from spangym.utils.errors import UserError
 def make_executor(
     name: ExecutorName, address: str | None, workers: int | None, checkpoint_seconds: float
 ) -> Executor:
-    """Make the executor that the options name.
-
-    Raises:
-        UserError: The options contradict each other, or Ray is not installed.
-    """
+    """Make the executor that the options name; UserError if they contradict each other."""
     if name == "local":
         if address is not None:
             raise UserError("--address names a Ray cluster: add --executor ray")
@@ -42,18 +38,12 @@ def make_executor(
     return RayExecutor(address, workers, checkpoint_seconds)
 
 
-@contextlib.contextmanager
-def running(
-    folder: RunDir[Any, Any], executor: Executor, quiet: bool
-) -> Iterator[tuple[Console, dict[str, str]]]:
-    """Run the unfinished jobs of a folder; the block then writes the outputs.
-
-    Yields:
-        The console, and the errors of failed jobs by job name.
+def run_and_report(folder: RunDir[Any, Any], executor: Executor, quiet: bool) -> None:
+    """Run the unfinished jobs of a folder, write the outputs and print the results.
 
     Raises:
         UserError: The folder is damaged.
-        typer.Exit: Ctrl-C, every job failed, or a file cannot be written; the reason is printed.
+        typer.Exit: Ctrl-C, a job failed, or a file cannot be written; the reason is printed.
     """
     console = make_console(quiet=quiet)
     jobs = folder.jobs()
@@ -67,7 +57,7 @@ def running(
             error = next(iter(failed.values()))
             print(f"spangym: every job failed, the first with: {error}", file=sys.stderr)
             raise typer.Exit(1)
-        yield console, failed
+        data = write_outputs(folder, failed)
     except KeyboardInterrupt:
         print(
             f"interrupted: {len(folder.finished())} of {len(jobs)} jobs are finished; "
@@ -82,16 +72,12 @@ def running(
             file=sys.stderr,
         )
         raise typer.Exit(1) from None
+    _print_results(console, folder, data, failed)
 
 
-def print_results(
+def _print_results(
     console: Console, folder: RunDir[Any, Any], data: PlotData, failed: Mapping[str, str]
 ) -> None:
-    """Print the tables, footnotes, failures and headlines of a run.
-
-    Raises:
-        typer.Exit: A job failed, or a training stopped early.
-    """
     for table in rich_result_tables(data):
         console.print(table)
     for note in footnotes(data):

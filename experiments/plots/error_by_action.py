@@ -36,11 +36,7 @@ def _draw(data: PlotData, table: pd.DataFrame, levels: dict[str, float], axes: A
     for group, rows in table.groupby("group", sort=False):
         style = data.line_style(str(group))
         (line,) = axes.plot(
-            rows["action"],
-            scale * rows["mean"],
-            **style._asdict(),
-            markersize=5,
-            linewidth=1.4,
+            rows["action"], scale * rows["mean"], **style._asdict(), markersize=5, linewidth=1.4
         )
         line.set_label(str(group))
     for group, level in levels.items():

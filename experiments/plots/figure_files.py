@@ -32,19 +32,7 @@ _THEME = {
 
 
 def save_figure(figure: Figure, stem: Path, formats: Iterable[str] = FORMATS) -> list[Path]:
-    """Write a figure atomically, one file for each format.
-
-    Args:
-        figure: The figure.
-        stem: Path of the files without suffix.
-        formats: Some of `FORMATS`.
-
-    Returns:
-        Paths of the files.
-
-    Raises:
-        ValueError: A format is unknown.
-    """
+    """Write a figure atomically to ``stem`` with the suffix of each of the `FORMATS`."""
     paths = []
     for each in formats:
         if each not in _METADATA:

@@ -36,7 +36,7 @@ _ROW, _FOOT = 38, 6
 
 @dataclass(frozen=True)
 class Estimate:
-    """A row of a panel.
+    """A row of a panel: a label above a marker with its interval.
 
     Attributes:
         label: Text above the marker.
@@ -164,15 +164,7 @@ def plot_estimates(
     line: float | None = None,
     xlim: tuple[float | None, float | None] = (None, None),
 ) -> Panel:
-    """Make a panel of estimates.
-
-    Args:
-        title: Title of the panel.
-        rows: At least one.
-        x: Label of the x axis.
-        line: Position of a vertical line.
-        xlim: Limits of the x axis; automatic where None.
-    """
+    """Make a panel of one or more estimates, with a vertical line at a position."""
     height = len(rows) * _ROW + _FOOT + 4 + Panel.bottom
     return Panel(title, partial(_draw, rows, x, line, xlim), height, left=4, right=14, top=4)
 

@@ -19,13 +19,9 @@ _CHARACTER_WIDTH, _LINE_HEIGHT, _GAP = 6.6, 11.0, 6.0
 
 
 def spread(positions: Floats, gap: float, low: float, high: float) -> Floats:
-    """Move positions apart, no further than necessary.
+    """Move positions apart to a minimum gap, no further than necessary.
 
-    Args:
-        positions: Preferred positions.
-        gap: Minimum distance between two positions.
-        low: Lower limit, if there is space for all.
-        high: Upper limit.
+    The lower limit holds if there is space for all.
 
     Example:
         >>> spread(np.array([5.0, 5.0, 0.0]), 2, 0, 6).tolist()
@@ -44,13 +40,7 @@ def spread(positions: Floats, gap: float, low: float, high: float) -> Floats:
 
 
 def label_right_edge(axes: Axes, levels: Mapping[str, float], height: float) -> None:
-    """Label levels of the y axis at the right edge of the axes.
-
-    Args:
-        axes: Axes with final limits.
-        levels: Values by label.
-        height: Height of the axes in points.
-    """
+    """Label levels at the right edge of axes with final limits; their height is in points."""
     low, high = axes.get_ylim()
     wanted = (np.array([*levels.values()]) - low) / (high - low) * height
     for (label, level), old, new in zip(
@@ -73,12 +63,12 @@ def label_right_edge(axes: Axes, levels: Mapping[str, float], height: float) -> 
 def free_offsets(
     labels: Iterable[tuple[str, Floats]], taken: Iterable[Box], width: float, height: float
 ) -> list[Floats | None]:
-    """Find space for labels next to their points.
+    """Find space for labels next to their points, in axes that begin at 0; lengths are in points.
 
     Args:
-        labels: Texts and points, the most important first; all lengths are in points.
+        labels: Texts and points, the most important first.
         taken: Boxes that labels may not cover.
-        width: Width of the axes, which begin at 0.
+        width: Width of the axes.
         height: Height of the axes.
 
     Returns:

@@ -26,13 +26,9 @@ YLIM_MARGIN = 0.3
 
 @dataclass(frozen=True)
 class SeedCurves:
-    """Curves of one group, on a grid that all seeds share.
+    """Values of one group, shape (seeds, points), on a grid ``x`` that all seeds share.
 
-    Attributes:
-        group: Name of the group.
-        x: Shape (points,).
-        values: Shape (seeds, points).
-        is_measured: Whether the points are measurements; False for moving averages.
+    ``is_measured`` is False for moving averages.
     """
 
     group: str
@@ -173,11 +169,7 @@ def ylim_from_lines(axes: Axes) -> tuple[float, float]:
 def moving_average_on_grid(steps: Floats, values: Floats, grid: Floats, window: float) -> Floats:
     """Mean of the values in the window before each grid step, or of the last values before it.
 
-    Args:
-        steps: Steps of the measurements, ascending, shape (measurements,).
-        values: Shape (measurements,).
-        grid: Steps, none before the first measurement.
-        window: Width of the window in steps.
+    ``steps`` ascend, no grid step is before the first of them, and the window is in steps.
     """
     sums = np.concatenate([[0.0], np.cumsum(values)])
     until = np.searchsorted(steps, grid, side="right")
@@ -273,9 +265,8 @@ def _draw_curve(
 
 def _x_label(data: PlotData) -> str:
     steps = "updates" if data.is_pilot else "environment steps"
-    return {"steps": steps, "wall": "seconds", "qk_pairs": "query-key pairs"}[
-        data.x
-    ] + " in training"
+    names = {"steps": steps, "wall": "seconds", "qk_pairs": "query-key pairs"}
+    return f"{names[data.x]} in training"
 
 
 def _line_ydata(axes: Axes) -> Floats:

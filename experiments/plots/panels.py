@@ -35,10 +35,7 @@ class Panel:
         title: Title, e.g. an environment or a statistic.
         draw: Draws into the axes.
         height: Total height.
-        left: Margin left of the axes.
-        right: Margin right of the axes.
-        top: Margin above the axes.
-        bottom: Margin below the axes.
+        left: Margin left of the axes; ``right``, ``top`` and ``bottom`` likewise.
         polar: Whether the axes are polar.
     """
 
@@ -81,14 +78,7 @@ def legend_swatch(line_style: LineStyle) -> Figure:
 def render_grid(
     panels: Sequence[Panel], title: str, caption: str, legend: Sequence[tuple[str, LineStyle]]
 ) -> Figure:
-    """Render panels in a grid with title, legend and caption.
-
-    Args:
-        panels: At least one.
-        title: Title of the figure.
-        caption: Text below the figure.
-        legend: Labels and styles.
-    """
+    """Render one or more panels in a grid with title, legend and, below them, a caption."""
     columns = 2 if len(panels) in (2, 4) else min(_COLUMNS, len(panels))
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     names = {panel.title: textwrap.fill(panel.title, 44) for panel in panels}
@@ -136,14 +126,8 @@ def label_axes(axes: Axes, x: str, y: str = "") -> None:
     """Label the axes and format their ticks; the y label is horizontal, above the axis."""
     axes.set_xlabel(x)
     if y:
-        axes.annotate(
-            y,
-            (0, 1),
-            xytext=(-Panel.left, 11),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            color=MUTED,
-        )
+        place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+        axes.annotate(y, (0, 1), xytext=(-Panel.left, 11), color=MUTED, **place)
     for axis in (axes.xaxis, axes.yaxis) if y else (axes.xaxis,):
         axis.set_major_formatter(FuncFormatter(format_tick))
         axis.set_major_locator(MaxNLocator(5))

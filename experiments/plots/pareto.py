@@ -53,9 +53,6 @@ def plot_pareto(data: PlotData) -> list[Panel]:
 def pareto_front(points: Mapping[str, Point]) -> list[str]:
     """Groups that no other one beats at the same or a lower cost, the cheapest first.
 
-    Args:
-        points: Cost and quality by group; higher quality is better.
-
     Example:
         >>> pareto_front({"a": (1, 1), "b": (2, 1), "c": (3, 4), "d": (3, 2)})
         ['a', 'c']
@@ -71,13 +68,8 @@ def _draw(data: PlotData, x: str, points: Mapping[str, tuple[float, MeanCI]], ax
     levels = {group: level.mean for group, (_, level) in points.items()}
     sign = 1 if data.metric.higher_is_better else -1
     # The oracle looks ahead, which no usable policy can do.
-    front = pareto_front(
-        {
-            group: (cost, sign * levels[group])
-            for group, (cost, _) in points.items()
-            if group != "oracle"
-        }
-    )
+    usable = {group: cost for group, (cost, _) in points.items() if group != "oracle"}
+    front = pareto_front({group: (cost, sign * levels[group]) for group, cost in usable.items()})
     corners = [(points[group][0], levels[group]) for group in front]
     if corners:
         corners.append((max(cost for cost, _ in points.values()), corners[-1][1]))

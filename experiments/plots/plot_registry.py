@@ -52,11 +52,7 @@ class PlotSpec:
         return self.caption.format_map(data.format_vars())
 
     def draw(self, data: PlotData) -> Figure:
-        """Draw all panels in one figure.
-
-        Raises:
-            NoData: The results have nothing to plot.
-        """
+        """Draw all panels in one figure; raises `NoData` without any."""
         legend = data.legend() if self.has_legend else []
         return render_grid(self.panels(data), self.title_for(data), self.caption_for(data), legend)
 

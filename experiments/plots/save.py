@@ -9,11 +9,7 @@ from spangym.experiments.plots.figure_files import save_figure
 from spangym.experiments.plots.panels import NoData
 from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.plots.plot_registry import PLOTS
-from spangym.experiments.reports.result_tables import (
-    by_action_tables,
-    summary_table,
-    wide_summary,
-)
+from spangym.experiments.reports.result_tables import by_action_tables, summary_table, wide_summary
 from spangym.experiments.reports.tables import to_latex, to_markdown
 from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
@@ -21,11 +17,7 @@ from spangym.utils.suggestions import did_you_mean
 
 
 def parse_figure_names(names: Sequence[str]) -> list[str]:
-    """Check names of `PLOTS`; ``all`` stands for all of them.
-
-    Raises:
-        UserError: A name is unknown.
-    """
+    """Check names of `PLOTS`; ``all`` stands for all of them, and a UserError for unknown ones."""
     for name in names:
         if name not in (*PLOTS, "all"):
             raise UserError(f"there is no figure {name!r}{did_you_mean(name, [*PLOTS, 'all'])}")
@@ -35,13 +27,7 @@ def parse_figure_names(names: Sequence[str]) -> list[str]:
 def save_figures(
     data: PlotData, names: Sequence[str], folder: Path, formats: Sequence[str]
 ) -> list[str]:
-    """Draw figures to files.
-
-    Args:
-        data: Results and options.
-        names: Names of `PLOTS`.
-        folder: An existing folder.
-        formats: Some of ``png``, ``svg`` and ``pdf``.
+    """Draw figures, named as in `PLOTS`, to files in an existing folder.
 
     Returns:
         One message for each file, and for each figure without data.
@@ -69,13 +55,7 @@ def save_figures(
 def save_tables(data: PlotData, folder: Path, formats: Sequence[str]) -> Iterator[Path]:
     """Write ``table`` and, for a pilot with spans, ``by_action`` to a file of each format.
 
-    Args:
-        data: Results and statistics.
-        folder: An existing folder.
-        formats: Some of ``csv``, ``markdown`` and ``latex``.
-
-    Yields:
-        Paths of the written files.
+    The formats are ``csv``, ``markdown`` and ``latex``. Yields the paths of the written files.
     """
     environments = data.results.environments
     tables = {"table": [summary_table(data, each) for each in environments]}

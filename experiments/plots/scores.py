@@ -23,7 +23,6 @@ def plot_profiles(data: PlotData) -> list[Panel]:
     table = data.statistics.profiles
     if not len(table):
         raise NoData("there are no scores")
-
     alpha = ci_alpha(len(set(table["group"])))
 
     def draw(axes: Axes) -> None:
@@ -69,13 +68,8 @@ def plot_radar(data: PlotData) -> list[Panel]:
         axes.plot(turn, around(level), color=MUTED, linestyle="--", linewidth=1.1)
         for agent in results.learners:
             values = around([scores[each].get(agent, math.nan) for each in environments])
-            (line,) = axes.plot(
-                turn,
-                values,
-                **data.line_style(agent)._asdict(),
-                markersize=4,
-                linewidth=1.6,
-            )
+            style = data.line_style(agent)._asdict()
+            (line,) = axes.plot(turn, values, **style, markersize=4, linewidth=1.6)
             line.set_label(agent)
         _name_spokes(axes, _short_names(environments), angles)
 

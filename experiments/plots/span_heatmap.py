@@ -38,13 +38,11 @@ def plot_span_heatmaps(data: PlotData) -> list[Panel]:
 
 
 def mean_spans(action_counts: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
-    """Mean span over seeds and actions: tables of layers and content types.
-
-    Args:
-        action_counts: Table of `spangym.experiments.analysis.results.Results`.
+    """Mean span over seeds and actions, of the table `Results.action_counts`.
 
     Returns:
-        Tables by environment and agent, with all content types of the environment as columns.
+        Tables of layers and content types by environment and agent, with all content types of the
+        environment as columns.
     """
     weighted = action_counts.assign(tokens=action_counts["count"] * action_counts["mean_span"])
     spans = {}

@@ -85,11 +85,8 @@ def style_for(position: int) -> LineStyle:
     """
     colors = [*COLORS]
     turn = position // len(colors)
-    return LineStyle(
-        colors[position % len(colors)],
-        LINES[turn % len(LINES)],
-        _MARKERS[position % len(_MARKERS)],
-    )
+    color, marker = colors[position % len(colors)], _MARKERS[position % len(_MARKERS)]
+    return LineStyle(color, LINES[turn % len(LINES)], marker)
 
 
 def ci_alpha(count: int) -> float:

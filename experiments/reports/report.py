@@ -43,14 +43,7 @@ _AXES: dict[Axis, str] = {
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A run's description in its report.
-
-    Attributes:
-        title: Name of the study.
-        toml: The study as TOML.
-        manifest: Content of ``manifest.json``.
-        folder: Run folder, as it is written in commands.
-    """
+    """A run's study with its name and TOML, manifest, and folder as it is written in commands."""
 
     title: str
     toml: str
@@ -60,13 +53,7 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class ReportPanel:
-    """A rendered panel.
-
-    Attributes:
-        title: Heading.
-        label: Text for screen readers, unique in the report.
-        svg: The panel as inline SVG.
-    """
+    """A rendered panel; its ``label``, for screen readers, is unique in the report."""
 
     title: str
     label: str
@@ -75,16 +62,7 @@ class ReportPanel:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the report.
-
-    Attributes:
-        name: Id of the section.
-        title: Heading.
-        table: Table above the panels, without heading.
-        panels: Panels.
-        tables: Tables below the panels.
-        message: Text in place of a missing table.
-    """
+    """A section: a table, panels and further tables; ``message`` replaces a missing table."""
 
     name: str
     title: str
@@ -96,9 +74,6 @@ class Section:
 
 class PanelRenderer:
     """Renders the panels of a report, with unique ids.
-
-    Args:
-        data: Input of the plots.
 
     Attributes:
         captions: Caption of each rendered plot, by title.
@@ -139,13 +114,7 @@ class PanelRenderer:
 
 
 def save_report(path: Path, data: PlotData, run_info: RunInfo) -> None:
-    """Write the report atomically.
-
-    Args:
-        path: The file.
-        data: Results and statistics.
-        run_info: Description of the run.
-    """
+    """Write the report of results and a run's description atomically."""
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("spangym.experiments.reports", "templates"),
         autoescape=True,

@@ -40,13 +40,7 @@ MISSING = Cell(DASH, math.nan)
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of a table.
-
-    Attributes:
-        cells: One cell for each column.
-        label: Full label of the row, also the text of the first cell.
-        is_baseline: Whether the row is a non-learning baseline.
-    """
+    """A row: a cell for each column, the first with the (shortened) label."""
 
     cells: tuple[Cell, ...]
     label: str
@@ -55,13 +49,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
-
-    Attributes:
-        title: Title.
-        columns: Names of the columns.
-        rows: Rows.
-    """
+    """A table: its title, the names of its columns, and rows."""
 
     title: str
     columns: tuple[str, ...]
@@ -74,20 +62,13 @@ def table_row(label: str, *cells: Cell, is_baseline: bool = False) -> TableRow:
 
 
 def mean_ci_cell(
-    value: float,
-    low: float,
-    high: float,
-    decimals: int,
-    *,
-    sign: bool = False,
-    note: str = "",
-    best: bool = False,
+    value: float, low: float, high: float, decimals: int, *, sign: bool = False, note: str = ""
 ) -> Cell:
     """Format a mean and half the width of its symmetric interval."""
     text, half = format_number(value, decimals, sign), (high - low) / 2
     if not math.isnan(half):
         text += f" ± {half:,.{decimals}f}"
-    return Cell(text, value, note, best)
+    return Cell(text, value, note)
 
 
 def number_cell(value: float, decimals: int) -> Cell:
@@ -149,9 +130,7 @@ def to_latex(tables: Sequence[Table]) -> str:
 def to_rich_table(table: Table, failures: Mapping[str, int] = MappingProxyType({})) -> RichTable:
     """Make a table for the terminal; non-learning baselines are dim.
 
-    Args:
-        table: The table.
-        failures: Number of failed jobs by label; labels without a row get one.
+    ``failures`` counts failed jobs by label; labels without a row get one.
     """
     rendered = RichTable(
         title=escape(table.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD

@@ -23,15 +23,7 @@ FORMATS = ("png", "svg")
 def load_data(
     runs: Sequence[RunDir[Any, Any]], failed: Mapping[str, str] | None = None
 ) -> PlotData:
-    """Load the results of runs and compute their statistics.
-
-    Args:
-        runs: Run folders of comparisons, or of one pilot.
-        failed: Job ids of failed jobs with one-line errors.
-
-    Raises:
-        UserError: A stored file is damaged.
-    """
+    """Load the results of comparisons or one pilot, and compute their statistics."""
     results = load_results(runs, failed)
     return PlotData(results, compute_statistics(results, np.random.default_rng(0)))
 
@@ -39,15 +31,7 @@ def load_data(
 def write_outputs(run: RunDir[Any, Any], failed: Mapping[str, str]) -> PlotData:
     """Write ``summary.json``, figures and report; for a comparison also ``evaluation.csv``.
 
-    Args:
-        run: Run folder.
-        failed: Job ids of failed jobs with one-line errors.
-
-    Returns:
-        Results and statistics.
-
-    Raises:
-        UserError: A stored file is damaged.
+    ``failed`` holds the one-line errors of failed jobs by job id. Damaged files raise a UserError.
     """
     data, study = load_data([run], failed), run.study()
     results, statistics = data.results, data.statistics

@@ -58,15 +58,12 @@ class Distribution:
 
     def to_optuna(self) -> BaseDistribution:
         """Return Optuna's distribution; choices are given by index, since they may be lists."""
-        from optuna.distributions import (
-            CategoricalDistribution,
-            FloatDistribution,
-            IntDistribution,
-        )
+        from optuna import distributions
 
         if self.choices:
-            return CategoricalDistribution(range(len(self.choices)))
-        kind: Any = IntDistribution if self._is_integer else FloatDistribution
+            return distributions.CategoricalDistribution(range(len(self.choices)))
+        integer, real = distributions.IntDistribution, distributions.FloatDistribution
+        kind: Any = integer if self._is_integer else real
         return kind(self.low, self.high, log=self.log)
 
     def encode(self, value: Any) -> Any:
@@ -88,16 +85,10 @@ def builtin_search_spaces() -> dict[str, str]:
 
 
 def load_search_space(name: str) -> dict[str, Distribution]:
-    """Load a search space.
-
-    Args:
-        name: TOML file, or name of an agent with a shipped search space.
+    """Load a search space: a TOML file, or the shipped one of an agent.
 
     Returns:
         Distribution of each hyperparameter; dots separate the keys of nested tables.
-
-    Raises:
-        UserError: There is no such file, or it is invalid.
     """
     text = find_text("search space", name, builtin_search_spaces())
     return parse_toml(text, name, dict[str, Distribution])

@@ -69,14 +69,7 @@ class Search:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """Result of one trial.
-
-    Attributes:
-        number: Number of the trial, from 0.
-        params: Searched hyperparameters.
-        mean_return: Mean return of an episode; None if the trial failed.
-        error: Error of a failed trial.
-    """
+    """A trial, numbered from 0; its ``mean_return`` of an episode is None if it failed."""
 
     number: int
     params: dict[str, Any]
@@ -110,11 +103,7 @@ def trials_table(results: list[TrialResult], most: int = 5) -> RichTable:
 
 
 def find_study_agent(study: Study, agent: str) -> StudyAgent:
-    """Return the agent of a study that has a name.
-
-    Raises:
-        UserError: The study has no such agent, or compares it in several environments.
-    """
+    """Return a study's agent by name; UserError unless it is compared in one environment."""
     found = [entry for entry in study.agents if entry.name == agent]
     if not found:
         names = [entry.name for entry in study.agents]
@@ -143,7 +132,7 @@ def build_search(
     episodes: int,
     seed: int,
 ) -> Search:
-    """Build a search for an agent of a study.
+    """Build a search for an agent of a normalized study.
 
     Args:
         study: Normalized study.
@@ -183,15 +172,12 @@ def optimize(
 
     Args:
         search: Search to run.
-        folder: Folder of Optuna's journal.
+        folder: Folder of Optuna's journal; UserError if it holds another search.
         workers: Number of parallel trainings.
         progress: Called with the number of steps taken by the new trials.
 
     Yields:
         Results, those of earlier runs first.
-
-    Raises:
-        UserError: The folder holds another search.
     """
     import optuna
     from optuna.storages import JournalStorage

@@ -32,9 +32,8 @@ def capture_attention_maps(
 ) -> list[AttentionMap]:
     """Return the attention of a model on examples of the first split, in their first chunk.
 
-    Returns:
-        One map for each layer, path and example, without the variant's name; none for the original
-        layer, which has no matrix of weights.
+    There is one map for each layer, path and example, without the variant's name; none for the
+    original layer, which has no matrix of weights.
     """
     if model.attention(0).single_span_per_batch:
         return []

@@ -17,13 +17,7 @@ from spangym.experiments.pilot.pilot_study import ModelConfig, VariantConfig
 
 
 class PlainAttention(nn.Module):
-    """Multi-head attention over normalized input: the baseline of every pilot.
-
-    Args:
-        dims: Width.
-        head: Number of heads; divides ``dims``.
-        causal: Whether a token attends only to itself and earlier tokens.
-    """
+    """Multi-head attention over normalized input: the baseline of every pilot."""
 
     single_span_per_batch = False
 
@@ -43,11 +37,7 @@ class PlainAttention(nn.Module):
 
 Attention = PlainAttention | LocalGlobalAttention
 
-_CLASSES = {
-    "hybrid": HybridAttention,
-    "focus": FocusAttention,
-    "integrated": IntegratedAttention,
-}
+_CLASSES = {"hybrid": HybridAttention, "focus": FocusAttention, "integrated": IntegratedAttention}
 
 
 def make_attention(

@@ -18,14 +18,10 @@ def add_noise(
     generator: np.random.Generator,
     color: float | None = None,
 ) -> NDArray[np.float32]:
-    """Add stationary noise to samples of shape (samples,).
+    """Add stationary noise to samples of shape (samples,), at a ratio in decibels.
 
-    Args:
-        samples: The samples.
-        snr_db: Signal-to-noise ratio in decibels.
-        generator: Source of the noise.
-        color: The noise's power falls with this power of the frequency: 0 is white noise, 1 pink
-            noise; drawn between them if None.
+    The noise's power falls with the power ``color`` of the frequency: 0 is white noise, 1 pink
+    noise; it is drawn between them if None.
 
     Example:
         >>> tone = np.sin(np.arange(RATE) / 10).astype(np.float32)
@@ -82,9 +78,6 @@ def spec_augment(
         time: Maximum frames of a time mask, which is at most a fifth of the utterance.
         channel_masks: Number of band masks of an utterance.
         channels: Maximum channels of a band mask.
-
-    Returns:
-        Masked frames, of the same shape.
     """
     utterances, count, bands = frames.shape
     lengths = np.full(utterances, count) if lengths is None else lengths

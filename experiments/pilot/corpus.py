@@ -84,14 +84,9 @@ class Corpus:
 def num_frames(
     recordings: Sequence[NDArray[np.floating]], texts: Sequence[str], multiple: int
 ) -> NDArray[np.int64]:
-    """Return the number of frames of each utterance, including silence that CTC may need.
+    """Return the number of frames of each utterance, a multiple of those of a token.
 
-    CTC needs a token for each character, and one more between equal characters.
-
-    Args:
-        recordings: Samples of each utterance.
-        texts: Transcript of each utterance.
-        multiple: Frames of a token, which the results are multiples of.
+    CTC needs a token for each character, and one more between equal characters: silence is added.
     """
     tokens = []
     for samples, text in zip(recordings, texts, strict=True):
@@ -114,9 +109,6 @@ def encode(texts: Sequence[str], alphabet: str) -> NDArray[np.int64]:
 
     Returns:
         Shape (texts, longest), with `NO_TARGET` after the end of a text.
-
-    Raises:
-        ValueError: A text has a character that is not in the alphabet.
 
     Example:
         >>> encode(["ab", "b"], "ab")
@@ -151,14 +143,9 @@ def join_utterances(
     generator: np.random.Generator,
     multiple: int = 4,
 ) -> Utterances:
-    """Join random utterances of one speaker to long recordings.
+    """Join random utterances of one speaker to long recordings of at least so many seconds.
 
-    Args:
-        utterances: The utterances.
-        seconds: Minimum length of a recording.
-        count: Number of recordings.
-        generator: Source of speakers and utterances.
-        multiple: Frames of a token, which the padded length is a multiple of.
+    The padded length is a multiple of the frames of a token.
 
     Returns:
         The recordings, padded with the quietest frame of each; their texts are joined by spaces.

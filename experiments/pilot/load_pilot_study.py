@@ -28,14 +28,10 @@ def builtin_pilot_studies() -> dict[str, str]:
 
 
 def load_pilot_study(name: str, task: str | None = None) -> PilotStudy:
-    """Read and normalize a study.
-
-    Args:
-        name: TOML file, or name of a built-in study, with or without the prefix ``TASK-``.
-        task: Expected task, ``speech`` or ``text``; any if None.
+    """Read and normalize a study: a TOML file, or a built-in one with or without ``TASK-``.
 
     Raises:
-        UserError: The file cannot be read, or is not a valid study of the task.
+        UserError: The file cannot be read, or is not a valid study of the task, if one is given.
     """
     builtin = builtin_pilot_studies()
     path = f"{task}-{name}" if f"{task}-{name}" in builtin else name
@@ -48,24 +44,12 @@ def load_pilot_study(name: str, task: str | None = None) -> PilotStudy:
 
 
 def parse_pilot_study(text: str, name: str) -> PilotStudy:
-    """Read a study from TOML and normalize it.
-
-    Args:
-        text: The TOML.
-        name: Name of the source in error messages.
-
-    Raises:
-        UserError: The text is not a valid study.
-    """
+    """Read a study from TOML and normalize it; a UserError starts with the name of the source."""
     return parse_and_normalize(text, name, PilotStudy, normalize_pilot_study)
 
 
 def normalize_pilot_study(study: PilotStudy) -> PilotStudy:
-    """Fill in defaults and check that the study can be run.
-
-    Raises:
-        UserError: A variant, an agent or a number is wrong.
-    """
+    """Fill in defaults and check that the study can be run; UserError if not."""
     variants = tuple(_normalize_variant(each) for each in study.variants)
     study = dataclasses.replace(study, variants=variants)
     check_distinct("variants", [each.slug for each in variants])
@@ -143,7 +127,7 @@ def override_pilot_study(
     data: Path | None = None,
     device: str | None = None,
 ) -> PilotStudy:
-    """Change a study by options of the command line.
+    """Change a study by options of the command line, and normalize it.
 
     Args:
         study: The study.
@@ -152,12 +136,6 @@ def override_pilot_study(
         variants: Names of the variants to train in addition to the first, the reference.
         data: The user's recordings or texts.
         device: Torch device of the models.
-
-    Returns:
-        The changed study, normalized.
-
-    Raises:
-        UserError: The changed study is not valid.
     """
     changes: dict[str, Any] = {}
     if seeds is not None:

@@ -22,11 +22,7 @@ from spangym.envs.rewards import QualityReward, TaskReward
 from spangym.experiments.pilot.attention_maps import capture_attention_maps, save_attention_maps
 from spangym.experiments.pilot.evaluate_model import eval_mode, evaluate_model
 from spangym.experiments.pilot.models import PilotModel, make_model, num_parameters
-from spangym.experiments.pilot.online_env import (
-    ONLINE_REWARDS,
-    OnlineQualityReward,
-    OnlineVecEnv,
-)
+from spangym.experiments.pilot.online_env import ONLINE_REWARDS, OnlineQualityReward, OnlineVecEnv
 from spangym.experiments.pilot.pilot_study import CONTROLLABLE_ATTENTION, PilotStudy, VariantConfig
 from spangym.experiments.pilot.pilot_tasks import fingerprint, make_task
 from spangym.experiments.pilot.span_policies import AgentSpans, FixedSpans, SpanPolicy
@@ -53,13 +49,7 @@ TABLES = {
 
 @dataclass(frozen=True)
 class ModelTrainingJob:
-    """Trains one variant from one seed: an independent job.
-
-    Attributes:
-        study: The study.
-        variant: One of its variants.
-        seed: Seed of weights, batches and agent.
-    """
+    """Trains one variant from one seed, that of weights, batches and agent: a `Job`."""
 
     study: PilotStudy
     variant: VariantConfig
@@ -132,10 +122,10 @@ class ModelTrainingJob:
 
 @dataclass
 class TrainingState:
-    """Content of a checkpoint.
+    """Content of a checkpoint, numbered from 1.
 
     Attributes:
-        number: Number of the checkpoint, from 1.
+        number: Number of the checkpoint.
         trainer: State of the trainer and its model.
         agent_is_frozen: Whether the agent has finished learning in the environment and is stored.
         agent: State of an agent that is learning; None otherwise.

@@ -167,13 +167,13 @@ def make_model(
     ctx: int,
     seed: int,
 ) -> PilotModel:
-    """Make a model with a variant's attention.
+    """Make a model with a variant's attention; text models are causal.
 
     All variants have as many parameters as plain attention, to half a percent: the feed-forward
     parts of variants with larger attention are narrower.
 
     Args:
-        task: ``speech`` or ``text``; text models are causal.
+        task: ``speech`` or ``text``.
         config: Sizes.
         variant: The variant.
         num_classes: Number of target classes.

@@ -51,12 +51,7 @@ class EvalSet:
 
 
 class ErrorRates(NamedTuple):
-    """Error of a model.
-
-    Attributes:
-        error: Word error rate as a fraction; bits a byte for text.
-        character_error: Character error rate as a fraction; NaN for text.
-    """
+    """Word and character error rates as fractions; bits a byte and NaN for text."""
 
     error: float
     character_error: float
@@ -83,13 +78,9 @@ class Task(ABC):
     def error_rates(
         self, model: PilotModel, hidden: Tensor, losses: Tensor, texts: tuple[str, ...]
     ) -> ErrorRates:
-        """Return the error of a model.
+        """Return the error of a model whose last block's output is ``hidden``, against the texts.
 
-        Args:
-            model: The model.
-            hidden: Output of the last block, shape (batch, chunks, tokens, dims).
-            losses: Losses in bits a target, shape (batch, chunks).
-            texts: Correct transcripts.
+        Shapes are (batch, chunks, tokens, dims) and, for losses in bits a target, (batch, chunks).
         """
 
 

@@ -17,7 +17,6 @@ from spangym.experiments.pilot.corpus import Corpus, Utterances, num_frames, pad
 
 MAX_SECONDS = 30
 MIN_SENTENCES = 5
-
 _HELD_OUT_DIVISOR = 5
 
 
@@ -37,12 +36,8 @@ def load_recordings(path: Path | str, seed: int, multiple: int = 4) -> Corpus:
 
     Texts are normalized to lowercase letters, digits, apostrophes and spaces. About a fifth of the
     sentences are held out for tests, and about a fifth of the speakers if there are two or more.
-    Training sentences of unseen speakers are left out.
-
-    Args:
-        path: The folder.
-        seed: Seed of the splits.
-        multiple: Frames of a token; all lengths are multiples of it.
+    Training sentences of unseen speakers are left out. All lengths are multiples of ``multiple``
+    frames.
 
     Raises:
         ValueError: There are too few recordings, or a recording is unreadable, empty, longer than

@@ -17,15 +17,9 @@ class SpanPolicy:
         """Start new streams."""
 
     def actions(self, index: int, layer: object, hidden: Tensor) -> Tensor | None:
-        """Return the actions for a layer.
+        """Return the actions for a layer with input of shape (batch, tokens, dims).
 
-        Args:
-            index: Index of the layer.
-            layer: The layer.
-            hidden: Input of the layer, shape (batch, tokens, dims).
-
-        Returns:
-            Integers 0..9 of shape (batch,); None leaves the spans to the layer.
+        They are integers 0..9 of shape (batch,); None leaves the spans to the layer.
         """
         del index, layer, hidden
 
@@ -61,11 +55,8 @@ class FixedSpans(SpanPolicy):
 class AgentSpans(SpanPolicy):
     """An agent that does not learn, with the observations of its environment.
 
-    Args:
-        agent: The agent.
-        observation_spec: Specification of its observations.
-        previous: Whether it observes the previous chunk, or the first token of a stream, in place
-            of the current chunk.
+    With ``previous`` it observes the previous chunk, or the first token of a stream, in place of
+    the current chunk.
     """
 
     def __init__(self, agent: Agent, observation_spec: ObservationSpec, previous: bool) -> None:

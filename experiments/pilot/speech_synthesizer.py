@@ -14,16 +14,8 @@ from numpy.typing import NDArray
 
 # British, American, Scottish, Received Pronunciation, West Midlands, Lancaster, Caribbean and
 # New York.
-ACCENTS = (
-    "en",
-    "en-us",
-    "en-gb-scotland",
-    "en-gb-x-rp",
-    "en-gb-x-gbcwmd",
-    "en-gb-x-gbclan",
-    "en-029",
-    "en-us-nyc",
-)
+_ACCENTS = "en en-us en-gb-scotland en-gb-x-rp en-gb-x-gbcwmd en-gb-x-gbclan en-029 en-us-nyc"
+ACCENTS = tuple(_ACCENTS.split())
 
 _SPEAKERS = (
     "m1 m2 m3 m4 m6 m7 m8 f1 f2 f3 f4 f5 Alicia Andrea Andy Annie Denis Diogo Gene Jacky Lee "
@@ -103,13 +95,10 @@ class SpeechSynthesizer:
     def synthesize(
         self, text: str, voice: str, rate: int = 175, pitch: int = 50
     ) -> NDArray[np.float32]:
-        """Speak a text; see `Utterance` for the arguments.
+        """Speak a text; see `Utterance` for the arguments, of which a wrong one is a ValueError.
 
         Returns:
             Shape (samples,), at `spangym.envs.data.log_mel.RATE`, within about -1..1.
-
-        Raises:
-            ValueError: An argument is out of its range, or the voice is unknown.
         """
         return _resample(self.synthesize_raw(text, voice, rate, pitch), self.rate)
 

@@ -106,14 +106,10 @@ class SyntheticSpeechConfig:
 
 
 class SentenceSampler:
-    """Draws sentences, half of them numbers, digit by digit, half of them commands.
+    """Draws sentences, half of them numbers of at least two digits, half of them commands.
 
     A fifth of the sentences of each form is held out for tests, except for the smallest forms.
     Forms are drawn with probabilities proportional to the logarithm of their number of sentences.
-
-    Args:
-        generator: Source of the held-out sentences.
-        digits: Maximum number of digits in a number, at least 2, which is the minimum.
 
     Example:
         >>> sentences = SentenceSampler(np.random.default_rng(0))
@@ -150,16 +146,13 @@ def build_corpus(
     progress: Callable[[int, int], None] | None = None,
     multiple: int = 4,
 ) -> Corpus:
-    """Synthesize a corpus, or read it from the cache.
+    """Synthesize a corpus, or read it from the cache; byte-identical each time on one machine.
 
     Args:
         speech: Configuration of the corpus.
         cache_folder: Folder of cached corpora; ``spangym`` in the user's cache if None.
         progress: Called with the number of utterances done, and of all.
         multiple: Frames of a token; all lengths are multiples of it.
-
-    Returns:
-        The corpus, byte-identical each time on one machine.
 
     Raises:
         ValueError: The extra ``speech`` is not installed, or the folder is not writable.

@@ -45,11 +45,9 @@ def save_figure(figure: Figure, stem: Path, formats: Iterable[str] = FORMATS) ->
 
 
 def svg_string(figure: Figure, name: str) -> str:
-    """Render a figure as an ``<svg>`` element in the colors of the page's theme.
+    """Render a figure as an ``<svg>`` element in the theme's colors, without background.
 
-    Args:
-        figure: The figure; its background is left out.
-        name: Prefix of the ids, unique on the page: letters, digits and ``-``.
+    ``name`` is the prefix of the ids, unique on the page: letters, digits and ``-``.
     """
     figure.patch.set_visible(False)
     written = io.BytesIO()

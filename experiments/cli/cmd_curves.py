@@ -34,16 +34,13 @@ def command(
     ] = None,
     x: Annotated[Axis, typer.Option("--x", help="Horizontal axis of learning curves.")] = "steps",
     smooth: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="Smoothing window, as a fraction of the training."),
+        float, typer.Option(min=0, max=1, help="Smoothing window, as a fraction of the training.")
     ] = 0.1,
     format: Annotated[  # noqa: A002  (the option's name)
-        list[FigureFormat] | None,
-        typer.Option(help="Repeatable; default: png and svg."),
+        list[FigureFormat] | None, typer.Option(help="Repeatable; default: png and svg.")
     ] = None,
     table: Annotated[
-        list[TableFormat] | None,
-        typer.Option(help="Also write the table (repeatable)."),
+        list[TableFormat] | None, typer.Option(help="Also write the table (repeatable).")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the files; default: the run's.")

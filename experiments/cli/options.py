@@ -20,8 +20,7 @@ def _check_json(path: Path | None) -> Path | None:
 
 
 Address = Annotated[
-    str | None,
-    typer.Option(help="Ray cluster, HOST:PORT; default: start one on this machine."),
+    str | None, typer.Option(help="Ray cluster, HOST:PORT; default: start one on this machine.")
 ]
 CheckpointSeconds = Annotated[
     float, typer.Option(min=0, help="Minimum time between two checkpoints of a training.")
@@ -50,6 +49,5 @@ Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of r
 Seeds = Annotated[int | None, typer.Option(min=1, help="Number of training seeds, counted from 0.")]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 Workers = Annotated[
-    int | None,
-    typer.Option(min=1, help="Parallel jobs on this machine; default: one a CPU core."),
+    int | None, typer.Option(min=1, help="Parallel jobs on this machine; default: one a CPU core.")
 ]

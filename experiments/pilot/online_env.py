@@ -65,11 +65,7 @@ class OnlineTransitionModel(TransitionModel):
     """Runs chunks with gradients, and updates the model after each."""
 
     def __init__(
-        self,
-        config: EnvConfig,
-        stack: LayerStack,
-        reward: Reward,
-        trainable_model: TrainableModel,
+        self, config: EnvConfig, stack: LayerStack, reward: Reward, trainable_model: TrainableModel
     ) -> None:
         super().__init__(config, stack, reward)
         self._trainable_model = trainable_model

@@ -69,15 +69,9 @@ def spec_augment(
 ) -> NDArray[np.float32]:
     """Mask times and bands with the mean: SpecAugment (Park et al., 2019) without warping.
 
-    Args:
-        frames: Shape (utterances, frames, channels); not changed.
-        generator: Source of the masks.
-        lengths: Frames of each utterance that times are masked in, shape (utterances,); all
-            if None.
-        time_masks: Number of time masks of an utterance.
-        time: Maximum frames of a time mask, which is at most a fifth of the utterance.
-        channel_masks: Number of band masks of an utterance.
-        channels: Maximum channels of a band mask.
+    Frames of shape (utterances, frames, channels) are not changed. Times are masked within the
+    lengths (default: all frames), each at most ``time`` frames and a fifth of the utterance;
+    bands at most ``channels`` channels.
     """
     utterances, count, bands = frames.shape
     lengths = np.full(utterances, count) if lengths is None else lengths

@@ -47,10 +47,7 @@ class Utterances:
 class Corpus:
     """Utterances of three splits; no sentence of a test split is in the training split.
 
-    Attributes:
-        train: Training utterances.
-        test_seen: Test utterances of training speakers.
-        test_unseen: Test utterances of other speakers; None if there is only one speaker.
+    Tests are of training speakers, and of other speakers unless there is only one speaker.
     """
 
     train: Utterances

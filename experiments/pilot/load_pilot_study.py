@@ -129,13 +129,8 @@ def override_pilot_study(
 ) -> PilotStudy:
     """Change a study by options of the command line, and normalize it.
 
-    Args:
-        study: The study.
-        seeds: Number of seeds, counted from 0.
-        updates: Updates of each model, rounded up to whole streams.
-        variants: Names of the variants to train in addition to the first, the reference.
-        data: The user's recordings or texts.
-        device: Torch device of the models.
+    ``seeds`` is a number of seeds, counted from 0; updates are rounded up to whole streams; the
+    first variant, the reference, is always trained; ``data`` are the user's recordings or texts.
     """
     changes: dict[str, Any] = {}
     if seeds is not None:

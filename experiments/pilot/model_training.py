@@ -122,14 +122,10 @@ class ModelTrainingJob:
 
 @dataclass
 class TrainingState:
-    """Content of a checkpoint, numbered from 1.
+    """Content of a checkpoint, numbered from 1: the state of the trainer and its model.
 
-    Attributes:
-        number: Number of the checkpoint.
-        trainer: State of the trainer and its model.
-        agent_is_frozen: Whether the agent has finished learning in the environment and is stored.
-        agent: State of an agent that is learning; None otherwise.
-        environment: State of the environment that it learns in; None otherwise.
+    ``agent_is_frozen`` once the agent has finished learning in the environment and is stored; the
+    states of agent and environment are None except while the agent learns.
     """
 
     number: int

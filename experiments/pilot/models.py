@@ -26,12 +26,9 @@ _MIN_STD = 0.1
 
 
 class AttentionOutput(NamedTuple):
-    """Result of one block's attention.
+    """Output of one block's attention, shape (batch, tokens, dims).
 
-    Attributes:
-        output: Shape (batch, tokens, dims).
-        qk_pairs: Query-key pairs scored by all paths, shape (batch,).
-        layer_output: Full output of local-global attention; None for plain attention.
+    ``qk_pairs`` were scored by all paths, shape (batch,); plain attention has no ``layer_output``.
     """
 
     output: Tensor
@@ -170,7 +167,8 @@ def make_model(
     """Make a model with a variant's attention; text models are causal.
 
     All variants have as many parameters as plain attention, to half a percent: the feed-forward
-    parts of variants with larger attention are narrower.
+    parts of variants with larger attention are narrower. A ValueError tells that a variant's
+    attention alone exceeds that size.
 
     Args:
         task: ``speech`` or ``text``.
@@ -179,9 +177,6 @@ def make_model(
         num_classes: Number of target classes.
         ctx: Longest sequence, in tokens.
         seed: Seed of the weights; torch's global generator is restored.
-
-    Raises:
-        ValueError: The variant's attention alone exceeds the size of the plain model.
     """
     causal = task == "text"
     with torch.random.fork_rng(devices=[]):

@@ -36,13 +36,9 @@ _CALLBACK_TYPE = ctypes.CFUNCTYPE(
 
 
 class Utterance(NamedTuple):
-    """A text and the voice that speaks it.
+    """A text and the voice that speaks it: an accent, alone or with a speaker (``en-us+f2``).
 
-    Attributes:
-        text: The words.
-        voice: An accent, alone or with a speaker: ``en-us+f2``.
-        rate: Words a minute, 80 to 450.
-        pitch: Pitch, 0 to 99; 50 is the speaker's own.
+    The rate is in words a minute, 80 to 450; the pitch is 0 to 99, and 50 is the speaker's own.
     """
 
     text: str

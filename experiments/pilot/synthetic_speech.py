@@ -148,14 +148,9 @@ def build_corpus(
 ) -> Corpus:
     """Synthesize a corpus, or read it from the cache; byte-identical each time on one machine.
 
-    Args:
-        speech: Configuration of the corpus.
-        cache_folder: Folder of cached corpora; ``spangym`` in the user's cache if None.
-        progress: Called with the number of utterances done, and of all.
-        multiple: Frames of a token; all lengths are multiples of it.
-
-    Raises:
-        ValueError: The extra ``speech`` is not installed, or the folder is not writable.
+    The cache is ``spangym`` in the user's cache by default. ``progress`` is called with the number
+    of utterances done, and of all. Lengths are multiples of the frames of a token. A ValueError
+    tells that the extra ``speech`` is not installed, or that the folder is not writable.
     """
     key = json.dumps(
         [_CACHE_VERSION, SpeechSynthesizer().version, multiple, asdict(speech)], sort_keys=True

@@ -63,13 +63,9 @@ def label_right_edge(axes: Axes, levels: Mapping[str, float], height: float) -> 
 def free_offsets(
     labels: Iterable[tuple[str, Floats]], taken: Iterable[Box], width: float, height: float
 ) -> list[Floats | None]:
-    """Find space for labels next to their points, in axes that begin at 0; lengths are in points.
+    """Find space for labels, the most important first, next to their points, in axes from 0 on.
 
-    Args:
-        labels: Texts and points, the most important first.
-        taken: Boxes that labels may not cover.
-        width: Width of the axes.
-        height: Height of the axes.
+    All lengths are in points, and labels may not cover the taken boxes.
 
     Returns:
         Offset of each label's center from its point; None where there is no space.

@@ -105,12 +105,8 @@ def seed_curves(
 ) -> list[SeedCurves]:
     """Curves of all groups that have any, up to the last step that all their seeds have reached.
 
-    Args:
-        data: Results and options.
-        environment: Name of the environment.
-        metric: Name of the metric; values that are not finite are left out.
-        split: ``training``, smoothed over a moving window, or a split of evaluations.
-        layer: Index of a layer; None for the mean over the layers.
+    Finite values of a layer (None: their mean over the layers), as moving averages in ``training``
+    and as measured in a split of evaluations.
     """
     seeds = _read_seeds(data, environment, metric, split, layer)
     costs = {}

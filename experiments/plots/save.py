@@ -27,13 +27,9 @@ def parse_figure_names(names: Sequence[str]) -> list[str]:
 def save_figures(
     data: PlotData, names: Sequence[str], folder: Path, formats: Sequence[str]
 ) -> list[str]:
-    """Draw figures, named as in `PLOTS`, to files in an existing folder.
+    """Draw figures, named as in `PLOTS`, to files; UserError if none has data.
 
-    Returns:
-        One message for each file, and for each figure without data.
-
-    Raises:
-        UserError: None of the figures has data.
+    Returns one message for each file, and for each figure without data.
     """
     has_drawn, messages = False, []
     for name in names:

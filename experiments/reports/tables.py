@@ -20,14 +20,7 @@ _MIN_LABEL_WIDTH = 12
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table.
-
-    Attributes:
-        text: Formatted value.
-        value: Sort key.
-        note: Secondary text after the value.
-        best: Whether the value is the best of its column.
-    """
+    """A formatted cell with its sort key, a secondary text, and whether it is its column's best."""
 
     text: str
     value: float | str

@@ -14,6 +14,7 @@ from spangym.experiments.plots.plot_registry import DEFAULT_PLOTS
 from spangym.experiments.plots.save import save_figures
 from spangym.experiments.reports.report import RunInfo, save_report
 from spangym.experiments.reports.result_tables import headlines, wide_summary
+from spangym.experiments.runner.job_files import save_json
 from spangym.experiments.runner.run_dir import RunDir, json_records
 
 FORMATS = ("png", "svg")
@@ -38,8 +39,8 @@ def write_outputs(run: RunDir[Any, Any], failed: Mapping[str, str]) -> PlotData:
     if not data.is_pilot:
         episodes = results.episodes.rename(columns={"group": "agent", "seed": "training_seed"})
         run.write("evaluation.csv", episodes.to_csv(index=False, lineterminator="\n"))
-    run.save_json(
-        "summary.json",
+    save_json(
+        run.path / "summary.json",
         {
             "study": study.name,
             "headlines": headlines(data),

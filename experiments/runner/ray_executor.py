@@ -94,12 +94,9 @@ class RayExecutor:
     """Runs jobs on a Ray cluster, with one core each, and one GPU each if they compute on CUDA.
 
     Files are copied to this machine with each checkpoint and at the end. A job whose process or
-    node dies is run again, at most three times, from the last copied checkpoint.
-
-    Args:
-        address: HOST:PORT of a running cluster; None to start one on this machine.
-        num_workers: Largest number of jobs at a time; None for as many as the cluster takes.
-        checkpoint_seconds: Least time between two checkpoints of a training.
+    node dies is run again, at most three times, from the last copied checkpoint. The address is
+    HOST:PORT; without one, a cluster is started on this machine. Without a number of workers, as
+    many jobs run at a time as the cluster takes.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ from pandas.errors import EmptyDataError, ParserError
 
 from spangym.experiments.runner.fingerprint import DatasetHashes, config_hash
 from spangym.experiments.runner.job import Job
-from spangym.experiments.runner.job_files import RESULT_FILE, is_finished
+from spangym.experiments.runner.job_files import RESULT_FILE, is_finished, save_json
 from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
 from spangym.utils.toml import parse_toml
@@ -126,9 +126,9 @@ class RunDir(Generic[S, J]):
                     "with --out"
                 )
             rows = self._make_rows(jobs)
-            self.save_json("manifest.json", manifest)
+            save_json(self.path / "manifest.json", manifest)
             self.write("study.toml", study.to_toml())
-            self.save_json("jobs.json", {"jobs": rows})
+            save_json(self.path / "jobs.json", {"jobs": rows})
         except OSError as error:
             raise UserError(
                 f"folder {str(self.path)!r} cannot be written: {error.strerror}; "
@@ -205,10 +205,6 @@ class RunDir(Generic[S, J]):
         """Write a text file atomically."""
         with atomic_write(self.path / name) as tmp:
             tmp.write_text(text, "utf-8")
-
-    def save_json(self, name: str, content: dict[str, Any]) -> None:
-        """Write a JSON file atomically."""
-        self.write(name, json.dumps(content, indent=2) + "\n")
 
     def _check_same_study(self, wanted: str) -> None:
         command = run_command(self.path)

@@ -52,13 +52,9 @@ def run_jobs(
 def run_job(
     job: Job, folder: Path, emit: Callable[[Event], None], checkpoint_seconds: float
 ) -> Event:
-    """Run a job in this process, unless another process completes it first.
+    """Run a job in its folder, locked until the end, unless another process completes it first.
 
-    Args:
-        job: The job.
-        folder: Folder of the job, locked until the end.
-        emit: Function of `Progress` and `Message` events.
-        checkpoint_seconds: Least time between two checkpoints of a training.
+    ``emit`` is called with `Progress` and `Message` events; see `Job.run` for the rest.
     """
     lock = job_lock(folder)
     try:

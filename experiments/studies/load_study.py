@@ -177,12 +177,8 @@ def override_study(
 ) -> Study:
     """Change a study by options of the command line, and normalize it.
 
-    Args:
-        study: The study.
-        seeds: Number of training seeds, counted from 0.
-        total_timesteps: Steps of each training.
-        agents: Names of agents of the study or of other agents, which replace those of the study.
-        device: Torch device of the layers.
+    ``seeds`` is a number of training seeds, counted from 0. Agents are those of the study or others
+    by name, and replace those of the study.
     """
     changes: dict[str, Any] = {}
     if seeds is not None:

@@ -97,9 +97,7 @@ class StudyAgent:
     def config_in(self, environment: StudyEnv, split: str) -> EnvConfig:
         """Return the configuration of an environment as this agent observes it.
 
-        Raises:
-            TypeError: An argument is unknown.
-            ValueError: An argument is wrong, or its dataset or weights do not exist.
+        Wrong arguments, datasets and weights raise a TypeError or ValueError.
         """
         observation = {name: getattr(self, name) for name in OBS_FIELDS}
         return make_config(environment.id, {**environment.kwargs, **observation, "split": split})

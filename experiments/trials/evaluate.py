@@ -19,17 +19,9 @@ from spangym.experiments.trials.episode_stats import EpisodeStats
 def evaluate(
     agent: Agent, config: EnvConfig, seed: int, episodes: int, progress: Callable[[int], None]
 ) -> list[dict[str, Any]]:
-    """Play episodes in parallel, without learning.
+    """Play episodes in parallel without learning; episode ``i`` has ``seed + i``.
 
-    Args:
-        agent: The agent.
-        config: Configuration of the environment.
-        seed: Seed of the first episode; episode ``i`` has ``seed + i``.
-        episodes: Number of episodes.
-        progress: Function of the steps so far, called after each step.
-
-    Returns:
-        One row per episode, see `rollout`.
+    ``progress`` is called with the steps so far after each. Returns rows as of `rollout`.
     """
 
     def decide(observations: NDArray[Any], step: int) -> NDArray[Any]:

@@ -17,11 +17,8 @@ from spangym.utils.errors import UserError
 def export(folder: Path, out: Path) -> ExportedPolicy:
     """Export the agent of a finished trial for `spangym.attention.load_controller`, atomically.
 
-    Returns:
-        The exported policy; for an agent that observes the layer index, that of layer 0.
-
-    Raises:
-        UserError: The trial is not finished, or its agent cannot be exported.
+    Returns the policy; for an agent that observes the layer index, that of layer 0. A trial that is
+    not finished, or an agent that cannot be exported, raises a UserError.
     """
     trial, agent, config = load_trained_agent(folder)
     try:

@@ -25,11 +25,7 @@ class TrainedAgent(NamedTuple):
 
 
 def load_trained_agent(folder: Path) -> TrainedAgent:
-    """Load the agent of a finished trial from the trial's folder within its run folder.
-
-    Raises:
-        UserError: The folder is not of a finished trial, or its agent cannot be read.
-    """
+    """Load the agent from the folder of a finished trial in its run; UserError if there is none."""
     path, name = folder.resolve(), str(folder)
     run = RunDir(path.parents[3], COMPARISON) if len(path.parents) > 3 else None
     if run is None or path.parents[2].name != "jobs" or run_command(run.path) != "compare":

@@ -39,11 +39,9 @@ class ReplayStatus(IntEnum):
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """A stored episode compared with its replay.
+    """A stored episode of a trial, given by its job id, compared with its replay.
 
     Attributes:
-        trial: Job id of the trial.
-        evaluation_seed: Seed of the episode.
         rewards: Status of return, reward components, span and query-key pairs.
         outputs: Status of the norms of the layers' outputs.
         difference: First column that differs, with both values; empty if none does.

@@ -41,11 +41,8 @@ class PolicyRun(NamedTuple):
 def load_policy(environment: str, name: str, seed: int) -> PolicyRun:
     """Load or make an agent for an environment, with episodes of the evaluation split.
 
-    Args:
-        environment: Registered environment id.
-        name: Built-in agent that needs no training, ``module:Class``, or the folder of a finished
-            trial, whose study then configures the environment.
-        seed: Seed of an agent that is not from a trial.
+    The name is that of a built-in agent that needs no training, ``module:Class``, or the folder of
+    a finished trial, whose study then configures the environment; other agents take the seed.
     """
     folder = Path(name)
     if name not in BUILTIN_AGENTS and folder.is_dir():

@@ -132,17 +132,10 @@ def build_search(
     episodes: int,
     seed: int,
 ) -> Search:
-    """Build a search for an agent of a normalized study.
+    """Build a search for an agent of a normalized study; UserError if the options do not fit.
 
-    Args:
-        study: Normalized study.
-        agent: Name of one of its agents.
-        search_space: Distribution of each searched hyperparameter.
-        num_trials: Number of trials.
-        total_timesteps: Steps of each training; the study's if None.
-        seeds: Number of training seeds of each trial.
-        episodes: Number of evaluation episodes of each trial.
-        seed: Seed of the sampler.
+    ``seeds`` and ``episodes`` are those of each trial, ``seed`` is that of the sampler, and
+    ``total_timesteps`` are the steps of each training, the study's if None.
     """
     if importlib.util.find_spec("optuna") is None:
         raise UserError("tune needs Optuna, which is not installed: pip install 'spangym[tune]'")
@@ -166,18 +159,11 @@ def build_search(
 def optimize(
     search: Search, folder: Path, workers: int, progress: Callable[[int], None]
 ) -> Iterator[TrialResult]:
-    """Run a search; trials that the folder already holds are not repeated.
+    """Run a search and yield its results; trials that the folder already holds are not repeated.
 
     The first trial has the study's own hyperparameters, as far as the search space contains them.
-
-    Args:
-        search: Search to run.
-        folder: Folder of Optuna's journal; UserError if it holds another search.
-        workers: Number of parallel trainings.
-        progress: Called with the number of steps taken by the new trials.
-
-    Yields:
-        Results, those of earlier runs first.
+    ``progress`` is called with the number of steps taken by the new trials. The folder holds
+    Optuna's journal; that of another search raises a UserError.
     """
     import optuna
     from optuna.storages import JournalStorage

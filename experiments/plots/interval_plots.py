@@ -36,15 +36,9 @@ _ROW, _FOOT = 38, 6
 
 @dataclass(frozen=True)
 class Estimate:
-    """A row of a panel: a label above a marker with its interval.
+    """A row of a panel: a label above a marker with its interval; without one, bounds are NaN.
 
-    Attributes:
-        label: Text above the marker.
-        style: Style of marker and interval.
-        value: The estimate.
-        low: Lower bound of the interval; NaN without one.
-        high: Upper bound.
-        is_filled: Whether the marker is filled; hollow markers are inconclusive.
+    Hollow markers are inconclusive.
     """
 
     label: str

@@ -27,14 +27,10 @@ from spangym.experiments.plots.span_heatmap import plot_span_heatmaps
 
 @dataclass(frozen=True)
 class PlotSpec:
-    """A plot.
+    """A plot, whose title and caption have the placeholders of `PlotData.format_vars`.
 
-    Attributes:
-        title: Title, with the placeholders of `PlotData.format_vars`.
-        panels: Makes the panels; raises `NoData` if the results have nothing to plot.
-        caption: Caption, with the same placeholders.
-        has_legend: Whether the figure has a legend.
-        has_curves: Whether the x axis is the progress of the training, so that ``x`` applies.
+    ``panels`` raises `NoData` if the results have nothing to plot. With ``has_curves`` the x axis
+    is the progress of the training, so that `PlotData.x` applies.
     """
 
     title: str

@@ -72,14 +72,10 @@ class TrialLogger:
         regret: float | None,
         steps: int,
     ) -> None:
-        """Log the evaluation of a trained agent.
+        """Log the evaluation of an agent after its training steps.
 
-        Args:
-            hyperparameters: Settings of the trial, with ``environment`` and ``agent``.
-            episodes: One row per evaluation episode.
-            action_counts: Counts as of `spangym.experiments.trials.evaluate.count_actions`.
-            regret: Mean regret of a decision; None if it was not measured.
-            steps: Training steps.
+        Episodes are rows of `evaluate`, counts those of `count_actions`; ``regret`` is the mean of
+        the decisions, None if it was not measured.
         """
         metrics = {
             f"evaluation/{name}": float(episodes[name].to_numpy(float).mean())

@@ -30,7 +30,6 @@ class BatchedEnvMixin:
     _generators: list[np.random.Generator]
 
     def _unbatch(self, values: Any) -> Any:
-        """Convert one value per environment to what this interface returns."""
         return values
 
     def content_type(self) -> Any:
@@ -75,19 +74,12 @@ class BatchedEnvMixin:
         return self._unbatch(self.core.output_observations())
 
     def soft_span_loss(self, scales: Tensor) -> Tensor:
-        """Differentiable loss of the next chunk, in bits a target, at spans with soft edges.
+        """Loss of the next chunk as a function of the layers' spans, shape (num_envs,).
 
         See `spangym.envs.soft_span.soft_span_loss`.
 
         Args:
             scales: Fractions of the longest span, floating of shape (layers,), in [0, 1].
-
-        Returns:
-            Shape (num_envs,).
-
-        Raises:
-            ValueError: There is no task, or the scales have another shape or dtype.
-            RuntimeError: The next step is not the first of a chunk.
         """
         return self._unbatch(soft_span_loss(self.core, scales))
 

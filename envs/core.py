@@ -93,18 +93,13 @@ class SpanControlCore:
         self.reward = components.reward or REWARDS[config.reward](config.cost_coef)
         self.stack = build_model(config, components.layers, self.dataset.channels)
         if self.reward.needs_task and not self.stack.num_classes:
-            raise ValueError(
-                "these layers were trained on no task: use a checkpoint, or another reward"
-            )
+            raise ValueError("layers were trained on no task: use a checkpoint, or another reward")
         self.device = self.stack.device
         self.observation_spec = config.observation_spec
         self.transition_model = TransitionModel(config, self.stack, self.reward)
         self.observation_space = make_observation_space(self.observation_spec)
-        self.action_space = (
-            spaces.MultiDiscrete([NUM_ACTIONS, 2, 2])
-            if config.control_kv_cache
-            else spaces.Discrete(NUM_ACTIONS)
-        )
+        with_kv, spans = spaces.MultiDiscrete([NUM_ACTIONS, 2, 2]), spaces.Discrete(NUM_ACTIONS)
+        self.action_space = with_kv if config.control_kv_cache else spans
         self.episode_length = config.chunks_per_episode * config.num_layers
         self.step_count = self.episode_length
         self.milliseconds = 0.0
@@ -117,10 +112,7 @@ class SpanControlCore:
     def reset(
         self, generators: Sequence[np.random.Generator]
     ) -> tuple[NDArray[Any], list[dict[str, Any]]]:
-        """Start an episode: a new stream in every environment.
-
-        Args:
-            generators: Random generator of each environment's stream.
+        """Start an episode: a new stream in every environment, each from its own generator.
 
         Returns:
             First observations, one row per environment, and one info each.
@@ -178,10 +170,8 @@ class SpanControlCore:
         packed = [numbers, transition.reward_components.double(), transition.metrics]
         host = torch.cat(packed, dim=-1).cpu().numpy()
         if not np.isfinite(host).all():
-            raise ValueError(
-                f"layer {layer} of chunk {chunk} gave NaN or infinite numbers: check its weights, "
-                "the reward and the dataset"
-            )
+            hint = "check its weights, the reward and the dataset"
+            raise ValueError(f"layer {layer} of chunk {chunk} gave NaN or infinite numbers: {hint}")
         offsets = np.cumsum([each.shape[1] for each in packed[:2]])
         host_numbers, components, metrics = np.split(host, offsets, axis=1)
 
@@ -283,24 +273,17 @@ class SpanControlCore:
         given = state_dict.get("compat_key", {})
         for name, value in self._compat_key().items():
             if given.get(name) != value:
-                raise ValueError(
-                    f"state is of another environment: its {name} is {given.get(name)}, "
-                    f"this one's {value}"
-                )
-        episode, state = state_dict["episode"], state_dict["state"]
+                given = f"its {name} is {given.get(name)}, this one's {value}"
+                raise ValueError(f"state is of another environment: {given}")
+        episode, state, local_output = map(state_dict.get, ("episode", "state", "local_output"))
         self.episode, self._state, self._local_output = tree_map(
             lambda each: each.to(self.device, copy=True),
-            (
-                episode and Episode(**episode),
-                state and state_from_dict(state),
-                state_dict["local_output"],
-            ),
+            (episode and Episode(**episode), state and state_from_dict(state), local_output),
         )
         self._content_types = [*map(tuple, state_dict["content_types"])]
         self.step_count = state_dict["step_count"]
 
     def _compat_key(self) -> dict[str, Any]:
-        """Properties in which two environments must agree to load each other's states."""
         return {
             "num_envs": self.num_envs,
             **{name: getattr(self.config, name) for name in _STATE_SHAPE_FIELDS},
@@ -320,7 +303,5 @@ class SpanControlCore:
             wanted = f"an integer in 0..{NUM_ACTIONS - 1}"
             if self.config.control_kv_cache:
                 wanted += ", 0 or 1, and 0 or 1,"
-            raise ValueError(
-                f"action must be {wanted} for each of {self.num_envs} environments, "
-                f"got {actions.tolist()}"
-            )
+            wanted += f" for each of {self.num_envs} environments"
+            raise ValueError(f"action must be {wanted}, got {actions.tolist()}")

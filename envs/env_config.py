@@ -33,7 +33,8 @@ from spangym.utils.suggestions import did_you_mean
 CUSTOM = "own"
 """Name of a dataset, a reward or layers that are an object of the user's."""
 
-_CHECKPOINT_SIZES = ("num_layers", "dims", "heads", "ctx", "win_size", "max_span", "max_dist")
+_SPAN_SIZES = ("win_size", "max_span", "max_dist")
+_CHECKPOINT_SIZES = ("num_layers", "dims", "heads", "ctx", *_SPAN_SIZES)
 _RANDOM_LAYER_FIELDS = ("temp_scale", "temperature_law", "layer_variant", "fixes", "action_scale")
 """Fields that only layers with random weights have; checkpoints and live layers bring their own."""
 
@@ -124,14 +125,7 @@ class EnvConfig:
         if self.heads < 1 or self.dims % self.heads:
             raise ValueError(f"heads must divide dims, got heads={self.heads}, dims={self.dims}")
         check_sizes(self.ctx, self.dims, self.heads)
-        SpanConfig(
-            win_size=self.win_size,
-            max_span=self.max_span,
-            max_dist=self.max_dist,
-            temp_scale=self.temp_scale,
-            temperature_law=self.temperature_law,
-            action_scale=self.action_scale,
-        )
+        SpanConfig(**self.span_options)
         for name, known in (
             ("split", SPLITS),
             ("reward", (*REWARDS, CUSTOM)),
@@ -151,8 +145,7 @@ class EnvConfig:
             check_fix(self.fixes)
             if self.layer_variant != "original":
                 raise ValueError(
-                    "fixes needs layer_variant='original', layer_variant is "
-                    f"{self.layer_variant!r}: omit fixes, or set layer_variant to 'original'"
+                    f"fixes needs layer_variant='original', got {self.layer_variant!r}: omit fixes"
                 )
         if self.dataset != CUSTOM:
             validate_dataset_name(self.dataset)
@@ -169,28 +162,26 @@ class EnvConfig:
             for name in _CHECKPOINT_SIZES:
                 needed, given = getattr(sizes, name), getattr(self, name)
                 if given != needed and not (name == "ctx" and given < needed):
-                    raise ValueError(
-                        f"{name} must be {needed}, as the checkpoint {self.checkpoint!r} has, "
-                        f"got {given}"
-                    )
+                    where = f"as in checkpoint {self.checkpoint!r}"
+                    raise ValueError(f"{name} must be {needed}, {where}, got {given}")
         for name in random_layer_fields:
             if getattr(self, name) != getattr(type(self), name):
                 raise ValueError(
-                    f"{name} is an argument of layers with random weights: omit it beside the "
-                    f"checkpoint {self.checkpoint!r}"
+                    f"{name} is for layers with random weights: omit it with the checkpoint "
+                    f"{self.checkpoint!r}"
                 )
+
+    @property
+    def span_options(self) -> dict[str, Any]:
+        """Arguments of the `SpanConfig` of layers with random weights."""
+        names = (*_SPAN_SIZES, "temp_scale", "temperature_law", "action_scale")
+        return {name: getattr(self, name) for name in names}
 
     @property
     def observation_spec(self) -> ObservationSpec:
         """Specification of the observation."""
-        return ObservationSpec(
-            self.dims,
-            self.num_layers,
-            self.encoding,
-            self.pool_groups,
-            self.autocorrelation,
-            self.include_layer_index,
-        )
+        names = (field.name for field in dataclasses.fields(ObservationSpec) if field.init)
+        return ObservationSpec(**{name: getattr(self, name) for name in names})
 
     @property
     def full_qk_pairs(self) -> int:
@@ -212,9 +203,8 @@ class EnvConfig:
         known = [field.name for field in dataclasses.fields(cls)]
         for name in arguments:
             if name not in known:
-                raise TypeError(
-                    f"got an unexpected keyword argument {name!r}{did_you_mean(name, known)}"
-                )
+                hint = did_you_mean(name, known)
+                raise TypeError(f"got an unexpected keyword argument {name!r}{hint}")
         checkpoint = arguments.get("checkpoint")
         if checkpoint and checkpoint != CUSTOM and isinstance(checkpoint, str):
             sizes = load_config(checkpoint)
@@ -223,10 +213,10 @@ class EnvConfig:
 
 
 def make_config(name: str, arguments: Mapping[str, Any]) -> EnvConfig:
-    """Make the config of an id.
+    """Make the config of a registered id, of which ``spangym/`` may be omitted.
 
     Args:
-        name: A registered id; ``spangym/`` may be omitted.
+        name: The id.
         arguments: Arguments that override the id's.
 
     Raises:
@@ -269,9 +259,8 @@ def _check_type(name: str, value: object, expected: type) -> None:
     elif isinstance(value, type):
         given = f"the class {value.__name__}"
     objects = {"dataset": ", a path, or a Dataset object", "reward": ", or a Reward object"}
-    raise TypeError(
-        f"{name} must be of type {expected.__name__}{objects.get(name, '')}; got {given}"
-    )
+    wanted = expected.__name__ + objects.get(name, "")
+    raise TypeError(f"{name} must be of type {wanted}; got {given}")
 
 
 Layers = LayerStack | Sequence[IntegratedAttention] | torch.nn.ModuleList
@@ -306,13 +295,12 @@ def parse_env_kwargs(kwargs: Mapping[str, Any]) -> tuple[EnvConfig, EnvComponent
         layers = named.pop("layers")
         if isinstance(layers, IntegratedAttention):
             layers = [layers]
-        if isinstance(layers, str) or not isinstance(
-            layers, LayerStack | Sequence | torch.nn.ModuleList
-        ):
+        kinds = LayerStack | Sequence | torch.nn.ModuleList
+        if isinstance(layers, str) or not isinstance(layers, kinds):
             given = repr(layers) if isinstance(layers, int | float | str) else type(layers).__name__
+            hint = "the number of layers is num_layers"
             raise TypeError(
-                f"layers must be a sequence of IntegratedAttention, got {given}: the number of "
-                "layers is num_layers"
+                f"layers must be a sequence of IntegratedAttention, got {given}: {hint}"
             )
         objects["layers"] = layers
         named = {**_config_of_layers(layers, named), **named, "checkpoint": CUSTOM}
@@ -336,10 +324,8 @@ def unwrap_layers(layers: Layers) -> list[IntegratedAttention]:
     given = [*(layers.layers if isinstance(layers, LayerStack) else layers)]
     modules = [each for each in given if isinstance(each, IntegratedAttention)]
     if not modules or len(modules) < len(given):
-        raise TypeError(
-            "layers must be a sequence of IntegratedAttention, at least one; got "
-            f"{[type(each).__name__ for each in given]}"
-        )
+        names = [type(each).__name__ for each in given]
+        raise TypeError(f"layers must be one or more IntegratedAttention, got {names}")
     return modules
 
 

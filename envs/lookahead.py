@@ -36,23 +36,16 @@ def all_actions(core: SpanControlCore) -> NDArray[np.int64]:
 
 @torch.no_grad()
 def one_step_rewards(core: SpanControlCore) -> NDArray[np.float32]:
-    """Reward of each action at the next step.
-
-    Returns:
-        Shape (num_envs, actions), ordered as by `all_actions`.
-    """
+    """Reward of each action at the next step, shape (num_envs, actions) as in `all_actions`."""
     return _per_env(core, lambda state: _try_all_actions(core, state, core.layer)[1])
 
 
 @torch.no_grad()
 def action_coverages(core: SpanControlCore) -> NDArray[np.float32]:
-    """Share of full attention's weight within the span of each action at the next step.
+    """Share of full attention's weight within the span of each action, (num_envs, actions).
 
-    It is `spangym.attention.AttentionStats.coverage`. Of an original layer only the keys count that
-    its truncation leaves.
-
-    Returns:
-        In [0, 1], shape (num_envs, actions), ordered as by `all_actions`.
+    It is `spangym.attention.AttentionStats.coverage`, in [0, 1]. Of an original layer only the keys
+    count that its truncation leaves.
     """
 
     def covered(state: State) -> Tensor:
@@ -68,12 +61,9 @@ def action_coverages(core: SpanControlCore) -> NDArray[np.float32]:
 
 @torch.no_grad()
 def predictor_action(core: SpanControlCore) -> NDArray[np.int64]:
-    """Action whose span scale is nearest to the next layer's own prediction.
+    """Action whose span scale is nearest to the next layer's own prediction, shape (num_envs,).
 
     It is 9 where actions are fractions of the prediction.
-
-    Returns:
-        Actions for the span, shape (num_envs,).
     """
     state, index = core.state, core.layer
     layer = core.stack.layer(index)
@@ -85,7 +75,7 @@ def predictor_action(core: SpanControlCore) -> NDArray[np.int64]:
 
 @torch.no_grad()
 def lookahead(core: SpanControlCore, beam: int = 10) -> NDArray[np.float32]:
-    """Best return of each action up to the end of the chunk.
+    """Best return of each action up to the end of the chunk, (num_envs, actions).
 
     All plans (one action per layer) through the next two layers are tried. Beyond two layers only
     the best ``beam`` plans of each first action, by their return so far, are extended: then the
@@ -94,9 +84,6 @@ def lookahead(core: SpanControlCore, beam: int = 10) -> NDArray[np.float32]:
     Args:
         core: The environments.
         beam: Plans of each first action that are extended beyond two layers, at least 1.
-
-    Returns:
-        Shape (num_envs, actions), ordered as by `all_actions`.
 
     Raises:
         ValueError: ``beam`` is less than 1.
@@ -147,7 +134,6 @@ def _try_all_actions(core: SpanControlCore, state: State, layer: int) -> tuple[S
 
 
 def _repeat_for_actions(core: SpanControlCore, state: State) -> tuple[State, Tensor]:
-    """Repeat every environment once for each action, and the actions for every environment."""
     actions = torch.from_numpy(all_actions(core)).to(core.device)
     repeated = tree_map(lambda each: each.repeat_interleave(len(actions), dim=0), state)
     return repeated, actions.repeat(len(state.hidden), *[1] * (actions.ndim - 1))

@@ -76,11 +76,7 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
         self._actions = np.asarray(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Set the spans of the next layer, and run the layer.
-
-        Returns:
-            Observations, rewards (float32), dones and infos, one per environment.
-        """
+        """Run the next layer: observations, rewards (float32), dones, infos of all environments."""
         result = self.core.step(self._actions)
         observations, infos = result.observations, result.infos
         for info, last_observation in zip(infos, result.observations, strict=True):
@@ -98,15 +94,11 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
         return observations
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that running changes, as nested dicts of tensors and JSON values."""
+        """See `BatchedEnvMixin.state_dict`."""
         return {**super().state_dict(), "seeds": [_to_int(seed) for seed in self._seeds]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue, bit-exactly, from where `state_dict` was called.
-
-        Raises:
-            ValueError: The state is of an environment with other arguments.
-        """
+        """See `BatchedEnvMixin.load_state_dict`."""
         super().load_state_dict(state_dict)
         self._seeds = [*state_dict.get("seeds", [None] * self.num_envs)]
 
@@ -119,9 +111,8 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
         """Not supported, because the environments are one batch: an `AttributeError`."""
-        raise AttributeError(
-            f"cannot set {attr_name!r}: the environments share one core; make a new environment"
-        )
+        reason = "the environments share one core; make a new environment"
+        raise AttributeError(f"cannot set {attr_name!r}: {reason}")
 
     def env_method(
         self,

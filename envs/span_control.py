@@ -144,9 +144,8 @@ class SpanControlEnv(BatchedEnvMixin, gym.Env[Any, Any]):
         self, *, render_mode: str | None = None, report_step_time: bool = False, **kwargs: Any
     ) -> None:
         if render_mode not in (None, *RENDER_MODES):
-            raise ValueError(
-                f"render_mode must be None, {' or '.join(RENDER_MODES)}, got {render_mode!r}"
-            )
+            known = " or ".join(RENDER_MODES)
+            raise ValueError(f"render_mode must be None, {known}, got {render_mode!r}")
         self.render_mode = render_mode
         self.report_step_time = report_step_time
         self.config, components = parse_env_kwargs(kwargs)
@@ -193,30 +192,18 @@ class SpanControlEnv(BatchedEnvMixin, gym.Env[Any, Any]):
         return result.observations[0], reward, False, result.truncated, info
 
     def render(self) -> Any:
-        """Draw the current chunk: see `spangym.envs.episode_renderer`.
-
-        Returns:
-            Text with ``render_mode="ansi"``, an image, uint8 of shape (height, width, 3), with
-            ``"rgb_array"``, else None.
-        """
+        """Draw the current chunk: text, or an image, uint8 (height, width, 3), or None."""
         if self.render_mode is None:
             return None
         return self.renderer.rgb_array() if self.render_mode == "rgb_array" else str(self.renderer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that running changes, as nested dicts of tensors and JSON values."""
-        return {
-            **super().state_dict(),
-            "seed": self.np_random_seed,
-            "rendering": self.renderer.state_dict(),
-        }
+        """See `BatchedEnvMixin.state_dict`."""
+        more = {"seed": self.np_random_seed, "rendering": self.renderer.state_dict()}
+        return {**super().state_dict(), **more}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue, bit-exactly, from where `state_dict` was called.
-
-        Raises:
-            ValueError: The state is of an environment with other arguments.
-        """
+        """See `BatchedEnvMixin.load_state_dict`."""
         super().load_state_dict(state_dict)
         self._np_random_seed = state_dict.get("seed", self._np_random_seed)
         self.renderer = self._new_renderer()

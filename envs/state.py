@@ -73,7 +73,7 @@ def tree_map(function: Callable[..., Tensor], tree: T, *others: T) -> T:
     if isinstance(tree, Tensor):
         return cast(T, function(tree, *others))
     if isinstance(tree, tuple):
-        columns = zip(tree, *cast(tuple[Any, ...], others), strict=True)
+        columns = zip(tree, *cast(Any, others), strict=True)
         return cast(T, tuple(tree_map(function, *column) for column in columns))
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         changes = {

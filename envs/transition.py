@@ -97,14 +97,10 @@ class TransitionModel:
     def run_layer(
         self, state: State, index: int, actions: Tensor, *, return_stats: bool = False
     ) -> LayerOutput:
-        """Run a layer with the spans that the actions set.
+        """Run layer ``index`` with the spans that the actions set.
 
-        Args:
-            state: The current state.
-            index: Index of the layer.
-            actions: Integers 0..9 of shape (num_envs,), with ``control_kv_cache`` of shape
-                (num_envs, 3), on the device.
-            return_stats: Whether to compute statistics of the local path's attention weights.
+        Actions are integers 0..9 of shape (num_envs,), with ``control_kv_cache`` (num_envs, 3), on
+        the device; with ``return_stats`` statistics of the local attention weights are computed.
         """
         recompute_kv = None
         if self.config.control_kv_cache:
@@ -119,19 +115,13 @@ class TransitionModel:
         )
 
     def step(self, state: State, index: int, actions: Tensor) -> Transition:
-        """Run a layer, and compute its rewards and metrics.
-
-        Args:
-            state: The current state.
-            index: Index of the layer.
-            actions: As in `run_layer`.
+        """Run layer ``index``, and compute its rewards and metrics; actions as in `run_layer`.
 
         Raises:
             ValueError: The reward did not return a tensor of shape (num_envs, components).
         """
-        layer_output = self.run_layer(
-            state, index, actions, return_stats=self.reward.needs_statistics
-        )
+        with_stats = self.reward.needs_statistics
+        layer_output = self.run_layer(state, index, actions, return_stats=with_stats)
         prev_features = state.prev_features
         if self.config.observation_time == "previous":
             features = self.observation_spec.extract_from_input(layer_output.local_input)
@@ -162,16 +152,14 @@ class TransitionModel:
         pairs = full_qk_pairs(self.config.ctx, self.stack.layer(index).config.causal)
         context = RewardContext(layer_output, index, self.config.num_layers, pairs, excess_loss)
         components = self.reward(context)
-        name = type(self.reward).__name__
+        name = f"reward {type(self.reward).__name__}"
         expected = (len(layer_output.output), len(self.reward.components))
         if not isinstance(components, Tensor):
             given = type(components).__name__
-            raise ValueError(f"reward {name} must return a tensor, it returned a {given}")
-        if components.shape != expected:
-            raise ValueError(
-                f"reward {name} must return shape (num_envs, components), {expected}; it returned "
-                f"{tuple(components.shape)}"
-            )
+            raise ValueError(f"{name} must return a tensor, it returned a {given}")
+        if (given := tuple(components.shape)) != expected:
+            wanted = f"shape (num_envs, components), {expected}"
+            raise ValueError(f"{name} must return {wanted}; it returned {given}")
         return components
 
 
@@ -213,10 +201,8 @@ def metrics_to_info(row: Sequence[float], ctx: int) -> dict[str, Any]:
     """
     floats = ("span_scale", "output_norm")
     names = (*_METRICS, *_RECOMPUTE_METRICS)[: len(row)]
-    info: dict[str, Any] = {
-        name: value if name in floats else int(value)
-        for name, value in zip(names, row, strict=True)
-    }
+    pairs = zip(names, row, strict=True)
+    info: dict[str, Any] = {name: x if name in floats else int(x) for name, x in pairs}
     if len(row) > len(_METRICS):
         info["recompute_cost"] = ctx * (info["recomputed_keys"] + info["recomputed_values"])
     return info

@@ -55,10 +55,8 @@ class SpanControlVectorEnv(BatchedEnvMixin, VectorEnv[Any, Any, NDArray[Any]]):
         **kwargs: Any,
     ) -> None:
         if render_mode is not None:
-            raise ValueError(
-                f"render_mode must be None for a vector environment, got {render_mode!r}: render a "
-                "single environment, made by gym.make"
-            )
+            hint = "render a single environment, made by gym.make"
+            raise ValueError(f"render_mode must be None, got {render_mode!r}: {hint}")
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.report_step_time = report_step_time
@@ -91,18 +89,14 @@ class SpanControlVectorEnv(BatchedEnvMixin, VectorEnv[Any, Any, NDArray[Any]]):
             ValueError: The number of seeds is not ``num_envs``, or a mask is given.
         """
         if options and "reset_mask" in options:
-            raise ValueError(
-                "options must have no reset_mask: all environments' episodes start together"
-            )
+            raise ValueError("options must have no reset_mask: all episodes start together")
         seeds: Sequence[int | None]
         if isinstance(seed, int | np.integer):
             seeds = [int(seed) + env_index for env_index in range(self.num_envs)]
         else:
             seeds = [None] * self.num_envs if seed is None else [*seed]
         if len(seeds) != self.num_envs:
-            raise ValueError(
-                f"seed must be of {self.num_envs} numbers, one per environment, got {seeds}"
-            )
+            raise ValueError(f"seed must be {self.num_envs} numbers, one each, got {seeds}")
         for env_index, each in enumerate(seeds):
             if each is not None:
                 self._generators[env_index] = seeding.np_random(int(each))[0]

@@ -44,13 +44,11 @@ class _TaskDataset(Dataset):
         content = np.stack(FILLERS)[indices[:, None], letters]
         targets = np.full((chunks, ctx), NO_TARGET, np.int64)
         for row, index in enumerate(indices):
-            self._write_chunk(generator, index, content[row], targets[row])
+            self._write(generator, index, content[row], targets[row])
         return Stream(content, tuple(self._content_types[index] for index in indices), targets)
 
     @abstractmethod
-    def _write_chunk(
-        self, generator: Generator, index: int, content: Bytes, targets: Classes
-    ) -> None:
+    def _write(self, generator: Generator, index: int, content: Bytes, targets: Classes) -> None:
         """Write the task of content type ``index`` on the filler ``content``, and its targets."""
 
 
@@ -66,11 +64,8 @@ class LongRangeDataset(_TaskDataset):
     _gaps = ((0, 4), (26, 32), (96, 116))
     _facts = 4
 
-    def _write_chunk(
-        self, generator: Generator, index: int, content: Bytes, targets: Classes
-    ) -> None:
-        ctx = len(content)
-        facts = self._facts
+    def _write(self, generator: Generator, index: int, content: Bytes, targets: Classes) -> None:
+        ctx, facts = len(content), self._facts
         keys = generator.choice(KEYS, size=facts, replace=False)
         values = generator.integers(len(VALUES), size=facts)
         gap = int(generator.integers(*self._gaps[index], endpoint=True))
@@ -98,11 +93,8 @@ class CollapseDataset(_TaskDataset):
     _margin = 8
     _spacing = 12
 
-    def _write_chunk(
-        self, generator: Generator, index: int, content: Bytes, targets: Classes
-    ) -> None:
-        ctx = len(content)
-        facts = self._facts
+    def _write(self, generator: Generator, index: int, content: Bytes, targets: Classes) -> None:
+        ctx, facts = len(content), self._facts
         keys = generator.choice(KEYS, size=facts, replace=False)
         reach = int(generator.integers(*self._distances[index], endpoint=True))
         if generator.random() < 0.5:
@@ -139,16 +131,13 @@ class PrecisionDataset(_TaskDataset):
     _cues = np.frombuffer(b"@#%&", np.uint8)
     _mentions = 3
 
-    def _write_chunk(
-        self, generator: Generator, index: int, content: Bytes, targets: Classes
-    ) -> None:
-        ctx = len(content)
+    def _write(self, generator: Generator, index: int, content: Bytes, targets: Classes) -> None:
         parts = self._parts[index]
         each = 9 // parts
         entities = generator.choice(KEYS, size=(parts, each), replace=False)
         classes = generator.integers(len(self._cues), size=(parts, each))
         # Everything is written in pairs of bytes, so that no stray cue follows a mention.
-        for part, pairs in enumerate(np.array_split(np.arange(0, ctx - 1, 2), parts)):
+        for part, pairs in enumerate(np.array_split(np.arange(0, len(content) - 1, 2), parts)):
             places = generator.permutation(pairs)[: (self._mentions + 2) * each]
             places = places.reshape(self._mentions + 2, each)
             cued, stray, mentions = places[0], places[1], places[2:]
@@ -173,11 +162,8 @@ class HierarchyDataset(_TaskDataset):
     _entries = 4
     _direct = 2
 
-    def _write_chunk(
-        self, generator: Generator, index: int, content: Bytes, targets: Classes
-    ) -> None:
-        ctx = len(content)
-        entries = self._entries
+    def _write(self, generator: Generator, index: int, content: Bytes, targets: Classes) -> None:
+        ctx, entries = len(content), self._entries
         topics = generator.choice(KEYS[:13], size=entries, replace=False)
         sections = generator.choice(KEYS[13:], size=entries, replace=False)
         items = generator.integers(len(VALUES), size=entries)
@@ -211,9 +197,7 @@ class SparsityDataset(_TaskDataset):
     _notes = (np.arange(48, 58, dtype=np.uint8), KEYS, np.arange(160, 240, dtype=np.uint8))
     _periods = ((4, 6), (16, 20), (44, 52))
 
-    def _write_chunk(
-        self, generator: Generator, index: int, content: Bytes, targets: Classes
-    ) -> None:
+    def _write(self, generator: Generator, index: int, content: Bytes, targets: Classes) -> None:
         period = int(generator.integers(*self._periods[index], endpoint=True))
         passage = generator.choice(self._notes[index], size=period, replace=False)
         content[:] = np.resize(passage, len(content))

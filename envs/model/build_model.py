@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import cast
 
 import torch
 
 from spangym.attention import IntegratedAttention, SpanConfig
-from spangym.attention.span_config import ActionScale
 from spangym.envs.data.dataset import BYTES
 from spangym.envs.env_config import CUSTOM, EnvConfig, Layers, unwrap_layers
 from spangym.envs.model.model_checkpoint import load_stack
@@ -37,21 +35,16 @@ def build_model(config: EnvConfig, layers: Layers | None, channels: int) -> Laye
         widths = {each.dims for each in modules}
         shortest = min(each.ctx for each in modules)
         if (len(modules), widths) != (config.num_layers, {config.dims}) or shortest < config.ctx:
-            raise ValueError(
-                f"layers do not match the config, num_layers={config.num_layers}, "
-                f"dims={config.dims}, ctx={config.ctx}: make both with `parse_env_kwargs`"
-            )
-        if isinstance(layers, LayerStack):
-            return layers
-        return AttentionOnlyStack(modules, embedding)
+            sizes = f"num_layers={config.num_layers}, dims={config.dims}, ctx={config.ctx}"
+            hint = "make both with `parse_env_kwargs`"
+            raise ValueError(f"layers do not match the config, {sizes}: {hint}")
+        return layers if isinstance(layers, LayerStack) else AttentionOnlyStack(modules, embedding)
     if config.checkpoint == CUSTOM:
         raise ValueError(f"checkpoint {CUSTOM!r} stands for layers that are passed in: pass layers")
     if config.checkpoint:
         if channels:
-            raise ValueError(
-                f"checkpoint {config.checkpoint!r} reads bytes, but dataset {config.dataset!r} "
-                "gives frames"
-            )
+            given = f"dataset {config.dataset!r} gives frames"
+            raise ValueError(f"checkpoint {config.checkpoint!r} reads bytes, but {given}")
         return load_stack(config.checkpoint).to(config.device)
     modules = [_make_layer(config, generator) for _ in range(config.num_layers)]
     return AttentionOnlyStack(modules, embedding).to(config.device).eval()
@@ -59,16 +52,8 @@ def build_model(config: EnvConfig, layers: Layers | None, channels: int) -> Laye
 
 def _make_layer(config: EnvConfig, generator: torch.Generator) -> IntegratedAttention:
     sizes = (config.ctx, config.dims, config.heads)
-    options = {
-        "max_dist": config.max_dist,
-        "win_size": config.win_size,
-        "max_span": config.max_span,
-        "temp_scale": config.temp_scale,
-        "temperature_law": config.temperature_law,
-        "action_scale": cast(ActionScale, config.action_scale),
-    }
+    options = config.span_options
     if config.layer_variant == "original":
-        return IntegratedAttention.original(
-            *sizes, **options, fixes=config.fixes, generator=generator
-        )
+        options["fixes"] = config.fixes
+        return IntegratedAttention.original(*sizes, **options, generator=generator)
     return IntegratedAttention(*sizes, SpanConfig(**options), generator=generator)

@@ -25,12 +25,7 @@ def builtin_checkpoints() -> dict[str, Path]:
 
 
 def serialize(stack: TransformerStack, metadata: dict[str, Any]) -> bytes:
-    """Return a stack's weights, sizes and metadata as the content of a file.
-
-    Args:
-        stack: The stack.
-        metadata: How it was trained, ready for JSON.
-    """
+    """Return a stack's weights, sizes and metadata (JSON values) as the content of a file."""
     return to_bytes(stack.state_dict(), {"model": dataclasses.asdict(stack.config), **metadata})
 
 
@@ -79,9 +74,8 @@ def _find(name: str) -> Path:
     shipped = builtin_checkpoints()
     path = shipped.get(name, Path(name))
     if not path.is_file():
-        raise ValueError(
-            f"checkpoint {name!r} is neither shipped nor a file{did_you_mean(name, shipped)}"
-        )
+        hint = did_you_mean(name, shipped)
+        raise ValueError(f"checkpoint {name!r} is neither shipped nor a file{hint}")
     return path
 
 
@@ -90,6 +84,5 @@ def _read_metadata(path: Path, *_version: int) -> dict[str, Any]:
     try:
         return serialization.load_metadata(path)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"checkpoint {str(path)!r} was not written by `spangym pretrain`"
-        ) from error
+        message = f"checkpoint {str(path)!r} was not written by `spangym pretrain`"
+        raise ValueError(message) from error

@@ -50,15 +50,8 @@ class PretrainConfig:
 def _scenario(
     dataset: str, steps: int, *, causal: bool, win_size: int = 16, max_span: int = 144
 ) -> PretrainConfig:
-    model = TransformerConfig(
-        dims=32,
-        ctx=128,
-        win_size=win_size,
-        max_span=max_span,
-        causal=causal,
-        hidden=64,
-        num_classes=4,
-    )
+    sizes = TransformerConfig(dims=32, ctx=128, hidden=64, num_classes=4)
+    model = dataclasses.replace(sizes, win_size=win_size, max_span=max_span, causal=causal)
     return PretrainConfig(dataset, model, steps, learning_rate=5e-3, freeze_global_qk=True)
 
 
@@ -88,10 +81,8 @@ def get_config(environment: str) -> tuple[str, PretrainConfig]:
         raise UserError(str(error)) from error
     if name is None:
         trained = [each for each, kwargs in ENVIRONMENTS.items() if "checkpoint" in kwargs]
-        raise UserError(
-            f"the layers of {environment} have random weights; ids with trained layers: "
-            f"{', '.join(trained)}"
-        )
+        hint = f"ids with trained layers: {', '.join(trained)}"
+        raise UserError(f"the layers of {environment} have random weights; {hint}")
     return name, PRETRAIN_CONFIGS[name]
 
 
@@ -120,9 +111,8 @@ def pretrain(config: PretrainConfig, progress: Callable[[int, float], None]) -> 
     span_generator = torch.Generator().manual_seed(config.seed)
     for step in range(config.steps):
         content, targets = sample_batch(dataset, [rng] * config.batch, 1, model.ctx)
-        actions = torch.randint(
-            NUM_ACTIONS, (model.num_layers, config.batch), generator=span_generator
-        )
+        size = (model.num_layers, config.batch)
+        actions = torch.randint(NUM_ACTIONS, size, generator=span_generator)
         full = torch.rand(config.batch, generator=span_generator) < config.p_full_span
         actions = torch.where(full, MAX_SPAN_ACTION, actions)
         loss = optimizer.step(loss_bits(stack, content[:, 0], targets[:, 0], actions))

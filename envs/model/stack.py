@@ -82,19 +82,15 @@ class LayerStack(nn.Module, ABC):
             return layer.forward_with_action(
                 hidden, actions, recompute_kv=recompute_kv, cache=cache, return_stats=return_stats
             )
-        arguments = (hidden, actions, recompute_kv, cache)
-        rows = [
-            tree_map(operator.itemgetter(slice(row, row + 1)), arguments)
-            for row in range(len(hidden))
-        ]
-        return join_outputs(
-            [
-                layer.forward_with_action(
-                    x, action, recompute_kv=recompute, cache=own_cache, return_stats=return_stats
-                )
-                for x, action, recompute, own_cache in rows
-            ]
-        )
+        arguments, outputs = (hidden, actions, recompute_kv, cache), []
+        for row in range(len(hidden)):
+            select = operator.itemgetter(slice(row, row + 1))
+            x, action, recompute, own_cache = tree_map(select, arguments)
+            output = layer.forward_with_action(
+                x, action, recompute_kv=recompute, cache=own_cache, return_stats=return_stats
+            )
+            outputs.append(output)
+        return join_outputs(outputs)
 
     @abstractmethod
     def embed(self, content: Tensor) -> Tensor:
@@ -109,12 +105,9 @@ class LayerStack(nn.Module, ABC):
         """
 
     def connect(self, index: int, hidden: Tensor, output: Tensor) -> Tensor:
-        """Return the next layer's input: by default the layer's output.
+        """Return the next layer's input: by default the output of layer ``index``.
 
-        Args:
-            index: Index of the layer.
-            hidden: Input of the layer, shape (batch, tokens, dims).
-            output: Output of the layer, same shape.
+        ``hidden`` and ``output``, its input and output, have shape (batch, tokens, dims).
         """
         del index, hidden
         return output
@@ -144,10 +137,8 @@ class AttentionOnlyStack(LayerStack):
 
     def __init__(self, layers: Sequence[IntegratedAttention], embedding: Tensor) -> None:
         super().__init__(layers)
-        weight = layers[0].projection.weight
-        self.register_buffer(
-            "embedding", embedding.to(weight.device, weight.dtype), persistent=False
-        )
+        embedding = embedding.to(layers[0].projection.weight)
+        self.register_buffer("embedding", embedding, persistent=False)
 
     def embed(self, content: Tensor) -> Tensor:
         """Look up bytes, or project frames."""
@@ -184,9 +175,7 @@ class ResidualTransformer(LayerStack):
     def loss_bits(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross entropy of each batch element, in bits a target, shape (batch,)."""
         logits = self.head(hidden).transpose(1, 2)
-        losses = nn.functional.cross_entropy(
-            logits, targets, ignore_index=NO_TARGET, reduction="none"
-        )
+        losses = nn.functional.cross_entropy(logits, targets, reduction="none")
         return losses.sum(1) / (targets != NO_TARGET).sum(1).clamp_min(1) / math.log(2)
 
 
@@ -247,18 +236,9 @@ class TransformerStack(ResidualTransformer):
             num_refinement_steps=1,
             num_induction_heads=config.heads // 2,
         )
-        super().__init__(
-            [
-                IntegratedAttention(
-                    config.ctx,
-                    config.dims,
-                    config.heads,
-                    span_config,
-                    generator=generator,
-                )
-                for _ in range(config.num_layers)
-            ]
-        )
+        sizes = (config.ctx, config.dims, config.heads, span_config)
+        layers = range(config.num_layers)
+        super().__init__([IntegratedAttention(*sizes, generator=generator) for _ in layers])
         for layer in self.layers:
             attention = cast(AdaptiveUpdateAttention, layer.attn_global)
             attention.key_update_predictor.set_always_recompute()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
+from unittest.mock import sentinel
 
 import gymnasium as gym
 import numpy as np
@@ -16,12 +17,15 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, iterate
 from numpy.typing import NDArray
 
+_Envs = VectorEnv[Any, Any, Any]
 _RESULTS = ("observations", "rewards", "terminations", "truncations", "infos")
 _FINAL = ("final_obs", "final_info")
+_ABSENT = sentinel.absent
+"""Placeholder of a missing value in comparisons."""
 
 
 def check_vector_env(
-    envs: VectorEnv[Any, Any, Any],
+    envs: _Envs,
     scalar: Callable[[], gym.Env[Any, Any]] | None = None,
     *,
     seed: int = 0,
@@ -93,37 +97,29 @@ class _Call:
         self.copied = copy.deepcopy(self.results())
 
     def results(self) -> dict[str, Any]:
-        """The results by name."""
         return {name: getattr(self, name) for name in _RESULTS}
 
-    def of_env(self, envs: VectorEnv[Any, Any, Any], index: int) -> dict[str, Any]:
+    def of_env(self, envs: _Envs, index: int) -> dict[str, Any]:
         """The results of one environment, named as those of the scalar environment."""
-        results = {}
-        if self.rewards is not None:
-            results["reward"] = self.rewards[index]
-            results["terminated"] = self.terminations[index]
-            results["truncated"] = self.truncations[index]
+        arrays = {"reward": self.rewards, "terminated": self.terminations}
+        arrays["truncated"] = self.truncations
+        results = {name: array[index] for name, array in arrays.items() if array is not None}
         results["observation"] = _select(envs.observation_space, self.observations, index)
-        results["info"] = _info_of_env(self.infos, index)
-        return results
+        return results | {"info": _info_of_env(self.infos, index)}
 
     def check_unchanged(self, later: str) -> None:
-        """Check that a later call did not change what was returned."""
-        found = _difference(self.results(), self.copied)
-        if found:
+        if found := _difference(self.results(), self.copied):
             _fail(later, f"has changed {found[0]}, which {self.name} returned: return fresh arrays")
 
 
 class _Run:
     """One run of a vector environment, in which each call is checked."""
 
-    def __init__(self, envs: VectorEnv[Any, Any, Any], mode: AutoresetMode) -> None:
-        self.envs = envs
-        self.mode = mode
+    def __init__(self, envs: _Envs, mode: AutoresetMode) -> None:
+        self.envs, self.mode = envs, mode
         self.calls: list[_Call] = []
 
     def run(self, seed: int, steps: int) -> list[_Call]:
-        """Reset, step, and reset without a seed."""
         # The caller's space keeps its random state.
         space = copy.deepcopy(self.envs.action_space)
         space.seed(seed)
@@ -156,13 +152,9 @@ class _Run:
         except Exception as error:
             text = f"mode DISABLED needs options={{'reset_mask': ...}}, got {_short_repr(error)}"
             raise AssertionError(f"{name}: {text}") from error
-        for index in np.flatnonzero(~mask).tolist():
-            before, after = (
-                _select(self.envs.observation_space, each.observations, index)
-                for each in (call, reset)
-            )
-            where = f"environment {index}, {name}"
-            _compare(where, "observation", after, before, "not reset, before it")
+        kept = np.flatnonzero(~mask).tolist()
+        got, expected = reset.observations, call.observations
+        _compare_observations(self.envs, kept, name, got, expected, "not reset, before it")
 
     def _step(self, name: str, actions: Any) -> _Call:
         original_actions = copy.deepcopy(actions)
@@ -182,24 +174,19 @@ class _Run:
                 got = f"{array.shape} and {array.dtype}"
                 _fail(name, f"{title} must have shape {shape} and a {dtype} dtype, got {got}")
         for index in np.flatnonzero(np.isnan(rewards)).tolist():
-            _fail(f"environment {index}, {name}", "reward is not a number")
+            _fail(name, "reward is not a number", index)
         if _difference(actions, original_actions):
             _fail(name, "step must not change the actions")
         previous, ended = self.calls[-1], terminations | truncations
-        call = self._append(
-            _Call(name, observations, infos, ended, *results[1:4], actions=original_actions)
-        )
+        call = _Call(name, observations, infos, ended, *results[1:4], actions=original_actions)
+        self._append(call)
         if self.mode is AutoresetMode.SAME_STEP:
             self._check_final(call)
-        if self.mode is AutoresetMode.NEXT_STEP:
-            for index in np.flatnonzero(previous.ended).tolist():
-                reward, *flags = rewards[index], terminations[index], truncations[index]
-                if reward or any(flags):
-                    _fail(
-                        f"environment {index}, {name}",
-                        "the step after an episode's end must only reset: reward 0, no flag, got "
-                        f"reward {reward}, terminated {flags[0]}, truncated {flags[1]}",
-                    )
+        elif self.mode is AutoresetMode.NEXT_STEP:
+            for index in np.flatnonzero(previous.ended & ((rewards != 0) | ended)).tolist():
+                got = f"reward {rewards[index]}, terminated {terminations[index]}"
+                text = "the step after an episode's end must only reset: reward 0, no flag"
+                _fail(name, f"{text}, got {got}, truncated {truncations[index]}", index)
         return call
 
     def _append(self, call: _Call) -> _Call:
@@ -219,18 +206,16 @@ class _Run:
             for index in np.flatnonzero(mask != call.ended).tolist():
                 text = f"the episode did not end, but infos['_{key}'] marks a {key}"
                 if call.ended[index]:
-                    text = (
-                        f"the episode ended, so infos must hold its {key} and mark it in '_{key}'"
-                    )
-                _fail(f"environment {index}, {call.name}", text)
+                    text = f"the episode ended, so infos must hold {key}, marked in '_{key}'"
+                _fail(call.name, text, index)
         for index in np.flatnonzero(call.ended).tolist():
             final_obs = _value_of_env(call.infos, "final_obs", index)
             if final_obs not in self.envs.single_observation_space:
                 text = f"final_obs is not in single_observation_space: {_short_repr(final_obs)}"
-                _fail(f"environment {index}, {call.name}", text)
+                _fail(call.name, text, index)
 
 
-def _check_declarations(envs: VectorEnv[Any, Any, Any]) -> AutoresetMode:
+def _check_declarations(envs: _Envs) -> AutoresetMode:
     mode = (envs.metadata or {}).get("autoreset_mode")
     if not isinstance(mode, AutoresetMode):
         _fail("metadata", f"'autoreset_mode' must be an AutoresetMode, got {_short_repr(mode)}")
@@ -245,7 +230,7 @@ def _check_declarations(envs: VectorEnv[Any, Any, Any]) -> AutoresetMode:
     return mode
 
 
-def _check_seeds(envs: VectorEnv[Any, Any, Any], seed: int) -> None:
+def _check_seeds(envs: _Envs, seed: int) -> None:
     """Check that a list of seeds has the same effect as their first number."""
     by_number, _ = copy.deepcopy(envs.reset(seed=seed))
     seeds = [seed + index for index in range(envs.num_envs)]
@@ -254,25 +239,20 @@ def _check_seeds(envs: VectorEnv[Any, Any, Any], seed: int) -> None:
     except Exception as error:
         text = f"reset must accept a list of seeds, one per environment, got {_short_repr(error)}"
         raise AssertionError(f"reset(seed={seeds}): {text}") from error
-    for index in range(envs.num_envs):
-        got, expected = (
-            _select(envs.observation_space, each, index) for each in (by_list, by_number)
-        )
-        where = f"environment {index}, reset(seed={seeds})"
-        _compare(where, "observation", got, expected, f"with {seed=}")
+    name = f"reset(seed={seeds})"
+    _compare_observations(envs, range(len(seeds)), name, by_list, by_number, f"with {seed=}")
 
 
-def _check_observations(envs: VectorEnv[Any, Any, Any], call: _Call) -> None:
+def _check_observations(envs: _Envs, call: _Call) -> None:
     space = envs.observation_space
-    message = _wrong_array(space, call.observations, "observations")
-    if message:
+    if message := _wrong_array(space, call.observations, "observations"):
         _fail(call.name, message)
     if call.observations in space:
         return
     for index, each in enumerate(iterate(space, call.observations)):
         if each not in envs.single_observation_space:
             text = f"observation is not in its space: {_short_repr(each)}"
-            _fail(f"environment {index}, {call.name}", text)
+            _fail(call.name, text, index)
     _fail(call.name, f"observations are not in their space: {_short_repr(call.observations)}")
 
 
@@ -335,7 +315,7 @@ def _check_memory(calls: list[_Call]) -> None:
 
 
 def _check_against_scalar(
-    envs: VectorEnv[Any, Any, Any],
+    envs: _Envs,
     mode: AutoresetMode,
     calls: list[_Call],
     env: gym.Env[Any, Any],
@@ -373,7 +353,6 @@ def _check_against_scalar(
 
 
 def _info_of_env(infos: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """Extract one environment's info from the infos of all."""
     masks = {key for key in infos if key.startswith("_") and key[1:] in infos}
     return {
         key: _value_of_env(infos, key, index)
@@ -389,16 +368,6 @@ def _value_of_env(infos: Mapping[str, Any], key: str, index: int) -> Any:
 
 def _select(space: spaces.Space[Any], batch: Any, index: int) -> Any:
     return next(itertools.islice(iterate(space, batch), index, None))
-
-
-class _Absent:
-    """Placeholder of a missing value in comparisons."""
-
-    def __repr__(self) -> str:
-        return "absent"
-
-
-_ABSENT = _Absent()
 
 
 def _arrays(value: Any, name: str) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -443,10 +412,17 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _compare(where: str, name: str, got: Any, expected: Any, reference: str) -> None:
-    found = _difference(got, expected, name)
-    if found:
+    if found := _difference(got, expected, name):
         path, one, other = found
         _fail(where, f"{path} is {_short_repr(one)}, {reference} it is {_short_repr(other)}")
+
+
+def _compare_observations(
+    envs: _Envs, indices: Iterable[int], name: str, got: Any, expected: Any, reference: str
+) -> None:
+    for index in indices:
+        one, other = (_select(envs.observation_space, each, index) for each in (got, expected))
+        _compare(f"environment {index}, {name}", "observation", one, other, reference)
 
 
 def _short_repr(value: Any, max_length: int = 120) -> str:
@@ -454,5 +430,6 @@ def _short_repr(value: Any, max_length: int = 120) -> str:
     return text if len(text) <= max_length else f"{text[:max_length]}..."
 
 
-def _fail(where: str, text: str) -> NoReturn:
-    raise AssertionError(f"{where}: {text}")
+def _fail(where: str, text: str, index: int | None = None) -> NoReturn:
+    place = where if index is None else f"environment {index}, {where}"
+    raise AssertionError(f"{place}: {text}")

@@ -18,22 +18,16 @@ class Agent(Protocol):
     """
 
     def learn(self, env: VecEnv, steps: int) -> None:
-        """Train for exactly ``steps`` steps.
+        """Train for exactly ``steps`` steps over all environments, a multiple of their number.
 
-        Args:
-            env: Vector environment; the agent resets it.
-            steps: Number of steps over all environments, a multiple of ``env.num_envs``.
+        The agent resets the vector environment.
         """
         ...
 
     def predict(self, observations: NDArray[Any]) -> NDArray[Any]:
-        """Choose greedy actions, without learning.
+        """Choose greedy actions, integers (num_envs,), without learning.
 
-        Args:
-            observations: One row per environment.
-
-        Returns:
-            Integer actions, shape (num_envs,).
+        ``observations`` have one row per environment.
         """
         ...
 

@@ -84,10 +84,8 @@ class _Check:
             return
         with self._catch("learning again from the same seed"):
             if self._rollout(self._train(_NUM_ENVS)) != actions:
-                raise _Problem(
-                    "equal seeds give different agents: take an argument `seed`, or draw from the "
-                    "global generators, which are seeded"
-                )
+                hint = "take an argument `seed`, or draw from the seeded global generators"
+                raise _Problem(f"equal seeds give different agents: {hint}")
         with self._catch("saving and loading"):
             self._check_storage(agent, actions)
         with self._catch("resuming from state_dict()"):
@@ -107,18 +105,16 @@ class _Check:
         try:
             return self.spec.make(seed=0, **self.options)
         except Exception as error:
-            options = self.options or "no options"
-            raise _Problem(
-                f"construction with {options} fails: {type(error).__name__}: {error}"
-            ) from error
+            problem = f"{type(error).__name__}: {error}"
+            given = self.options or "no options"
+            raise _Problem(f"construction with {given} fails: {problem}") from error
 
     def _train(self, num_envs: int) -> Agent:
         agent, env = self._make(), _ToyVecEnv(self.spec, num_envs)
         agent.learn(env, _STEPS)
         if env.steps != _STEPS:
-            raise _Problem(
-                f"learn(env, steps) took {env.steps} of {_STEPS} steps in {num_envs} environment(s)"
-            )
+            took = f"took {env.steps} of {_STEPS} steps in {num_envs} environment(s)"
+            raise _Problem(f"learn(env, steps) {took}")
         return agent
 
     def _rollout(self, agent: Agent) -> list[int]:
@@ -151,10 +147,8 @@ class _Check:
     def _check_resuming(self, actions: list[int]) -> None:
         interrupted, env = self._make(), _ToyVecEnv(self.spec, _NUM_ENVS)
         if not is_resumable(interrupted):
-            self.notes.append(
-                "an interrupted training starts over: it has no state_dict() and "
-                "load_state_dict(state_dict)"
-            )
+            missing = "state_dict() and load_state_dict(state_dict)"
+            self.notes.append(f"an interrupted training starts over: it has no {missing}")
             return
         checkpoints: list[bytes] = []
 
@@ -186,24 +180,19 @@ class _ToyVecEnv(DummyVecEnv):
 
     def __init__(self, spec: AgentSpec, num_envs: int) -> None:
         super().__init__([lambda: _ToyEnv(spec.encoding) for _ in range(num_envs)])
-        self.method = (
-            "choose_action(state)" if spec.encoding == "state" else "predict(observations)"
-        )
+        observes_state = spec.encoding == "state"
+        self.method = "choose_action(state)" if observes_state else "predict(observations)"
         self.steps = 0
 
     def step_async(self, actions: NDArray[Any]) -> None:
         actions = np.asarray(actions)
         if actions.shape != (self.num_envs,):
-            raise _Problem(
-                f"{self.method} gave shape {actions.shape} for {self.num_envs} environments: it "
-                "must be one action per environment"
-            )
+            given = f"{self.method} gave shape {actions.shape} for {self.num_envs} environments"
+            raise _Problem(f"{given}: it must be one action per environment")
         for action in actions.tolist():
             if not isinstance(action, int) or not 0 <= action < NUM_ACTIONS:
-                raise _Problem(
-                    f"{self.method} gave {action!r}: an action is an integer in "
-                    f"0..{NUM_ACTIONS - 1}"
-                )
+                wanted = f"an action is an integer in 0..{NUM_ACTIONS - 1}"
+                raise _Problem(f"{self.method} gave {action!r}: {wanted}")
         self.steps += self.num_envs
         super().step_async(actions)
 
@@ -236,6 +225,7 @@ class _ToyEnv(gym.Env[Any, np.int64]):
         place = self.state[1]
         if self.encoding == "state":
             return place
-        if self.encoding == "digits":
-            return np.full(_NUM_FEATURES, place)
-        return np.full(_NUM_FEATURES, place / _EPISODE_LENGTH, np.float32)
+        digits = np.full(_NUM_FEATURES, place)
+        return (
+            digits if self.encoding == "digits" else (digits / _EPISODE_LENGTH).astype(np.float32)
+        )

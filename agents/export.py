@@ -86,14 +86,8 @@ def export_policy(
             raise ValueError("only Stable-Baselines3, refiner and refiner-kmeans can be")
     except ValueError as error:
         raise ValueError(f"{name} cannot be exported: {error}") from error
-    return ExportedPolicy(
-        observation,
-        head,
-        layer=layer,
-        observation_time=observation_time,
-        action_scale=action_scale,
-        metadata=metadata,
-    )
+    options: dict[str, Any] = {"layer": layer, "action_scale": action_scale, "metadata": metadata}
+    return ExportedPolicy(observation, head, observation_time=observation_time, **options)
 
 
 def _greedy_table(refiner: Refiner, num_states: int) -> Tensor:
@@ -113,15 +107,9 @@ def _kmeans_policy(agent: KMeansQAgent, observation: ObservationSpec) -> KMeansP
         expected = [float(np.float32(observation.encode_layer_index(layer))) for layer in layers]
         if not observation.include_layer_index or fitted != expected:
             raise ValueError(f"its clusters are of layers {fitted}, the observation's {expected}")
-    centers = clusters["centers"]
-    return KMeansPolicy(
-        observation,
-        clusters["means"],
-        clusters["scales"],
-        centers,
-        _greedy_table(agent.refiner, centers.shape[0] * centers.shape[1]),
-        discretizer.by_layer,
-    )
+    means, scales, centers = (clusters[name] for name in ("means", "scales", "centers"))
+    table = _greedy_table(agent.refiner, centers.shape[0] * centers.shape[1])
+    return KMeansPolicy(observation, means, scales, centers, table, discretizer.by_layer)
 
 
 def _mlp_policy(agent: SB3Agent, observation: ObservationSpec) -> MLPPolicy:
@@ -137,10 +125,8 @@ def _mlp_policy(agent: SB3Agent, observation: ObservationSpec) -> MLPPolicy:
     activations = {_activation_name(each) for each in modules[1::2]}
     linears = [each for each in modules[::2] if type(each) is nn.Linear]
     if len(activations) > 1 or len(modules) != 2 * len(linears) - 1:
-        raise ValueError(
-            "its network does not alternate linear layers and one activation: "
-            f"{nn.Sequential(*modules)}"
-        )
+        rule = "its network does not alternate linear layers and one activation"
+        raise ValueError(f"{rule}: {nn.Sequential(*modules)}")
     network = MLPPolicy(
         observation,
         [each.weight for each in linears],
@@ -154,7 +140,6 @@ def _mlp_policy(agent: SB3Agent, observation: ObservationSpec) -> MLPPolicy:
 
 
 def _matches_space(space: spaces.Space[Any], observation: ObservationSpec) -> bool:
-    """Return whether the environment with this observation has this space."""
     if isinstance(space, spaces.MultiDiscrete):
         return observation.encoding == "digits" and space.nvec.tolist() == observation.nvec
     if isinstance(space, spaces.Discrete):
@@ -216,6 +201,5 @@ def _check_agreement(network: MLPPolicy, agent: SB3Agent, observation: Observati
     values = network.values(inputs[:, None] if is_hashed else network.encoder(inputs.double()))
     agreement = float(np.mean(values.argmax(-1).numpy() == expected))
     if agreement < _MIN_AGREEMENT:
-        raise ValueError(
-            f"its policy does more than its network: only {agreement:.0%} of the actions are equal"
-        )
+        equal = f"only {agreement:.0%} of the actions are equal"
+        raise ValueError(f"its policy does more than its network: {equal}")

@@ -71,11 +71,7 @@ class AgentSpec:
     module_sha256: str = ""
 
     def check_options(self, options: Mapping[str, Any]) -> None:
-        """Check the names of options.
-
-        Raises:
-            ValueError: An option is unknown; the message suggests the closest match.
-        """
+        """Raise a `ValueError` for an unknown option, which suggests the closest match."""
         for name in options:
             if self.options is not None and name not in self.options:
                 hint = did_you_mean(name, self.options) if self.options else "; it takes none"
@@ -129,13 +125,11 @@ def _import_class(name: str, context: str) -> type[Any]:
     except (Exception, SystemExit) as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and f"{module_name}.".startswith(f"{missing}."):
-            raise ValueError(
-                f"{context}: there is no module {module_name!r} in the working folder or among the "
-                "installed ones"
-            ) from error
-        raise ValueError(
-            f"{context}: module {module_name!r} fails: {type(error).__name__}: {error}"
-        ) from error
+            places = "in the working folder or among the installed ones"
+            message = f"there is no module {module_name!r} {places}"
+            raise ValueError(f"{context}: {message}") from error
+        message = f"module {module_name!r} fails: {type(error).__name__}: {error}"
+        raise ValueError(f"{context}: {message}") from error
     found = getattr(module, class_name, None)
     if inspect.isclass(found):
         return found
@@ -150,12 +144,8 @@ def _import_class(name: str, context: str) -> type[Any]:
 def spec_from_class(name: str, found: type[Any]) -> AgentSpec:
     """Build the specification of a refiner, an agent or an algorithm; see `get_agent_spec`.
 
-    Args:
-        name: Name for error messages.
-        found: The class.
-
     Raises:
-        ValueError: The class is none of these.
+        ValueError: The class is none of these; the message gives ``name``.
     """
     if issubclass(found, BaseAlgorithm):
         return _sb3_spec(name, found)
@@ -167,10 +157,8 @@ def spec_from_class(name: str, found: type[Any]) -> AgentSpec:
             return _spec(name, found, getattr(found, "encoding", "box"))
         if len(missing) < len(methods):
             needed = " and ".join(f"{each}({arguments})" for each, arguments in methods.items())
-            raise ValueError(
-                f"agent {name!r} has no method {missing[0]}({methods[missing[0]]}): "
-                f"{role} needs {needed}"
-            )
+            method = f"{missing[0]}({methods[missing[0]]})"
+            raise ValueError(f"agent {name!r} has no method {method}: {role} needs {needed}")
     raise ValueError(
         f"agent {name!r} is neither a refiner ({', '.join(REFINER_METHODS)}) nor an agent "
         f"({', '.join(AGENT_METHODS)}) nor an algorithm of Stable-Baselines3"
@@ -178,7 +166,6 @@ def spec_from_class(name: str, found: type[Any]) -> AgentSpec:
 
 
 def _spec(name: str, cls: type[Any], encoding: str, **more: Any) -> AgentSpec:
-    """Return the spec of a class that is an agent itself."""
     return AgentSpec(name, encoding, _with_seed(cls), _option_names(cls), **more)
 
 
@@ -216,15 +203,11 @@ def _make_kmeans_agent(seed: int, **options: Any) -> Agent:
     names = _option_names(KMeansDiscretizer) or ()
     discretizer_options = {each: options.pop(each) for each in names if each in options}
     discretizer, refiner, own = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(3))
-    return KMeansQAgent(
-        Refiner(**options, seed=refiner),
-        KMeansDiscretizer(**discretizer_options, seed=discretizer),
-        own,
-    )
+    clusters = KMeansDiscretizer(**discretizer_options, seed=discretizer)
+    return KMeansQAgent(Refiner(**options, seed=refiner), clusters, own)
 
 
 def _with_seed(cls: type[Any]) -> Callable[..., Any]:
-    """Return a constructor that passes the seed on if the class has this argument."""
     takes_seed = "seed" in inspect.signature(cls).parameters
 
     def make(seed: int, **options: Any) -> Any:

@@ -77,17 +77,7 @@ class LayerDecision:
     def coverage(
         self, options: SpanConfig, ctx: int, queries: NDArray[np.integer[Any]], cells: int
     ) -> NDArray[np.float64]:
-        """Fraction of the keys in each of some equal cells that queries see.
-
-        Args:
-            options: Options of the layer.
-            ctx: Tokens of the chunk.
-            queries: Positions of the queries, shape (queries,).
-            cells: Number of cells.
-
-        Returns:
-            Shape (queries, cells).
-        """
+        """Fraction of the keys in each of equal cells that queries see, (queries, cells)."""
         first, end = (each[queries, None] for each in self.intervals(options, ctx))
         edges = np.linspace(0, ctx, cells + 1)
         overlap = np.minimum(edges[1:], end) - np.maximum(edges[:-1], first)
@@ -131,7 +121,7 @@ class EpisodeRenderer:
         return sum(each.attention_fraction for each in self.decisions) / max(1, len(self.decisions))
 
     def with_step(self, reward: float, info: Mapping[str, Any]) -> EpisodeRenderer:
-        """Append a step."""
+        """Copy with one more step."""
         pairs = full_qk_pairs(self.config.ctx, self.options[info["layer"]].causal)
         decision = LayerDecision(info["window"], info["span"], reward, info["qk_pairs"] / pairs)
         return dataclasses.replace(
@@ -160,17 +150,16 @@ class EpisodeRenderer:
             if layer < len(self.chunk_decisions):
                 decision = self.chunk_decisions[layer]
                 size = f"window {decision.window:4}  span {decision.span:4}"
+                pairs = _percent(decision.attention_fraction)
+                bar = _text_bar(decision, options, config.ctx)
                 line = (
-                    f"layer {layer}  {size if decision.span else 'off':22}  "
-                    f"qk pairs {_percent(decision.attention_fraction):>6}  "
-                    f"reward {decision.reward:+10.3g}  ▕{_text_bar(decision, options, config.ctx)}▏"
+                    f"layer {layer}  {size if decision.span else 'off':22}  qk pairs {pairs:>6}  "
+                    f"reward {decision.reward:+10.3g}  ▕{bar}▏"
                 )
             lines.append(line)
-        lines.append(
-            f"return {self.episode_return:+.3g}, mean qk pairs "
-            f"{_percent(self.mean_attention_fraction)}, "
-            f"decision {len(self.decisions)}/{config.chunks_per_episode * config.num_layers}"
-        )
+        steps = f"{len(self.decisions)}/{config.chunks_per_episode * config.num_layers}"
+        mean = _percent(self.mean_attention_fraction)
+        lines.append(f"return {self.episode_return:+.3g}, mean qk pairs {mean}, decision {steps}")
         return "\n".join(lines)
 
     def rgb_array(self) -> NDArray[np.uint8]:

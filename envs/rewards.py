@@ -65,9 +65,7 @@ class Reward(ABC):
 
     def __init__(self, cost_coef: float = 0.0) -> None:
         if not isinstance(cost_coef, int | float) or not 0 <= cost_coef < math.inf:
-            raise ValueError(
-                f"cost_coef must be a number, at least 0 and finite, got {cost_coef!r}"
-            )
+            raise ValueError(f"cost_coef must be at least 0 and finite, got {cost_coef!r}")
         self.cost_coef = float(cost_coef)
 
     @abstractmethod

@@ -51,19 +51,14 @@ def soft_span_loss(core: SpanControlCore, scales: Tensor) -> Tensor:
     if state.targets is None:
         raise ValueError("soft_span_loss needs a loss: use trained layers and the reward 'task'")
     if core.layer:
-        raise RuntimeError(
-            f"soft_span_loss is defined at the start of a chunk; the next layer is {core.layer}"
-        )
+        found = f"the next layer is {core.layer}"
+        raise RuntimeError(f"soft_span_loss is defined at the start of a chunk; {found}")
     layers = core.config.num_layers
     if scales.shape != (layers,) or not scales.is_floating_point():
-        raise ValueError(
-            f"scales have shape {tuple(scales.shape)} and type {scales.dtype}; they must be "
-            f"floating of shape ({layers},), one a layer"
-        )
+        found = f"shape {tuple(scales.shape)} and type {scales.dtype}"
+        raise ValueError(f"scales must be floating of shape ({layers},), they have {found}")
     if any(stack.layer(index).single_span_per_batch for index in range(layers)):
-        raise ValueError(
-            "soft_span_loss needs layers whose edge can be soft: the original's cannot"
-        )
+        raise ValueError("soft_span_loss needs layers whose edge can be soft: not the original's")
     hidden = state.hidden
     for index, scale in enumerate(scales.to(core.device).unbind()):
         soft = _with_soft_span(stack.layer(index), scale)
@@ -73,8 +68,6 @@ def soft_span_loss(core: SpanControlCore, scales: Tensor) -> Tensor:
 
 
 class _ConstantScale(nn.Module):
-    """A span predictor that always predicts the same scale."""
-
     def __init__(self, scale: Tensor) -> None:
         super().__init__()
         self._scale = scale

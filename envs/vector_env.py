@@ -90,11 +90,9 @@ class SpanControlVectorEnv(BatchedEnvMixin, VectorEnv[Any, Any, NDArray[Any]]):
         """
         if options and "reset_mask" in options:
             raise ValueError("options must have no reset_mask: all episodes start together")
-        seeds: Sequence[int | None]
         if isinstance(seed, int | np.integer):
-            seeds = [int(seed) + env_index for env_index in range(self.num_envs)]
-        else:
-            seeds = [None] * self.num_envs if seed is None else [*seed]
+            seed = [int(seed) + env_index for env_index in range(self.num_envs)]
+        seeds = [None] * self.num_envs if seed is None else [*seed]
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed must be {self.num_envs} numbers, one each, got {seeds}")
         for env_index, each in enumerate(seeds):
@@ -124,12 +122,8 @@ class SpanControlVectorEnv(BatchedEnvMixin, VectorEnv[Any, Any, NDArray[Any]]):
             infos = [{**info, "milliseconds": self.core.milliseconds} for info in infos]
         if result.truncated:
             observations, first_infos = self.core.reset(self._generators)
-            infos = [
-                {"final_obs": final_obs, "final_info": final_info, **first_info}
-                for final_obs, final_info, first_info in zip(
-                    result.observations, infos, first_infos, strict=True
-                )
-            ]
+            ends = zip(result.observations, infos, first_infos, strict=True)
+            infos = [{"final_obs": obs, "final_info": info, **first} for obs, info, first in ends]
         terminations = np.zeros(self.num_envs, dtype=np.bool_)
         truncations = np.full(self.num_envs, result.truncated)
         return observations, result.rewards, terminations, truncations, self._merge_infos(infos)

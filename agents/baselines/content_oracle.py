@@ -70,14 +70,10 @@ class ContentOracleAgent(EnvAwarePolicy):
         """Train for ``steps`` steps over all environments; an incomplete last chunk is ignored."""
         num_layers = num_layers_of(env)
         if num_layers > _MAX_LAYERS:
-            raise ValueError(
-                f"ContentOracleAgent tries all {NUM_ACTIONS}^layers action sequences: use at most "
-                f"{_MAX_LAYERS} layers, not {num_layers}"
-            )
-        if self._num_layers not in (0, num_layers):
-            raise ValueError(
-                f"the agent was trained with {self._num_layers} layers, not {num_layers}"
-            )
+            rule = f"use at most {_MAX_LAYERS} layers, not {num_layers}"
+            raise ValueError(f"it tries all {NUM_ACTIONS}^layers action sequences: {rule}")
+        if (trained := self._num_layers) not in (0, num_layers):
+            raise ValueError(f"the agent was trained with {trained} layers, not {num_layers}")
         self._num_layers = num_layers
         env.reset()
         lookahead_env = cast(SupportsLookahead, env)
@@ -89,15 +85,13 @@ class ContentOracleAgent(EnvAwarePolicy):
                 _, rewards, *_ = env.step(self._actions(sequences, layer))
                 returns += rewards
             if length == num_layers:
-                for content_type, sequence, chunk_return in zip(
-                    content_types.tolist(), sequences, returns, strict=True
-                ):
+                results = zip(content_types.tolist(), sequences, returns, strict=True)
+                for content_type, sequence, chunk_return in results:
                     stats = self.stats.setdefault(content_type, self._empty_stats())
                     stats.counts[sequence] += 1
                     stats.totals[sequence] += chunk_return
 
     def _explore(self, content_types: NDArray[np.str_]) -> NDArray[np.int64]:
-        """Choose the action sequences of a chunk, shape (num_envs,)."""
         sequences = np.zeros(len(content_types), np.int64)
         for content_type in np.unique(content_types):
             stats = self.stats.get(str(content_type), self._empty_stats())
@@ -115,7 +109,7 @@ class ContentOracleAgent(EnvAwarePolicy):
         if not self.stats:
             raise RuntimeError("the agent has not learned yet: call learn() or load() first")
         content_types = np.atleast_1d(self.env.content_type()).tolist()
-        sequences = np.array([self.best_sequence(content_type) for content_type in content_types])
+        sequences = np.array([*map(self.best_sequence, content_types)])
         return self._actions(sequences, self._next_layer(self._num_layers))
 
     def best_sequence(self, content_type: str) -> int:
@@ -154,9 +148,7 @@ class ContentOracleAgent(EnvAwarePolicy):
         """Restore the state that `state_dict` returned."""
         self.epsilon, self._num_layers = state["epsilon"], state["num_layers"]
         self.stats = {
-            content_type: ReturnStats(
-                np.array(stats["counts"], np.int64), np.array(stats["totals"], float)
-            )
-            for content_type, stats in state["stats"].items()
+            name: ReturnStats(np.array(stats["counts"], np.int64), np.array(stats["totals"], float))
+            for name, stats in state["stats"].items()
         }
         self._generator.bit_generator.state = state["generator"]

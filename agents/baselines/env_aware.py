@@ -78,10 +78,8 @@ class EnvAwarePolicy(BaselinePolicy):
             RuntimeError: `on_episode_start` was not called.
         """
         if self._env is None:
-            raise RuntimeError(
-                f"{type(self).__name__} needs its environment: call on_episode_start(env) after "
-                "env.reset()"
-            )
+            hint = "call on_episode_start(env) after env.reset()"
+            raise RuntimeError(f"{type(self).__name__} needs its environment: {hint}")
         return self._env
 
     def _next_layer(self, num_layers: int) -> int:

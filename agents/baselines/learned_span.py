@@ -62,9 +62,8 @@ class LearnedSpanAgent(EnvAwarePolicy):
         if not len(self.scales):
             self.scales = torch.ones(num_layers)
         if len(self.scales) != num_layers:
-            raise ValueError(
-                f"the agent was trained with {len(self.scales)} layers, not {num_layers}"
-            )
+            trained = len(self.scales)
+            raise ValueError(f"the agent was trained with {trained} layers, not {num_layers}")
         observations = self._reset(env)
         optimizer = torch.optim.Adam([self.scales.requires_grad_()], self.learning_rate)
         for step in range(steps // env.num_envs):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,14 +32,11 @@ def find_algorithm(name: str) -> type[BaseAlgorithm]:
     Raises:
         ValueError: Its package is not installed.
     """
-    module, _, class_name = ALGORITHMS[name].partition(":")
     try:
-        return getattr(importlib.import_module(module), class_name)
+        return pkgutil.resolve_name(ALGORITHMS[name])
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"agent {name!r} needs sb3-contrib, which is not installed: "
-            "pip install 'spangym[contrib]'"
-        ) from error
+        hint = "which is not installed: pip install 'spangym[contrib]'"
+        raise ValueError(f"agent {name!r} needs sb3-contrib, {hint}") from error
 
 
 def hyperparameters_of(algorithm: type[BaseAlgorithm]) -> dict[str, inspect.Parameter]:
@@ -99,8 +96,6 @@ def _policy_kwargs(value: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(class_name, str):
             parsed[name] = getattr(module, class_name, None)
             if not inspect.isclass(parsed[name]):
-                hint = did_you_mean(class_name, dir(module))
-                raise ValueError(
-                    f"policy_kwargs: {module.__name__} has no class {class_name!r}{hint}"
-                )
+                missing = f"{class_name!r}{did_you_mean(class_name, dir(module))}"
+                raise ValueError(f"policy_kwargs: {module.__name__} has no class {missing}")
     return parsed

@@ -120,10 +120,9 @@ class SB3Agent:
         self._total_timesteps = steps
         rollout = self._rollout_steps(env.num_envs)
         if rollout > steps:
-            raise ValueError(
-                f"a rollout of n_steps={rollout // env.num_envs} in {env.num_envs} environments "
-                f"is longer than the {steps} steps of training: lower n_steps or raise the steps"
-            )
+            found = f"n_steps={rollout // env.num_envs} in {env.num_envs} environments"
+            rule = f"longer than the {steps} steps of training: lower n_steps or raise the steps"
+            raise ValueError(f"a rollout of {found} is {rule}")
         return self._build(env, self.seed)
 
     @property
@@ -198,10 +197,8 @@ class SB3Agent:
         """
         if Path(path).suffix == ".zip":
             if not allow_pickle:
-                raise ValueError(
-                    f"{path} is an archive of Stable-Baselines3, which contains pickles that can "
-                    "run code: pass allow_pickle=True if you trust its source"
-                )
+                hint = "pickles can run code: pass allow_pickle=True if you trust its source"
+                raise ValueError(f"{path} is an archive of Stable-Baselines3, whose {hint}")
             self._model = self.algorithm.load(path, device="cpu")
             return
         path = ensure_suffix(path, SUFFIX)
@@ -245,22 +242,15 @@ class SB3Agent:
     def _build(self, env: VecEnv, seed: int | None) -> BaseAlgorithm:
         aliases = self.algorithm.policy_aliases
         policy = "MlpPolicy" if "MlpPolicy" in aliases else next(iter(aliases))
-        kwargs = {
-            "policy": policy,
-            "device": "cpu",
-            **self._default_kwargs(env.num_envs),
-            **self._kwargs,
-        }
-        return self.algorithm(env=self._wrap(env), seed=seed, **kwargs)
+        kwargs = {"policy": policy, "device": "cpu", **self._default_kwargs(env.num_envs)}
+        return self.algorithm(env=self._wrap(env), seed=seed, **kwargs | self._kwargs)
 
     def _wrap(self, env: VecEnv) -> VecEnv:
         """Normalize observations if asked to, with the statistics of the earlier training."""
         if not self.normalize:
             return env
         if not isinstance(env.observation_space, spaces.Box):
-            raise ValueError(
-                "normalize needs numeric observations: set the encoding 'box' or 'features'"
-            )
+            raise ValueError("normalize needs numbers: set the encoding 'box' or 'features'")
         wrapped = VecNormalize(env, norm_reward=False)
         earlier = None if self._model is None else self._model.get_vec_normalize_env()
         if earlier is not None:
@@ -309,10 +299,8 @@ class _BudgetCallback(BaseCallback):
         self, steps: int, rollout: int, checkpoint_callback: CheckpointCallback, resumable: bool
     ) -> None:
         super().__init__()
-        self._steps = steps
-        self._rollout_steps = rollout
-        self._checkpoint_callback = checkpoint_callback
-        self._resumable = resumable
+        self._steps, self._rollout_steps = steps, rollout
+        self._checkpoint_callback, self._resumable = checkpoint_callback, resumable
 
     def _on_rollout_start(self) -> None:
         if self._resumable:

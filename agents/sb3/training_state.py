@@ -54,14 +54,10 @@ def set_training_state(model: BaseAlgorithm, state: dict[str, Any]) -> None:
     for name, value in state["attributes"].items():
         if name.startswith("_last"):
             # Recurrent states are named tuples of tensors, stored as tuples.
-            leaves = [
-                leaf.to(model.device) if isinstance(leaf, Tensor) else leaf
-                for leaf in pytree.tree_leaves(value)
-            ]
+            moved = pytree.tree_map_only(Tensor, lambda leaf: leaf.to(model.device), value)
             structure = pytree.tree_structure(getattr(model, name, None))
-            setattr(model, name, pytree.tree_unflatten(leaves, structure))
-        else:
-            setattr(model, name, value)
+            value = pytree.tree_unflatten(pytree.tree_leaves(moved), structure)
+        setattr(model, name, value)
     if state["replay_buffer"] is not None:
         _buffer_from_dict(vars(model)["replay_buffer"], state["replay_buffer"])
     model.action_space.np_random.bit_generator.state = state["action_generator"]
@@ -83,11 +79,7 @@ def normalization_from_dict(env: VecNormalize | None, stored: dict[str, Any] | N
 
 
 def space_to_dict(space: spaces.Space[Any]) -> dict[str, Any]:
-    """Return the arguments of a space.
-
-    Raises:
-        TypeError: The space is not of a kind that the environments have.
-    """
+    """Return the arguments of a space; a `TypeError` for kinds that the environments lack."""
     if isinstance(space, spaces.Box):
         return {"low": space.low, "high": space.high, "dtype": space.dtype.name}
     if isinstance(space, spaces.MultiDiscrete):

@@ -19,6 +19,9 @@ from spangym.utils.suggestions import did_you_mean
 
 BootstrapFrom = Literal["next_obs", "layer_output"]
 
+Transition = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
+"""Observations, actions, rewards and next observations, one row per environment."""
+
 
 class TabularAgent:
     """Trains a `spangym.attention.SpanController` on every step of every environment.
@@ -35,7 +38,6 @@ class TabularAgent:
         bootstrap_from: State that follows a decision: the next observation, or the final one of an
             episode (``next_obs``); or the state of the layer's output, as in the original
             (``layer_output``).
-
     """
 
     def __init__(
@@ -72,26 +74,20 @@ class TabularAgent:
                 next_observations[env_index] = infos[env_index]["terminal_observation"]
             if self.bootstrap_from == "layer_output":
                 next_observations = np.asarray(cast(SupportsLookahead, env).output_observations())
-            self._update(self._observations, actions, rewards, next_observations)
+            self._update((self._observations, actions, rewards, next_observations))
             self._observations = np.asarray(observations)
             self._steps_done += env.num_envs
 
     def _choose_actions(self, observations: NDArray[Any]) -> NDArray[np.int64]:
-        states = self._states(observations)
-        return np.array([self.controller.choose_action(state) for state in states])
+        return np.array([*map(self.controller.choose_action, self._states(observations))])
 
-    def _update(
-        self,
-        observations: NDArray[Any],
-        actions: NDArray[np.int64],
-        rewards: NDArray[Any],
-        next_observations: NDArray[Any],
-    ) -> None:
+    def _update(self, transition: Transition) -> None:
+        observations, actions, rewards, next_observations = transition
         states, next_states = self._states(observations), self._states(next_observations)
         transitions = zip(states, actions.tolist(), rewards.tolist(), next_states, strict=True)
-        for env_index, transition in enumerate(transitions):
+        for env_index, arguments in enumerate(transitions):
             more = {"env_index": env_index} if self._takes_env_index else {}
-            self.controller.update(*transition, **more)
+            self.controller.update(*arguments, **more)
 
     def _states(self, observations: NDArray[Any]) -> list[int]:
         return np.asarray(observations).tolist()

@@ -55,9 +55,7 @@ class KMeansDiscretizer:
                 raise ValueError(f"{name} must be at least 1, got {number}")
         if by_layer not in (True, False):
             raise ValueError(f"by_layer must be true or false, got {by_layer!r}")
-        self.n_clusters = n_clusters
-        self.n_fit_samples = n_fit_samples
-        self.by_layer = by_layer
+        self.n_clusters, self.n_fit_samples, self.by_layer = n_clusters, n_fit_samples, by_layer
         self._generator = np.random.default_rng(seed)
         self._rows: NDArray[np.float32] | None = None
         self._clusters: _Clusters | None = None
@@ -89,9 +87,9 @@ class KMeansDiscretizer:
         layers = np.unique(layer_values)
         if len(layers) > _MAX_LAYERS:
             raise ValueError(
-                f"the last column of {len(features)} rows has {len(layers)} values, but a layer "
-                f"index has at most {_MAX_LAYERS}: set include_layer_index = true, so that "
-                "observations end with it, or by_layer = false"
+                f"the last column has {len(layers)} values, a layer index at most {_MAX_LAYERS}: "
+                "set include_layer_index = true, so that observations end with it, or "
+                "by_layer = false"
             )
         means, scales = features.mean(0), features.std(0)
         scales[features.min(0) == features.max(0)] = 1.0
@@ -100,7 +98,6 @@ class KMeansDiscretizer:
         self._clusters, self._rows = _Clusters(layers, means, scales, np.stack(centers)), None
 
     def _find_centers(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return centers on the grid, shape (n_clusters, features)."""
         centers = np.unique(points, axis=0)
         if len(centers) > self.n_clusters:
             with warnings.catch_warnings():
@@ -138,10 +135,10 @@ class KMeansDiscretizer:
         features, layer_values = self._split_layer_column(rows)
         layers = np.searchsorted(clusters.layers, layer_values).clip(max=len(clusters.layers) - 1)
         if (unknown := clusters.layers[layers] != layer_values).any():
+            fitted = ", ".join(f"{each:g}" for each in clusters.layers)
             raise ValueError(
-                f"layer {layer_values[unknown][0]:g} is none of those that were fitted "
-                f"({', '.join(f'{each:g}' for each in clusters.layers)}): raise n_fit_samples, or "
-                "set by_layer = false if observations do not end with the layer's index"
+                f"layer {layer_values[unknown][0]:g} is none of those fitted ({fitted}): raise "
+                "n_fit_samples, or set by_layer = false if observations do not end with the layer"
             )
         points = _to_grid(features, clusters.means, clusters.scales)
         distances = np.square(points[:, None] - clusters.centers[layers]).sum(-1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from spangym.agents.base import CheckpointCallback, noop
-from spangym.agents.tabular.controller_agent import TabularAgent
+from spangym.agents.tabular.controller_agent import TabularAgent, Transition
 from spangym.agents.tabular.kmeans import KMeansDiscretizer
 from spangym.agents.tabular.q_learning import Refiner
 from spangym.utils.atomic_io import ensure_suffix
@@ -40,10 +40,9 @@ class KMeansQAgent(TabularAgent):
         seed: int | np.random.Generator | None = None,
     ) -> None:
         super().__init__(refiner)
-        self.refiner = refiner
-        self.discretizer = discretizer
+        self.refiner, self.discretizer = refiner, discretizer
         self._generator = np.random.default_rng(seed)
-        self._buffer: list[tuple[NDArray[Any], ...]] = []
+        self._buffer: list[Transition] = []
 
     def learn(
         self, env: VecEnv, steps: int, checkpoint_callback: CheckpointCallback = noop
@@ -63,21 +62,15 @@ class KMeansQAgent(TabularAgent):
             return super()._choose_actions(observations)
         return self._generator.integers(self.refiner.n_actions, size=len(observations))
 
-    def _update(
-        self,
-        observations: NDArray[Any],
-        actions: NDArray[np.int64],
-        rewards: NDArray[Any],
-        next_observations: NDArray[Any],
-    ) -> None:
-        self.discretizer.partial_fit(observations)
-        self._buffer.append((observations, actions, rewards, next_observations))
+    def _update(self, transition: Transition) -> None:
+        self.discretizer.partial_fit(transition[0])
+        self._buffer.append(transition)
         if self.discretizer.is_fitted:
             self._learn_from_buffer()
 
     def _learn_from_buffer(self) -> None:
         for transition in self._buffer:
-            super()._update(*transition)
+            super()._update(transition)
         self._buffer = []
 
     def _states(self, observations: NDArray[Any]) -> list[int]:

@@ -181,7 +181,6 @@ class Refiner:
             self.alpha = self._alpha_schedule(self._updates)
 
     def _double_q_bootstrap(self, next_state: int) -> tuple[QTable, float]:
-        """Draw the table that learns; the other one evaluates its greedy action."""
         learning, evaluating = self._table, self._second_table
         if self._draw() < 0.5:
             learning, evaluating = evaluating, learning
@@ -211,7 +210,6 @@ class Refiner:
         return [(first + second) / 2 for first, second in zip(values, second_values, strict=True)]
 
     def _draw(self) -> float:
-        """Return a uniform number in [0, 1)."""
         if not self._draws:
             self._draws = self._generator.random(_DRAWS).tolist()
         return self._draws.pop()

@@ -107,11 +107,9 @@ class EligibilityTraces:
 
         Traces end if the environment is in another state than its last decision led to.
         """
-        weights: dict[tuple[int, int], float] = {}
-        if self._next_states.get(env_index) == state:
-            for decision, weight in self._weights[env_index].items():
-                if weight * decay >= _MIN_TRACE:
-                    weights[decision] = weight * decay
+        continues = self._next_states.get(env_index) == state
+        earlier = self._weights[env_index].items() if continues else ()
+        weights = {each: old * decay for each, old in earlier if old * decay >= _MIN_TRACE}
         weights[state, action] = 1.0
         self._weights[env_index] = weights
         self._next_states[env_index] = next_state

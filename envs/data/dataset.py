@@ -61,15 +61,9 @@ class Dataset(ABC):
 
     @abstractmethod
     def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
-        """Sample a stream, with no other source of randomness than the generator.
+        """Sample a stream of ``chunks`` chunks of ``ctx`` tokens; a `ValueError` if too short.
 
-        Args:
-            generator: Random generator.
-            chunks: Chunks of the stream.
-            ctx: Tokens in a chunk.
-
-        Raises:
-            ValueError: The content is too short.
+        The generator must be the only source of randomness.
         """
 
     def fingerprint(self) -> dict[str, str]:
@@ -102,10 +96,7 @@ class TextDataset(Dataset):
     ) -> None:
         self._split = split
         self._content_types = tuple(content_types)
-        self.texts = {
-            content_type: train_eval_split(_texts()[content_type], split)
-            for content_type in content_types
-        }
+        self.texts = {name: train_eval_split(_texts()[name], split) for name in content_types}
 
     def __reduce__(self) -> tuple[type[TextDataset], tuple[str, tuple[str, ...]]]:
         """Copies and pickles read the texts again instead of storing them."""
@@ -114,9 +105,8 @@ class TextDataset(Dataset):
     def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
         """Sample a slice of one of the texts; too short a text is a `ValueError`."""
         content_type = self._content_types[generator.integers(len(self._content_types))]
-        passage = random_slice(
-            generator, self.texts[content_type], chunks * ctx, f"the {content_type} text"
-        )
+        text, name = self.texts[content_type], f"the {content_type} text"
+        passage = random_slice(generator, text, chunks * ctx, name)
         return Stream(passage.reshape(chunks, ctx), (content_type,) * chunks)
 
     def fingerprint(self) -> dict[str, str]:
@@ -171,12 +161,8 @@ class RepetitionDataset(Dataset):
         if dataset.channels:
             raise ValueError("dataset must be of bytes, it is of frames")
         if not 1 <= shortest <= longest:
-            raise ValueError(
-                f"shortest must be in 1..longest, got shortest={shortest}, longest={longest}"
-            )
-        self._dataset = dataset
-        self._shortest = shortest
-        self._longest = longest
+            raise ValueError(f"shortest must be in 1..longest, got {shortest=}, {longest=}")
+        self._dataset, self._shortest, self._longest = dataset, shortest, longest
 
     def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
         """Sample a passage for each chunk."""
@@ -217,15 +203,10 @@ class MixtureDataset(Dataset):
             raise ValueError("datasets must name at least one dataset")
         odds = np.array([1.0] * len(datasets) if weights is None else list(weights))
         if odds.shape != (len(datasets),) or (odds < 0).any() or not 0 < odds.sum() < np.inf:
-            raise ValueError(
-                f"weights must be {len(datasets)} numbers, none negative and not all 0, "
-                f"got {odds.tolist()}"
-            )
-        if len({dataset.channels for dataset in datasets}) > 1:
-            raise ValueError(
-                "datasets of a mixture must have the same channels, got "
-                f"{[dataset.channels for dataset in datasets]}"
-            )
+            wanted = f"{len(datasets)} numbers, none negative and not all 0"
+            raise ValueError(f"weights must be {wanted}, got {odds.tolist()}")
+        if len({*(channels := [dataset.channels for dataset in datasets])}) > 1:
+            raise ValueError(f"datasets of a mixture must have the same channels, got {channels}")
         self._datasets = tuple(datasets)
         self._odds = odds / odds.sum()
         self.channels = datasets[0].channels
@@ -249,11 +230,10 @@ class MixtureDataset(Dataset):
 
     def fingerprint(self) -> dict[str, str]:
         """Fingerprints of all datasets."""
-        return {
-            content_type: digest
-            for dataset in self._datasets
-            for content_type, digest in dataset.fingerprint().items()
-        }
+        fingerprints: dict[str, str] = {}
+        for dataset in self._datasets:
+            fingerprints |= dataset.fingerprint()
+        return fingerprints
 
 
 def sample_streams(
@@ -284,8 +264,7 @@ def sample_streams(
     streams = [dataset.sample(generator, chunks, ctx) for generator in generators]
     for stream in streams:
         if not isinstance(stream, Stream):
-            given = type(stream).__name__
-            raise ValueError(f"{name} must give a Stream, it gave a {given}")
+            raise ValueError(f"{name} must give a Stream, it gave a {type(stream).__name__}")
         try:
             _check_content(stream, chunks, ctx, dataset.channels)
             if num_classes is not None:
@@ -296,12 +275,8 @@ def sample_streams(
     content = torch.from_numpy(stacked.astype(np.float32 if dataset.channels else np.int64))
     targets = None
     if num_classes is not None:
-        given_targets = [stream.targets for stream in streams if stream.targets is not None]
-        targets = (
-            torch.from_numpy(np.stack(given_targets))
-            if given_targets
-            else next_token_targets(content)
-        )
+        given = [each.targets for each in streams if each.targets is not None]
+        targets = torch.from_numpy(np.stack(given)) if given else next_token_targets(content)
     return [stream.content_types for stream in streams], content, targets
 
 
@@ -309,20 +284,17 @@ def _check_content(stream: Stream, chunks: int, ctx: int, channels: int) -> None
     content, size = stream.content, (chunks, ctx, channels) if channels else (chunks, ctx)
     if not isinstance(content, np.ndarray):
         raise ValueError(f"content must be a NumPy array, it is a {type(content).__name__}")
-    if content.shape != size or len(stream.content_types) != chunks:
-        raise ValueError(
-            f"content must have shape {size} and {chunks} content types, it has {content.shape} "
-            f"and {len(stream.content_types)}"
-        )
+    types = len(stream.content_types)
+    if content.shape != size or types != chunks:
+        wanted = f"shape {size} and {chunks} content types"
+        raise ValueError(f"content must have {wanted}, it has {content.shape} and {types}")
+    wanted = "floating frames" if channels else "bytes, integers in 0..255"
     if not np.issubdtype(content.dtype, np.floating if channels else np.integer):
-        wanted = "floating frames" if channels else "bytes, integers in 0..255"
         raise ValueError(f"content must be {wanted}, it is {content.dtype}")
     if channels and not np.isfinite(content).all():
         raise ValueError("content must be finite numbers, it holds NaN or infinite ones")
     if not channels and not 0 <= content.min() <= content.max() <= 255:
-        raise ValueError(
-            f"content must be bytes, integers in 0..255, it is in {content.min()}..{content.max()}"
-        )
+        raise ValueError(f"content must be {wanted}, it is in {content.min()}..{content.max()}")
 
 
 def _check_targets(stream: Stream, num_classes: int) -> None:
@@ -330,8 +302,8 @@ def _check_targets(stream: Stream, num_classes: int) -> None:
     if targets is None:
         if content.ndim > 2 or num_classes != BYTES:
             raise ValueError(
-                f"its streams have no targets, and the layers tell {num_classes} classes apart, "
-                "not next bytes: add targets, or use another reward than 'task' or other layers"
+                f"streams have no targets, but the layers have {num_classes} classes, not next "
+                "bytes: add targets, or use another reward than 'task' or other layers"
             )
         return
     classes = targets[targets != NO_TARGET]
@@ -345,27 +317,17 @@ def _check_targets(stream: Stream, num_classes: int) -> None:
 
 
 def next_token_targets(content: Tensor) -> Tensor:
-    """Targets of a language model: the next token, and none for the last token of a chunk.
-
-    Args:
-        content: Bytes, int64 of shape (..., ctx).
-    """
+    """Next token of bytes, int64 (..., ctx), as targets; none for the last token of a chunk."""
     return torch.nn.functional.pad(content[..., 1:], (0, 1), value=NO_TARGET)
 
 
 def random_slice(
     generator: np.random.Generator, text: NDArray[Any], tokens: int, name: str
 ) -> NDArray[Any]:
-    """Take a slice of ``tokens`` tokens from a random position of the text ``name``.
-
-    Raises:
-        ValueError: The text is shorter.
-    """
+    """Take a random slice of ``tokens`` tokens of a text; a `ValueError` if it is shorter."""
     if len(text) < tokens:
-        raise ValueError(
-            f"{name} has {len(text)} tokens, an episode reads {tokens}: "
-            "use fewer chunks or a smaller ctx"
-        )
+        hint = f"an episode reads {tokens}: use fewer chunks or a smaller ctx"
+        raise ValueError(f"{name} has {len(text)} tokens, {hint}")
     start = generator.integers(len(text) - tokens + 1)
     return text[start : start + tokens]
 
@@ -402,6 +364,4 @@ def _texts() -> dict[str, NDArray[np.uint8]]:
     modules = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     code = b"\n".join(path.read_bytes() for path in modules)
     texts = {"documentation": documentation, "code": code}
-    return {
-        content_type: np.frombuffer(text, dtype=np.uint8) for content_type, text in texts.items()
-    }
+    return {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}

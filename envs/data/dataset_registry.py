@@ -63,16 +63,10 @@ def make_dataset(name: str, split: str) -> Dataset:
 
 
 def validate_dataset_name(name: str) -> None:
-    """Check that a dataset exists.
-
-    Raises:
-        ValueError: The name is neither a builtin dataset nor a file or folder.
-    """
+    """Raise a `ValueError` if a name is neither a builtin dataset nor a file or folder."""
     if name not in DATASETS and not _is_path(name):
-        raise ValueError(
-            f"dataset {name!r} is neither a builtin name nor a file or folder"
-            f"{did_you_mean(name, DATASETS)}"
-        )
+        hint = did_you_mean(name, DATASETS)
+        raise ValueError(f"dataset {name!r} is neither a builtin name nor a file or folder{hint}")
 
 
 def _is_path(name: str) -> bool:

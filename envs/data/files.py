@@ -33,24 +33,19 @@ Sequences = Iterable[tuple[str, NDArray[Any]]]
 
 
 def make_file_dataset(path: str | Path, split: str) -> Dataset:
-    """Make a dataset of a file or folder; the suffixes determine the format.
+    """Make a dataset of the split ``train`` or ``evaluation`` of a file or folder.
 
     ``.npy`` and ``.npz`` are arrays; ``.wav``, ``.flac`` and ``.ogg`` are audio; other files are
     bytes.
-
-    Args:
-        path: The file or folder.
-        split: ``train`` or ``evaluation``.
 
     Raises:
         ValueError: A file does not exist or cannot be read, or a folder mixes formats.
     """
     examples = {_reader(each): name for name, each in reversed(_files(path))}
     if len(examples) > 1:
-        raise ValueError(
-            f"folder {_quoted(path)} must hold arrays, audio or other files, not several of these: "
-            f"separate {' and '.join(repr(name) for name in sorted(examples.values()))}"
-        )
+        names = " and ".join(map(repr, sorted(examples.values())))
+        kinds = "arrays, audio or other files, not several of these"
+        raise ValueError(f"folder {_quoted(path)} must hold {kinds}: separate {names}")
     (reader,) = examples
     return reader(path, split)
 
@@ -75,10 +70,9 @@ class _SequencesDataset(Dataset):
         """Sample a slice of one of the sequences; a `ValueError` if all are too short."""
         tokens = chunks * ctx
         odds = np.where(self._lengths >= tokens, self._lengths, 0)
+        index = self._lengths.argmax()
         if odds.any():
             index = generator.choice(len(odds), p=odds / odds.sum())
-        else:
-            index = self._lengths.argmax()
         content_type, sequence = self._sequences[index]
         name = f"{self._name} at its longest, {content_type!r},"
         passage = random_slice(generator, sequence, tokens, name)
@@ -89,10 +83,7 @@ class _SequencesDataset(Dataset):
         content_types: dict[str, list[NDArray[Any]]] = {}
         for content_type, sequence in self._sequences:
             content_types.setdefault(content_type, []).append(sequence)
-        return {
-            content_type: sha256(np.concatenate(parts))
-            for content_type, parts in content_types.items()
-        }
+        return {name: sha256(np.concatenate(parts)) for name, parts in content_types.items()}
 
 
 class FilesDataset(_SequencesDataset):
@@ -156,15 +147,11 @@ class ArrayDataset(_SequencesDataset):
             for sequence in _as_sequences(content, where)
         ]
         for _, where, sequence in sequences:
-            first = sequences[0]
-            if sequence.shape[1:] != first[2].shape[1:]:
-                raise ValueError(
-                    f"{where} holds {_form(sequence)}, {first[1]} {_form(first[2])}: "
-                    "all arrays of a dataset must have the same format"
-                )
-        super().__init__(
-            name, split, ((content_type, sequence) for content_type, _, sequence in sequences)
-        )
+            _, first_where, first = sequences[0]
+            if sequence.shape[1:] != first.shape[1:]:
+                found = f"{where} holds {_form(sequence)}, {first_where} {_form(first)}"
+                raise ValueError(f"{found}: all arrays of a dataset must have the same format")
+        super().__init__(name, split, ((each[0], each[2]) for each in sequences))
 
 
 class AudioDataset(_SequencesDataset):
@@ -194,14 +181,7 @@ class AudioDataset(_SequencesDataset):
 
 
 def load_mono_audio(path: Path, split: str | None = None) -> NDArray[np.float64]:
-    """Read an audio file as mono at 16 kHz.
-
-    Args:
-        path: The file.
-        split: ``train`` or ``evaluation``, applied before resampling; the whole file if None.
-
-    Returns:
-        Shape (samples,), in -1..1.
+    """Read an audio file, or a split of it, as mono at 16 kHz, shape (samples,), in -1..1.
 
     Raises:
         ValueError: The file cannot be read or has NaN or infinite samples, or the extra ``audio``
@@ -213,9 +193,8 @@ def load_mono_audio(path: Path, split: str | None = None) -> NDArray[np.float64]
     except OSError as error:
         _refuse(error, path)
     except soundfile.LibsndfileError as error:
-        raise ValueError(
-            f"{_quoted(path)} cannot be read as audio: {error.error_string}"
-        ) from error
+        message = f"{_quoted(path)} cannot be read as audio: {error.error_string}"
+        raise ValueError(message) from error
     if not np.isfinite(samples).all():
         raise ValueError(f"{_quoted(path)} must hold finite samples, got NaN or infinite ones")
     mono = samples.mean(axis=1, dtype=np.float64)
@@ -236,17 +215,11 @@ def _files(path: str | Path) -> list[tuple[str, Path]]:
             raise ValueError(f"{_quoted(path)} is neither a file nor a folder")
     except OSError as error:
         _refuse(error, path)
-    below = [
-        (each.relative_to(root), each)
-        for folder, _, names in os.walk(root, onerror=_refuse)
-        for each in (Path(folder, name) for name in names)
-        if each.is_file()
-    ]
-    files = sorted(
-        (relative.as_posix(), each)
-        for relative, each in below
-        if not any(part.startswith(".") for part in relative.parts)
+    below = (
+        Path(folder, name) for folder, _, names in os.walk(root, onerror=_refuse) for name in names
     )
+    files = sorted((each.relative_to(root).as_posix(), each) for each in below if each.is_file())
+    files = [(name, each) for name, each in files if "/." not in f"/{name}"]
     if not files:
         raise ValueError(f"folder {_quoted(path)} must hold a file that is not hidden")
     return files
@@ -297,9 +270,8 @@ def _as_sequences(content: Any, where: str) -> list[NDArray[Any]]:
     array = np.asarray(content)
     if array.ndim == 1 and np.issubdtype(array.dtype, np.integer):
         if array.size and not 0 <= array.min() <= array.max() <= 255:
-            raise ValueError(
-                f"{where} must hold bytes, integers in 0..255, got {array.min()}..{array.max()}"
-            )
+            given = f"{array.min()}..{array.max()}"
+            raise ValueError(f"{where} must hold bytes, integers in 0..255, got {given}")
         return [array.astype(np.uint8)]
     if array.ndim not in (2, 3) or not np.issubdtype(array.dtype, np.floating):
         raise ValueError(
@@ -329,9 +301,8 @@ def _soundfile() -> Any:
 
 
 def _refuse(error: OSError, path: str | Path | None = None) -> NoReturn:
-    raise ValueError(
-        f"{_quoted(path or error.filename)} cannot be read: {error.strerror or error}"
-    ) from error
+    name = _quoted(path or error.filename)
+    raise ValueError(f"{name} cannot be read: {error.strerror or error}") from error
 
 
 def _quoted(path: str | Path) -> str:

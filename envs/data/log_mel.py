@@ -19,13 +19,9 @@ MELS = 80
 
 
 def log_mel(samples: NDArray[Any]) -> NDArray[np.float32]:
-    """Compute log-mel frames: see `spangym.envs.data.files.AudioDataset`.
+    """Compute log-mel frames, (samples // `HOP`, `MELS`), of mono samples at `RATE` in -1..1.
 
-    Args:
-        samples: Mono at `RATE`, shape (samples,), in -1..1.
-
-    Returns:
-        Shape (samples // `HOP`, `MELS`).
+    See `spangym.envs.data.files.AudioDataset`.
     """
     frames = len(samples) // HOP
     if not frames:
@@ -34,12 +30,8 @@ def log_mel(samples: NDArray[Any]) -> NDArray[np.float32]:
     windows = sliding_window_view(padded, WINDOW)[::HOP][:frames]
     hann, bank = get_window("hann", WINDOW), mel_filterbank(RATE, WINDOW, MELS).T
     # The spectrum of an hour would take gigabytes, so it is computed in blocks.
-    mels = np.concatenate(
-        [
-            np.abs(np.fft.rfft(block * hann)) ** 2 @ bank
-            for block in np.array_split(windows, -(-frames // 4096))
-        ]
-    )
+    blocks = np.array_split(windows, -(-frames // 4096))
+    mels = np.concatenate([np.abs(np.fft.rfft(block * hann)) ** 2 @ bank for block in blocks])
     log = np.log10(np.maximum(mels, 1e-10))
     return ((np.maximum(log, log.max() - 8) + 4) / 4).astype(np.float32)
 
@@ -65,9 +57,5 @@ def mel_filterbank(rate: int, window: int, bands: int) -> NDArray[np.float64]:
     mels = np.linspace(0, top, bands + 2)
     edges = np.where(mels < knee, mels * linear, 1000 * np.exp((mels - knee) * step))
     bins = np.fft.rfftfreq(window, 1 / rate)
-    return np.stack(
-        [
-            np.interp(bins, edges[band : band + 3], [0, 2 / (edges[band + 2] - edges[band]), 0])
-            for band in range(bands)
-        ]
-    )
+    triangles = (edges[band : band + 3] for band in range(bands))
+    return np.stack([np.interp(bins, each, [0, 2 / (each[2] - each[0]), 0]) for each in triangles])

@@ -39,14 +39,11 @@ class ModelOptimizer:
         )
 
     def step(self, losses: Tensor, penalty: Tensor | None = None) -> float:
-        """Update the model.
+        """Update the model on the mean loss plus the penalty, and return the mean loss.
 
         Args:
             losses: Losses in bits a target, shape (batch,).
             penalty: Term added to the mean loss, shape ().
-
-        Returns:
-            The mean loss without the penalty.
 
         Raises:
             TrainingDiverged: The loss or the gradient is not finite; the model is unchanged.

@@ -67,10 +67,7 @@ PRETRAIN_CONFIGS: dict[str, PretrainConfig] = {
 
 
 def get_config(environment: str) -> tuple[str, PretrainConfig]:
-    """Return the checkpoint's name and training configuration of an id.
-
-    Args:
-        environment: A registered id, with or without ``spangym/``.
+    """Return the checkpoint's name and training configuration of a registered id.
 
     Raises:
         UserError: The id is unknown, or its layers have random weights.
@@ -87,16 +84,10 @@ def get_config(environment: str) -> tuple[str, PretrainConfig]:
 
 
 def pretrain(config: PretrainConfig, progress: Callable[[int, float], None]) -> TransformerStack:
-    """Train a stack on the CPU; the same configuration gives the same weights.
+    """Train a stack on the CPU and return it in eval mode; equal configs give equal weights.
 
-    Each chunk and layer has its own random span.
-
-    Args:
-        config: Training configuration.
-        progress: Called after each step with the number of steps and the loss in bits a target.
-
-    Returns:
-        The trained stack, in eval mode.
+    Each chunk and layer has its own random span. ``progress`` is called after each step with the
+    number of steps and the loss in bits a target.
     """
     model = config.model
     stack = TransformerStack(model, torch.Generator().manual_seed(config.seed))
@@ -140,15 +131,9 @@ def loss_bits(stack: TransformerStack, content: Tensor, targets: Tensor, actions
 def evaluate(
     stack: TransformerStack, config: PretrainConfig, chunks: int = 256
 ) -> dict[str, float]:
-    """Return the loss on the evaluation split at each fixed span, in bits a target.
+    """Return the loss of a trained stack on ``chunks`` evaluation chunks, in bits a target.
 
-    Args:
-        stack: A trained stack.
-        config: Its training configuration.
-        chunks: Number of chunks.
-
-    Returns:
-        Losses by action, ``"0"`` to ``"9"``, which is the same in all layers.
+    Keys are the actions ``"0"`` to ``"9"``; an action is the same in all layers.
     """
     dataset = make_dataset(config.dataset, "evaluation")
     rng = np.random.default_rng([config.seed, 1])
@@ -175,11 +160,9 @@ def metadata(config: PretrainConfig, losses: dict[str, float], seconds: float) -
 def sample_batch(
     dataset: Dataset, generators: Sequence[np.random.Generator], chunks: int, ctx: int
 ) -> tuple[Tensor, Tensor]:
-    """Draw one stream from each generator.
+    """Draw one stream from each generator: content and targets, shape (batch, chunks, ctx).
 
-    Returns:
-        Content, of shape (batch, chunks, ctx), or (batch, chunks, ctx, channels) for frames, and
-        targets of shape (batch, chunks, ctx).
+    Content of frames has shape (batch, chunks, ctx, channels).
     """
     streams = [dataset.sample(each, chunks, ctx) for each in generators]
     dtype = np.float32 if dataset.channels else np.int64

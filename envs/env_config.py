@@ -145,7 +145,7 @@ class EnvConfig:
             check_fix(self.fixes)
             if self.layer_variant != "original":
                 raise ValueError(
-                    f"fixes needs layer_variant='original', got {self.layer_variant!r}: omit fixes"
+                    f"fixes are for layer_variant 'original', not {self.layer_variant!r}: omit fixes"
                 )
         if self.dataset != CUSTOM:
             validate_dataset_name(self.dataset)
@@ -325,7 +325,7 @@ def unwrap_layers(layers: Layers) -> list[IntegratedAttention]:
     modules = [each for each in given if isinstance(each, IntegratedAttention)]
     if not modules or len(modules) < len(given):
         names = [type(each).__name__ for each in given]
-        raise TypeError(f"layers must be one or more IntegratedAttention, got {names}")
+        raise TypeError(f"layers must be at least one IntegratedAttention, got {names}")
     return modules
 
 

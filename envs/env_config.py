@@ -145,7 +145,7 @@ class EnvConfig:
             check_fix(self.fixes)
             if self.layer_variant != "original":
                 raise ValueError(
-                    f"fixes are for layer_variant 'original', not {self.layer_variant!r}: omit fixes"
+                    f"fixes is for layer_variant 'original', not {self.layer_variant!r}: omit fixes"
                 )
         if self.dataset != CUSTOM:
             validate_dataset_name(self.dataset)

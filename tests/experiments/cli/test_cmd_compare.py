@@ -112,14 +112,12 @@ class TestFinishedRun:
             assert label in drawn
 
     def test_again_with_other_jobs_gives_the_same_returns(
-        self, finished_run: tuple[Path, str], tmp_path: Path
+        self, finished_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
         folder, _ = finished_run
-        done = spangym(
-            ["compare", folder / "study.toml", "--workers", 1, "--out", "again"], tmp_path
-        )
-        assert done.returncode == 0, done.stderr
         again = tmp_path / "again"
+        command = ["compare", folder / "study.toml", "--workers", 1, "--out", again]
+        assert run_here(monkeypatch, *command) == 0
         assert (again / "evaluation.csv").read_bytes() == (folder / "evaluation.csv").read_bytes()
         for curve in folder.rglob("curve.csv"):
             one, other = (
@@ -139,7 +137,12 @@ def test_resume_refuses_other_texts(
     assert "different content" in capsys.readouterr().err
 
 
-def test_resume_keeps_what_is_finished(copied_run: Path, finished_run: tuple[Path, str]):
+def test_resume_keeps_what_is_finished(
+    copied_run: Path,
+    finished_run: tuple[Path, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
     gone = trial_folder(copied_run, "dqn/seed-1")
     (gone / "result.json").unlink()
     (gone / "curve.csv").write_text("half a r")
@@ -148,21 +151,23 @@ def test_resume_keeps_what_is_finished(copied_run: Path, finished_run: tuple[Pat
         if "dqn/seed-1" not in path
     }  # fmt: skip
     (copied_run / "evaluation.csv").unlink()
-    done = spangym(["compare", "--resume", copied_run], copied_run.parent)
-    assert done.returncode == 0, done.stderr
-    assert "[18/18] SpanControl-v0/dqn/seed-1: finished" in done.stdout
+    assert run_here(monkeypatch, "compare", "--resume", copied_run, "--workers", 1) == 0
+    printed = capsys.readouterr().out
+    assert "[18/18] SpanControl-v0/dqn/seed-1: finished" in printed
     (resumed,) = json.loads((copied_run / "manifest.json").read_text())["resumed"]
     assert resumed["command"][1:3] == ["compare", "--resume"]
-    assert done.stdout.count("finished (") == 1
+    assert printed.count("finished (") == 1
     assert kept.items() <= files_of(copied_run / "jobs").items()
     again, first = (root / "evaluation.csv" for root in (copied_run, finished_run[0]))
     assert again.read_bytes() == first.read_bytes()
 
 
-def test_interrupt_keeps_what_is_finished_and_resume_goes_on(tmp_path: Path):
+def test_interrupt_keeps_what_is_finished_and_resume_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """A real Ctrl-C: SIGINT to the whole process group, as a terminal sends it."""
     (tmp_path / "tiny.toml").write_text(
-        TINY.replace("total_timesteps = 64", "total_timesteps = 1_000")
+        TINY.replace("total_timesteps = 64", "total_timesteps = 400")
     )
     command = [str(Path(sys.executable).with_name("spangym")), "compare", "tiny.toml"]
     running = subprocess.Popen(
@@ -189,8 +194,8 @@ def test_interrupt_keeps_what_is_finished_and_resume_goes_on(tmp_path: Path):
     assert re.fullmatch(r"interrupted: [1-9]\d* of 16 .* compare --resume run\n", errors)
     first = trial_folder(tmp_path / "run", "pooled/seed-0")
     kept = files_of(first)
-    done = spangym(errors.rpartition("spangym ")[2].split(), tmp_path)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert run_here(monkeypatch, *errors.rpartition("spangym ")[2].split(), "--workers", 1) == 0
     assert files_of(first) == kept
     assert len(list(trials.rglob("result.json"))) == 16
 
@@ -212,7 +217,7 @@ def test_killed_with_all_its_processes_it_goes_on(tmp_path: Path, finished_run: 
         time.sleep(0.002)
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
-    done = spangym(["compare", "--resume", "run", "--workers", 2], tmp_path)
+    done = spangym(["compare", "--resume", "run", "--workers", 1], tmp_path)
     assert done.returncode == 0, done.stderr
     assert (folder / "evaluation.csv").read_bytes() == (
         finished_run[0] / "evaluation.csv"

@@ -60,7 +60,7 @@ def test_a_pilot_from_beginning_to_end(run: Run, tmp_path: Path):
         "refiner",
     )
     out = tmp_path / "out"
-    command = ["pilot", "text", study, "--out", out, "--seeds", 2, "--workers", 2]
+    command = ["pilot", "text", study, "--out", out, "--seeds", 2, "--workers", 1]
     done = run(*command)
     assert done.code == 0, done.err
     for name in ("standard", "hybrid-sharper-longer", "refiner"):
@@ -95,7 +95,7 @@ def test_a_pilot_from_beginning_to_end(run: Run, tmp_path: Path):
 
 
 def test_a_killed_pilot_is_resumed(run: Run, tmp_path: Path):
-    study = study_of(tmp_path, "standard", "refiner", updates="100")
+    study = study_of(tmp_path, "standard", "refiner", updates="40")
     out = tmp_path / "out"
     command = [str(Path(sys.executable).with_name("spangym")), "pilot", "text", str(study)]
     process = subprocess.Popen(
@@ -109,11 +109,11 @@ def test_a_killed_pilot_is_resumed(run: Run, tmp_path: Path):
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    done = run("pilot", "--resume", out)
+    done = run("pilot", "--resume", out, "--workers", 1)
     assert done.code == 0, done.err
     for each in out.glob("jobs/*/*/curve.csv"):
         updates = [int(row["update"]) for row in csv.DictReader(each.open())]
-        assert updates == [*range(1, 101)]
+        assert updates == [*range(1, 41)]
 
 
 def test_a_training_that_stops_leaves_the_others(run: Run, tmp_path: Path):
@@ -121,7 +121,7 @@ def test_a_training_that_stops_leaves_the_others(run: Run, tmp_path: Path):
     # Beyond the largest float32.
     study.write_text(study.read_text().replace("cost_coef = 0.1", "cost_coef = 1e300"))
     out = tmp_path / "out"
-    done = run("pilot", "text", study, "--out", out)
+    done = run("pilot", "text", study, "--out", out, "--workers", 1)
     assert done.code == 1
     assert "learned-span, seed 0" in done.err
     assert "gradient" in done.err

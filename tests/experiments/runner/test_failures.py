@@ -12,10 +12,12 @@ import torch
 from spangym.envs.model.model_checkpoint import serialize
 from spangym.envs.model.stack import TransformerConfig, TransformerStack
 
-from ..conftest import TINY, spangym
+from ..conftest import TINY, run_here
 
 
-def test_a_reward_that_is_no_number(tmp_path: Path):
+def test_a_reward_that_is_no_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     """Layers whose weights hold a NaN: all of that environment fails, the other finishes."""
     sizes = TransformerConfig(
         num_layers=1, dims=8, heads=2, ctx=16, win_size=16, max_span=16, hidden=8
@@ -32,16 +34,17 @@ def test_a_reward_that_is_no_number(tmp_path: Path):
         text += f"kwargs = {{ {arguments} }}\n"
     text += '[evaluation]\nepisodes = 1\nregret_episodes = 0\n[[agents]]\nalgo = "dqn"\n'
     (tmp_path / "study.toml").write_text(text)
-    done = spangym(["compare", "study.toml", "--out", "run"], tmp_path)
-    assert done.returncode == 1, done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert run_here(monkeypatch, "compare", "study.toml", "--out", "run", "--workers", 1) == 1
+    printed = capsys.readouterr()
     failed = json.loads((tmp_path / "run" / "summary.json").read_text())["failed"]
     assert len(failed) == 14
     assert all(name.startswith("broken/") for name in failed)
     said = "ValueError: layer 0 of chunk 0"
     assert failed["broken/dqn/seed-0"].startswith(said)
-    assert f"failed: broken/dqn/seed-0: {said}" in done.stderr
+    assert f"failed: broken/dqn/seed-0: {said}" in printed.err
     assert said in (tmp_path / "run" / "report.html").read_text()
-    assert re.search(r"^ +fixed:9 +\S?\d", done.stdout, re.MULTILINE)
+    assert re.search(r"^ +fixed:9 +\S?\d", printed.out, re.MULTILINE)
 
 
 BIG = """
@@ -76,7 +79,8 @@ def test_a_full_disk(tmp_path: Path):
         pytest.skip("this machine lets nobody mount a file system of his own")
     (tmp_path / "study.toml").write_text(TINY.replace("[0, 1]", "[0]") + GREEDY_FOR_SPACE)
     (tmp_path / "big.py").write_text(BIG)
-    command = f"{Path(sys.executable).with_name('spangym')} compare study.toml --out {place}/run"
+    program = Path(sys.executable).with_name("spangym")
+    command = f"{program} compare study.toml --workers 1 --out {place}/run"
     script = MOUNTED.format(place=place, command=command, kept=kept)
     done = subprocess.run([*unshare, script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr

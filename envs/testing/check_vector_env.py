@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
-from unittest.mock import sentinel
 
 import gymnasium as gym
 import numpy as np
@@ -20,8 +19,6 @@ from numpy.typing import NDArray
 _Envs = VectorEnv[Any, Any, Any]
 _RESULTS = ("observations", "rewards", "terminations", "truncations", "infos")
 _FINAL = ("final_obs", "final_info")
-_ABSENT = sentinel.absent
-"""Placeholder of a missing value in comparisons."""
 
 
 def check_vector_env(
@@ -368,6 +365,16 @@ def _value_of_env(infos: Mapping[str, Any], key: str, index: int) -> Any:
 
 def _select(space: spaces.Space[Any], batch: Any, index: int) -> Any:
     return next(itertools.islice(iterate(space, batch), index, None))
+
+
+class _Absent:
+    """Placeholder of a missing value in comparisons."""
+
+    def __repr__(self) -> str:
+        return "absent"
+
+
+_ABSENT = _Absent()
 
 
 def _arrays(value: Any, name: str) -> Iterator[tuple[str, NDArray[Any]]]:

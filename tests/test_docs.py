@@ -42,7 +42,12 @@ def test_readme_runs_from_top_to_bottom(tmp_path: Path):
         assert f"{name} = {usual}\n" in quick
         quick = quick.replace(f"{name} = {usual}\n", f"{name} = {less}\n")
     (tmp_path / "quick.toml").write_text(quick)
-    commands = commands.replace("compare --agent", "compare quick.toml --agent")
+    for usual, less in (
+        ("compare --agent", "compare quick.toml --workers 1 --agent"),
+        ("--total-timesteps 320 --seeds 2", "--total-timesteps 64 --seeds 1"),
+    ):
+        assert usual in commands
+        commands = commands.replace(usual, less)
     printed = run(["bash", "-euc", commands], tmp_path)
     assert re.search(r"^ +my_refiner:MyRefiner +\d", printed, re.MULTILINE)
     # A later block loads what was exported.

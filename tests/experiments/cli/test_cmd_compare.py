@@ -238,9 +238,9 @@ def test_steps_are_raised_and_not_lowered(
     fixed = trial_folder(copied_run, "fixed-3/seed-0")
     reference, earlier = files_of(fixed), trial_folder(copied_run, "pooled/seed-1")
     before = pd.read_csv(earlier / "curve.csv")
-    done = spangym(["compare", "--resume", copied_run, "--total-timesteps", 96], copied_run.parent)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("finished (") == 4  # Two learners from two seeds.
+    command = ["compare", "--resume", copied_run, "--total-timesteps", 96, "--workers", 1]
+    assert run_here(monkeypatch, *command) == 0
+    assert capsys.readouterr().out.count("finished (") == 4  # Two learners from two seeds.
     study = parse_study((copied_run / "study.toml").read_text(), "")
     assert (study.total_timesteps, study.resumed_from_steps) == (96, (64,))
     (longer,) = {*copied_run.glob("jobs/*/pooled/seed-1-*")} - {earlier}
@@ -252,25 +252,27 @@ def test_steps_are_raised_and_not_lowered(
     assert files_of(fixed) == reference
 
 
-def test_a_changed_study_runs_only_what_changed(copied_run: Path):
+def test_a_changed_study_runs_only_what_changed(
+    copied_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     """An agent more, one that is called otherwise, and one with another option."""
     changed = TINY.replace('name = "pooled"', 'name = "two groups"').replace("0.5 }", "0.25 }")
     changed += '\n[[agents]]\nalgo = "full"\n'
-    (copied_run.parent / "tiny.toml").write_text(changed)
-    arguments = ["compare", "tiny.toml", "--out", copied_run, "--workers", 2]
-    done = spangym(arguments, copied_run.parent)
-    assert done.returncode == 0, done.stderr
-    ran = re.findall(r"SpanControl-v0/(\S+): finished", done.stdout)
+    study = copied_run.parent / "tiny.toml"
+    study.write_text(changed)
+    arguments = ["compare", study, "--out", copied_run, "--workers", 1]
+    assert run_here(monkeypatch, *arguments) == 0
+    ran = re.findall(r"SpanControl-v0/(\S+): finished", capsys.readouterr().out)
     assert sorted(ran) == ["dqn/seed-0", "dqn/seed-1", "full/seed-0"]
     rows = pd.read_csv(copied_run / "evaluation.csv")
     assert {"two groups", "dqn", "full"} <= {*rows["agent"]}
     assert "pooled" not in {*rows["agent"]}
     # As it was before there is nothing to run.
-    (copied_run.parent / "tiny.toml").write_text(TINY)
-    back = spangym(arguments, copied_run.parent)
-    assert back.returncode == 0, back.stderr
-    assert "18 of 18" in back.stdout
-    assert back.stdout.count("finished (") == 0
+    study.write_text(TINY)
+    assert run_here(monkeypatch, *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "18 of 18" in printed
+    assert printed.count("finished (") == 0
 
 
 @pytest.mark.slow
@@ -321,7 +323,13 @@ class Unmakeable(Mine):
         raise KeyError("no key")
 """
 
-ODD_LABELS = """
+OWN_AGENTS = """
+[[agents]]
+algo = "own:Mine"
+
+[[agents]]
+algo = "own:Raises"
+
 [[agents]]
 algo = "own:Mine"
 name = "null"
@@ -332,21 +340,32 @@ name = "$x_$[/] 1e3"
 """
 
 
-def test_a_refiner_from_the_working_folder_and_one_that_fails(tmp_path: Path):
-    (tmp_path / "tiny.toml").write_text(TINY)
+def test_agents_from_the_working_folder_and_one_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Odd names are only names, and the folder is the default one."""
+    (tmp_path / "tiny.toml").write_text(TINY.partition("[[agents]]")[0] + OWN_AGENTS)
     (tmp_path / "own.py").write_text(CUSTOM)
-    arguments = ["--agent", "own:Mine", "--agent", "own:Raises", "--out", "run", "--seeds", 1]
-    done = spangym(["compare", "tiny.toml", *arguments], tmp_path)
-    assert done.returncode == 1
-    assert re.search(r"^ +own:Mine +\d", done.stdout, re.MULTILINE)
-    assert "SpanControl-v0/own-Raises/seed-0: ValueError" in done.stderr
-    assert re.search(r"^ +own:Raises +failed", done.stdout, re.MULTILINE)
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    command = ["compare", "tiny.toml", "--seeds", 1, "--total-timesteps", 8, "--workers", 1]
+    assert run_here(monkeypatch, *command) == 1
+    printed = capsys.readouterr()
+    assert re.search(r"^ +own:Mine +\d", printed.out, re.MULTILINE)
+    assert "SpanControl-v0/own-Raises/seed-0: ValueError" in printed.err
+    assert re.search(r"^ +own:Raises +failed", printed.out, re.MULTILINE)
+    assert "$x_$[/] 1e3" in printed.out
+    folder = tmp_path / "runs" / "tiny"
+    # The three names of one agent are one trial.
+    assert len([*folder.glob("jobs/*/*/seed-*")]) == 2 + 13
+    summary = json.loads((folder / "summary.json").read_text())
     by_name = {each["group"]: each["return"] for each in summary["groups"]}
     assert by_name["own:Mine"] == by_name["fixed:7"]
+    assert by_name["null"] == by_name["$x_$[/] 1e3"] == by_name["fixed:7"]
     assert "own:Raises" not in by_name
     assert list(summary["failed"]) == ["SpanControl-v0/own-Raises/seed-0"]
-    assert "not today" in (tmp_path / "run" / "report.html").read_text()
+    assert "not today" in (folder / "report.html").read_text()
 
 
 class TestSignals:
@@ -388,20 +407,6 @@ class TestSignals:
         _, errors = running.communicate(timeout=30)
         assert running.returncode == 130
         assert errors.startswith("interrupted: 0 of 16 ")
-
-
-def test_odd_names_are_only_names_and_the_default_folder(tmp_path: Path):
-    (tmp_path / "tiny.toml").write_text(TINY.partition("[[agents]]")[0] + ODD_LABELS)
-    (tmp_path / "own.py").write_text(CUSTOM)
-    done = spangym(["compare", "tiny.toml", "--seeds", 1, "--total-timesteps", 8], tmp_path)
-    assert done.returncode == 0, done.stderr
-    folder = tmp_path / "runs" / "tiny"
-    # They are one trial, by two names.
-    assert len([*folder.glob("jobs/*/*/seed-*")]) == 1 + 13
-    groups = json.loads((folder / "summary.json").read_text())["groups"]
-    labels = {each["group"] for each in groups}
-    assert {"null", "$x_$[/] 1e3"} < labels
-    assert "$x_$[/] 1e3" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ LAG_BUCKETS = 9
 
 @dataclass(frozen=True)
 class ObservationSpec:
-    """Which numbers are computed from a layer's normalized input, all on its device.
+    """Numbers computed from a layer's normalized input, all on its device.
 
     Attributes:
         dims: Width of the layers.

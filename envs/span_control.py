@@ -114,7 +114,7 @@ class SpanControlEnv(BatchedEnvMixin, gym.Env[Any, Any]):
     * ``render_mode``: None (default), ``"ansi"`` or ``"rgb_array"``.
     * ``report_step_time``: whether ``info`` holds the wall time of a step. Off by default, because
       Gymnasium's checker expects equal infos for equal seeds.
-    * ``dataset``, ``reward``: besides a name, a `spangym.envs.Dataset` or a `spangym.envs.Reward`,
+    * ``dataset``, ``reward``: a name, a `spangym.envs.Dataset` or a `spangym.envs.Reward`,
       which brings its own ``cost_coef``.
     * ``layers``: a sequence of `spangym.attention.IntegratedAttention`, or a
       `spangym.envs.LayerStack`, used as they are, on their device, also while they train; they take

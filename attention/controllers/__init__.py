@@ -1,1 +1,1 @@
-"""What sets the span of a layer: the protocol and exported policies."""
+"""Controllers of a layer's span: the protocol and exported policies."""

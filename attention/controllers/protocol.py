@@ -8,7 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 from torch import Tensor
 
 ObservationTime = Literal["current", "previous"]
-"""Which input of a stream an action depends on."""
+"""Input of a stream that an action depends on."""
 
 
 @runtime_checkable

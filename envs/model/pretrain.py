@@ -22,7 +22,7 @@ from spangym.utils.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class PretrainConfig:
-    """How the layers of an id are trained.
+    """Training of the layers of an id.
 
     Attributes:
         dataset: Name of the training dataset.

@@ -23,13 +23,13 @@ EVALUATION, TRAINING, ALL_SPLITS = "evaluation", "training", "all"
 """Splits: the only one of a comparison; measured in training; mean over the splits of a pilot."""
 WHOLE_MODEL = -1
 """Layer of values that do not belong to one layer."""
-SPLIT_LABELS = {"seen": "seen voices", "unseen": "unseen voices", "held out": "held-out text"}
+SPLIT_LABELS = {"seen": "seen speakers", "unseen": "unseen speakers", "held out": "held-out text"}
 """Splits of a pilot, as they are named in titles."""
 
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """How a metric is named and formatted.
+    """Name and format of a metric.
 
     Attributes:
         label: Name in tables.
@@ -162,7 +162,7 @@ class Results:
         action_values: Metrics of a trained model with the same action in every layer, one row for
             each split and action: ``split``, ``metric``, ``action``, ``value``.
         attention_maps: Attention weights of chosen examples, of the first seed.
-        pairs: Pairs of groups that are compared besides those with the baselines, by name of the
+        pairs: Further pairs of groups to compare, in addition to the baselines, by name of the
             comparison: ``temperature law`` (groups that differ in nothing else), ``controller``
             (agent-controlled group, the same layer without an agent).
         stopped: Group, seed and reason of each training that ended early.

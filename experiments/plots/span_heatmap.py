@@ -69,7 +69,7 @@ def plot_span_heatmap(environment: str, grids: dict[str, pd.DataFrame]) -> Panel
 
 
 def _draw(grids: dict[str, pd.DataFrame], names: list[str], tilted: bool, axes: Axes) -> None:
-    # On a linear scale short spans would look alike.
+    # A linear scale would not distinguish short spans.
     doublings = np.log2(1 + np.concatenate([grid.to_numpy(float) for grid in grids.values()]))
     scale = Normalize(np.nanmin(doublings) - 0.5, np.nanmax(doublings) + 0.5)
     top = 0.0

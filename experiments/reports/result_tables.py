@@ -268,8 +268,8 @@ def footnotes(data: PlotData) -> list[str]:
     inconclusive = [*few["outcome"]].count("inconclusive")
     if inconclusive:
         notes.append(
-            f"Inconclusive differences with fewer than {_FEW_SEEDS} seeds: "
-            f"{inconclusive} of {len(few)}."
+            f"{inconclusive} of {len(few)} differences from baselines are inconclusive, with fewer "
+            f"than {_FEW_SEEDS} seeds."
         )
     return notes
 
@@ -278,7 +278,7 @@ def _headline(data: PlotData, row: Mapping[str, Any]) -> str:
     info = data.metric
     numbers = [info.scale * row[each] for each in ("difference", "low", "high")]
     decimals = decimals_for(numbers) if info.decimals is None else info.decimals
-    difference, low, high = (f"{each:.{decimals}f}" for each in numbers)
+    difference, low, high = (format_number(each, decimals) for each in numbers)
     unit = f" {info.difference_unit}" if info.difference_unit else ""
     interval = "" if math.isnan(numbers[1]) else f", 95 % CI {low} to {high}"
     where = f" on {data.split_label(row['split'])}" if len(data.results.splits) > 1 else ""

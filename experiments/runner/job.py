@@ -1,4 +1,4 @@
-"""Jobs, the events of a run, and the interface of whatever executes jobs."""
+"""Interfaces of jobs and executors, and the events of a run."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ J = TypeVar("J", bound=Job)
 
 @dataclass(frozen=True)
 class RunKind(Generic[S, J]):
-    """What distinguishes the runs of ``spangym compare`` and ``spangym pilot``.
+    """Differences between the runs of ``spangym compare`` and ``spangym pilot``.
 
     Attributes:
         command: Subcommand of ``spangym`` that writes such runs.
@@ -92,8 +92,8 @@ class RunDir(Generic[S, J]):
         """Open the folder of an earlier run; UserError if it holds no run of this kind."""
         if run_command(path) != kind.command:
             raise UserError(
-                f"folder {str(path)!r} is not a run folder of `spangym {kind.command}`: it has no "
-                "study.toml of its kind"
+                f"folder {str(path)!r} is not a run folder of `spangym {kind.command}`: it "
+                f"{'has no study.toml of one' if path.is_dir() else 'does not exist'}"
             )
         return RunDir(path, kind)
 

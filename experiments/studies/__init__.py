@@ -1,1 +1,1 @@
-"""Studies: what is compared, on what and for how long."""
+"""Studies: configurations of comparisons."""

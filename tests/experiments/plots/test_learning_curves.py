@@ -152,7 +152,7 @@ def test_a_single_episode_is_a_point():
 def test_error_is_the_mean_over_seeds_where_it_was_measured(speech: PlotData, x: Axis):
     results = dataclasses.replace(speech, x=x)
     seen, unseen = PLOTS["error"].panels(results)
-    assert (seen.title, unseen.title) == ("WER, seen voices", "WER, unseen voices")
+    assert (seen.title, unseen.title) == ("WER, seen speakers", "WER, unseen speakers")
     table = speech.results.curves
     measured = range(100, 601, 100)
     errors, seconds = (
@@ -175,8 +175,8 @@ def test_training_loss_is_smoothed_over_a_share_of_the_training(speech: PlotData
     training, seen, unseen = PLOTS["loss"].panels(speech)
     assert [each.title for each in (training, seen, unseen)] == [
         "Loss, training",
-        "Loss, seen voices",
-        "Loss, unseen voices",
+        "Loss, seen speakers",
+        "Loss, unseen speakers",
     ]
     recent = pd.DataFrame(speech.results.curves[speech.results.curves["step"] > 540])
     last = column(recent, "value", group="focus", metric="loss", split="training").mean()

@@ -152,7 +152,7 @@ class TestPilot:
 
     def test_set_spans_have_a_table_for_each_split(self, speech: PlotData):
         seen, unseen = by_action_tables(speech)
-        assert "seen voices" in seen.title
+        assert "seen speakers" in seen.title
         assert unseen.columns == ("variant", *map(str, range(10)))
         assert [row.label for row in unseen.rows] == [*VARIANTS[2:]]
         raw = speech.results.action_values

@@ -1,4 +1,4 @@
-"""One thread a process: what trials run with, and what keeps the tests deterministic."""
+"""One thread per process, reproducible hypothesis examples, and the golden data."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+
+# The same examples in every run, whatever the load of the machine.
+settings.register_profile(
+    "reproducible",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("reproducible")
 
 Golden = Callable[..., Any]
 """Opens a recording of the original code by its name, and a key that it must hold."""

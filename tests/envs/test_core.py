@@ -35,12 +35,12 @@ def test_an_episode_in_words():
             caches[index] = outcome.cache
             observation, reward, terminated, truncated, info = env.step(action)
             cost = 0.5 * outcome.qk_pairs.item() / 32**2 / 2
-            judged = quality(outcome.local_output)
-            assert reward == pytest.approx(judged.quality.item() - cost, abs=1e-6)
+            quality_stats = quality(outcome.local_output)
+            assert reward == pytest.approx(quality_stats.quality.item() - cost, abs=1e-6)
             assert info["reward_components"] == pytest.approx(
                 {
-                    "coverage": judged.coverage.item(),
-                    "entropy": -0.1 * judged.entropy.item(),
+                    "coverage": quality_stats.coverage.item(),
+                    "entropy": -0.1 * quality_stats.entropy.item(),
                     "cost": -cost,
                 }
             )

@@ -209,7 +209,7 @@ def test_original_layers_of_the_user_judge_each_env_by_itself():
 
 
 class Sized(LayerStack):
-    """Is judged by the size of what it gives."""
+    """A layer stack whose loss is the size of its output."""
 
     num_classes = 256
 

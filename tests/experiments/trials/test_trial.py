@@ -111,14 +111,14 @@ def test_trial_writes_all_files(tiny: Study, tmp_path: Path):
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
     assert seen[-1] == trial.total == 64 + 2 * 4
     result = json.loads((tmp_path / "result.json").read_text())
-    judged = pd.read_csv(tmp_path / "evaluation.csv")
+    episode_rows = pd.read_csv(tmp_path / "evaluation.csv")
     assert result["total_timesteps"] == 64
-    assert result["evaluation_return"] == pytest.approx(judged["return"].mean())
+    assert result["evaluation_return"] == pytest.approx(episode_rows["return"].mean())
     assert result["regret"] is None
     action_counts = pd.read_csv(tmp_path / "action_counts.csv")
     decisions, spans = (action_counts[name].to_numpy(float) for name in ("count", "mean_span"))
     assert decisions.sum() == 2 * 4
-    assert decisions @ spans / 8 == pytest.approx(judged["mean_span"].mean())
+    assert decisions @ spans / 8 == pytest.approx(episode_rows["mean_span"].mean())
     job = json.loads((tmp_path / "job.json").read_text())
     assert (job["agent"]["algo"], job["seed"], job["total_timesteps"]) == ("refiner", 1, 64)
 

@@ -20,24 +20,15 @@ settings.register_profile(
 )
 settings.load_profile("reproducible")
 
-Golden = Callable[..., Any]
-"""Opens a recording of the original code by its name, and a key that it must hold."""
-
-# All recordings beside the project, a small part of them within it.
-FOLDERS = (Path(__file__).parents[2] / "shared" / "golden", Path(__file__).parent / "golden")
+Golden = Callable[[str], Any]
+"""Opens a recording of what the original code computes, by its name."""
 
 
 @pytest.fixture
 def golden() -> Golden:
-    """What the original code computes, recorded."""
-
-    def load(name: str, key: str | None = None) -> Any:
-        for path in (folder / f"{name}.npz" for folder in FOLDERS):
-            if path.is_file() and (key is None or key in np.load(path)):
-                return np.load(path)
-        pytest.skip(f"this recording of the original lies only in {FOLDERS[0]}: {name} {key or ''}")
-
-    return load
+    """Recordings of the original code."""
+    folder = Path(__file__).parent / "golden"
+    return lambda name: np.load(folder / f"{name}.npz")
 
 
 @pytest.fixture

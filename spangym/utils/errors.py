@@ -1,7 +1,34 @@
-"""The exception of input errors."""
+"""The exception of input errors, and the description of any exception."""
 
 from __future__ import annotations
+
+from spangym.utils.text import printable
+
+_MAX_MESSAGE = 1000
+"""Characters of a described message."""
 
 
 class UserError(Exception):
     """An input is wrong; the one-line message says where, and what would be right."""
+
+
+def describe_error(error: BaseException) -> str:
+    r"""Return the type and the first line of the message of any exception, in one printable line.
+
+    It never raises, also for exceptions of users' classes whose text cannot be made.
+
+    Example:
+        >>> describe_error(ArithmeticError("division by zero\nin the second line"))
+        'ArithmeticError: division by zero'
+        >>> class Silent(Exception):
+        ...     def __str__(self):
+        ...         raise ValueError
+        >>> describe_error(Silent())
+        'Silent: its message cannot be shown'
+    """
+    name = printable(type(error).__name__)
+    try:
+        message = str(error).strip().partition("\n")[0]
+    except BaseException:  # The text is made by the user's code.
+        message = "its message cannot be shown"
+    return f"{name}: {printable(message[:_MAX_MESSAGE])}" if message else name

@@ -33,6 +33,12 @@ from spangym.agents.tabular.kmeans import KMeansDiscretizer
 from spangym.agents.tabular.kmeans_agent import KMeansQAgent
 from spangym.agents.tabular.q_learning import Refiner
 from spangym.attention import NUM_ACTIONS
+from spangym.utils.signatures import (
+    construct,
+    keyword_names,
+    parameters_of,
+    takes_any_keyword,
+)
 from spangym.utils.suggestions import did_you_mean
 
 ENTRY_POINTS = "spangym.agents"
@@ -170,7 +176,7 @@ def _spec(name: str, cls: type[Any], encoding: str, **more: Any) -> AgentSpec:
 
 
 def _baseline(name: str, cls: type[Any], *, is_trainable: bool = False) -> AgentSpec:
-    is_stochastic = "seed" in inspect.signature(cls).parameters
+    is_stochastic = "seed" in parameters_of(cls)
     return _spec(name, cls, "digits", is_trainable=is_trainable, is_stochastic=is_stochastic)
 
 
@@ -208,20 +214,20 @@ def _make_kmeans_agent(seed: int, **options: Any) -> Agent:
 
 
 def _with_seed(cls: type[Any]) -> Callable[..., Any]:
-    takes_seed = "seed" in inspect.signature(cls).parameters
+    takes_seed = "seed" in parameters_of(cls)
 
     def make(seed: int, **options: Any) -> Any:
-        return cls(**options, **({"seed": seed} if takes_seed else {}))
+        return construct(cls, options | ({"seed": seed} if takes_seed else {}))
 
     return make
 
 
 def _option_names(cls: type[Any]) -> tuple[str, ...] | None:
     """Return the names of a constructor's arguments without ``seed``; None if it takes any."""
-    parameters = inspect.signature(cls).parameters
-    if any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values()):
+    parameters = parameters_of(cls)
+    if takes_any_keyword(parameters):
         return None
-    return tuple(name for name in parameters if name != "seed")
+    return tuple(name for name in keyword_names(parameters) if name != "seed")
 
 
 FIXED_SPAN_NAMES = tuple(f"fixed:{action}" for action in range(NUM_ACTIONS))

@@ -62,6 +62,11 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
         """Arguments of the environments."""
         return self.core.config
 
+    @property
+    def episode_steps(self) -> int:
+        """Steps of an episode: one for each chunk and layer."""
+        return self.config.chunks_per_episode * self.config.num_layers
+
     def reset(self) -> NDArray[Any]:
         """Start an episode in every environment; seeds set by `seed` take effect here."""
         for env_index, seed in enumerate(self._seeds):

@@ -11,6 +11,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 
+from spangym.utils.signatures import keyword_names, parameters_of
 from spangym.utils.suggestions import did_you_mean
 
 ALGORITHMS: dict[str, str] = {
@@ -40,11 +41,10 @@ def find_algorithm(name: str) -> type[BaseAlgorithm]:
 
 
 def hyperparameters_of(algorithm: type[BaseAlgorithm]) -> dict[str, inspect.Parameter]:
-    """Return the hyperparameters of an algorithm by name."""
-    parameters = dict(inspect.signature(algorithm).parameters)
-    for name in ("policy", "env", "seed", "_init_setup_model"):
-        parameters.pop(name, None)
-    return parameters
+    """Return the hyperparameters of an algorithm by name, inherited ones included."""
+    parameters = parameters_of(algorithm)
+    own = ("policy", "env", "seed", "_init_setup_model")
+    return {each: parameters[each] for each in keyword_names(parameters) if each not in own}
 
 
 def parse_hyperparameters(
@@ -72,10 +72,10 @@ def parse_hyperparameters(
             parsed[name] = _policy_kwargs(value)
         elif isinstance(value, list):
             parsed[name] = tuple(value)
-        elif isinstance(value, Mapping) and any(
-            word in str(parameters[name].annotation) for word in ("Schedule", "Callable")
-        ):
-            parsed[name] = _schedule(name, value)
+        elif isinstance(value, Mapping) and name in parameters:
+            annotation = str(parameters[name].annotation)
+            if "Schedule" in annotation or "Callable" in annotation:
+                parsed[name] = _schedule(name, value)
     return parsed
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import TrainFrequencyUnit
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecNormalize
 
 from spangym.agents.base import CheckpointCallback, noop
@@ -31,6 +34,7 @@ from spangym.agents.sb3.training_state import (
 from spangym.utils.atomic_io import ensure_suffix
 from spangym.utils.rng import get_global_rng_state, set_global_rng_state
 from spangym.utils.serialization import SUFFIX, load_state, save_state
+from spangym.utils.signatures import construct, parameters_of
 
 _MAX_BUFFER_SIZE = 50_000
 _MAX_N_STEPS = 128
@@ -106,24 +110,43 @@ class SB3Agent:
             self._model, self._is_loaded = model, False
         else:
             self._model.set_env(self._wrap(env))
-        rollout = self._rollout_steps(env.num_envs)
+        rollout = _rollout_steps(self.algorithm, vars(self._model), env.num_envs)
         callback = _BudgetCallback(steps, rollout, checkpoint_callback, self.resumable)
         options: dict[str, Any] = {"reset_num_timesteps": state is None}
-        if "use_masking" in inspect.signature(self._model.learn).parameters:
+        if "use_masking" in parameters_of(self._model.learn):
             # MaskablePPO asks for masks, but every action is always valid.
             options["use_masking"] = False
         with contextlib.suppress(_BudgetExhausted):
             self._model.learn(steps - steps_done, callback=callback, **options)
 
     def make_model(self, env: VecEnv, steps: int) -> BaseAlgorithm:
-        """Build the untrained algorithm for a training of ``steps`` steps over all environments."""
+        """Build the untrained algorithm for a training of ``steps`` steps over all environments.
+
+        Raises:
+            ValueError: The algorithm would not learn once, see `check_budget`.
+        """
+        episode_steps = getattr(env, "episode_steps", 1)
+        self.check_budget(steps, env.num_envs, episode_steps)
         self._total_timesteps = steps
-        rollout = self._rollout_steps(env.num_envs)
-        if rollout > steps:
-            found = f"n_steps={rollout // env.num_envs} in {env.num_envs} environments"
-            rule = f"longer than the {steps} steps of training: lower n_steps or raise the steps"
-            raise ValueError(f"a rollout of {found} is {rule}")
-        return self._build(env, self.seed)
+        model = self._build(env, self.seed)
+        # A subclass may set hyperparameters itself.
+        _check_budget(self.algorithm, vars(model), steps, env.num_envs, episode_steps)
+        return model
+
+    def check_budget(self, steps: int, num_envs: int, episode_steps: int = 1) -> None:
+        """Refuse a training in which the algorithm would not learn once.
+
+        Args:
+            steps: Steps of the training over all environments.
+            num_envs: Number of environments.
+            episode_steps: Steps of an episode; they matter for algorithms that play whole ones.
+
+        Raises:
+            ValueError: A rollout, or the steps before learning, take longer than the training.
+        """
+        defaults = self._default_kwargs(steps, num_envs)
+        values = _parameter_defaults(self.algorithm) | defaults | self._kwargs
+        _check_budget(self.algorithm, values, steps, num_envs, episode_steps)
 
     @property
     def model(self) -> BaseAlgorithm:
@@ -242,8 +265,23 @@ class SB3Agent:
     def _build(self, env: VecEnv, seed: int | None) -> BaseAlgorithm:
         aliases = self.algorithm.policy_aliases
         policy = "MlpPolicy" if "MlpPolicy" in aliases else next(iter(aliases))
-        kwargs = {"policy": policy, "device": "cpu", **self._default_kwargs(env.num_envs)}
-        return self.algorithm(env=self._wrap(env), seed=seed, **kwargs | self._kwargs)
+        defaults = {
+            "policy": policy,
+            "device": "cpu",
+            **self._default_kwargs(self._total_timesteps, env.num_envs),
+        }
+        parameters = parameters_of(self.algorithm)
+        defaults = {name: value for name, value in defaults.items() if name in parameters}
+        given = {"env": self._wrap(env), "seed": seed, **self._kwargs}
+        while True:
+            try:
+                return construct(self.algorithm, defaults | given)
+            except TypeError as error:
+                # A subclass that sets one of the defaults itself does not take it as well.
+                twice = re.search(r"multiple values for (?:keyword )?argument '(\w+)'", str(error))
+                if twice is None or twice[1] not in defaults or twice[1] in given:
+                    raise
+                del defaults[twice[1]]
 
     def _wrap(self, env: VecEnv) -> VecEnv:
         """Normalize observations if asked to, with the statistics of the earlier training."""
@@ -257,35 +295,76 @@ class SB3Agent:
             wrapped.obs_rms = earlier.obs_rms
         return wrapped
 
-    def _default_kwargs(self, num_envs: int) -> dict[str, Any]:
-        parameters = hyperparameters_of(self.algorithm)
+    def _default_kwargs(self, steps: int, num_envs: int) -> dict[str, Any]:
+        """Return the defaults that suit a training of ``steps`` steps."""
+        parameters = _parameter_defaults(self.algorithm)
         kwargs: dict[str, Any] = {}
         if issubclass(self.algorithm, OffPolicyAlgorithm):
             kwargs = {
-                "buffer_size": min(self._total_timesteps, _MAX_BUFFER_SIZE),
-                "learning_starts": min(100, self._total_timesteps // 10),
+                "buffer_size": min(steps, _MAX_BUFFER_SIZE),
+                "learning_starts": min(100, steps // 10),
                 "target_update_interval": 500,
             }
-        elif "n_steps" in parameters:
-            rollout = self._rollout_steps(num_envs)
-            kwargs = {"n_steps": rollout // num_envs}
-            if "batch_size" in parameters:
+        elif isinstance(n_steps := parameters.get("n_steps"), int):
+            longest = min(_MAX_N_STEPS, steps // num_envs)
+            kwargs = {"n_steps": max(1, min(n_steps, longest))}
+            if isinstance(batch_size := parameters.get("batch_size"), int):
                 # A batch size that does not divide the rollout would leave a small last batch.
-                batch_size = parameters["batch_size"].default
+                rollout = _integer(kwargs | self._kwargs, "n_steps") * num_envs
                 kwargs["batch_size"] = rollout if rollout % batch_size else batch_size
         return {name: value for name, value in kwargs.items() if name in parameters}
 
-    def _rollout_steps(self, num_envs: int) -> int:
-        """Return the number of steps, over all environments, between updates."""
-        parameters = hyperparameters_of(self.algorithm)
-        if issubclass(self.algorithm, OffPolicyAlgorithm):
-            frequency = self._kwargs.get("train_freq", parameters["train_freq"].default)
-            return (frequency if isinstance(frequency, int) else 1) * num_envs
-        if "n_steps" not in parameters:
-            return 1
-        longest = min(_MAX_N_STEPS, self._total_timesteps // num_envs)
-        n_steps = max(1, min(parameters["n_steps"].default, longest))
-        return self._kwargs.get("n_steps", n_steps) * num_envs
+
+def _parameter_defaults(algorithm: type[BaseAlgorithm]) -> dict[str, Any]:
+    return {name: each.default for name, each in hyperparameters_of(algorithm).items()}
+
+
+def _rollout_steps(algorithm: type[BaseAlgorithm], values: Mapping[str, Any], num_envs: int) -> int:
+    """Return the steps over all environments between updates; 1 where their number varies."""
+    if issubclass(algorithm, OnPolicyAlgorithm):
+        return _integer(values, "n_steps") * num_envs
+    frequency = values.get("train_freq", 1)
+    if isinstance(frequency, tuple):
+        count, unit = frequency
+        frequency = 1 if unit in ("episode", TrainFrequencyUnit.EPISODE) else count
+    return _integer({"train_freq": frequency}, "train_freq") * num_envs
+
+
+def _check_budget(
+    algorithm: type[BaseAlgorithm],
+    values: Mapping[str, Any],
+    steps: int,
+    num_envs: int,
+    episode_steps: int,
+) -> None:
+    """See `SB3Agent.check_budget`; ``values`` are hyperparameters by name."""
+    budget = f"the {steps} steps of training: lower it or raise the steps"
+    rollout = _rollout_steps(algorithm, values, num_envs)
+    if rollout > steps:
+        name = "n_steps" if issubclass(algorithm, OnPolicyAlgorithm) else "train_freq"
+        found = f"{name}={values[name]} in {num_envs} environments"
+        raise ValueError(f"a rollout of {found} takes {rollout} steps, longer than {budget}")
+    if issubclass(algorithm, OffPolicyAlgorithm):
+        waits = _integer(values, "learning_starts")
+        if rollout * (max(waits, 0) // rollout + 1) > steps:
+            found = f"learning_starts={waits} with updates every {rollout} steps"
+            raise ValueError(f"{found} leaves no update in {budget}")
+    if "n_delta" in values:
+        # ARS plays whole episodes with each of its candidates before it learns.
+        candidates, episodes = 2 * _integer(values, "n_delta"), _integer(values, "n_eval_episodes")
+        update = candidates * -(-episodes // num_envs) * num_envs * episode_steps
+        if update >= steps:
+            found = f"n_delta={candidates // 2} plays {candidates} candidates"
+            raise ValueError(f"{found}, which takes {update} steps, not fewer than {budget}")
+
+
+def _integer(values: Mapping[str, Any], name: str) -> int:
+    value = values.get(name, 1)
+    if value is inspect.Parameter.empty:
+        return 1
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} must be an integer, got {value!r}")
+    return int(value)
 
 
 class _BudgetExhausted(Exception):  # noqa: N818

@@ -6,7 +6,6 @@ replay buffer and the generators, without which a resumed training is not identi
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from spangym.utils.serialization import is_serializable
+from spangym.utils.signatures import parameters_of
 
 
 def get_training_state(model: BaseAlgorithm) -> dict[str, Any]:
     """Return everything that training has changed, between two rollouts."""
-    arguments = inspect.signature(type(model)).parameters
+    arguments = parameters_of(type(model))
     buffer = vars(model).get("replay_buffer")
     return {
         "parameters": model.get_parameters(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -15,6 +14,7 @@ from spangym.agents.baselines.env_aware import SupportsLookahead
 from spangym.attention import SpanController
 from spangym.attention.controllers.protocol import StatefulController
 from spangym.utils.rng import get_global_rng_state, set_global_rng_state
+from spangym.utils.signatures import parameters_of
 from spangym.utils.suggestions import did_you_mean
 
 BootstrapFrom = Literal["next_obs", "layer_output"]
@@ -48,7 +48,7 @@ class TabularAgent:
             raise ValueError(f"bootstrap_from {bootstrap_from!r} is unknown{hint}")
         self.controller = controller
         self.bootstrap_from = bootstrap_from
-        self._takes_env_index = "env_index" in inspect.signature(controller.update).parameters
+        self._takes_env_index = "env_index" in parameters_of(controller.update)
         self._observations: NDArray[Any] = np.empty(0)
         self._steps_done = 0
         self._resume = False

@@ -73,6 +73,7 @@ def normalize_pilot_study(study: PilotStudy) -> PilotStudy:
             raise ValueError(f"recordings {study.recordings!r} must be a folder")
         for each in variants:
             make_model(study.task, study.model, each, 2, study.text.ctx, 0)
+            _check_budget(study, each)
     except ValueError as error:
         raise UserError(str(error)) from error
     # A run may be resumed from another working folder.
@@ -116,6 +117,20 @@ def _normalize_variant(variant: VariantConfig) -> VariantConfig:
             "not allow"
         )
     return dataclasses.replace(variant, agent=agent)
+
+
+def _check_budget(study: PilotStudy, variant: VariantConfig) -> None:
+    """Raise a ValueError if the agent of a variant would not learn once."""
+    agent = variant.agent and variant.agent.make(seed=0)
+    if isinstance(agent, SB3Agent):
+        online = study.updates * study.model.num_layers * study.batch
+        in_environment = study.agent_steps // study.batch * study.batch
+        steps = online if variant.learns == "online" else in_environment
+        episode_steps = study.chunks * study.model.num_layers
+        try:
+            agent.check_budget(steps, study.batch, episode_steps)
+        except ValueError as error:
+            raise ValueError(f"variant {variant.name!r}: {error}") from error
 
 
 def override_pilot_study(

@@ -12,6 +12,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from spangym.agents import SB3Agent
+from spangym.agents.registry import spec_from_class
+from spangym.agents.sb3.algorithms import ALGORITHMS, find_algorithm, hyperparameters_of
 
 from ...factories import make_training_env, played_actions
 
@@ -82,6 +84,102 @@ def test_ppo_learns_from_every_complete_rollout(steps: int, rollouts: int):
 def test_rollout_longer_than_the_training():
     with pytest.raises(ValueError, match=r"n_steps=512 .*100 steps"):
         train("ppo", 100, n_steps=512)
+
+
+def subclass(algorithm: str, kind: str) -> type[Any]:
+    """A class of a user's, whose constructor passes everything on, adds or sets arguments."""
+    base = find_algorithm(algorithm)
+
+    class Forwards(base):
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, **kwargs)
+
+        def learn(self, *args: Any, **kwargs: Any) -> Any:
+            return super().learn(*args, **kwargs)
+
+    class Adds(Forwards):
+        def __init__(self, policy: Any, env: Any, bonus: float = 0.0, **kwargs: Any):
+            self.bonus = bonus
+            super().__init__(policy, env, **kwargs)
+
+    class Sets(Forwards):
+        def __init__(self, env: Any, **kwargs: Any):
+            policy = next(iter(base.policy_aliases))
+            super().__init__(policy, env, device="cpu", **kwargs)
+
+    class Closed(Forwards):
+        def __init__(self, env: Any, seed: int | None = None):
+            super().__init__(next(iter(base.policy_aliases)), env, seed=seed)
+
+    return {each.__name__: each for each in (Forwards, Adds, Sets, Closed)}[kind]
+
+
+@pytest.mark.parametrize("kind", ["Forwards", "Adds", "Sets"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_subclasses_take_the_arguments_of_their_bases(algorithm: str, kind: str):
+    cls = subclass(algorithm, kind)
+    spec = spec_from_class("mine:Class", cls)
+    assert {*hyperparameters_of(find_algorithm(algorithm))} <= {*hyperparameters_of(cls)}
+    spec.check_options({"learning_rate": 0.01, "bonus": 1})
+    agent = SB3Agent(cls, 0, learning_rate=0.01)
+    assert agent.make_model(make_training_env(), 65).learning_rate == 0.01
+    with pytest.raises(TypeError, match="no argument 'learning_rte'; did you mean 'learning_rate'"):
+        SB3Agent(cls, 0, learning_rte=0.01).make_model(make_training_env(), 65)
+
+
+@pytest.mark.parametrize("algorithm", ["dqn", "maskable_ppo"])
+def test_subclasses_learn_as_their_bases(algorithm: str):
+    env, agent = make_training_env(), SB3Agent(subclass(algorithm, "Forwards"), 0)
+    agent.learn(env, 64)
+    assert env.steps == 64
+    assert decisions(agent) == decisions(train(algorithm))
+
+
+BUDGETS = {
+    "a2c": ({"n_steps": 65}, "n_steps=65 .*65 steps, .*the 64 steps"),
+    "ppo": ({"n_steps": 65}, "n_steps=65 .*65 steps, .*the 64 steps"),
+    "trpo": ({"n_steps": 65}, "n_steps=65 .*65 steps, .*the 64 steps"),
+    "maskable_ppo": ({"n_steps": 65}, "n_steps=65 .*65 steps, .*the 64 steps"),
+    "recurrent_ppo": ({"n_steps": 65}, "n_steps=65 .*65 steps, .*the 64 steps"),
+    "dqn": ({"learning_starts": 64}, "learning_starts=64 .*every 4 .*the 64 steps"),
+    "qrdqn": ({"train_freq": 65}, "train_freq=65 .*65 steps, .*the 64 steps"),
+    "ars": ({"n_delta": 8}, "n_delta=8 .*16 candidates.*64 steps.*the 64 steps"),
+}
+
+
+@pytest.mark.parametrize("kind", ["", "Forwards", "Sets"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_budgets_without_an_update(algorithm: str, kind: str):
+    options, message = BUDGETS[algorithm]
+    agent = SB3Agent(subclass(algorithm, kind) if kind else algorithm, 0, **options)
+    with pytest.raises(ValueError, match=message):
+        agent.make_model(make_training_env(), 64)
+    smallest = {name: value // 2 for name, value in options.items()}
+    SB3Agent(algorithm, 0, **smallest).make_model(make_training_env(), 64)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "message", "enough"),
+    [
+        ("ppo", "n_steps=2048 .*the 64 steps", 2048),
+        ("dqn", "learning_starts=100 .*the 64 steps", 104),
+    ],
+)
+def test_budgets_of_classes_that_set_hyperparameters(algorithm: str, message: str, enough: int):
+    agent = SB3Agent(subclass(algorithm, "Closed"), 0)
+    with pytest.raises(ValueError, match=message):
+        agent.make_model(make_training_env(), 64)
+    agent.make_model(make_training_env(), enough)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "options"),
+    [("ppo", {"n_steps": "x"}), ("dqn", {"learning_starts": 1.5}), ("ars", {"n_delta": None})],
+)
+def test_budgets_are_integers(algorithm: str, options: dict[str, Any]):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"{name} must be an integer"):
+        SB3Agent(algorithm, 0, **options).make_model(make_training_env(), 64)
 
 
 def test_hyperparameters_from_toml(tmp_path: Path):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import string
-import sysconfig
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spangym.envs.data.library_texts import read_library_texts
+from spangym.utils.suggestions import did_you_mean
+
 SPLITS = ("train", "evaluation")
-"""The first four fifths of a text are for training, the last fifth for evaluation."""
+"""Four fifths of the content are for training, one fifth is for evaluation."""
 
 BYTES = 256
 
@@ -72,11 +72,12 @@ class Dataset(ABC):
 
 
 class TextDataset(Dataset):
-    """Documentation and source code of the running CPython, as bytes.
+    """Documentation and source code of CPython's library, as bytes.
 
-    ``documentation`` is `pydoc_data.topics`, the language reference behind ``help()``; ``code`` is
-    the standard library's top-level modules. Each stream is a random slice of one of the texts,
-    drawn with equal probability. The texts differ between versions of Python: see `fingerprint`.
+    ``code`` is 53 modules of the standard library that are the same in CPython 3.11, 3.12 and 3.13,
+    ``documentation`` their docstrings (`spangym.envs.data.library_texts`). A fifth of the modules,
+    by size, is for evaluation. Each stream is a random slice of one of the texts, drawn with equal
+    probability.
 
     Args:
         split: ``train`` or ``evaluation``.
@@ -84,6 +85,9 @@ class TextDataset(Dataset):
 
     Attributes:
         texts: The texts of the split by content type, uint8 of shape (tokens,).
+
+    Raises:
+        ValueError: The split is unknown, or a file of the library is missing or differs.
 
     Example:
         >>> stream = TextDataset("train").sample(np.random.default_rng(0), 2, 40)
@@ -96,7 +100,9 @@ class TextDataset(Dataset):
     ) -> None:
         self._split = split
         self._content_types = tuple(content_types)
-        self.texts = {name: train_eval_split(_texts()[name], split) for name in content_types}
+        validate_split(split)
+        texts = read_library_texts(split)
+        self.texts = {name: np.frombuffer(texts[name], np.uint8) for name in content_types}
 
     def __reduce__(self) -> tuple[type[TextDataset], tuple[str, tuple[str, ...]]]:
         """Copies and pickles read the texts again instead of storing them."""
@@ -350,18 +356,13 @@ def default_mixture(split: str) -> MixtureDataset:
     )
 
 
+def validate_split(split: str) -> None:
+    """Raise a `ValueError` if a split is unknown."""
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is unknown{did_you_mean(split, SPLITS)}")
+
+
 def train_eval_split(text: NDArray[Any], split: str) -> NDArray[Any]:
     """Return the first four fifths for ``train``, the last fifth for ``evaluation``."""
     boundary = len(text) * 4 // 5
     return text[:boundary] if split == "train" else text[boundary:]
-
-
-@functools.cache
-def _texts() -> dict[str, NDArray[np.uint8]]:
-    from pydoc_data.topics import topics
-
-    documentation = "\n".join(topics[name] for name in sorted(topics)).encode()
-    modules = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
-    code = b"\n".join(path.read_bytes() for path in modules)
-    texts = {"documentation": documentation, "code": code}
-    return {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}

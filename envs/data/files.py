@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
 from spangym.envs.data.dataset import (
-    SPLITS,
     Dataset,
     Stream,
     random_slice,
     sha256,
     train_eval_split,
+    validate_split,
 )
 from spangym.envs.data.log_mel import RATE, log_mel
-from spangym.utils.suggestions import did_you_mean
 
 ARRAYS = (".npy", ".npz")
 AUDIO = (".flac", ".ogg", ".wav")
@@ -231,8 +230,7 @@ def _reader(path: Path) -> type[FilesDataset | ArrayDataset | AudioDataset]:
 
 
 def _split(sequence: NDArray[Any], split: str) -> NDArray[Any]:
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r} is unknown{did_you_mean(split, SPLITS)}")
+    validate_split(split)
     return train_eval_split(sequence, split)
 
 

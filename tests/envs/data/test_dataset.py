@@ -68,7 +68,7 @@ def test_splits_share_no_text():
     for kind, text in train.texts.items():
         other = evaluation.texts[kind]
         assert not np.shares_memory(text, other)
-        assert len(other) == pytest.approx(len(text) / 4, abs=4)
+        assert len(other) == pytest.approx(len(text) / 4, rel=0.05)
 
 
 def test_noise_has_every_byte_of_its_alphabet_alike_often():

@@ -98,19 +98,22 @@ class PaidLast(Reward):
 
 def test_a_wide_beam_is_exact_and_a_narrow_one_a_bound_from_below():
     env = SpanControlEnv(**TINY, num_layers=3, reward=PaidLast())
-    env.reset(seed=1)
-    exact = []
-    for first in range(10):
-        forks = [env.fork() for _ in range(10)]
-        rewards = [
-            fork.step(first)[1] + fork.step(second)[1] + fork.peek().max()
-            for second, fork in enumerate(forks)
-        ]
-        exact.append(max(rewards))
-    np.testing.assert_allclose(env.lookahead(beam=10), exact, atol=1e-6)
-    narrow = env.lookahead(beam=1)
-    assert (narrow <= np.array(exact) + 1e-6).all()
-    assert (narrow < np.array(exact) - 1e-6).any()
+    misses = 0
+    for seed in range(1, 5):
+        env.reset(seed=seed)
+        exact = []
+        for first in range(10):
+            forks = [env.fork() for _ in range(10)]
+            rewards = [
+                fork.step(first)[1] + fork.step(second)[1] + fork.peek().max()
+                for second, fork in enumerate(forks)
+            ]
+            exact.append(max(rewards))
+        np.testing.assert_allclose(env.lookahead(beam=10), exact, rtol=1e-6)
+        narrow = env.lookahead(beam=1)
+        assert (narrow <= np.array(exact) + 1e-5).all()
+        misses += (narrow < np.array(exact) - 1e-5).sum()
+    assert misses
     with pytest.raises(ValueError, match=r"beam .*at least 1"):
         env.lookahead(beam=0)
 

@@ -29,7 +29,7 @@ from spangym.experiments.pilot.span_policies import AgentSpans, FixedSpans, Span
 from spangym.experiments.pilot.trainer import Trainer
 from spangym.experiments.runner.fingerprint import DatasetHashes
 from spangym.experiments.runner.job_files import RESULT_FILE, save_csv, save_json
-from spangym.experiments.studies.study import OBS_FIELDS
+from spangym.experiments.studies.study import OBS_FIELDS, names_class
 from spangym.experiments.trials.checkpoints import Checkpoints, Interval
 from spangym.experiments.trials.tensorboard import TrialLogger
 from spangym.experiments.trials.trial import env_seed, save_agent
@@ -80,6 +80,13 @@ class ModelTrainingJob:
     def device(self) -> str:
         """Device of the model."""
         return self.study.device
+
+    @property
+    def has_user_code(self) -> bool:
+        """Whether the agent or the dataset is not of spangym."""
+        agent = self.variant.agent
+        has_own_data = names_class(self.study.text.dataset)
+        return has_own_data or (agent is not None and agent.has_user_code)
 
     def config_for_hash(self, hashes: DatasetHashes) -> dict[str, Any]:
         """Return everything that affects the results, except the machine and its libraries."""

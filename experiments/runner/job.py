@@ -22,6 +22,8 @@ class Job(Protocol):
         seed: Seed of the global generators of Python, NumPy and PyTorch at the start of the job.
         total: Amount of progress at the end of the job.
         device: Torch device of the computation.
+        has_user_code: Whether the job runs code that is not of spangym. It may change its process
+            in any way: no other job then runs in that process.
     """
 
     @property
@@ -38,6 +40,9 @@ class Job(Protocol):
 
     @property
     def device(self) -> str: ...  # noqa: D102
+
+    @property
+    def has_user_code(self) -> bool: ...  # noqa: D102
 
     def config_for_hash(self, hashes: DatasetHashes) -> dict[str, Any]:
         """Return everything that affects the results, except machine and libraries, for JSON."""
@@ -113,8 +118,9 @@ class Executor(Protocol):
         """Run jobs in parallel, in the given order, and yield their events.
 
         A failed job leaves ``error.txt`` in its folder and does not stop the others. A job that
-        another process is running is awaited instead of run twice. Closing the iterator, for
-        example on an interrupt, kills the running jobs.
+        another process is running is awaited instead of run twice. A job with a user's code has a
+        process of its own, so that no result depends on the jobs before it. Closing the iterator,
+        for example on an interrupt, kills the running jobs.
 
         Yields:
             `Started`, `Progress` and `Message`, and for each job one `Finished` or `Failed`.

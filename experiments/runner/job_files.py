@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from spangym.utils.atomic_io import atomic_write
+from spangym.utils.text import printable
 
 RESULT_FILE = "result.json"
 """Last file that a job writes: it exists exactly if the job is complete."""
@@ -46,6 +48,16 @@ def clean_job_dir(folder: Path) -> None:
             shutil.rmtree(path)
         elif path.name == "error.txt" or path.name.startswith("."):
             path.unlink()
+
+
+def save_error(folder: Path, text: str) -> None:
+    """Write the error of a failed job, in UTF-8; what cannot be seen is escaped.
+
+    Nothing is raised if the file cannot be written: on a full disk there may be no space for it.
+    """
+    lines = "\n".join(printable(line) for line in text.strip().split("\n"))
+    with contextlib.suppress(OSError):
+        (folder / "error.txt").write_text(f"{lines}\n", "utf-8")
 
 
 def save_json(path: Path, content: object) -> None:

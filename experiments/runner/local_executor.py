@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from pathlib import Path
 
 from spangym.experiments.runner.job import (
     CHECKPOINT_SECONDS,
@@ -19,21 +19,23 @@ from spangym.experiments.runner.job import (
     PlacedJob,
     Started,
 )
-from spangym.experiments.runner.job_files import is_locked
+from spangym.experiments.runner.job_files import is_locked, save_error
 from spangym.experiments.runner.run_job import run_job
+from spangym.utils.streams import replace_unprintable
 
+_POLL_SECONDS = 0.5
+"""Time after which the death of a process is noticed, if its children hold its pipe open."""
 
-@dataclass
-class _Worker:
-    """A process that runs one job after the other."""
-
-    process: SpawnProcess
-    connection: Connection
-    job: Job | None = None
+_END_SECONDS = 5.0
+"""Time in which a process that has closed its pipe must end."""
 
 
 class LocalExecutor:
-    """Runs jobs in processes of this machine, one thread each."""
+    """Runs jobs in processes of this machine, one thread each.
+
+    A process runs one job after the other, except for jobs with a user's code: each of them has a
+    new process, which is killed at its end together with the processes that it has started.
+    """
 
     def __init__(self, num_workers: int, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> None:
         self._num_workers = num_workers
@@ -41,26 +43,23 @@ class LocalExecutor:
 
     def run(self, jobs: Sequence[PlacedJob]) -> Iterator[Event]:
         """Run jobs in parallel; see `spangym.experiments.runner.job.Executor`."""
-        waiting = [*jobs]
+        # A relative path would be another folder after a user's code has changed the working one.
+        waiting = [(job, folder.absolute()) for job, folder in jobs]
         workers: list[_Worker] = []
         try:
             for _ in range(min(self._num_workers, len(waiting))):
-                workers.append(worker := _start_worker())
+                workers.append(worker := _Worker())
                 yield from self._dispatch(worker, waiting)
             while busy := [worker for worker in workers if worker.job is not None]:
-                for ready in wait([worker.connection for worker in busy]):
-                    worker = next(each for each in busy if each.connection is ready)
-                    event = _receive(worker)
-                    yield event
-                    if isinstance(event, Finished | Failed):
-                        if not worker.process.is_alive():
-                            workers[workers.index(worker)] = worker = _start_worker()
-                        yield from self._dispatch(worker, waiting)
+                wait([worker.connection for worker in busy], _POLL_SECONDS)
+                for worker in busy:
+                    if event := worker.receive():
+                        yield event
+                        if isinstance(event, Finished | Failed):
+                            yield from self._dispatch(worker, waiting)
         finally:
             for worker in workers:
-                worker.process.terminate()
-            for worker in workers:
-                worker.process.join()
+                worker.kill()
 
     def _dispatch(self, worker: _Worker, waiting: list[PlacedJob]) -> Iterator[Event]:
         worker.job = None
@@ -69,43 +68,101 @@ class LocalExecutor:
             free = (placed for placed in waiting if not is_locked(placed[1]))
             placed = next(free, waiting[0])
             waiting.remove(placed)
-            worker.job = placed[0]
-            # A dead process is noticed when its events are received.
-            with contextlib.suppress(BrokenPipeError):
-                worker.connection.send((*placed, self._checkpoint_seconds))
-            yield Started(worker.job)
+            worker.start(*placed, self._checkpoint_seconds)
+            yield Started(placed[0])
 
 
-def _receive(worker: _Worker) -> Event:
+class _Worker:
+    """A process that runs jobs, and is replaced when it must not run the next one."""
+
+    job: Job | None = None
+    folder: Path
+
+    def __init__(self) -> None:
+        self._start_process()
+
+    def start(self, job: Job, folder: Path, checkpoint_seconds: float) -> None:
+        """Send a job to the process, or to a new one."""
+        is_used = self._num_jobs > 0
+        if is_used and (self._ran_user_code or job.has_user_code or not self.process.is_alive()):
+            self.kill()
+            self._start_process()
+        self.job, self.folder = job, folder
+        self._num_jobs += 1
+        self._ran_user_code = job.has_user_code
+        # A dead process is noticed when its events are received.
+        with contextlib.suppress(BrokenPipeError):
+            self.connection.send((job, folder, checkpoint_seconds))
+
+    def receive(self) -> Event | None:
+        """Return the next event of the job, None if there is none yet."""
+        assert self.job is not None
+        # What a process has sent before its death is received first.
+        is_alive = self.process.is_alive()
+        try:
+            if self.connection.poll():
+                return self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join(_END_SECONDS)
+        else:
+            if is_alive:
+                return None
+        code = self.process.exitcode
+        self.kill()
+        reason = f"its process ended early with exit code {code}"
+        if code is None:
+            reason = "its process has closed the pipe to the runner"
+        elif code < 0:
+            reason = f"its process was killed by signal {-code}; out of memory?"
+        save_error(self.folder, reason)
+        return Failed(self.job, reason)
+
+    def kill(self) -> None:
+        """Kill the process, and those that a user's code has started in it."""
+        if self._ran_user_code and hasattr(os, "killpg"):
+            # The process is the leader of a group of its own, once it has received the job.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._pid, signal.SIGKILL)
+        self._ran_user_code = False
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+    def _start_process(self) -> None:
+        self._num_jobs, self._ran_user_code = 0, False
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_worker_main, args=(theirs,), daemon=True)
+        with _inherited_by_processes():
+            self.process.start()
+        theirs.close()
+        assert self.process.pid is not None
+        self._pid = self.process.pid
+
+
+@contextlib.contextmanager
+def _inherited_by_processes() -> Iterator[None]:
+    """Set what a process that is started in this context inherits."""
+    # Ctrl-C reaches every process of a terminal, but only the parent should react.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Equal hashes of text in all processes: a user's code may iterate over a set.
+    hash_seed = os.environ.get("PYTHONHASHSEED")
+    os.environ["PYTHONHASHSEED"] = hash_seed or "0"
     try:
-        return worker.connection.recv()
-    except (EOFError, ConnectionResetError):
-        worker.process.join()
-        assert worker.job is not None
-        code = worker.process.exitcode
-        if code is not None and code < 0:
-            return Failed(worker.job, f"its process was killed by signal {-code}; out of memory?")
-        return Failed(worker.job, f"its process ended early with exit code {code}")
-
-
-def _start_worker() -> _Worker:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_worker_main, args=(theirs,), daemon=True)
-    # Ctrl-C reaches every process of a terminal, but only the parent should react. The new process
-    # inherits the ignored signal.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        process.start()
+        yield
     finally:
-        signal.signal(signal.SIGINT, before)
-    theirs.close()
-    return _Worker(process, ours)
+        signal.signal(signal.SIGINT, handler)
+        del os.environ["PYTHONHASHSEED"]
+        if hash_seed is not None:
+            os.environ["PYTHONHASHSEED"] = hash_seed
 
 
 def _worker_main(connection: Connection) -> None:
     """Run jobs from the connection until the parent closes it or dies."""
+    replace_unprintable()
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             job, folder, checkpoint_seconds = connection.recv()
+            if job.has_user_code and hasattr(os, "setpgrp"):
+                os.setpgrp()
             connection.send(run_job(job, folder, connection.send, checkpoint_seconds))

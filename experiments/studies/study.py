@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
@@ -10,9 +12,15 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from spangym.agents import Agent
-from spangym.agents.registry import FIXED_SPAN_NAMES, AgentSpec, get_agent_spec
+from spangym.agents.registry import (
+    BUILTIN_AGENTS,
+    FIXED_SPAN_NAMES,
+    AgentSpec,
+    get_agent_spec,
+)
 from spangym.envs import EnvConfig, make_config
 from spangym.envs.model.model_checkpoint import weights_sha256
+from spangym.envs.registration import ENVIRONMENTS, full_id
 from spangym.experiments.runner.fingerprint import DatasetHashes
 from spangym.utils.text import slug
 
@@ -27,6 +35,20 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 DisplayName = Annotated[str, Field(max_length=80)]
 StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+
+
+def names_class(value: object) -> bool:
+    """Return whether a value, or one in it, is the name of a class, ``module:Class``.
+
+    Example:
+        >>> names_class({"reward": "my_rewards:Mine"}), names_class(["fixed:3", 0.5, "task"])
+        (True, False)
+    """
+    if isinstance(value, Mapping):
+        return any(map(names_class, value.values()))
+    if isinstance(value, str):
+        return re.fullmatch(r"[^\W\d][\w.]*:[^\W\d][\w.]*", value) is not None
+    return isinstance(value, Sequence) and any(map(names_class, value))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -48,6 +70,11 @@ class StudyEnv:
     def slug(self) -> str:
         """Name as a folder name."""
         return slug(self.name)
+
+    @property
+    def has_user_code(self) -> bool:
+        """Whether the environment, its data, reward or layers are not of spangym."""
+        return full_id(self.id) not in ENVIRONMENTS or names_class(self.kwargs)
 
     @property
     def episode_steps(self) -> int:
@@ -85,6 +112,11 @@ class StudyAgent:
     def slug(self) -> str:
         """Name as a folder name."""
         return slug(self.name)
+
+    @property
+    def has_user_code(self) -> bool:
+        """Whether the agent, or something that its hyperparameters name, is not of spangym."""
+        return self.algo not in BUILTIN_AGENTS or names_class(self.hyperparameters)
 
     def spec(self) -> AgentSpec:
         """Return the specification of the algorithm; ValueError if it is unknown."""

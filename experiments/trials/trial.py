@@ -75,6 +75,11 @@ class Trial:
         """Torch device of the layers."""
         return self.environment.kwargs["device"]
 
+    @property
+    def has_user_code(self) -> bool:
+        """Whether the agent or the environment is not of spangym."""
+        return self.agent.has_user_code or self.environment.has_user_code
+
     def config_for_hash(self, hashes: DatasetHashes) -> dict[str, Any]:
         """Return everything that affects the results, except machine and libraries, for JSON.
 

@@ -1,10 +1,14 @@
 """Jobs in real processes: failed ones are reported, the others finish, none runs twice."""
 
+import asyncio
 import dataclasses
 import importlib
+import json
 import multiprocessing
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
@@ -57,6 +61,7 @@ class Counts:
     seed: int = 0
     name: str = "counts"
     device: str = "cpu"
+    has_user_code: bool = False
 
     def config_for_hash(self, hashes):
         return {"total": self.total}
@@ -74,6 +79,89 @@ class Counts:
                 raise ArithmeticError("three")
         (folder / "result.json").write_text("{}")
 """
+
+
+ACTS = """
+import json, os, random, signal, subprocess, sys, warnings
+from dataclasses import dataclass
+from pathlib import Path
+import numpy as np
+import torch
+
+@dataclass(frozen=True)
+class Acts:
+    job_id: str
+    code: str
+    has_user_code: bool = False
+    total: int = 1
+    seed: int = 0
+    name: str = "acts"
+    device: str = "cpu"
+
+    def config_for_hash(self, hashes):
+        return {}
+
+    def run(self, folder, progress, log, checkpoint_seconds):
+        exec(self.code, globals(), {"folder": folder})
+        (folder / "result.json").write_text("{}")
+"""
+
+CHANGES_EVERYTHING = """
+(folder / "pid").write_text(str(os.getpid()))
+os.chdir("/")
+os.environ["SPANGYM_TEST"] = "changed"
+sys.path.insert(0, "/nowhere")
+torch.set_default_dtype(torch.float64)
+torch.use_deterministic_algorithms(True)
+np.seterr(all="raise")
+np.zeros = np.ones
+warnings.simplefilter("error")
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+sys.stdout = None
+"""
+
+READS_EVERYTHING = """
+state = {
+    "pid": os.getpid(),
+    "folder": os.getcwd(),
+    "environment": os.environ.get("SPANGYM_TEST"),
+    "path": sys.path,
+    "dtype": str(torch.get_default_dtype()),
+    "deterministic": torch.are_deterministic_algorithms_enabled(),
+    "errors": np.geterr(),
+    "zero": float(np.zeros(1)[0]),
+    "filters": len(warnings.filters),
+    "signal": str(signal.getsignal(signal.SIGTERM)),
+    "random": [random.random(), np.random.rand(), float(torch.rand(()))],
+    "stdout": sys.stdout is None,
+    "hash": hash("text"),
+}
+(folder / "state.json").write_text(json.dumps(state))
+"""
+
+DIES_WITH_A_CHILD = """
+child = os.fork()
+if not child:
+    import time
+    time.sleep(600)
+(folder / "pid").write_text(str(child))
+os._exit(7)
+"""
+
+FORKS = """
+if not os.fork():
+    sys.exit()
+os.wait()
+"""
+
+
+@pytest.fixture
+def acts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Makes jobs that execute code."""
+    (tmp_path / "acting.py").write_text(ACTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "acting", raising=False)
+    return importlib.import_module("acting").Acts
 
 
 @pytest.fixture
@@ -194,3 +282,94 @@ def test_failed_job_is_resumed_from_its_checkpoint(counts: Callable[..., Any], t
     assert again[-1] == Finished(bad)
     assert not (folder / "error.txt").exists()
     assert (folder / RESULT_FILE).exists()
+
+
+def test_a_users_code_changes_nothing_for_other_jobs(
+    acts: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """In one worker: two jobs before the user's, and two after it, in relative folders."""
+    monkeypatch.chdir(tmp_path)
+    codes = [READS_EVERYTHING, READS_EVERYTHING, CHANGES_EVERYTHING, READS_EVERYTHING]
+    jobs: list[PlacedJob] = [
+        (acts(f"job-{number}", code, has_user_code=code == CHANGES_EVERYTHING), Path(f"{number}"))
+        for number, code in enumerate(codes)
+    ]
+    events = list(LocalExecutor(1).run(jobs))
+    assert sum(isinstance(event, Finished) for event in events) == len(jobs)
+    states = [json.loads((tmp_path / each / "state.json").read_text()) for each in "013"]
+    pids = [state.pop("pid") for state in states]
+    own = int((tmp_path / "2" / "pid").read_text())
+    assert pids[0] == pids[1]
+    assert len({*pids, own}) == 3
+    assert states[0] == states[1] == states[2]
+    assert states[0]["folder"] == str(tmp_path)
+
+
+def test_death_of_a_process_whose_child_lives(acts: Callable[..., Any], tmp_path: Path):
+    """The child holds the pipe and the lock of the job; it is killed."""
+    job, folder = acts("dies", DIES_WITH_A_CHILD, has_user_code=True), tmp_path / "dies"
+    start_time = time.monotonic()
+    *_, end = LocalExecutor(1).run([(job, folder)])
+    assert time.monotonic() - start_time < 60
+    assert isinstance(end, Failed)
+    assert "exit code 7" in end.error
+    assert end.error in (folder / "error.txt").read_text("utf-8")
+    until = time.monotonic() + 30
+    while is_locked(folder):
+        assert time.monotonic() < until, "the child runs on"
+        time.sleep(0.05)
+
+
+def test_a_forked_process_is_not_the_job(acts: Callable[..., Any], tmp_path: Path):
+    job, folder = acts("forks", FORKS), tmp_path / "forks"
+    events: list[Any] = []
+    ended = os.fork()
+    if not ended:
+        # Not in the test's own process: if this fails, the forked process is another pytest.
+        os._exit(run_job(job, folder, events.append, 30.0) != Finished(job))
+    assert os.waitstatus_to_exitcode(os.waitpid(ended, 0)[1]) == 0
+    assert (folder / RESULT_FILE).exists()
+    assert not (folder / "error.txt").exists()
+
+
+class Unprintable(Exception):  # noqa: N818
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (Unprintable(), "Unprintable: its message cannot be shown"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (asyncio.CancelledError("late"), "CancelledError: late"),
+        (GeneratorExit(), "GeneratorExit"),
+        (SystemExit("enough"), "SystemExit: enough"),
+        (ValueError("caf\udce9 \ud800"), r"ValueError: caf\xe9 \ud800"),
+        (ValueError("\x1b[31m\u202e"), r"ValueError: \x1b[31m\u202e"),
+        (ValueError("first\nsecond"), "ValueError: first"),
+        (ExceptionGroup("many", [Unprintable()]), "ExceptionGroup: many (1 sub-exception)"),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_every_error_is_stored_with_its_type(
+    acts: Callable[..., Any], tmp_path: Path, error: BaseException, line: str
+):
+    module = sys.modules["acting"]
+    module.error = error  # pyright: ignore[reportAttributeAccessIssue]
+    job, folder = acts("raises", "raise error"), tmp_path / "raises"
+    assert run_job(job, folder, lambda _: None, 30.0) == Failed(job, line)
+    stored = (folder / "error.txt").read_bytes().decode("utf-8").splitlines()
+    assert stored[0].strip().endswith("Traceback (most recent call last):")
+    assert stored[-1] == line
+    assert not is_locked(folder)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_the_job(
+    acts: Callable[..., Any], tmp_path: Path
+):
+    (tmp_path / "file").touch()
+    job = acts("nowhere", "")
+    event = run_job(job, tmp_path / "file" / "job", lambda _: None, 30.0)
+    assert isinstance(event, Failed)
+    assert "FileExistsError" in event.error or "NotADirectoryError" in event.error

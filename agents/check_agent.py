@@ -19,6 +19,7 @@ from spangym.agents.base import Agent, is_resumable, notify_episode_start
 from spangym.agents.registry import AgentSpec, get_agent_spec, spec_from_class
 from spangym.attention import NUM_ACTIONS
 from spangym.attention.features import NUM_STATES
+from spangym.utils.errors import describe_error
 from spangym.utils.serialization import from_bytes, to_bytes
 
 _EPISODE_LENGTH = 8
@@ -98,14 +99,14 @@ class _Check:
         except _Problem as problem:
             self.problems.append(str(problem))
         except Exception as error:
-            self.problems.append(f"{activity} fails: {type(error).__name__}: {error}")
+            self.problems.append(f"{activity} fails: {describe_error(error)}")
 
     def _make(self) -> Agent:
         set_random_seed(0)
         try:
             return self.spec.make(seed=0, **self.options)
         except Exception as error:
-            problem = f"{type(error).__name__}: {error}"
+            problem = describe_error(error)
             given = self.options or "no options"
             raise _Problem(f"construction with {given} fails: {problem}") from error
 

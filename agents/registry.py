@@ -33,6 +33,7 @@ from spangym.agents.tabular.kmeans import KMeansDiscretizer
 from spangym.agents.tabular.kmeans_agent import KMeansQAgent
 from spangym.agents.tabular.q_learning import Refiner
 from spangym.attention import NUM_ACTIONS
+from spangym.utils.errors import describe_error
 from spangym.utils.signatures import (
     construct,
     keyword_names,
@@ -134,7 +135,7 @@ def _import_class(name: str, context: str) -> type[Any]:
             places = "in the working folder or among the installed ones"
             message = f"there is no module {module_name!r} {places}"
             raise ValueError(f"{context}: {message}") from error
-        message = f"module {module_name!r} fails: {type(error).__name__}: {error}"
+        message = f"module {module_name!r} fails: {describe_error(error)}"
         raise ValueError(f"{context}: {message}") from error
     found = getattr(module, class_name, None)
     if inspect.isclass(found):

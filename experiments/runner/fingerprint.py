@@ -8,6 +8,7 @@ from typing import Any
 
 from spangym.envs.data.dataset import SPLITS
 from spangym.envs.data.dataset_registry import make_dataset
+from spangym.utils.process_state import preserve_process_state
 
 
 class DatasetHashes:
@@ -24,9 +25,10 @@ class DatasetHashes:
     def get(self, dataset: str) -> dict[str, dict[str, str]]:
         """Return the hashes of a dataset's content, by split and content type."""
         if dataset not in self._hashes:
-            self._hashes[dataset] = {
-                split: make_dataset(dataset, split).fingerprint() for split in SPLITS
-            }
+            with preserve_process_state():
+                self._hashes[dataset] = {
+                    split: make_dataset(dataset, split).fingerprint() for split in SPLITS
+                }
         return self._hashes[dataset]
 
 

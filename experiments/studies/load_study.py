@@ -12,7 +12,8 @@ from spangym.envs.data.dataset_registry import DATASETS
 from spangym.envs.model.model_checkpoint import builtin_checkpoints
 from spangym.envs.registration import full_id
 from spangym.experiments.studies.study import BASELINES, OBS_FIELDS, Study, StudyAgent, StudyEnv
-from spangym.utils.errors import UserError
+from spangym.utils.errors import UserError, report_user_code
+from spangym.utils.process_state import preserve_process_state
 from spangym.utils.suggestions import did_you_mean
 from spangym.utils.toml import builtin_texts, find_text, parse_toml
 
@@ -63,17 +64,14 @@ def normalize_study(study: Study) -> Study:
 
 def normalize_agent(agent: StudyAgent) -> StudyAgent:
     """Fill in name and encoding, and check the agent; UserError if it cannot be made."""
-    try:
-        spec = agent.spec()
-        spec.check_options(agent.hyperparameters)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    try:
-        agent.make(seed=0)
-    except (Exception, SystemExit) as error:  # Users' constructors may raise anything.
-        raise UserError(
-            f"agent {agent.algo!r} cannot be made: {type(error).__name__}: {error}"
-        ) from error
+    with preserve_process_state():
+        try:
+            spec = agent.spec()
+            spec.check_options(agent.hyperparameters)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        with report_user_code(f"agent {agent.algo!r} cannot be made"):
+            agent.make(seed=0)
     if spec.encoding == "state" and agent.encoding not in ("", "state"):
         raise UserError(
             f"agent {agent.algo!r} learns from state ids: its encoding must be 'state', "
@@ -99,7 +97,8 @@ def _normalize_env(environment: StudyEnv) -> StudyEnv:
             place = "evaluation.split" if name == "split" else "the agents"
             raise UserError(f"environment argument {name!r} must be set in {place} instead")
     try:
-        config = dataclasses.asdict(make_config(environment.id, environment.kwargs))
+        with preserve_process_state():
+            config = dataclasses.asdict(make_config(environment.id, environment.kwargs))
     except (TypeError, ValueError) as error:
         raise UserError(f"environment: {error}") from error
     for name in (*OBS_FIELDS, "split"):

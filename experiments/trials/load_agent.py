@@ -10,7 +10,7 @@ from spangym.envs import EnvConfig
 from spangym.experiments.runner.run_dir import RunDir, run_command
 from spangym.experiments.trials.comparison_run import COMPARISON
 from spangym.experiments.trials.trial import Trial
-from spangym.utils.errors import UserError
+from spangym.utils.errors import UserError, report_user_code
 
 TRIAL_DIR_PATTERN = "RUN/jobs/ENVIRONMENT/AGENT/seed-N-KEY"
 """Form of the folder of a trial."""
@@ -40,13 +40,10 @@ def load_trained_agent(folder: Path) -> TrainedAgent:
         raise UserError(
             f"the trial in {name!r} is not finished: resume it with {run.resume_command}"
         )
-    try:
+    # Users' classes and damaged files may raise anything.
+    with report_user_code(f"the agent in {name!r} cannot be read"):
         agent = trial.make_agent()
         agent.load(path / "agent")
-    except Exception as error:  # Users' classes and damaged files may raise anything.
-        raise UserError(
-            f"the agent in {name!r} cannot be read: {type(error).__name__}: {error}"
-        ) from error
     return TrainedAgent(trial, agent, stored_eval_config(trial))
 
 

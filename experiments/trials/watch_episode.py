@@ -22,7 +22,7 @@ from spangym.experiments.studies.load_study import normalize_agent
 from spangym.experiments.studies.study import StudyAgent
 from spangym.experiments.trials.load_agent import TRIAL_DIR_PATTERN, load_trained_agent
 from spangym.utils.atomic_io import atomic_write, check_writable_file
-from spangym.utils.errors import UserError
+from spangym.utils.errors import UserError, report_user_code
 from spangym.utils.suggestions import did_you_mean
 
 FPS: int = SpanControlEnv.metadata["render_fps"]
@@ -89,12 +89,8 @@ def render_episode(policy_run: PolicyRun, seed: int, render_mode: str) -> Iterat
     yield env.render()
     truncated = False
     while not truncated:
-        try:
+        with report_user_code(f"agent {policy_run.name!r} failed"):
             action = policy_run.agent.predict(np.array([observation]))[0]
-        except Exception as error:  # Users' refiners may raise anything.
-            raise UserError(
-                f"agent {policy_run.name!r} failed: {type(error).__name__}: {error}"
-            ) from error
         try:
             observation, _, _, truncated, _ = env.step(action)
         except ValueError as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from spangym.utils.text import printable
 
 _MAX_MESSAGE = 1000
@@ -10,6 +13,20 @@ _MAX_MESSAGE = 1000
 
 class UserError(Exception):
     """An input is wrong; the one-line message says where, and what would be right."""
+
+
+@contextlib.contextmanager
+def report_user_code(context: str) -> Iterator[None]:
+    """Raise whatever a user's code in the context raises as a `UserError` that starts with a text.
+
+    `KeyboardInterrupt` passes, since it may be Ctrl-C.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, UserError):
+        raise
+    except BaseException as error:
+        raise UserError(f"{context}: {describe_error(error)}") from error
 
 
 def describe_error(error: BaseException) -> str:

@@ -36,6 +36,9 @@ class SpanConfig:
         local_projections: Whether the local path learns query, key and value projections.
         num_refinement_steps: Largest number of refinement passes, at least 1.
         num_induction_heads: Number of local heads with shifted keys (`SlidingWindowAttention`).
+        use_refresh_predictors: Whether the global path's refresh predictors decide which keys and
+            values of a stream are recomputed (`AdaptiveUpdateAttention`). Nothing here trains
+            them; all are recomputed by default.
 
     Raises:
         ValueError: An option breaks its rule.
@@ -54,6 +57,7 @@ class SpanConfig:
     local_projections: bool = False
     num_refinement_steps: int = 10
     num_induction_heads: int = 0
+    use_refresh_predictors: bool = False
 
     def __post_init__(self) -> None:
         window, span, dist = self.win_size, self.max_span, self.max_dist

@@ -37,12 +37,20 @@ class KeyValueCache:
 class AdaptiveUpdateAttention(MultiHeadAttention):
     """Full multi-head attention with an explicit key-value cache.
 
-    On a stream, two small predictors choose for each sequence whether its keys, and whether its
-    values, are recomputed or taken from the previous pass. The CPU computes only the chosen
-    projections. An accelerator computes all of them, since reading the choice would synchronize.
+    On a stream the keys, and the values, of a sequence can be taken from the previous pass. The
+    caller decides; without a decision everything is recomputed, as in the original, which writes
+    its cache and never reads it. The CPU computes only the projections that it needs. An
+    accelerator computes all of them, since reading the decision would synchronize.
 
-    The predictors read the token mean of the key input; with ``causal``, where that mean would
-    reveal later tokens, the mean of the previous pass.
+    With ``use_refresh_predictors``, two small predictors decide for each sequence. Nothing here
+    trains them, so they are off by default. They read the token mean of the key input; with
+    ``causal``, where that mean would reveal later tokens, the mean of the previous pass.
+
+    Args:
+        dims: Width of input and output, at least 4.
+        head: Number of heads; divides ``dims``.
+        causal: Whether a token attends only to itself and earlier tokens.
+        use_refresh_predictors: Whether the refresh predictors decide.
 
     Example:
         >>> attention = AdaptiveUpdateAttention(16, head=4)
@@ -52,8 +60,11 @@ class AdaptiveUpdateAttention(MultiHeadAttention):
         (torch.Size([2, 6, 16]), torch.Size([2]))
     """
 
-    def __init__(self, dims: int, head: int, causal: bool = False) -> None:
+    def __init__(
+        self, dims: int, head: int, causal: bool = False, use_refresh_predictors: bool = False
+    ) -> None:
         super().__init__(dims, head, causal)
+        self.use_refresh_predictors = use_refresh_predictors
         self.key_update_predictor = RefreshPredictor(dims)
         self.value_update_predictor = RefreshPredictor(dims)
 
@@ -70,19 +81,24 @@ class AdaptiveUpdateAttention(MultiHeadAttention):
         """Attend over the whole sequence, with the arguments of `MultiHeadAttention` and a cache.
 
         ``cache`` is the previous pass's, None at the start of a stream, where all keys and values
-        are computed. ``recompute_kv``, boolean of shape (batch, 2), forces the choice for keys and
-        values; the predictors choose if None. Keys that were padding are always recomputed.
+        are computed. ``recompute_kv``, boolean of shape (batch, 2), decides for keys and values.
+        If it is None, the refresh predictors decide where they are used; else everything is
+        recomputed. Keys that were padding are always recomputed.
 
         Returns:
             Output of shape (batch, queries, dims), and the cache for the next pass.
 
         Raises:
-            ValueError: The cache holds keys of another shape.
+            ValueError: Keys or values of another shape would be reused.
         """
         source = x if xa is None else xa
         mean_token = token_mean(source, key_lengths)
         query = self.query_module(x)
-        if cache is None:
+        if cache is not None and recompute_kv is None and self.use_refresh_predictors:
+            mean = (cache.mean_token if self.causal else mean_token)[:, None]
+            predictors = (self.key_update_predictor, self.value_update_predictor)
+            recompute_kv = torch.cat([predictor(mean) for predictor in predictors], dim=-1)
+        if cache is None or recompute_kv is None:
             recompute_keys = recompute_values = x.new_ones(len(x), dtype=torch.bool)
             key, value = self.key_module(source), self.value_module(source)
         else:
@@ -92,12 +108,7 @@ class AdaptiveUpdateAttention(MultiHeadAttention):
                     f"cache holds keys of shape {tuple(cache.keys.shape)}, needed: {needed} "
                     "(batch, heads, tokens, head size): start the stream without a cache"
                 )
-            if recompute_kv is None:
-                mean = (cache.mean_token if self.causal else mean_token)[:, None]
-                recompute_keys = self.key_update_predictor(mean)[:, 0]
-                recompute_values = self.value_update_predictor(mean)[:, 0]
-            else:
-                recompute_keys, recompute_values = recompute_kv.unbind(-1)
+            recompute_keys, recompute_values = recompute_kv.unbind(-1)
             key = _recompute(self.key_module, source, recompute_keys, cache.keys, cache.lengths)
             value = _recompute(
                 self.value_module, source, recompute_values, cache.values, cache.lengths

@@ -139,7 +139,10 @@ class IntegratedAttention(LocalGlobalAttention):
 
     def _make_paths(self, config: SpanConfig) -> tuple[SlidingWindowAttention, MultiHeadAttention]:
         local = SlidingWindowAttention(self.dims, self.head, config)
-        return local, AdaptiveUpdateAttention(self.dims, self.head, config.causal)
+        attn_global = AdaptiveUpdateAttention(
+            self.dims, self.head, config.causal, config.use_refresh_predictors
+        )
+        return local, attn_global
 
     def _step(self, inputs: Inputs, cache: LayerCache | None, return_stats: bool) -> LayerOutput:
         """Observe, choose an action, run and learn."""
@@ -175,8 +178,9 @@ class IntegratedAttention(LocalGlobalAttention):
 
         ``action`` holds integers in 0..9, one or one for each sequence; the predictor alone sets
         the span if None. On an accelerator actions are clamped, not checked. ``recompute_kv``,
-        boolean of shape (batch, 2), forces which keys and values the global path recomputes; its
-        refresh predictors choose if None. Without a cache it computes all of them.
+        boolean of shape (batch, 2), says which keys and values the global path recomputes. It
+        recomputes all of them if None (``SpanConfig.use_refresh_predictors`` changes that) and
+        without a cache.
 
         Raises:
             ValueError: A shape, type or value is wrong, or the layer keeps no keys and values.

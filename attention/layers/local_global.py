@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -11,7 +10,12 @@ from torch import Tensor, nn
 from spangym.attention.attention_stats import AttentionStats
 from spangym.attention.features import sequence_mask, token_mean, token_moments
 from spangym.attention.layers.cached_attention import AdaptiveUpdateAttention
-from spangym.attention.layers.modules import Predictor, ProjectionModule
+from spangym.attention.layers.modules import (
+    AttentionCombiner,
+    Predictor,
+    ProjectionModule,
+    init_linear,
+)
 from spangym.attention.layers.multi_head import MultiHeadAttention
 from spangym.attention.layers.sliding_window import SlidingWindowAttention
 from spangym.attention.outputs import LayerCache, LayerOutput, check_cache
@@ -109,7 +113,10 @@ class LocalGlobalAttention(nn.Module):
         return self.attn_local.config
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Redraw the weights: head projections from N(0, 0.02), others from torch's default.
+        """Redraw the weights, as the original does.
+
+        Projections of the global path are drawn from N(0, 0.02), the span predictor from Xavier's
+        normal distribution, both with zero biases; everything else has PyTorch's defaults.
 
         Args:
             generator: Source of the weights; torch's default generator if None.
@@ -117,17 +124,15 @@ class LocalGlobalAttention(nn.Module):
         # A refiner may be a module; its weights are not the layer's.
         own = [child for name, child in self.named_children() if name != "refiner"]
         modules = [module for child in own for module in child.modules()]
-        projections = {each.proj for each in modules if isinstance(each, ProjectionModule)}
+        drawn: set[nn.Module] = set()
         for module in modules:
-            if isinstance(module, nn.LayerNorm):
+            if isinstance(module, ProjectionModule | AttentionCombiner | Predictor):
+                module.reset_parameters(generator)
+                drawn.update(module.children())
+            elif isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
-            elif isinstance(module, nn.Linear) and module in projections:
-                nn.init.normal_(module.weight, std=0.02, generator=generator)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Linear):
-                bound = 1 / math.sqrt(module.in_features)
-                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-                nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+            elif isinstance(module, nn.Linear) and module not in drawn:
+                init_linear(module, generator)
 
     def forward(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+import math
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,6 @@ def merge_heads(x: Tensor) -> Tensor:
 class ProjectionModule(nn.Module):
     """Linear projection to heads: (batch, tokens, dims) to (batch, heads, tokens, head size).
 
-    Weights are drawn from N(0, 0.02); biases are zero.
-
     Example:
         >>> ProjectionModule(8, head=2)(torch.zeros(3, 5, 8)).shape
         torch.Size([3, 2, 5, 4])
@@ -32,8 +30,11 @@ class ProjectionModule(nn.Module):
         super().__init__()
         self.head = head
         self.proj = nn.Linear(dims, dims)
-        nn.init.normal_(self.proj.weight, std=0.02)
-        nn.init.zeros_(self.proj.bias)
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw weights from N(0, 0.02); biases are zero."""
+        _init_projection(self.proj, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Project and split."""
@@ -51,6 +52,11 @@ class AttentionCombiner(nn.Module):
     def __init__(self, dims: int) -> None:
         super().__init__()
         self.out = nn.Linear(dims, dims)
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw weights from N(0, 0.02); biases are zero."""
+        _init_projection(self.out, generator)
 
     def forward(self, heads: Tensor) -> Tensor:
         """Merge and project."""
@@ -75,6 +81,12 @@ class Predictor(nn.Module):
     def __init__(self, dims: int) -> None:
         super().__init__()
         self.linear = BatchInvariantLinear(dims, 1)
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw weights from Xavier's normal distribution; the bias is zero."""
+        nn.init.xavier_normal_(self.linear.weight, generator=generator)
+        nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict the span scale of each sequence, in (0, 1)."""
@@ -95,12 +107,18 @@ class RefreshPredictor(nn.Sequential):
             nn.Sigmoid(),
         )
 
-    def set_always_recompute(self) -> None:
-        """Set weights with which every input is recomputed."""
-        last = cast(BatchInvariantLinear, self[2])
-        nn.init.zeros_(last.weight)
-        nn.init.ones_(last.bias)
-
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's own name)
         """Map (batch, tokens, dims) to booleans of shape (batch, 1)."""
         return super().forward(input.mean(-2)) > 0.5
+
+
+def init_linear(linear: nn.Linear, generator: torch.Generator | None = None) -> None:
+    """Draw weights and biases from PyTorch's default distribution, with a generator."""
+    bound = 1 / math.sqrt(linear.in_features)
+    nn.init.uniform_(linear.weight, -bound, bound, generator=generator)
+    nn.init.uniform_(linear.bias, -bound, bound, generator=generator)
+
+
+def _init_projection(linear: nn.Linear, generator: torch.Generator | None) -> None:
+    nn.init.normal_(linear.weight, std=0.02, generator=generator)
+    nn.init.zeros_(linear.bias)

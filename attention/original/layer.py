@@ -12,10 +12,12 @@ from the default layer as follows, numbered as by ``spangym defects``:
    max_dist)``: a window attends to the *start* of its interval, not to itself;
 6. a batch is one sequence: all of it stops refining at once and shares one span (the mean of its
    predictions), state and reward; a span scale of less than one key turns the local path off;
-10. a refiner explores and learns in eval mode too.
+10. a refiner explores and learns in eval mode too;
+11. the key-value cache is written and never read: every pass recomputes.
 
-The default layer shares numbers 7 to 9: ties go to action 0, actions are fractions of a prediction
-(of the longest span with ``action_scale="absolute"``), and the span has no gradient.
+The default layer shares numbers 7 to 9 and 11: ties go to action 0, actions are fractions of a
+prediction (of the longest span with ``action_scale="absolute"``), the span has no gradient, and
+every pass recomputes.
 
 One defect at a time can be fixed by its name:
 
@@ -34,7 +36,9 @@ change. With ``cut`` fixed, a query therefore attends to the keys up to its posi
 sequence gets the default layer's result.
 
 Number 6 has no name, since environments run each sequence as its own batch, and number 10 has none,
-since it concerns refiners in layers.
+since it concerns refiners in layers. What a cache could save (11) is an option:
+``SpanConfig.use_refresh_predictors``, or an environment whose agent decides
+(``control_kv_cache=True``).
 """
 
 from __future__ import annotations
@@ -74,13 +78,20 @@ class OriginalAdaptiveUpdateAttention(AdaptiveUpdateAttention):
         head: Number of heads; divides ``dims``.
         causal: Whether a token attends only to itself and earlier tokens.
         scaled_twice: Whether queries and keys are scaled in addition to the scores.
+        use_refresh_predictors: Whether the refresh predictors decide, given a cache; the original
+            layer gives none.
     """
 
     def __init__(
-        self, dims: int, head: int, causal: bool = True, scaled_twice: bool = True
+        self,
+        dims: int,
+        head: int,
+        causal: bool = True,
+        scaled_twice: bool = True,
+        use_refresh_predictors: bool = False,
     ) -> None:
         # The refresh predictors read the current pass, causal or not.
-        super().__init__(dims, head, causal=False)
+        super().__init__(dims, head, False, use_refresh_predictors)
         self._causal = causal
         if scaled_twice:
             self.query_module = _ScaledProjection(dims, head)
@@ -133,6 +144,7 @@ class OriginalDefects(LocalGlobalAttention):
             self.head,
             causal="global_causal" not in fixes,
             scaled_twice="double_scale" not in fixes,
+            use_refresh_predictors=config.use_refresh_predictors,
         )
         return OriginalSlidingWindowAttention(self.dims, self.head, config), attn_global
 

@@ -126,7 +126,7 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
     def __init__(self, dims: int, head: int, config: SpanConfig) -> None:
         super().__init__(dims, head, config)
         # Unused; the original's state dicts contain it.
-        self.span_scale = nn.Parameter(torch.zeros(()))
+        self.span_scale = nn.Parameter(torch.ones(()))
 
     def forward(  # type: ignore[override]
         self,

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from spangym.attention import (
-    AdaptiveUpdateAttention,
     IntegratedAttention,
     LayerCache,
     LayerOutput,
     SpanConfig,
 )
+from spangym.attention.layers.modules import ProjectionModule, init_linear
 from spangym.envs.data.dataset import BYTES, NO_TARGET
 from spangym.envs.state import concat_trees, tree_map
 
@@ -73,7 +73,7 @@ class LayerStack(nn.Module, ABC):
             hidden: Input of the layer, shape (batch, tokens, dims).
             actions: Integers 0..9 of shape (batch,); the span predictor decides if None.
             recompute_kv: Whether to recompute keys, and values, boolean of shape (batch, 2); the
-                refresh predictors decide if None.
+                layer decides if None: by default it recomputes all.
             cache: Cache of the layer's previous chunk; None at the start of a stream.
             return_stats: Whether to return statistics of the local attention weights.
         """
@@ -216,8 +216,8 @@ class TransformerStack(ResidualTransformer):
 
     Local paths have learned projections, one refinement pass and induction heads in half of their
     heads, so that a long span pays (`spangym.attention.SlidingWindowAttention`). Actions are
-    fractions of the longest span. Global paths recompute keys and values for each chunk unless the
-    action says otherwise, because training reads single chunks.
+    fractions of the longest span. Initial weights are larger than the original's
+    (`IntegratedAttention`) in the global path's output projection, so that the stack learns faster.
 
     Args:
         config: Sizes.
@@ -238,11 +238,9 @@ class TransformerStack(ResidualTransformer):
         )
         sizes = (config.ctx, config.dims, config.heads, span_config)
         layers = range(config.num_layers)
-        super().__init__([IntegratedAttention(*sizes, generator=generator) for _ in layers])
+        super().__init__([IntegratedAttention(*sizes, generator=torch.Generator()) for _ in layers])
         for layer in self.layers:
-            attention = cast(AdaptiveUpdateAttention, layer.attn_global)
-            attention.key_update_predictor.set_always_recompute()
-            attention.value_update_predictor.set_always_recompute()
+            _draw_trainable_weights(layer, generator)
         self.config = config
         # Modules draw default weights from the global generator before they are drawn again below.
         with torch.random.fork_rng(devices=[]):
@@ -260,6 +258,18 @@ class TransformerStack(ResidualTransformer):
     def embed(self, content: Tensor) -> Tensor:
         """Embed bytes at their positions."""
         return self.tokens(content) + self.positions[: content.shape[1]]
+
+
+def _draw_trainable_weights(layer: nn.Module, generator: torch.Generator | None) -> None:
+    """Draw initial weights that learn fast, unlike the original's small output projections."""
+    modules = [*layer.modules()]
+    projections = {each.proj for each in modules if isinstance(each, ProjectionModule)}
+    for module in modules:
+        if module in projections:
+            assert isinstance(module, nn.Linear)
+            nn.init.normal_(module.weight, std=0.02, generator=generator)
+        elif isinstance(module, nn.Linear):
+            init_linear(module, generator)
 
 
 def join_outputs(outputs: list[LayerOutput]) -> LayerOutput:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from spangym.attention import (
-    AdaptiveUpdateAttention,
     FocusAttention,
     HybridAttention,
     IntegratedAttention,
@@ -13,6 +12,7 @@ from spangym.attention import (
     MultiHeadAttention,
     SpanConfig,
 )
+from spangym.attention.layers.modules import init_linear
 from spangym.experiments.pilot.pilot_study import ModelConfig, VariantConfig
 
 
@@ -25,6 +25,7 @@ class PlainAttention(nn.Module):
         super().__init__()
         self.ln = nn.LayerNorm(dims)
         self.attention = MultiHeadAttention(dims, head, causal)
+        init_linear(self.attention.combiner.out)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend; input and output have shape (batch, tokens, dims)."""
@@ -46,7 +47,8 @@ def make_attention(
     """Make the attention of a block, with weights from torch's global generator.
 
     The output projection of local-global attention starts at zero (Zhang et al., Fixup
-    Initialization, 2019); plain attention starts close to zero, with projections of N(0, 0.02).
+    Initialization, 2019). Plain attention starts close to zero, with queries, keys and values of
+    N(0, 0.02) and PyTorch's default output projection.
     The global path of local-global attention starts with Glorot weights: with N(0, 0.02) the zero
     projection hardly saw it next to the local path, and recognizers learned nothing in the first
     400 updates.
@@ -79,10 +81,6 @@ def make_attention(
         )
     else:
         attention = _CLASSES[variant.attention](*sizes, span_config)
-        if isinstance(attention.attn_global, AdaptiveUpdateAttention):
-            # No gradient reaches the refresh predictors.
-            attention.attn_global.key_update_predictor.set_always_recompute()
-            attention.attn_global.value_update_predictor.set_always_recompute()
     nn.init.zeros_(attention.projection.weight)
     nn.init.zeros_(attention.projection.bias)
     global_path = attention.attn_global

@@ -11,7 +11,7 @@ from ...conftest import Golden
 
 @pytest.fixture
 def attention() -> AdaptiveUpdateAttention:
-    return make_layer().attn_global
+    return make_layer(use_refresh_predictors=True).attn_global
 
 
 def test_first_pass_computes_everything(attention: AdaptiveUpdateAttention, x: Tensor):
@@ -21,11 +21,24 @@ def test_first_pass_computes_everything(attention: AdaptiveUpdateAttention, x: T
     assert not cache.keys.requires_grad
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@torch.no_grad()
+def test_untrained_predictors_never_decide(causal: bool, x: Tensor):
+    layer, cache = make_layer(causal=causal), None
+    # Both predictors choose to keep the first pass.
+    for name in ("key_update_predictor", "value_update_predictor"):
+        torch.nn.init.constant_(getattr(layer.attn_global, name)[2].bias, -100)
+    for chunk in (x, x.cos(), x[:, :50]):
+        cache = layer.step(chunk, cache=cache).cache
+        assert torch.equal(cache.key_value.keys, layer.attn_global.key_module(layer.ln_b(chunk)))
+        assert cache.key_value.recomputed_values.all()
+
+
 def test_predictors_choose_for_each_sequence(
     attention: AdaptiveUpdateAttention, generator: torch.Generator
 ):
     # Sequences far enough apart that the predictors choose differently.
-    first, second = torch.randn(2, 12, 1, 32, generator=generator).expand(2, 12, 20, 32) * 3
+    first, second = torch.randn(2, 12, 1, 32, generator=generator).expand(2, 12, 20, 32) * 9
     _, cache = attention(first)
     _, cache = attention(second, cache=cache)
     assert set(cache.recomputed_keys.tolist()) == {True, False}
@@ -36,7 +49,7 @@ def test_predictors_choose_for_each_sequence(
 
 def test_reproduces_the_originals_choices(golden: Golden):
     recorded = golden("adaptive_update")
-    attention = AdaptiveUpdateAttention(16, 4).eval()
+    attention = AdaptiveUpdateAttention(16, 4, use_refresh_predictors=True).eval()
     attention.load_state_dict(
         {
             name.removeprefix("param."): torch.from_numpy(recorded[name])
@@ -70,7 +83,9 @@ def test_forced_choice(causal: bool, x: Tensor):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_causal_predictors_read_the_previous_pass(causal: bool, x: Tensor):
-    layer = make_layer(causal=causal)
+    layer = make_layer(causal=causal, use_refresh_predictors=True)
+    # Without a bias the choice depends on the input.
+    torch.nn.init.zeros_(layer.attn_global.key_update_predictor[2].bias)
     first, choices = layer.step(x).cache, set()
     for seed in range(12):
         shift = 9 * torch.randn(32, generator=torch.Generator().manual_seed(seed))
@@ -86,7 +101,7 @@ def never_recompute(attention: AdaptiveUpdateAttention) -> None:
 
 
 def test_padding_is_recomputed(x: Tensor):
-    layer = make_layer()
+    layer = make_layer(use_refresh_predictors=True)
     never_recompute(layer.attn_global)
     lengths = torch.tensor([60, 33, 16])
     first = layer.step(x, lengths=lengths).cache
@@ -102,7 +117,7 @@ def test_padding_is_recomputed(x: Tensor):
 
 
 def test_dtype_may_change_on_a_stream(x: Tensor):
-    layer = make_layer()
+    layer = make_layer(use_refresh_predictors=True)
     cache = layer.step(x).cache
     never_recompute(layer.attn_global)
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,13 +1,14 @@
 """The original layer: recorded results, what it shares in a batch, and each fixed defect."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from spangym.attention import AdaptiveUpdateAttention, IntegratedAttention
+from spangym.attention import AdaptiveUpdateAttention, IntegratedAttention, LayerCache
 from spangym.attention.original.layer import OriginalAdaptiveUpdateAttention
 from spangym.attention.original.local_path import FIXABLE_DEFECTS
 from tests.factories import RecordingController
@@ -58,7 +59,7 @@ def test_reproduces_the_original_for_every_action(golden: Golden, case: int):
 @torch.no_grad()
 def test_global_path_reproduces_the_original_on_a_stream(golden: Golden):
     recorded = golden("adaptive_update")
-    attention = OriginalAdaptiveUpdateAttention(16, 4, causal=False)
+    attention = OriginalAdaptiveUpdateAttention(16, 4, causal=False, use_refresh_predictors=True)
     attention.load_state_dict(parameters(recorded, "param."))
     cache = None
     for step in range(8):
@@ -138,6 +139,54 @@ def test_statistics_of_a_path_that_is_off(x: Tensor):
     stats = make_original().forward_with_action(x, 0, return_stats=True).stats
     assert stats is not None
     assert all(getattr(stats, name).item() == 0 for name in ("span", "coverage", "entropy"))
+
+
+@torch.no_grad()
+def test_stream_recomputes_keys_and_values(golden: Golden):
+    recorded = golden("stream")
+    sizes = json.loads(str(recorded["meta"]))
+    layers = [IntegratedAttention.original(**sizes) for _ in range(2)]
+    caches: list[LayerCache | None] = [None, None]
+    for index, layer in enumerate(layers):
+        layer.load_state_dict(parameters(recorded, f"layer{index}.param."))
+    for step in range(6):
+        x = torch.from_numpy(recorded[f"pass{step}.x"])
+        for index, layer in enumerate(layers):
+            prefix = f"pass{step}.layer{index}."
+            action = int(recorded[prefix + "action"])
+            output = layer.forward_with_action(x, action, cache=caches[index])
+            x, caches[index] = output.output, output.cache
+            expected = torch.from_numpy(recorded[prefix + "out"])
+            torch.testing.assert_close(x, expected, rtol=1e-5, atol=1e-5)
+            assert output.reward.item() == pytest.approx(recorded[prefix + "reward"], abs=1e-5)
+            assert output.state == [recorded[prefix + "state"]]
+            assert output.next_state == [recorded[prefix + "next_state"]]
+
+
+@pytest.mark.parametrize("make", [IntegratedAttention.original, IntegratedAttention])
+@torch.no_grad()
+def test_initial_weights_are_the_originals(golden: Golden, make: Callable[..., Any]):
+    recorded = golden("initial_weights")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 48, 32, generator=generator)
+    statistics: dict[str, list[list[float]]] = {}
+    spans, norms = [], []
+    for _ in range(100):
+        layer = make(48, 32, 4, generator=generator)
+        spans.append(layer.forward_with_action(x).span_scale[0])
+        norms.append(layer.attn_global(layer.ln_b(x))[0].std())
+        for name, weights in layer.state_dict().items():
+            row = [weights.mean(), weights.std(correction=0), weights.abs().max()]
+            statistics.setdefault(name, []).append(row)
+    for name, rows in statistics.items():
+        mean, std, largest = torch.tensor(rows).mean(0).tolist()
+        expected = recorded[f"param.{name}"]
+        assert std == pytest.approx(expected[1], rel=0.06, abs=0.001), name
+        assert largest == pytest.approx(expected[2], rel=0.2), name
+        assert mean == pytest.approx(expected[0], abs=0.2 * expected[2]), name
+    # Before any training, the prediction hardly differs from one half.
+    assert torch.stack(spans).sub(0.5).abs().max() < 0.005
+    assert torch.stack(norms).mean() == pytest.approx(recorded["global_output_std_mean"], rel=1)
 
 
 def test_initial_weights_are_those_of_the_default():

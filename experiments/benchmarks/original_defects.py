@@ -116,11 +116,11 @@ def measure_defects() -> Iterator[Defect]:
     )
     yield _both(
         "6",
-        "refinement stops, and the span is chosen, for the whole batch",
-        "change of a sequence's output if another is added to the batch",
+        "a batch shares stopping, span, state and reward",
+        "change of a sequence's reward if another is added to the batch",
         lambda make: _change(
-            make().forward_with_action(x, MAX_ACTION).output[:1],
-            make().forward_with_action(x[:1], MAX_ACTION).output,
+            make().forward_with_action(x[:1], MAX_ACTION).reward,
+            make().forward_with_action(x, MAX_ACTION).reward[:1],
         ),
     )
     yield _both(
@@ -156,6 +156,17 @@ def measure_defects() -> Iterator[Defect]:
         "explores and learns in eval mode",
         "decisions with exploration, and updates, in 10 passes in eval mode",
         lambda make: _asked_in_eval(make(), x),
+    )
+    predicted = _default(use_refresh_predictors=True)
+    yield replace(
+        _both(
+            "11",
+            "keys and values are cached and never read",
+            "change of the output if chunks are a stream, over 10 chunks",
+            lambda make: _cache_effect(make(), _Text()),
+        ),
+        option=_cache_effect(predicted, _Text()),
+        option_name="use_refresh_predictors=True",
     )
     yield _both(
         "",
@@ -268,6 +279,18 @@ def _asked_in_eval(layer: IntegratedAttention, x: Tensor) -> int:
     for _ in range(10):
         layer(x[:1])
     return counting.asked
+
+
+@torch.no_grad()
+def _cache_effect(layer: IntegratedAttention, text: _Text) -> float:
+    chunks = text.chunks(10).split(1)
+    alone = [layer.forward_with_action(chunk, MAX_ACTION).output for chunk in chunks]
+    streamed, cache = [], None
+    for chunk in chunks:
+        layer_output = layer.forward_with_action(chunk, MAX_ACTION, cache=cache)
+        cache = layer_output.cache
+        streamed.append(layer_output.output)
+    return _change(torch.cat(alone), torch.cat(streamed))
 
 
 class _CountingRefiner(Refiner):

@@ -1,3 +1,5 @@
+import itertools
+import json
 import math
 import random
 from typing import Any
@@ -6,11 +8,22 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.utils import seeding
+from numpy.typing import NDArray
+from torch import Tensor
 
 from spangym.attention import IntegratedAttention, LayerCache
 from spangym.attention.features import discretize, quality, token_moments, tuple_hash_id
 from spangym.attention.original.local_path import FIXABLE_DEFECTS
-from spangym.envs import EnvConfig, SB3SpanControlVecEnv, SpanControlCore, SpanControlEnv
+from spangym.envs import (
+    EnvConfig,
+    LayerStack,
+    SB3SpanControlVecEnv,
+    SpanControlCore,
+    SpanControlEnv,
+)
+from spangym.envs.data.dataset import Dataset, Stream
+
+from ..conftest import Golden
 
 SMALL: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks_per_episode": 3}
 
@@ -54,6 +67,55 @@ def test_an_episode_in_words():
             hidden = outcome.output
     with pytest.raises(RuntimeError, match="call reset"):
         env.step(0)
+
+
+class _Frames(Dataset):
+    """Recorded inputs of the first layer, as frames."""
+
+    channels = 32
+
+    def __init__(self, frames: NDArray[np.float32]) -> None:
+        self._frames = frames
+
+    def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+        del generator
+        # An episode draws one more chunk than it has, for the last observation.
+        assert (chunks, ctx) == self._frames.shape[:2]
+        return Stream(self._frames, ("recorded",) * chunks)
+
+
+class _WithoutEmbedding(LayerStack):
+    def embed(self, content: Tensor) -> Tensor:
+        return content
+
+
+def test_a_stream_reproduces_the_original(golden: Golden):
+    recorded = golden("stream")
+    sizes = json.loads(str(recorded["meta"]))
+    layers = [IntegratedAttention.original(**sizes) for _ in range(2)]
+    for index, layer in enumerate(layers):
+        prefix = f"layer{index}.param."
+        weights = {name: recorded[name] for name in recorded if name.startswith(prefix)}
+        layer.load_state_dict(
+            {name.removeprefix(prefix): torch.from_numpy(each) for name, each in weights.items()}
+        )
+    frames = np.concatenate([recorded[f"pass{step}.x"] for step in (*range(6), 5)])
+    env = SpanControlEnv(
+        layers=_WithoutEmbedding(layers),
+        dataset=_Frames(frames),
+        ctx=64,
+        chunks_per_episode=6,
+        encoding="state",
+    )
+    state, _ = env.reset(seed=0)
+    for step, index in itertools.product(range(6), range(2)):
+        prefix = f"pass{step}.layer{index}."
+        assert state == recorded[prefix + "state"]
+        state, reward, _, _, info = env.step(int(recorded[prefix + "action"]))
+        assert reward == pytest.approx(recorded[prefix + "reward"], abs=1e-5)
+        assert env.output_observations() == recorded[prefix + "next_state"]
+        norm = np.linalg.norm(recorded[prefix + "out"])
+        assert info["output_norm"] == pytest.approx(norm, rel=1e-5)
 
 
 def test_the_last_observation_is_of_the_chunk_that_would_follow():

@@ -86,14 +86,14 @@ def test_in_mid_chunk_only_what_is_left_is_looked_at():
 
 
 class PaidLast(Reward):
-    """Spans cost at once; what they are good for shows in the last layer's output."""
+    """Spans pay at once; the harm that they do shows in the last layer's output."""
 
     components = ("size",)
 
     def __call__(self, context: RewardContext) -> Tensor:
         last = context.layer + 1 == context.num_layers
         size = context.layer_output.output.square().sum((1, 2))
-        return (size if last else -1e-3 * context.layer_output.span_scale)[:, None]
+        return (size if last else 1e-6 * context.layer_output.span_scale)[:, None]
 
 
 def test_a_wide_beam_is_exact_and_a_narrow_one_a_bound_from_below():

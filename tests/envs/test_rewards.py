@@ -81,7 +81,7 @@ def test_task_is_minus_the_excess_over_full_span():
 
 def test_full_span_is_a_stream_of_its_own():
     """The loss at full span uses the keys of full spans, not those of the chosen spans."""
-    own = Sized(layers())
+    own = Sized(layers(use_refresh_predictors=True))
     for index in range(2):
         predictor = own.get_submodule(f"layers.{index}.attn_global.key_update_predictor")
         for parameter in predictor.parameters():

@@ -17,7 +17,7 @@ def defects() -> list[Defect]:
 
 
 def test_every_defect_shows(defects: list[Defect]):
-    assert [defect.number for defect in defects] == [*map(str, range(1, 11)), ""]
+    assert [defect.number for defect in defects] == [*map(str, range(1, 12)), ""]
     by_number = {defect.number: defect for defect in defects}
     for number in ("1", "2", "3"):  # Something has no effect in the original.
         assert by_number[number].original == 0 < by_number[number].default
@@ -30,6 +30,9 @@ def test_every_defect_shows(defects: list[Defect]):
     assert by_number["9"].option is not None
     assert by_number["9"].option > 0
     assert (by_number["10"].original, by_number["10"].default) == (20, 0)
+    assert by_number["11"].original == by_number["11"].default == 0
+    assert by_number["11"].option is not None
+    assert by_number["11"].option > 0
 
 
 def test_stored_defects_are_what_is_measured(defects: list[Defect]):

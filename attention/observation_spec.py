@@ -15,7 +15,8 @@ from spangym.attention.features import (
     pool_dims,
     token_moments,
 )
-from spangym.attention.validation import check, check_ints
+from spangym.attention.validation import check
+from spangym.utils.scalars import PositiveInt, normalize_fields
 from spangym.utils.suggestions import did_you_mean
 
 ENCODINGS = ("digits", "box", "features", "state")
@@ -38,6 +39,7 @@ class ObservationSpec:
         include_layer_index: Whether the index of the layer is the last number. Default: false.
 
     Raises:
+        TypeError: An attribute has another type.
         ValueError: An attribute is out of range.
 
     Example:
@@ -47,27 +49,21 @@ class ObservationSpec:
         [[0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 1.0]]
     """
 
-    dims: int
-    num_layers: int = 1
+    dims: PositiveInt
+    num_layers: PositiveInt = 1
     encoding: str = "digits"
     pool_groups: int = 0
     autocorrelation: bool = False
     include_layer_index: bool = False
 
     def __post_init__(self) -> None:
-        dims, groups, layers = self.dims, self.pool_groups, self.num_layers
-        check_ints(dims=dims, num_layers=layers, pool_groups=groups)
+        normalize_fields(self)
+        dims, groups = self.dims, self.pool_groups
         if self.encoding not in ENCODINGS:
             hint = did_you_mean(str(self.encoding), ENCODINGS)
             raise ValueError(f"encoding {self.encoding!r} is unknown{hint}")
         rule = f"pool_groups must divide dims or be 0, got pool_groups={groups}, dims={dims}"
-        check(
-            [
-                (dims >= 1, f"dims must be at least 1, got {dims}"),
-                (layers >= 1, f"num_layers must be at least 1, got {layers}"),
-                (groups >= 0 and (not groups or dims % groups == 0), rule),
-            ]
-        )
+        check([(groups >= 0 and (not groups or dims % groups == 0), rule)])
 
     @property
     def num_features(self) -> int:

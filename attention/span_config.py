@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -10,7 +9,8 @@ from torch import Tensor
 
 from spangym.attention.geometry import SpanGeometry
 from spangym.attention.temperature import TemperatureLaw
-from spangym.attention.validation import check, check_ints
+from spangym.attention.validation import check
+from spangym.utils.scalars import NonNegativeFloat, PositiveInt, normalize_fields
 from spangym.utils.suggestions import did_you_mean
 
 ActionScale = Literal["relative", "absolute"]
@@ -41,47 +41,33 @@ class SpanConfig:
             them; all are recomputed by default.
 
     Raises:
+        TypeError: An option has another type.
         ValueError: An option breaks its rule.
     """
 
-    win_size: int = 256
+    win_size: PositiveInt = 256
     max_span: int = 384
     max_dist: int = 512
-    temp_scale: float = 0.01
+    temp_scale: NonNegativeFloat = 0.01
     temperature_law: TemperatureLaw = "longer"
     scale_weights: bool = False
     causal: bool = False
     soft_span: bool = False
-    soft_edge_width: int = 32
+    soft_edge_width: PositiveInt = 32
     action_scale: ActionScale = "relative"
     local_projections: bool = False
-    num_refinement_steps: int = 10
+    num_refinement_steps: PositiveInt = 10
     num_induction_heads: int = 0
     use_refresh_predictors: bool = False
 
     def __post_init__(self) -> None:
+        normalize_fields(self)
         window, span, dist = self.win_size, self.max_span, self.max_dist
-        edge, steps = self.soft_edge_width, self.num_refinement_steps
-        check_ints(
-            win_size=window,
-            max_span=span,
-            max_dist=dist,
-            soft_edge_width=edge,
-            num_refinement_steps=steps,
-            num_induction_heads=self.num_induction_heads,
-        )
         and_window = f"win_size={window}"
         check(
             [
-                (window >= 1, f"win_size must be at least 1, got {window}"),
                 (span >= window, f"max_span must be at least win_size, got {span}, {and_window}"),
                 (dist >= window, f"max_dist must be at least win_size, got {dist}, {and_window}"),
-                (
-                    0 <= self.temp_scale < math.inf,
-                    f"temp_scale must be at least 0 and finite, got {self.temp_scale}",
-                ),
-                (edge >= 1, f"soft_edge_width must be at least 1, got {edge}"),
-                (steps >= 1, f"num_refinement_steps must be at least 1, got {steps}"),
             ]
         )
         for name, known in (("temperature_law", TemperatureLaw), ("action_scale", ActionScale)):

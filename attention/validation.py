@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from spangym.utils.scalars import as_int
 
 
 def check(rules: Iterable[tuple[bool, str]]) -> None:
@@ -20,24 +23,11 @@ def check(rules: Iterable[tuple[bool, str]]) -> None:
             raise ValueError(message)
 
 
-def check_ints(**numbers: object) -> None:
-    """Raise a ``ValueError`` for the first argument that is not an integer."""
-    for name, number in numbers.items():
-        if not isinstance(number, int) or isinstance(number, bool):
-            raise ValueError(f"{name} must be an integer, got {number!r}")
-
-
-def check_sizes(ctx: int, dims: int, head: int) -> None:
-    """Check the sizes of a layer."""
-    check_ints(ctx=ctx, dims=dims, head=head)
-    check(
-        [
-            (ctx >= 1, f"ctx must be at least 1, got {ctx}"),
-            (dims >= 4, f"dims must be at least 4, got {dims}"),
-            (head >= 1, f"head must be at least 1, got {head}"),
-            (head < 1 or dims % head == 0, f"head must divide dims, got head={head}, dims={dims}"),
-        ]
-    )
+def check_sizes(ctx: Any, dims: Any, head: Any) -> tuple[int, int, int]:
+    """Check the sizes of a layer, integers of any library, and return them as Python integers."""
+    ctx, dims, head = as_int("ctx", ctx, 1), as_int("dims", dims, 4), as_int("head", head, 1)
+    check([(dims % head == 0, f"head must divide dims, got head={head}, dims={dims}")])
+    return ctx, dims, head
 
 
 @dataclass(frozen=True)

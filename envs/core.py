@@ -23,6 +23,7 @@ from spangym.envs.observations import make_observation_space, to_observations
 from spangym.envs.rewards import REWARDS
 from spangym.envs.state import Episode, State, state_from_dict, tree_map
 from spangym.envs.transition import TransitionModel, metrics_to_info
+from spangym.utils.scalars import as_int
 
 _STATE_SHAPE_FIELDS = (
     "num_layers",
@@ -73,6 +74,7 @@ class SpanControlCore:
         milliseconds: Wall time of the last step of all environments, in ms.
 
     Raises:
+        TypeError: ``num_envs`` is no integer.
         ValueError: ``num_envs`` is less than 1, or the components do not fit together.
     """
 
@@ -82,13 +84,11 @@ class SpanControlCore:
         num_envs: int,
         components: EnvComponents = EnvComponents(),  # noqa: B008
     ) -> None:
-        if not isinstance(num_envs, int) or num_envs < 1:
-            raise ValueError(f"num_envs must be an integer, at least 1, got {num_envs!r}")
         for name in ("dataset", "reward"):
             if getattr(config, name) == CUSTOM and getattr(components, name) is None:
                 raise ValueError(f"{name} {CUSTOM!r} needs an object in components.{name}")
         self.config = config
-        self.num_envs = num_envs
+        self.num_envs = as_int("num_envs", num_envs, 1)
         self.dataset = components.dataset or make_dataset(config.dataset, config.split)
         self.reward = components.reward or REWARDS[config.reward](config.cost_coef)
         self.stack = build_model(config, components.layers, self.dataset.channels)

@@ -7,14 +7,13 @@ are in `EnvComponents`.
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from os import PathLike
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from annotated_types import Interval
 
 from spangym.attention import IntegratedAttention, ObservationSpec
 from spangym.attention.observation_spec import ENCODINGS
@@ -28,6 +27,7 @@ from spangym.envs.model.model_checkpoint import load_config
 from spangym.envs.model.stack import LayerStack
 from spangym.envs.registration import default_kwargs
 from spangym.envs.rewards import REWARDS, Reward
+from spangym.utils.scalars import as_int, describe, normalize_fields, plain
 from spangym.utils.suggestions import did_you_mean
 
 CUSTOM = "own"
@@ -86,42 +86,40 @@ class EnvConfig:
 
     Raises:
         TypeError: An argument has another type.
-        ValueError: An argument is invalid.
+        ValueError: An argument is invalid; bounds of numbers are those of the fields.
     """
 
-    num_layers: int = 2
-    dims: int = 64
-    heads: int = 4
-    ctx: int = 256
-    chunks_per_episode: int = 8
-    win_size: int = 256
-    max_span: int = 384
-    max_dist: int = 512
-    temp_scale: float = 0.01
+    num_layers: Annotated[int, Interval(ge=1, le=1024)] = 2
+    dims: Annotated[int, Interval(ge=4, le=2**16)] = 64
+    heads: Annotated[int, Interval(ge=1, le=2**16)] = 4
+    ctx: Annotated[int, Interval(ge=1, le=2**20)] = 256
+    chunks_per_episode: Annotated[int, Interval(ge=1, le=2**20)] = 8
+    win_size: Annotated[int, Interval(ge=1, le=2**31 - 1)] = 256
+    max_span: Annotated[int, Interval(ge=1, le=2**31 - 1)] = 384
+    max_dist: Annotated[int, Interval(ge=1, le=2**31 - 1)] = 512
+    temp_scale: Annotated[float, Interval(ge=0, le=1e6)] = 0.01
     temperature_law: TemperatureLaw = "longer"
     layer_variant: str = "default"
     fixes: str = ""
     action_scale: ActionScale = "relative"
-    weights_seed: int = 0
+    weights_seed: Annotated[int, Interval(ge=0, le=2**63 - 1)] = 0
     checkpoint: str = ""
     dataset: str = "text"
     split: str = "train"
     reward: str = "quality"
-    cost_coef: float = 0.0
+    cost_coef: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
     control_kv_cache: bool = False
     observation_time: str = "current"
     encoding: str = "digits"
-    pool_groups: int = 0
+    pool_groups: Annotated[int, Interval(ge=0, le=2**16)] = 0
     autocorrelation: bool = False
     include_layer_index: bool = False
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            _check_type(field.name, getattr(self, field.name), type(field.default))
-        for name in ("num_layers", "chunks_per_episode"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("dataset", "reward"):
+            _check_object(name, getattr(self, name))
+        normalize_fields(self)
         if self.heads < 1 or self.dims % self.heads:
             raise ValueError(f"heads must divide dims, got heads={self.heads}, dims={self.dims}")
         check_sizes(self.ctx, self.dims, self.heads)
@@ -137,10 +135,6 @@ class EnvConfig:
             if value not in known:
                 raise ValueError(f"{name} {value!r} is unknown{did_you_mean(value, known)}")
         _ = self.observation_spec
-        if not 0 <= self.weights_seed < 2**63:
-            raise ValueError(f"weights_seed must be in 0..2**63 - 1, got {self.weights_seed}")
-        if not 0 <= self.cost_coef < math.inf:
-            raise ValueError(f"cost_coef must be at least 0 and finite, got {self.cost_coef}")
         if self.fixes:
             check_fix(self.fixes)
             if self.layer_variant != "original":
@@ -205,7 +199,7 @@ class EnvConfig:
             if name not in known:
                 hint = did_you_mean(name, known)
                 raise TypeError(f"got an unexpected keyword argument {name!r}{hint}")
-        checkpoint = arguments.get("checkpoint")
+        checkpoint = plain(arguments.get("checkpoint"))
         if checkpoint and checkpoint != CUSTOM and isinstance(checkpoint, str):
             sizes = load_config(checkpoint)
             arguments = {**{name: getattr(sizes, name) for name in _CHECKPOINT_SIZES}, **arguments}
@@ -249,18 +243,11 @@ def check_device(name: str) -> torch.device:
     return device
 
 
-def _check_type(name: str, value: object, expected: type) -> None:
-    abstract = {int: numbers.Integral, float: numbers.Real}.get(expected, expected)
-    if isinstance(value, abstract) and not (isinstance(value, bool) and expected is not bool):
-        return
-    given = f"a {type(value).__name__}"
-    if isinstance(value, str | int | float | bool | None):
-        given = repr(value)
-    elif isinstance(value, type):
-        given = f"the class {value.__name__}"
-    objects = {"dataset": ", a path, or a Dataset object", "reward": ", or a Reward object"}
-    wanted = expected.__name__ + objects.get(name, "")
-    raise TypeError(f"{name} must be of type {wanted}; got {given}")
+def _check_object(name: str, value: object) -> None:
+    """Refuse what is neither a name nor an object that `parse_env_kwargs` has replaced by one."""
+    if not isinstance(value, str | PathLike):
+        wanted = {"dataset": "a name, a path, or a Dataset object", "reward": "a name, or a Reward"}
+        raise TypeError(f"{name} must be {wanted[name]}, got {describe(value)}")
 
 
 Layers = LayerStack | Sequence[IntegratedAttention] | torch.nn.ModuleList
@@ -297,15 +284,12 @@ def parse_env_kwargs(kwargs: Mapping[str, Any]) -> tuple[EnvConfig, EnvComponent
             layers = [layers]
         kinds = LayerStack | Sequence | torch.nn.ModuleList
         if isinstance(layers, str) or not isinstance(layers, kinds):
-            given = repr(layers) if isinstance(layers, int | float | str) else type(layers).__name__
             hint = "the number of layers is num_layers"
             raise TypeError(
-                f"layers must be a sequence of IntegratedAttention, got {given}: {hint}"
+                f"layers must be a sequence of IntegratedAttention, got {describe(layers)}: {hint}"
             )
         objects["layers"] = layers
         named = {**_config_of_layers(layers, named), **named, "checkpoint": CUSTOM}
-    if isinstance(named.get("dataset"), Path):
-        named["dataset"] = str(named["dataset"])
     for name, cls in (("dataset", Dataset), ("reward", Reward)):
         if isinstance(named.get(name), cls):
             objects[name] = named[name]
@@ -338,7 +322,7 @@ def _config_of_layers(layers: Layers, kwargs: Mapping[str, Any]) -> dict[str, An
     if len({each.dims for each in modules}) > 1:
         raise ValueError(f"layers must have the same dims, got {[each.dims for each in modules]}")
     longest = min(each.ctx for each in modules)
-    if isinstance(kwargs.get("ctx"), int) and kwargs["ctx"] > longest:
+    if "ctx" in kwargs and as_int("ctx", kwargs["ctx"]) > longest:
         raise ValueError(f"ctx must be at most {longest}, as the layers have, got {kwargs['ctx']}")
     first = modules[0]
     return {

@@ -18,6 +18,7 @@ from spangym.attention import NUM_ACTIONS
 from spangym.envs.core import SpanControlCore
 from spangym.envs.state import State, tree_map
 from spangym.envs.transition import MAX_SPAN_ACTION
+from spangym.utils.scalars import as_int
 
 _MAX_BATCH = 400
 """Maximum number of plans in a batch; larger batches only take more memory."""
@@ -88,8 +89,7 @@ def lookahead(core: SpanControlCore, beam: int = 10) -> NDArray[np.float32]:
     Raises:
         ValueError: ``beam`` is less than 1.
     """
-    if beam < 1:
-        raise ValueError(f"beam must be at least 1, got {beam}")
+    beam = as_int("beam", beam, 1)
     last = core.config.num_layers - 1
 
     def best_returns(state: State) -> Tensor:

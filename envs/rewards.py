@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from spangym.attention import LayerOutput
 from spangym.attention.features import quality
+from spangym.utils.scalars import as_float
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,7 @@ class Reward(ABC):
     cost_coef: float = 0.0
 
     def __init__(self, cost_coef: float = 0.0) -> None:
-        if not isinstance(cost_coef, int | float) or not 0 <= cost_coef < math.inf:
-            raise ValueError(f"cost_coef must be at least 0 and finite, got {cost_coef!r}")
-        self.cost_coef = float(cost_coef)
+        self.cost_coef = as_float("cost_coef", cost_coef, 0)
 
     @abstractmethod
     def __call__(self, context: RewardContext) -> Tensor:

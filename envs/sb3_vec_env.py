@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices,
 from spangym.envs.batched_mixin import BatchedEnvMixin
 from spangym.envs.core import SpanControlCore
 from spangym.envs.env_config import EnvComponents, EnvConfig
+from spangym.utils.scalars import as_int
 
 
 class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
@@ -49,6 +50,7 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
     ) -> None:
         self.render_mode = None
         self.core = self._make_core(config, n_envs, components)
+        n_envs = self.core.num_envs
         self._generators = [seeding.np_random(None)[0] for _ in range(n_envs)]
         super().__init__(n_envs, self.core.observation_space, self.core.action_space)
 
@@ -142,4 +144,4 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
 
 def _to_int(seed: int | None) -> int | None:
     """Convert a seed to a Python integer: Gymnasium accepts no NumPy integers."""
-    return None if seed is None else int(seed)
+    return None if seed is None else as_int("seed", seed)

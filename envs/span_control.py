@@ -12,6 +12,7 @@ from spangym.envs.batched_mixin import BatchedEnvMixin
 from spangym.envs.core import SpanControlCore
 from spangym.envs.env_config import parse_env_kwargs
 from spangym.envs.episode_renderer import RENDER_MODES, EpisodeRenderer
+from spangym.utils.scalars import as_int
 
 
 class SpanControlEnv(BatchedEnvMixin, gym.Env[Any, Any]):
@@ -166,7 +167,7 @@ class SpanControlEnv(BatchedEnvMixin, gym.Env[Any, Any]):
         Returns:
             The first observation and its info.
         """
-        super().reset(seed=seed, options=options)
+        super().reset(seed=None if seed is None else as_int("seed", seed), options=options)
         observations, infos = self.core.reset([self.np_random])
         self.renderer = self._new_renderer(infos[0]["content_type"])
         return observations[0], infos[0]

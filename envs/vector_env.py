@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from spangym.envs.batched_mixin import BatchedEnvMixin
 from spangym.envs.core import SpanControlCore
 from spangym.envs.env_config import parse_env_kwargs
+from spangym.utils.scalars import as_int
 
 
 class SpanControlVectorEnv(BatchedEnvMixin, VectorEnv[Any, Any, NDArray[Any]]):
@@ -57,11 +58,11 @@ class SpanControlVectorEnv(BatchedEnvMixin, VectorEnv[Any, Any, NDArray[Any]]):
         if render_mode is not None:
             hint = "render a single environment, made by gym.make"
             raise ValueError(f"render_mode must be None, got {render_mode!r}: {hint}")
-        self.num_envs = num_envs
         self.render_mode = render_mode
         self.report_step_time = report_step_time
         self.config, components = parse_env_kwargs(kwargs)
         self.core = SpanControlCore(self.config, num_envs, components)
+        self.num_envs = num_envs = self.core.num_envs
         self.single_observation_space = self.core.observation_space
         self.single_action_space = self.core.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -90,14 +91,15 @@ class SpanControlVectorEnv(BatchedEnvMixin, VectorEnv[Any, Any, NDArray[Any]]):
         """
         if options and "reset_mask" in options:
             raise ValueError("options must have no reset_mask: all episodes start together")
-        if isinstance(seed, int | np.integer):
-            seed = [int(seed) + env_index for env_index in range(self.num_envs)]
+        if seed is not None and not np.ndim(seed):
+            first = as_int("seed", seed)
+            seed = [first + env_index for env_index in range(self.num_envs)]
         seeds = [None] * self.num_envs if seed is None else [*seed]
         if len(seeds) != self.num_envs:
             raise ValueError(f"seed must be {self.num_envs} numbers, one each, got {seeds}")
         for env_index, each in enumerate(seeds):
             if each is not None:
-                self._generators[env_index] = seeding.np_random(int(each))[0]
+                self._generators[env_index] = seeding.np_random(as_int("seed", each))[0]
         observations, infos = self.core.reset(self._generators)
         return observations, self._merge_infos(infos)
 

@@ -12,6 +12,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from spangym.attention import NUM_ACTIONS
 from spangym.utils.atomic_io import atomic_write, ensure_suffix
+from spangym.utils.rng import Seed, make_generator
+from spangym.utils.scalars import as_int
 
 
 class BaselinePolicy:
@@ -60,8 +62,8 @@ class RandomPolicy(BaselinePolicy):
         seed: Seed; system entropy if None.
     """
 
-    def __init__(self, seed: int | None = None) -> None:
-        self._generator = np.random.default_rng(seed)
+    def __init__(self, seed: Seed = None) -> None:
+        self._generator = make_generator(seed)
 
     def predict(self, observations: Any) -> NDArray[np.int64]:
         """Return the actions, shape (num_envs,)."""
@@ -86,7 +88,7 @@ class FixedSpanPolicy(BaselinePolicy):
     saved = ("action",)
 
     def __init__(self, action: int) -> None:
-        self.action = action
+        self.action = as_int("action", action, 0, NUM_ACTIONS - 1)
 
     def predict(self, observations: Any) -> NDArray[np.int64]:
         """Return the actions, shape (num_envs,)."""

@@ -11,6 +11,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from spangym.agents.baselines.env_aware import EnvAwarePolicy, SupportsLookahead, num_layers_of
 from spangym.attention import NUM_ACTIONS
+from spangym.utils.rng import Seed, make_generator
+from spangym.utils.scalars import as_float
 
 _MAX_LAYERS = 3
 """Number of layers up to which all action sequences of a chunk are tried."""
@@ -57,14 +59,12 @@ class ContentOracleAgent(EnvAwarePolicy):
         {'code': 15, 'documentation': 5}
     """
 
-    def __init__(self, epsilon: float = 0.5, seed: int | None = None) -> None:
-        if not 0 <= epsilon <= 1:
-            raise ValueError(f"epsilon must be in [0, 1], got {epsilon!r}")
-        self.epsilon = float(epsilon)
+    def __init__(self, epsilon: float = 0.5, seed: Seed = None) -> None:
+        self.epsilon = as_float("epsilon", epsilon, 0, 1)
         self.stats: dict[str, ReturnStats] = {}
         """Returns by content type."""
         self._num_layers = 0
-        self._generator = np.random.default_rng(seed)
+        self._generator = make_generator(seed)
 
     def learn(self, env: VecEnv, steps: int) -> None:
         """Train for ``steps`` steps over all environments; an incomplete last chunk is ignored."""

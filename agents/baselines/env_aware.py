@@ -11,6 +11,7 @@ from torch import Tensor
 
 from spangym.agents.baselines.constant import BaselinePolicy
 from spangym.attention import NUM_ACTIONS
+from spangym.utils.scalars import as_float, as_int
 
 
 class SupportsLookahead(Protocol):
@@ -122,9 +123,7 @@ class CoverageThresholdPolicy(EnvAwarePolicy):
     saved = ("target",)
 
     def __init__(self, target: float = 0.9) -> None:
-        if not 0 <= target <= 1:
-            raise ValueError(f"target must be in [0, 1], got {target!r}")
-        self.target = float(target)
+        self.target = as_float("target", target, 0, 1)
 
     def predict(self, observations: Any) -> NDArray[np.int64]:
         """Return the first actions whose coverage reaches the target, shape (num_envs,)."""
@@ -163,9 +162,7 @@ class OracleAgent(EnvAwarePolicy):
     saved = ("beam",)
 
     def __init__(self, beam: int = 10) -> None:
-        if beam < 1:
-            raise ValueError(f"beam must be at least 1, got {beam!r}")
-        self.beam = beam
+        self.beam = as_int("beam", beam, 1)
 
     def predict(self, observations: Any) -> NDArray[np.int64]:
         """Return the best actions, shape (num_envs,); ties go to the lowest."""

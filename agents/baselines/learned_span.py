@@ -5,7 +5,6 @@ Sukhbaatar et al., Adaptive Attention Span in Transformers, 2019.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from spangym.agents.baselines.env_aware import EnvAwarePolicy, num_layers_of
 from spangym.attention import NUM_ACTIONS
+from spangym.utils.scalars import as_float
 
 _MIN_SCALE = 1e-3
 """Lower bound of span scales: at 0 the local path is off and has no gradient."""
@@ -46,11 +46,8 @@ class LearnedSpanAgent(EnvAwarePolicy):
     saved = ("cost_coef", "learning_rate")
 
     def __init__(self, cost_coef: float | None = None, learning_rate: float = 0.01) -> None:
-        for name, value in (("cost_coef", cost_coef), ("learning_rate", learning_rate)):
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be at least 0 and finite, got {value!r}")
-        self.cost_coef = cost_coef
-        self.learning_rate = learning_rate
+        self.cost_coef = None if cost_coef is None else as_float("cost_coef", cost_coef, 0)
+        self.learning_rate = as_float("learning_rate", learning_rate, 0)
         self.scales = torch.empty(0)
         """Learned span scales, float32 (layers,)."""
 

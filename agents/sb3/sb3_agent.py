@@ -33,6 +33,7 @@ from spangym.agents.sb3.training_state import (
 )
 from spangym.utils.atomic_io import ensure_suffix
 from spangym.utils.rng import get_global_rng_state, set_global_rng_state
+from spangym.utils.scalars import as_bool, as_int, plain
 from spangym.utils.serialization import SUFFIX, load_state, save_state
 from spangym.utils.signatures import construct, parameters_of
 
@@ -72,10 +73,10 @@ class SB3Agent:
     ) -> None:
         self.algorithm = find_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
         self._algorithm_name = f"{self.algorithm.__module__}:{self.algorithm.__qualname__}"
-        self.seed = seed
-        self.normalize = normalize
-        self.hyperparameters = hyperparameters
-        self._kwargs = parse_hyperparameters(self.algorithm, hyperparameters)
+        self.seed = None if seed is None else as_int("seed", seed, 0)
+        self.normalize = as_bool("normalize", normalize)
+        self.hyperparameters = plain(hyperparameters)
+        self._kwargs = parse_hyperparameters(self.algorithm, self.hyperparameters)
         self._total_timesteps = 0
         self._model: BaseAlgorithm | None = None
         self._is_loaded = False
@@ -96,6 +97,7 @@ class SB3Agent:
         Raises:
             ValueError: A rollout is longer than the training, which would never learn.
         """
+        steps = as_int("steps", steps, 0)
         steps_done, state = 0, self._resume_state
         if state is not None:
             self._resume_state = None

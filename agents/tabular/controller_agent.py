@@ -14,6 +14,7 @@ from spangym.agents.baselines.env_aware import SupportsLookahead
 from spangym.attention import SpanController
 from spangym.attention.controllers.protocol import StatefulController
 from spangym.utils.rng import get_global_rng_state, set_global_rng_state
+from spangym.utils.scalars import as_int
 from spangym.utils.signatures import parameters_of
 from spangym.utils.suggestions import did_you_mean
 
@@ -62,6 +63,7 @@ class TabularAgent:
         self, env: VecEnv, steps: int, checkpoint_callback: CheckpointCallback = noop
     ) -> None:
         """Train; see `spangym.agents.base.ResumableAgent`."""
+        steps = as_int("steps", steps, 0)
         if not self._resume:
             self._observations, self._steps_done = np.asarray(env.reset()), 0
         self._resume = False

@@ -13,7 +13,8 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from spangym.attention.controllers.lookup import CLIP_STD, GRID_STEPS
-from spangym.utils.rng import rng_from_tensor, rng_to_tensor
+from spangym.utils.rng import Seed, make_generator, rng_from_tensor, rng_to_tensor
+from spangym.utils.scalars import as_bool, as_int
 
 _MAX_LAYERS = 64
 _ITERATIONS = 30
@@ -34,6 +35,7 @@ class KMeansDiscretizer:
         seed: Seed of k-means, or a generator; system entropy if None.
 
     Raises:
+        TypeError: An argument has another type.
         ValueError: An argument is out of range.
 
     Example:
@@ -48,15 +50,12 @@ class KMeansDiscretizer:
         n_clusters: int = 16,
         n_fit_samples: int = 1000,
         by_layer: bool = True,
-        seed: int | np.random.Generator | None = None,
+        seed: Seed = None,
     ) -> None:
-        for name, number in (("n_clusters", n_clusters), ("n_fit_samples", n_fit_samples)):
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}")
-        if by_layer not in (True, False):
-            raise ValueError(f"by_layer must be true or false, got {by_layer!r}")
-        self.n_clusters, self.n_fit_samples, self.by_layer = n_clusters, n_fit_samples, by_layer
-        self._generator = np.random.default_rng(seed)
+        self.n_clusters = as_int("n_clusters", n_clusters, 1)
+        self.n_fit_samples = as_int("n_fit_samples", n_fit_samples, 1)
+        self.by_layer = as_bool("by_layer", by_layer)
+        self._generator = make_generator(seed)
         self._rows: NDArray[np.float32] | None = None
         self._clusters: _Clusters | None = None
 

@@ -16,6 +16,7 @@ from spangym.agents.tabular.controller_agent import TabularAgent, Transition
 from spangym.agents.tabular.kmeans import KMeansDiscretizer
 from spangym.agents.tabular.q_learning import Refiner
 from spangym.utils.atomic_io import ensure_suffix
+from spangym.utils.rng import Seed, make_generator
 from spangym.utils.serialization import SUFFIX, load_state, save_state
 
 
@@ -37,11 +38,11 @@ class KMeansQAgent(TabularAgent):
         self,
         refiner: Refiner,
         discretizer: KMeansDiscretizer,
-        seed: int | np.random.Generator | None = None,
+        seed: Seed = None,
     ) -> None:
         super().__init__(refiner)
         self.refiner, self.discretizer = refiner, discretizer
-        self._generator = np.random.default_rng(seed)
+        self._generator = make_generator(seed)
         self._buffer: list[Transition] = []
 
     def learn(

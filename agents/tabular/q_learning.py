@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,7 +20,8 @@ from spangym.agents.tabular.q_table import (
 )
 from spangym.agents.tabular.schedules import LinearSchedule
 from spangym.utils.atomic_io import ensure_suffix
-from spangym.utils.rng import rng_from_tensor, rng_to_tensor
+from spangym.utils.rng import Seed, make_generator, rng_from_tensor, rng_to_tensor
+from spangym.utils.scalars import as_bool, as_float, as_int
 from spangym.utils.serialization import SUFFIX, load_state, save_state
 
 TieBreaking = Literal["lowest", "random"]
@@ -63,6 +63,7 @@ class Refiner:
         epsilon: Current exploration rate.
 
     Raises:
+        TypeError: An argument has another type.
         ValueError: An argument is out of range.
 
     Example:
@@ -85,25 +86,22 @@ class Refiner:
         double_q: bool = False,
         lambda_: float = 0.0,
         watkins: bool = True,
-        seed: int | np.random.Generator | None = None,
+        seed: Seed = None,
     ) -> None:
+        n_states, n_actions = as_int("n_states", n_states, 1), as_int("n_actions", n_actions, 1)
+        gamma, lambda_ = as_float("gamma", gamma, 0, 1), as_float("lambda_", lambda_, 0, 1)
+        initial_q, double_q = as_float("initial_q", initial_q), as_bool("double_q", double_q)
+        count_based_lr = as_bool("count_based_lr", count_based_lr)
+        watkins = as_bool("watkins", watkins)
         alphas = LinearSchedule.from_config("alpha", alpha)
         epsilons = LinearSchedule.from_config("epsilon", epsilon)
         ties_are_known = tie_breaking in get_args(TieBreaking)
         for holds, name, rule, value in (
-            (n_states >= 1, "n_states", "at least 1", n_states),
-            (n_actions >= 1, "n_actions", "at least 1", n_actions),
             (0 < alphas.start <= 1, "alpha", "in (0, 1]", alphas.start),
             (0 < alphas.end <= 1, "alpha", "in (0, 1]", alphas.end),
-            (0 <= gamma <= 1, "gamma", "in [0, 1]", gamma),
             (0 <= epsilons.start <= 1, "epsilon", "in [0, 1]", epsilons.start),
             (0 <= epsilons.end <= 1, "epsilon", "in [0, 1]", epsilons.end),
             (ties_are_known, "tie_breaking", "'lowest' or 'random'", tie_breaking),
-            (math.isfinite(initial_q), "initial_q", "finite", initial_q),
-            (count_based_lr in (True, False), "count_based_lr", "true or false", count_based_lr),
-            (double_q in (True, False), "double_q", "true or false", double_q),
-            (0 <= lambda_ <= 1, "lambda_", "in [0, 1]", lambda_),
-            (watkins in (True, False), "watkins", "true or false", watkins),
         ):
             if not holds:
                 raise ValueError(f"{name} must be {rule}, got {value!r}")
@@ -124,7 +122,7 @@ class Refiner:
         self._table: QTable = {}
         self._second_table: QTable = {}
         self._traces = EligibilityTraces() if lambda_ else None
-        self._generator = np.random.default_rng(seed)
+        self._generator = make_generator(seed)
         self._draws: list[float] = []
 
     def choose_action(self, state: int) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
+from spangym.utils.scalars import PositiveInt, as_float, normalize_fields
 from spangym.utils.suggestions import did_you_mean
 
 _FIELDS = ("start", "end", "steps")
@@ -30,14 +29,10 @@ class LinearSchedule:
 
     start: float
     end: float
-    steps: int
+    steps: PositiveInt
 
     def __post_init__(self) -> None:
-        for name, number in (("start", self.start), ("end", self.end)):
-            if not _is_number(number) or not math.isfinite(number):
-                raise ValueError(f"{name} must be a finite number, got {number!r}")
-        if not _is_number(self.steps) or not isinstance(self.steps, Integral) or self.steps < 1:
-            raise ValueError(f"steps must be a whole number of at least 1, got {self.steps!r}")
+        normalize_fields(self)
 
     @classmethod
     def from_config(
@@ -55,9 +50,11 @@ class LinearSchedule:
         if isinstance(value, LinearSchedule):
             return value
         if not isinstance(value, Mapping):
-            if _is_number(value):
-                return cls(value, value, 1)
-            raise ValueError(f"{name} must be a number or {', '.join(_FIELDS)}, got {value!r}")
+            try:
+                number = as_float(name, value)
+            except TypeError as error:
+                raise TypeError(f"{error}; a schedule has {', '.join(_FIELDS)}") from error
+            return cls(number, number, 1)
         for field in value:
             if field not in _FIELDS:
                 raise ValueError(f"{name} has no field {field!r}{did_you_mean(field, _FIELDS)}")
@@ -65,8 +62,8 @@ class LinearSchedule:
             raise ValueError(f"{name} lacks {', '.join(missing)}: it needs {', '.join(_FIELDS)}")
         try:
             return cls(**value)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}: {error}") from error
 
     @property
     def is_constant(self) -> bool:
@@ -78,7 +75,3 @@ class LinearSchedule:
         if step >= self.steps:
             return self.end
         return self.start + (self.end - self.start) * (step / self.steps)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)

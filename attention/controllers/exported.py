@@ -16,6 +16,7 @@ from spangym.attention.controllers.policy_heads import PolicyHead
 from spangym.attention.controllers.protocol import ObservationTime
 from spangym.attention.features import token_moments
 from spangym.attention.observation_spec import ObservationSpec
+from spangym.utils.scalars import as_int
 from spangym.utils.serialization import load_metadata, load_state, save_state
 from spangym.utils.suggestions import did_you_mean
 
@@ -87,8 +88,7 @@ class ExportedPolicy(nn.Module):
                     f"layer={highest}"
                 )
             layer = 0
-        if not isinstance(layer, int) or not 0 <= layer <= highest:
-            raise ValueError(f"layer must be in 0..{highest}, got {layer!r}")
+        layer = as_int("layer", layer, 0, highest)
         self.observation = observation
         self.head = head
         self.observation_time: ObservationTime = observation_time

@@ -17,12 +17,11 @@ from spangym.attention.layers.modules import merge_heads, split_heads
 from spangym.attention.span_config import SpanConfig
 from spangym.attention.temperature import temperature
 from spangym.attention.validation import (
-    check,
-    check_ints,
     check_lengths,
     check_mask,
     check_values,
 )
+from spangym.utils.scalars import as_int
 
 
 class LocalAttentionOutput(NamedTuple):
@@ -70,9 +69,7 @@ class AdaptiveSpan(nn.Module):
 
     def __init__(self, head: int, config: SpanConfig) -> None:
         super().__init__()
-        check_ints(head=head)
-        check([(head >= 1, f"head must be at least 1, got {head}")])
-        self.head = head
+        self.head = as_int("head", head, 1)
         self.config = config
 
     def forward(

@@ -90,7 +90,7 @@ class LocalGlobalAttention(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        check_sizes(ctx, dims, head)
+        ctx, dims, head = check_sizes(ctx, dims, head)
         self.ctx = ctx
         self.dims = dims
         self.head = head

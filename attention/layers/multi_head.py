@@ -22,7 +22,7 @@ class MultiHeadAttention(nn.Module):
 
     def __init__(self, dims: int, head: int, causal: bool = False) -> None:
         super().__init__()
-        check_sizes(1, dims, head)
+        _, dims, head = check_sizes(1, dims, head)
         self.causal = causal
         self.query_module = ProjectionModule(dims, head)
         self.key_module = ProjectionModule(dims, head)

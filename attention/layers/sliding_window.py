@@ -41,7 +41,7 @@ class SlidingWindowAttention(AdaptiveSpan):
 
     def __init__(self, dims: int, head: int, config: SpanConfig) -> None:
         super().__init__(head, config)
-        check_sizes(1, dims, head)
+        _, dims, head = check_sizes(1, dims, head)
         shifted = config.num_induction_heads
         in_range = f"num_induction_heads must be in 0..head, got {shifted}, head={head}"
         check([(0 <= shifted <= head, in_range)])

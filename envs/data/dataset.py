@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spangym.envs.data.library_texts import read_library_texts
+from spangym.utils.scalars import as_int
 from spangym.utils.suggestions import did_you_mean
 
 SPLITS = ("train", "evaluation")
@@ -166,9 +167,8 @@ class RepetitionDataset(Dataset):
     def __init__(self, dataset: Dataset, shortest: int = 8, longest: int = 192) -> None:
         if dataset.channels:
             raise ValueError("dataset must be of bytes, it is of frames")
-        if not 1 <= shortest <= longest:
-            raise ValueError(f"shortest must be in 1..longest, got {shortest=}, {longest=}")
-        self._dataset, self._shortest, self._longest = dataset, shortest, longest
+        self._dataset, self._longest = dataset, as_int("longest", longest, 1)
+        self._shortest = as_int("shortest", shortest, 1, self._longest)
 
     def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
         """Sample a passage for each chunk."""

@@ -45,9 +45,10 @@ def load_metadata(name: str) -> dict[str, Any]:
 
 def load_config(name: str) -> TransformerConfig:
     """Read the sizes of trained layers; see `load_metadata`."""
+    metadata = load_metadata(name)
     try:
-        return TransformerConfig(**load_metadata(name)["model"])
-    except (KeyError, TypeError) as error:
+        return TransformerConfig(**metadata["model"])
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"checkpoint {name!r} lacks the model's sizes: make it with `spangym pretrain`"
         ) from error

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from spangym.attention import NUM_ACTIONS
@@ -18,6 +19,7 @@ from spangym.envs.model.stack import TransformerConfig, TransformerStack
 from spangym.envs.registration import ENVIRONMENTS, default_kwargs, full_id
 from spangym.envs.transition import MAX_SPAN_ACTION
 from spangym.utils.errors import UserError
+from spangym.utils.scalars import NonNegativeFloat, PositiveInt, normalize_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +41,15 @@ class PretrainConfig:
 
     dataset: str
     model: TransformerConfig
-    steps: int
-    batch: int = 16
-    learning_rate: float = 3e-3
-    p_full_span: float = 0.2
+    steps: Annotated[int, Interval(ge=3)]
+    batch: PositiveInt = 16
+    learning_rate: NonNegativeFloat = 3e-3
+    p_full_span: Annotated[float, Interval(ge=0, le=1)] = 0.2
     freeze_global_qk: bool = False
-    seed: int = 0
+    seed: Annotated[int, Interval(ge=0, le=2**63 - 1)] = 0
+
+    def __post_init__(self) -> None:
+        normalize_fields(self)
 
 
 def _scenario(

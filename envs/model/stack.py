@@ -21,6 +21,7 @@ from spangym.attention import (
 from spangym.attention.layers.modules import ProjectionModule, init_linear
 from spangym.envs.data.dataset import BYTES, NO_TARGET
 from spangym.envs.state import concat_trees, tree_map
+from spangym.utils.scalars import PositiveInt, normalize_fields
 
 
 class LayerStack(nn.Module, ABC):
@@ -195,15 +196,18 @@ class TransformerConfig:
         num_classes: Number of target classes.
     """
 
-    num_layers: int = 2
-    dims: int = 64
-    heads: int = 4
-    ctx: int = 256
-    win_size: int = 32
-    max_span: int = 288
+    num_layers: PositiveInt = 2
+    dims: PositiveInt = 64
+    heads: PositiveInt = 4
+    ctx: PositiveInt = 256
+    win_size: PositiveInt = 32
+    max_span: PositiveInt = 288
     causal: bool = True
-    hidden: int = 128
-    num_classes: int = BYTES
+    hidden: PositiveInt = 128
+    num_classes: PositiveInt = BYTES
+
+    def __post_init__(self) -> None:
+        normalize_fields(self)
 
     @property
     def max_dist(self) -> int:

@@ -10,16 +10,29 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from spangym.experiments.pilot.synthetic_speech import SyntheticSpeechConfig
-from spangym.experiments.studies.study import DisplayName, PositiveInt, Seed, StudyAgent
+from spangym.experiments.studies.field_types import (
+    MAX_SEEDS,
+    Count,
+    DisplayName,
+    Episodes,
+    Flag,
+    Fraction,
+    NonNegativeFloat,
+    PositiveFloat,
+    Seed,
+    Size,
+    SizeOrZero,
+    Steps,
+    StudyName,
+    Text,
+)
+from spangym.experiments.studies.study import StudyAgent
 from spangym.utils.text import slug
 
 CONTROLLABLE_ATTENTION = ("focus", "integrated")
 """Attention of a `VariantConfig` whose spans an agent can set."""
 
 _STRICT_CONFIG = ConfigDict(extra="forbid", strict=True)
-Fraction = Annotated[float, Field(ge=0, le=1)]
-NonNegativeFloat = Annotated[float, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
 
 
 @dataclass(frozen=True, config=_STRICT_CONFIG)
@@ -41,16 +54,16 @@ class ModelConfig:
             which the original lacks.
     """
 
-    num_layers: PositiveInt = 2
-    dims: PositiveInt = 96
-    heads: PositiveInt = 4
-    hidden: PositiveInt = 384
-    win_size: PositiveInt = 16
-    max_span: PositiveInt = 64
+    num_layers: Annotated[Size, Field(le=1024)] = 2
+    dims: Annotated[Size, Field(le=2**16)] = 96
+    heads: Annotated[Size, Field(le=2**16)] = 4
+    hidden: Annotated[Size, Field(le=2**16)] = 384
+    win_size: Size = 16
+    max_span: Size = 64
     temp_scale: NonNegativeFloat = 0.01
-    soft_edge_width: PositiveInt = 8
-    num_refinement_steps: PositiveInt = 1
-    local_projections: bool = False
+    soft_edge_width: Size = 8
+    num_refinement_steps: Annotated[Size, Field(le=1000)] = 1
+    local_projections: Flag = False
 
 
 @dataclass(frozen=True, config=_STRICT_CONFIG)
@@ -77,9 +90,9 @@ class VariantConfig:
 
     name: DisplayName
     attention: Literal["standard", "hybrid", "focus", "integrated", "original"]
-    heads: Annotated[int, Field(ge=0)] = 0
+    heads: Annotated[SizeOrZero, Field(le=2**16)] = 0
     temperature_law: Literal["longer", "shorter"] = "longer"
-    soft_span: bool = False
+    soft_span: Flag = False
     cost_coef: NonNegativeFloat = 0.0
     agent: StudyAgent | None = None
     learns: Literal["online", "environment"] = "online"
@@ -102,10 +115,10 @@ class TextConfig:
         evaluation_streams: Streams of the evaluation split.
     """
 
-    dataset: str = "text"
-    ctx: PositiveInt = 256
-    chunks: PositiveInt = 4
-    evaluation_streams: PositiveInt = 32
+    dataset: Text = "text"
+    ctx: Size = 256
+    chunks: Count = 4
+    evaluation_streams: Episodes = 32
 
 
 @dataclass(frozen=True, config=_STRICT_CONFIG)
@@ -133,22 +146,22 @@ class PilotStudy:
         device: Device of the models, as torch names it.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
+    name: StudyName
     task: Literal["speech", "text"]
-    variants: Annotated[tuple[VariantConfig, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
-    updates: PositiveInt = 600
-    batch: PositiveInt = 16
+    variants: Annotated[tuple[VariantConfig, ...], Field(min_length=1, max_length=1000)]
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=MAX_SEEDS)] = (0,)
+    updates: Steps = 600
+    batch: Annotated[Count, Field(le=10**5)] = 16
     learning_rate: PositiveFloat = 2e-3
-    evaluations: PositiveInt = 6
-    random_span_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.25
-    agent_steps: PositiveInt = 8192
+    evaluations: Count = 6
+    random_span_fraction: Annotated[Fraction, Field(lt=1)] = 0.25
+    agent_steps: Steps = 8192
     model: ModelConfig = field(default_factory=ModelConfig)
-    recordings: str = ""
+    recordings: Text = ""
     speech: SyntheticSpeechConfig = field(default_factory=SyntheticSpeechConfig)
     masking: Fraction = 0.3
     text: TextConfig = field(default_factory=TextConfig)
-    device: str = "cpu"
+    device: Text = "cpu"
 
     @property
     def chunks(self) -> int:

@@ -27,6 +27,13 @@ from spangym.experiments.pilot.speech_synthesizer import (
     Utterance,
     synthesize_in_subprocess,
 )
+from spangym.experiments.studies.field_types import (
+    Count,
+    Flag,
+    Fraction,
+    NonNegativeFloat,
+    Seed,
+)
 from spangym.utils.serialization import load_state, save_state
 
 _CACHE_VERSION = 1
@@ -87,17 +94,17 @@ class SyntheticSpeechConfig:
         ValueError: A number is out of its range.
     """
 
-    seed: Annotated[int, Field(ge=0)] = 0
-    digits: Annotated[int, Field(ge=2, le=12)] = 5
-    train_utterances: Annotated[int, Field(ge=1)] = 2000
-    test_seen_utterances: Annotated[int, Field(ge=1)] = 200
-    test_unseen_utterances: Annotated[int, Field(ge=1)] = 200
-    voices: Annotated[int, Field(ge=1)] = 40
-    unseen_voices: Annotated[int, Field(ge=1, le=len(SPEAKERS) // 2)] = 10
-    noise: Annotated[float, Field(ge=0, le=60)] = 10.0
-    reverberation: Annotated[float, Field(ge=0, le=2)] = 0.3
-    augmented: Annotated[float, Field(ge=0, le=1)] = 0.5
-    augment_tests: bool = False
+    seed: Seed = 0
+    digits: Annotated[Count, Field(ge=2, le=12)] = 5
+    train_utterances: Count = 2000
+    test_seen_utterances: Count = 200
+    test_unseen_utterances: Count = 200
+    voices: Count = 40
+    unseen_voices: Annotated[Count, Field(le=len(SPEAKERS) // 2)] = 10
+    noise: Annotated[NonNegativeFloat, Field(le=60)] = 10.0
+    reverberation: Annotated[NonNegativeFloat, Field(le=2)] = 0.3
+    augmented: Fraction = 0.5
+    augment_tests: Flag = False
 
     def __post_init__(self) -> None:
         most = min((len(SPEAKERS) - self.unseen_voices) * len(ACCENTS), self.train_utterances)

@@ -22,6 +22,21 @@ from spangym.envs import EnvConfig, make_config
 from spangym.envs.model.model_checkpoint import weights_sha256
 from spangym.envs.registration import ENVIRONMENTS, full_id
 from spangym.experiments.runner.fingerprint import DatasetHashes
+from spangym.experiments.studies.field_types import (
+    MAX_SEEDS,
+    Count,
+    CountOrZero,
+    DisplayName,
+    EnvKwargs,
+    Episodes,
+    Flag,
+    Hyperparameters,
+    Seed,
+    SizeOrZero,
+    Steps,
+    StudyName,
+    Text,
+)
 from spangym.utils.text import slug
 
 BASELINES = ("oracle", "threshold", "random", *FIXED_SPAN_NAMES)
@@ -31,10 +46,6 @@ OBS_FIELDS = ("encoding", "pool_groups", "autocorrelation", "include_layer_index
 """Arguments of an environment that belong to the agents of a study."""
 
 STRICT = ConfigDict(extra="forbid", strict=True)
-PositiveInt = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
-DisplayName = Annotated[str, Field(max_length=80)]
-StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
 
 def names_class(value: object) -> bool:
@@ -62,9 +73,9 @@ class StudyEnv:
             to the agents, and the split.
     """
 
-    id: str
+    id: Text
     name: DisplayName = ""
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    kwargs: EnvKwargs = field(default_factory=dict)
 
     @property
     def slug(self) -> str:
@@ -99,14 +110,14 @@ class StudyAgent:
             for each environment.
     """
 
-    algo: str
+    algo: Text
     name: DisplayName = ""
-    encoding: str = ""
-    pool_groups: Annotated[int, Field(ge=0)] = 0
-    autocorrelation: bool = False
-    include_layer_index: bool = False
-    hyperparameters: dict[str, Any] = field(default_factory=dict)
-    environments: tuple[str, ...] = ()
+    encoding: Text = ""
+    pool_groups: SizeOrZero = 0
+    autocorrelation: Flag = False
+    include_layer_index: Flag = False
+    hyperparameters: Hyperparameters = field(default_factory=dict)
+    environments: tuple[Text, ...] = ()
 
     @property
     def slug(self) -> str:
@@ -149,8 +160,8 @@ class EvalConfig:
     """
 
     seed: Seed = 1_000_000
-    episodes: PositiveInt = 16
-    regret_episodes: Annotated[int, Field(ge=0)] = 1
+    episodes: Episodes = 16
+    regret_episodes: CountOrZero = 1
     split: Literal["evaluation", "train"] = "evaluation"
 
 
@@ -174,13 +185,13 @@ class Study:
     """
 
     name: StudyName
-    total_timesteps: PositiveInt
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
-    environments: Annotated[tuple[StudyEnv, ...], Field(min_length=1)]
-    agents: tuple[StudyAgent, ...] = ()
+    total_timesteps: Steps
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=MAX_SEEDS)]
+    environments: Annotated[tuple[StudyEnv, ...], Field(min_length=1, max_length=1000)]
+    agents: Annotated[tuple[StudyAgent, ...], Field(max_length=1000)] = ()
     evaluation: EvalConfig = EvalConfig()
-    n_envs: PositiveInt = 1
-    resumed_from_steps: tuple[PositiveInt, ...] = ()
+    n_envs: Count = 1
+    resumed_from_steps: tuple[Steps, ...] = ()
 
     @property
     def device(self) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
+from spangym.experiments.studies.field_types import Bound, Choices, Flag
 from spangym.utils.toml import builtin_texts, find_text, parse_toml
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ class Distribution:
         choices: Values of any type, instead of bounds.
     """
 
-    low: int | float | None = None
-    high: int | float | None = None
-    log: bool = False
-    choices: tuple[Any, ...] = ()
+    low: Bound = None
+    high: Bound = None
+    log: Flag = False
+    choices: Choices = ()
 
     def __post_init__(self) -> None:
         if (None in (self.low, self.high)) == (not self.choices):

@@ -10,6 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spangym.utils.scalars import as_int
+
+Seed = int | np.random.Generator | None
+"""Seed of a generator, or the generator itself; None for the system's entropy."""
+
+
+def make_generator(seed: Seed) -> np.random.Generator:
+    """Make a generator; a seed that is no integer raises a TypeError."""
+    if not isinstance(seed, np.random.Generator | None):
+        seed = as_int("seed", seed, 0)
+    return np.random.default_rng(seed)
+
 
 def get_global_rng_state() -> dict[str, Any]:
     """States of the global generators of Python, NumPy and PyTorch."""

@@ -66,10 +66,10 @@ def parse_toml(text: str, name: str, kind: type[T]) -> T:
     try:
         # In strict mode, dataclasses and tuples are validated from tables and arrays only in JSON.
         return TypeAdapter(kind).validate_json(json.dumps(tomllib.loads(text), default=str))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{name}: not TOML: {error}") from error
     except ValidationError as error:
         raise UserError(f"{name}: {_first_error(error, kind)}") from error
+    except ValueError as error:  # Integers of more than 4300 digits are no TOMLDecodeError.
+        raise UserError(f"{name}: not TOML: {error}") from error
 
 
 def _first_error(error: ValidationError, kind: Any) -> str:
@@ -82,6 +82,8 @@ def _first_error(error: ValidationError, kind: Any) -> str:
         return f"key {where!r} is unknown{did_you_mean(str(path[-1]), _keys_at(kind, path[:-1]))}"
     if first["type"] in ("missing", "missing_argument"):
         return f"key {where!r} is missing"
+    if first["type"] == "value_error":
+        return f"key {where!r}: {first['ctx']['error']}"
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"key {where!r}: {message}, got {first['input']!r}"
 

@@ -29,7 +29,7 @@ from tests.factories import make_layer
     ],
 )
 def test_sizes_of_layers(sizes: tuple[Any, ...], message: str):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         IntegratedAttention(*sizes)
 
 

@@ -271,7 +271,7 @@ def test_a_bad_action_is_an_error(action: float):
         ({"encodng": "box"}, TypeError, "'encoding'"),
         ({"encoding": "boxx"}, ValueError, "'box'"),
         ({"reward": "x"}, ValueError, "attention, own, quality, task"),
-        ({"num_layers": 0}, ValueError, "num_layers .*at least 1"),
+        ({"num_layers": 0}, ValueError, "num_layers .*1..1024"),
         (
             {"num_layers": "2"},
             TypeError,
@@ -279,7 +279,7 @@ def test_a_bad_action_is_an_error(action: float):
         ),
         ({"num_layers": True}, TypeError, "num_layers .*int"),
         ({"pool_groups": 5}, ValueError, "pool_groups .*divide dims"),
-        ({"cost_coef": -1.0}, ValueError, "cost_coef .*at least 0"),
+        ({"cost_coef": -1.0}, ValueError, "cost_coef .*\\[0, "),
         ({"device": "cuda:77"}, ValueError, "device 'cuda:77'"),
         (
             {"device": "warp"},
@@ -287,7 +287,7 @@ def test_a_bad_action_is_an_error(action: float):
             "device 'warp' .*cpu",
         ),
         ({"heads": 3}, ValueError, "heads=3, dims=64"),
-        ({"weights_seed": 10**22}, ValueError, r"weights_seed .*0\.\.2\*\*63 - 1"),
+        ({"weights_seed": 10**22}, ValueError, r"weights_seed .*0\.\.9223372036854775807"),
         ({"render_mode": "human"}, ValueError, "render_mode"),
         ({"dataset": "tetx"}, ValueError, "'text'"),
         ({"observation_time": "now"}, ValueError, "observation_time 'now'"),
@@ -313,7 +313,7 @@ def test_a_bad_action_is_an_error(action: float):
             ValueError,
             "'orginal' .*'original'",
         ),
-        ({"layer_variant": 1}, TypeError, "layer_variant .*str.* 1"),
+        ({"layer_variant": 1}, TypeError, "layer_variant .*string.* 1"),
         ({"action_scale": "relativ"}, ValueError, "'relative'"),
         (
             {"layer_variant": "original", "fixes": "temprature"},

@@ -149,9 +149,9 @@ def test_the_layer_index_is_required_where_it_is_observed(tmp_path: Path):
     assert load_controller(path, layer=2).layer == 2
     with pytest.raises(ValueError, match="layer=0 to layer=2"):
         load_controller(path)
-    for wrong in (3, -1, "1"):
+    for wrong in (3, -1):
         with pytest.raises(ValueError, match=r"layer.* 0\.\.2"):
-            load_controller(path, layer=wrong)  # pyright: ignore[reportArgumentType]
+            load_controller(path, layer=wrong)
 
 
 def test_actions_depend_on_the_layer_index():

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv
 
+from spangym.agents.agent_class import action_problem
 from spangym.agents.base import Agent, is_resumable, notify_episode_start
 from spangym.agents.registry import AgentSpec, get_agent_spec, spec_from_class
 from spangym.attention import NUM_ACTIONS
@@ -52,6 +53,8 @@ def check_agent(agent: str | type[Any], **options: Any) -> list[str]:
         ValueError: Stubborn does not conform:
         - choose_action(state) gave 11: an action is an integer in 0..9
     """
+    if not isinstance(agent, str | type):
+        raise ValueError(f"agent must be a name or a class, got an object: {type(agent).__name__}")
     name = agent if isinstance(agent, str) else agent.__name__
     try:
         spec = get_agent_spec(agent) if isinstance(agent, str) else spec_from_class(name, agent)
@@ -186,14 +189,8 @@ class _ToyVecEnv(DummyVecEnv):
         self.steps = 0
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,):
-            given = f"{self.method} gave shape {actions.shape} for {self.num_envs} environments"
-            raise _Problem(f"{given}: it must be one action per environment")
-        for action in actions.tolist():
-            if not isinstance(action, int) or not 0 <= action < NUM_ACTIONS:
-                wanted = f"an action is an integer in 0..{NUM_ACTIONS - 1}"
-                raise _Problem(f"{self.method} gave {action!r}: {wanted}")
+        if problem := action_problem(self.method, actions, self.num_envs):
+            raise _Problem(problem)
         self.steps += self.num_envs
         super().step_async(actions)
 

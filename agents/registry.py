@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from spangym.agents.agent_class import REFINER, find_role
 from spangym.agents.base import Agent
 from spangym.agents.baselines.constant import FixedSpanPolicy, RandomPolicy
 from spangym.agents.baselines.content_oracle import ContentOracleAgent
@@ -44,12 +45,6 @@ from spangym.utils.suggestions import did_you_mean
 
 ENTRY_POINTS = "spangym.agents"
 """Group of entry points by which packages register agents, as ``name = module:Class``."""
-
-REFINER_METHODS = {"choose_action": "state", "update": "state, action, reward, next_state"}
-"""Methods of a refiner, and their arguments."""
-
-AGENT_METHODS = {"learn": "env, steps", "predict": "observations", "save": "path", "load": "path"}
-"""Methods of an agent, and their arguments."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,7 @@ def get_agent_spec(name: str) -> AgentSpec:
             The class is called with the options and, if it has this argument, ``seed``.
 
     Raises:
-        ValueError: There is no such agent, or the class is none of these.
+        ValueError: There is no such agent, or the class is none of these or has a wrong method.
 
     Example:
         >>> get_agent_spec("fixed:3").make(seed=0).predict([None, None]).tolist()
@@ -142,7 +137,8 @@ def _import_class(name: str, context: str) -> type[Any]:
         return found
     place = f"module {module_name!r} ({getattr(module, '__file__', None)})"
     if found is not None:
-        raise ValueError(f"{context}: {class_name!r} in {place} is not a class")
+        kind = f"a {type(found).__name__}"
+        raise ValueError(f"{context}: {class_name!r} in {place} is not a class but {kind}")
     classes = [each for each, value in vars(module).items() if inspect.isclass(value)]
     hint = did_you_mean(class_name, classes) if classes else "; it has no classes"
     raise ValueError(f"{context}: {place} has no class {class_name!r}{hint}")
@@ -152,24 +148,14 @@ def spec_from_class(name: str, found: type[Any]) -> AgentSpec:
     """Build the specification of a refiner, an agent or an algorithm; see `get_agent_spec`.
 
     Raises:
-        ValueError: The class is none of these; the message gives ``name``.
+        ValueError: The class is none of these, or a method is missing or wrong; the message gives
+            ``name`` and the line of the class or method.
     """
     if issubclass(found, BaseAlgorithm):
         return _sb3_spec(name, found)
-    for role, methods in (("a refiner", REFINER_METHODS), ("an agent", AGENT_METHODS)):
-        missing = [each for each in methods if not callable(getattr(found, each, None))]
-        if not missing:
-            if methods is REFINER_METHODS:
-                return _tabular_spec(name, found)
-            return _spec(name, found, getattr(found, "encoding", "box"))
-        if len(missing) < len(methods):
-            needed = " and ".join(f"{each}({arguments})" for each, arguments in methods.items())
-            method = f"{missing[0]}({methods[missing[0]]})"
-            raise ValueError(f"agent {name!r} has no method {method}: {role} needs {needed}")
-    raise ValueError(
-        f"agent {name!r} is neither a refiner ({', '.join(REFINER_METHODS)}) nor an agent "
-        f"({', '.join(AGENT_METHODS)}) nor an algorithm of Stable-Baselines3"
-    )
+    if find_role(name, found) is REFINER:
+        return _tabular_spec(name, found)
+    return _spec(name, found, getattr(found, "encoding", "box"))
 
 
 def _spec(name: str, cls: type[Any], encoding: str, **more: Any) -> AgentSpec:

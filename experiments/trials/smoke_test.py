@@ -5,12 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from spangym.agents import SB3Agent
+import numpy as np
+
+from spangym.agents import Agent, SB3Agent
+from spangym.agents.agent_class import action_problem
+from spangym.agents.base import notify_episode_start
+from spangym.agents.tabular.controller_agent import TabularAgent
 from spangym.envs import SB3SpanControlVecEnv
 from spangym.experiments.studies.study import Study
 from spangym.experiments.trials.trial import make_trial
 from spangym.utils.errors import report_user_code
 from spangym.utils.process_state import preserve_process_state
+from spangym.utils.signatures import source_location
 
 
 def smoke_test(study: Study) -> None:
@@ -27,6 +33,27 @@ def smoke_test(study: Study) -> None:
                     if isinstance(agent, SB3Agent):
                         env = SB3SpanControlVecEnv(trial.train_config(), trial.n_envs)
                         agent.make_model(env, trial.total_timesteps)
+                    elif trial.agent.spec().module_sha256:
+                        _check_actions(agent, SB3SpanControlVecEnv(trial.train_config()))
+
+
+def _check_actions(agent: Agent, env: SB3SpanControlVecEnv) -> None:
+    """Raise a ValueError if a user's agent gives something other than actions.
+
+    Only evaluation would show it, after hours of training.
+    """
+    observations = np.asarray(env.reset())
+    try:
+        notify_episode_start(agent, env)
+        actions = agent.predict(observations)
+    except Exception:  # An agent may refuse to predict before it has learned.
+        return
+    cls, method, given = type(agent), "predict", "observations"
+    if isinstance(agent, TabularAgent):
+        cls, given = type(agent.controller), "state"
+        method = "greedy_action" if hasattr(cls, "greedy_action") else "choose_action"
+    if problem := action_problem(f"{method}({given})", actions, env.num_envs):
+        raise ValueError(source_location(cls, method) + problem)
 
 
 @contextlib.contextmanager

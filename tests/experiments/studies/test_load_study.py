@@ -212,3 +212,53 @@ def test_study_classes_are_strict(tiny: Study, part: str):
         replace(tiny, steps=3)
     with pytest.raises(ValidationError):
         replace(tiny, total_timesteps="64")
+
+
+OWN_AGENTS = """
+import numpy as np
+from stable_baselines3 import DQN, PPO
+
+class Saves:
+    def choose_action(self, state): return 3
+    def update(self, state, action, reward, next_state): ...
+    def save(self, path): ...
+
+class Floats:
+    def choose_action(self, state): return 3.5
+    def update(self, state, action, reward, next_state): ...
+
+class Columns:
+    def learn(self, env, steps): raise RuntimeError("this must not be reached")
+    def predict(self, observations): return np.zeros((len(observations), 1), int)
+    def save(self, path): ...
+    def load(self, path): ...
+
+class Late(DQN):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs, learning_starts=64)
+
+class Long(PPO):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs, n_steps=128)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Saves", r"own_wrong\.py:8: Saves has save\(path\) but no load\(path\)"),
+        ("Floats", r"own_wrong\.py:11: choose_action\(state\) gave 3\.5"),
+        ("Columns", r"own_wrong\.py:16: predict\(observations\) gave shape \(1, 1\)"),
+        ("Late", "learning_starts=64 .*64 steps"),
+        ("Long", "n_steps=128 .*64 steps"),
+    ],
+)
+def test_own_agents_are_checked_before_training(
+    name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "own_wrong.py").write_text(OWN_AGENTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = TINY.replace('algo = "refiner"', f'algo = "own_wrong:{name}"')
+    text = text.replace("pool_groups = 2", "")
+    with pytest.raises(UserError, match=message):
+        smoke_test(parse_study(text, "tiny"))

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import importlib
 import importlib.metadata
-import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,7 +29,7 @@ from spangym.agents.tabular.kmeans import KMeansDiscretizer
 from spangym.agents.tabular.kmeans_agent import KMeansQAgent
 from spangym.agents.tabular.q_learning import Refiner
 from spangym.attention import NUM_ACTIONS
-from spangym.utils.errors import describe_error
+from spangym.utils.importing import import_class, module_sha256
 from spangym.utils.signatures import (
     construct,
     keyword_names,
@@ -113,35 +108,8 @@ def get_agent_spec(name: str) -> AgentSpec:
             f"agent {name!r} is unknown{did_you_mean(name, [*BUILTIN_AGENTS, *registered])}"
             " (a class of your own is named module:Class)"
         )
-    found = _import_class(registered.get(name, name), f"agent {name!r}")
-    file = getattr(sys.modules.get(found.__module__), "__file__", None)
-    sha256 = "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
-    return dataclasses.replace(spec_from_class(name, found), module_sha256=sha256)
-
-
-def _import_class(name: str, context: str) -> type[Any]:
-    """Import ``module:Class``; ``context`` starts the error messages."""
-    module_name, _, class_name = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if missing is not None and f"{module_name}.".startswith(f"{missing}."):
-            places = "in the working folder or among the installed ones"
-            message = f"there is no module {module_name!r} {places}"
-            raise ValueError(f"{context}: {message}") from error
-        message = f"module {module_name!r} fails: {describe_error(error)}"
-        raise ValueError(f"{context}: {message}") from error
-    found = getattr(module, class_name, None)
-    if inspect.isclass(found):
-        return found
-    place = f"module {module_name!r} ({getattr(module, '__file__', None)})"
-    if found is not None:
-        kind = f"a {type(found).__name__}"
-        raise ValueError(f"{context}: {class_name!r} in {place} is not a class but {kind}")
-    classes = [each for each, value in vars(module).items() if inspect.isclass(value)]
-    hint = did_you_mean(class_name, classes) if classes else "; it has no classes"
-    raise ValueError(f"{context}: {place} has no class {class_name!r}{hint}")
+    found = import_class(registered.get(name, name), f"agent {name!r}")
+    return dataclasses.replace(spec_from_class(name, found), module_sha256=module_sha256(found))
 
 
 def spec_from_class(name: str, found: type[Any]) -> AgentSpec:

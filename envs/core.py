@@ -16,11 +16,9 @@ from torch import Tensor
 
 from spangym.attention import NUM_ACTIONS
 from spangym.envs.data.dataset import sample_streams
-from spangym.envs.data.dataset_registry import make_dataset
 from spangym.envs.env_config import CUSTOM, EnvComponents, EnvConfig
 from spangym.envs.model.build_model import build_model
 from spangym.envs.observations import make_observation_space, to_observations
-from spangym.envs.rewards import REWARDS
 from spangym.envs.state import Episode, State, state_from_dict, tree_map
 from spangym.envs.transition import TransitionModel, metrics_to_info
 from spangym.utils.scalars import as_int
@@ -89,8 +87,8 @@ class SpanControlCore:
                 raise ValueError(f"{name} {CUSTOM!r} needs an object in components.{name}")
         self.config = config
         self.num_envs = as_int("num_envs", num_envs, 1)
-        self.dataset = components.dataset or make_dataset(config.dataset, config.split)
-        self.reward = components.reward or REWARDS[config.reward](config.cost_coef)
+        self.dataset = components.dataset or config.make_dataset()
+        self.reward = components.reward or config.make_reward()
         self.stack = build_model(config, components.layers, self.dataset.channels)
         if self.reward.needs_task and not self.stack.num_classes:
             raise ValueError("layers were trained on no task: use a checkpoint, or another reward")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Annotated, Any, NamedTuple
 
@@ -22,11 +22,16 @@ from spangym.attention.span_config import ActionScale, SpanConfig
 from spangym.attention.temperature import TemperatureLaw
 from spangym.attention.validation import check_sizes
 from spangym.envs.data.dataset import SPLITS, Dataset
-from spangym.envs.data.dataset_registry import validate_dataset_name
+from spangym.envs.data.dataset_registry import (
+    find_dataset_class,
+    make_dataset,
+    validate_dataset_name,
+)
 from spangym.envs.model.model_checkpoint import load_config
 from spangym.envs.model.stack import LayerStack
 from spangym.envs.registration import default_kwargs
-from spangym.envs.rewards import REWARDS, Reward
+from spangym.envs.rewards import Reward, find_reward, make_reward
+from spangym.utils.importing import is_import_path, module_sha256
 from spangym.utils.scalars import as_int, describe, normalize_fields, plain
 from spangym.utils.suggestions import did_you_mean
 
@@ -69,10 +74,14 @@ class EnvConfig:
         checkpoint: Trained layers: a builtin name, or a file written by ``spangym pretrain``;
             default ``""``, random weights. A checkpoint sets all sizes; only ``ctx`` may be
             reduced.
-        dataset: A builtin name, or the path of a file or folder
+        dataset: A builtin name, the path of a file or folder, or ``module:Class``
             (`spangym.envs.data.dataset_registry`), default ``text``.
+        dataset_kwargs: Arguments of a ``module:Class``, besides ``split``.
         split: ``train`` (default) or ``evaluation``.
-        reward: ``quality`` (default), ``attention`` or ``task``.
+        reward: ``quality`` (default), ``attention`` or ``task``, or the ``module:Class`` of a
+            `spangym.envs.Reward`.
+        reward_kwargs: Arguments of the reward, besides ``cost_coef``: ``coverage_weight`` (default
+            1) and ``entropy_weight`` (default 0.1) of ``quality`` and ``attention``.
         cost_coef: Cost of scoring the query-key pairs of one full attention in every layer of a
             chunk, in units of reward, default 0.
         control_kv_cache: Whether the action also sets the recomputation of keys and values.
@@ -115,6 +124,8 @@ class EnvConfig:
     autocorrelation: bool = False
     include_layer_index: bool = False
     device: str = "cpu"
+    dataset_kwargs: dict[str, Any] = field(default_factory=dict)
+    reward_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("dataset", "reward"):
@@ -126,7 +137,6 @@ class EnvConfig:
         SpanConfig(**self.span_options)
         for name, known in (
             ("split", SPLITS),
-            ("reward", (*REWARDS, CUSTOM)),
             ("observation_time", ("current", "previous")),
             ("encoding", ENCODINGS),
             ("layer_variant", ("default", "original")),
@@ -141,8 +151,17 @@ class EnvConfig:
                 raise ValueError(
                     f"fixes is for layer_variant 'original', not {self.layer_variant!r}: omit fixes"
                 )
+        for name in ("dataset", "reward"):
+            if getattr(self, name) == CUSTOM and getattr(self, f"{name}_kwargs"):
+                raise ValueError(f"{name}_kwargs is for a {name} by name: omit it with an object")
         if self.dataset != CUSTOM:
             validate_dataset_name(self.dataset)
+            if self.dataset_kwargs and not is_import_path(self.dataset):
+                raise ValueError(
+                    f"dataset {self.dataset!r} takes no dataset_kwargs: only module:Class does"
+                )
+        if self.reward != CUSTOM:
+            self.make_reward()
         if self.checkpoint:
             self._check_checkpoint()
         check_device(self.device)
@@ -165,6 +184,23 @@ class EnvConfig:
                     f"{self.checkpoint!r}"
                 )
 
+    def make_reward(self) -> Reward:
+        """Make the named reward; a ValueError if it cannot be made."""
+        return make_reward(self.reward, self.cost_coef, self.reward_kwargs)
+
+    def make_dataset(self) -> Dataset:
+        """Make the named dataset; a ValueError if it cannot be made."""
+        return make_dataset(self.dataset, self.split, self.dataset_kwargs)
+
+    def module_hashes(self) -> dict[str, str]:
+        """SHA-256 of the modules of the user's classes, by the argument that names them."""
+        found: dict[str, Any] = {}
+        if is_import_path(self.dataset):
+            found["dataset"] = find_dataset_class(self.dataset)
+        if is_import_path(self.reward):
+            found["reward"] = find_reward(self.reward)
+        return {name: module_sha256(each) for name, each in found.items()}
+
     @property
     def span_options(self) -> dict[str, Any]:
         """Arguments of the `SpanConfig` of layers with random weights."""
@@ -174,7 +210,7 @@ class EnvConfig:
     @property
     def observation_spec(self) -> ObservationSpec:
         """Specification of the observation."""
-        names = (field.name for field in dataclasses.fields(ObservationSpec) if field.init)
+        names = (each.name for each in dataclasses.fields(ObservationSpec) if each.init)
         return ObservationSpec(**{name: getattr(self, name) for name in names})
 
     @property
@@ -194,7 +230,7 @@ class EnvConfig:
             TypeError: An argument is unknown; the message suggests the closest match.
             ValueError: An argument is invalid.
         """
-        known = [field.name for field in dataclasses.fields(cls)]
+        known = [each.name for each in dataclasses.fields(cls)]
         for name in arguments:
             if name not in known:
                 hint = did_you_mean(name, known)

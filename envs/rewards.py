@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from spangym.attention import LayerOutput
 from spangym.attention.features import quality
+from spangym.utils.errors import describe_error
+from spangym.utils.importing import import_class, is_import_path
 from spangym.utils.scalars import as_float
+from spangym.utils.signatures import construct, method_problem, parameters_of, source_location
+from spangym.utils.suggestions import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -79,35 +84,65 @@ class Reward(ABC):
         return 0.0 - self.cost_coef * context.layer_output.qk_pairs / pairs
 
 
-class QualityReward(Reward):
-    """The original's reward: coverage minus 0.1 times the entropy, minus the cost.
+class _CoverageReward(Reward):
+    """Weighted coverage minus weighted entropy, minus the cost.
 
-    Coverage and entropy are those of the local output (`spangym.attention.features.quality`).
+    Args:
+        cost_coef: See `Reward`.
+        coverage_weight: Factor of the coverage, default 1.
+        entropy_weight: Factor of the entropy, which is subtracted, default 0.1.
     """
 
     components = ("coverage", "entropy", "cost")
 
+    def __init__(
+        self, cost_coef: float = 0.0, coverage_weight: float = 1.0, entropy_weight: float = 0.1
+    ) -> None:
+        super().__init__(cost_coef)
+        self.coverage_weight = as_float("coverage_weight", coverage_weight)
+        self.entropy_weight = as_float("entropy_weight", entropy_weight)
+
     def __call__(self, context: RewardContext) -> Tensor:
-        """Compute coverage, -0.1 times the entropy, and minus the cost, shape (num_envs, 3)."""
+        """Compute weighted coverage, minus weighted entropy, minus the cost: (num_envs, 3)."""
+        coverage, entropy = self._terms(context)
+        weighted = (self.coverage_weight * coverage, -self.entropy_weight * entropy)
+        return torch.stack([*weighted, self.cost(context)], dim=-1)
+
+    @abstractmethod
+    def _terms(self, context: RewardContext) -> tuple[Tensor, Tensor]:
+        """Coverage and entropy, shape (num_envs,) each."""
+
+
+class QualityReward(_CoverageReward):
+    """The original's reward: coverage minus 0.1 times the entropy, minus the cost.
+
+    Coverage and entropy are those of the local output (`spangym.attention.features.quality`). Both
+    weights are arguments: ``coverage_weight`` (1) and ``entropy_weight`` (0.1).
+
+    Example:
+        >>> QualityReward(entropy_weight=0.2).entropy_weight
+        0.2
+    """
+
+    def _terms(self, context: RewardContext) -> tuple[Tensor, Tensor]:
         terms = quality(context.layer_output.local_output)
-        return torch.stack([terms.coverage, -0.1 * terms.entropy, self.cost(context)], dim=-1)
+        return terms.coverage, terms.entropy
 
 
-class AttentionReward(Reward):
+class AttentionReward(_CoverageReward):
     """Coverage minus 0.1 times the entropy of the attention weights, minus the cost.
 
     Coverage is the share of full attention's weight within the span, the entropy is that of the
-    weights in nats; both come from the log-sum-exp (`spangym.attention.AttentionStats`).
+    weights in nats; both come from the log-sum-exp (`spangym.attention.AttentionStats`). Both
+    weights are arguments: ``coverage_weight`` (1) and ``entropy_weight`` (0.1).
     """
 
-    components = ("coverage", "entropy", "cost")
     needs_statistics = True
 
-    def __call__(self, context: RewardContext) -> Tensor:
-        """Compute coverage, -0.1 times the entropy, and minus the cost, shape (num_envs, 3)."""
+    def _terms(self, context: RewardContext) -> tuple[Tensor, Tensor]:
         stats = context.layer_output.stats
         assert stats is not None
-        return torch.stack([stats.coverage, -0.1 * stats.entropy, self.cost(context)], dim=-1)
+        return stats.coverage, stats.entropy
 
 
 class TaskReward(Reward):
@@ -127,9 +162,50 @@ class TaskReward(Reward):
         return torch.stack([task, cost], dim=-1)
 
 
-REWARDS: dict[str, Callable[[float], Reward]] = {
+REWARDS: dict[str, type[Reward]] = {
     "quality": QualityReward,
     "attention": AttentionReward,
     "task": TaskReward,
 }
-"""Constructors of the rewards, called with the cost coefficient."""
+"""The builtin rewards by name."""
+
+
+def find_reward(name: str) -> type[Reward]:
+    """Find a builtin reward, or import the class of a user's by ``module:Class``.
+
+    Raises:
+        ValueError: There is no such reward.
+    """
+    if name in REWARDS:
+        return REWARDS[name]
+    if not is_import_path(name):
+        hint = did_you_mean(name, REWARDS)
+        raise ValueError(
+            f"reward {name!r} is unknown{hint} (one of your own is named module:Class)"
+        )
+    found = import_class(name, f"reward {name!r}")
+    if not issubclass(found, Reward):
+        raise ValueError(f"reward {name!r} is not a subclass of spangym.envs.Reward")
+    if problem := method_problem(found, "__call__", "context"):
+        raise ValueError(f"reward {name!r}: {source_location(found, '__call__')}{problem}")
+    return found
+
+
+def make_reward(name: str, cost_coef: float, kwargs: Mapping[str, Any]) -> Reward:
+    """Make a reward by name or ``module:Class``.
+
+    Args:
+        name: See `find_reward`.
+        cost_coef: Cost coefficient; given to classes whose constructor takes it.
+        kwargs: Other arguments of the class.
+
+    Raises:
+        ValueError: There is no such reward, or it cannot be made with these arguments.
+    """
+    cls, arguments = find_reward(name), dict(kwargs)
+    if cost_coef or "cost_coef" in parameters_of(cls):
+        arguments["cost_coef"] = cost_coef
+    try:
+        return construct(cls, arguments)
+    except Exception as error:  # Users' constructors may raise anything.
+        raise ValueError(f"reward {name!r} cannot be made: {describe_error(error)}") from error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from spangym.envs.data.dataset import (
     Dataset,
@@ -21,6 +23,9 @@ from spangym.envs.data.tasks import (
     PrecisionDataset,
     SparsityDataset,
 )
+from spangym.utils.errors import describe_error
+from spangym.utils.importing import import_class, is_import_path
+from spangym.utils.signatures import construct, method_problem, parameters_of, source_location
 from spangym.utils.suggestions import did_you_mean
 
 DATASETS: dict[str, Callable[[str], Dataset]] = {
@@ -41,19 +46,33 @@ DATASETS: dict[str, Callable[[str], Dataset]] = {
 """Constructors of the builtin datasets, called with the split."""
 
 
-def make_dataset(name: str, split: str) -> Dataset:
+def make_dataset(
+    name: str, split: str, kwargs: Mapping[str, Any] = MappingProxyType({})
+) -> Dataset:
     """Make a dataset.
 
     Args:
-        name: A builtin name, or the path of a file or folder
-            (`spangym.envs.data.files.make_file_dataset`). If a file has a builtin name, write
-            ``./`` before it.
+        name: A builtin name; ``module:Class`` of a `Dataset`, which is called with ``split``, if it
+            has this argument; or the path of a file or folder
+            (`spangym.envs.data.files.make_file_dataset`). If a file has a name of another kind,
+            write ``./`` before it.
         split: ``train`` or ``evaluation``.
+        kwargs: Other arguments of a class.
 
     Raises:
-        ValueError: The dataset does not exist, or its files cannot be read.
+        ValueError: The dataset does not exist, its files cannot be read, or the class cannot be
+            called with these arguments.
     """
     validate_dataset_name(name)
+    if is_import_path(name):
+        cls = find_dataset_class(name)
+        arguments = {"split": split} if "split" in parameters_of(cls) else {}
+        try:
+            return construct(cls, {**arguments, **kwargs})
+        except Exception as error:  # Users' constructors may raise anything.
+            raise ValueError(f"dataset {name!r} cannot be made: {describe_error(error)}") from error
+    if kwargs:
+        raise ValueError(f"dataset {name!r} takes no arguments: only module:Class does")
     if name in DATASETS:
         return DATASETS[name](split)
     # Signal processing is slow to import, and rarely needed.
@@ -62,9 +81,26 @@ def make_dataset(name: str, split: str) -> Dataset:
     return make_file_dataset(name, split)
 
 
+def find_dataset_class(name: str) -> type[Dataset]:
+    """Import the class of a user's dataset by ``module:Class``.
+
+    Raises:
+        ValueError: There is no such class, it is no `Dataset`, or it lacks a method.
+    """
+    found = import_class(name, f"dataset {name!r}")
+    if not issubclass(found, Dataset):
+        raise ValueError(f"dataset {name!r} is not a subclass of spangym.envs.Dataset")
+    if problem := method_problem(found, "sample", "generator, chunks, ctx"):
+        where = source_location(found, "sample")
+        raise ValueError(f"dataset {name!r}: {where}{problem}")
+    return found
+
+
 def validate_dataset_name(name: str) -> None:
-    """Raise a `ValueError` if a name is neither a builtin dataset nor a file or folder."""
-    if name not in DATASETS and not _is_path(name):
+    """Raise a `ValueError` if a name is no builtin dataset, class, file or folder."""
+    if is_import_path(name):
+        find_dataset_class(name)
+    elif name not in DATASETS and not _is_path(name):
         hint = did_you_mean(name, DATASETS)
         raise ValueError(f"dataset {name!r} is neither a builtin name nor a file or folder{hint}")
 

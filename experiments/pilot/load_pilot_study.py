@@ -18,6 +18,7 @@ from spangym.experiments.studies.load_study import (
     parse_and_normalize,
 )
 from spangym.utils.errors import UserError
+from spangym.utils.importing import is_import_path
 from spangym.utils.suggestions import did_you_mean
 from spangym.utils.toml import builtin_texts, find_text
 
@@ -79,7 +80,7 @@ def normalize_pilot_study(study: PilotStudy) -> PilotStudy:
     # A run may be resumed from another working folder.
     if study.recordings:
         study = dataclasses.replace(study, recordings=str(Path(study.recordings).resolve()))
-    if study.text.dataset not in DATASETS:
+    if study.text.dataset not in DATASETS and not is_import_path(study.text.dataset):
         dataset = str(Path(study.text.dataset).resolve())
         study = dataclasses.replace(study, text=dataclasses.replace(study.text, dataset=dataset))
     return study

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spangym.envs.data.dataset import BYTES, NO_TARGET, Dataset, Stream
-from spangym.envs.data.dataset_registry import make_dataset
+from spangym.envs.data.dataset_registry import find_dataset_class, make_dataset
 from spangym.envs.data.log_mel import MELS
 from spangym.envs.model.pretrain import sample_batch
 from spangym.experiments.pilot.augmentation import spec_augment
@@ -24,6 +24,7 @@ from spangym.experiments.pilot.pilot_study import PilotStudy, TextConfig
 from spangym.experiments.pilot.recordings import load_recordings
 from spangym.experiments.pilot.synthetic_speech import SyntheticSpeechConfig, build_corpus
 from spangym.experiments.runner.fingerprint import DatasetHashes
+from spangym.utils.importing import is_import_path, module_sha256
 
 _MAX_MASKED_FRAMES = 25
 _MAX_MASKED_CHANNELS = 15
@@ -214,7 +215,9 @@ def validate_task(study: PilotStudy) -> None:
 def fingerprint(study: PilotStudy, hashes: DatasetHashes) -> dict[str, Any]:
     """Return the hashes of a study's content."""
     if study.task == "text":
-        return {study.text.dataset: hashes.get(study.text.dataset)}
+        name = study.text.dataset
+        module = {"module": module_sha256(find_dataset_class(name))} if is_import_path(name) else {}
+        return {name: {**hashes.get(name), **module}}
     return {"speech": _load_corpus(study.recordings, study.speech).content_sha256}
 
 

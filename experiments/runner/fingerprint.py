@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from spangym.envs.data.dataset import SPLITS
@@ -22,14 +24,31 @@ class DatasetHashes:
     def __init__(self) -> None:
         self._hashes: dict[str, dict[str, dict[str, str]]] = {}
 
-    def get(self, dataset: str) -> dict[str, dict[str, str]]:
-        """Return the hashes of a dataset's content, by split and content type."""
-        if dataset not in self._hashes:
+    def get(
+        self, dataset: str, kwargs: Mapping[str, Any] = MappingProxyType({})
+    ) -> dict[str, dict[str, str]]:
+        """Return the hashes of a dataset's content, by split and content type.
+
+        ``kwargs`` are the arguments of a user's class. Its module has its own hash
+        (`spangym.envs.EnvConfig.module_hashes`).
+        """
+        key = dataset_key(dataset, kwargs)
+        if key not in self._hashes:
             with preserve_process_state():
-                self._hashes[dataset] = {
-                    split: make_dataset(dataset, split).fingerprint() for split in SPLITS
+                self._hashes[key] = {
+                    split: make_dataset(dataset, split, kwargs).fingerprint() for split in SPLITS
                 }
-        return self._hashes[dataset]
+        return self._hashes[key]
+
+
+def dataset_key(dataset: str, kwargs: Mapping[str, Any]) -> str:
+    """Return the name of a dataset with its arguments, if it has any.
+
+    Example:
+        >>> dataset_key("my_data:Ramp", {"step": 2})
+        'my_data:Ramp {"step": 2}'
+    """
+    return f"{dataset} {json.dumps(dict(kwargs), sort_keys=True)}" if kwargs else dataset
 
 
 def config_hash(config: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from spangym.envs.model.model_checkpoint import builtin_checkpoints
 from spangym.envs.registration import full_id
 from spangym.experiments.studies.study import BASELINES, OBS_FIELDS, Study, StudyAgent, StudyEnv
 from spangym.utils.errors import UserError, report_user_code
+from spangym.utils.importing import is_import_path
 from spangym.utils.process_state import preserve_process_state
 from spangym.utils.suggestions import did_you_mean
 from spangym.utils.toml import builtin_texts, find_text, parse_toml
@@ -109,7 +110,7 @@ def _normalize_env(environment: StudyEnv) -> StudyEnv:
             "choose spans only"
         )
     for name, builtin in (("dataset", DATASETS), ("checkpoint", builtin_checkpoints())):
-        if config[name] and config[name] not in builtin:
+        if config[name] and config[name] not in builtin and not is_import_path(config[name]):
             # A run may be resumed from another working folder.
             config[name] = str(Path(config[name]).resolve())
     name = full_id(environment.id)

@@ -21,7 +21,7 @@ from spangym.agents.registry import (
 from spangym.envs import EnvConfig, make_config
 from spangym.envs.model.model_checkpoint import weights_sha256
 from spangym.envs.registration import ENVIRONMENTS, full_id
-from spangym.experiments.runner.fingerprint import DatasetHashes
+from spangym.experiments.runner.fingerprint import DatasetHashes, dataset_key
 from spangym.experiments.studies.field_types import (
     MAX_SEEDS,
     Count,
@@ -210,10 +210,14 @@ class Study:
     def content_hashes(self) -> dict[str, Any]:
         """Return the hashes of datasets and weights for the manifest of a run."""
         hashes = DatasetHashes()
-        datasets = {each.kwargs["dataset"] for each in self.environments}
+        datasets = {
+            dataset_key(name, kwargs): hashes.get(name, kwargs)
+            for each in self.environments
+            for name, kwargs in [(each.kwargs["dataset"], each.kwargs["dataset_kwargs"])]
+        }
         checkpoints = {each.kwargs["checkpoint"] for each in self.environments} - {""}
         return {
-            "content_sha256": {each: hashes.get(each) for each in sorted(datasets)},
+            "content_sha256": dict(sorted(datasets.items())),
             "weights_sha256": {each: weights_sha256(each) for each in sorted(checkpoints)},
         }
 

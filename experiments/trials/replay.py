@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from spangym.envs import EnvConfig
-from spangym.envs.rewards import REWARDS
 from spangym.experiments.trials.comparison_run import ComparisonDir
 from spangym.experiments.trials.evaluate import parse_action, rollout
 from spangym.experiments.trials.load_agent import stored_eval_config
@@ -95,7 +94,7 @@ def _replay(trial: str, config: EnvConfig, rows: pd.DataFrame) -> Iterator[Repla
         raise ValueError(f"there must be {decisions} in each row")
     seeds = [int(seed) for seed in rows["evaluation_seed"]]
     again = rollout(config, seeds, lambda _, step: np.stack([episode[step] for episode in actions]))
-    allow_rounding = REWARDS[config.reward](config.cost_coef).platform_dependent
+    allow_rounding = config.make_reward().platform_dependent
     for stored, new in zip(rows.to_dict("records"), again, strict=True):
         statuses = {
             name: compare_values(stored[name], new[name], allow_rounding)

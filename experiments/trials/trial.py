@@ -100,7 +100,8 @@ class Trial:
             "resumed_from_steps": list(self.resumed_from_steps),
             "n_envs": self.n_envs,
             "evaluation": asdict(self.evaluation),
-            "content_sha256": hashes.get(kwargs["dataset"]),
+            "content_sha256": hashes.get(kwargs["dataset"], kwargs["dataset_kwargs"]),
+            "modules_sha256": self.train_config().module_hashes(),
             "weights_sha256": weights_sha256(path) if (path := kwargs["checkpoint"]) else None,
             "spangym": importlib.metadata.version("spangym"),
         }

@@ -89,8 +89,8 @@ def as_str(name: str, value: object) -> str:
 def normalize_fields(config: Any) -> None:
     """Convert the scalar fields of a frozen dataclass to plain values, and check their bounds.
 
-    Fields of the types ``int``, ``float``, ``bool`` and ``str`` are converted. Bounds are given as
-    ``Annotated[int, Interval(ge=1, le=9)]``.
+    Fields of the types ``int``, ``float``, ``bool``, ``str`` and ``dict`` are converted. Bounds are
+    given as ``Annotated[int, Interval(ge=1, le=9)]``.
 
     Raises:
         TypeError: A field has another type; the message names both.
@@ -133,7 +133,19 @@ def _to_float(name: str, value: object) -> float:
     return converted
 
 
-_CONVERTERS: dict[type, Any] = {int: as_int, float: _to_float, bool: as_bool, str: as_str}
+def _as_dict(name: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a table of arguments, got {describe(value)}")
+    return plain(value)
+
+
+_CONVERTERS: dict[type, Any] = {
+    int: as_int,
+    float: _to_float,
+    bool: as_bool,
+    str: as_str,
+    dict: _as_dict,
+}
 
 
 @functools.cache
@@ -142,8 +154,7 @@ def _scalar_fields(cls: type) -> tuple[tuple[str, type, Interval | None], ...]:
     fields = []
     for name, hint in get_type_hints(cls, include_extras=True).items():
         kind, *metadata = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
-        if get_origin(kind) is Literal:
-            kind = str
+        kind = str if get_origin(kind) is Literal else get_origin(kind) or kind
         if kind in _CONVERTERS:
             intervals = [each for each in metadata if isinstance(each, Interval)]
             fields.append((name, kind, intervals[0] if intervals else None))

@@ -1,7 +1,8 @@
 """Features of a layer's input and quality of its output.
 
 Arguments ``x`` have shape (batch, tokens, dims). ``lengths`` is the number of unpadded tokens of
-each sequence, shape (batch,); None for no padding. Results are at least float32 unless stated.
+each sequence, shape (batch,); None for no padding. Padding may hold any value: it reaches neither
+results nor gradients. Results are at least float32 unless stated.
 """
 
 from __future__ import annotations
@@ -38,12 +39,18 @@ def sequence_mask(tokens: int, lengths: Tensor) -> Tensor:
     return torch.arange(tokens, device=lengths.device) < lengths[:, None]
 
 
+def zero_padding(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """``x`` with 0 in the padding, which then has no gradient; ``x`` itself without lengths."""
+    if lengths is None:
+        return x
+    return torch.where(sequence_mask(x.shape[-2], lengths)[..., None], x, 0)
+
+
 def token_mean(x: Tensor, lengths: Tensor | None = None) -> Tensor:
     """Mean over the tokens, (batch, dims), in the dtype of ``x``; 0 for a sequence of padding."""
     if lengths is None:
         return x.mean(-2)
-    real = sequence_mask(x.shape[-2], lengths)[..., None]
-    total = torch.where(real, x, 0).sum(-2, dtype=_accumulation_dtype(x))
+    total = zero_padding(x, lengths).sum(-2, dtype=_accumulation_dtype(x))
     return (total / lengths.clamp_min(1)[:, None]).to(x.dtype)
 
 
@@ -54,7 +61,8 @@ def token_moments(x: Tensor, lengths: Tensor | None = None) -> Tensor:
         variance, mean = torch.var_mean(x, dim=-2, correction=0)
     else:
         mean = token_mean(x, lengths)
-        variance = token_mean((x - mean[:, None]).square(), lengths)
+        deviation = zero_padding(x - mean[:, None], lengths)
+        variance = deviation.square().sum(-2) / lengths.clamp_min(1)[:, None]
     return torch.cat([mean, variance], dim=-1)
 
 
@@ -84,9 +92,8 @@ def autocorrelation_buckets(x: Tensor, buckets: int, lengths: Tensor | None = No
         [[0.0, 0.0, 1.0, 1.0]]
     """
     tokens = x.shape[-2]
-    unit = torch.nn.functional.normalize(x.to(_accumulation_dtype(x)), dim=-1).transpose(-1, -2)
-    if lengths is not None:
-        unit = torch.where(sequence_mask(tokens, lengths)[:, None], unit, 0)
+    x = zero_padding(x, lengths).to(_accumulation_dtype(x))
+    unit = torch.nn.functional.normalize(x, dim=-1).transpose(-1, -2)
     # Twice the length, so that the end is not correlated with the beginning.
     spectrum = torch.view_as_real(torch.fft.rfft(unit, n=2 * tokens)).square().sum(-1)
     sums = torch.fft.irfft(spectrum.sum(-2), n=2 * tokens)[..., :tokens]
@@ -95,7 +102,7 @@ def autocorrelation_buckets(x: Tensor, buckets: int, lengths: Tensor | None = No
         means = sums / pairs
     else:
         pairs = pairs - tokens + lengths[:, None]
-        means = torch.where(pairs > 0, sums / pairs, -torch.inf)
+        means = torch.where(pairs > 0, sums / pairs.clamp_min(1), -torch.inf)
     highest = []
     for bucket in range(buckets):
         first = 2 ** (bucket - 1) + 1 if bucket else 1
@@ -139,7 +146,7 @@ def quality(output: Tensor, lengths: Tensor | None = None) -> Quality:
     clamped to at least 1e-10 before the logarithm.
     """
     # 1e-10 is 0 in half precision.
-    output = output.to(_accumulation_dtype(output))
+    output = zero_padding(output, lengths).to(_accumulation_dtype(output))
     clamped = output.clamp_min(1e-10)
     entropies = -(clamped * clamped.log()).sum(-1)
     above = (output > 0.01).to(output.dtype)

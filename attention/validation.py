@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spangym.attention.features import zero_padding
 from spangym.utils.scalars import as_int
 
 
@@ -28,6 +29,21 @@ def check_sizes(ctx: Any, dims: Any, head: Any) -> tuple[int, int, int]:
     ctx, dims, head = as_int("ctx", ctx, 1), as_int("dims", dims, 4), as_int("head", head, 1)
     check([(dims % head == 0, f"head must divide dims, got head={head}, dims={dims}")])
     return ctx, dims, head
+
+
+FLOAT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Dtypes of the layers' inputs."""
+
+
+def check_floats(**tensors: object) -> None:
+    """Raise a ``ValueError`` for the first argument that is no tensor of a dtype layers take."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name} is a {type(tensor).__name__}; it must be a floating tensor")
+        if tensor.dtype not in FLOAT_DTYPES:
+            *most, last = (str(dtype).removeprefix("torch.") for dtype in FLOAT_DTYPES)
+            wanted = f"{', '.join(most)} or {last}"
+            raise ValueError(f"{name} has type {tensor.dtype}; it must be {wanted}")
 
 
 @dataclass(frozen=True)
@@ -54,8 +70,15 @@ class Inputs:
         return self.lengths if self.xa is None else self.xa_lengths
 
     def validated(self, ctx: int, dims: int, head: int) -> Inputs:
-        """Check the inputs for a layer of these sizes; returns them with lengths in bounds."""
+        """Check the inputs for a layer of these sizes.
+
+        Returns:
+            The inputs, with ``xa`` in the dtype of ``x``, lengths in bounds, and 0 in the padding.
+        """
         x, xa = self.x, self.xa
+        check_floats(x=x)
+        if xa is not None:
+            check_floats(xa=xa)
         shape = tuple(x.shape)
         if x.ndim != 3 or len(x) == 0 or shape[-1] != dims or not 1 <= shape[1] <= ctx:
             raise ValueError(
@@ -69,9 +92,6 @@ class Inputs:
                 f"xa has shape {tuple(xa.shape)}; it must be ({batch}, keys, {dims}) with at "
                 "least one key"
             )
-        for name, given in (("x", x), ("xa", xa)):
-            if given is not None and not given.dtype.is_floating_point:
-                raise ValueError(f"{name} has type {given.dtype}; it must be floating")
         keys = tokens if xa is None else xa.shape[1]
         check_mask(self.mask, (batch, head, tokens, keys))
         if xa is None and self.xa_lengths is not None:
@@ -82,6 +102,9 @@ class Inputs:
             None if given is None else given.clamp(0, bound)
             for given, bound in ((self.lengths, tokens), (self.xa_lengths, keys))
         )
+        x = zero_padding(x, lengths)
+        if xa is not None:
+            xa = zero_padding(xa, xa_lengths).to(x.dtype)
         return Inputs(x, xa, self.mask, lengths, xa_lengths)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from spangym.attention.attention_stats import AttentionStats, compute_attention_stats
+from spangym.attention.features import zero_padding
 from spangym.attention.geometry import SoftEdge, SpanGeometry
 from spangym.attention.kernels.interface import KernelInputs
 from spangym.attention.kernels.reference import attention_weights, score_bias
@@ -17,6 +18,7 @@ from spangym.attention.layers.modules import merge_heads, split_heads
 from spangym.attention.span_config import SpanConfig
 from spangym.attention.temperature import temperature
 from spangym.attention.validation import (
+    check_floats,
     check_lengths,
     check_mask,
     check_values,
@@ -90,13 +92,14 @@ class AdaptiveSpan(nn.Module):
         """Attend within the intervals of the span scales.
 
         Args:
-            q: Queries, shape (batch, queries, dims).
-            k: Keys, shape (batch, keys, dims).
+            q: Queries, shape (batch, queries, dims), float16, bfloat16, float32 or float64.
+            k: Keys, shape (batch, keys, dims); they and the values are cast to the queries' dtype.
             v: Values, shape (batch, keys, dims). Passing ``k`` itself saves work.
             scale: Span scale of each sequence, shape (batch,), in [0, 1]; 0 turns a sequence off.
             mask: Boolean (True: attend) or additive mask, broadcastable to (batch, heads, queries,
                 keys).
-            lengths: Unpadded number of queries of each sequence, shape (batch,), integers.
+            lengths: Unpadded number of queries of each sequence, shape (batch,), integers. Padding
+                may hold any value and has no gradient; its output is 0.
             key_lengths: Unpadded number of keys of each sequence, shape (batch,), integers.
             num_refinement_steps: Largest number of refinement passes.
             is_cross: Whether keys belong to another sequence, which is attended to without
@@ -107,14 +110,41 @@ class AdaptiveSpan(nn.Module):
         Raises:
             ValueError: Shapes do not match, or values on the CPU are out of bounds.
         """
-        self._check(q, k, v, scale)
-        check_mask(mask, (len(q), self.head, q.shape[1], k.shape[1]))
-        check_lengths("lengths", lengths, len(q), q.shape[1])
-        check_lengths("key_lengths", key_lengths, len(q), k.shape[1])
+        self._check(q, k, v, scale, mask, lengths, key_lengths)
+        key = zero_padding(k, key_lengths)
+        return self._attend(
+            zero_padding(q, lengths),
+            key,
+            key if v is k else zero_padding(v, key_lengths),
+            scale,
+            mask,
+            lengths,
+            key_lengths,
+            num_refinement_steps,
+            is_cross,
+            return_stats,
+            return_weights,
+        )
+
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: Tensor,
+        mask: Tensor | None,
+        lengths: Tensor | None,
+        key_lengths: Tensor | None,
+        num_refinement_steps: int,
+        is_cross: bool,
+        return_stats: bool,
+        return_weights: bool,
+    ) -> LocalAttentionOutput:
+        """`forward` with checked arguments and finite padding."""
         spans = self.spans(scale, lengths, key_lengths, is_cross=is_cross)
 
         dtype = q.dtype
-        if torch.is_autocast_enabled(q.device.type):
+        if torch.is_autocast_enabled(q.device.type) and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(q.device.type)
         query, key = (split_heads(each, self.head).to(dtype) for each in (q, k))
         value = key if v is k else split_heads(v, self.head).to(dtype)
@@ -179,7 +209,17 @@ class AdaptiveSpan(nn.Module):
             edge=edge,
         )
 
-    def _check(self, q: Tensor, k: Tensor, v: Tensor, scale: Tensor) -> None:
+    def _check(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: Tensor,
+        mask: Tensor | None,
+        lengths: Tensor | None,
+        key_lengths: Tensor | None,
+    ) -> None:
+        check_floats(q=q, k=k, v=v, scale=scale)
         if q.ndim != 3 or 0 in q.shape or q.shape[-1] % self.head:
             raise ValueError(
                 f"q has shape {tuple(q.shape)}; it must be (batch, queries, dims), none of them 0, "
@@ -195,3 +235,6 @@ class AdaptiveSpan(nn.Module):
                 f"scale has shape {tuple(scale.shape)}; it must be ({q.shape[0]},), one a sequence"
             )
         check_values("scale", scale, 0, 1)
+        check_mask(mask, (len(q), self.head, q.shape[1], k.shape[1]))
+        check_lengths("lengths", lengths, len(q), q.shape[1])
+        check_lengths("key_lengths", key_lengths, len(q), k.shape[1])

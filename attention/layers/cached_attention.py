@@ -89,9 +89,9 @@ class AdaptiveUpdateAttention(MultiHeadAttention):
             Output of shape (batch, queries, dims), and the cache for the next pass.
 
         Raises:
-            ValueError: Keys or values of another shape would be reused.
+            ValueError: A shape or type is wrong, or reused keys or values have another shape.
         """
-        source = x if xa is None else xa
+        x, source = self._sources(x, xa, key_lengths)
         mean_token = token_mean(source, key_lengths)
         query = self.query_module(x)
         if cache is not None and recompute_kv is None and self.use_refresh_predictors:

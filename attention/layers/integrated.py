@@ -192,7 +192,7 @@ class IntegratedAttention(LocalGlobalAttention):
                 name = type(self).__name__
                 raise ValueError(f"recompute_kv must be None: {name} keeps no keys and values")
             check_recompute_kv(recompute_kv, len(x))
-        observed = self._observe(x, inputs.lengths, cache)
+        observed = self._observe(inputs.x, inputs.lengths, cache)
         return self._run(inputs, observed, cache, return_stats, fraction, recompute_kv)
 
     def select_actions(
@@ -209,7 +209,7 @@ class IntegratedAttention(LocalGlobalAttention):
             ValueError: A shape or type is wrong, or the refiner chose an invalid action.
         """
         inputs = Inputs(x, lengths=lengths).validated(self.ctx, self.dims, self.head)
-        return self._select_actions(self._observe(x, inputs.lengths, cache), cache)
+        return self._select_actions(self._observe(inputs.x, inputs.lengths, cache), cache)
 
     def update_controller(self, layer_output: LayerOutput, action: Tensor) -> None:
         """Let the refiner learn from a pass under its actions; copies to the host.

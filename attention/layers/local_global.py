@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from spangym.attention.attention_stats import AttentionStats
-from spangym.attention.features import sequence_mask, token_mean, token_moments
+from spangym.attention.features import sequence_mask, token_mean, token_moments, zero_padding
 from spangym.attention.layers.cached_attention import AdaptiveUpdateAttention
 from spangym.attention.layers.modules import (
     AttentionCombiner,
+    CastingLayerNorm,
+    CastingLinear,
     Predictor,
     ProjectionModule,
     init_linear,
@@ -98,9 +100,9 @@ class LocalGlobalAttention(nn.Module):
         with torch.random.fork_rng(devices=[]):
             self.span_pred = Predictor(dims)
             self.attn_local, self.attn_global = self._make_paths(config or self.default_config)
-            self.projection = nn.Linear(2 * dims, dims)
-            self.ln_a = nn.LayerNorm(dims)
-            self.ln_b = nn.LayerNorm(dims)
+            self.projection = CastingLinear(2 * dims, dims)
+            self.ln_a = CastingLayerNorm(dims)
+            self.ln_b = CastingLayerNorm(dims)
         self.reset_parameters(generator)
 
     def _make_paths(self, config: SpanConfig) -> tuple[SlidingWindowAttention, MultiHeadAttention]:
@@ -147,12 +149,15 @@ class LocalGlobalAttention(nn.Module):
         """Run the layer.
 
         Args:
-            x: Input, shape (batch, tokens, dims), ``tokens <= ctx``.
-            xa: Input of the keys and values, shape (batch, keys, dims); ``x`` if None.
+            x: Input, shape (batch, tokens, dims), ``tokens <= ctx``: float16, bfloat16, float32 or
+                float64, which is the dtype of the output too. Weights are cast to it.
+            xa: Input of the keys and values, shape (batch, keys, dims), cast to the dtype of ``x``;
+                ``x`` if None.
             mask: Boolean (True: attend) or additive mask of both paths, broadcastable to (batch,
                 heads, tokens, keys).
             lengths: Unpadded length of each sequence, shape (batch,), integers. Padding may hold
-                any value; its output is 0.
+                any value, NaN and infinities included: it affects nothing and has no gradient. Its
+                output is 0.
             xa_lengths: Unpadded length of each sequence of ``xa``, shape (batch,), integers.
             return_stats: Whether to return statistics of the local attention weights as well.
 
@@ -255,9 +260,9 @@ class LocalGlobalAttention(nn.Module):
         )
 
         # Projection.
-        output = self.projection(torch.cat([local.output, global_out], dim=-1))
-        if lengths is not None:
-            output = torch.where(sequence_mask(output.shape[1], lengths)[..., None], output, 0)
+        # Autocast cannot concatenate two half-precision types.
+        paths = [local.output.to(global_out.dtype), global_out]
+        output = zero_padding(self.projection(torch.cat(paths, dim=-1)), lengths)
 
         return self._output_class(
             output=output,
@@ -298,8 +303,12 @@ class LocalGlobalAttention(nn.Module):
 
         They are means, then population variances, over the tokens of the normalized input; in a
         causal layer those of the previous pass, which ``cache`` holds, or of the first token.
+
+        Raises:
+            ValueError: A shape, type or value is wrong.
         """
-        return self._observe(x, lengths, cache).obs_features
+        inputs = Inputs(x, lengths=lengths).validated(self.ctx, self.dims, self.head)
+        return self._observe(inputs.x, inputs.lengths, cache).obs_features
 
     @torch.no_grad()
     def attention_weights(
@@ -328,9 +337,15 @@ class LocalGlobalAttention(nn.Module):
         inputs = Inputs(x, xa, mask, lengths, xa_lengths).validated(self.ctx, self.dims, self.head)
         if path not in ("local", "global"):
             raise ValueError(f"path must be 'local' or 'global', got {path!r}")
+        x, xa = inputs.x, inputs.xa
         if path == "global":
             globe_xa = None if xa is None else self.ln_b(xa)
-            return self.attn_global.weights(self.ln_b(x), globe_xa, mask, inputs.key_lengths)
+            weights = self.attn_global.weights(self.ln_b(x), globe_xa, mask, inputs.key_lengths)
+            if inputs.lengths is None:
+                return weights
+            # Padded queries attend to nothing, as in the local path.
+            is_token = sequence_mask(x.shape[1], inputs.lengths)
+            return torch.where(is_token[:, None, :, None], weights, 0)
         observed = self._observe(x, inputs.lengths, None)
         if scale is None:
             scale = self._run(inputs, observed, None, return_stats=False).span_scale

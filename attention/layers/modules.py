@@ -18,6 +18,36 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(-2, -3).flatten(-2)
 
 
+def cast_weight(weight: Tensor, x: Tensor) -> Tensor:
+    """Cast a weight to the dtype of the input it is applied to; gradients flow back.
+
+    Under autocast float32 weights are left to torch, which casts them for each operation, unless
+    the input is float64, which autocast leaves alone.
+    """
+    if weight.dtype == x.dtype:
+        return weight
+    is_autocast = torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64
+    return weight if is_autocast and weight.dtype == torch.float32 else weight.to(x.dtype)
+
+
+class CastingLinear(nn.Linear):
+    """Linear map with weights cast to the input, whose dtype the output has."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's own name)
+        """Map (..., in_features) to (..., out_features)."""
+        weight, bias = cast_weight(self.weight, input), cast_weight(self.bias, input)
+        return nn.functional.linear(input, weight, bias)
+
+
+class CastingLayerNorm(nn.LayerNorm):
+    """Layer normalization with weights cast to the input, whose dtype the output has."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's own name)
+        """Normalize the last dimension."""
+        weight, bias = cast_weight(self.weight, input), cast_weight(self.bias, input)
+        return nn.functional.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
+
+
 class ProjectionModule(nn.Module):
     """Linear projection to heads: (batch, tokens, dims) to (batch, heads, tokens, head size).
 
@@ -29,7 +59,7 @@ class ProjectionModule(nn.Module):
     def __init__(self, dims: int, head: int) -> None:
         super().__init__()
         self.head = head
-        self.proj = nn.Linear(dims, dims)
+        self.proj = CastingLinear(dims, dims)
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -51,7 +81,7 @@ class AttentionCombiner(nn.Module):
 
     def __init__(self, dims: int) -> None:
         super().__init__()
-        self.out = nn.Linear(dims, dims)
+        self.out = CastingLinear(dims, dims)
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -64,7 +94,7 @@ class AttentionCombiner(nn.Module):
 
 
 class BatchInvariantLinear(nn.Linear):
-    """Linear map whose result for a sequence is bit-identical in every batch.
+    """`CastingLinear` whose result for a sequence is bit-identical in every batch.
 
     A matrix product may round differently for one row than for many. Thresholds amplify such
     differences, so each row is multiplied and summed separately; the matrices are small.
@@ -72,7 +102,8 @@ class BatchInvariantLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's own name)
         """Map (batch, in_features) to (batch, out_features)."""
-        return (input[..., None, :] * self.weight).sum(-1) + self.bias
+        weight, bias = cast_weight(self.weight, input), cast_weight(self.bias, input)
+        return (input[..., None, :] * weight).sum(-1) + bias
 
 
 class Predictor(nn.Module):

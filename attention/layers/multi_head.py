@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from spangym.attention.features import zero_padding
 from spangym.attention.kernels.reference import attention_weights, to_additive_mask
 from spangym.attention.layers.modules import AttentionCombiner, ProjectionModule
-from spangym.attention.validation import check_lengths, check_mask, check_sizes
+from spangym.attention.validation import check_floats, check_lengths, check_mask, check_sizes
 
 
 class MultiHeadAttention(nn.Module):
@@ -40,16 +41,22 @@ class MultiHeadAttention(nn.Module):
         """Attend over the whole sequence.
 
         Args:
-            x: Input of the queries, shape (batch, queries, dims).
-            xa: Input of the keys and values, shape (batch, keys, dims); ``x`` if None.
+            x: Input of the queries, shape (batch, queries, dims), float16, bfloat16, float32 or
+                float64.
+            xa: Input of the keys and values, shape (batch, keys, dims), cast to the dtype of ``x``;
+                ``x`` if None.
             mask: Boolean (True: attend) or additive mask, broadcastable to (batch, heads, queries,
                 keys).
-            key_lengths: Unpadded number of keys of each sequence, shape (batch,), integers.
+            key_lengths: Unpadded number of keys of each sequence, shape (batch,), integers. Padding
+                may hold any value and has no gradient.
 
         Returns:
-            Shape (batch, queries, dims).
+            Shape (batch, queries, dims), in the dtype of ``x``; unspecified in the padding.
+
+        Raises:
+            ValueError: A shape or type is wrong.
         """
-        source = x if xa is None else xa
+        x, source = self._sources(x, xa, key_lengths)
         key, value = self.key_module(source), self.value_module(source)
         causal = self.causal and xa is None
         return self._attend(self.query_module(x), key, value, mask, key_lengths, causal)
@@ -58,9 +65,19 @@ class MultiHeadAttention(nn.Module):
         self, x: Tensor, xa: Tensor | None, mask: Tensor | None, key_lengths: Tensor | None
     ) -> Tensor:
         """Attention weights of `forward`, shape (batch, heads, queries, keys)."""
-        query, key = self.query_module(x), self.key_module(x if xa is None else xa)
+        x, source = self._sources(x, xa, key_lengths)
+        query, key = self.query_module(x), self.key_module(source)
         bias = self._bias(query, key, mask, key_lengths, self.causal and xa is None)
         return attention_weights(query, key, query.new_zeros(1) if bias is None else bias)
+
+    @staticmethod
+    def _sources(x: Tensor, xa: Tensor | None, key_lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Inputs of the queries and of the keys: checked, of one dtype, with 0 in the padding."""
+        source = x if xa is None else xa
+        check_floats(x=x, xa=source)
+        check_lengths("key_lengths", key_lengths, len(source), source.shape[1])
+        source = zero_padding(source, key_lengths).to(x.dtype)
+        return (source if xa is None else x), source
 
     def _attend(
         self,
@@ -87,7 +104,6 @@ class MultiHeadAttention(nn.Module):
     ) -> Tensor | None:
         """Sum of all masks as an additive one, broadcastable to (batch, heads, queries, keys)."""
         check_mask(mask, (*query.shape[:3], key.shape[2]))
-        check_lengths("key_lengths", key_lengths, len(query), key.shape[2])
         masks = [] if mask is None else [mask]
         positions = torch.arange(key.shape[-2], device=key.device)
         if key_lengths is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from spangym.attention.features import zero_padding
 from spangym.attention.layers.adaptive_span import AdaptiveSpan, LocalAttentionOutput
 from spangym.attention.layers.modules import ProjectionModule, merge_heads
 from spangym.attention.span_config import SpanConfig
@@ -67,19 +68,21 @@ class SlidingWindowAttention(AdaptiveSpan):
         Cross-attention pairs positions: a window of ``x`` attends to its interval of ``xa``, and
         to all of that interval with ``causal`` too.
         """
-        q, k, v = self.project(x, xa)
-        return super().forward(
-            q,
-            k,
-            v,
+        source = x if xa is None else xa
+        self._check(x, source, source, scale, mask, lengths, key_lengths)
+        queries = zero_padding(x, lengths)
+        shared = xa is None and key_lengths is lengths
+        source = queries if shared else zero_padding(source, key_lengths).to(x.dtype)
+        return self._attend(
+            *self.project(queries, source),
             scale,
-            mask=mask,
-            lengths=lengths,
-            key_lengths=key_lengths,
-            num_refinement_steps=self.config.num_refinement_steps,
-            is_cross=xa is not None,
-            return_stats=return_stats,
-            return_weights=return_weights,
+            mask,
+            lengths,
+            key_lengths,
+            self.config.num_refinement_steps,
+            xa is not None,
+            return_stats,
+            return_weights,
         )
 
     def project(self, x: Tensor, xa: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

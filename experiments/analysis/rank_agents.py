@@ -90,7 +90,7 @@ def make_leaderboard(
         replayed, episodes = replayed + 1, episodes + len(rows)
         progress(replayed, total)
         if wrong:
-            rejected.append(f"{run.path}: {wrong[0]}")
+            rejected.append(f"{run.name}: {wrong[0]}")
         return not wrong
 
     results = load_results(runs, accept=is_reproduced)

@@ -13,7 +13,7 @@ from spangym.envs.registration import ENVIRONMENTS, full_id
 from spangym.experiments.benchmarks.baselines import baselines_table, measure_baselines
 from spangym.experiments.benchmarks.measure import describe_bench, save_bench
 from spangym.experiments.cli.options import Json
-from spangym.experiments.cli.terminal import make_console, make_progress
+from spangym.experiments.cli.terminal import echo, make_console, make_progress
 
 
 def command(
@@ -39,4 +39,4 @@ def command(
     make_console(160).print(baselines_table(measured))
     if json is not None:
         save_bench(json, describe_bench(torch.device("cpu")), [asdict(each) for each in measured])
-        print(f"written: {json}")
+        echo(f"written: {json}")

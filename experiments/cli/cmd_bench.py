@@ -26,7 +26,7 @@ from spangym.experiments.benchmarks.measure import (
     save_bench,
 )
 from spangym.experiments.cli.options import Json, Quick, TaskName, Threads
-from spangym.experiments.cli.terminal import make_console
+from spangym.experiments.cli.terminal import echo, make_console
 from spangym.experiments.reports.tables import to_rich_table
 from spangym.utils.errors import UserError
 
@@ -81,11 +81,11 @@ def pilot(
     except ValueError as error:
         raise UserError(str(error)) from error
     machine = describe_bench(torch_device)
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    echo(", ".join(f"{name} {value}" for name, value in machine.items()))
     console.print(to_rich_table(long_inputs_table(measured)))
     if json is not None:
         save_bench(json, machine, measured)
-        print(f"written: {json}")
+        echo(f"written: {json}")
 
 
 def _run(rows: Iterable[BenchRow], threads: int, json: Path | None) -> None:
@@ -97,7 +97,7 @@ def _run(rows: Iterable[BenchRow], threads: int, json: Path | None) -> None:
         for row in rows:
             done.append(row)
             status.update(f"measured: {row.name}: {format_value(row.value)}")
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    echo(", ".join(f"{name} {value}" for name, value in machine.items()))
     console.print(bench_table([row for row in done if row.value is not None]))
     missing = [row.name for row in done if row.value is None]
     requirements = {
@@ -106,7 +106,7 @@ def _run(rows: Iterable[BenchRow], threads: int, json: Path | None) -> None:
     }
     needed = [need for word, need in requirements.items() if any(word in name for name in missing)]
     if missing:
-        print(f"not measured: {len(missing)} figures that need {' or '.join(needed)}")
+        echo(f"not measured: {len(missing)} figures that need {' or '.join(needed)}")
     if json is not None:
         save_bench(json, machine, [row.as_json() for row in done])
-        print(f"written: {json}")
+        echo(f"written: {json}")

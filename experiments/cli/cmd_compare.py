@@ -80,7 +80,7 @@ def _resume(folder: ComparisonDir, workers: int, total_timesteps: int | None) ->
     stored = study = folder.study()
     if total_timesteps is not None and total_timesteps < stored.total_timesteps:
         raise UserError(
-            f"--total-timesteps may only be raised: the run in {str(folder.path)!r} has "
+            f"--total-timesteps may only be raised: the run in {folder.name!r} has "
             f"{stored.total_timesteps}"
         )
     if total_timesteps not in (None, stored.total_timesteps):
@@ -107,11 +107,11 @@ def _check_same_content(folder: ComparisonDir, current: dict[str, Any]) -> None:
     stored = folder.manifest()
     if stored["content_sha256"] != current["content_sha256"]:
         raise UserError(
-            f"the run in {str(folder.path)!r} read different content: resume it with the Python "
+            f"the run in {folder.name!r} read different content: resume it with the Python "
             "and the files that its manifest.json and study.toml name"
         )
     if stored.get("weights_sha256") != current["weights_sha256"]:
         raise UserError(
-            f"the run in {str(folder.path)!r} used different weights: run the study again in "
+            f"the run in {folder.name!r} used different weights: run the study again in "
             "another folder"
         )

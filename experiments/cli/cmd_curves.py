@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from spangym.experiments.cli.options import Runs
+from spangym.experiments.cli.terminal import echo
 from spangym.experiments.pilot.pilot_run import PILOT
 from spangym.experiments.plots.plot_data import Axis
 from spangym.experiments.plots.plot_registry import DEFAULT_PLOTS, PLOTS
@@ -71,11 +72,11 @@ def command(
         raise UserError(
             f"no job is finished in {str(folders[0])!r}: resume with {runs[0].resume_command}"
         )
-    place = out or runs[0].path
+    place = out or Path(runs[0].name)
     place.mkdir(parents=True, exist_ok=True)
     for message in save_figures(data, names, place, format or ["png", "svg"]):
-        print(message)
+        echo(message)
     for path in save_tables(data, place, table or []):
-        print(f"written: {path}")
+        echo(f"written: {path}")
     if unfinished := results.missing + len(results.failed):
-        print(f"{unfinished} of {unfinished + finished} jobs are not finished and not drawn")
+        echo(f"{unfinished} of {unfinished + finished} jobs are not finished and not drawn")

@@ -9,7 +9,7 @@ import torch
 from spangym.experiments.benchmarks.measure import describe_bench, save_bench
 from spangym.experiments.benchmarks.original_defects import defects_table, measure_defects
 from spangym.experiments.cli.options import Json
-from spangym.experiments.cli.terminal import make_console
+from spangym.experiments.cli.terminal import echo, make_console
 
 
 def command(json: Json = None) -> None:
@@ -21,4 +21,4 @@ def command(json: Json = None) -> None:
     console.print(defects_table(measured))
     if json is not None:
         save_bench(json, describe_bench(torch.device("cpu")), [asdict(each) for each in measured])
-        print(f"written: {json}")
+        echo(f"written: {json}")

@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
+from spangym.experiments.cli.terminal import echo
 from spangym.experiments.trials.export_agent import export
 from spangym.experiments.trials.load_agent import TRIAL_DIR_PATTERN
 from spangym.utils.atomic_io import check_writable_file
@@ -27,7 +28,8 @@ def command(
     if out.suffix != SUFFIX:
         raise UserError(f"--out: {str(out)!r} must end in {SUFFIX}")
     torch.set_num_threads(1)
-    controller = export(trial, out)
+    # A user's agent may change the working folder.
+    controller = export(trial, out.absolute())
     layer = ", layer=INDEX" if controller.observation.include_layer_index else ""
-    print(f"written: {out}")
-    print(f"use: layer.refiner = spangym.attention.load_controller({str(out)!r}{layer})")
+    echo(f"written: {out}")
+    echo(f"use: layer.refiner = spangym.attention.load_controller({str(out)!r}{layer})")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json as json_module
-import sys
 
 import torch
 import typer
 
 from spangym.experiments.analysis.rank_agents import leaderboard_table, make_leaderboard
 from spangym.experiments.cli.options import Json, Runs
-from spangym.experiments.cli.terminal import make_console, make_progress
+from spangym.experiments.cli.terminal import echo, make_console, make_progress
 from spangym.experiments.runner.run_dir import RunDir
 from spangym.experiments.trials.comparison_run import COMPARISON
 from spangym.utils.atomic_io import atomic_write
@@ -36,10 +35,10 @@ def command(folders: Runs, json: Json = None) -> None:
         highlight=False,
     )
     for rejected in board.rejected:
-        print(f"not reproduced: {rejected}", file=sys.stderr)
+        echo(f"not reproduced: {rejected}", error=True)
     if json is not None:
         with atomic_write(json) as tmp:
             tmp.write_text(json_module.dumps(board.as_json(), indent=2) + "\n", "utf-8")
-        print(f"written: {json}")
+        echo(f"written: {json}")
     if board.rejected:
         raise typer.Exit(1)

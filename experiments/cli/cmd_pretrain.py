@@ -12,7 +12,7 @@ import typer
 
 from spangym.envs.model.model_checkpoint import serialize
 from spangym.envs.model.pretrain import evaluate, get_config, metadata, pretrain
-from spangym.experiments.cli.terminal import make_progress
+from spangym.experiments.cli.terminal import echo, make_progress
 from spangym.utils.atomic_io import atomic_write, check_writable_file
 from spangym.utils.serialization import SUFFIX
 
@@ -53,5 +53,5 @@ def command(
     with atomic_write(path) as tmp:
         tmp.write_bytes(content)
     by_action = ", ".join(f"{action}: {loss:.3f}" for action, loss in losses.items())
-    print(f"evaluation loss by action, bits a target: {by_action}")
-    print(f"written: {path} ({len(content):,} bytes)")
+    echo(f"evaluation loss by action, bits a target: {by_action}")
+    echo(f"written: {path} ({len(content):,} bytes)")

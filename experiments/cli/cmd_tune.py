@@ -11,7 +11,8 @@ import typer
 
 from spangym.experiments.cli.app import INTERRUPTED
 from spangym.experiments.cli.options import Workers
-from spangym.experiments.cli.terminal import make_console, make_progress
+from spangym.experiments.cli.terminal import echo, make_console, make_progress
+from spangym.experiments.runner.folder_watch import FolderWatch
 from spangym.experiments.runner.manifest import available_cpus
 from spangym.experiments.studies.load_study import load_study
 from spangym.experiments.trials.smoke_test import smoke_test
@@ -26,6 +27,7 @@ from spangym.experiments.tuning.tune import (
     trials_table,
 )
 from spangym.utils.errors import UserError
+from spangym.utils.text import printable, shell_join
 
 
 def command(
@@ -66,23 +68,47 @@ def command(
     folder = out or Path("runs", f"tune-{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}")
     console = make_console()
     console.print(f"{agent}: {search.describe()}", markup=False, highlight=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    watch = FolderWatch(folder, *_command_without_out())
     tried: list[TrialResult] = []
     try:
         with make_progress(console) as bars:
             bar = bars.add_task("steps", total=trials * seeds * search.study.total_timesteps)
 
             def progress(done: int) -> None:
+                watch.check()
                 bars.update(bar, completed=done)
 
-            for each in optimize(search, folder, workers or available_cpus(), progress):
+            path = folder.absolute()
+            for each in optimize(search, path, workers or available_cpus(), progress):
                 tried.append(each)
-                bars.console.print(str(each), markup=False, highlight=False, soft_wrap=True)
-    except KeyboardInterrupt:
-        print(f"interrupted: resume with the same command and --out {folder}", file=sys.stderr)
+                line = printable(each)
+                bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    except (OSError, KeyboardInterrupt) as error:
+        if moved := watch.describe_move():
+            echo(f"spangym: {moved}", error=True)
+            raise typer.Exit(1) from None
+        if isinstance(error, OSError):
+            raise
+        command = shell_join([*_command_without_out(), folder])
+        echo(f"interrupted: resume with: {command}", error=True)
         raise typer.Exit(INTERRUPTED) from None
+    finally:
+        watch.close()
     if not (ranked := rank(tried)):
         raise UserError(f"every trial failed, the first with: {tried[0].error}")
     path = folder / "best.toml"
     save_best(path, search, ranked[0])
     console.print(trials_table(tried))
-    print(f"written: {path}, the best trial as an agent of a study")
+    echo(f"written: {path}, the best trial as an agent of a study")
+
+
+def _command_without_out() -> list[str]:
+    """Return the words of this command up to the value of ``--out``, which comes last."""
+    words = ["spangym", *sys.argv[1:]]
+    for index, word in reversed([*enumerate(words)]):
+        if word == "--out":
+            del words[index : index + 2]
+        elif word.startswith("--out="):
+            del words[index]
+    return [*words, "--out"]

@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
+from spangym.experiments.cli.terminal import echo
 from spangym.experiments.runner.run_dir import RunDir
 from spangym.experiments.trials.comparison_run import COMPARISON
 from spangym.experiments.trials.replay import validate
@@ -26,17 +27,17 @@ def command(
     failed = rounded = total = 0
     for row in validate(run):
         if row.difference or not quiet:
-            print(row)
+            echo(row)
         total += 1
         failed += not row.reproduced
         rounded += row.reproduced and bool(row.difference)
     if not total:
         raise UserError(f"no trial is finished in {str(folder)!r}: there is nothing to replay")
     exact = total - failed - rounded
-    print(f"{total - failed} of {total} episodes are reproduced, {exact} of them bit-exact")
+    echo(f"{total - failed} of {total} episodes are reproduced, {exact} of them bit-exact")
     if failed:
         stored, current = run.manifest(), run.study().content_hashes()
         for name, what in (("content_sha256", "content"), ("weights_sha256", "weights")):
             if stored.get(name) != current[name]:
-                print(f"the run was made with different {what}, see its manifest.json")
+                echo(f"the run was made with different {what}, see its manifest.json")
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
+from spangym.experiments.cli.terminal import echo
 from spangym.experiments.trials.watch_episode import (
     check_video,
     load_policy,
@@ -32,13 +33,16 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the episode.")] = 0,
 ) -> None:
     """Play one evaluation episode as a video or as text."""
+    # A user's agent may change the working folder.
+    path = None if video is None else video.absolute()
     if video is not None:
         check_video(video)
     torch.set_num_threads(1)
     policy_run = load_policy(environment, agent, seed)
-    if video is None:
+    if path is None:
         for text in render_episode(policy_run, seed, "ansi"):
-            print(text, end="\n\n")
+            for line in (*text.split("\n"), ""):
+                echo(line)
     else:
-        frames = save_video(video, render_episode(policy_run, seed, "rgb_array"))
-        print(f"written: {video} ({frames} frames)")
+        frames = save_video(path, render_episode(policy_run, seed, "rgb_array"))
+        echo(f"written: {video} ({frames} frames)")

@@ -11,15 +11,20 @@ from typer.exceptions import TyperException
 
 from spangym.experiments.cli.app import app
 from spangym.utils.errors import UserError
-from spangym.utils.text import collapse_whitespace
+from spangym.utils.streams import replace_unprintable
+from spangym.utils.text import collapse_whitespace, printable
 
 
 def main() -> None:
     """Run the command line; a user's error is printed as one line and exits with code 2."""
     # Schedulers end a job with SIGTERM: it is handled like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # A user's own agents may be in the working folder; installed modules take precedence.
-    sys.path.append(str(Path.cwd()))
+    replace_unprintable()
+    try:
+        # A user's own agents may be in the working folder; installed modules take precedence.
+        sys.path.append(str(Path.cwd()))
+    except OSError:
+        _fail("the working folder was deleted or cannot be read: change to another one")
     try:
         code = app(standalone_mode=False)
     except UserError as error:
@@ -34,5 +39,5 @@ def main() -> None:
 def _fail(message: str) -> NoReturn:
     # Without a command Typer prints the help, and the message is empty.
     if message:
-        print(f"spangym: {collapse_whitespace(message)}", file=sys.stderr)
+        print(f"spangym: {printable(collapse_whitespace(message))}", file=sys.stderr)
     raise SystemExit(2)

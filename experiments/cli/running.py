@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,17 +10,19 @@ from rich.console import Console
 
 from spangym.experiments.cli.app import INTERRUPTED
 from spangym.experiments.cli.options import ExecutorName
-from spangym.experiments.cli.terminal import make_console
+from spangym.experiments.cli.terminal import echo, make_console
 from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.reports.result_tables import footnotes, headlines, rich_result_tables
 from spangym.experiments.reports.write_outputs import write_outputs
-from spangym.experiments.runner.job import Executor
+from spangym.experiments.runner.folder_watch import FolderWatch
+from spangym.experiments.runner.job import Event, Executor
 from spangym.experiments.runner.local_executor import LocalExecutor
 from spangym.experiments.runner.manifest import available_cpus
 from spangym.experiments.runner.progress import show_progress
 from spangym.experiments.runner.run_dir import RunDir
 from spangym.experiments.runner.run_job import run_jobs
 from spangym.utils.errors import UserError
+from spangym.utils.text import printable, shell_join
 
 
 def make_executor(
@@ -43,8 +44,24 @@ def run_and_report(folder: RunDir[Any, Any], executor: Executor, quiet: bool) ->
 
     Raises:
         UserError: The folder is damaged.
-        typer.Exit: Ctrl-C, a job failed, or a file cannot be written; the reason is printed.
+        typer.Exit: Ctrl-C, a job failed, a file cannot be written, or the folder was moved; the
+            reason is printed.
     """
+    watch = FolderWatch(folder.path, "spangym", folder.kind.command, "--resume")
+    try:
+        _run_and_report(folder, executor, quiet, watch)
+    except (OSError, UserError, KeyboardInterrupt):
+        if not (moved := watch.describe_move()):
+            raise
+        echo(f"spangym: {moved}", error=True)
+        raise typer.Exit(1) from None
+    finally:
+        watch.close()
+
+
+def _run_and_report(
+    folder: RunDir[Any, Any], executor: Executor, quiet: bool, watch: FolderWatch
+) -> None:
     console = make_console(quiet=quiet)
     jobs = folder.jobs()
     try:
@@ -52,24 +69,32 @@ def run_and_report(folder: RunDir[Any, Any], executor: Executor, quiet: bool) ->
         if finished:
             console.print(f"{len(finished)} of {len(jobs)} jobs are finished already")
         with show_progress(console, jobs, finished) as show:
-            failed = run_jobs(folder.unfinished(), executor, show)
+
+            def show_in_place(event: Event) -> None:
+                watch.check()
+                show(event)
+
+            failed = run_jobs(folder.unfinished(), executor, show_in_place)
+        watch.check()
         if len(failed) == len(jobs):
             error = next(iter(failed.values()))
-            print(f"spangym: every job failed, the first with: {error}", file=sys.stderr)
+            echo(f"spangym: every job failed, the first with: {error}", error=True)
             raise typer.Exit(1)
         data = write_outputs(folder, failed)
     except KeyboardInterrupt:
-        print(
+        watch.check()
+        echo(
             f"interrupted: {len(folder.finished())} of {len(jobs)} jobs are finished; "
             f"resume with: {folder.resume_command}",
-            file=sys.stderr,
+            error=True,
         )
         raise typer.Exit(INTERRUPTED) from None
     except OSError as error:
-        print(
+        watch.check()
+        echo(
             f"spangym: the results cannot be written: {error.strerror or error}; finished "
             f"jobs are kept, resume with: {folder.resume_command}",
-            file=sys.stderr,
+            error=True,
         )
         raise typer.Exit(1) from None
     _print_results(console, folder, data, failed)
@@ -87,10 +112,11 @@ def _print_results(
         for group, seed, reason in data.results.stopped
     }
     for name, error in (*failed.items(), *stopped.items()):
-        print(f"failed: {name}: {error}", file=sys.stderr)
+        echo(f"failed: {name}: {error}", error=True)
     for line in headlines(data):
         console.print(line, markup=False, highlight=False)
-    hint = f"(open report.html; tensorboard --logdir {folder.path})"
-    console.print(f"written: {folder.path} {hint}", markup=False, highlight=False, soft_wrap=True)
+    command = shell_join(["tensorboard", "--logdir", folder.name])
+    line = f"written: {folder.name} (open report.html; {command})"
+    console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     if failed or stopped:
         raise typer.Exit(1)

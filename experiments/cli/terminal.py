@@ -7,10 +7,18 @@ import sys
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 
+from spangym.utils.text import printable
+
+
+def echo(text: object, *, error: bool = False) -> None:
+    """Print a line to stdout or stderr; what cannot be seen in it is escaped."""
+    print(printable(text), file=sys.stderr if error else sys.stdout)
+
 
 def make_console(width: int = 120, quiet: bool = False) -> Console:
     """Return a console of the terminal's width, or of ``width`` where stdout is no terminal."""
-    return Console(width=None if sys.stdout.isatty() else width, quiet=quiet)
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return Console(width=None if is_terminal else width, quiet=quiet)
 
 
 def make_progress(console: Console | None = None) -> Progress:

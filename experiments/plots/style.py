@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from spangym.utils.text import MINUS, collapse_whitespace
+from spangym.utils.text import MINUS, collapse_whitespace, printable
 
 FG, MUTED, BG = "#1c1c1e", "#68686c", "#fefefe"
 """Colors of text, secondary text and the background; nothing else has them, since a report replaces
@@ -101,7 +101,7 @@ def truncate_middle(text: str, characters: int) -> str:
         >>> truncate_middle("a rather long label", 9)
         'a rat…bel'
     """
-    text = collapse_whitespace(text)
+    text = printable(collapse_whitespace(text))
     if len(text) <= characters:
         return text
     end = (characters - 1) * 2 // 5

@@ -6,7 +6,6 @@ import base64
 import dataclasses
 import hashlib
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from spangym.experiments.reports.result_tables import (
 )
 from spangym.experiments.reports.tables import Table
 from spangym.utils.atomic_io import atomic_write
+from spangym.utils.text import printable, shell_join
 
 _AXES: dict[Axis, str] = {
     "steps": "by steps",
@@ -118,6 +118,7 @@ def save_report(path: Path, data: PlotData, run_info: RunInfo) -> None:
     templates = jinja2.Environment(
         loader=jinja2.PackageLoader("spangym.experiments.reports", "templates"),
         autoescape=True,
+        finalize=_escape_unseen,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -129,7 +130,7 @@ def save_report(path: Path, data: PlotData, run_info: RunInfo) -> None:
     style, script = (Markup(_source(templates, f"report.{each}")) for each in ("css", "js"))
     html = templates.get_template("report.html").render(
         run_info=run_info,
-        folder=shlex.quote(run_info.folder),
+        folder=shell_join([run_info.folder]),
         manifest=list(_flatten(run_info.manifest)),
         style=style,
         script=script,
@@ -151,6 +152,13 @@ def save_report(path: Path, data: PlotData, run_info: RunInfo) -> None:
     )
     with atomic_write(path) as tmp:
         tmp.write_text(html, "utf-8")
+
+
+def _escape_unseen(value: Any) -> Any:
+    """Escape what cannot be seen in a text of the template, except its line breaks."""
+    if isinstance(value, str) and not isinstance(value, Markup):
+        return "\n".join(map(printable, value.split("\n")))
+    return value
 
 
 def _counts(data: PlotData) -> list[str]:
@@ -246,6 +254,6 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{name}, ")
         elif isinstance(value, list) and all(isinstance(each, str) for each in value):
-            yield f"{prefix}{name}", shlex.join(value)
+            yield f"{prefix}{name}", shell_join(value)
         else:
             yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)

@@ -12,7 +12,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from spangym.utils.text import DASH, MINUS, collapse_whitespace
+from spangym.utils.text import DASH, MINUS, collapse_whitespace, printable
 
 _HEADER_WIDTH = 14
 _MIN_LABEL_WIDTH = 12
@@ -51,7 +51,11 @@ class Table:
 
 def table_row(label: str, *cells: Cell, is_baseline: bool = False) -> TableRow:
     """Make a row whose first cell is its label."""
-    return TableRow((Cell(collapse_whitespace(label), label), *cells), label, is_baseline)
+    return TableRow((Cell(_one_line(label), label), *cells), label, is_baseline)
+
+
+def _one_line(text: str) -> str:
+    return printable(collapse_whitespace(text))
 
 
 def mean_ci_cell(
@@ -100,7 +104,7 @@ def to_markdown(tables: Sequence[Table]) -> str:
             [_marked(cell, _MARKDOWN, "**", "**") for cell in row.cells] for row in table.rows
         ]
         body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts.append(f"### {collapse_whitespace(table.title).translate(_MARKDOWN)}\n\n{body}\n")
+        parts.append(f"### {_one_line(table.title).translate(_MARKDOWN)}\n\n{body}\n")
     return "\n".join(parts)
 
 
@@ -112,7 +116,7 @@ def to_latex(tables: Sequence[Table]) -> str:
     for table in tables:
         lines.append(r"\midrule")
         if len(tables) > 1:
-            title = collapse_whitespace(table.title).translate(_LATEX)
+            title = _one_line(table.title).translate(_LATEX)
             lines.append(rf"\multicolumn{{{len(columns)}}}{{l}}{{\emph{{{title}}}}} \\")
         for row in table.rows:
             cells = [_marked(cell, _LATEX, r"\textbf{", "}") for cell in row.cells]
@@ -126,7 +130,10 @@ def to_rich_table(table: Table, failures: Mapping[str, int] = MappingProxyType({
     ``failures`` counts failed jobs by label; labels without a row get one.
     """
     rendered = RichTable(
-        title=escape(table.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
+        title=escape(_one_line(table.title)),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
     )
     # In a narrow terminal long labels are folded; nothing is cut off.
     longest = max((len(row.cells[0].text) for row in table.rows), default=0)
@@ -140,7 +147,7 @@ def to_rich_table(table: Table, failures: Mapping[str, int] = MappingProxyType({
             label += f" ({failures[row.label]} failed)"
         rendered.add_row(*map(escape, (label, *others)), style="dim" if row.is_baseline else None)
     for label in failures.keys() - {row.label for row in table.rows}:
-        rendered.add_row(escape(label), "failed", style="red")
+        rendered.add_row(escape(_one_line(label)), "failed", style="red")
     return rendered
 
 

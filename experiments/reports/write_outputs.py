@@ -53,6 +53,6 @@ def write_outputs(run: RunDir[Any, Any], failed: Mapping[str, str]) -> PlotData:
     )
     if len(results.curves):
         save_figures(data, DEFAULT_PLOTS[results.study_type], run.path, FORMATS)
-    run_info = RunInfo(study.name, study.to_toml(), run.manifest(), str(run.path))
+    run_info = RunInfo(study.name, study.to_toml(), run.manifest(), run.name)
     save_report(run.path / "report.html", data, run_info)
     return data

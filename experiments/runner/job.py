@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -114,7 +114,7 @@ Event = Started | Progress | Message | Finished | Failed
 class Executor(Protocol):
     """Runs independent jobs."""
 
-    def run(self, jobs: Sequence[PlacedJob]) -> Iterator[Event]:
+    def run(self, jobs: Sequence[PlacedJob]) -> Generator[Event, None, None]:
         """Run jobs in parallel, in the given order, and yield their events.
 
         A failed job leaves ``error.txt`` in its folder and does not stop the others. A job that

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +20,6 @@ RESULT_FILE = "result.json"
 
 def job_lock(folder: Path) -> FileLock:
     """Return the lock of a job's folder, which the system releases when its process ends."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(folder.with_name(f".{folder.name}.lock"))
 
 
@@ -37,11 +37,20 @@ def is_finished(folder: Path) -> bool:
     return (folder / RESULT_FILE).exists()
 
 
+def make_parents(folders: Iterable[Path]) -> None:
+    """Make the parents of the folders of jobs.
+
+    Jobs do not make them: they would make another run folder if theirs were moved in mid-run.
+    """
+    for folder in folders:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+
+
 def clean_job_dir(folder: Path) -> None:
     """Make the folder of a job that starts; of an interrupted job only checkpoints are useful."""
     if folder.exists() and not any(folder.glob("checkpoints/step-*")):
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     for path in folder.iterdir():
         # The error of the last attempt, and temporary files of a killed process.
         if path.name.startswith(".") and path.is_dir():

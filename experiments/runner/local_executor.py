@@ -6,7 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from spangym.experiments.runner.job import (
     PlacedJob,
     Started,
 )
-from spangym.experiments.runner.job_files import is_locked, save_error
+from spangym.experiments.runner.job_files import is_locked, make_parents, save_error
 from spangym.experiments.runner.run_job import run_job
 from spangym.utils.streams import replace_unprintable
 
@@ -41,10 +41,11 @@ class LocalExecutor:
         self._num_workers = num_workers
         self._checkpoint_seconds = checkpoint_seconds
 
-    def run(self, jobs: Sequence[PlacedJob]) -> Iterator[Event]:
+    def run(self, jobs: Sequence[PlacedJob]) -> Generator[Event, None, None]:
         """Run jobs in parallel; see `spangym.experiments.runner.job.Executor`."""
         # A relative path would be another folder after a user's code has changed the working one.
         waiting = [(job, folder.absolute()) for job, folder in jobs]
+        make_parents(folder for _, folder in waiting)
         workers: list[_Worker] = []
         try:
             for _ in range(min(self._num_workers, len(waiting))):

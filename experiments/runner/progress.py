@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.progress import Progress as Display
 
 from spangym.experiments.runner.job import Event, Failed, Finished, Job, Message, Progress, Started
+from spangym.utils.text import printable
 
 
 @contextlib.contextmanager
@@ -60,22 +61,26 @@ class ProgressBars:
 
     def show(self, event: Event) -> None:
         """Display an event."""
-        job, job_id, console = event.job, event.job.job_id, self.display.console
+        job, job_id = event.job, event.job.job_id
         match event:
             case Started():
-                self._tasks[job_id] = self.display.add_task(escape(job.name), total=job.total)
+                self._tasks[job_id] = self.display.add_task(
+                    escape(printable(job.name)), total=job.total
+                )
             case Progress():
                 self._done[job_id] = event.done
                 self.display.update(self._tasks[job_id], completed=event.done)
             case Message():
-                console.print(f"{job_id}: {event.text}", markup=False, highlight=False)
+                self._print(f"{job_id}: {event.text}")
             case Finished() | Failed():
                 self._done[job_id] = job.total
                 self.display.remove_task(self._tasks.pop(job_id))
                 if isinstance(event, Failed):
-                    line = f"failed: {job_id}: {event.error}"
-                    console.print(line, markup=False, highlight=False)
+                    self._print(f"failed: {job_id}: {event.error}")
         self.display.update(self._all_jobs, completed=sum(self._done.values()))
+
+    def _print(self, line: str) -> None:
+        self.display.console.print(printable(line), markup=False, highlight=False)
 
 
 class ProgressLines:
@@ -104,4 +109,4 @@ class ProgressLines:
                 pass
 
     def _print(self, line: str) -> None:
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(line), markup=False, highlight=False, soft_wrap=True)

@@ -15,7 +15,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +36,19 @@ from spangym.experiments.runner.job import (
     PlacedJob,
     Started,
 )
-from spangym.experiments.runner.job_files import RESULT_FILE, clean_job_dir, is_finished, job_lock
+from spangym.experiments.runner.job_files import (
+    RESULT_FILE,
+    clean_job_dir,
+    is_finished,
+    job_lock,
+    make_parents,
+    save_error,
+)
 from spangym.experiments.runner.manifest import available_cpus
 from spangym.experiments.runner.run_job import run_job
 from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
-from spangym.utils.text import collapse_whitespace
+from spangym.utils.text import collapse_whitespace, printable
 
 try:
     import ray
@@ -85,9 +92,9 @@ class _Run:
 
     def fail(self, line: str, text: str) -> Iterator[Event]:
         """Write the error of a task that could not write it itself, and end the job."""
-        (self.folder / "error.txt").write_text(f"{text.strip()}\n", "utf-8")
+        save_error(self.folder, text)
         self.lock.release()
-        return self.emit(Failed(self.job, line))
+        return self.emit(Failed(self.job, printable(line)))
 
 
 class RayExecutor:
@@ -111,9 +118,10 @@ class RayExecutor:
         self._num_workers = num_workers
         self._checkpoint_seconds = checkpoint_seconds
 
-    def run(self, jobs: Sequence[PlacedJob]) -> Iterator[Event]:
+    def run(self, jobs: Sequence[PlacedJob]) -> Generator[Event, None, None]:
         """Run jobs in parallel; UserError if the cluster cannot be used, or lacks a needed GPU."""
         hashes = DatasetHashes()
+        make_parents(folder for _, folder in jobs)
         waiting = [
             _Run(job, folder, job_lock(folder), _environment_fingerprint(job, hashes))
             for job, folder in jobs
@@ -180,8 +188,11 @@ class RayExecutor:
 
     def _submit(self, run: _Run) -> ray.ObjectRefGenerator:
         clean_job_dir(run.folder)
-        # Ray's own retries would not start from the copied checkpoints.
+        # Ray's own retries would not start from the copied checkpoints. What a user's code changes
+        # in its process must not reach the next job.
         options: dict[str, Any] = {"num_gpus": _num_gpus(run.job), "max_retries": 0}
+        if run.job.has_user_code:
+            options["max_calls"] = 1
         task: Any = ray.remote(num_cpus=1, **options)(run_remote_job)
         files = _read_files(run.folder)
         return task.remote(run.job, files, run.fingerprint, self._checkpoint_seconds)

@@ -12,7 +12,6 @@ import io
 import json
 import os
 import re
-import shlex
 import shutil
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from spangym.experiments.runner.job import Job
 from spangym.experiments.runner.job_files import RESULT_FILE, is_finished, save_json
 from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
+from spangym.utils.text import printable, shell_join
 from spangym.utils.toml import parse_toml
 
 MANIFEST_KEYS = ("command", "started", "versions", "machine", "num_workers", "content_sha256")
@@ -83,24 +83,32 @@ class RunDir(Generic[S, J]):
     """A run folder of a `RunKind`; methods that read raise a UserError for damaged files."""
 
     def __init__(self, path: Path, kind: RunKind[S, J]) -> None:
-        self.path = path
+        self.name = str(path)
+        # A user's code may change the working folder.
+        self.path = path.absolute()
         self.kind = kind
         self._folders: dict[str, str] = {}
 
     @staticmethod
     def open(path: Path, kind: RunKind[S, J]) -> RunDir[S, J]:
-        """Open the folder of an earlier run; UserError if it holds no run of this kind."""
+        """Open the folder of an earlier run; UserError if it holds no whole run of this kind."""
         if run_command(path) != kind.command:
             raise UserError(
                 f"folder {str(path)!r} is not a run folder of `spangym {kind.command}`: it "
                 f"{'has no study.toml of one' if path.is_dir() else 'does not exist'}"
+            )
+        if (path / "summary.json").exists() and not (path / "jobs").exists():
+            raise UserError(
+                f"folder {str(path)!r} holds the summary of a run, without the files of its jobs: "
+                "summary.json has its numbers; make a whole run with "
+                f"`{_command_of_summary(path, kind.command)}`"
             )
         return RunDir(path, kind)
 
     @property
     def resume_command(self) -> str:
         """Command that resumes the run."""
-        return f"spangym {self.kind.command} --resume {shlex.quote(str(self.path))}"
+        return shell_join(["spangym", self.kind.command, "--resume", self.name])
 
     def create(self, study: S, manifest: dict[str, Any]) -> list[J]:
         """Write a normalized study, its jobs and the manifest; return the jobs.
@@ -122,7 +130,7 @@ class RunDir(Generic[S, J]):
                 manifest = {**first, "resumed": [*resumed, manifest]}
             elif any(self.path.iterdir()):
                 raise UserError(
-                    f"folder {str(self.path)!r} is not empty and not a run folder: choose another "
+                    f"folder {self.name!r} is not empty and not a run folder: choose another "
                     "with --out"
                 )
             rows = self._make_rows(jobs)
@@ -131,7 +139,7 @@ class RunDir(Generic[S, J]):
             save_json(self.path / "jobs.json", {"jobs": rows})
         except OSError as error:
             raise UserError(
-                f"folder {str(self.path)!r} cannot be written: {error.strerror}; "
+                f"folder {self.name!r} cannot be written: {error.strerror}; "
                 "choose another with --out"
             ) from error
         self._folders = {}
@@ -164,10 +172,10 @@ class RunDir(Generic[S, J]):
     def error(self, job: J) -> str:
         """Return the error of a failed job in one line; empty if it is not known to have failed."""
         try:
-            text = (self.folder_of(job) / "error.txt").read_text("utf-8")
+            text = (self.folder_of(job) / "error.txt").read_text("utf-8", "backslashreplace")
         except FileNotFoundError:
             return ""
-        return text.strip().rpartition("\n")[2]
+        return printable(text.strip().rpartition("\n")[2])
 
     def folder_of(self, job: J) -> Path:
         """Return the folder of a job."""
@@ -199,7 +207,7 @@ class RunDir(Generic[S, J]):
     def check_writable(self) -> None:
         """Raise a UserError if files cannot be written."""
         if not os.access(self.path, os.W_OK | os.X_OK):
-            raise UserError(f"folder {str(self.path)!r} cannot be written: permission denied")
+            raise UserError(f"folder {self.name!r} cannot be written: permission denied")
 
     def write(self, name: str, text: str) -> None:
         """Write a text file atomically."""
@@ -214,8 +222,7 @@ class RunDir(Generic[S, J]):
                 return
             run = f"the study {name!r}"
         raise UserError(
-            f"folder {str(self.path)!r} holds a run of {run}: choose another with --out for "
-            f"{wanted!r}"
+            f"folder {self.name!r} holds a run of {run}: choose another with --out for {wanted!r}"
         )
 
     def _make_rows(self, jobs: Sequence[J]) -> list[dict[str, Any]]:
@@ -304,6 +311,13 @@ class RunDir(Generic[S, J]):
             else "run the study again in another folder"
         )
         return UserError(f"run folder is damaged: {path}: {cause}; {remedy}")
+
+
+def _command_of_summary(path: Path, command: str) -> str:
+    study = path / "study.toml"
+    task = re.search(r'^task *= *"(\w+)"', study.read_text("utf-8", "replace"), re.MULTILINE)
+    words = [command, *([task[1]] if task else []), study]
+    return shell_join(["spangym", *words])
 
 
 def run_command(path: Path) -> str:

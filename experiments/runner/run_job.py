@@ -46,11 +46,13 @@ def run_jobs(
         by_folder.setdefault(folder, []).append(job)
     by_id = {same[0].job_id: same for same in by_folder.values()}
     failed: dict[str, str] = {}
-    for event in executor.run([(same[0], folder) for folder, same in by_folder.items()]):
-        for job in by_id[event.job.job_id]:
-            show(replace(event, job=job))
-            if isinstance(event, Failed):
-                failed[job.job_id] = event.error
+    placed = [(same[0], folder) for folder, same in by_folder.items()]
+    with contextlib.closing(executor.run(placed)) as events:
+        for event in events:
+            for job in by_id[event.job.job_id]:
+                show(replace(event, job=job))
+                if isinstance(event, Failed):
+                    failed[job.job_id] = event.error
     return failed
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from spangym.utils.scalars import as_float, plain
+from spangym.utils.text import printable
 
 MAX_STEPS = 10**10
 """Most steps of one training."""
@@ -46,7 +47,7 @@ def check_numbers(value: Any, where: str = "") -> Any:
 _PLAIN = BeforeValidator(plain)
 Flag = Annotated[bool, _PLAIN]
 Text = Annotated[str, _PLAIN]
-DisplayName = Annotated[str, Field(max_length=80), _PLAIN]
+DisplayName = Annotated[str, _PLAIN, AfterValidator(printable), Field(max_length=80)]
 StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=80), _PLAIN]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1), _PLAIN]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS), _PLAIN]

@@ -117,7 +117,7 @@ class StudyAgent:
     autocorrelation: Flag = False
     include_layer_index: Flag = False
     hyperparameters: Hyperparameters = field(default_factory=dict)
-    environments: tuple[Text, ...] = ()
+    environments: tuple[DisplayName, ...] = ()
 
     @property
     def slug(self) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spangym.utils.text import printable
+
 
 class EpisodeStats:
     """Sums up the steps of one episode in one environment, with its reward components."""
 
     def __init__(self, components: Sequence[str]) -> None:
-        self._components = components
+        self._components = dict(zip(components, self.columns(components)[1:], strict=False))
         self._steps = 0
         self._span = 0
         self._totals = dict.fromkeys(self.columns(components), 0.0)
@@ -18,15 +20,20 @@ class EpisodeStats:
     @staticmethod
     def columns(components: Sequence[str]) -> list[str]:
         """Return the names of the statistics, in order."""
-        return ["return", *(f"reward_{name}" for name in components), "mean_span", "qk_pairs"]
+        return [
+            "return",
+            *(printable(f"reward_{name}") for name in components),
+            "mean_span",
+            "qk_pairs",
+        ]
 
     def add(self, reward: float, info: Mapping[str, Any]) -> None:
         """Add one step."""
         self._steps += 1
         self._span += info["span"]
         self._totals["return"] += reward
-        for name in self._components:
-            self._totals[f"reward_{name}"] += info["reward_components"][name]
+        for name, column in self._components.items():
+            self._totals[column] += info["reward_components"][name]
         self._totals["qk_pairs"] += info["qk_pairs"]
 
     def row(self) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def load_trained_agent(folder: Path) -> TrainedAgent:
         )
     trial = next((each for each in run.jobs() if run.folder_of(each) == path), None)
     if trial is None:
-        raise UserError(f"folder {name!r} is not of a trial of the study in {str(run.path)!r}")
+        raise UserError(f"folder {name!r} is not of a trial of the study in {run.name!r}")
     if not run.is_finished(trial):
         raise UserError(
             f"the trial in {name!r} is not finished: resume it with {run.resume_command}"

@@ -76,7 +76,7 @@ class EpisodeRecorder(VecEnvWrapper):
             venv.load_state_dict(state["environment"])
         with atomic_write(self._path) as tmp:
             tmp.write_text(rows, "utf-8")
-        self._file = self._path.open("a", newline="", buffering=1)
+        self._file = self._path.open("a", 1, "utf-8", newline="")
         self._writer = csv.DictWriter(self._file, self._columns, lineterminator="\n")
         logger.open(self.steps)
         self._start_time = time.perf_counter() - seconds

@@ -16,6 +16,7 @@ from torch.utils.tensorboard.summary import hparams
 from spangym.attention import NUM_ACTIONS
 from spangym.experiments.plots.panels import render_panel
 from spangym.experiments.plots.span_heatmap import mean_spans, plot_span_heatmap
+from spangym.utils.text import printable
 
 
 class TrialLogger:
@@ -45,7 +46,7 @@ class TrialLogger:
         """Log values as ``PHASE/NAME`` at a training step; NaN is left out."""
         for name, value in values.items():
             if not math.isnan(value):
-                self._events.add_scalar(f"{phase}/{name}", value, steps)
+                self._events.add_scalar(printable(f"{phase}/{name}"), value, steps)
 
     def log_action_histogram(
         self, counts: NDArray[np.int64], steps: int, phase: str = "training"
@@ -110,6 +111,6 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | in
         if isinstance(value, Mapping):
             flat.update(_flatten(value, f"{prefix}{name}."))
         else:
-            plain = isinstance(value, bool | int | float | str)
-            flat[prefix + name] = value if plain else str(value)
+            is_number = isinstance(value, bool | int | float)
+            flat[printable(prefix + name)] = value if is_number else printable(value)
     return flat

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
+from collections.abc import Iterable
 
 MINUS, DASH = "\N{MINUS SIGN}", "\N{EN DASH}"
 
@@ -29,6 +31,22 @@ def printable(text: object) -> str:
         each if each.isprintable() or unicodedata.category(each) == "Zs" else _escape(each)
         for each in str(text)
     )
+
+
+def shell_join(words: Iterable[object]) -> str:
+    r"""Return a command that a shell reads as these words, in printable characters.
+
+    Example:
+        >>> shell_join(["spangym", "curves", "my run", "tab\t"])
+        "spangym curves 'my run' $'tab\\t'"
+    """
+    return " ".join(map(_shell_quote, map(str, words)))
+
+
+def _shell_quote(word: str) -> str:
+    if printable(word) == word:
+        return shlex.quote(word)
+    return "$'" + printable(word.replace("\\", r"\\").replace("'", r"\'")) + "'"
 
 
 def slug(name: str) -> str:

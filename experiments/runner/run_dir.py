@@ -296,6 +296,8 @@ class RunDir(Generic[S, J]):
             raise self._damaged(name, "its last row is cut short")
         if missing := [column for column in columns if column not in rows]:
             raise self._damaged(name, f"it lacks the columns {', '.join(missing)}")
+        for column in rows.columns.intersection([*text_columns]):
+            rows[column] = rows[column].map(printable)
         for column in rows.columns.difference([*text_columns], sort=False) if len(rows) else ():
             values = rows[column].to_numpy()
             if values.dtype.kind not in "if" or (column not in optional and np.isnan(values).any()):

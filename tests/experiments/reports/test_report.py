@@ -1,13 +1,17 @@
 import dataclasses
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
+from rich.console import Console
 
 from spangym.experiments.analysis.results import Results
+from spangym.experiments.plots.save import save_tables
 from spangym.experiments.reports.report import RunInfo, save_report
+from spangym.experiments.reports.result_tables import footnotes, headlines, rich_result_tables
 
 from ..browser import BEYOND, SIZES, SMALLEST, launched, opened
 from ..drawing import plot_data_of
@@ -217,3 +221,32 @@ def test_little_is_reported_too(tmp_path: Path, learners: tuple[str, ...], finis
     is_omitted = bool(re.search(r'training</dt><dd class="muted">', html))
     assert is_omitted == (not learners or not finished)
     assert "&lt;script&gt;alert" in html
+
+
+UNSEEN = "\x1b[31m\x9b \u202e\u2066 \ud800\x00\x7f"
+
+
+def test_what_cannot_be_seen_is_escaped_in_every_output(tmp_path: Path):
+    """Labels of a stored run, errors of users' classes, and the study."""
+    data = plot_data_of(
+        make_results(
+            (f"environment {UNSEEN}",),
+            (f"one {UNSEEN}", f"two {UNSEEN}"),
+            seeds=2,
+            contents=(f"content {UNSEEN}", "other"),
+            failed=((f"job {UNSEEN}", f"ValueError: {UNSEEN}"),),
+        )
+    )
+    manifest = {"command": ["spangym", UNSEEN], "started": UNSEEN, "machine": {"cpu": UNSEEN}}
+    facts = RunInfo(UNSEEN, f"name = 1\nlabel = '{UNSEEN}'", manifest, UNSEEN)
+    save_report(tmp_path / "report.html", data, facts)
+    tables = [*save_tables(data, tmp_path, ["markdown", "latex"])]
+    console = Console(file=io.StringIO(), width=200)
+    for table in rich_result_tables(data):
+        console.print(table)
+    console.print(*headlines(data), *footnotes(data), markup=False)
+    assert isinstance(console.file, io.StringIO)
+    texts = [path.read_text("utf-8") for path in (tmp_path / "report.html", *tables)]
+    for text in (*texts, console.file.getvalue()):
+        assert not {*UNSEEN} & {*text} - {*"[31m "}
+        assert "x1b" in text

@@ -262,3 +262,19 @@ def test_own_agents_are_checked_before_training(
     text = text.replace("pool_groups = 2", "")
     with pytest.raises(UserError, match=message):
         smoke_test(parse_study(text, "tiny"))
+
+
+def test_names_with_characters_that_cannot_be_seen_are_escaped():
+    """In TOML they may be escapes; names go to files, terminals and TensorBoard."""
+    text = TINY.replace('name = "pooled"', r'name = "p\u001b[31m\n\u202E"')
+    study = parse_study(
+        text.replace('id = "spangym', 'name = "e\\u0000"\nid = "spangym').replace(
+            'algo = "dqn"', 'algo = "dqn"\nenvironments = ["e\\u0000"]'
+        ),
+        "x",
+    )
+    (environment,) = study.environments
+    assert environment.name == r"e\x00"
+    assert [each.name for each in study.agents] == [r"p\x1b[31m\n\u202e", "dqn"]
+    assert study.agents_in(environment)[1].name == "dqn"
+    assert parse_study(study.to_toml(), "again") == study

@@ -106,7 +106,7 @@ def _print_results(
     for table in rich_result_tables(data):
         console.print(table)
     for note in footnotes(data):
-        console.print(note, style="dim", markup=False, highlight=False)
+        console.print(printable(note), style="dim", markup=False, highlight=False)
     stopped = {
         f"{group}, seed {seed}": f"stopped: {reason}"
         for group, seed, reason in data.results.stopped
@@ -114,7 +114,7 @@ def _print_results(
     for name, error in (*failed.items(), *stopped.items()):
         echo(f"failed: {name}: {error}", error=True)
     for line in headlines(data):
-        console.print(line, markup=False, highlight=False)
+        console.print(printable(line), markup=False, highlight=False)
     command = shell_join(["tensorboard", "--logdir", folder.name])
     line = f"written: {folder.name} (open report.html; {command})"
     console.print(printable(line), markup=False, highlight=False, soft_wrap=True)

@@ -44,10 +44,14 @@ def check_numbers(value: Any, where: str = "") -> Any:
     return value
 
 
+def _printable(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) else value
+
+
 _PLAIN = BeforeValidator(plain)
 Flag = Annotated[bool, _PLAIN]
 Text = Annotated[str, _PLAIN]
-DisplayName = Annotated[str, _PLAIN, AfterValidator(printable), Field(max_length=80)]
+DisplayName = Annotated[str, Field(max_length=80), BeforeValidator(_printable), _PLAIN]
 StudyName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=80), _PLAIN]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1), _PLAIN]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS), _PLAIN]

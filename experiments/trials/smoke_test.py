@@ -46,7 +46,7 @@ def _check_actions(agent: Agent, env: SB3SpanControlVecEnv) -> None:
     try:
         notify_episode_start(agent, env)
         actions = agent.predict(observations)
-    except Exception:  # An agent may refuse to predict before it has learned.
+    except BaseException:  # An agent may refuse to predict before it has learned.
         return
     cls, method, given = type(agent), "predict", "observations"
     if isinstance(agent, TabularAgent):

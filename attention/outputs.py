@@ -82,9 +82,14 @@ class LayerOutput:
     @property
     def state(self) -> list[int]:
         """State id of each sequence before the action; copies to the host."""
-        return tuple_hash_ids(self.obs_features)
+        return self.state_ids(self.obs_features)
 
     @property
     def next_state(self) -> list[int]:
         """State id of the local output, from which the original bootstraps; copies to the host."""
-        return tuple_hash_ids(token_moments(self.local_output, self.lengths))
+        return self.state_ids(token_moments(self.local_output, self.lengths))
+
+    @staticmethod
+    def state_ids(features: Tensor) -> list[int]:
+        """State id of each row of features, shape (batch, numbers); copies to the host."""
+        return tuple_hash_ids(features)

@@ -17,7 +17,7 @@ from annotated_types import Interval
 
 from spangym.attention import IntegratedAttention, ObservationSpec
 from spangym.attention.observation_spec import ENCODINGS
-from spangym.attention.original.local_path import check_fix
+from spangym.attention.original.local_path import parse_fixes
 from spangym.attention.span_config import ActionScale, SpanConfig
 from spangym.attention.temperature import TemperatureLaw
 from spangym.attention.validation import check_sizes
@@ -146,7 +146,7 @@ class EnvConfig:
                 raise ValueError(f"{name} {value!r} is unknown{did_you_mean(value, known)}")
         _ = self.observation_spec
         if self.fixes:
-            check_fix(self.fixes)
+            parse_fixes(self.fixes)
             if self.layer_variant != "original":
                 raise ValueError(
                     f"fixes is for layer_variant 'original', not {self.layer_variant!r}: omit fixes"

@@ -37,6 +37,19 @@ def make_layer(layer_class: Any = IntegratedAttention, **options: Any) -> Any:
     return layer_class(96, 32, 4, config, generator=torch.Generator().manual_seed(0)).eval()
 
 
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Norm of the difference divided by the norm of what is expected; 0 if both are 0."""
+    if torch.equal(found, expected):
+        return 0.0
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def recorded_parameters(recorded: Any, prefix: str) -> dict[str, Tensor]:
+    """The state dict that a recording of the original holds under a prefix."""
+    names = [name for name in recorded if name.startswith(prefix)]
+    return {name.removeprefix(prefix): torch.from_numpy(recorded[name]) for name in names}
+
+
 class RecordingController:
     """Chooses a fixed action; records the states asked for and the updates."""
 

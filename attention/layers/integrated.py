@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, MutableMapping
-from typing import Any, TypeGuard, cast
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any, Self, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,14 +15,13 @@ from spangym.attention.controllers.protocol import (
     SpanController,
     StatefulController,
 )
-from spangym.attention.features import token_moments, tuple_hash_ids
+from spangym.attention.features import token_moments
 from spangym.attention.geometry import NUM_ACTIONS
 from spangym.attention.layers.cached_attention import AdaptiveUpdateAttention
 from spangym.attention.layers.local_global import ControllerInput, LocalGlobalAttention
 from spangym.attention.layers.multi_head import MultiHeadAttention
 from spangym.attention.layers.sliding_window import SlidingWindowAttention
 from spangym.attention.original.layer import OriginalDefects
-from spangym.attention.original.local_path import OriginalSpanConfig
 from spangym.attention.outputs import LayerCache, LayerOutput
 from spangym.attention.span_config import ActionScale, SpanConfig
 from spangym.attention.temperature import TemperatureLaw
@@ -100,8 +99,9 @@ class IntegratedAttention(LocalGlobalAttention):
         super().__init__(ctx, dims, head, config, generator=generator)
         self.refiner = refiner
 
-    @staticmethod
+    @classmethod
     def original(
+        cls,
         ctx: int,
         dims: int,
         head: int,
@@ -112,29 +112,34 @@ class IntegratedAttention(LocalGlobalAttention):
         *,
         temperature_law: TemperatureLaw = "longer",
         action_scale: ActionScale = "relative",
-        fixes: str = "",
+        fused: bool | None = None,
+        fixes: str | Iterable[str] = (),
         refiner: Controller | None = None,
         generator: torch.Generator | None = None,
-    ) -> IntegratedAttention:
-        """Make the original layer, with its defects (`spangym.attention.original.layer`).
+    ) -> Self:
+        """Make the original of this class, with its defects.
 
-        Options are those of `SpanConfig`. ``fixes`` names one defect to fix: ``temperature``,
-        ``local_causal``, ``global_causal``, ``double_scale`` or ``cut``; none if empty.
+        `spangym.attention.original.layer` and ``focus`` list the defects. Options are those of
+        `SpanConfig`. ``fused`` says whether local attention is fused: causal, without temperature;
+        if None it is as in the original, fused in `IntegratedAttention` only. ``fixes`` names the
+        defects to fix, one or several of ``temperature``, ``local_causal``, ``global_causal``,
+        ``double_scale`` and ``cut``.
 
         Raises:
+            TypeError: A subclass has no original.
             ValueError: An argument breaks its rule.
         """
-        config = OriginalSpanConfig(
-            win_size,
-            max_span,
-            max_dist,
-            temp_scale,
-            temperature_law,
-            action_scale=action_scale,
-            fixes=(fixes,) if fixes else (),
-        )
-        return OriginalIntegratedAttention(
-            ctx, dims, head, config, refiner=refiner, generator=generator
+        options = {
+            "win_size": win_size,
+            "max_span": max_span,
+            "max_dist": max_dist,
+            "temp_scale": temp_scale,
+            "temperature_law": temperature_law,
+            "action_scale": action_scale,
+            "fixes": fixes,
+        }
+        return cls._make_original(
+            ctx, dims, head, fused, options, refiner=refiner, generator=generator
         )
 
     def _make_paths(self, config: SpanConfig) -> tuple[SlidingWindowAttention, MultiHeadAttention]:
@@ -238,7 +243,8 @@ class IntegratedAttention(LocalGlobalAttention):
             return controller.actions(self._controller_obs(controller, observed, cache))
         name = "greedy_action" if self._is_greedy else "choose_action"
         choose = getattr(self.refiner, name)
-        chosen = [choose(state) for state in tuple_hash_ids(observed.obs_features)]
+        states = self._output_class.state_ids(observed.obs_features)
+        chosen = [choose(state) for state in states]
         try:
             # Integers of any library, zero-dimensional arrays included.
             actions = [operator.index(action) for action in chosen]
@@ -325,6 +331,9 @@ class IntegratedAttention(LocalGlobalAttention):
 
 class OriginalIntegratedAttention(OriginalDefects, IntegratedAttention):
     """`IntegratedAttention` with the original's defects, made by `IntegratedAttention.original`."""
+
+
+IntegratedAttention.original_class = OriginalIntegratedAttention
 
 
 def _check_refiner(refiner: object) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import dataclasses
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,10 @@ from spangym.attention.attention_stats import AttentionStats
 from spangym.attention.features import sequence_mask, token_mean, token_moments, zero_padding
 from spangym.attention.layers.cached_attention import AdaptiveUpdateAttention
 from spangym.attention.layers.modules import (
-    AttentionCombiner,
     CastingLayerNorm,
     CastingLinear,
     Predictor,
-    ProjectionModule,
+    SelfInitializing,
     init_linear,
 )
 from spangym.attention.layers.multi_head import MultiHeadAttention
@@ -73,13 +73,15 @@ class LocalGlobalAttention(nn.Module):
     Attributes:
         single_span_per_batch: Whether a batch shares one span, state and reward, a defect of the
             original layer.
+        original_class: The class of `original` presets; None if there is none.
 
     Raises:
         ValueError: A size breaks its rule.
     """
 
-    default_config = SpanConfig()
+    default_config: SpanConfig = SpanConfig()
     single_span_per_batch = False
+    original_class: ClassVar[type[LocalGlobalAttention] | None] = None
     _output_class = LayerOutput
 
     def __init__(
@@ -109,6 +111,25 @@ class LocalGlobalAttention(nn.Module):
         local = SlidingWindowAttention(self.dims, self.head, config)
         return local, MultiHeadAttention(self.dims, self.head, config.causal)
 
+    @classmethod
+    def _make_original(
+        cls,
+        ctx: int,
+        dims: int,
+        head: int,
+        fused: bool | None,
+        options: dict[str, Any],
+        **more: Any,
+    ) -> Self:
+        """Make the original of exactly this class; ``more`` are arguments of its constructor."""
+        original_class = vars(cls).get("original_class")
+        if original_class is None:
+            raise TypeError(f"{cls.__name__} has no original: call original() of its base class")
+        if fused is not None:
+            options = {**options, "fused": fused}
+        config = dataclasses.replace(original_class.default_config, **options)
+        return original_class(ctx, dims, head, config, **more)
+
     @property
     def config(self) -> SpanConfig:
         """Span options."""
@@ -128,7 +149,7 @@ class LocalGlobalAttention(nn.Module):
         modules = [module for child in own for module in child.modules()]
         drawn: set[nn.Module] = set()
         for module in modules:
-            if isinstance(module, ProjectionModule | AttentionCombiner | Predictor):
+            if isinstance(module, SelfInitializing):
                 module.reset_parameters(generator)
                 drawn.update(module.children())
             elif isinstance(module, nn.LayerNorm):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,15 @@ class CastingLayerNorm(nn.LayerNorm):
         return nn.functional.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
 
 
-class ProjectionModule(nn.Module):
+class SelfInitializing(nn.Module, ABC):
+    """A module that draws its own weights."""
+
+    @abstractmethod
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Redraw the weights; from torch's default generator if None is given."""
+
+
+class ProjectionModule(SelfInitializing):
     """Linear projection to heads: (batch, tokens, dims) to (batch, heads, tokens, head size).
 
     Example:
@@ -64,14 +73,14 @@ class ProjectionModule(nn.Module):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw weights from N(0, 0.02); biases are zero."""
-        _init_projection(self.proj, generator)
+        init_projection(self.proj, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Project and split."""
         return split_heads(self.proj(x), self.head)
 
 
-class AttentionCombiner(nn.Module):
+class AttentionCombiner(SelfInitializing):
     """Output projection: (batch, heads, tokens, head size) to (batch, tokens, dims).
 
     Example:
@@ -86,7 +95,7 @@ class AttentionCombiner(nn.Module):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw weights from N(0, 0.02); biases are zero."""
-        _init_projection(self.out, generator)
+        init_projection(self.out, generator)
 
     def forward(self, heads: Tensor) -> Tensor:
         """Merge and project."""
@@ -106,7 +115,7 @@ class BatchInvariantLinear(nn.Linear):
         return (input[..., None, :] * weight).sum(-1) + bias
 
 
-class Predictor(nn.Module):
+class Predictor(SelfInitializing):
     """Span predictor ``p = sigmoid(W · token mean + b)``: (batch, tokens, dims) to (batch, 1)."""
 
     def __init__(self, dims: int) -> None:
@@ -150,6 +159,7 @@ def init_linear(linear: nn.Linear, generator: torch.Generator | None = None) -> 
     nn.init.uniform_(linear.bias, -bound, bound, generator=generator)
 
 
-def _init_projection(linear: nn.Linear, generator: torch.Generator | None) -> None:
+def init_projection(linear: nn.Linear, generator: torch.Generator | None = None) -> None:
+    """Draw weights from N(0, 0.02) and set the biases to zero."""
     nn.init.normal_(linear.weight, std=0.02, generator=generator)
     nn.init.zeros_(linear.bias)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Self
+
+import torch
 
 from spangym.attention.layers.integrated import IntegratedAttention
 from spangym.attention.layers.local_global import LocalGlobalAttention
-from spangym.attention.span_config import SpanConfig
+from spangym.attention.original.focus import FocusDefects
+from spangym.attention.original.hybrid import HybridDefects
+from spangym.attention.span_config import ActionScale, SpanConfig
+from spangym.attention.temperature import TemperatureLaw
 
 
 class FocusAttention(IntegratedAttention):
@@ -27,10 +33,18 @@ class FocusAttention(IntegratedAttention):
     _make_paths = LocalGlobalAttention._make_paths
 
 
+class OriginalFocusAttention(FocusDefects, FocusAttention):
+    """`FocusAttention` with the original's defects, made by `FocusAttention.original`."""
+
+
+FocusAttention.original_class = OriginalFocusAttention
+
+
 class HybridAttention(LocalGlobalAttention):
     """A local path next to a plain multi-head global path; the predictor alone sets the span.
 
-    The default configuration has windows of 32 tokens.
+    By default windows and spans are at most 32 tokens, the local path attends once, and it is
+    sharper for shorter spans.
 
     Example:
         >>> import torch
@@ -40,9 +54,54 @@ class HybridAttention(LocalGlobalAttention):
         (torch.Size([2, 48, 32]), True)
     """
 
-    default_config = SpanConfig(win_size=32)
+    default_config = SpanConfig(
+        win_size=32, max_span=32, temperature_law="shorter", num_refinement_steps=1
+    )
+
+    @classmethod
+    def original(
+        cls,
+        ctx: int,
+        dims: int,
+        head: int,
+        max_dist: int = 512,
+        win_size: int = 32,
+        max_span: int = 32,
+        temp_scale: float = 0.01,
+        *,
+        temperature_law: TemperatureLaw = "shorter",
+        action_scale: ActionScale = "relative",
+        fused: bool | None = None,
+        fixes: str | Iterable[str] = (),
+        generator: torch.Generator | None = None,
+    ) -> Self:
+        """Make the original of this class (`spangym.attention.original.hybrid`).
+
+        Arguments are those of `IntegratedAttention.original`. The original is not fused.
+
+        Raises:
+            TypeError: A subclass has no original.
+            ValueError: An argument breaks its rule.
+        """
+        options = {
+            "win_size": win_size,
+            "max_span": max_span,
+            "max_dist": max_dist,
+            "temp_scale": temp_scale,
+            "temperature_law": temperature_law,
+            "action_scale": action_scale,
+            "fixes": fixes,
+        }
+        return cls._make_original(ctx, dims, head, fused, options, generator=generator)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "refiner":
             raise AttributeError("HybridAttention has no refiner: its predictor sets the span")
         super().__setattr__(name, value)
+
+
+class OriginalHybridAttention(HybridDefects, HybridAttention):
+    """`HybridAttention` with the original's defects, made by `HybridAttention.original`."""
+
+
+HybridAttention.original_class = OriginalHybridAttention

@@ -46,12 +46,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
-from spangym.attention.features import quality, token_moments, tuple_hash_ids
+from spangym.attention.features import quality, token_moments
 from spangym.attention.layers.cached_attention import AdaptiveUpdateAttention, KeyValueCache
 from spangym.attention.layers.local_global import ControllerInput, LocalGlobalAttention
-from spangym.attention.layers.modules import ProjectionModule
+from spangym.attention.layers.modules import (
+    CastingLinear,
+    ProjectionModule,
+    SelfInitializing,
+    init_projection,
+    merge_heads,
+    split_heads,
+)
 from spangym.attention.layers.multi_head import MultiHeadAttention
 from spangym.attention.layers.sliding_window import SlidingWindowAttention
 from spangym.attention.original.local_path import (
@@ -115,6 +123,41 @@ class OriginalAdaptiveUpdateAttention(AdaptiveUpdateAttention):
         return self.combiner(attend(query, key, value, is_causal=self._causal))
 
 
+class OriginalMultiHeadAttention(SelfInitializing):
+    """The global path of the original's `HybridAttention` and `FocusAttention`.
+
+    Queries and keys are scaled by ``head_size ** -1/4`` each; masks and cross-attention input are
+    ignored.
+
+    Args:
+        dims: Width of input and output, at least 4.
+        head: Number of heads; divides ``dims``.
+    """
+
+    def __init__(self, dims: int, head: int) -> None:
+        super().__init__()
+        self.head = head
+        self.query = CastingLinear(dims, dims)
+        self.key = CastingLinear(dims, dims)
+        self.value = CastingLinear(dims, dims)
+        self.out = CastingLinear(dims, dims)
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw weights from N(0, 0.02); biases are zero."""
+        for linear in (self.query, self.key, self.value, self.out):
+            init_projection(linear, generator)
+
+    def forward(self, x: Tensor, *_: Tensor | None, **__: Tensor | None) -> Tensor:
+        """Attend to ``x`` itself, shape (batch, tokens, dims), whatever else is given."""
+        query, key, value = (
+            split_heads(linear(x), self.head) for linear in (self.query, self.key, self.value)
+        )
+        factor = query.shape[-1] ** -0.25
+        attend = nn.functional.scaled_dot_product_attention
+        return self.out(merge_heads(attend(query * factor, key * factor, value, scale=1.0)))
+
+
 @dataclass(frozen=True)
 class OriginalLayerOutput(LayerOutput):
     """Results of one pass, with one state and reward for the whole batch."""
@@ -127,12 +170,18 @@ class OriginalLayerOutput(LayerOutput):
     @property
     def next_state(self) -> list[int]:
         """State id of the local output of the whole batch."""
-        return tuple_hash_ids(token_moments(_as_one_sequence(self.local_output)))
+        return self.state_ids(self.moments(self.local_output))
+
+    @staticmethod
+    def moments(x: Tensor) -> Tensor:
+        """Means and variances over all tokens of the batch, shape (1, 2 * dims)."""
+        return token_moments(_as_one_sequence(x))
 
 
 class OriginalDefects(LocalGlobalAttention):
     """Mixin that gives a layer the original's paths and its shared span, state and reward."""
 
+    default_config: SpanConfig = OriginalSpanConfig()
     single_span_per_batch = True
     _learns_in_eval = True
     _output_class = OriginalLayerOutput
@@ -152,8 +201,8 @@ class OriginalDefects(LocalGlobalAttention):
         self, x: Tensor, lengths: Tensor | None, cache: LayerCache | None
     ) -> ControllerInput:
         observed = super()._observe(x, lengths, cache)
-        batch = _as_one_sequence(observed.local_input.detach())
-        return observed._replace(obs_features=token_moments(batch))
+        moments = self._output_class.moments(observed.local_input.detach())
+        return observed._replace(obs_features=moments)
 
     def _span_scale(self, predicted: Tensor, fraction: Tensor | None) -> Tensor:
         scale = super()._span_scale(predicted, fraction)

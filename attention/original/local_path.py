@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -21,10 +22,27 @@ FIXABLE_DEFECTS = ("temperature", "local_causal", "global_causal", "double_scale
 """Names of the defects that can be fixed (`spangym.attention.original.layer`)."""
 
 
-def check_fix(name: object) -> None:
-    """Raise a ``ValueError`` unless the name is one of `FIXABLE_DEFECTS`."""
-    if name not in FIXABLE_DEFECTS:
-        raise ValueError(f"fixes {name!r} is unknown{did_you_mean(str(name), FIXABLE_DEFECTS)}")
+def parse_fixes(fixes: str | Iterable[str]) -> tuple[str, ...]:
+    """Names of defects, without duplicates and in the order of `FIXABLE_DEFECTS`.
+
+    Args:
+        fixes: Any number of names, or one name; ``""`` is none.
+
+    Raises:
+        TypeError: It is neither a string nor strings.
+        ValueError: A name is unknown; the message suggests the closest match.
+
+    Example:
+        >>> parse_fixes(["cut", "temperature"]), parse_fixes("cut")
+        (('temperature', 'cut'), ('cut',))
+    """
+    names = [fixes] if isinstance(fixes, str) else fixes
+    if not isinstance(names, Iterable) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"fixes must be names of defects, such as ['cut'], got {fixes!r}")
+    names = {*names} - {""}
+    for name in sorted(names - {*FIXABLE_DEFECTS}):
+        raise ValueError(f"fixes {name!r} is unknown{did_you_mean(name, FIXABLE_DEFECTS)}")
+    return tuple(name for name in FIXABLE_DEFECTS if name in names)
 
 
 @dataclass(frozen=True)
@@ -32,18 +50,20 @@ class OriginalSpanConfig(SpanConfig):
     """Span options of the original.
 
     Attributes:
-        fused: Whether attention is fused (causal, without temperature); else it is neither causal
-            nor scaled by the head size.
-        fixes: Names of the fixed defects, of `FIXABLE_DEFECTS`.
+        fused: Whether attention is fused (causal, without temperature); else it is not causal, and
+            scores are ``q·k · head_size ** score_exponent / T``.
+        score_exponent: Exponent of the head size in the scores of attention that is not fused.
+        fixes: Names of the fixed defects, of `FIXABLE_DEFECTS`. A defect that a layer does not have
+            needs no fix: its name changes nothing.
     """
 
     fused: bool = True
+    score_exponent: float = 0.0
     fixes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in self.fixes:
-            check_fix(name)
+        object.__setattr__(self, "fixes", parse_fixes(self.fixes))
 
     @property
     def uses_temperature(self) -> bool:
@@ -91,9 +111,8 @@ def truncated_attention(
     *,
     scale: float,
     head: int,
-    config: SpanConfig,
+    config: OriginalSpanConfig,
     temperature: float | None = None,
-    causal: bool = False,
 ) -> Tensor:
     """Attend from the first queries to as many first keys, as the original does.
 
@@ -103,19 +122,33 @@ def truncated_attention(
         v: Values, shape (batch, keys, dims).
         scale: Span scale in [0, 1].
         head: Number of heads.
-        config: Span options, of which ``max_span`` and ``max_dist`` are used.
-        temperature: Divisor of the scores; if None they are scaled by ``1 / sqrt(head size)``.
-        causal: Whether query ``i`` attends only to keys ``0..i``.
+        config: Span options.
+        temperature: Divisor of the scores; None for 1.
 
     Returns:
         Shape (batch, n, dims), ``n = min(int(max_span * scale), queries, keys, max_dist)``.
     """
     length = min(int(config.max_span * scale), q.shape[1], k.shape[1], config.max_dist)
     query, key, value = (split_heads(each[:, :length], head) for each in (q, k, v))
-    out = nn.functional.scaled_dot_product_attention(
-        query, key, value, is_causal=causal, scale=None if temperature is None else 1 / temperature
-    )
-    return merge_heads(out)
+    return merge_heads(_attention(query, key, value, config, temperature, config.slice_causal))
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    config: OriginalSpanConfig,
+    temperature: float | None,
+    causal: bool = False,
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Attention of split heads, with the original's order of operations."""
+    if config.fused:
+        query = query if temperature is None else query / temperature
+        attend = nn.functional.scaled_dot_product_attention
+        return attend(query, key, value, attn_mask=mask, is_causal=causal)
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** config.score_exponent
+    return (scores / (temperature or 1.0)).softmax(-1) @ value
 
 
 class OriginalSlidingWindowAttention(SlidingWindowAttention):
@@ -188,8 +221,6 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
         self, q: Tensor, keys: Tensor, offset: int, scale: float, temperature: float | None
     ) -> Tensor:
         config = self.config
-        if config.fused and temperature is not None:
-            q, temperature = q / temperature, None
         if config.truncate_keys:
             return truncated_attention(
                 q,
@@ -199,15 +230,12 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
                 head=self.head,
                 config=config,
                 temperature=temperature,
-                causal=config.slice_causal,
             )
         mask = None
         if config.slice_causal:
             mask = q.new_ones(q.shape[1], keys.shape[1], dtype=torch.bool).tril(offset)
         query, key = split_heads(q, self.head), split_heads(keys, self.head)
-        factor = None if temperature is None else 1 / temperature
-        attend = nn.functional.scaled_dot_product_attention
-        return merge_heads(attend(query, key, key, attn_mask=mask, scale=factor))
+        return merge_heads(_attention(query, key, key, config, temperature, mask=mask))
 
     @torch.no_grad()
     def _stats(
@@ -222,8 +250,8 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
         key, query = split_heads(x, self.head), split_heads(last_query, self.head)
         query = query / (temperature or 1.0)
         if not self.config.fused:
-            # Undoes the scaling by the head size in the statistics.
-            query = query * query.shape[-1] ** 0.5
+            # The statistics scale scores by ``head_size ** -0.5``.
+            query = query * query.shape[-1] ** (self.config.score_exponent + 0.5)
         first, end = self.config.visible_range(spans, x.shape[1])
         position = torch.arange(x.shape[1], device=x.device)
         visible = (position >= first[..., None]) & (position < end[..., None])

@@ -1,24 +1,29 @@
 """The original layer: recorded results, what it shares in a batch, and each fixed defect."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from spangym.attention import AdaptiveUpdateAttention, IntegratedAttention, LayerCache
+from spangym.attention import (
+    AdaptiveUpdateAttention,
+    IntegratedAttention,
+    LayerCache,
+    SpanConfig,
+)
 from spangym.attention.original.layer import OriginalAdaptiveUpdateAttention
 from spangym.attention.original.local_path import FIXABLE_DEFECTS
-from tests.factories import RecordingController
+from tests.factories import RecordingController, recorded_parameters, relative_error
 
 from ...conftest import Golden
 
 LOCAL_FIXES = ("temperature", "local_causal", "cut")
 
 
-def make_original(fixes: str = "", **options: Any) -> IntegratedAttention:
+def make_original(fixes: str | Iterable[str] = (), **options: Any) -> IntegratedAttention:
     generator = torch.Generator().manual_seed(0)
     sizes = {"win_size": 8, "max_span": 14, "temp_scale": 0.7, **options}
     return IntegratedAttention.original(30, 16, 2, **sizes, fixes=fixes, generator=generator).eval()
@@ -29,14 +34,6 @@ def x() -> Tensor:
     return torch.randn(1, 30, 16, generator=torch.Generator().manual_seed(1))
 
 
-def parameters(recorded: Any, prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): torch.from_numpy(recorded[name])
-        for name in recorded
-        if name.startswith(prefix)
-    }
-
-
 @pytest.mark.parametrize("case", range(3))
 @torch.no_grad()
 def test_reproduces_the_original_for_every_action(golden: Golden, case: int):
@@ -44,7 +41,7 @@ def test_reproduces_the_original_for_every_action(golden: Golden, case: int):
     meta = json.loads(str(recorded[f"case{case}.meta"]))
     names = ("ctx", "dims", "head", "max_dist", "win_size", "max_span", "temp_scale")
     layer = IntegratedAttention.original(**{name: meta[name] for name in names})
-    layer.load_state_dict(parameters(recorded, f"case{case}.param."))
+    layer.load_state_dict(recorded_parameters(recorded, f"case{case}.param."))
     x = torch.from_numpy(recorded[f"case{case}.x"])
     for action in range(10):
         prefix = f"case{case}.action{action}."
@@ -60,7 +57,7 @@ def test_reproduces_the_original_for_every_action(golden: Golden, case: int):
 def test_global_path_reproduces_the_original_on_a_stream(golden: Golden):
     recorded = golden("adaptive_update")
     attention = OriginalAdaptiveUpdateAttention(16, 4, causal=False, use_refresh_predictors=True)
-    attention.load_state_dict(parameters(recorded, "param."))
+    attention.load_state_dict(recorded_parameters(recorded, "param."))
     cache = None
     for step in range(8):
         out, cache = attention(torch.from_numpy(recorded[f"x{step}"]), cache=cache)
@@ -102,6 +99,45 @@ def test_fix_changes_one_path_only(fixes: str, x: Tensor):
     assert (same_local, same_global) == (fixes not in LOCAL_FIXES, fixes in LOCAL_FIXES)
     outputs = [each.forward_with_action(x, 9).output for each in (original, layer)]
     assert not torch.equal(*outputs)
+
+
+@torch.no_grad()
+def test_with_all_defects_fixed_equals_the_default(x: Tensor):
+    fixed = make_original(FIXABLE_DEFECTS)
+    config = SpanConfig(win_size=8, max_span=14, temp_scale=0.7)
+    generator = torch.Generator().manual_seed(0)
+    default = IntegratedAttention(30, 16, 2, config, generator=generator).eval()
+    # A span of less than one key turns the local path off, which has no fix.
+    for action in range(2, 10):
+        one, other = (each.forward_with_action(x, action) for each in (fixed, default))
+        torch.testing.assert_close(one.output, other.output)
+        assert one.qk_pairs.item() == other.qk_pairs.item()
+
+
+@torch.no_grad()
+def test_several_fixes_at_once(x: Tensor):
+    """Each fix has its effect beside the others, in any order; one name may be a string."""
+    fixes = ("cut", "global_causal", "temperature")
+    layer = make_original(fixes)
+    assert torch.equal(layer(x), make_original(sorted(fixes, reverse=True))(x))
+    for left_out in fixes:
+        fewer = make_original([name for name in fixes if name != left_out])
+        assert not torch.equal(layer(x), fewer(x))
+    assert torch.equal(make_original("cut")(x), make_original(["cut", "cut"])(x))
+
+
+@torch.no_grad()
+def test_without_fused_attention_reproduces_the_original(golden: Golden):
+    recorded = golden("sliding_local_matmul")
+    meta = json.loads(str(recorded["case1.meta"]))
+    names = ("ctx", "dims", "head", "max_dist", "win_size", "max_span", "temp_scale")
+    layer = IntegratedAttention.original(**{name: meta[name] for name in names}, fused=False)
+    for action in range(5):
+        x, scale, expected = (
+            torch.from_numpy(recorded[f"case1.action{action}.{name}"])
+            for name in ("x", "span_scale", "out")
+        )
+        assert relative_error(layer.attn_local(x, scale[:, 0]).output, expected) < 1e-5
 
 
 @pytest.mark.parametrize("fixes", ["", *FIXABLE_DEFECTS])
@@ -148,7 +184,7 @@ def test_stream_recomputes_keys_and_values(golden: Golden):
     layers = [IntegratedAttention.original(**sizes) for _ in range(2)]
     caches: list[LayerCache | None] = [None, None]
     for index, layer in enumerate(layers):
-        layer.load_state_dict(parameters(recorded, f"layer{index}.param."))
+        layer.load_state_dict(recorded_parameters(recorded, f"layer{index}.param."))
     for step in range(6):
         x = torch.from_numpy(recorded[f"pass{step}.x"])
         for index, layer in enumerate(layers):
@@ -200,6 +236,11 @@ def test_initial_weights_are_those_of_the_default():
 def test_refusals(x: Tensor):
     with pytest.raises(ValueError, match=r"fixes 'causal' .*_causal"):
         make_original("causal")
+    with pytest.raises(ValueError, match=r"fixes 'temprature' .*temperature"):
+        make_original(["cut", "temprature"])
+    for wrong in (1, None, [1]):
+        with pytest.raises(TypeError, match="fixes must be names"):
+            make_original(wrong)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="lengths"):
         make_original()(x, lengths=torch.tensor([20]))
     with pytest.raises(NotImplementedError, match="attention weights"):

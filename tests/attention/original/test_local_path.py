@@ -14,6 +14,7 @@ from spangym.attention.original.local_path import (
     OriginalSpanConfig,
     truncated_attention,
 )
+from tests.factories import relative_error
 
 from ...conftest import Golden
 
@@ -38,10 +39,10 @@ def x() -> Tensor:
     return torch.randn(1, TOKENS, 16, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize(("fused", "tolerance"), [(True, 1e-5), (False, 5e-4)])
+@FUSED
 @pytest.mark.parametrize("case", range(3))
 @torch.no_grad()
-def test_reproduces_the_original(golden: Golden, case: int, fused: bool, tolerance: float):
+def test_reproduces_the_original(golden: Golden, case: int, fused: bool):
     recorded = golden("sliding_local_sdpa" if fused else "sliding_local_matmul")
     meta = json.loads(str(recorded[f"case{case}.meta"]))
     config = OriginalSpanConfig(**{name: meta[name] for name in SIZES}, fused=fused)
@@ -53,7 +54,7 @@ def test_reproduces_the_original(golden: Golden, case: int, fused: bool, toleran
             torch.from_numpy(recorded[prefix + name]) for name in ("x", "span_scale", "out")
         )
         local = OriginalSlidingWindowAttention(x.shape[-1], meta["head"], config)(x, scale[:, 0])
-        torch.testing.assert_close(local.output, expected, rtol=0, atol=tolerance)
+        assert relative_error(local.output, expected) < 1e-5
         assert local.spans.window[0] == recorded[prefix + "win_size"]
         if local.spans.span[0]:
             assert local.spans.span[0] == recorded[prefix + "span_len"]
@@ -72,7 +73,9 @@ def test_truncated_attention_reproduces_the_original(golden: Golden):
             *(torch.from_numpy(recorded[f"{name}{case}"]) for name in "qkv"),
             scale=m,
             head=meta["heads"],
-            config=SpanConfig(1, meta["max_span"], meta["max_dist"]),
+            config=OriginalSpanConfig(
+                1, meta["max_span"], meta["max_dist"], fused=meta["sdpa"], fixes=("local_causal",)
+            ),
             temperature=None if meta["sdpa"] else temperature,
         )
         expected = torch.from_numpy(recorded[f"out{case}"])

@@ -15,7 +15,13 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from annotated_types import Interval
 
-from spangym.attention import IntegratedAttention, ObservationSpec
+from spangym.attention import (
+    FocusAttention,
+    HybridAttention,
+    IntegratedAttention,
+    LocalGlobalAttention,
+    ObservationSpec,
+)
 from spangym.attention.observation_spec import ENCODINGS
 from spangym.attention.original.local_path import parse_fixes
 from spangym.attention.span_config import ActionScale, SpanConfig
@@ -35,12 +41,27 @@ from spangym.utils.importing import is_import_path, module_sha256
 from spangym.utils.scalars import as_int, describe, normalize_fields, plain
 from spangym.utils.suggestions import did_you_mean
 
+LAYER_CLASSES: dict[str, type[IntegratedAttention] | type[HybridAttention]] = {
+    "integrated": IntegratedAttention,
+    "focus": FocusAttention,
+    "hybrid": HybridAttention,
+}
+"""Layers with random weights, by the argument ``layer_class``."""
+
 CUSTOM = "own"
 """Name of a dataset, a reward or layers that are an object of the user's."""
 
 _SPAN_SIZES = ("win_size", "max_span", "max_dist")
 _CHECKPOINT_SIZES = ("num_layers", "dims", "heads", "ctx", *_SPAN_SIZES)
-_RANDOM_LAYER_FIELDS = ("temp_scale", "temperature_law", "layer_variant", "fixes", "action_scale")
+_SPAN_OPTIONS = (*_SPAN_SIZES, "temp_scale", "temperature_law", "action_scale")
+_RANDOM_LAYER_FIELDS = (
+    "temp_scale",
+    "temperature_law",
+    "action_scale",
+    "layer_class",
+    "layer_variant",
+    "fixes",
+)
 """Fields that only layers with random weights have; checkpoints and live layers bring their own."""
 
 
@@ -61,13 +82,18 @@ class EnvConfig:
         temp_scale: Strength of the temperature law, default 0.01.
         temperature_law: Name of the temperature law (`spangym.attention.temperature`), default
             ``longer``.
+        layer_class: ``integrated`` (default) for `IntegratedAttention`, ``focus`` for
+            `FocusAttention` or ``hybrid`` for `HybridAttention`, which has no agent of its own:
+            here an action sets its span as in the others. `from_arguments` takes the defaults of
+            the span options from the class.
         layer_variant: ``default``, or ``original`` for layers with all defects of the original code
-            (`spangym.attention.original.layer`).
-        fixes: The one defect of original layers that is fixed: ``temperature`` (local scores are
-            divided by it), ``local_causal`` (a query sees all keys of its window's interval),
-            ``global_causal`` (the global path is bidirectional), ``double_scale`` (global scores
-            are scaled once), ``cut`` (a window sees its whole interval, up to each query); default
-            ``""``, none. The weights and the unit of the cost do not depend on it.
+            (`spangym.attention.original`).
+        fixes: Defects of original layers that are fixed, a list of names, or one name:
+            ``temperature`` (local scores are divided by it), ``local_causal`` (a query sees all
+            keys of its window's interval), ``global_causal`` (the global path is bidirectional),
+            ``double_scale`` (global scores are scaled once), ``cut`` (a window sees its whole
+            interval, up to each query); default ``()``, none. The weights and the unit of the cost
+            do not depend on it.
         action_scale: Whether actions are fractions of the predicted span (``relative``, default) or
             of the longest span (``absolute``). Trained layers are always ``absolute``.
         weights_seed: Seed of the random weights of layers and embedding, default 0.
@@ -108,8 +134,9 @@ class EnvConfig:
     max_dist: Annotated[int, Interval(ge=1, le=2**31 - 1)] = 512
     temp_scale: Annotated[float, Interval(ge=0, le=1e6)] = 0.01
     temperature_law: TemperatureLaw = "longer"
+    layer_class: str = "integrated"
     layer_variant: str = "default"
-    fixes: str = ""
+    fixes: tuple[str, ...] = ()
     action_scale: ActionScale = "relative"
     weights_seed: Annotated[int, Interval(ge=0, le=2**63 - 1)] = 0
     checkpoint: str = ""
@@ -128,6 +155,7 @@ class EnvConfig:
     reward_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "fixes", parse_fixes(self.fixes))
         for name in ("dataset", "reward"):
             _check_object(name, getattr(self, name))
         normalize_fields(self)
@@ -139,18 +167,17 @@ class EnvConfig:
             ("split", SPLITS),
             ("observation_time", ("current", "previous")),
             ("encoding", ENCODINGS),
+            ("layer_class", LAYER_CLASSES),
             ("layer_variant", ("default", "original")),
         ):
             value = getattr(self, name)
             if value not in known:
                 raise ValueError(f"{name} {value!r} is unknown{did_you_mean(value, known)}")
         _ = self.observation_spec
-        if self.fixes:
-            parse_fixes(self.fixes)
-            if self.layer_variant != "original":
-                raise ValueError(
-                    f"fixes is for layer_variant 'original', not {self.layer_variant!r}: omit fixes"
-                )
+        if self.fixes and self.layer_variant != "original":
+            raise ValueError(
+                f"fixes is for layer_variant 'original', not {self.layer_variant!r}: omit fixes"
+            )
         for name in ("dataset", "reward"):
             if getattr(self, name) == CUSTOM and getattr(self, f"{name}_kwargs"):
                 raise ValueError(f"{name}_kwargs is for a {name} by name: omit it with an object")
@@ -204,8 +231,7 @@ class EnvConfig:
     @property
     def span_options(self) -> dict[str, Any]:
         """Arguments of the `SpanConfig` of layers with random weights."""
-        names = (*_SPAN_SIZES, "temp_scale", "temperature_law", "action_scale")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _SPAN_OPTIONS}
 
     @property
     def observation_spec(self) -> ObservationSpec:
@@ -224,7 +250,9 @@ class EnvConfig:
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> EnvConfig:
-        """Make a config from keyword arguments; a checkpoint sets the sizes.
+        """Make a config from keyword arguments.
+
+        A checkpoint sets the sizes; the class of the layers sets the defaults of the span options.
 
         Raises:
             TypeError: An argument is unknown; the message suggests the closest match.
@@ -239,6 +267,9 @@ class EnvConfig:
         if checkpoint and checkpoint != CUSTOM and isinstance(checkpoint, str):
             sizes = load_config(checkpoint)
             arguments = {**{name: getattr(sizes, name) for name in _CHECKPOINT_SIZES}, **arguments}
+        elif (name := arguments.get("layer_class")) in [*LAYER_CLASSES]:
+            defaults = LAYER_CLASSES[name].default_config
+            arguments = {**{each: getattr(defaults, each) for each in _SPAN_OPTIONS}, **arguments}
         return cls(**arguments)
 
 
@@ -286,7 +317,7 @@ def _check_object(name: str, value: object) -> None:
         raise TypeError(f"{name} must be {wanted[name]}, got {describe(value)}")
 
 
-Layers = LayerStack | Sequence[IntegratedAttention] | torch.nn.ModuleList
+Layers = LayerStack | Sequence[LocalGlobalAttention] | torch.nn.ModuleList
 """Live layers, as users pass them."""
 
 
@@ -316,13 +347,14 @@ def parse_env_kwargs(kwargs: Mapping[str, Any]) -> tuple[EnvConfig, EnvComponent
     named, objects = dict(kwargs), {}
     if "layers" in named:
         layers = named.pop("layers")
-        if isinstance(layers, IntegratedAttention):
+        if isinstance(layers, LocalGlobalAttention):
             layers = [layers]
         kinds = LayerStack | Sequence | torch.nn.ModuleList
         if isinstance(layers, str) or not isinstance(layers, kinds):
             hint = "the number of layers is num_layers"
             raise TypeError(
-                f"layers must be a sequence of IntegratedAttention, got {describe(layers)}: {hint}"
+                "layers must be a sequence of IntegratedAttention or its relatives, "
+                f"got {describe(layers)}: {hint}"
             )
         objects["layers"] = layers
         named = {**_config_of_layers(layers, named), **named, "checkpoint": CUSTOM}
@@ -335,17 +367,20 @@ def parse_env_kwargs(kwargs: Mapping[str, Any]) -> tuple[EnvConfig, EnvComponent
     return EnvConfig.from_arguments(named), EnvComponents(**objects)
 
 
-def unwrap_layers(layers: Layers) -> list[IntegratedAttention]:
+def unwrap_layers(layers: Layers) -> list[LocalGlobalAttention]:
     """List the layers.
 
     Raises:
-        TypeError: There is no layer, or one is no `IntegratedAttention`.
+        TypeError: There is no layer, or one has another type.
     """
     given = [*(layers.layers if isinstance(layers, LayerStack) else layers)]
-    modules = [each for each in given if isinstance(each, IntegratedAttention)]
+    modules = [each for each in given if isinstance(each, LocalGlobalAttention)]
     if not modules or len(modules) < len(given):
         names = [type(each).__name__ for each in given]
-        raise TypeError(f"layers must be at least one IntegratedAttention, got {names}")
+        raise TypeError(
+            "layers must be at least one IntegratedAttention, FocusAttention or HybridAttention, "
+            f"got {names}"
+        )
     return modules
 
 

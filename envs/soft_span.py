@@ -11,7 +11,7 @@ import dataclasses
 
 from torch import Tensor, nn
 
-from spangym.attention import IntegratedAttention
+from spangym.attention import LocalGlobalAttention
 from spangym.envs.core import SpanControlCore
 
 
@@ -76,7 +76,7 @@ class _ConstantScale(nn.Module):
         return self._scale.expand(len(x), 1)
 
 
-def _with_soft_span(layer: IntegratedAttention, scale: Tensor) -> IntegratedAttention:
+def _with_soft_span(layer: LocalGlobalAttention, scale: Tensor) -> LocalGlobalAttention:
     """Copy a layer, with the same weights and a soft span of the given scale."""
     soft, local = copy.copy(layer), copy.copy(layer.attn_local)
     local.config = dataclasses.replace(layer.config, soft_span=True)

@@ -117,7 +117,7 @@ class SpanControlEnv(BatchedEnvMixin, gym.Env[Any, Any]):
       Gymnasium's checker expects equal infos for equal seeds.
     * ``dataset``, ``reward``: a name, a `spangym.envs.Dataset` or a `spangym.envs.Reward`,
       which brings its own ``cost_coef``.
-    * ``layers``: a sequence of `spangym.attention.IntegratedAttention`, or a
+    * ``layers``: a sequence of `spangym.attention.IntegratedAttention` or of its relatives, or a
       `spangym.envs.LayerStack`, used as they are, on their device, also while they train; they take
       the place of ``checkpoint``.
 

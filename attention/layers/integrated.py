@@ -25,7 +25,7 @@ from spangym.attention.original.layer import OriginalDefects
 from spangym.attention.outputs import LayerCache, LayerOutput
 from spangym.attention.span_config import ActionScale, SpanConfig
 from spangym.attention.temperature import TemperatureLaw
-from spangym.attention.validation import Inputs, check_actions, check_recompute_kv
+from spangym.attention.validation import Inputs
 
 
 class IntegratedAttention(LocalGlobalAttention):
@@ -166,40 +166,6 @@ class IntegratedAttention(LocalGlobalAttention):
             self.update_controller(layer_output, action)
         return layer_output
 
-    def forward_with_action(
-        self,
-        x: Tensor,
-        action: Tensor | int | None = None,
-        xa: Tensor | None = None,
-        mask: Tensor | None = None,
-        *,
-        recompute_kv: Tensor | None = None,
-        lengths: Tensor | None = None,
-        xa_lengths: Tensor | None = None,
-        cache: LayerCache | None = None,
-        return_stats: bool = False,
-    ) -> LayerOutput:
-        """Run the layer like `step`, under given actions; no controller is asked, none learns.
-
-        ``action`` holds integers in 0..9, one or one for each sequence; the predictor alone sets
-        the span if None. On an accelerator actions are clamped, not checked. ``recompute_kv``,
-        boolean of shape (batch, 2), says which keys and values the global path recomputes. It
-        recomputes all of them if None (``SpanConfig.use_refresh_predictors`` changes that) and
-        without a cache.
-
-        Raises:
-            ValueError: A shape, type or value is wrong, or the layer keeps no keys and values.
-        """
-        inputs = Inputs(x, xa, mask, lengths, xa_lengths).validated(self.ctx, self.dims, self.head)
-        fraction = None if action is None else self._span_fraction(action, x)
-        if recompute_kv is not None:
-            if not isinstance(self.attn_global, AdaptiveUpdateAttention):
-                name = type(self).__name__
-                raise ValueError(f"recompute_kv must be None: {name} keeps no keys and values")
-            check_recompute_kv(recompute_kv, len(x))
-        observed = self._observe(inputs.x, inputs.lengths, cache)
-        return self._run(inputs, observed, cache, return_stats, fraction, recompute_kv)
-
     def select_actions(
         self, x: Tensor, *, lengths: Tensor | None = None, cache: LayerCache | None = None
     ) -> Tensor | None:
@@ -271,12 +237,6 @@ class IntegratedAttention(LocalGlobalAttention):
         if not self._has_batch_controller or controller.observation_time == "current":
             return None
         return controller.observe(observed.moments, observed.local_input.detach(), observed.lengths)
-
-    def _span_fraction(self, action: Tensor | int, x: Tensor) -> Tensor:
-        """Actions as fractions of the span, shape (batch,)."""
-        actions = check_actions(action, NUM_ACTIONS, x)
-        fraction = actions.to(torch.promote_types(x.dtype, torch.float32)) / (NUM_ACTIONS - 1)
-        return fraction.clamp(0, 1).expand(len(x))
 
     @property
     def _is_greedy(self) -> bool:

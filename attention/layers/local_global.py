@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from spangym.attention.attention_stats import AttentionStats
 from spangym.attention.features import sequence_mask, token_mean, token_moments, zero_padding
+from spangym.attention.geometry import NUM_ACTIONS
 from spangym.attention.layers.cached_attention import AdaptiveUpdateAttention
 from spangym.attention.layers.modules import (
     CastingLayerNorm,
@@ -22,7 +23,7 @@ from spangym.attention.layers.multi_head import MultiHeadAttention
 from spangym.attention.layers.sliding_window import SlidingWindowAttention
 from spangym.attention.outputs import LayerCache, LayerOutput, check_cache
 from spangym.attention.span_config import SpanConfig
-from spangym.attention.validation import Inputs, check_sizes
+from spangym.attention.validation import Inputs, check_actions, check_recompute_kv, check_sizes
 
 
 class ControllerInput(NamedTuple):
@@ -217,6 +218,40 @@ class LocalGlobalAttention(nn.Module):
         inputs = Inputs(x, xa, mask, lengths, xa_lengths).validated(self.ctx, self.dims, self.head)
         return self._step(inputs, cache, return_stats)
 
+    def forward_with_action(
+        self,
+        x: Tensor,
+        action: Tensor | int | None = None,
+        xa: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        recompute_kv: Tensor | None = None,
+        lengths: Tensor | None = None,
+        xa_lengths: Tensor | None = None,
+        cache: LayerCache | None = None,
+        return_stats: bool = False,
+    ) -> LayerOutput:
+        """Run the layer like `step`, under given actions; no controller is asked, none learns.
+
+        ``action`` holds integers in 0..9, one or one for each sequence; the predictor alone sets
+        the span if None. On an accelerator actions are clamped, not checked. ``recompute_kv``,
+        boolean of shape (batch, 2), says which keys and values the global path recomputes. It
+        recomputes all of them if None (``SpanConfig.use_refresh_predictors`` changes that) and
+        without a cache.
+
+        Raises:
+            ValueError: A shape, type or value is wrong, or the layer keeps no keys and values.
+        """
+        inputs = Inputs(x, xa, mask, lengths, xa_lengths).validated(self.ctx, self.dims, self.head)
+        fraction = None if action is None else self._span_fraction(action, x)
+        if recompute_kv is not None:
+            if not isinstance(self.attn_global, AdaptiveUpdateAttention):
+                name = type(self).__name__
+                raise ValueError(f"recompute_kv must be None: {name} keeps no keys and values")
+            check_recompute_kv(recompute_kv, len(x))
+        observed = self._observe(inputs.x, inputs.lengths, cache)
+        return self._run(inputs, observed, cache, return_stats, fraction, recompute_kv)
+
     def _step(self, inputs: Inputs, cache: LayerCache | None, return_stats: bool) -> LayerOutput:
         observed = self._observe(inputs.x, inputs.lengths, cache)
         return self._run(inputs, observed, cache, return_stats)
@@ -304,6 +339,12 @@ class LocalGlobalAttention(nn.Module):
             lengths=lengths,
             stats=local.stats,
         )
+
+    def _span_fraction(self, action: Tensor | int, x: Tensor) -> Tensor:
+        """Actions as fractions of the span, shape (batch,)."""
+        actions = check_actions(action, NUM_ACTIONS, x)
+        fraction = actions.to(torch.promote_types(x.dtype, torch.float32)) / (NUM_ACTIONS - 1)
+        return fraction.clamp(0, 1).expand(len(x))
 
     def _span_scale(self, predicted: Tensor, fraction: Tensor | None) -> Tensor:
         """Span scale of each sequence, shape (batch,), from the prediction and the action."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
 
-from spangym.attention import IntegratedAttention, SpanConfig
+from spangym.attention import AdaptiveUpdateAttention, LocalGlobalAttention
 from spangym.envs.data.dataset import BYTES
-from spangym.envs.env_config import CUSTOM, EnvConfig, Layers, unwrap_layers
+from spangym.envs.env_config import CUSTOM, LAYER_CLASSES, EnvConfig, Layers, unwrap_layers
 from spangym.envs.model.model_checkpoint import load_stack
 from spangym.envs.model.stack import AttentionOnlyStack, LayerStack
 
@@ -23,8 +24,19 @@ def build_model(config: EnvConfig, layers: Layers | None, channels: int) -> Laye
 
     Raises:
         ValueError: The layers' sizes contradict ``config``, or the content is frames and the
-            checkpoint reads bytes.
+            checkpoint reads bytes, or ``control_kv_cache`` is set and a layer keeps no keys and
+            values.
     """
+    stack = _build_stack(config, layers, channels)
+    if config.control_kv_cache:
+        for index in range(stack.num_layers):
+            if not isinstance(stack.layer(index).attn_global, AdaptiveUpdateAttention):
+                name = type(stack.layer(index)).__name__
+                raise ValueError(f"control_kv_cache must be false: {name} keeps no keys and values")
+    return stack
+
+
+def _build_stack(config: EnvConfig, layers: Layers | None, channels: int) -> LayerStack:
     # Drawn on the CPU, so that every device runs the same weights.
     generator = torch.Generator().manual_seed(config.weights_seed)
     embedding = torch.randn(channels or BYTES, config.dims, generator=generator)
@@ -50,10 +62,10 @@ def build_model(config: EnvConfig, layers: Layers | None, channels: int) -> Laye
     return AttentionOnlyStack(modules, embedding).to(config.device).eval()
 
 
-def _make_layer(config: EnvConfig, generator: torch.Generator) -> IntegratedAttention:
+def _make_layer(config: EnvConfig, generator: torch.Generator) -> LocalGlobalAttention:
     sizes = (config.ctx, config.dims, config.heads)
-    options = config.span_options
+    layer_class, options = LAYER_CLASSES[config.layer_class], config.span_options
     if config.layer_variant == "original":
-        options["fixes"] = config.fixes
-        return IntegratedAttention.original(*sizes, **options, generator=generator)
-    return IntegratedAttention(*sizes, SpanConfig(**options), generator=generator)
+        return layer_class.original(*sizes, **options, fixes=config.fixes, generator=generator)
+    span_config = dataclasses.replace(layer_class.default_config, **options)
+    return layer_class(*sizes, span_config, generator=generator)

@@ -16,6 +16,7 @@ from spangym.attention import (
     IntegratedAttention,
     LayerCache,
     LayerOutput,
+    LocalGlobalAttention,
     SpanConfig,
 )
 from spangym.attention.layers.modules import ProjectionModule, init_linear
@@ -53,9 +54,9 @@ class LayerStack(nn.Module, ABC):
         """Number of layers."""
         return len(self.layers)
 
-    def layer(self, index: int) -> IntegratedAttention:
+    def layer(self, index: int) -> LocalGlobalAttention:
         """Return one layer."""
-        return cast(IntegratedAttention, self.layers[index])
+        return cast(LocalGlobalAttention, self.layers[index])
 
     def run_layer(
         self,
@@ -136,7 +137,7 @@ class AttentionOnlyStack(LayerStack):
 
     embedding: Tensor
 
-    def __init__(self, layers: Sequence[IntegratedAttention], embedding: Tensor) -> None:
+    def __init__(self, layers: Sequence[LocalGlobalAttention], embedding: Tensor) -> None:
         super().__init__(layers)
         embedding = embedding.to(layers[0].projection.weight)
         self.register_buffer("embedding", embedding, persistent=False)

@@ -423,12 +423,13 @@ class TestRefresh:
         assert len(norms) == 4
 
     def test_layers_that_keep_nothing_are_refused(self):
-        env = SpanControlEnv(
-            layers=[FocusAttention(32, 16, 2)], control_kv_cache=True, chunks_per_episode=1
-        )
-        env.reset(seed=0)
-        with pytest.raises(ValueError, match="FocusAttention"):
-            env.step(np.array([1, 1, 1]))
+        for arguments, name in (
+            ({"layers": [FocusAttention(32, 16, 2)]}, "FocusAttention"),
+            ({"layer_class": "focus"}, "FocusAttention"),
+            ({"layer_class": "hybrid", "layer_variant": "original"}, "HybridAttention"),
+        ):
+            with pytest.raises(ValueError, match=f"control_kv_cache .*{name}"):
+                SpanControlEnv(**arguments, control_kv_cache=True)
 
     @pytest.mark.parametrize("action", [5, [5, 1], [5, 2, 0], [10, 0, 0], [5, 1, -1]])
     def test_other_actions_are_refused(self, action: Any):

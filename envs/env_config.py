@@ -267,7 +267,7 @@ class EnvConfig:
         if checkpoint and checkpoint != CUSTOM and isinstance(checkpoint, str):
             sizes = load_config(checkpoint)
             arguments = {**{name: getattr(sizes, name) for name in _CHECKPOINT_SIZES}, **arguments}
-        elif (name := arguments.get("layer_class")) in [*LAYER_CLASSES]:
+        elif (name := plain(arguments.get("layer_class"))) in [*LAYER_CLASSES]:
             defaults = LAYER_CLASSES[name].default_config
             arguments = {**{each: getattr(defaults, each) for each in _SPAN_OPTIONS}, **arguments}
         return cls(**arguments)

@@ -4,6 +4,7 @@ import math
 import random
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,7 @@ from gymnasium.utils import seeding
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spangym.attention import IntegratedAttention, LayerCache
+from spangym.attention import HybridAttention, IntegratedAttention, LayerCache
 from spangym.attention.features import discretize, quality, token_moments, tuple_hash_id
 from spangym.attention.original.local_path import FIXABLE_DEFECTS
 from spangym.envs import (
@@ -20,8 +21,10 @@ from spangym.envs import (
     SB3SpanControlVecEnv,
     SpanControlCore,
     SpanControlEnv,
+    make_config,
 )
 from spangym.envs.data.dataset import Dataset, Stream
+from spangym.envs.env_config import LAYER_CLASSES
 
 from ..conftest import Golden
 
@@ -194,8 +197,57 @@ def test_content_types_of_layers_have_the_same_weights():
     assert all(torch.equal(fixes[name], each) for name, each in original.items())
 
 
-@pytest.mark.parametrize("fixes", FIXABLE_DEFECTS)
-def test_a_defect_is_fixed_by_its_name(fixes: str):
+@pytest.mark.parametrize("layer_class", LAYER_CLASSES)
+@pytest.mark.parametrize("variant", ["default", "original"])
+def test_layers_are_of_the_class_with_its_defaults(layer_class: str, variant: str):
+    name = "spangym/SpanControl-v0"
+    env = gym.make(name, layer_class=layer_class, layer_variant=variant, dims=16, heads=2)
+    core = env.unwrapped.core  # pyright: ignore[reportAttributeAccessIssue]
+    make = LAYER_CLASSES[layer_class]
+    layer = (make if variant == "default" else make.original)(256, 16, 2)
+    for each in core.layers:
+        assert type(each) is type(layer)
+        assert each.config == layer.config
+
+
+@pytest.mark.parametrize("layer_class", LAYER_CLASSES)
+@pytest.mark.parametrize("variant", ["default", "original"])
+def test_an_action_multiplies_the_prediction(layer_class: str, variant: str):
+    """In layers with an agent of their own and without."""
+    arguments = {**SMALL, "layer_class": layer_class, "layer_variant": variant}
+    scales = {}
+    for action in (None, 0, 3, 9):
+        env = SpanControlEnv(**arguments)
+        env.reset(seed=0)
+        if action is None:
+            with torch.no_grad():
+                layer, hidden = env.core.layers[0], env.core.state.hidden
+                scales[action] = layer.step(hidden).span_scale.item()
+        else:
+            info = env.step(action)[4]
+            scales[action] = info["span_scale"]
+            assert (info["span"] > 0) == (action > 0)
+    assert scales == pytest.approx({a: scales[None] * (1 if a is None else a / 9) for a in scales})
+
+
+def test_live_hybrid_layers_run():
+    layers = [HybridAttention(32, 16, 2), HybridAttention.original(32, 16, 2)]
+    env = SpanControlEnv(layers=layers, chunks_per_episode=1)
+    env.reset(seed=0)
+    assert env.step(9)[4]["span"] > 0
+    assert env.step(0)[4]["span"] == 0
+
+
+def test_fixes_are_one_set_however_they_are_given():
+    arguments = {**SMALL, "layer_variant": "original"}
+    given: list[Any] = [["cut", "temperature"], ("temperature", "cut", "cut")]
+    configs = {EnvConfig(**arguments, fixes=fixes) for fixes in given}
+    assert [each.fixes for each in configs] == [("temperature", "cut")]
+    assert make_config("SpanControl-v0", {**arguments, "fixes": "cut"}).fixes == ("cut",)
+
+
+@pytest.mark.parametrize("fixes", [*FIXABLE_DEFECTS, ("temperature", "cut"), FIXABLE_DEFECTS])
+def test_a_defect_is_fixed_by_its_name(fixes: Any):
     """Beside the layers run by hand: the preset's, with that defect fixed."""
     arguments = {
         **SMALL,
@@ -314,6 +366,14 @@ def test_a_bad_action_is_an_error(action: float):
             "'orginal' .*'original'",
         ),
         ({"layer_variant": 1}, TypeError, "layer_variant .*string.* 1"),
+        ({"layer_class": "hibrid"}, ValueError, "layer_class 'hibrid' .*'hybrid'"),
+        ({"layer_class": HybridAttention}, TypeError, "layer_class .*str.* HybridAttention"),
+        ({"fixes": 1}, TypeError, "fixes must be names"),
+        (
+            {"checkpoint": "span-budget", "layer_class": "hybrid"},
+            ValueError,
+            "layer_class .*random weights",
+        ),
         ({"action_scale": "relativ"}, ValueError, "'relative'"),
         (
             {"layer_variant": "original", "fixes": "temprature"},

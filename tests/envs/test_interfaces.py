@@ -34,7 +34,17 @@ NAME = "spangym/SpanControl-v0"
         (NAME, {"layer_variant": "original", "observation_time": "previous"}),
         (
             NAME,
-            {"layer_variant": "original", "fixes": "cut", "reward": "attention", "cost_coef": 0.5},
+            {
+                "layer_variant": "original",
+                "fixes": ["cut", "temperature"],
+                "reward": "attention",
+                "cost_coef": 0.5,
+            },
+        ),
+        *(
+            (NAME, {"layer_class": layer_class, "layer_variant": variant, "win_size": 8})
+            for layer_class in ("focus", "hybrid")
+            for variant in ("default", "original")
         ),
         (NAME, {"action_scale": "absolute"}),
     ],

@@ -36,6 +36,9 @@ VARIANTS = pytest.mark.parametrize(
             "reward": "attention",
             "control_kv_cache": True,
         },
+        {"layer_class": "focus", "layer_variant": "original"},
+        {"layer_class": "hybrid"},
+        {"layer_class": "hybrid", "layer_variant": "original"},
     ],
     ids=lambda each: "-".join(each) or "plain",
 )

@@ -104,6 +104,8 @@ def _normalize_env(environment: StudyEnv) -> StudyEnv:
         raise UserError(f"environment: {error}") from error
     for name in (*OBS_FIELDS, "split"):
         del config[name]
+    # As TOML gives it back.
+    config["fixes"] = [*config["fixes"]]
     if config["control_kv_cache"]:
         raise UserError(
             "environment argument 'control_kv_cache' must be false in comparisons: their baselines "

@@ -14,12 +14,29 @@ from spangym.experiments.studies.study import Study
 from spangym.experiments.trials.smoke_test import smoke_test
 from spangym.experiments.trials.trial import trials_of
 from spangym.utils.errors import UserError
+from spangym.utils.toml import parse_toml
 
 from ..conftest import TINY
 
 
 def test_toml_round_trip(tiny: Study):
     assert parse_study(tiny.to_toml(), "again") == tiny
+
+
+def test_several_fixes_of_original_layers(tiny: Study):
+    kwargs = {
+        "layer_class": "focus",
+        "layer_variant": "original",
+        "fixes": ["cut", "temperature"],
+        "dims": 16,
+    }
+    environment = replace(tiny.environments[0], kwargs=kwargs)
+    study = parse_study(replace(tiny, environments=(environment,)).to_toml(), "fixes")
+    assert study.environments[0].kwargs["fixes"] == ["temperature", "cut"]
+    # A run folder gives back the study that was written to it.
+    assert parse_toml(study.to_toml(), "stored", Study) == study
+    config = trials_of(study)[0].train_config()
+    assert (config.layer_class, config.fixes) == ("focus", ("temperature", "cut"))
 
 
 def test_normalized_study_has_all_defaults(tiny: Study):

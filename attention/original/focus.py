@@ -16,17 +16,8 @@ import torch
 from torch import Tensor
 
 from spangym.attention.features import NUM_STATES, discretize
-from spangym.attention.layers.sliding_window import SlidingWindowAttention
-from spangym.attention.original.layer import (
-    OriginalDefects,
-    OriginalLayerOutput,
-    OriginalMultiHeadAttention,
-)
-from spangym.attention.original.local_path import (
-    OriginalSlidingWindowAttention,
-    OriginalSpanConfig,
-)
-from spangym.attention.span_config import SpanConfig
+from spangym.attention.original.layer import OriginalLayerOutput, OriginalPlainDefects
+from spangym.attention.original.local_path import OriginalSpanConfig
 
 
 def digit_strings(features: Tensor) -> list[str]:
@@ -62,14 +53,8 @@ def _modulo(number: str) -> int:
     return state
 
 
-class FocusDefects(OriginalDefects):
+class FocusDefects(OriginalPlainDefects):
     """Mixin that gives `FocusAttention` the original's paths and states."""
 
     default_config = OriginalSpanConfig(fused=False, score_exponent=-0.5)
     _output_class = FocusLayerOutput
-
-    def _make_paths(  # type: ignore[override]
-        self, config: SpanConfig
-    ) -> tuple[SlidingWindowAttention, OriginalMultiHeadAttention]:
-        attn_local = OriginalSlidingWindowAttention(self.dims, self.head, config)
-        return attn_local, OriginalMultiHeadAttention(self.dims, self.head)

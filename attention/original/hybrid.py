@@ -15,15 +15,15 @@ cross-attention input are ignored (3).
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 
+from spangym.attention.layers.multi_head import MultiHeadAttention
 from spangym.attention.layers.sliding_window import SlidingWindowAttention
-from spangym.attention.original.layer import OriginalDefects, OriginalMultiHeadAttention
-from spangym.attention.original.local_path import (
-    OriginalSlidingWindowAttention,
-    OriginalSpanConfig,
-)
+from spangym.attention.original.layer import OriginalMultiHeadAttention, OriginalPlainDefects
+from spangym.attention.original.local_path import OriginalSpanConfig
 from spangym.attention.span_config import SpanConfig
 
 
@@ -34,7 +34,7 @@ class _UnusedAttention(OriginalMultiHeadAttention):
         super().reset_parameters(torch.Generator().manual_seed(0))
 
 
-class HybridDefects(OriginalDefects):
+class HybridDefects(OriginalPlainDefects):
     """Mixin that gives `HybridAttention` the original's paths and names."""
 
     default_config = OriginalSpanConfig(
@@ -45,8 +45,6 @@ class HybridDefects(OriginalDefects):
         fused=False,
         score_exponent=-0.25,
     )
-    ln_local: nn.LayerNorm
-    ln_global: nn.LayerNorm
 
     def __init__(
         self,
@@ -59,14 +57,13 @@ class HybridDefects(OriginalDefects):
     ) -> None:
         super().__init__(ctx, dims, head, config, generator=generator)
         # Properties of these names replace them.
-        self.ln_local, self.ln_global = (self._modules.pop(name) for name in ("ln_a", "ln_b"))
+        self.ln_local = cast(nn.LayerNorm, self._modules.pop("ln_a"))
+        self.ln_global = cast(nn.LayerNorm, self._modules.pop("ln_b"))
 
-    def _make_paths(  # type: ignore[override]
-        self, config: SpanConfig
-    ) -> tuple[SlidingWindowAttention, OriginalMultiHeadAttention]:
-        attn_local = OriginalSlidingWindowAttention(self.dims, self.head, config)
+    def _make_paths(self, config: SpanConfig) -> tuple[SlidingWindowAttention, MultiHeadAttention]:
+        attn_local, attn_global = super()._make_paths(config)
         attn_local.multihead_attn = _UnusedAttention(self.dims, self.head)
-        return attn_local, OriginalMultiHeadAttention(self.dims, self.head)
+        return attn_local, attn_global
 
     @property
     def ln_a(self) -> nn.LayerNorm:

@@ -213,6 +213,16 @@ class OriginalDefects(LocalGlobalAttention):
         raise NotImplementedError("the original layer has no matrix of attention weights")
 
 
+class OriginalPlainDefects(OriginalDefects):
+    """`OriginalDefects` with a plain multi-head global path, without a cache."""
+
+    def _make_paths(self, config: SpanConfig) -> tuple[SlidingWindowAttention, MultiHeadAttention]:
+        attn_local = OriginalSlidingWindowAttention(self.dims, self.head, config)
+        return attn_local, cast(
+            MultiHeadAttention, OriginalMultiHeadAttention(self.dims, self.head)
+        )
+
+
 def _as_one_sequence(x: Tensor) -> Tensor:
     """Join a batch (batch, tokens, dims) into one sequence (1, batch * tokens, dims)."""
     return x.flatten(0, 1)[None]

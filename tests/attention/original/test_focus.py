@@ -55,7 +55,7 @@ def test_state_reproduces_the_original(golden: Golden, case: int):
     x, expected = (
         torch.from_numpy(recorded[f"case{case}.{name}"]) for name in ("x", "features_unbiased")
     )
-    layer.ln_a = torch.nn.Identity()
+    layer.ln_a = torch.nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
     features = layer.obs_features(x)
     assert relative_error(features, expected[None]) < 1e-5
     assert discretize(features)[0].tolist() == recorded[f"case{case}.digits"].tolist()

@@ -241,8 +241,8 @@ def test_live_hybrid_layers_run():
 def test_fixes_are_one_set_however_they_are_given():
     arguments = {**SMALL, "layer_variant": "original"}
     given: list[Any] = [["cut", "temperature"], ("temperature", "cut", "cut")]
-    configs = {EnvConfig(**arguments, fixes=fixes) for fixes in given}
-    assert [each.fixes for each in configs] == [("temperature", "cut")]
+    configs = [EnvConfig(**arguments, fixes=fixes) for fixes in given]
+    assert [each.fixes for each in configs] == [("temperature", "cut")] * 2
     assert make_config("SpanControl-v0", {**arguments, "fixes": "cut"}).fixes == ("cut",)
 
 

@@ -68,6 +68,8 @@ def _run_and_report(
         finished = folder.finished()
         if finished:
             console.print(f"{len(finished)} of {len(jobs)} jobs are finished already")
+        for change in folder.changes():
+            console.print(f"resumed with a change: {change}", markup=False, highlight=False)
         with show_progress(console, jobs, finished) as show:
 
             def show_in_place(event: Event) -> None:

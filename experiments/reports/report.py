@@ -255,5 +255,8 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _flatten(value, f"{prefix}{name}, ")
         elif isinstance(value, list) and all(isinstance(each, str) for each in value):
             yield f"{prefix}{name}", shell_join(value)
+        elif isinstance(value, list) and all(isinstance(each, Mapping) for each in value):
+            for number, each in enumerate(value, start=1):
+                yield from _flatten(each, f"{prefix}{name} {number}, ")
         else:
             yield f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value)

@@ -25,6 +25,7 @@ from pandas.errors import EmptyDataError, ParserError
 from spangym.experiments.runner.fingerprint import DatasetHashes, config_hash
 from spangym.experiments.runner.job import Job
 from spangym.experiments.runner.job_files import RESULT_FILE, is_finished, save_json
+from spangym.experiments.runner.manifest import changes_since
 from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
 from spangym.utils.text import printable, shell_join
@@ -113,8 +114,9 @@ class RunDir(Generic[S, J]):
     def create(self, study: S, manifest: dict[str, Any]) -> list[J]:
         """Write a normalized study, its jobs and the manifest; return the jobs.
 
-        In the folder of an earlier run, the manifest is added to the earlier one, and a job that
-        already has a folder keeps it, even if agent or environment had other names.
+        In the folder of an earlier run, the manifest is added to the earlier one, with what has
+        changed since the last one, and a job that already has a folder keeps it, even if agent or
+        environment had other names.
 
         Raises:
             UserError: The folder holds another study or other files, or is not writable.
@@ -127,7 +129,9 @@ class RunDir(Generic[S, J]):
                 first = self.manifest()
                 resumed = first.pop("resumed", None)
                 resumed = resumed if isinstance(resumed, list) else []
-                manifest = {**first, "resumed": [*resumed, manifest]}
+                last = [first, *(each for each in resumed if isinstance(each, dict))][-1]
+                changed = changes_since(last, manifest)
+                manifest = {**first, "resumed": [*resumed, {**manifest, "changed": changed}]}
             elif any(self.path.iterdir()):
                 raise UserError(
                     f"folder {self.name!r} is not empty and not a run folder: choose another "
@@ -194,6 +198,13 @@ class RunDir(Generic[S, J]):
     def manifest(self) -> dict[str, Any]:
         """Read the manifest."""
         return self._read_json("manifest.json", MANIFEST_KEYS)
+
+    def changes(self) -> list[str]:
+        """Return in words what changed in code, libraries or machine when the run was resumed."""
+        resumed = self.manifest().get("resumed")
+        last = resumed[-1] if isinstance(resumed, list) and resumed else {}
+        changed = last.get("changed") if isinstance(last, dict) else None
+        return [*map(str, changed)] if isinstance(changed, list) else []
 
     def copy_checkpoints(self, before: Sequence[tuple[J, Path]]) -> None:
         """Copy checkpoints of shorter trainings to the folders of their longer versions."""

@@ -48,6 +48,7 @@ from spangym.experiments.runner.manifest import available_cpus
 from spangym.experiments.runner.run_job import run_job
 from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
+from spangym.utils.streams import replace_unprintable
 from spangym.utils.text import collapse_whitespace, printable
 
 try:
@@ -247,6 +248,7 @@ def run_remote_job(
     Raises:
         RuntimeError: The results on this node would differ from those on the runner's machine.
     """
+    replace_unprintable()
     yield Started(job)
     for name, here in _environment_fingerprint(job, DatasetHashes()).items():
         if here != fingerprint[name]:

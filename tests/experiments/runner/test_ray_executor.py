@@ -31,6 +31,7 @@ import os
 import signal
 import time
 from pathlib import Path
+import torch
 from spangym.agents import Refiner
 
 class Waits(Refiner):
@@ -55,6 +56,13 @@ class Raises(Refiner):
         self.chosen += 1
         if self.chosen > 20:
             raise ArithmeticError("no such luck\\nsecond line")
+        return super().choose_action(state)
+
+class Changes(Refiner):
+    "Changes its process for all jobs after it."
+    def choose_action(self, state):
+        os.chdir("/")
+        torch.set_default_dtype(torch.float64)
         return super().choose_action(state)
 
 class Dies(Refiner):
@@ -93,7 +101,7 @@ def study(tiny: Study, tmp_path: Path, gate: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     waits = StudyAgent("mine:Waits", name="waits", hyperparameters={"gate": str(gate)})
-    others = (StudyAgent(f"mine:{name}", name=name) for name in ("Raises", "Dies"))
+    others = (StudyAgent(f"mine:{name}", name=name) for name in ("Raises", "Dies", "Changes"))
     return normalize_study(dataclasses.replace(tiny, agents=(waits, tiny.agents[1], *others)))
 
 
@@ -130,10 +138,12 @@ def test_study_survives_the_death_of_a_node(
     trials = [trial_of(study, "waits", seed) for seed in (0, 1)]
     trials += [trial_of(study, name) for name in ("dqn", "random", "fixed:3")]
     jobs, others = ([(each, tmp_path / run / each.job_id) for each in trials] for run in "ab")
+    changes = trial_of(study, "Changes")
+    changed = (changes, tmp_path / "a" / changes.job_id)
     second = cluster.add_node(num_cpus=1, **NODE)
     events: list[Event] = []
     killed = False
-    for event in RayExecutor(cluster.address, None, 0.0).run(jobs):
+    for event in RayExecutor(cluster.address, None, 0.0).run([*jobs[:2], changed, *jobs[2:]]):
         events.append(event)
         # Each takes one core: when both wait, both nodes are busy.
         under_way = {
@@ -147,7 +157,7 @@ def test_study_survives_the_death_of_a_node(
             gate.touch()
         assert not isinstance(event, Failed), event.error
     assert sorted(each.job.job_id for each in events if isinstance(each, Started)) == sorted(
-        each.job_id for each in trials
+        each.job_id for each in (*trials, changes)
     )
     (noted,) = (each for each in events if isinstance(each, Message))
     assert "NodeDiedError" in noted.text
@@ -165,6 +175,7 @@ def test_failed_jobs_and_jobs_of_another_runner(study: Study, cluster: Cluster, 
     names = ("random", "Raises", "waits", "dqn")
     jobs = [(trial_of(study, name), tmp_path / "a" / name) for name in names]
     (taken, at), (raises, broken), (changed, _), (free, at_free) = jobs
+    at.parent.mkdir()
     lock = job_lock(at)
     lock.acquire()
     events: list[Event] = []

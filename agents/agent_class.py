@@ -104,7 +104,9 @@ def _problems(cls: type[Any], role: Role) -> Iterator[str]:
         yield source_location(cls) + lacks
 
 
-def action_problem(method: str, actions: ArrayLike, num_envs: int) -> str:
+def action_problem(
+    method: str, actions: ArrayLike, num_envs: int, num_actions: int = NUM_ACTIONS
+) -> str:
     """Return what is wrong with the actions that a method gave; empty if nothing is.
 
     Example:
@@ -119,7 +121,7 @@ def action_problem(method: str, actions: ArrayLike, num_envs: int) -> str:
         given = f"{method} gave shape {actions.shape} for {num_envs} environments"
         return f"{given}: it must be one action per environment"
     for action in actions.tolist():
-        if not isinstance(action, int) or not 0 <= action < NUM_ACTIONS:
-            wanted = f"an action is an integer in 0..{NUM_ACTIONS - 1}"
+        if not isinstance(action, int) or not 0 <= action < num_actions:
+            wanted = f"an action is an integer in 0..{num_actions - 1}"
             return f"{method} gave {action!r}: {wanted}"
     return ""

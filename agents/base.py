@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard
 
+from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
+
+from spangym.attention import NUM_ACTIONS
 
 
 class Agent(Protocol):
@@ -44,6 +47,14 @@ def notify_episode_start(agent: Agent, env: Any) -> None:
     """Call ``agent.on_episode_start(env)`` if it exists; ``env`` was just reset."""
     if callable(hook := getattr(agent, "on_episode_start", None)):
         hook(env)
+
+
+def num_actions_in(env: Any) -> int:
+    """Return the number of spans that an agent chooses from; 10 if the environment has no space."""
+    space = getattr(env, "single_action_space", None) or getattr(env, "action_space", None)
+    if isinstance(space, spaces.MultiDiscrete):
+        return int(space.nvec[0])
+    return int(space.n) if isinstance(space, spaces.Discrete) else NUM_ACTIONS
 
 
 CheckpointCallback = Callable[[bool], None]

@@ -14,10 +14,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from spangym.agents.agent_class import action_problem
 from spangym.agents.base import Agent, is_resumable, notify_episode_start
 from spangym.agents.registry import AgentSpec, get_agent_spec, spec_from_class
+from spangym.agents.tabular.controller_agent import TabularAgent
 from spangym.attention import NUM_ACTIONS
 from spangym.attention.features import NUM_STATES
 from spangym.utils.errors import describe_error
@@ -75,6 +77,7 @@ class _Check:
         self.options = options
         self.problems: list[str] = []
         self.notes: list[str] = []
+        self.num_actions, self.num_states = NUM_ACTIONS, NUM_STATES
 
     def run(self) -> None:
         for num_envs in (1, _NUM_ENVS):
@@ -107,14 +110,20 @@ class _Check:
     def _make(self) -> Agent:
         set_random_seed(0)
         try:
-            return self.spec.make(seed=0, **self.options)
+            agent = self.spec.make(seed=0, **self.options)
         except Exception as error:
             problem = describe_error(error)
             given = self.options or "no options"
             raise _Problem(f"construction with {given} fails: {problem}") from error
+        if isinstance(agent, TabularAgent):
+            vars(self).update(agent.env_counts)
+        return agent
+
+    def _make_env(self, num_envs: int) -> _ToyVecEnv:
+        return _ToyVecEnv(self.spec, num_envs, self.num_actions, self.num_states)
 
     def _train(self, num_envs: int) -> Agent:
-        agent, env = self._make(), _ToyVecEnv(self.spec, num_envs)
+        agent, env = self._make(), self._make_env(num_envs)
         agent.learn(env, _STEPS)
         if env.steps != _STEPS:
             took = f"took {env.steps} of {_STEPS} steps in {num_envs} environment(s)"
@@ -123,7 +132,7 @@ class _Check:
 
     def _rollout(self, agent: Agent) -> list[int]:
         """Return the actions of two episodes."""
-        env, actions = _ToyVecEnv(self.spec, _NUM_ENVS), []
+        env, actions = self._make_env(_NUM_ENVS), []
         observations = np.asarray(env.reset())
         notify_episode_start(agent, env)
         for _ in range(2 * _EPISODE_LENGTH):
@@ -149,7 +158,7 @@ class _Check:
             raise _Problem("the saved and loaded agent chooses other actions")
 
     def _check_resuming(self, actions: list[int]) -> None:
-        interrupted, env = self._make(), _ToyVecEnv(self.spec, _NUM_ENVS)
+        interrupted, env = self._make(), self._make_env(_NUM_ENVS)
         if not is_resumable(interrupted):
             missing = "state_dict() and load_state_dict(state_dict)"
             self.notes.append(f"an interrupted training starts over: it has no {missing}")
@@ -166,7 +175,7 @@ class _Check:
         state, env_states = from_bytes(checkpoints[-1])
         resumed = self._make()
         assert is_resumable(resumed)
-        env = _ToyVecEnv(self.spec, _NUM_ENVS)
+        env = self._make_env(_NUM_ENVS)
         for index, env_state in enumerate(env_states):
             env.set_attr("state", env_state, indices=index)
         resumed.load_state_dict(state)
@@ -182,14 +191,29 @@ class _Problem(Exception):  # noqa: N818
 class _ToyVecEnv(DummyVecEnv):
     """Counts steps and checks actions."""
 
-    def __init__(self, spec: AgentSpec, num_envs: int) -> None:
-        super().__init__([lambda: _ToyEnv(spec.encoding) for _ in range(num_envs)])
+    def __init__(self, spec: AgentSpec, num_envs: int, num_actions: int, num_states: int) -> None:
+        arguments = (spec.encoding, num_actions, num_states)
+        super().__init__([lambda: _ToyEnv(*arguments) for _ in range(num_envs)])
+        self.num_actions = num_actions
         observes_state = spec.encoding == "state"
         self.method = "choose_action(state)" if observes_state else "predict(observations)"
         self.steps = 0
+        self._last_observations: list[Any] = []
+
+    def output_observations(self) -> NDArray[Any]:
+        """Return what the last actions led to, also at the end of an episode."""
+        return np.array(self._last_observations)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        observations, rewards, dones, infos = super().step_wait()
+        self._last_observations = [
+            info.get("terminal_observation", row)
+            for info, row in zip(infos, np.asarray(observations), strict=True)
+        ]
+        return observations, rewards, dones, infos
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        if problem := action_problem(self.method, actions, self.num_envs):
+        if problem := action_problem(self.method, actions, self.num_envs, self.num_actions):
             raise _Problem(problem)
         self.steps += self.num_envs
         super().step_async(actions)
@@ -198,11 +222,12 @@ class _ToyVecEnv(DummyVecEnv):
 class _ToyEnv(gym.Env[Any, np.int64]):
     """Rewards long spans; the observation is the place, which actions move."""
 
-    def __init__(self, encoding: str) -> None:
+    def __init__(self, encoding: str, num_actions: int, num_states: int) -> None:
         self.encoding = encoding
-        self.action_space = spaces.Discrete(NUM_ACTIONS)
+        self.num_ids = num_states - 1
+        self.action_space: spaces.Discrete = spaces.Discrete(num_actions)
         self.observation_space = {
-            "state": spaces.Discrete(NUM_STATES),
+            "state": spaces.Discrete(self.num_ids),
             "digits": spaces.MultiDiscrete([11] * _NUM_FEATURES),
         }.get(encoding, spaces.Box(-1, 1, (_NUM_FEATURES,), np.float32))
         self.state = [0, 0]
@@ -216,13 +241,13 @@ class _ToyEnv(gym.Env[Any, np.int64]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         steps, place = self.state
         self.state = [steps + 1, (place + int(action)) % _EPISODE_LENGTH]
-        reward = float(action) / NUM_ACTIONS - 0.1 * place
+        reward = float(action) / int(self.action_space.n) - 0.1 * place
         return self._observation(), reward, False, steps + 1 == _EPISODE_LENGTH, {}
 
     def _observation(self) -> Any:
         place = self.state[1]
         if self.encoding == "state":
-            return place
+            return place % self.num_ids
         digits = np.full(_NUM_FEATURES, place)
         return (
             digits if self.encoding == "digits" else (digits / _EPISODE_LENGTH).astype(np.float32)

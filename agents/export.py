@@ -25,8 +25,7 @@ from spangym.attention.controllers.lookup import KMeansPolicy, LookupPolicy
 from spangym.attention.controllers.mlp import ACTIVATIONS, MLPPolicy
 from spangym.attention.controllers.policy_heads import ObsNormalization, PolicyHead
 from spangym.attention.controllers.protocol import ObservationTime
-from spangym.attention.features import NUM_STATES
-from spangym.attention.geometry import NUM_ACTIONS
+from spangym.attention.geometry import MAX_ACTIONS
 from spangym.attention.observation_spec import ObservationSpec
 
 _SAMPLES = 256
@@ -81,7 +80,7 @@ def export_policy(
             name = type(agent.controller).__name__
             if not isinstance(agent.controller, Refiner):
                 raise ValueError("the actions of a custom refiner are not known in advance")
-            head = LookupPolicy(observation, _greedy_table(agent.controller, NUM_STATES))
+            head = _lookup_policy(agent.controller, observation)
         else:
             raise ValueError("only Stable-Baselines3, refiner and refiner-kmeans can be")
     except ValueError as error:
@@ -90,10 +89,17 @@ def export_policy(
     return ExportedPolicy(observation, head, observation_time=observation_time, **options)
 
 
-def _greedy_table(refiner: Refiner, num_states: int) -> Tensor:
-    if refiner.n_actions != NUM_ACTIONS:
-        raise ValueError(f"it has {refiner.n_actions} actions, a layer has {NUM_ACTIONS}")
-    return torch.from_numpy(refiner.greedy_actions(np.arange(num_states)))
+def _lookup_policy(refiner: Refiner, observation: ObservationSpec) -> LookupPolicy:
+    if refiner.states != observation.num_states:
+        raise ValueError(
+            f"it has {refiner.states} states, the observation {observation.num_states}"
+        )
+    table = _greedy_table(refiner, observation.num_state_ids)
+    return LookupPolicy(observation, table, refiner.actions)
+
+
+def _greedy_table(refiner: Refiner, num_ids: int) -> Tensor:
+    return torch.from_numpy(refiner.greedy_actions(np.arange(num_ids)))
 
 
 def _kmeans_policy(agent: KMeansQAgent, observation: ObservationSpec) -> KMeansPolicy:
@@ -109,14 +115,16 @@ def _kmeans_policy(agent: KMeansQAgent, observation: ObservationSpec) -> KMeansP
             raise ValueError(f"its clusters are of layers {fitted}, the observation's {expected}")
     means, scales, centers = (clusters[name] for name in ("means", "scales", "centers"))
     table = _greedy_table(agent.refiner, centers.shape[0] * centers.shape[1])
-    return KMeansPolicy(observation, means, scales, centers, table, discretizer.by_layer)
+    by_layer, num_actions = discretizer.by_layer, agent.refiner.actions
+    return KMeansPolicy(observation, means, scales, centers, table, by_layer, num_actions)
 
 
 def _mlp_policy(agent: SB3Agent, observation: ObservationSpec) -> MLPPolicy:
     policy = agent.policy
     space = policy.action_space
-    if not isinstance(space, spaces.Discrete) or space.n != NUM_ACTIONS:
-        raise ValueError(f"its actions are {space}, a layer's are Discrete({NUM_ACTIONS})")
+    if not isinstance(space, spaces.Discrete) or not 2 <= space.n <= MAX_ACTIONS:
+        rule = f"Discrete(2) to Discrete({MAX_ACTIONS})"
+        raise ValueError(f"its actions are {space}, a layer's are {rule}")
     if not _matches_space(policy.observation_space, observation):
         raise ValueError(f"it observes {policy.observation_space}, which is not {observation}")
     modules, extractor, quantiles = _policy_network(policy)
@@ -134,6 +142,7 @@ def _mlp_policy(agent: SB3Agent, observation: ObservationSpec) -> MLPPolicy:
         activations.pop() if activations else "Identity",
         quantiles,
         _obs_normalization(agent),
+        int(space.n),
     )
     _check_agreement(network, agent, observation)
     return network
@@ -143,7 +152,7 @@ def _matches_space(space: spaces.Space[Any], observation: ObservationSpec) -> bo
     if isinstance(space, spaces.MultiDiscrete):
         return observation.encoding == "digits" and space.nvec.tolist() == observation.nvec
     if isinstance(space, spaces.Discrete):
-        return observation.encoding == "state" and space.n == NUM_STATES
+        return observation.encoding == "state" and space.n == observation.num_state_ids
     count = len(observation.nvec)
     bounds = {"box": ([-1.0] * count, [1.0] * count), "features": observation.bounds}
     if not isinstance(space, spaces.Box) or observation.encoding not in bounds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 
 from spangym.agents.agent_class import REFINER, find_role
 from spangym.agents.base import Agent
-from spangym.agents.baselines.constant import FixedSpanPolicy, RandomPolicy
+from spangym.agents.baselines.constant import FixedSpanPolicy, FullSpanPolicy, RandomPolicy
 from spangym.agents.baselines.content_oracle import ContentOracleAgent
 from spangym.agents.baselines.env_aware import (
     CoverageThresholdPolicy,
@@ -24,7 +25,7 @@ from spangym.agents.baselines.env_aware import (
 from spangym.agents.baselines.learned_span import LearnedSpanAgent
 from spangym.agents.sb3.algorithms import ALGORITHMS, find_algorithm, hyperparameters_of
 from spangym.agents.sb3.sb3_agent import SB3Agent
-from spangym.agents.tabular.controller_agent import TabularAgent
+from spangym.agents.tabular.controller_agent import BootstrapFrom, TabularAgent
 from spangym.agents.tabular.kmeans import KMeansDiscretizer
 from spangym.agents.tabular.kmeans_agent import KMeansQAgent
 from spangym.agents.tabular.q_learning import Refiner
@@ -53,8 +54,10 @@ class AgentSpec:
         options: Names of the options; None if any is accepted.
         is_trainable: Whether the agent learns.
         is_stochastic: Whether the agent depends on the seed.
+        include_layer_index: Default of whether observations include the layer index.
         needs_layer_index: Whether observations must end with the layer index, unless the option
             ``by_layer`` is false.
+        fixed_action: The only action of a fixed span.
         module_sha256: SHA-256 of the file of a user's class; empty for built-in agents.
     """
 
@@ -64,7 +67,9 @@ class AgentSpec:
     options: tuple[str, ...] | None = ()
     is_trainable: bool = True
     is_stochastic: bool = True
+    include_layer_index: bool = False
     needs_layer_index: bool = False
+    fixed_action: int | None = None
     module_sha256: str = ""
 
     def check_options(self, options: Mapping[str, Any]) -> None:
@@ -101,6 +106,8 @@ def get_agent_spec(name: str) -> AgentSpec:
         return _sb3_spec(name, find_algorithm(name))
     if name in _BUILTIN_SPECS:
         return _BUILTIN_SPECS[name]
+    if (action := fixed_action_of(name)) is not None:
+        return _fixed_span(action)
     entry_points = importlib.metadata.entry_points(group=ENTRY_POINTS)
     registered = {each.name: each.value for each in entry_points}
     if name not in registered and (":" not in name or name.startswith("fixed:")):
@@ -110,6 +117,22 @@ def get_agent_spec(name: str) -> AgentSpec:
         )
     found = import_class(registered.get(name, name), f"agent {name!r}")
     return dataclasses.replace(spec_from_class(name, found), module_sha256=module_sha256(found))
+
+
+def fixed_action_of(name: str) -> int | None:
+    """Return the action of the fixed span that is named ``fixed:ACTION``, None if none is.
+
+    Example:
+        >>> fixed_action_of("fixed:12"), fixed_action_of("fixed:012"), fixed_action_of("random")
+        (12, None, None)
+    """
+    found = re.fullmatch(r"fixed:(0|[1-9]\d{0,2})", name, re.ASCII)
+    return int(found[1]) if found else None
+
+
+def fixed_span_names(num_actions: int) -> tuple[str, ...]:
+    """Return the names of the fixed spans in an environment with so many actions."""
+    return tuple(f"fixed:{action}" for action in range(num_actions))
 
 
 def spec_from_class(name: str, found: type[Any]) -> AgentSpec:
@@ -135,12 +158,19 @@ def _baseline(name: str, cls: type[Any], *, is_trainable: bool = False) -> Agent
     return _spec(name, cls, "digits", is_trainable=is_trainable, is_stochastic=is_stochastic)
 
 
-def _fixed_span(name: str, action: int) -> AgentSpec:
+def _fixed_span(action: int) -> AgentSpec:
     def make(seed: int) -> Agent:
         del seed
         return FixedSpanPolicy(action)
 
-    return AgentSpec(name, "digits", make, is_trainable=False, is_stochastic=False)
+    return AgentSpec(
+        f"fixed:{action}",
+        "digits",
+        make,
+        is_trainable=False,
+        is_stochastic=False,
+        fixed_action=action,
+    )
 
 
 def _sb3_spec(name: str, algorithm: type[BaseAlgorithm]) -> AgentSpec:
@@ -151,13 +181,16 @@ def _sb3_spec(name: str, algorithm: type[BaseAlgorithm]) -> AgentSpec:
     return AgentSpec(name, "box", make, None if _option_names(algorithm) is None else names)
 
 
-def _tabular_spec(name: str, controller: type[Any]) -> AgentSpec:
+def _tabular_spec(
+    name: str, controller: type[Any], default: BootstrapFrom = "next_obs", **more: Any
+) -> AgentSpec:
     make_controller, names = _with_seed(controller), _option_names(controller)
 
-    def make(seed: int, bootstrap_from: Any = "next_obs", **options: Any) -> Agent:
+    def make(seed: int, bootstrap_from: Any = default, **options: Any) -> Agent:
         return TabularAgent(make_controller(seed, **options), bootstrap_from)
 
-    return AgentSpec(name, "state", make, None if names is None else ("bootstrap_from", *names))
+    options = None if names is None else ("bootstrap_from", *names)
+    return AgentSpec(name, "state", make, options, **more)
 
 
 def _make_kmeans_agent(seed: int, **options: Any) -> Agent:
@@ -185,27 +218,31 @@ def _option_names(cls: type[Any]) -> tuple[str, ...] | None:
     return tuple(name for name in keyword_names(parameters) if name != "seed")
 
 
-FIXED_SPAN_NAMES = tuple(f"fixed:{action}" for action in range(NUM_ACTIONS))
-"""Names of the fixed spans."""
-
 _BUILTIN_SPECS = {
     spec.name: spec
     for spec in (
         _baseline("random", RandomPolicy),
-        *(_fixed_span(name, action) for action, name in enumerate(FIXED_SPAN_NAMES)),
-        _fixed_span("full", NUM_ACTIONS - 1),
+        *map(_fixed_span, range(NUM_ACTIONS)),
+        _baseline("full", FullSpanPolicy),
         _baseline("predictor", SpanPredictorPolicy),
         _baseline("threshold", CoverageThresholdPolicy),
         _baseline("myopic", MyopicPolicy),
         _baseline("oracle", OracleAgent),
         _baseline("content-oracle", ContentOracleAgent, is_trainable=True),
         _baseline("learned-span", LearnedSpanAgent, is_trainable=True),
-        _tabular_spec("refiner", Refiner),
+        # The original's rule: it bootstraps on the layer's output, and each layer has its own ids.
+        _tabular_spec("refiner", Refiner, "layer_output", include_layer_index=True),
         AgentSpec(
             "refiner-kmeans",
             "features",
             _make_kmeans_agent,
-            (*(_option_names(Refiner) or ()), *(_option_names(KMeansDiscretizer) or ())),
+            # Its states are the clusters.
+            tuple(
+                each
+                for cls in (Refiner, KMeansDiscretizer)
+                for each in _option_names(cls) or ()
+                if each != "states"
+            ),
             needs_layer_index=True,
         ),
     )

@@ -16,8 +16,11 @@ from torch import Tensor
 NUM_BINS = 11
 """Number of values of a digit, which counts the edges below a number."""
 
-NUM_STATES = 9999
-"""State ids lie in 0..9998."""
+NUM_STATES = 10_000
+"""The original's number of states; ids are taken modulo ``NUM_STATES - 1``."""
+
+MAX_STATES = 1_000_000
+"""Largest number of states: a table of actions has one entry for each id."""
 
 
 class Quality(NamedTuple):
@@ -124,19 +127,19 @@ def discretize(features: Tensor) -> Tensor:
     return torch.bucketize(features.double(), edges, right=True)
 
 
-def tuple_hash_id(digits: Sequence[int]) -> int:
-    """The original's state id: ``hash(tuple(digits)) % 9999``.
+def tuple_hash_id(digits: Sequence[int], num_states: int = NUM_STATES) -> int:
+    """The original's state id: ``hash(tuple(digits)) % (num_states - 1)``.
 
     Example:
-        >>> tuple_hash_id([5] * 32)
-        2495
+        >>> tuple_hash_id([5] * 32), tuple_hash_id([5] * 32, num_states=100)
+        (2495, 20)
     """
-    return hash(tuple(digits)) % NUM_STATES
+    return hash(tuple(digits)) % (num_states - 1)
 
 
-def tuple_hash_ids(features: Tensor) -> list[int]:
+def tuple_hash_ids(features: Tensor, num_states: int = NUM_STATES) -> list[int]:
     """State id of each row of features (batch, numbers); copies to the host."""
-    return [tuple_hash_id(row) for row in discretize(features).tolist()]
+    return [tuple_hash_id(row, num_states) for row in discretize(features).tolist()]
 
 
 def quality(output: Tensor, lengths: Tensor | None = None) -> Quality:

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor
 
 NUM_ACTIONS = 10
-"""Number of span actions: action ``a`` asks for the fraction ``a / 9`` of the predicted span."""
+"""The original's number of actions; ``a`` asks for the fraction ``a / (NUM_ACTIONS - 1)``."""
+
+MAX_ACTIONS = 1000
+"""Largest number of actions: lookahead runs a layer for each of them."""
 
 
 @dataclass(frozen=True)

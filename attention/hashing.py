@@ -17,32 +17,35 @@ _HASH_OF_MINUS_ONE = 1546275796
 
 
 @torch.library.custom_op("spangym::tuple_hash_states", mutates_args=())
-def tuple_hash_states(digits: Tensor) -> Tensor:
+def tuple_hash_states(digits: Tensor, num_states: int = NUM_STATES) -> Tensor:
     """`spangym.attention.features.tuple_hash_id` of each row, without a copy between devices.
 
     The CPU calls Python's hash. Other devices compute it digit by digit, a few microseconds each.
 
     Args:
         digits: Nonnegative integers, int64 of shape (batch, numbers).
+        num_states: Number of states, at least 2.
 
     Returns:
-        int64 of shape (batch,), in 0..9998.
+        int64 of shape (batch,), in ``0..num_states - 2``.
 
     Example:
         >>> tuple_hash_states(torch.full((2, 32), 5)).tolist()
         [2495, 2495]
     """
     if digits.device.type == "cpu":
-        return torch.tensor([tuple_hash_id(row) for row in digits.tolist()], dtype=torch.int64)
-    return cpython_tuple_hash(digits)
+        ids = [tuple_hash_id(row, num_states) for row in digits.tolist()]
+        return torch.tensor(ids, dtype=torch.int64)
+    return cpython_tuple_hash(digits, num_states)
 
 
 @tuple_hash_states.register_fake
-def _(digits: Tensor) -> Tensor:
+def _(digits: Tensor, num_states: int = NUM_STATES) -> Tensor:
+    del num_states
     return digits.new_empty(len(digits))
 
 
-def cpython_tuple_hash(digits: Tensor) -> Tensor:
+def cpython_tuple_hash(digits: Tensor, num_states: int = NUM_STATES) -> Tensor:
     """`tuple_hash_states` in tensor arithmetic, on any device; at least one number a row."""
     total = torch.full_like(digits[:, 0], _PRIME_5)
     low_bits = (1 << _ROTATION) - 1
@@ -53,4 +56,4 @@ def cpython_tuple_hash(digits: Tensor) -> Tensor:
         total = rotated * _PRIME_1
     total = total + (digits.shape[1] ^ _LENGTH_SALT)
     total = torch.where(total == -1, _HASH_OF_MINUS_ONE, total)
-    return total.remainder(NUM_STATES)
+    return total.remainder(num_states - 1)

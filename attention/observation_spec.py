@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from spangym.attention.features import (
+    MAX_STATES,
     NUM_BINS,
+    NUM_STATES,
     autocorrelation_buckets,
     discretize,
     pool_dims,
     token_moments,
 )
+from spangym.attention.hashing import tuple_hash_states
 from spangym.attention.validation import check
 from spangym.utils.scalars import PositiveInt, normalize_fields
 from spangym.utils.suggestions import did_you_mean
@@ -32,11 +37,14 @@ class ObservationSpec:
         dims: Width of the layers.
         num_layers: Number of layers of the stack. Default: 1.
         encoding: ``digits`` (0 to 10, the default), ``box`` (digits scaled to [-1, 1]),
-            ``features`` (real numbers) or ``state`` (the id of the digits).
+            ``features`` (real numbers) or ``state`` (the id of the digits, `state_ids`).
         pool_groups: Number of groups of dimensions over which means and variances are averaged; 0,
             the default, for none.
         autocorrelation: Whether autocorrelations follow. Default: false.
-        include_layer_index: Whether the index of the layer is the last number. Default: false.
+        include_layer_index: Whether the index of the layer is the last number; of state ids, each
+            layer then has its own range. Default: false.
+        num_states: Number of states of the encoding ``state``, in 2..1,000,000: ids are hashes
+            modulo ``num_states - 1``, as in the original. Default: 10,000.
 
     Raises:
         TypeError: An attribute has another type.
@@ -55,6 +63,7 @@ class ObservationSpec:
     pool_groups: int = 0
     autocorrelation: bool = False
     include_layer_index: bool = False
+    num_states: Annotated[int, Interval(ge=2, le=MAX_STATES)] = NUM_STATES
 
     def __post_init__(self) -> None:
         normalize_fields(self)
@@ -74,6 +83,11 @@ class ObservationSpec:
     def nvec(self) -> list[int]:
         """Number of values of each digit, and of the layer index."""
         return [NUM_BINS] * self.num_features + [self.num_layers] * self.include_layer_index
+
+    @property
+    def num_state_ids(self) -> int:
+        """Number of state ids, of all layers together if the layer index is included."""
+        return (self.num_states - 1) * (self.num_layers if self.include_layer_index else 1)
 
     @property
     def bounds(self) -> tuple[list[float], list[float]]:
@@ -139,3 +153,28 @@ class ObservationSpec:
         if self.encoding in ("digits", "state"):
             return layer
         return 2 * layer / max(self.num_layers - 1, 1) - 1
+
+    def state_ids(self, numbers: Tensor) -> Tensor:
+        """State ids of the numbers of `encode` with the encoding ``state``.
+
+        An id is ``hash(tuple(digits)) % (num_states - 1)``; if the layer index is included, plus
+        ``(num_states - 1)`` times the index.
+
+        Args:
+            numbers: Digits, and the layer index if it is included, shape (batch, numbers).
+
+        Returns:
+            int64 of shape (batch,), in ``0..num_state_ids - 1``.
+
+        Example:
+            >>> spec = ObservationSpec(4, num_layers=2, encoding="state", include_layer_index=True)
+            >>> digits = torch.tensor([[5, 5, 5, 5, 5, 5, 5, 5, 0], [5, 5, 5, 5, 5, 5, 5, 5, 1]])
+            >>> ids = spec.state_ids(digits)
+            >>> ids.tolist() == [hash((5,) * 8) % 9999, 9999 + hash((5,) * 8) % 9999]
+            True
+        """
+        digits = numbers.long()
+        if not self.include_layer_index:
+            return tuple_hash_states(digits, self.num_states)
+        ids = tuple_hash_states(digits[:, :-1].contiguous(), self.num_states)
+        return ids + digits[:, -1] * (self.num_states - 1)

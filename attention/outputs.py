@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from spangym.attention.attention_stats import AttentionStats
-from spangym.attention.features import quality, token_moments, tuple_hash_ids
+from spangym.attention.features import NUM_STATES, quality, token_moments, tuple_hash_ids
 from spangym.attention.layers.cached_attention import KeyValueCache
 
 
@@ -59,6 +59,7 @@ class LayerOutput:
         cache: Cache for the next pass over the same stream.
         lengths: Unpadded length of each sequence, shape (batch,); None without padding.
         stats: Statistics of the local attention weights; None unless requested.
+        num_states: Number of states; ids are taken modulo ``num_states - 1``.
     """
 
     output: Tensor
@@ -73,6 +74,7 @@ class LayerOutput:
     cache: LayerCache
     lengths: Tensor | None = None
     stats: AttentionStats | None = None
+    num_states: int = NUM_STATES
 
     @property
     def reward(self) -> Tensor:
@@ -82,14 +84,14 @@ class LayerOutput:
     @property
     def state(self) -> list[int]:
         """State id of each sequence before the action; copies to the host."""
-        return self.state_ids(self.obs_features)
+        return self.state_ids(self.obs_features, self.num_states)
 
     @property
     def next_state(self) -> list[int]:
         """State id of the local output, from which the original bootstraps; copies to the host."""
-        return self.state_ids(token_moments(self.local_output, self.lengths))
+        return self.state_ids(token_moments(self.local_output, self.lengths), self.num_states)
 
     @staticmethod
-    def state_ids(features: Tensor) -> list[int]:
+    def state_ids(features: Tensor, num_states: int = NUM_STATES) -> list[int]:
         """State id of each row of features, shape (batch, numbers); copies to the host."""
-        return tuple_hash_ids(features)
+        return tuple_hash_ids(features, num_states)

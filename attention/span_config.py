@@ -31,8 +31,8 @@ class SpanConfig:
         soft_span: Whether the interval fades out at its edges, which gives the span predictor a
             gradient (`spangym.attention.geometry.SoftEdge`).
         soft_edge_width: Width of a soft edge, in tokens, at least 1.
-        action_scale: Meaning of an action ``a``: ``relative``, the fraction ``a / 9`` of the
-            predicted span; ``absolute``, the fraction ``a / 9`` of the longest span.
+        action_scale: Meaning of an action ``a`` of ``A``: ``relative``, the fraction
+            ``a / (A - 1)`` of the predicted span; ``absolute``, of the longest span.
         local_projections: Whether the local path learns query, key and value projections.
         num_refinement_steps: Largest number of refinement passes, at least 1.
         num_induction_heads: Number of local heads with shifted keys (`SlidingWindowAttention`).

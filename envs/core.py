@@ -14,7 +14,6 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spangym.attention import NUM_ACTIONS
 from spangym.envs.data.dataset import sample_streams
 from spangym.envs.env_config import CUSTOM, EnvComponents, EnvConfig
 from spangym.envs.model.build_model import build_model
@@ -96,7 +95,8 @@ class SpanControlCore:
         self.observation_spec = config.observation_spec
         self.transition_model = TransitionModel(config, self.stack, self.reward)
         self.observation_space = make_observation_space(self.observation_spec)
-        with_kv, spans = spaces.MultiDiscrete([NUM_ACTIONS, 2, 2]), spaces.Discrete(NUM_ACTIONS)
+        num_actions = config.num_actions
+        with_kv, spans = spaces.MultiDiscrete([num_actions, 2, 2]), spaces.Discrete(num_actions)
         self.action_space = with_kv if config.control_kv_cache else spans
         self.episode_length = config.chunks_per_episode * config.num_layers
         self.step_count = self.episode_length
@@ -142,8 +142,9 @@ class SpanControlCore:
         """Set the span of the next layer in every environment, and run the layer.
 
         Args:
-            actions: Integers 0..9 of shape (num_envs,); with ``control_kv_cache`` of shape
-                (num_envs, 3): the span, and 0 or 1 for keys and for values.
+            actions: Integers in ``0..num_actions - 1`` of shape (num_envs,); with
+                ``control_kv_cache`` of shape (num_envs, 3): the span, and 0 or 1 for keys and for
+                values.
 
         Raises:
             ValueError: The actions are not in the action space, or a result is NaN or infinite.
@@ -298,7 +299,7 @@ class SpanControlCore:
             or not np.issubdtype(actions.dtype, np.integer)
             or ((actions < 0) | (actions >= high)).any()
         ):
-            wanted = f"an integer in 0..{NUM_ACTIONS - 1}"
+            wanted = f"an integer in 0..{self.config.num_actions - 1}"
             if self.config.control_kv_cache:
                 wanted += ", 0 or 1, and 0 or 1,"
             wanted += f" for each of {self.num_envs} environments"

@@ -16,12 +16,16 @@ import torch
 from annotated_types import Interval
 
 from spangym.attention import (
+    NUM_ACTIONS,
     FocusAttention,
     HybridAttention,
     IntegratedAttention,
     LocalGlobalAttention,
     ObservationSpec,
 )
+from spangym.attention.controllers.protocol import num_actions_of, num_states_of
+from spangym.attention.features import MAX_STATES, NUM_STATES
+from spangym.attention.geometry import MAX_ACTIONS
 from spangym.attention.observation_spec import ENCODINGS
 from spangym.attention.original.local_path import parse_fixes
 from spangym.attention.span_config import ActionScale, SpanConfig
@@ -110,13 +114,18 @@ class EnvConfig:
             1) and ``entropy_weight`` (default 0.1) of ``quality`` and ``attention``.
         cost_coef: Cost of scoring the query-key pairs of one full attention in every layer of a
             chunk, in units of reward, default 0.
+        num_actions: Number of spans to choose from, in 2..1000, default 10: action ``a`` asks for
+            the fraction ``a / (num_actions - 1)``.
         control_kv_cache: Whether the action also sets the recomputation of keys and values.
         observation_time: Whether observations are of the ``current`` chunk (default) or of the
             ``previous`` one, so that no action depends on tokens that come later.
         encoding: ``digits`` (default), ``box``, ``features`` or ``state``.
         pool_groups: Groups of dimensions to average the features over; default 0, no pooling.
         autocorrelation: Whether the observation includes lag correlations.
-        include_layer_index: Whether the observation includes the index of the layer.
+        include_layer_index: Whether the observation includes the index of the layer; of state ids,
+            each layer then has its own range.
+        num_states: Number of states of the encoding ``state``, in 2..1,000,000, default 10,000:
+            ids are taken modulo ``num_states - 1``.
         device: Device of the layers, as PyTorch names it, default ``cpu``.
 
     Raises:
@@ -144,12 +153,14 @@ class EnvConfig:
     split: str = "train"
     reward: str = "quality"
     cost_coef: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
+    num_actions: Annotated[int, Interval(ge=2, le=MAX_ACTIONS)] = NUM_ACTIONS
     control_kv_cache: bool = False
     observation_time: str = "current"
     encoding: str = "digits"
     pool_groups: Annotated[int, Interval(ge=0, le=2**16)] = 0
     autocorrelation: bool = False
     include_layer_index: bool = False
+    num_states: Annotated[int, Interval(ge=2, le=MAX_STATES)] = NUM_STATES
     device: str = "cpu"
     dataset_kwargs: dict[str, Any] = field(default_factory=dict)
     reward_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -397,6 +408,7 @@ def _config_of_layers(layers: Layers, kwargs: Mapping[str, Any]) -> dict[str, An
         raise ValueError(f"ctx must be at most {longest}, as the layers have, got {kwargs['ctx']}")
     first = modules[0]
     return {
+        **_counts_of_refiners(modules, kwargs),
         "num_layers": len(modules),
         "dims": first.dims,
         "heads": first.head,
@@ -406,3 +418,23 @@ def _config_of_layers(layers: Layers, kwargs: Mapping[str, Any]) -> dict[str, An
         "max_dist": first.config.max_dist,
         "device": str(first.projection.weight.device),
     }
+
+
+def _counts_of_refiners(
+    modules: Sequence[LocalGlobalAttention], kwargs: Mapping[str, Any]
+) -> dict[str, int]:
+    """The numbers of actions and states of the refiners in live layers, if there are any."""
+    refiners = [
+        refiner for each in modules if (refiner := getattr(each, "refiner", None)) is not None
+    ]
+    counts = {}
+    for name, count_of in (("num_actions", num_actions_of), ("num_states", num_states_of)):
+        found = {count_of(each) for each in refiners}
+        if len(found) > 1:
+            raise ValueError(f"refiners of the layers must have the same {name}, got {found}")
+        for count in found:
+            if kwargs.get(name, count) != count:
+                needed = f"{count}, as the refiners of the layers have"
+                raise ValueError(f"{name} must be {needed}, got {kwargs[name]}")
+            counts[name] = count
+    return counts

@@ -14,10 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spangym.attention import NUM_ACTIONS
 from spangym.envs.core import SpanControlCore
 from spangym.envs.state import State, tree_map
-from spangym.envs.transition import MAX_SPAN_ACTION
 from spangym.utils.scalars import as_int
 
 _MAX_BATCH = 400
@@ -25,11 +23,11 @@ _MAX_BATCH = 400
 
 
 def all_actions(core: SpanControlCore) -> NDArray[np.int64]:
-    """All actions of one environment, shape (10,).
+    """All actions of one environment, shape (num_actions,).
 
-    With ``control_kv_cache`` the shape is (40, 3), in lexicographic order.
+    With ``control_kv_cache`` the shape is (4 * num_actions, 3), in lexicographic order.
     """
-    spans = range(NUM_ACTIONS)
+    spans = range(core.config.num_actions)
     if not core.config.control_kv_cache:
         return np.array(spans)
     return np.array([*itertools.product(spans, range(2), range(2))])
@@ -64,14 +62,14 @@ def action_coverages(core: SpanControlCore) -> NDArray[np.float32]:
 def predictor_action(core: SpanControlCore) -> NDArray[np.int64]:
     """Action whose span scale is nearest to the next layer's own prediction, shape (num_envs,).
 
-    It is 9 where actions are fractions of the prediction.
+    It is the last one where actions are fractions of the prediction.
     """
-    state, index = core.state, core.layer
+    state, index, highest = core.state, core.layer, core.config.num_actions - 1
     layer = core.stack.layer(index)
     if layer.config.action_scale == "relative":
-        return np.full(core.num_envs, MAX_SPAN_ACTION)
+        return np.full(core.num_envs, highest)
     predicted = core.stack.run_layer(index, state.hidden, cache=state.caches[index]).span_scale
-    return (MAX_SPAN_ACTION * predicted).round().long().cpu().numpy()
+    return (highest * predicted).round().long().cpu().numpy()
 
 
 @torch.no_grad()
@@ -104,7 +102,8 @@ def lookahead(core: SpanControlCore, beam: int = 10) -> NDArray[np.float32]:
             offsets = torch.arange(num_actions, device=kept.device)[:, None] * plans.shape[1]
             rows = (kept + offsets).flatten()
             states, returns = _select(states, rows), plans.flatten()[rows]
-        groups = torch.arange(len(returns), device=returns.device).split(_MAX_BATCH // NUM_ACTIONS)
+        size = max(1, _MAX_BATCH // core.config.num_actions)
+        groups = torch.arange(len(returns), device=returns.device).split(size)
         rewards = torch.cat(
             [_try_all_actions(core, _select(states, rows), last)[1] for rows in groups]
         )

@@ -10,11 +10,11 @@ import functools
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from spangym.attention import ObservationSpec
-from spangym.attention.features import NUM_STATES, tuple_hash_id
 
 
 @functools.cache
@@ -36,7 +36,7 @@ def make_observation_space(spec: ObservationSpec) -> spaces.Space[Any]:
         return spaces.Box(-1.0, 1.0, (len(spec.nvec),), np.float32)
     if spec.encoding == "features":
         return spaces.Box(*_float32_bounds(spec), dtype=np.float32)
-    return spaces.Discrete(NUM_STATES)
+    return spaces.Discrete(spec.num_state_ids)
 
 
 def to_observations(spec: ObservationSpec, numbers: NDArray[np.float64]) -> NDArray[Any]:
@@ -56,5 +56,4 @@ def to_observations(spec: ObservationSpec, numbers: NDArray[np.float64]) -> NDAr
         return numbers.astype(np.float32)
     if spec.encoding == "features":
         return numbers.astype(np.float32).clip(*_float32_bounds(spec))
-    rows = numbers.astype(np.int64).tolist()
-    return np.array([tuple_hash_id(row) for row in rows], dtype=np.int64)
+    return spec.state_ids(torch.from_numpy(numbers)).numpy()

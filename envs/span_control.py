@@ -36,9 +36,9 @@ class SpanControlEnv(BatchedEnvMixin, gym.Env[Any, Any]):
     | `Sparsity-v0`    | 2 blocks trained on the task | melodies that repeat           | `task`    |
 
     ## Action Space
-    ``Discrete(10)``: action ``a`` sets the span scale ``m``. With random layers ``m = p * a / 9``,
-    where ``p`` in (0, 1) is the layer's own prediction; with trained layers, or with
-    ``action_scale="absolute"``, ``m = a / 9``.
+    ``Discrete(num_actions)``, 10 by default: action ``a`` sets the span scale ``m``. With random
+    layers ``m = p * a / (num_actions - 1)``, where ``p`` in (0, 1) is the layer's own prediction;
+    with trained layers, or with ``action_scale="absolute"``, ``m = a / (num_actions - 1)``.
 
     | Action | Meaning                                                                       |
     |--------|-------------------------------------------------------------------------------|
@@ -46,8 +46,9 @@ class SpanControlEnv(BatchedEnvMixin, gym.Env[Any, Any]):
     | 1 .. 8 | windows of ``int(win_size * m)`` queries, spans of ``int(max_span * m)`` keys |
     | 9      | the longest span                                                              |
 
-    With ``control_kv_cache=True`` it is ``MultiDiscrete([10, 2, 2])``: the span, and whether the
-    global path recomputes its keys, and its values (1), or reuses those of the previous chunk (0).
+    With ``control_kv_cache=True`` it is ``MultiDiscrete([num_actions, 2, 2])``: the span, and
+    whether the global path recomputes its keys, and its values (1), or reuses those of the previous
+    chunk (0).
 
     ## Observation Space
     Mean and population variance, over the tokens, of each dimension of the layer's normalized
@@ -61,10 +62,13 @@ class SpanControlEnv(BatchedEnvMixin, gym.Env[Any, Any]):
     | `features` | ``Box(..., (2 * dims,), float32)``   | means and variances                 |
     | `state`    | ``Discrete(9999)``                   | ``hash(tuple(digits)) % 9999``      |
 
+    ``num_states`` is 10,000 by default; state ids are taken modulo ``num_states - 1``.
+
     ``pool_groups=G`` first averages neighboring dimensions to ``G`` groups;
     ``autocorrelation=True`` adds nine lag correlations
     (`spangym.attention.features.autocorrelation_buckets`), ``include_layer_index=True`` adds the
-    index of the layer at the end. With ``observation_time="previous"`` the features are those of
+    index of the layer at the end, and to a state id ``num_states - 1`` times the index, so that
+    each layer has its own ids. With ``observation_time="previous"`` the features are those of
     the previous chunk, and of the first token where there is none (behind a layer that is not
     causal, that token depends on the others).
 
@@ -119,7 +123,7 @@ class SpanControlEnv(BatchedEnvMixin, gym.Env[Any, Any]):
       which brings its own ``cost_coef``.
     * ``layers``: a sequence of `spangym.attention.IntegratedAttention` or of its relatives, or a
       `spangym.envs.LayerStack`, used as they are, on their device, also while they train; they take
-      the place of ``checkpoint``.
+      the place of ``checkpoint``. Refiners in them set ``num_actions`` and ``num_states``.
 
     >>> import gymnasium as gym
     >>> env = gym.make("spangym.envs:spangym/SpanControl-v0", encoding="state")
@@ -176,7 +180,7 @@ class SpanControlEnv(BatchedEnvMixin, gym.Env[Any, Any]):
         """Set the span of the next layer, and run the layer.
 
         Args:
-            action: 0..9; three integers with ``control_kv_cache``.
+            action: ``0..num_actions - 1``; three integers with ``control_kv_cache``.
 
         Returns:
             Observation, reward, terminated (always False), truncated and info.

@@ -9,13 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from spangym.attention import NUM_ACTIONS, LayerCache, LayerOutput
+from spangym.attention import LayerCache, LayerOutput
 from spangym.envs.env_config import EnvConfig, full_qk_pairs
 from spangym.envs.model.stack import LayerStack
 from spangym.envs.rewards import Reward, RewardContext
 from spangym.envs.state import Episode, State
-
-MAX_SPAN_ACTION = NUM_ACTIONS - 1
 
 _OUTPUT_METRICS = ("span_scale", "window", "span", "qk_pairs", "num_refinement_steps")
 """Fields of a `LayerOutput`, one number per environment each."""
@@ -72,9 +70,12 @@ class TransitionModel:
         if episode.targets is None:
             return state
         caches: list[LayerCache | None] = []
-        actions = torch.full((len(hidden),), MAX_SPAN_ACTION, device=hidden.device)
+        num_actions = self.config.num_actions
+        actions = torch.full((len(hidden),), num_actions - 1, device=hidden.device)
         for index, cache in enumerate(state.full_caches):
-            layer_output = self.stack.run_layer(index, hidden, actions, cache=cache)
+            layer_output = self.stack.run_layer(
+                index, hidden, actions, num_actions=num_actions, cache=cache
+            )
             hidden = self.stack.connect(index, hidden, layer_output.output)
             caches.append(layer_output.cache)
         targets = episode.targets[:, chunk]
@@ -99,8 +100,9 @@ class TransitionModel:
     ) -> LayerOutput:
         """Run layer ``index`` with the spans that the actions set.
 
-        Actions are integers 0..9 of shape (num_envs,), with ``control_kv_cache`` (num_envs, 3), on
-        the device; with ``return_stats`` statistics of the local attention weights are computed.
+        Actions are integers in ``0..num_actions - 1`` of shape (num_envs,), with
+        ``control_kv_cache`` (num_envs, 3), on the device; with ``return_stats`` statistics of the
+        local attention weights are computed.
         """
         recompute_kv = None
         if self.config.control_kv_cache:
@@ -109,6 +111,7 @@ class TransitionModel:
             index,
             state.hidden,
             actions,
+            num_actions=self.config.num_actions,
             recompute_kv=recompute_kv,
             cache=state.caches[index],
             return_stats=return_stats,

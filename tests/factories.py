@@ -18,7 +18,6 @@ from spangym.attention.controllers.exported import ExportedPolicy
 from spangym.attention.controllers.lookup import GRID_STEPS, KMeansPolicy, LookupPolicy
 from spangym.attention.controllers.mlp import MLPPolicy
 from spangym.attention.controllers.policy_heads import ObsNormalization, PolicyHead
-from spangym.attention.features import NUM_STATES
 from spangym.attention.observation_spec import ObservationSpec
 from spangym.envs import ENVIRONMENTS, EnvConfig, SB3SpanControlVecEnv, make_config
 from spangym.envs.model.pretrain import PretrainConfig, pretrain
@@ -72,7 +71,8 @@ POLICY_DIMS = 16
 def make_policy_head(observation: ObservationSpec, kind: str = "mlp", **options: Any) -> PolicyHead:
     generator = torch.Generator().manual_seed(3)
     if kind == "lookup":
-        return LookupPolicy(observation, torch.randint(10, (NUM_STATES,), generator=generator))
+        size = (observation.num_state_ids,)
+        return LookupPolicy(observation, torch.randint(10, size, generator=generator))
     if kind == "kmeans":
         numbers = observation.num_features
         means = torch.zeros(numbers).double()
@@ -88,7 +88,7 @@ def make_policy_head(observation: ObservationSpec, kind: str = "mlp", **options:
             actions,
             by_layer=True,
         )
-    one_hot = {"digits": sum(observation.nvec), "state": NUM_STATES}
+    one_hot = {"digits": sum(observation.nvec), "state": observation.num_state_ids}
     inputs = one_hot.get(observation.encoding, len(observation.nvec))
     outputs = 10 * options.get("quantiles", 1)
     weights = [torch.randn(size, generator=generator) / 3 for size in ((20, inputs), (outputs, 20))]

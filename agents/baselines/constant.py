@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from spangym.attention import NUM_ACTIONS
+from spangym.agents.base import num_actions_in
+from spangym.attention.geometry import MAX_ACTIONS, NUM_ACTIONS
 from spangym.utils.atomic_io import atomic_write, ensure_suffix
 from spangym.utils.rng import Seed, make_generator
 from spangym.utils.scalars import as_int
@@ -23,6 +24,7 @@ class BaselinePolicy:
     """
 
     saved: ClassVar[tuple[str, ...]] = ()
+    _num_actions = NUM_ACTIONS
 
     def learn(self, env: VecEnv, steps: int) -> None:
         """Play ``steps`` steps over all environments."""
@@ -30,8 +32,14 @@ class BaselinePolicy:
         for _ in range(steps // env.num_envs):
             observations, *_ = env.step(self.predict(observations))
 
+    def on_episode_start(self, env: Any) -> None:
+        """Take the number of actions from the environment."""
+        self._num_actions = num_actions_in(env)
+
     def _reset(self, env: VecEnv) -> Any:
-        return env.reset()
+        observations = env.reset()
+        self.on_episode_start(env)
+        return observations
 
     def predict(self, observations: Any) -> NDArray[np.int64]:
         """Return the actions, shape (num_envs,)."""
@@ -67,7 +75,7 @@ class RandomPolicy(BaselinePolicy):
 
     def predict(self, observations: Any) -> NDArray[np.int64]:
         """Return the actions, shape (num_envs,)."""
-        return self._generator.integers(NUM_ACTIONS, size=len(observations))
+        return self._generator.integers(self._num_actions, size=len(observations))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as JSON values."""
@@ -82,14 +90,22 @@ class FixedSpanPolicy(BaselinePolicy):
     """Always the same action.
 
     Args:
-        action: Action, 0 to 9.
+        action: Action, 0 for no span.
     """
 
     saved = ("action",)
 
     def __init__(self, action: int) -> None:
-        self.action = as_int("action", action, 0, NUM_ACTIONS - 1)
+        self.action = as_int("action", action, 0, MAX_ACTIONS - 1)
 
     def predict(self, observations: Any) -> NDArray[np.int64]:
         """Return the actions, shape (num_envs,)."""
         return np.full(len(observations), self.action)
+
+
+class FullSpanPolicy(BaselinePolicy):
+    """Always the last action: the longest span."""
+
+    def predict(self, observations: Any) -> NDArray[np.int64]:
+        """Return the actions, shape (num_envs,)."""
+        return np.full(len(observations), self._num_actions - 1)

@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
+from spangym.agents.base import num_actions_in
 from spangym.agents.baselines.env_aware import EnvAwarePolicy, SupportsLookahead, num_layers_of
-from spangym.attention import NUM_ACTIONS
 from spangym.utils.rng import Seed, make_generator
 from spangym.utils.scalars import as_float
 
 _MAX_LAYERS = 3
 """Number of layers up to which all action sequences of a chunk are tried."""
+_MAX_SEQUENCES = 1_000_000
+"""Number of action sequences up to which all of them are tried."""
 
 
 @dataclass
@@ -23,8 +25,8 @@ class ReturnStats:
     """Returns of action sequences on the chunks of one content type.
 
     Attributes:
-        counts: Number of chunks by action sequence, int64 (10^layers,).
-        totals: Sum of returns by action sequence, float64 (10^layers,).
+        counts: Number of chunks by action sequence, int64 (actions^layers,).
+        totals: Sum of returns by action sequence, float64 (actions^layers,).
     """
 
     counts: NDArray[np.int64]
@@ -71,10 +73,14 @@ class ContentOracleAgent(EnvAwarePolicy):
         num_layers = num_layers_of(env)
         if num_layers > _MAX_LAYERS:
             rule = f"use at most {_MAX_LAYERS} layers, not {num_layers}"
-            raise ValueError(f"it tries all {NUM_ACTIONS}^layers action sequences: {rule}")
+            raise ValueError(f"it tries all action sequences of a chunk: {rule}")
+        if (number := num_actions_in(env) ** num_layers) > _MAX_SEQUENCES:
+            raise ValueError(
+                f"it tries all action sequences of a chunk, at most {_MAX_SEQUENCES}, not {number}"
+            )
         if (trained := self._num_layers) not in (0, num_layers):
             raise ValueError(f"the agent was trained with {trained} layers, not {num_layers}")
-        self._num_layers = num_layers
+        self._num_layers, self._num_actions = num_layers, num_actions_in(env)
         env.reset()
         lookahead_env = cast(SupportsLookahead, env)
         chunks, rest = divmod(steps // env.num_envs, num_layers)
@@ -126,10 +132,11 @@ class ContentOracleAgent(EnvAwarePolicy):
         return int(np.divide(sums, shares, out=overall, where=shares > 0).argmax())
 
     def _actions(self, sequences: NDArray[np.int64], layer: int) -> NDArray[np.int64]:
-        return sequences // NUM_ACTIONS ** (self._num_layers - 1 - layer) % NUM_ACTIONS
+        following = self._num_layers - 1 - layer
+        return sequences // self._num_actions**following % self._num_actions
 
     def _empty_stats(self) -> ReturnStats:
-        number = NUM_ACTIONS**self._num_layers
+        number = self._num_actions**self._num_layers
         return ReturnStats(np.zeros(number, np.int64), np.zeros(number))
 
     def state_dict(self) -> dict[str, Any]:

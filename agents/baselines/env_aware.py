@@ -10,7 +10,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from spangym.agents.baselines.constant import BaselinePolicy
-from spangym.attention import NUM_ACTIONS
 from spangym.utils.scalars import as_float, as_int
 
 
@@ -68,6 +67,7 @@ class EnvAwarePolicy(BaselinePolicy):
 
     def on_episode_start(self, env: Any) -> None:
         """Set the environment, a `SupportsLookahead`, after its reset."""
+        super().on_episode_start(env)
         self._env = env
         self._decisions = 0
 
@@ -89,10 +89,14 @@ class EnvAwarePolicy(BaselinePolicy):
         self._decisions += 1
         return (self._decisions - 1) % num_layers
 
-    def _reset(self, env: VecEnv) -> Any:
-        observations = super()._reset(env)
-        self.on_episode_start(env)
-        return observations
+    def _best_actions(self, scores: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the actions of highest score; with cache control, (span, key, value) triples."""
+        scores = np.atleast_2d(scores)
+        best = scores.argmax(1)
+        if scores.shape[1] == self._num_actions:
+            return best
+        # Columns are ordered with the span slowest.
+        return np.stack(np.unravel_index(best, (self._num_actions, 2, 2)), axis=-1)
 
 
 class SpanPredictorPolicy(EnvAwarePolicy):
@@ -130,7 +134,7 @@ class CoverageThresholdPolicy(EnvAwarePolicy):
         del observations
         sufficient = np.atleast_2d(self.env.action_coverages()) >= self.target
         sufficient[:, -1] = True
-        return _to_actions(sufficient)
+        return self._best_actions(sufficient)
 
 
 class MyopicPolicy(EnvAwarePolicy):
@@ -149,7 +153,7 @@ class MyopicPolicy(EnvAwarePolicy):
     def predict(self, observations: Any) -> NDArray[np.int64]:
         """Return the best actions, shape (num_envs,); ties go to the lowest."""
         del observations
-        return _to_actions(self.env.peek())
+        return self._best_actions(self.env.peek())
 
 
 class OracleAgent(EnvAwarePolicy):
@@ -167,14 +171,4 @@ class OracleAgent(EnvAwarePolicy):
     def predict(self, observations: Any) -> NDArray[np.int64]:
         """Return the best actions, shape (num_envs,); ties go to the lowest."""
         del observations
-        return _to_actions(self.env.lookahead(self.beam))
-
-
-def _to_actions(scores: NDArray[Any]) -> NDArray[np.int64]:
-    """Return the actions of highest score; with cache control, (span, key, value) triples."""
-    scores = np.atleast_2d(scores)
-    best = scores.argmax(1)
-    if scores.shape[1] == NUM_ACTIONS:
-        return best
-    # Columns are ordered with the span slowest.
-    return np.stack(np.unravel_index(best, (NUM_ACTIONS, 2, 2)), axis=-1)
+        return self._best_actions(self.env.lookahead(self.beam))

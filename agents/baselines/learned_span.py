@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from spangym.agents.baselines.env_aware import EnvAwarePolicy, num_layers_of
-from spangym.attention import NUM_ACTIONS
 from spangym.utils.scalars import as_float
 
 _MIN_SCALE = 1e-3
@@ -80,7 +79,7 @@ class LearnedSpanAgent(EnvAwarePolicy):
         if not len(self.scales):
             raise RuntimeError("the agent has not learned yet: call learn() or load() first")
         scale = self.scales[self._next_layer(len(self.scales))].item()
-        return np.full(len(observations), round((NUM_ACTIONS - 1) * scale))
+        return np.full(len(observations), round((self._num_actions - 1) * scale))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as JSON values."""

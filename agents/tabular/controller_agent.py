@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -9,10 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from spangym.agents.base import CheckpointCallback, noop
+from spangym.agents.base import CheckpointCallback, noop, num_actions_in
 from spangym.agents.baselines.env_aware import SupportsLookahead
 from spangym.attention import SpanController
-from spangym.attention.controllers.protocol import StatefulController
+from spangym.attention.controllers.protocol import (
+    StatefulController,
+    num_actions_of,
+    num_states_of,
+)
 from spangym.utils.rng import get_global_rng_state, set_global_rng_state
 from spangym.utils.scalars import as_int
 from spangym.utils.signatures import parameters_of
@@ -26,6 +31,9 @@ Transition = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]
 
 class TabularAgent:
     """Trains a `spangym.attention.SpanController` on every step of every environment.
+
+    The controller's attributes ``actions`` and ``states``, 10 and 10,000 without, must be the
+    numbers of actions and states of the environment.
 
     Optional methods of the controller:
 
@@ -55,6 +63,36 @@ class TabularAgent:
         self._resume = False
 
     @property
+    def env_counts(self) -> dict[str, int]:
+        """Numbers of actions and states that an environment must have, by argument."""
+        return {
+            "num_actions": num_actions_of(self.controller),
+            "num_states": num_states_of(self.controller),
+        }
+
+    def check_env(self, env: VecEnv) -> None:
+        """Raise a `ValueError` if the agent cannot learn in the environment.
+
+        It has another number of actions or states, or no observations of the layers' outputs.
+        """
+        if self.bootstrap_from == "layer_output" and not hasattr(env, "output_observations"):
+            raise ValueError(
+                "bootstrap_from = 'layer_output' needs an environment with output_observations(): "
+                "use 'next_obs'"
+            )
+        found = {"num_actions": num_actions_in(env)}
+        # Environments of the user's own number their states as they like.
+        with contextlib.suppress(AttributeError):
+            found["num_states"] = env.get_attr("config")[0].num_states
+        for name, count in self.env_counts.items():
+            if found.get(name, count) != count:
+                controller, own = type(self.controller).__name__, name.removeprefix("num_")
+                raise ValueError(
+                    f"{controller} has {own} = {count}, its environment {name} = {found[name]}: "
+                    "they must be equal"
+                )
+
+    @property
     def resumable(self) -> bool:
         """Whether the controller has a state dict."""
         return isinstance(self.controller, StatefulController)
@@ -64,6 +102,7 @@ class TabularAgent:
     ) -> None:
         """Train; see `spangym.agents.base.ResumableAgent`."""
         steps = as_int("steps", steps, 0)
+        self.check_env(env)
         if not self._resume:
             self._observations, self._steps_done = np.asarray(env.reset()), 0
         self._resume = False

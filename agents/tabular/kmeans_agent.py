@@ -45,6 +45,11 @@ class KMeansQAgent(TabularAgent):
         self._generator = make_generator(seed)
         self._buffer: list[Transition] = []
 
+    @property
+    def env_counts(self) -> dict[str, int]:
+        """Number of actions that an environment must have; states are clusters."""
+        return {"num_actions": self.refiner.actions}
+
     def learn(
         self, env: VecEnv, steps: int, checkpoint_callback: CheckpointCallback = noop
     ) -> None:
@@ -61,7 +66,7 @@ class KMeansQAgent(TabularAgent):
     def _choose_actions(self, observations: NDArray[Any]) -> NDArray[np.int64]:
         if self.discretizer.is_fitted:
             return super()._choose_actions(observations)
-        return self._generator.integers(self.refiner.n_actions, size=len(observations))
+        return self._generator.integers(self.refiner.actions, size=len(observations))
 
     def _update(self, transition: Transition) -> None:
         self.discretizer.partial_fit(transition[0])

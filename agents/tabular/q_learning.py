@@ -15,10 +15,13 @@ from spangym.agents.tabular.q_table import (
     EligibilityTraces,
     QRow,
     QTable,
+    QValues,
     table_from_tensors,
     table_to_tensors,
 )
 from spangym.agents.tabular.schedules import LinearSchedule
+from spangym.attention.features import MAX_STATES, NUM_STATES
+from spangym.attention.geometry import MAX_ACTIONS, NUM_ACTIONS
 from spangym.utils.atomic_io import ensure_suffix
 from spangym.utils.rng import Seed, make_generator, rng_from_tensor, rng_to_tensor
 from spangym.utils.scalars import as_bool, as_float, as_int
@@ -43,8 +46,10 @@ class Refiner:
     change this. Implements `spangym.attention.SpanController`.
 
     Args:
-        n_states: Number of states, for information; rows exist only for states that were updated.
-        n_actions: Number of actions.
+        states: Number of states, in 2..1,000,000: layers and environments take state ids modulo
+            ``states - 1``. Rows exist only for states that were updated.
+        actions: Number of actions, in 2..1000: action ``a`` asks for the fraction
+            ``a / (actions - 1)`` of the span.
         alpha: Learning rate, in (0, 1]; a `LinearSchedule` or its fields counts updates.
         gamma: Discount factor, in [0, 1].
         epsilon: Exploration rate, in [0, 1]; a `LinearSchedule` or its fields counts decisions.
@@ -69,14 +74,16 @@ class Refiner:
     Example:
         >>> refiner = Refiner(epsilon=0.0)
         >>> refiner.update(state=7, action=3, reward=1.0, next_state=8)
-        >>> refiner.choose_action(7), refiner.q_value(7, 3), refiner.choose_action(8)
+        >>> refiner.choose_action(7), refiner.get_value(7, 3), refiner.choose_action(8)
         (3, 0.1, 0)
+        >>> refiner.R
+        {(7, 3): 0.1}
     """
 
     def __init__(
         self,
-        n_states: int = 10_000,
-        n_actions: int = 10,
+        states: int = NUM_STATES,
+        actions: int = NUM_ACTIONS,
         alpha: Rate = 0.1,
         gamma: float = 0.9,
         epsilon: Rate = 0.1,
@@ -88,7 +95,8 @@ class Refiner:
         watkins: bool = True,
         seed: Seed = None,
     ) -> None:
-        n_states, n_actions = as_int("n_states", n_states, 1), as_int("n_actions", n_actions, 1)
+        self.states = as_int("states", states, 2, MAX_STATES)
+        self.actions = as_int("actions", actions, 2, MAX_ACTIONS)
         gamma, lambda_ = as_float("gamma", gamma, 0, 1), as_float("lambda_", lambda_, 0, 1)
         initial_q, double_q = as_float("initial_q", initial_q), as_bool("double_q", double_q)
         count_based_lr = as_bool("count_based_lr", count_based_lr)
@@ -105,8 +113,6 @@ class Refiner:
         ):
             if not holds:
                 raise ValueError(f"{name} must be {rule}, got {value!r}")
-        self.n_states = n_states
-        self.n_actions = n_actions
         self.alpha = alphas.start
         self.gamma = gamma
         self.epsilon = epsilons.start
@@ -118,7 +124,8 @@ class Refiner:
         self._epsilon_schedule = None if epsilons.is_constant else epsilons
         self._decisions = self._updates = 0
         # States without a row of their own have this one.
-        self._initial = QRow([initial_q] * n_actions, [0] * n_actions if count_based_lr else None)
+        self._initial = QRow([initial_q] * self.actions)
+        self._count_based_lr = count_based_lr
         self._table: QTable = {}
         self._second_table: QTable = {}
         self._traces = EligibilityTraces() if lambda_ else None
@@ -128,7 +135,7 @@ class Refiner:
     def choose_action(self, state: int) -> int:
         """Choose a random action with probability epsilon, else a greedy one."""
         if self._draw() < self.epsilon:
-            action = int(self._draw() * self.n_actions)
+            action = int(self._draw() * self.actions)
         elif self._random_ties:
             best = self._best_actions(state)
             action = best[int(self._draw() * len(best))]
@@ -161,10 +168,9 @@ class Refiner:
             table, next_value = self._table, self._table.get(next_state, self._initial).best
         row = table.get(state) or self._add_row(table, state)
         td_error = reward + self.gamma * next_value - row[action]
-        if row.visits is not None:
-            row.visits[action] += 1
+        row.visits[action] += 1
         if self._traces is None:
-            rate = self.alpha if row.visits is None else self._learning_rate(row, action)
+            rate = self._learning_rate(row, action) if self._count_based_lr else self.alpha
             row.set(action, row[action] + rate * td_error)
         else:
             is_greedy = not self.watkins or action in self._best_actions(state)
@@ -186,7 +192,7 @@ class Refiner:
         return learning, evaluating.get(next_state, self._initial)[greedy]
 
     def _learning_rate(self, row: QRow, action: int) -> float:
-        if row.visits is None:
+        if not self._count_based_lr:
             return self.alpha
         # With double Q-learning a trace may reach a value that only the other table has updated.
         return max(self.alpha, 1 / max(1, row.visits[action]))
@@ -212,9 +218,19 @@ class Refiner:
             self._draws = self._generator.random(_DRAWS).tolist()
         return self._draws.pop()
 
-    def q_value(self, state: int, action: int) -> float:
+    @property
+    def R(self) -> QValues:  # noqa: N802  (the original's name)
+        """The values that were updated or set, by (state, action); a view that can be changed."""
+        tables = (self._table, self._second_table) if self.double_q else (self._table,)
+        return QValues(tables, self._initial)
+
+    def get_value(self, state: int, action: int) -> float:
         """Return the value of an action in a state; ``initial_q`` if it was never updated."""
         return self._q_values(state)[action]
+
+    def set_value(self, state: int, action: int, value: float) -> None:
+        """Set the value of an action in a state."""
+        self.R[state, action] = value
 
     def greedy_actions(self, states: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
         """Return `greedy_action` of each state, in the same shape.
@@ -230,16 +246,19 @@ class Refiner:
         """Return everything that learning changes; a layer stores it with its own state dict.
 
         Returns:
-            ``states``, int64 (n,), of the table; their ``values``, float64 (n, actions); the
-            ``generator`` state, uint8; and, where in use: ``visits``, int64 (n, actions);
-            ``second_states``, ``second_values``, ``second_visits`` of the second table;
-            ``counts`` of decisions and updates; unused ``draws``; the tensors of
+            ``sizes``, the numbers of states and actions; ``states``, int64 (n,), of the table;
+            their ``values``, float64, and ``visits``, int64 (n, actions); the ``generator`` state,
+            uint8; and, where in use: ``second_states``, ``second_values``, ``second_visits`` of
+            the second table; ``counts`` of decisions and updates; unused ``draws``; the tensors of
             `EligibilityTraces.state_dict`.
         """
-        tensors = {"generator": rng_to_tensor(self._generator)}
-        tensors |= table_to_tensors(self._table, self._initial)
+        tensors = {
+            "sizes": torch.tensor([self.states, self.actions]),
+            "generator": rng_to_tensor(self._generator),
+            **table_to_tensors(self._table, self.actions),
+        }
         if self.double_q:
-            second = table_to_tensors(self._second_table, self._initial)
+            second = table_to_tensors(self._second_table, self.actions)
             tensors |= {f"second_{name}": tensor for name, tensor in second.items()}
         if self._alpha_schedule or self._epsilon_schedule:
             tensors["counts"] = torch.tensor([self._decisions, self._updates])
@@ -260,10 +279,19 @@ class Refiner:
         problems += [f"{name!r} is not used here" for name in sorted(stored - expected)]
         if problems:
             raise ValueError(f"it was stored with other options: {', '.join(problems)}")
-        table = table_from_tensors(state_dict, "", self._initial)
-        if self.double_q:
-            self._second_table = table_from_tensors(state_dict, "second_", self._initial)
-        self._table = table
+        for name, stored, own in zip(
+            ("states", "actions"),
+            state_dict["sizes"].tolist(),
+            (self.states, self.actions),
+            strict=True,
+        ):
+            if stored != own:
+                raise ValueError(f"{stored} {name} are stored, this refiner has {own}")
+        tables = {"": self._table} | ({"second_": self._second_table} if self.double_q else {})
+        loaded = {prefix: table_from_tensors(state_dict, prefix) for prefix in tables}
+        for prefix, table in tables.items():
+            table.clear()
+            table.update(loaded[prefix])
         if self._traces:
             self._traces.load_state_dict(state_dict)
         if "counts" in state_dict:

@@ -1,8 +1,8 @@
-"""The rows of a Q-table, and the eligibility traces of Q(lambda)."""
+"""The rows of a Q-table, its values as a mapping, and the eligibility traces of Q(lambda)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ class QRow(list[float]):
     Attributes:
         best: Highest value.
         greedy: Lowest action that has the highest value.
-        visits: Number of updates of each value; None if updates are not counted.
+        visits: Number of updates of each value.
 
     Example:
         >>> row = QRow([0.0, 0.0, 0.0])
@@ -32,11 +32,11 @@ class QRow(list[float]):
         super().__init__(values)
         self.best = max(values)
         self.greedy = values.index(self.best)
-        self.visits = visits
+        self.visits = [0] * len(values) if visits is None else visits
 
     def copy(self) -> QRow:
         """Return an independent copy."""
-        return QRow(self, None if self.visits is None else [*self.visits])
+        return QRow(self, [*self.visits])
 
     def set(self, action: int, value: float) -> None:
         """Set the value of one action; only a decrease of the maximum searches the row."""
@@ -54,34 +54,93 @@ QTable = dict[int, QRow]
 """Rows of the states that were updated."""
 
 
-def table_to_tensors(table: QTable, initial: QRow) -> dict[str, Tensor]:
-    """Convert a table to ``states`` (n,), ``values`` and, if counted, ``visits`` (n, actions).
+class QValues(MutableMapping[tuple[int, int], float]):
+    """A view of the values of a refiner by (state, action): the original's dict ``R``.
+
+    It contains the values that were updated or set.
+
+    Args:
+        tables: The refiner's tables, of which a value is the mean.
+        initial: Row of a state without values.
 
     Example:
-        >>> tensors = table_to_tensors({7: QRow([0.0, 0.5])}, initial=QRow([0.0, 0.0]))
-        >>> [tensor.tolist() for tensor in tensors.values()]
-        [[7], [[0.0, 0.5]]]
+        >>> values = QValues([{}], initial=QRow([0.0, 0.0]))
+        >>> values[7, 1] = 0.5
+        >>> values, values.get((7, 0), 0.0)
+        ({(7, 1): 0.5}, 0.0)
     """
-    rows, shape = dict(sorted(table.items())), (-1, len(initial))
-    tensors = {
+
+    def __init__(self, tables: Sequence[QTable], initial: QRow) -> None:
+        self._tables = tables
+        self._initial = initial
+
+    def __getitem__(self, key: tuple[int, int]) -> float:
+        """Return a value; KeyError if it was neither updated nor set."""
+        state, action = key
+        rows = [table.get(state, self._initial) for table in self._tables]
+        if not 0 <= action < len(self._initial) or not any(row.visits[action] for row in rows):
+            raise KeyError(key)
+        return sum(row[action] for row in rows) / len(rows)
+
+    def __setitem__(self, key: tuple[int, int], value: float) -> None:
+        """Set a value in every table; it counts as updated."""
+        state, action = key
+        if not 0 <= action < len(self._initial):
+            raise ValueError(f"action must be in 0..{len(self._initial) - 1}, got {action}")
+        for table in self._tables:
+            row = table.setdefault(state, self._initial.copy())
+            row.set(action, float(value))
+            row.visits[action] = max(1, row.visits[action])
+
+    def __delitem__(self, key: tuple[int, int]) -> None:
+        """Reset a value to that of unseen states."""
+        _ = self[key]
+        state, action = key
+        for table in self._tables:
+            if (row := table.get(state)) is not None:
+                row.set(action, self._initial[action])
+                row.visits[action] = 0
+                if not any(row.visits):
+                    del table[state]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Iterate over the pairs of states and actions."""
+        for state in dict.fromkeys(state for table in self._tables for state in table):
+            rows = [table.get(state, self._initial) for table in self._tables]
+            for action in range(len(self._initial)):
+                if any(row.visits[action] for row in rows):
+                    yield state, action
+
+    def __len__(self) -> int:
+        """Return the number of values."""
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        """Return the values as a dict."""
+        return repr(dict(self))
+
+
+def table_to_tensors(table: QTable, num_actions: int) -> dict[str, Tensor]:
+    """Convert a table to ``states`` (n,), ``values`` and ``visits`` (n, actions).
+
+    Example:
+        >>> tensors = table_to_tensors({7: QRow([0.0, 0.5], [0, 1])}, num_actions=2)
+        >>> [tensor.tolist() for tensor in tensors.values()]
+        [[7], [[0.0, 0.5]], [[0, 1]]]
+    """
+    rows, shape = dict(sorted(table.items())), (-1, num_actions)
+    visits = [row.visits for row in rows.values()]
+    return {
         "states": torch.tensor([*rows], dtype=torch.int64),
         "values": torch.tensor([*rows.values()], dtype=torch.float64).reshape(shape),
+        "visits": torch.tensor(visits, dtype=torch.int64).reshape(shape),
     }
-    if initial.visits is not None:
-        visits = [row.visits for row in rows.values()]
-        tensors["visits"] = torch.tensor(visits, dtype=torch.int64).reshape(shape)
-    return tensors
 
 
-def table_from_tensors(tensors: Mapping[str, Tensor], prefix: str, initial: QRow) -> QTable:
+def table_from_tensors(tensors: Mapping[str, Tensor], prefix: str) -> QTable:
     """Convert the tensors of `table_to_tensors`, each named with a prefix, to a table."""
-    states, values = tensors[f"{prefix}states"].tolist(), tensors[f"{prefix}values"]
-    if values.shape[-1] != len(initial):
-        raise ValueError(f"{values.shape[-1]} actions are stored, this refiner has {len(initial)}")
-    if initial.visits is None:
-        return {state: QRow(row) for state, row in zip(states, values.tolist(), strict=True)}
-    rows = zip(states, values.tolist(), tensors[f"{prefix}visits"].tolist(), strict=True)
-    return {state: QRow(row, visits) for state, row, visits in rows}
+    columns = (tensors[f"{prefix}{name}"].tolist() for name in ("states", "values", "visits"))
+    return {state: QRow(row, visits) for state, row, visits in zip(*columns, strict=True)}
 
 
 class EligibilityTraces:

@@ -100,6 +100,11 @@ class ExportedPolicy(nn.Module):
         self.register_buffer("layer_feature", layer_feature, persistent=False)
         self.register_buffer("index", torch.tensor([layer]), persistent=False)
 
+    @property
+    def num_actions(self) -> int:
+        """Number of actions: action ``a`` asks for the fraction ``a / (num_actions - 1)``."""
+        return self.head.num_actions
+
     def forward(self, local_input: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Choose actions, int64 of shape (batch,), for a layer's normalized input.
 

@@ -7,9 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from spangym.attention.controllers.policy_heads import ObsNormalizer, PolicyHead
-from spangym.attention.features import NUM_STATES
 from spangym.attention.geometry import NUM_ACTIONS
-from spangym.attention.hashing import tuple_hash_states
 from spangym.attention.observation_spec import ObservationSpec
 
 GRID_STEPS, CLIP_STD = 1024.0, 128.0
@@ -21,7 +19,8 @@ class LookupPolicy(PolicyHead):
 
     Args:
         observation: The observation, with the encoding ``state``.
-        actions: Shape (9999,), integers 0..9.
+        actions: Integers in ``0..num_actions - 1``, shape (observation.num_state_ids,).
+        num_actions: Number of actions.
 
     Raises:
         ValueError: The arguments do not fit one another.
@@ -37,24 +36,27 @@ class LookupPolicy(PolicyHead):
     head_type = "lookup"
     actions: Tensor
 
-    def __init__(self, observation: ObservationSpec, actions: Tensor) -> None:
+    def __init__(
+        self, observation: ObservationSpec, actions: Tensor, num_actions: int = NUM_ACTIONS
+    ) -> None:
         super().__init__()
         if observation.encoding != "state":
             raise ValueError(
                 f"a table reads state ids: encoding must be 'state', got {observation.encoding!r}"
             )
-        _check_actions(actions, (NUM_STATES,))
+        _check_actions(actions, (observation.num_state_ids,), num_actions)
+        self.observation, self.num_actions = observation, num_actions
         self.register_buffer("actions", actions.long())
 
     @property
     def arguments(self) -> dict[str, Any]:
         """Arguments of the constructor, except the observation."""
-        return {"actions": self.actions}
+        return {"actions": self.actions, "num_actions": self.num_actions}
 
     def forward(self, numbers: Tensor, layer: Tensor) -> Tensor:
         """Look up the actions of the states, whose ids depend on the layer."""
-        del layer
-        return self.actions[tuple_hash_states(numbers.long())]
+        del layer  # The numbers contain it.
+        return self.actions[self.observation.state_ids(numbers)]
 
 
 class KMeansPolicy(PolicyHead):
@@ -68,9 +70,11 @@ class KMeansPolicy(PolicyHead):
         means: Means of the numbers, float64 of shape (numbers,).
         scales: Standard deviations of the numbers, float64 of shape (numbers,).
         centers: In grid steps, float64 of shape (layers, clusters, numbers).
-        actions: Actions of the centers, integers 0..9 of shape (layers * clusters,).
+        actions: Actions of the centers, integers in ``0..num_actions - 1`` of shape
+            (layers * clusters,).
         by_layer: Whether each layer has its own centers; the layer index is then excluded from the
             numbers.
+        num_actions: Number of actions.
 
     Raises:
         ValueError: The arguments do not fit one another.
@@ -100,6 +104,7 @@ class KMeansPolicy(PolicyHead):
         centers: Tensor,
         actions: Tensor,
         by_layer: bool,
+        num_actions: int = NUM_ACTIONS,
     ) -> None:
         super().__init__()
         if observation.encoding == "state":
@@ -114,8 +119,9 @@ class KMeansPolicy(PolicyHead):
                 f"means, scales and centers have shapes {shapes}; the observation needs "
                 f"({numbers},), ({numbers},) and ({layers}, clusters, {numbers})"
             )
-        _check_actions(actions, (layers * centers.shape[1],))
+        _check_actions(actions, (layers * centers.shape[1],), num_actions)
         self.by_layer = by_layer
+        self.num_actions = num_actions
         self.encoder = ObsNormalizer(observation)
         self.register_buffer("means", means.double())
         self.register_buffer("scales", scales.double())
@@ -125,7 +131,7 @@ class KMeansPolicy(PolicyHead):
     @property
     def arguments(self) -> dict[str, Any]:
         """Arguments of the constructor, except the observation."""
-        names = ("means", "scales", "centers", "actions", "by_layer")
+        names = ("means", "scales", "centers", "actions", "by_layer", "num_actions")
         return {name: getattr(self, name) for name in names}
 
     def forward(self, numbers: Tensor, layer: Tensor) -> Tensor:
@@ -141,11 +147,11 @@ class KMeansPolicy(PolicyHead):
         return self.actions[layer * len(centers) + nearest]
 
 
-def _check_actions(actions: Tensor, shape: tuple[int, ...]) -> None:
+def _check_actions(actions: Tensor, shape: tuple[int, ...], num_actions: int) -> None:
     if actions.shape != shape or actions.dtype.is_floating_point:
         raise ValueError(
             f"actions have shape {tuple(actions.shape)} and dtype {actions.dtype}; they must be "
             f"integers of shape {shape}"
         )
-    if ((actions < 0) | (actions >= NUM_ACTIONS)).any():
-        raise ValueError(f"actions must be in 0..{NUM_ACTIONS - 1}")
+    if ((actions < 0) | (actions >= num_actions)).any():
+        raise ValueError(f"actions must be in 0..{num_actions - 1}")

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spangym.attention.controllers.policy_heads import ObsNormalization, ObsNormalizer, PolicyHead
-from spangym.attention.features import NUM_STATES
 from spangym.attention.geometry import NUM_ACTIONS
-from spangym.attention.hashing import tuple_hash_states
 from spangym.attention.observation_spec import ObservationSpec
 from spangym.utils.suggestions import did_you_mean
 
@@ -50,13 +48,14 @@ class _OneHotIndices(nn.Module):
 
     def __init__(self, observation: ObservationSpec) -> None:
         super().__init__()
-        self._hashed = observation.encoding == "state"
+        self._state_spec = observation if observation.encoding == "state" else None
         starts = [0, *itertools.accumulate(observation.nvec[:-1])]
         self.register_buffer("starts", torch.tensor(starts), persistent=False)
 
     def forward(self, numbers: Tensor) -> Tensor:
-        digits = numbers.long()
-        return tuple_hash_states(digits)[:, None] if self._hashed else digits + self.starts
+        if self._state_spec is not None:
+            return self._state_spec.state_ids(numbers)[:, None]
+        return numbers.long() + self.starts
 
 
 class MLPPolicy(PolicyHead):
@@ -73,6 +72,7 @@ class MLPPolicy(PolicyHead):
         quantiles: Outputs of an action, whose mean is its value; the outputs are ordered by
             quantile, then action.
         normalization: Normalization of the numbers; none by default.
+        num_actions: Number of actions.
 
     Raises:
         ValueError: The arguments do not fit one another.
@@ -95,6 +95,7 @@ class MLPPolicy(PolicyHead):
         activation: str = "ReLU",
         quantiles: int = 1,
         normalization: ObsNormalization | None = None,
+        num_actions: int = NUM_ACTIONS,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
@@ -102,8 +103,10 @@ class MLPPolicy(PolicyHead):
                 f"activation {activation!r} is unknown{did_you_mean(activation, ACTIVATIONS)}"
             )
         encoding = observation.encoding
-        one_hot = {"digits": sum(observation.nvec), "state": NUM_STATES}.get(encoding)
-        inputs, outputs = one_hot or len(observation.nvec), NUM_ACTIONS * quantiles
+        one_hot = {"digits": sum(observation.nvec), "state": observation.num_state_ids}.get(
+            encoding
+        )
+        inputs, outputs = one_hot or len(observation.nvec), num_actions * quantiles
         shapes = [[tuple(each.shape) for each in tensors] for tensors in (weights, biases)]
         widths = [inputs, *(width for width, *_ in shapes[1])]
         expected = [[*zip(widths[1:], widths, strict=False)], [(width,) for width in widths[1:]]]
@@ -119,7 +122,7 @@ class MLPPolicy(PolicyHead):
                     f"normalization has shapes {shapes}; they must be ({inputs},), and encoding "
                     f"{encoding!r} must be box or features"
                 )
-        self.quantiles = quantiles
+        self.quantiles, self.num_actions = quantiles, num_actions
         if one_hot:
             self.encoder = _OneHotIndices(observation)
             self.first = _OneHotLinear(weights[0].T, biases[0])
@@ -145,6 +148,7 @@ class MLPPolicy(PolicyHead):
             "activation": type(self.activation).__name__,
             "quantiles": self.quantiles,
             "normalization": normalization,
+            "num_actions": self.num_actions,
         }
 
     def forward(self, numbers: Tensor, layer: Tensor) -> Tensor:
@@ -153,7 +157,7 @@ class MLPPolicy(PolicyHead):
         return self.values(self.encoder(numbers)).argmax(-1)
 
     def values(self, inputs: Tensor) -> Tensor:
-        """Outputs of the network for each action, shape (batch, 10).
+        """Outputs of the network for each action, shape (batch, num_actions).
 
         Args:
             inputs: Inputs of the network, float32 of shape (batch, inputs); for one-hot vectors the
@@ -162,4 +166,4 @@ class MLPPolicy(PolicyHead):
         found = self.first(inputs)
         for linear in self.hidden:
             found = linear(self.activation(found))
-        return found.unflatten(-1, (self.quantiles, NUM_ACTIONS)).mean(-2)
+        return found.unflatten(-1, (self.quantiles, self.num_actions)).mean(-2)

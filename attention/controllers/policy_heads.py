@@ -33,9 +33,11 @@ class PolicyHead(nn.Module):
 
     Attributes:
         head_type: Name of the class in files.
+        num_actions: Number of actions.
     """
 
     head_type: ClassVar[str]
+    num_actions: int
 
     @property
     def arguments(self) -> dict[str, Any]:

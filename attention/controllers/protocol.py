@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
+
+from spangym.attention.features import MAX_STATES, NUM_STATES
+from spangym.attention.geometry import MAX_ACTIONS, NUM_ACTIONS
 
 ObservationTime = Literal["current", "previous"]
 """Input of a stream that an action depends on."""
@@ -17,10 +21,15 @@ class SpanController(Protocol):
 
     The original controller is the tabular `spangym.agents.Refiner`. A controller that explores
     has another method, ``greedy_action(state)``; a layer in eval mode calls it if it exists.
+
+    A controller may have two integer attributes, which mean what they mean in the original:
+    ``actions``, the number of its actions, of which action ``a`` asks for the fraction
+    ``a / (actions - 1)`` of the span; and ``states``, the number of its states: ids are taken
+    modulo ``states - 1``. Without them there are 10 actions and 10,000 states.
     """
 
     def choose_action(self, state: int) -> int:
-        """Choose an action, 0 (off) to 9 (full), in the state of the layer's normalized input."""
+        """Choose an action, 0 (off) to ``actions - 1`` (full), in a state of the layer's input."""
         ...
 
     def update(self, state: int, action: int, reward: float, next_state: int) -> None:
@@ -54,7 +63,8 @@ class BatchController(Protocol):
     """Chooses the actions of all sequences on the device, and never learns in the layer.
 
     `spangym.attention.load_controller` returns one; a module of the user with these methods works
-    as well. Nothing is copied to the host, and a pass may call it twice.
+    as well. Nothing is copied to the host, and a pass may call it twice. It may have an attribute
+    ``num_actions``, the number of its actions; there are 10 without it.
     """
 
     @property
@@ -78,7 +88,10 @@ class BatchController(Protocol):
         ...
 
     def actions(self, obs: Tensor) -> Tensor:
-        """Choose actions in 0..9 from the result of `observe`, integers of shape (batch,)."""
+        """Choose actions in ``0..num_actions - 1``, integers of shape (batch,).
+
+        ``obs`` is the result of `observe`.
+        """
         ...
 
     def check(self, dims: int, action_scale: str) -> None:
@@ -91,3 +104,40 @@ class BatchController(Protocol):
 
 
 Controller = SpanController | BatchController
+
+
+def num_actions_of(controller: object) -> int:
+    """Number of a controller's actions: its ``actions`` or ``num_actions``, 10 without.
+
+    Raises:
+        ValueError: The attribute is an integer outside 2..1000.
+
+    Example:
+        >>> from spangym.agents import Refiner
+        >>> num_actions_of(Refiner(actions=5)), num_actions_of(None)
+        (5, 10)
+    """
+    name = "num_actions" if isinstance(controller, BatchController) else "actions"
+    return _count(controller, name, NUM_ACTIONS, MAX_ACTIONS)
+
+
+def num_states_of(controller: object) -> int:
+    """Number of a controller's states: its ``states``, 10,000 without.
+
+    Raises:
+        ValueError: The attribute is an integer outside 2..1,000,000.
+    """
+    if isinstance(controller, BatchController):
+        return NUM_STATES
+    return _count(controller, "states", NUM_STATES, MAX_STATES)
+
+
+def _count(controller: object, name: str, default: int, largest: int) -> int:
+    count = getattr(controller, name, None)
+    # A controller may keep something else under this name, such as a list of what it was asked.
+    if not isinstance(count, Integral) or isinstance(count, bool):
+        return default
+    if not 2 <= count <= largest:
+        owner = type(controller).__name__
+        raise ValueError(f"{owner}.{name} must be in 2..{largest}, got {count}")
+    return int(count)

@@ -14,9 +14,10 @@ from spangym.attention.controllers.protocol import (
     Controller,
     SpanController,
     StatefulController,
+    num_actions_of,
+    num_states_of,
 )
 from spangym.attention.features import token_moments
-from spangym.attention.geometry import NUM_ACTIONS
 from spangym.attention.layers.cached_attention import AdaptiveUpdateAttention
 from spangym.attention.layers.local_global import ControllerInput, LocalGlobalAttention
 from spangym.attention.layers.multi_head import MultiHeadAttention
@@ -32,10 +33,12 @@ class IntegratedAttention(LocalGlobalAttention):
     """Attention with a global path and a local path whose span is an action.
 
     1. ``local = LN_a(x)``, ``globe = LN_b(x)``;
-    2. the controller chooses an action ``a`` in 0..9 from the features of ``local``;
+    2. the controller chooses one of its ``A`` actions, ``a`` in ``0..A - 1``, from the features of
+       ``local``;
     3. the global path attends to all of ``globe`` (`AdaptiveUpdateAttention`);
     4. the span predictor maps the token mean of the global output to ``p`` in (0, 1);
-    5. the span scale is ``m = clamp(p · a / 9, 0, 1)``, or ``m = p`` without an action;
+    5. the span scale is ``m = clamp(p · a / (A - 1), 0, 1)``, or ``m = p`` without an
+       action;
     6. the local path attends to ``local`` in windows of ``max(1, int(win_size · m))`` queries with
        spans of ``max(1, int(max_span · m))`` keys (`SlidingWindowAttention`); ``m = 0`` turns it
        off;
@@ -46,10 +49,12 @@ class IntegratedAttention(LocalGlobalAttention):
 
     **Controller.** ``refiner`` is any `SpanController`: it chooses actions from state ids and, in
     train mode, learns from the quality of the local output and the state id of that output (the
-    original's bootstrap). In eval mode its ``greedy_action`` is used, if it has one. What it has
-    learned is saved with the layer (`StatefulController`). A `BatchController`, for example from
-    `spangym.attention.load_controller`, chooses for all sequences on their device and never
-    learns. With ``observation_time="current"`` it observes the whole input, in a causal layer too.
+    original's bootstrap). Its attributes ``actions`` and ``states``, 10 and 10,000 without, set the
+    number of actions and the modulus of the ids. In eval mode its ``greedy_action`` is used, if it
+    has one. What it has learned is saved with the layer (`StatefulController`). A
+    `BatchController`, for example from `spangym.attention.load_controller`, chooses for all
+    sequences on their device and never learns. With ``observation_time="current"`` it observes the
+    whole input, in a causal layer too.
 
     **Gradient checkpointing** repeats a pass, which changes a learning refiner only. Checkpoint
     ``layer.forward_with_action(x, action)`` with ``action = layer.select_actions(x)``, then call
@@ -209,15 +214,16 @@ class IntegratedAttention(LocalGlobalAttention):
             return controller.actions(self._controller_obs(controller, observed, cache))
         name = "greedy_action" if self._is_greedy else "choose_action"
         choose = getattr(self.refiner, name)
-        states = self._output_class.state_ids(observed.obs_features)
+        states = self._output_class.state_ids(observed.obs_features, self._num_states)
         chosen = [choose(state) for state in states]
         try:
             # Integers of any library, zero-dimensional arrays included.
             actions = [operator.index(action) for action in chosen]
         except TypeError:
             actions = [-1]
-        if not set(actions) <= set(range(NUM_ACTIONS)):
-            raise ValueError(f"refiner must choose actions in 0..{NUM_ACTIONS - 1}, chose {chosen}")
+        highest = self.num_actions - 1
+        if not all(0 <= action <= highest for action in actions):
+            raise ValueError(f"refiner must choose actions in 0..{highest}, chose {chosen}")
         return torch.tensor(actions, device=observed.local_input.device)
 
     def _controller_obs(
@@ -250,6 +256,7 @@ class IntegratedAttention(LocalGlobalAttention):
             is_batch_controller = isinstance(value, BatchController)
             if is_batch_controller:
                 value.check(self.dims, self.config.action_scale)
+            self._num_actions, self._num_states = num_actions_of(value), num_states_of(value)
             self._has_batch_controller = is_batch_controller
             # A module that controlled the layer before is no longer part of it.
             self._modules.pop(name, None)

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from spangym.attention.attention_stats import AttentionStats
-from spangym.attention.features import sequence_mask, token_mean, token_moments, zero_padding
+from spangym.attention.features import (
+    NUM_STATES,
+    sequence_mask,
+    token_mean,
+    token_moments,
+    zero_padding,
+)
 from spangym.attention.geometry import NUM_ACTIONS
 from spangym.attention.layers.cached_attention import AdaptiveUpdateAttention
 from spangym.attention.layers.modules import (
@@ -24,6 +30,7 @@ from spangym.attention.layers.sliding_window import SlidingWindowAttention
 from spangym.attention.outputs import LayerCache, LayerOutput, check_cache
 from spangym.attention.span_config import SpanConfig
 from spangym.attention.validation import Inputs, check_actions, check_recompute_kv, check_sizes
+from spangym.utils.scalars import as_int
 
 
 class ControllerInput(NamedTuple):
@@ -83,6 +90,8 @@ class LocalGlobalAttention(nn.Module):
     default_config: SpanConfig = SpanConfig()
     single_span_per_batch = False
     original_class: ClassVar[type[LocalGlobalAttention] | None] = None
+    _num_actions = NUM_ACTIONS
+    _num_states = NUM_STATES
     _output_class = LayerOutput
 
     def __init__(
@@ -130,6 +139,11 @@ class LocalGlobalAttention(nn.Module):
             options = {**options, "fused": fused}
         config = dataclasses.replace(original_class.default_config, **options)
         return original_class(ctx, dims, head, config, **more)
+
+    @property
+    def num_actions(self) -> int:
+        """Number of actions of the refiner; 10 without one."""
+        return self._num_actions
 
     @property
     def config(self) -> SpanConfig:
@@ -225,6 +239,7 @@ class LocalGlobalAttention(nn.Module):
         xa: Tensor | None = None,
         mask: Tensor | None = None,
         *,
+        num_actions: int | None = None,
         recompute_kv: Tensor | None = None,
         lengths: Tensor | None = None,
         xa_lengths: Tensor | None = None,
@@ -233,17 +248,17 @@ class LocalGlobalAttention(nn.Module):
     ) -> LayerOutput:
         """Run the layer like `step`, under given actions; no controller is asked, none learns.
 
-        ``action`` holds integers in 0..9, one or one for each sequence; the predictor alone sets
-        the span if None. On an accelerator actions are clamped, not checked. ``recompute_kv``,
-        boolean of shape (batch, 2), says which keys and values the global path recomputes. It
-        recomputes all of them if None (``SpanConfig.use_refresh_predictors`` changes that) and
-        without a cache.
+        ``action`` holds integers in ``0..num_actions - 1``, one or one for each sequence; the
+        predictor alone sets the span if None. ``num_actions`` is that of the layer if None. On an
+        accelerator actions are clamped, not checked. ``recompute_kv``, boolean of shape (batch, 2),
+        says which keys and values the global path recomputes. It recomputes all of them if None
+        (``SpanConfig.use_refresh_predictors`` changes that) and without a cache.
 
         Raises:
             ValueError: A shape, type or value is wrong, or the layer keeps no keys and values.
         """
         inputs = Inputs(x, xa, mask, lengths, xa_lengths).validated(self.ctx, self.dims, self.head)
-        fraction = None if action is None else self._span_fraction(action, x)
+        fraction = None if action is None else self._span_fraction(action, x, num_actions)
         if recompute_kv is not None:
             if not isinstance(self.attn_global, AdaptiveUpdateAttention):
                 name = type(self).__name__
@@ -338,12 +353,19 @@ class LocalGlobalAttention(nn.Module):
             ),
             lengths=lengths,
             stats=local.stats,
+            num_states=self._num_states,
         )
 
-    def _span_fraction(self, action: Tensor | int, x: Tensor) -> Tensor:
+    def _span_fraction(
+        self, action: Tensor | int, x: Tensor, num_actions: int | None = None
+    ) -> Tensor:
         """Actions as fractions of the span, shape (batch,)."""
-        actions = check_actions(action, NUM_ACTIONS, x)
-        fraction = actions.to(torch.promote_types(x.dtype, torch.float32)) / (NUM_ACTIONS - 1)
+        if num_actions is None:
+            num_actions = self._num_actions
+        else:
+            num_actions = as_int("num_actions", num_actions, 2)
+        actions = check_actions(action, num_actions, x)
+        fraction = actions.to(torch.promote_types(x.dtype, torch.float32)) / (num_actions - 1)
         return fraction.clamp(0, 1).expand(len(x))
 
     def _span_scale(self, predicted: Tensor, fraction: Tensor | None) -> Tensor:

@@ -40,16 +40,16 @@ class FocusLayerOutput(OriginalLayerOutput):
         return torch.cat([x.mean((0, 1)), x.var((0, 1))])[None]
 
     @staticmethod
-    def state_ids(features: Tensor) -> list[int]:
-        """The early state of each row of features as a number, modulo 9999."""
-        return [_modulo(digits) for digits in digit_strings(features)]
+    def state_ids(features: Tensor, num_states: int = NUM_STATES) -> list[int]:
+        """The early state of each row of features as a number, modulo ``num_states - 1``."""
+        return [_modulo(digits, num_states - 1) for digits in digit_strings(features)]
 
 
-def _modulo(number: str) -> int:
-    """A decimal number modulo 9999; Python itself does not read more than 4300 digits."""
+def _modulo(number: str, modulus: int) -> int:
+    """A decimal number modulo another; Python itself does not read more than 4300 digits."""
     state = 0
     for digit in number:
-        state = (10 * state + int(digit)) % NUM_STATES
+        state = (10 * state + int(digit)) % modulus
     return state
 
 

@@ -170,7 +170,7 @@ class OriginalLayerOutput(LayerOutput):
     @property
     def next_state(self) -> list[int]:
         """State id of the local output of the whole batch."""
-        return self.state_ids(self.moments(self.local_output))
+        return self.state_ids(self.moments(self.local_output), self.num_states)
 
     @staticmethod
     def moments(x: Tensor) -> Tensor:

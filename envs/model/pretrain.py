@@ -17,7 +17,6 @@ from spangym.envs.data.dataset_registry import make_dataset
 from spangym.envs.model.model_optimizer import ModelOptimizer
 from spangym.envs.model.stack import TransformerConfig, TransformerStack
 from spangym.envs.registration import ENVIRONMENTS, default_kwargs, full_id
-from spangym.envs.transition import MAX_SPAN_ACTION
 from spangym.utils.errors import UserError
 from spangym.utils.scalars import NonNegativeFloat, PositiveInt, normalize_fields
 
@@ -110,7 +109,7 @@ def pretrain(config: PretrainConfig, progress: Callable[[int, float], None]) -> 
         size = (model.num_layers, config.batch)
         actions = torch.randint(NUM_ACTIONS, size, generator=span_generator)
         full = torch.rand(config.batch, generator=span_generator) < config.p_full_span
-        actions = torch.where(full, MAX_SPAN_ACTION, actions)
+        actions = torch.where(full, NUM_ACTIONS - 1, actions)
         loss = optimizer.step(loss_bits(stack, content[:, 0], targets[:, 0], actions))
         progress(step + 1, loss)
     return stack.eval()

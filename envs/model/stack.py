@@ -64,6 +64,7 @@ class LayerStack(nn.Module, ABC):
         hidden: Tensor,
         actions: Tensor | None = None,
         *,
+        num_actions: int | None = None,
         recompute_kv: Tensor | None = None,
         cache: LayerCache | None = None,
         return_stats: bool = False,
@@ -73,7 +74,9 @@ class LayerStack(nn.Module, ABC):
         Args:
             index: Index of the layer.
             hidden: Input of the layer, shape (batch, tokens, dims).
-            actions: Integers 0..9 of shape (batch,); the span predictor decides if None.
+            actions: Integers in ``0..num_actions - 1`` of shape (batch,); the span predictor
+                decides if None.
+            num_actions: Number of actions; that of the layer if None.
             recompute_kv: Whether to recompute keys, and values, boolean of shape (batch, 2); the
                 layer decides if None: by default it recomputes all.
             cache: Cache of the layer's previous chunk; None at the start of a stream.
@@ -82,14 +85,24 @@ class LayerStack(nn.Module, ABC):
         layer = self.layer(index)
         if not layer.single_span_per_batch:
             return layer.forward_with_action(
-                hidden, actions, recompute_kv=recompute_kv, cache=cache, return_stats=return_stats
+                hidden,
+                actions,
+                num_actions=num_actions,
+                recompute_kv=recompute_kv,
+                cache=cache,
+                return_stats=return_stats,
             )
         arguments, outputs = (hidden, actions, recompute_kv, cache), []
         for row in range(len(hidden)):
             select = operator.itemgetter(slice(row, row + 1))
             x, action, recompute, own_cache = tree_map(select, arguments)
             output = layer.forward_with_action(
-                x, action, recompute_kv=recompute, cache=own_cache, return_stats=return_stats
+                x,
+                action,
+                num_actions=num_actions,
+                recompute_kv=recompute,
+                cache=own_cache,
+                return_stats=return_stats,
             )
             outputs.append(output)
         return join_outputs(outputs)

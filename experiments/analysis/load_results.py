@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from spangym.attention.geometry import MAX_ACTIONS
 from spangym.experiments.analysis.differences import RANDOM
 from spangym.experiments.analysis.results import (
     ACTION_COUNT_COLUMNS,
@@ -32,7 +33,7 @@ from spangym.experiments.analysis.sample_efficiency import area_under_curve, sam
 from spangym.experiments.pilot.attention_maps import load_attention_maps
 from spangym.experiments.pilot.pilot_run import PILOT, PilotDir
 from spangym.experiments.runner.run_dir import RunDir
-from spangym.experiments.studies.study import BASELINES, EvalConfig, StudyEnv
+from spangym.experiments.studies.study import EvalConfig, StudyEnv, baseline_names, is_baseline
 from spangym.experiments.trials.comparison_run import ComparisonDir
 from spangym.experiments.trials.trial import Trial
 
@@ -103,14 +104,14 @@ def _load_comparisons(
                         "steps": trial.total_timesteps,
                     }
                 )
-    baselines = tuple(each for each in BASELINES if each in names.agents)
+    baselines = tuple(each for each in baseline_names(MAX_ACTIONS) if each in names.agents)
     wide = add_normalized_scores(pd.DataFrame(trials, columns=[*KEYS, *_STORED]))
     training = curves.concat(["step", "return", "qk_pairs", "wall_seconds"])
     wide = wide.merge(learning_speed(training, wide), on=[*KEYS], how="left")
     return Results(
         study_type="comparison",
         environments=tuple(names.environments),
-        groups=(*(each for each in names.agents if each not in BASELINES), *baselines),
+        groups=(*(each for each in names.agents if not is_baseline(each)), *baselines),
         baselines=baselines,
         splits=(EVALUATION,),
         metrics=COMPARISON_METRICS,
@@ -207,7 +208,7 @@ class _UniqueNames:
             configs.setdefault(trial.agent.name, set()).add(repr(config))
         unique = {}
         for name, config in configs.items():
-            is_same = name in BASELINES or self.agents.setdefault(name, config) == config
+            is_same = is_baseline(name) or self.agents.setdefault(name, config) == config
             unique[name] = name if is_same else f"{name} ({run})"
             self.agents.setdefault(unique[name], config)
         return unique
@@ -222,7 +223,7 @@ class _UniqueNames:
         if key not in self.trials:
             self.trials[key] = folder
             return key
-        if self.trials[key] == folder or agent in BASELINES:
+        if self.trials[key] == folder or is_baseline(agent):
             return None
         # The same configuration with another module of the user's, or on other content.
         agent = f"{agent} ({run})"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from spangym.agents.registry import FIXED_SPAN_NAMES
+from spangym.agents.registry import fixed_action_of
 
 KEYS = ("environment", "group", "seed")
 """Columns that identify a job; all tables of `Results` begin with them."""
@@ -200,7 +200,7 @@ class Results:
     @property
     def fixed_span_agents(self) -> tuple[str, ...]:
         """The fixed spans among the baselines."""
-        return tuple(each for each in self.baselines if each in FIXED_SPAN_NAMES)
+        return tuple(each for each in self.baselines if fixed_action_of(each) is not None)
 
     @property
     def finished(self) -> pd.DataFrame:

@@ -118,7 +118,7 @@ class AgentsBench:
         """Speed of the Refiner over the original's, on the same sequence of states."""
         rng = np.random.default_rng(self.seed)
         # A run that observes two groups of dimensions meets about 25 states.
-        visited = rng.integers(NUM_STATES, size=25)
+        visited = rng.integers(NUM_STATES - 1, size=25)
         states = visited[rng.integers(25, size=self.decisions)].tolist()
         rewards = rng.standard_normal(self.decisions).tolist()
 
@@ -200,7 +200,9 @@ def _decision_within_forward(layer: IntegratedAttention, x: Tensor) -> Callable[
 
 def _head(agent: str, spec: ObservationSpec, generator: torch.Generator) -> PolicyHead:
     if agent == "refiner":
-        return LookupPolicy(spec, torch.randint(NUM_ACTIONS, (NUM_STATES,), generator=generator))
+        return LookupPolicy(
+            spec, torch.randint(NUM_ACTIONS, (spec.num_state_ids,), generator=generator)
+        )
     widths = (len(spec.nvec), HIDDEN, HIDDEN, NUM_ACTIONS)
     weights = [
         nn.init.orthogonal_(torch.empty(outputs, inputs), generator=generator)

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from spangym.agents import SB3Agent
+from spangym.agents.baselines.constant import BaselinePolicy
+from spangym.agents.baselines.env_aware import EnvAwarePolicy
+from spangym.attention import NUM_ACTIONS
 from spangym.envs.data.dataset_registry import DATASETS, validate_dataset_name
 from spangym.envs.env_config import check_device
 from spangym.experiments.pilot.models import make_model
@@ -112,7 +115,14 @@ def _normalize_variant(variant: VariantConfig) -> VariantConfig:
                 f"{name}: {agent.algo} cannot learn online, since it plays whole episodes itself: "
                 "set learns = 'environment'"
             )
-    elif callable(getattr(made, "on_episode_start", None)):
+    elif agent.num_actions not in (0, NUM_ACTIONS):
+        raise UserError(
+            f"{name}: layers of a pilot have {NUM_ACTIONS} actions, {agent.algo} has "
+            f"{agent.num_actions}"
+        )
+    elif isinstance(made, EnvAwarePolicy) or (
+        callable(getattr(made, "on_episode_start", None)) and not isinstance(made, BaselinePolicy)
+    ):
         raise UserError(
             f"{name}: {agent.algo} looks ahead in an environment, which a model in training does "
             "not allow"

@@ -45,4 +45,4 @@ def _draw(data: PlotData, table: pd.DataFrame, levels: dict[str, float], axes: A
         line.set_label(group)
     label_axes(axes, "action in every layer", data.metric.axis_label)
     log_scale(axes)
-    axes.set_xticks(range(10))
+    axes.set_xticks(sorted(set(table["action"])))

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from spangym.agents import Agent, TabularAgent
+from spangym.attention.features import NUM_STATES
 from spangym.envs import make_config
 from spangym.envs.data.dataset_registry import DATASETS
 from spangym.envs.model.model_checkpoint import builtin_checkpoints
 from spangym.envs.registration import full_id
-from spangym.experiments.studies.study import BASELINES, OBS_FIELDS, Study, StudyAgent, StudyEnv
+from spangym.experiments.studies.study import OBS_FIELDS, Study, StudyAgent, StudyEnv, is_baseline
 from spangym.utils.errors import UserError, report_user_code
 from spangym.utils.importing import is_import_path
 from spangym.utils.process_state import preserve_process_state
@@ -72,7 +74,7 @@ def normalize_agent(agent: StudyAgent) -> StudyAgent:
         except ValueError as error:
             raise UserError(str(error)) from error
         with report_user_code(f"agent {agent.algo!r} cannot be made"):
-            agent.make(seed=0)
+            made = agent.make(seed=0)
     if spec.encoding == "state" and agent.encoding not in ("", "state"):
         raise UserError(
             f"agent {agent.algo!r} learns from state ids: its encoding must be 'state', "
@@ -87,9 +89,26 @@ def normalize_agent(agent: StudyAgent) -> StudyAgent:
             f"agent {agent.algo!r} distinguishes layers by the last entry of the observation: set "
             "include_layer_index = true for it, or by_layer = false among its hyperparameters"
         )
+    index = agent.include_layer_index
     return dataclasses.replace(
-        agent, name=agent.name or agent.algo[-80:], encoding=agent.encoding or spec.encoding
+        agent,
+        name=agent.name or agent.algo[-80:],
+        encoding=agent.encoding or spec.encoding,
+        include_layer_index=spec.include_layer_index if index is None else index,
+        **_counts(agent, made),
     )
+
+
+def _counts(agent: StudyAgent, made: Agent) -> dict[str, int]:
+    """Return the numbers of states and actions: those of a refiner, else as they are given."""
+    counts = made.env_counts if isinstance(made, TabularAgent) else {}
+    for name, count in counts.items():
+        if (given := getattr(agent, name)) not in (0, count):
+            raise UserError(
+                f"agent {agent.algo!r} has {count} {name.removeprefix('num_')}, but {name} = "
+                f"{given}: omit {name}"
+            )
+    return {"num_states": agent.num_states or NUM_STATES} | counts
 
 
 def _normalize_env(environment: StudyEnv) -> StudyEnv:
@@ -191,7 +210,7 @@ def override_study(
         changes["agents"] = tuple(
             agent
             for name in dict.fromkeys(agents)
-            if name not in BASELINES
+            if not is_baseline(name)
             for agent in [each for each in study.agents if each.name == name] or [StudyAgent(name)]
         )
     if device is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field
@@ -14,10 +15,13 @@ from pydantic.dataclasses import dataclass
 from spangym.agents import Agent
 from spangym.agents.registry import (
     BUILTIN_AGENTS,
-    FIXED_SPAN_NAMES,
     AgentSpec,
+    fixed_action_of,
+    fixed_span_names,
     get_agent_spec,
 )
+from spangym.attention import NUM_ACTIONS
+from spangym.attention.features import NUM_STATES
 from spangym.envs import EnvConfig, make_config
 from spangym.envs.model.model_checkpoint import weights_sha256
 from spangym.envs.registration import ENVIRONMENTS, full_id
@@ -39,10 +43,9 @@ from spangym.experiments.studies.field_types import (
 )
 from spangym.utils.text import slug
 
-BASELINES = ("oracle", "threshold", "random", *FIXED_SPAN_NAMES)
-"""Non-learning policies that are part of every comparison, the slowest first."""
+_BASELINES = ("oracle", "threshold", "random")
 
-OBS_FIELDS = ("encoding", "pool_groups", "autocorrelation", "include_layer_index")
+OBS_FIELDS = ("encoding", "pool_groups", "autocorrelation", "include_layer_index", "num_states")
 """Arguments of an environment that belong to the agents of a study."""
 
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -103,7 +106,11 @@ class StudyAgent:
         encoding: Encoding of the observations; the default of the agent if empty.
         pool_groups: Groups of dimensions over which features are pooled; 0 for no pooling.
         autocorrelation: Whether lag correlations are part of the observation.
-        include_layer_index: Whether the index of the next layer is part of the observation.
+        include_layer_index: Whether the index of the next layer is part of the observation; the
+            default of the agent if not given.
+        num_states: Number of states of the encoding ``state``; that of the refiner, or 10,000, if
+            0.
+        num_actions: Number of actions; that of the refiner, or of the environment, if 0.
         hyperparameters: Keyword arguments of the agent.
         environments: Names of the environments in which the agent is compared; all if empty.
             Entries of the same name in different environments are one agent with hyperparameters
@@ -115,7 +122,9 @@ class StudyAgent:
     encoding: Text = ""
     pool_groups: SizeOrZero = 0
     autocorrelation: Flag = False
-    include_layer_index: Flag = False
+    include_layer_index: Flag | None = None
+    num_states: CountOrZero = 0
+    num_actions: CountOrZero = 0
     hyperparameters: Hyperparameters = field(default_factory=dict)
     environments: tuple[DisplayName, ...] = ()
 
@@ -127,7 +136,8 @@ class StudyAgent:
     @property
     def has_user_code(self) -> bool:
         """Whether the agent, or something that its hyperparameters name, is not of spangym."""
-        return self.algo not in BUILTIN_AGENTS or names_class(self.hyperparameters)
+        builtin = self.algo in BUILTIN_AGENTS or fixed_action_of(self.algo) is not None
+        return not builtin or names_class(self.hyperparameters)
 
     def spec(self) -> AgentSpec:
         """Return the specification of the algorithm; ValueError if it is unknown."""
@@ -138,12 +148,22 @@ class StudyAgent:
         return self.spec().make(seed=seed, **self.hyperparameters)
 
     def config_in(self, environment: StudyEnv, split: str) -> EnvConfig:
-        """Return the configuration of an environment as this agent observes it.
+        """Return the configuration of an environment as this agent, normalized, observes it.
 
-        Wrong arguments, datasets and weights raise a TypeError or ValueError.
+        An environment with the default number of actions takes that of the agent. Wrong arguments,
+        datasets and weights raise a TypeError or ValueError.
         """
-        observation = {name: getattr(self, name) for name in OBS_FIELDS}
-        return make_config(environment.id, {**environment.kwargs, **observation, "split": split})
+        kwargs = environment.kwargs | {name: getattr(self, name) for name in OBS_FIELDS}
+        given = kwargs.get("num_actions", NUM_ACTIONS)
+        if self.num_actions and given not in (NUM_ACTIONS, self.num_actions):
+            raise ValueError(
+                f"it has {self.num_actions} actions, environment {environment.name!r} has "
+                f"num_actions = {given}: set actions = {given} among its hyperparameters"
+            )
+        kwargs["num_actions"] = num_actions = self.num_actions or given
+        if (self.spec().fixed_action or 0) >= num_actions:
+            raise ValueError(f"environment {environment.name!r} has actions 0..{num_actions - 1}")
+        return make_config(environment.id, kwargs | {"split": split})
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -165,7 +185,22 @@ class EvalConfig:
     split: Literal["evaluation", "train"] = "evaluation"
 
 
-_BASELINE_AGENTS = tuple(StudyAgent(name, name=name, encoding="digits") for name in BASELINES)
+def baseline_names(num_actions: int) -> tuple[str, ...]:
+    """Return the non-learning policies that are part of every comparison, the slowest first."""
+    return (*_BASELINES, *fixed_span_names(num_actions))
+
+
+def is_baseline(name: str) -> bool:
+    """Return whether an agent of that name is part of every comparison."""
+    return name in _BASELINES or fixed_action_of(name) is not None
+
+
+@functools.cache
+def _baseline_agents(num_actions: int) -> tuple[StudyAgent, ...]:
+    return tuple(
+        StudyAgent(name, name, encoding="digits", include_layer_index=False, num_states=NUM_STATES)
+        for name in baseline_names(num_actions)
+    )
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -177,7 +212,7 @@ class Study:
         total_timesteps: Environment steps of each training, over all parallel environments.
         seeds: Training seeds, the unit of replication.
         environments: Environments in which the agents act.
-        agents: Compared agents; `BASELINES` are always added.
+        agents: Compared agents; the baselines (`baseline_names`) are always added.
         evaluation: Evaluation of the agents.
         n_envs: Parallel environments of a training.
         resumed_from_steps: Earlier values of ``total_timesteps``, if the trainings were made
@@ -205,7 +240,7 @@ class Study:
             for each in self.agents
             if not each.environments or environment.name in each.environments
         )
-        return (*compared, *_BASELINE_AGENTS)
+        return (*compared, *_baseline_agents(environment.kwargs["num_actions"]))
 
     def content_hashes(self) -> dict[str, Any]:
         """Return the hashes of datasets and weights for the manifest of a run."""

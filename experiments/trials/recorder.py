@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from spangym.attention import NUM_ACTIONS
+from spangym.agents.base import num_actions_in
 from spangym.envs import SB3SpanControlVecEnv
 from spangym.experiments.trials.episode_stats import EpisodeStats
 from spangym.experiments.trials.tensorboard import TrialLogger
@@ -63,7 +63,7 @@ class EpisodeRecorder(VecEnvWrapper):
         self._env_seeds = venv.seed(env_seed)
         self._histogram_period = max(1, total_timesteps // _NUM_HISTOGRAMS)
         self._last_histogram = 0
-        self._action_counts = np.zeros(NUM_ACTIONS, np.int64)
+        self._action_counts = np.zeros(num_actions_in(venv), np.int64)
         self._last_actions: NDArray[Any] = self._action_counts
         seconds, rows = 0.0, ",".join(self._columns) + "\n"
         if state is not None:

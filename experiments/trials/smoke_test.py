@@ -9,7 +9,7 @@ import numpy as np
 
 from spangym.agents import Agent, SB3Agent
 from spangym.agents.agent_class import action_problem
-from spangym.agents.base import notify_episode_start
+from spangym.agents.base import notify_episode_start, num_actions_in
 from spangym.agents.tabular.controller_agent import TabularAgent
 from spangym.envs import SB3SpanControlVecEnv
 from spangym.experiments.studies.study import Study
@@ -52,7 +52,7 @@ def _check_actions(agent: Agent, env: SB3SpanControlVecEnv) -> None:
     if isinstance(agent, TabularAgent):
         cls, given = type(agent.controller), "state"
         method = "greedy_action" if hasattr(cls, "greedy_action") else "choose_action"
-    if problem := action_problem(f"{method}({given})", actions, env.num_envs):
+    if problem := action_problem(f"{method}({given})", actions, env.num_envs, num_actions_in(env)):
         raise ValueError(source_location(cls, method) + problem)
 
 

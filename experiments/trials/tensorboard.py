@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from spangym.attention import NUM_ACTIONS
 from spangym.experiments.plots.panels import render_panel
 from spangym.experiments.plots.span_heatmap import mean_spans, plot_span_heatmap
 from spangym.utils.text import printable
@@ -51,12 +50,12 @@ class TrialLogger:
     def log_action_histogram(
         self, counts: NDArray[np.int64], steps: int, phase: str = "training"
     ) -> None:
-        """Log how often each action was chosen: counts of shape (10,)."""
-        values = np.arange(NUM_ACTIONS, dtype=np.float64)
+        """Log how often each action was chosen: counts of shape (actions,)."""
+        values = np.arange(len(counts), dtype=np.float64)
         self._events.add_histogram_raw(
             f"{phase}/actions",
             min=0.0,
-            max=float(NUM_ACTIONS - 1),
+            max=values[-1].item(),
             num=int(counts.sum()),
             sum=float(counts @ values),
             sum_squares=float(counts @ values**2),
@@ -71,6 +70,7 @@ class TrialLogger:
         episodes: pd.DataFrame,
         action_counts: pd.DataFrame,
         regret: float | None,
+        num_actions: int,
         steps: int,
     ) -> None:
         """Log the evaluation of an agent after its training steps.
@@ -86,7 +86,7 @@ class TrialLogger:
             metrics["evaluation/regret"] = regret
         for name, value in metrics.items():
             self._events.add_scalar(name, value, steps)
-        counts = np.zeros(NUM_ACTIONS, np.int64)
+        counts = np.zeros(num_actions, np.int64)
         np.add.at(
             counts, action_counts["action"].to_numpy(int), action_counts["count"].to_numpy(int)
         )

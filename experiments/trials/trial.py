@@ -92,6 +92,7 @@ class Trial:
             "agent": {
                 "algo": agent.algo,
                 "hyperparameters": agent.hyperparameters,
+                "num_actions": agent.num_actions,
                 **{name: getattr(agent, name) for name in OBS_FIELDS},
                 "module_sha256": agent.spec().module_sha256,
             },
@@ -155,7 +156,12 @@ class Trial:
             regret = measure_regret(config, rows[: evaluation.regret_episodes])
             mean_regret = float(regret["regret"].to_numpy(float).mean()) if len(regret) else None
             logger.log_evaluation(
-                self.hyperparameters(), episodes, action_counts, mean_regret, self.total_timesteps
+                self.hyperparameters(),
+                episodes,
+                action_counts,
+                mean_regret,
+                config.num_actions,
+                self.total_timesteps,
             )
 
         save_csv(folder / "evaluation.csv", episodes.drop(columns=["spans", "content_types"]))

@@ -16,10 +16,10 @@ from PIL import Image
 from spangym.agents import Agent
 from spangym.agents.base import notify_episode_start
 from spangym.agents.registry import BUILTIN_AGENTS, get_agent_spec
-from spangym.envs import EnvConfig, SpanControlEnv, make_config
+from spangym.envs import EnvConfig, SpanControlEnv
 from spangym.envs.registration import full_id
 from spangym.experiments.studies.load_study import normalize_agent
-from spangym.experiments.studies.study import StudyAgent
+from spangym.experiments.studies.study import StudyAgent, StudyEnv
 from spangym.experiments.trials.load_agent import TRIAL_DIR_PATTERN, load_trained_agent
 from spangym.utils.atomic_io import atomic_write, check_writable_file
 from spangym.utils.errors import UserError, report_user_code
@@ -69,9 +69,8 @@ def load_policy(environment: str, name: str, seed: int) -> PolicyRun:
     # Another seed than the episode's, so that both draw different numbers.
     agent_seed = int(np.random.SeedSequence([seed, 2]).generate_state(1)[0]) >> 1
     entry = normalize_agent(StudyAgent(name))
-    kwargs = {"encoding": entry.encoding, "split": "evaluation"}
     try:
-        config = make_config(full_id(environment), kwargs)
+        config = entry.config_in(StudyEnv(full_id(environment)), "evaluation")
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from error
     return PolicyRun(name, entry.make(agent_seed), config)

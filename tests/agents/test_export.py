@@ -215,8 +215,8 @@ def test_custom_refiners_cannot_be_exported():
 
     with pytest.raises(ValueError, match=r"Mine cannot .*custom refiner"):
         export_policy(TabularAgent(Mine()), ObservationSpec(8, encoding="state"))
-    with pytest.raises(ValueError, match=r"7 actions.*10"):
-        export_policy(TabularAgent(Refiner(n_actions=7)), ObservationSpec(8, encoding="state"))
+    with pytest.raises(ValueError, match=r"100 states.*10000"):
+        export_policy(TabularAgent(Refiner(states=100)), ObservationSpec(8, encoding="state"))
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_algorithm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch):
     ("name", "message"),
     [
         ("refinr", "'refiner'"),
-        ("fixed:10", "'fixed:1'"),
+        ("fixed:1O", "'fixed:1'"),
         ("no_such_module:X", "no module 'no_such_module'"),
         ("own_refiner_b:Mne", "'Mne'.*'Mine'"),
         ("own_refiner_b:NotAClass", "'NotAClass' .*not a class"),

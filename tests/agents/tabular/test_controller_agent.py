@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spangym.agents import Refiner, TabularAgent
+from spangym.agents import Refiner, TabularAgent, get_agent_spec
 from spangym.agents.tabular.controller_agent import BootstrapFrom
 
 from ...factories import RecordingEnv, make_training_env
@@ -51,6 +51,31 @@ def test_updates_are_the_transitions_of_all_environments(bootstrap_from: Bootstr
         expected = [(*update[:3], state) for update, state in zip(expected, outputs, strict=True)]
     assert controller.updates == expected
     assert all(action == state % 10 for state, action, *_ in expected)
+
+
+def test_the_agent_named_refiner_has_a_table_for_each_layer_and_bootstraps_on_its_output():
+    spec = get_agent_spec("refiner")
+    env = make_training_env("state", 3, include_layer_index=spec.include_layer_index)
+    agent: Any = spec.make(seed=0)
+    originals = [Refiner(), Refiner()]
+    agent.learn(env, 3 * 24)
+    replay: Any = make_training_env("state", 3).venv  # The original's ids, without the layer.
+    replay.seed(0)
+    states = replay.reset()
+    for step, (_, actions, rewards, _) in enumerate(env.transitions):
+        next_states = replay.step(actions)[0]
+        outputs = replay.output_observations()
+        columns = zip(states, actions, rewards, outputs, strict=True)
+        for state, action, reward, output in columns:
+            originals[step % 2].update(int(state), int(action), float(reward), int(output))
+        states = next_states
+    expected = {
+        (9999 * layer + state, action): value
+        for layer, original in enumerate(originals)
+        for (state, action), value in original.R.items()
+    }
+    assert len(env.transitions) == 24
+    assert dict(agent.controller.R) == expected
 
 
 def test_unknown_bootstrap():

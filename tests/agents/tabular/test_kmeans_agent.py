@@ -18,7 +18,8 @@ def make_env(num_envs: int = 2) -> RecordingEnv:
 
 
 def make_agent(seed: int = 0, n_fit_samples: int = 20, **options: Any) -> KMeansQAgent:
-    refiner = Refiner(tie_breaking="random", double_q=True, lambda_=0.5, seed=seed, **options)
+    options = {"tie_breaking": "random", "double_q": True, "lambda_": 0.5, **options}
+    refiner = Refiner(seed=seed, **options)
     return KMeansQAgent(refiner, KMeansDiscretizer(3, n_fit_samples, seed=seed), seed)
 
 
@@ -107,7 +108,7 @@ def test_short_training_fits_the_observations_it_has():
 def test_loading_another_agent_changes_nothing(tmp_path: Path):
     agent = make_agent()
     agent.learn(make_env(), 60)
-    other = make_agent(seed=3, count_based_lr=True)
+    other = make_agent(seed=3, double_q=False)
     other.learn(make_env(), 30)
     before = to_bytes(other.state_dict())
     agent.save(tmp_path / "agent")

@@ -67,7 +67,7 @@ OPTIONS = st.fixed_dictionaries(
 
 
 def make(**options: Any) -> Refiner:
-    return Refiner(**{"n_states": NUM_STATES, "n_actions": NUM_ACTIONS, "seed": 1, **options})
+    return Refiner(**{"states": NUM_STATES, "actions": NUM_ACTIONS, "seed": 1, **options})
 
 
 def play(refiner: Refiner, decisions: Iterable[Decision]) -> list[int]:
@@ -108,7 +108,7 @@ class TextbookRefiner:
     def of(self, table: int, state: int, action: int) -> float:
         return self.tables[table].get((state, action), self.initial)
 
-    def q_value(self, state: int, action: int) -> float:
+    def get_value(self, state: int, action: int) -> float:
         shown = [self.of(table, state, action) for table in range(len(self.tables))]
         return float(np.mean(shown))
 
@@ -124,8 +124,8 @@ class TextbookRefiner:
         error = target - self.of(learns, state, action)
         self.visits[learns][state, action] += 1
         traces = self.traces[env_index]
-        best = max(self.q_value(state, each) for each in range(NUM_ACTIONS))
-        cut = self.options["watkins"] and self.q_value(state, action) < best
+        best = max(self.get_value(state, each) for each in range(NUM_ACTIONS))
+        cut = self.options["watkins"] and self.get_value(state, action) < best
         if self.places.get(env_index) != state or cut:
             traces.clear()
         for decision in [*traces]:
@@ -143,7 +143,9 @@ class TextbookRefiner:
 
 
 def values(refiner: Refiner | TextbookRefiner) -> list[list[float]]:
-    return [[refiner.q_value(state, a) for a in range(NUM_ACTIONS)] for state in range(NUM_STATES)]
+    return [
+        [refiner.get_value(state, a) for a in range(NUM_ACTIONS)] for state in range(NUM_STATES)
+    ]
 
 
 def test_reproduces_the_original(golden: Golden):
@@ -155,9 +157,68 @@ def test_reproduces_the_original(golden: Golden):
     for row, value in zip(rows, recorded["value_after"], strict=True):
         state, action, reward, next_state = (each.item() for each in row)
         refiner.update(state, action, reward, next_state)
-        assert refiner.q_value(state, action) == pytest.approx(value, abs=1e-12)
+        assert refiner.get_value(state, action) == pytest.approx(value, abs=1e-12)
     greedy = [refiner.greedy_action(state) for state in range(10)]
     assert greedy == recorded["greedy"].tolist()
+
+
+class OriginalRefiner:
+    """The original's table: a dict of the values that were updated."""
+
+    def __init__(self) -> None:
+        self.R: dict[tuple[int, int], float] = {}
+
+    def get_value(self, state: int, action: int) -> float:
+        return self.R.get((state, action), 0.0)
+
+    def set_value(self, state: int, action: int, value: float) -> None:
+        self.R[(state, action)] = value
+
+    def update(self, state: int, action: int, reward: float, next_state: int) -> None:
+        best = max(self.get_value(next_state, each) for each in range(NUM_ACTIONS))
+        value = self.get_value(state, action)
+        self.set_value(state, action, value + 0.1 * (reward + 0.9 * best - value))
+
+
+@REPEATABLE
+@given(decisions=DECISIONS, puts=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3))))
+def test_values_are_those_of_the_original(decisions: list[Decision], puts: list[tuple[int, int]]):
+    refiner, original = make(), OriginalRefiner()
+    for *transition, _ in decisions:
+        refiner.update(*transition)
+        original.update(*transition)
+        for state, action in puts[:1]:
+            puts = puts[1:]
+            for each in (refiner, original):
+                each.set_value(state, action, 0.25)
+        assert dict(refiner.R) == pytest.approx(original.R)
+    other = make()
+    other.load_state_dict(refiner.state_dict())
+    assert dict(other.R) == dict(refiner.R)
+    assert len(refiner.R) == len(original.R)
+
+
+@pytest.mark.parametrize("double_q", [False, True])
+def test_values_can_be_changed(double_q: bool):
+    refiner = make(double_q=double_q, initial_q=2.0, epsilon=0.0)
+    values = refiner.R
+    assert dict(values) == {}
+    assert refiner.get_value(3, 1) == 2.0
+    refiner.set_value(3, 1, 5.0)
+    values[3, 0] = 1.0
+    assert dict(values) == {(3, 0): 1.0, (3, 1): 5.0}
+    assert [refiner.get_value(3, action) for action in range(NUM_ACTIONS)] == [1.0, 5.0, 2.0, 2.0]
+    assert refiner.choose_action(3) == refiner.greedy_action(3) == 1
+    del values[3, 1]
+    assert refiner.choose_action(3) == 1  # The lowest of those with the initial value.
+    assert (3, 1) not in values
+    assert values.get((3, 1), 0.0) == 0.0
+    assert refiner.get_value(3, 1) == 2.0
+    values.clear()
+    assert dict(values) == {}
+    for wrong in (-1, NUM_ACTIONS):
+        with pytest.raises(ValueError, match=r"action must be in 0\.\.3"):
+            refiner.set_value(3, wrong, 1.0)
 
 
 @REPEATABLE
@@ -234,8 +295,8 @@ def test_copies_are_independent():
     refiner = make()
     other = copy.deepcopy(refiner)
     other.update(1, 2, 1.0, 1)
-    assert refiner.q_value(1, 2) == 0
-    assert other.q_value(0, 2) == 0
+    assert refiner.get_value(1, 2) == 0
+    assert other.get_value(0, 2) == 0
 
 
 def test_exploration_rate():
@@ -275,8 +336,8 @@ def test_optimistic_values_make_it_try_every_action():
     refiner = Refiner(epsilon=0.0, initial_q=5.0, gamma=0.0)
     for _ in range(10):
         refiner.update(1, refiner.choose_action(1), 1.0, 1)
-    assert len({refiner.q_value(1, action) for action in range(10)}) == 1
-    assert refiner.q_value(1, 0) < 5 == refiner.q_value(2, 0)
+    assert len({refiner.get_value(1, action) for action in range(10)}) == 1
+    assert refiner.get_value(1, 0) < 5 == refiner.get_value(2, 0)
 
 
 @REPEATABLE
@@ -285,7 +346,7 @@ def test_count_based_learning_rate_gives_the_mean(rewards: list[float]):
     refiner = Refiner(alpha=1e-12, gamma=0.0, count_based_lr=True, initial_q=100.0)
     for reward in rewards:
         refiner.update(3, 4, reward, 3)
-    assert refiner.q_value(3, 4) == pytest.approx(np.mean(rewards), abs=1e-9)
+    assert refiner.get_value(3, 4) == pytest.approx(np.mean(rewards), abs=1e-9)
 
 
 def test_traces_credit_earlier_decisions():
@@ -293,7 +354,7 @@ def test_traces_credit_earlier_decisions():
     for state in range(3):
         refiner.update(state, 0, float(state == 2), state + 1, env_index=1)
         refiner.update(9, 0, 0.0, 9, env_index=0)
-    values = [refiner.q_value(state, 0) for state in (2, 1, 0, 9)]
+    values = [refiner.get_value(state, 0) for state in (2, 1, 0, 9)]
     assert values == pytest.approx([0.1, 0.1 / 4, 0.1 / 16, 0.0])
 
 
@@ -304,6 +365,8 @@ def test_is_a_span_controller():
 @pytest.mark.parametrize(
     ("options", "rule"),
     [
+        ({"states": 1}, r"states must be in 2\.\.1000000, got 1"),
+        ({"actions": 1.5}, "actions must be an integer, got 1.5"),
         ({"alpha": 0.0}, r"alpha .*\(0, 1\]"),
         ({"alpha": LinearSchedule(0.5, 0.0, 10)}, r"alpha .*got 0.0"),
         ({"alpha": "0.5"}, "alpha .*number, got '0.5'.*start, end, steps"),
@@ -329,9 +392,9 @@ def test_invalid_options(options: dict[str, Any], rule: str):
     ("options", "message"),
     [
         ({"double_q": True}, "'second_states' is missing"),
-        ({"count_based_lr": True}, "'visits' is missing"),
+        ({"states": 7}, "6 states .* 7"),
         ({"epsilon": LinearSchedule(1.0, 0.1, 9)}, "'counts' is missing"),
-        ({"n_actions": 3}, "4 actions .* 3"),
+        ({"actions": 3}, "4 actions .* 3"),
     ],
 )
 def test_state_of_a_refiner_with_other_options(

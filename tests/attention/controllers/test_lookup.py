@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from spangym.attention.controllers.lookup import KMeansPolicy, LookupPolicy
-from spangym.attention.features import NUM_STATES
 from spangym.attention.observation_spec import ObservationSpec
 from tests.factories import POLICY_DIMS, make_exported_policy, varied_inputs
 
@@ -25,14 +24,14 @@ def test_a_table_that_does_not_fit_is_refused():
     states = ObservationSpec(POLICY_DIMS, encoding="state")
     for actions, message in (
         (torch.zeros(100, dtype=torch.int64), "integers of shape"),
-        (torch.zeros(NUM_STATES), "integers of shape"),
-        (torch.full((NUM_STATES,), 10), r"0\.\.9"),
+        (torch.zeros(9999), "integers of shape"),
+        (torch.full((9999,), 10), r"0\.\.9"),
     ):
         with pytest.raises(ValueError, match=message):
             LookupPolicy(states, actions)
     with pytest.raises(ValueError, match="'state', got 'box'"):
         LookupPolicy(
-            ObservationSpec(POLICY_DIMS, encoding="box"), torch.zeros(NUM_STATES, dtype=torch.int64)
+            ObservationSpec(POLICY_DIMS, encoding="box"), torch.zeros(9999, dtype=torch.int64)
         )
 
 

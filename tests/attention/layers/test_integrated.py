@@ -98,7 +98,7 @@ class TestController:
         layer.refiner = Refiner()
         layer.update_controller(output, action)
         pairs = zip(output.state, action.tolist(), strict=True)
-        assert all(layer.refiner.q_value(*each) != 0 for each in pairs)
+        assert all(layer.refiner.get_value(*each) != 0 for each in pairs)
 
     @pytest.mark.parametrize("action", [10, -1, 3.0, "3"])
     def test_with_an_invalid_action_is_an_error(self, action: int, x: Tensor):
@@ -140,7 +140,9 @@ class TestStateDict:
         other.load_state_dict(torch.load(tmp_path / "layer.pt", weights_only=True))
         for state in layer.eval().step(x).state:
             for action in range(10):
-                assert other.refiner.q_value(state, action) == layer.refiner.q_value(state, action)
+                assert other.refiner.get_value(state, action) == layer.refiner.get_value(
+                    state, action
+                )
 
     def test_holds_the_refiner_within_a_model(self):
         layers = [make_layer(), make_layer()]
@@ -154,14 +156,14 @@ class TestStateDict:
             model.load_state_dict(stored)
         layers[1].refiner = Refiner(seed=1)
         model.load_state_dict(stored)
-        assert layers[1].refiner.q_value(3, 4) == pytest.approx(0.1)
+        assert layers[1].refiner.get_value(3, 4) == pytest.approx(0.1)
         layers[0].refiner = Refiner(seed=1)
         with pytest.raises(RuntimeError, match=r"Missing key.*0\.refiner"):
             model.load_state_dict(stored)
 
     def test_of_another_number_of_actions_is_an_error(self):
         layer, other = make_layer(), make_layer()
-        layer.refiner, other.refiner = Refiner(), Refiner(n_actions=9)
+        layer.refiner, other.refiner = Refiner(), Refiner(actions=9)
         layer.refiner.update(3, 4, 1.0, 5)
         with pytest.raises(RuntimeError, match=r"10 actions .* 9"):
             other.load_state_dict(layer.state_dict())

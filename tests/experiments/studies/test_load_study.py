@@ -4,13 +4,16 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from spangym.agents import Refiner, TabularAgent
+from spangym.experiments.pilot.load_pilot_study import builtin_pilot_studies, load_pilot_study
 from spangym.experiments.studies.load_study import (
     builtin_studies,
     load_study,
+    normalize_agent,
     override_study,
     parse_study,
 )
-from spangym.experiments.studies.study import Study
+from spangym.experiments.studies.study import Study, StudyAgent
 from spangym.experiments.trials.smoke_test import smoke_test
 from spangym.experiments.trials.trial import trials_of
 from spangym.utils.errors import UserError
@@ -295,3 +298,82 @@ def test_names_with_characters_that_cannot_be_seen_are_escaped():
     assert [each.name for each in study.agents] == [r"p\x1b[31m\n\u202e", "dqn"]
     assert study.agents_in(environment)[1].name == "dqn"
     assert parse_study(study.to_toml(), "again") == study
+
+
+COUNTS = """
+name = "counts"
+total_timesteps = 8
+seeds = [0]
+
+[[environments]]
+id = "spangym/SpanControl-v0"
+name = "ten"
+kwargs = { dims = 8, heads = 2, ctx = 16, chunks_per_episode = 2, win_size = 16 }
+
+[[environments]]
+id = "spangym/SpanControl-v0"
+name = "five"
+kwargs = { dims = 8, heads = 2, ctx = 16, chunks_per_episode = 2, win_size = 16, num_actions = 5 }
+
+[[agents]]
+algo = "refiner"
+hyperparameters = { actions = 5, states = 100 }
+
+[[agents]]
+algo = "dqn"
+"""
+
+
+def test_an_environment_takes_the_counts_of_the_refiner():
+    study = parse_study(COUNTS, "counts")
+    ten, five = study.environments
+    refiner, dqn, *baselines = study.agents_in(five)
+    for environment in study.environments:
+        config = refiner.config_in(environment, "train")
+        assert (config.num_actions, config.num_states) == (5, 100)
+    assert [dqn.config_in(each, "train").num_actions for each in (ten, five)] == [10, 5]
+    assert [each.config_in(five, "train").num_actions for each in baselines] == [5] * 8
+    assert [each.name for each in baselines[-5:]] == [f"fixed:{action}" for action in range(5)]
+    assert len(study.agents_in(ten)) == 2 + 13
+    assert parse_study(study.to_toml(), "again") == study
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("actions = 5, states", "actions = 7, states", "7 actions.*'five'.*set actions = 5"),
+        ("actions = 5, states", "actions = 1, states", "actions must be in 2"),
+        ('algo = "dqn"', 'algo = "fixed:7"\nname = "mine"', r"'five' has actions 0\.\.4"),
+        ("num_actions = 5", "num_states = 5", "'num_states' must be set in the agents"),
+        ('algo = "refiner"', 'algo = "refiner"\nnum_states = 7', "100 states, but num_states = 7"),
+        ("num_actions = 5", "num_actions = 1", "num_actions must be in 2"),
+    ],
+)
+def test_contradicting_counts(old: str, new: str, message: str):
+    assert old in COUNTS
+    with pytest.raises(UserError, match=message):
+        parse_study(COUNTS.replace(old, new), "counts")
+
+
+def test_refiner_is_the_originals_rule():
+    agent = normalize_agent(StudyAgent("refiner"))
+    made = agent.make(seed=0)
+    assert isinstance(made, TabularAgent)
+    assert made.bootstrap_from == "layer_output"
+    assert agent.include_layer_index  # One table a layer.
+    refiner = made.controller
+    assert isinstance(refiner, Refiner)
+    assert (refiner.states, refiner.actions, refiner.double_q) == (10_000, 10, False)
+    assert (refiner.alpha, refiner.gamma, refiner.epsilon) == (0.1, 0.9, 0.1)
+
+
+@pytest.mark.parametrize("name", [*builtin_studies(), *builtin_pilot_studies()])
+def test_the_label_refiner_stands_for_the_originals_rule(name: str):
+    if name in builtin_studies():
+        labeled = [(each.name, each) for each in load_study(name).agents]
+    else:
+        variants = load_pilot_study(name).variants
+        labeled = [(each.name, each.agent) for each in variants if each.agent is not None]
+    for label, agent in labeled:
+        if label in ("refiner", "focus-refiner"):
+            assert agent == replace(normalize_agent(StudyAgent("refiner")), name=agent.name)

@@ -39,9 +39,11 @@ def test_what_is_exported_decides_as_the_agent_does(
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["export", str(trials[label]), "--out", "new/it.safetensors"])
     assert done.exit_code == 0, done.output
-    assert "layer.refiner = spangym.attention.load_controller('new/it.safetensors')" in done.output
+    observes_layer = load_trained_agent(trials[label]).config.include_layer_index
+    index = ", layer=INDEX" if observes_layer else ""
+    assert f"spangym.attention.load_controller('new/it.safetensors'{index})" in done.output
     assert [each.name for each in Path("new").iterdir()] == ["it.safetensors"]
-    controller = load_controller("new/it.safetensors")
+    controller = load_controller("new/it.safetensors", layer=0 if observes_layer else None)
     trained = load_trained_agent(trials[label])
     metadata = controller.metadata
     assert (metadata["algo"], metadata["name"]) == (trained.trial.agent.algo, label)

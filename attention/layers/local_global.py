@@ -118,6 +118,11 @@ class LocalGlobalAttention(nn.Module):
         self.reset_parameters(generator)
 
     def _make_paths(self, config: SpanConfig) -> tuple[SlidingWindowAttention, MultiHeadAttention]:
+        if config.use_refresh_predictors:
+            name = type(self).__name__
+            raise ValueError(
+                f"use_refresh_predictors must be false: {name} keeps no keys and values"
+            )
         local = SlidingWindowAttention(self.dims, self.head, config)
         return local, MultiHeadAttention(self.dims, self.head, config.causal)
 

@@ -37,6 +37,7 @@ class FocusLayerOutput(OriginalLayerOutput):
     @staticmethod
     def moments(x: Tensor) -> Tensor:
         """Means and unbiased variances over all tokens of the batch, shape (1, 2 * dims)."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         return torch.cat([x.mean((0, 1)), x.var((0, 1))])[None]
 
     @staticmethod

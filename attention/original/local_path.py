@@ -22,6 +22,15 @@ FIXABLE_DEFECTS = ("temperature", "local_causal", "global_causal", "double_scale
 """Names of the defects that can be fixed (`spangym.attention.original.layer`)."""
 
 
+_LACKED_OPTIONS = (
+    "scale_weights",
+    "causal",
+    "soft_span",
+    "local_projections",
+    "num_induction_heads",
+)
+
+
 def parse_fixes(fixes: str | Iterable[str]) -> tuple[str, ...]:
     """Names of defects, without duplicates and in the order of `FIXABLE_DEFECTS`.
 
@@ -55,6 +64,10 @@ class OriginalSpanConfig(SpanConfig):
         score_exponent: Exponent of the head size in the scores of attention that is not fused.
         fixes: Names of the fixed defects, of `FIXABLE_DEFECTS`. A defect that a layer does not have
             needs no fix: its name changes nothing.
+
+    Raises:
+        TypeError: An option has another type.
+        ValueError: An option breaks its rule, or the original lacks it.
     """
 
     fused: bool = True
@@ -64,6 +77,9 @@ class OriginalSpanConfig(SpanConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "fixes", parse_fixes(self.fixes))
+        for name in _LACKED_OPTIONS:
+            if getattr(self, name) != getattr(SpanConfig, name):
+                raise ValueError(f"{name} is an option that the original lacks: omit it")
 
     @property
     def uses_temperature(self) -> bool:
@@ -169,6 +185,7 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
         lengths: Tensor | None = None,
         key_lengths: Tensor | None = None,
         return_stats: bool = False,
+        return_weights: bool = False,
         **__: Tensor | None,
     ) -> LocalAttentionOutput:
         """Attend to ``x`` itself within the mean span scale; ``xa`` and ``mask`` are ignored.
@@ -177,7 +194,10 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
 
         Raises:
             ValueError: Lengths are given.
+            NotImplementedError: Weights are requested.
         """
+        if return_weights:
+            raise NotImplementedError("the original layer has no matrix of attention weights")
         if lengths is not None or key_lengths is not None:
             raise ValueError("the original layer does not support lengths: pass none")
         scale = scale.mean().expand_as(scale)

@@ -42,6 +42,12 @@ def test_global_path_keeps_no_cache(layer_class: type, x: Tensor):
     assert layer.step(x).cache.key_value is None
 
 
+@pytest.mark.parametrize("layer_class", [FocusAttention, HybridAttention])
+def test_refresh_predictors_need_a_cache(layer_class: Any):
+    with pytest.raises(ValueError, match=f"use_refresh_predictors .*{layer_class.__name__}"):
+        make_layer(layer_class, use_refresh_predictors=True)
+
+
 def test_hybrid_has_its_documents_defaults():
     for make in (HybridAttention, HybridAttention.original):
         config = make(64, 32, 4).config
@@ -103,6 +109,20 @@ class TestOriginal:
         layer = layer_class.original(70, 32, 4, win_size=8, max_span=12)
         mask = torch.rand(70, 50) < 0.5
         assert torch.equal(layer(x), layer(x, x[:, :50], mask))
+
+    @ORIGINALS
+    @torch.no_grad()
+    @pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", "float64"])
+    def test_takes_all_floating_types(self, layer_class: Any, name: str, x: Tensor):
+        layer, dtype = (
+            layer_class.original(70, 32, 4, win_size=8, max_span=12),
+            getattr(torch, name),
+        )
+        output = layer.step(x.to(dtype))
+        assert output.output.dtype == dtype
+        assert output.output.isfinite().all()
+        with torch.autocast("cpu", torch.bfloat16):
+            assert len(layer.step(x.to(dtype)).next_state) == 1
 
     @ORIGINALS
     @torch.no_grad()

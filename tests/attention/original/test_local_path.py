@@ -155,6 +155,27 @@ def test_with_all_defects_fixed_equals_the_default(x: Tensor):
         assert one.num_refinement_steps.item() == other.num_refinement_steps.item()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scale_weights": True},
+        {"causal": True},
+        {"soft_span": True},
+        {"local_projections": True},
+        {"num_induction_heads": 1},
+    ],
+    ids=lambda each: next(iter(each)),
+)
+def test_options_that_the_original_lacks_are_refused(options: dict[str, Any]):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} .*lacks"):
+        make_local(**options)
+
+
+def test_weights_are_refused(x: Tensor):
+    with pytest.raises(NotImplementedError, match="weights"):
+        make_local()(x, torch.tensor([0.5]), return_weights=True)
+
+
 def test_scale_of_less_than_a_key_turns_it_off(x: Tensor):
     result = make_local()(x, torch.tensor([0.05]))
     assert (result.spans.span.item(), result.qk_pairs.item()) == (0, 0)

@@ -63,7 +63,7 @@ def test_snippets_of_a_page_run(page: Path, tmp_path: Path):
 
 
 def test_study_of_the_docs_is_valid(tmp_path: Path):
-    (text,) = blocks(ROOT / "docs" / "studies.md", "toml")
+    text, *_ = blocks(ROOT / "docs" / "studies.md", "toml")
     (tmp_path / "study.toml").write_text(text)
     assert load_study(str(tmp_path / "study.toml")).environments[0].kwargs["cost_coef"] == 0.1
 

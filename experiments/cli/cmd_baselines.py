@@ -14,6 +14,7 @@ from spangym.experiments.benchmarks.baselines import baselines_table, measure_ba
 from spangym.experiments.benchmarks.measure import describe_bench, save_bench
 from spangym.experiments.cli.options import Json
 from spangym.experiments.cli.terminal import echo, make_console, make_progress
+from spangym.experiments.studies.field_types import MAX_EPISODES
 
 
 def command(
@@ -21,7 +22,9 @@ def command(
         list[str] | None,
         typer.Argument(metavar="[ENV_ID]...", help="Registered environments; default: all."),
     ] = None,
-    episodes: Annotated[int, typer.Option(min=1, help="Episodes of each policy.")] = 16,
+    episodes: Annotated[
+        int, typer.Option(min=1, max=MAX_EPISODES, help="Episodes of each policy.")
+    ] = 16,
     json: Json = None,
 ) -> None:
     """Measure the returns of non-learning baselines and of the best possible policy."""

@@ -10,13 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from spangym.experiments.cli import options
-from spangym.experiments.cli.running import make_executor, run_and_report
+from spangym.experiments.cli.running import check_memory, make_executor, run_and_report
 from spangym.experiments.runner.job import CHECKPOINT_SECONDS
 from spangym.experiments.runner.manifest import available_cpus, make_manifest
 from spangym.experiments.runner.run_dir import RunDir
+from spangym.experiments.runner.workload import Workload
+from spangym.experiments.studies.field_types import MAX_STEPS
 from spangym.experiments.studies.load_study import load_study, normalize_study, override_study
 from spangym.experiments.studies.study import Study
 from spangym.experiments.trials.comparison_run import COMPARISON, ComparisonDir
+from spangym.experiments.trials.estimate_comparison import estimate_comparison
 from spangym.experiments.trials.smoke_test import smoke_test
 from spangym.utils.errors import UserError
 
@@ -28,7 +31,7 @@ def command(
     ] = None,
     seeds: options.Seeds = None,
     total_timesteps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of each training.")
+        int | None, typer.Option(min=1, max=MAX_STEPS, help="Steps of each training.")
     ] = None,
     agent: Annotated[
         list[str] | None,
@@ -59,6 +62,8 @@ def command(
             agents=agent or (),
             device=device,
         )
+        work = estimate_comparison(chosen)
+        check_memory(work, executor)
         smoke_test(chosen)
         folder = RunDir(out or Path("runs", chosen.name), COMPARISON)
         folder.create(chosen, _manifest(chosen, workers or available_cpus()))
@@ -70,11 +75,16 @@ def command(
                 "train longer"
             )
         folder = RunDir.open(resume, COMPARISON)
-        _resume(folder, workers or available_cpus(), total_timesteps)
-    run_and_report(folder, job_executor, quiet)
+        work = _resume(folder, workers or available_cpus(), total_timesteps, executor)
+    run_and_report(folder, work, job_executor, quiet)
 
 
-def _resume(folder: ComparisonDir, workers: int, total_timesteps: int | None) -> None:
+def _resume(
+    folder: ComparisonDir,
+    workers: int,
+    total_timesteps: int | None,
+    executor: options.ExecutorName,
+) -> Workload:
     """Write the study and manifest of a resumed run, with longer trainings if wanted."""
     folder.check_writable()
     stored = study = folder.study()
@@ -90,12 +100,15 @@ def _resume(folder: ComparisonDir, workers: int, total_timesteps: int | None) ->
         study = normalize_study(study)
     except UserError as error:
         raise UserError(f"{folder.path / 'study.toml'}: {error}") from error
+    work = estimate_comparison(study)
+    check_memory(work, executor)
     manifest = _manifest(study, workers)
     _check_same_content(folder, manifest)
     before = [(trial, folder.folder_of(trial)) for trial in folder.jobs()]
     folder.create(study, manifest)
     if study.total_timesteps != stored.total_timesteps:
         folder.copy_checkpoints(before)
+    return work
 
 
 def _manifest(study: Study, workers: int) -> dict[str, Any]:

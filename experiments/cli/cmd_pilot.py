@@ -10,6 +10,7 @@ import typer
 
 from spangym.experiments.cli import options
 from spangym.experiments.cli.running import make_executor, run_and_report
+from spangym.experiments.pilot.estimate_pilot import estimate_pilot
 from spangym.experiments.pilot.load_pilot_study import (
     load_pilot_study,
     normalize_pilot_study,
@@ -21,6 +22,7 @@ from spangym.experiments.runner.fingerprint import DatasetHashes
 from spangym.experiments.runner.job import CHECKPOINT_SECONDS
 from spangym.experiments.runner.manifest import available_cpus, make_manifest
 from spangym.experiments.runner.run_dir import RunDir
+from spangym.experiments.studies.field_types import MAX_STEPS
 from spangym.utils.errors import UserError
 
 
@@ -46,7 +48,9 @@ def command(
         typer.Option(help="Train only this variant and the baseline (repeatable)."),
     ] = None,
     seeds: options.Seeds = None,
-    updates: Annotated[int | None, typer.Option(min=1, help="Updates of each model.")] = None,
+    updates: Annotated[
+        int | None, typer.Option(min=1, max=MAX_STEPS, help="Updates of each model.")
+    ] = None,
     executor: options.Executor = "local",
     address: options.Address = None,
     workers: options.Workers = None,
@@ -96,4 +100,4 @@ def command(
     folder.create(
         chosen, make_manifest(sys.argv, workers, chosen.device, {"content_sha256": content})
     )
-    run_and_report(folder, job_executor, quiet)
+    run_and_report(folder, estimate_pilot(chosen), job_executor, quiet)

@@ -13,6 +13,7 @@ import typer
 from spangym.envs.model.model_checkpoint import serialize
 from spangym.envs.model.pretrain import evaluate, get_config, metadata, pretrain
 from spangym.experiments.cli.terminal import echo, make_progress
+from spangym.experiments.studies.field_types import MAX_STEPS
 from spangym.utils.atomic_io import atomic_write, check_writable_file
 from spangym.utils.serialization import SUFFIX
 
@@ -28,7 +29,8 @@ def command(
         Path | None, typer.Option(help="File for the weights; default: ./NAME.safetensors.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=3, help="Optimizer steps; default: the environment's.")
+        int | None,
+        typer.Option(min=3, max=MAX_STEPS, help="Optimizer steps; default: the environment's."),
     ] = None,
 ) -> None:
     """Train the layers of an environment at random spans, on one CPU core."""

@@ -14,7 +14,10 @@ from spangym.experiments.cli.options import Workers
 from spangym.experiments.cli.terminal import echo, make_console, make_progress
 from spangym.experiments.runner.folder_watch import FolderWatch
 from spangym.experiments.runner.manifest import available_cpus
+from spangym.experiments.runner.workload import Workload, machine_memory
+from spangym.experiments.studies.field_types import MAX_EPISODES, MAX_SEEDS, MAX_STEPS
 from spangym.experiments.studies.load_study import load_study
+from spangym.experiments.trials.estimate_comparison import estimate_comparison
 from spangym.experiments.trials.smoke_test import smoke_test
 from spangym.experiments.tuning.search_space import load_search_space
 from spangym.experiments.tuning.tune import (
@@ -33,16 +36,21 @@ from spangym.utils.text import printable, shell_join
 def command(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="A TOML file or a built-in study.")],
     agent: Annotated[str, typer.Option(help="Name of the study's agent to tune.")],
-    trials: Annotated[int, typer.Option(min=1, help="Number of Optuna trials.")] = 20,
+    trials: Annotated[int, typer.Option(min=1, max=10**5, help="Number of Optuna trials.")] = 20,
     total_timesteps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of each training; default: the study's.")
+        int | None,
+        typer.Option(min=1, max=MAX_STEPS, help="Steps of each training; default: the study's."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Training seeds of each trial.")] = 1,
-    episodes: Annotated[int, typer.Option(min=1, help="Evaluation episodes of a trial.")] = 32,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=MAX_SEEDS, help="Training seeds of each trial.")
+    ] = 1,
+    episodes: Annotated[
+        int, typer.Option(min=1, max=MAX_EPISODES, help="Evaluation episodes of a trial.")
+    ] = 32,
     search_space: Annotated[
         Path | None, typer.Option(help="TOML file of the search space; default: the agent's.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the search.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the search.")] = 0,
     workers: Workers = None,
     out: Annotated[
         Path | None,
@@ -64,6 +72,10 @@ def command(
         episodes=episodes,
         seed=seed,
     )
+    # Search trials are studies of one agent, without baselines.
+    steps = {"training steps": trials * seeds * search.study.total_timesteps}
+    peak = estimate_comparison(search.study).peak_bytes
+    Workload(trials * seeds, steps, peak).check(machine_memory())
     smoke_test(search.study)
     folder = out or Path("runs", f"tune-{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}")
     console = make_console()

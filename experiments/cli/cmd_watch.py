@@ -30,7 +30,7 @@ def command(
         Path | None,
         typer.Option(help="Video file, .mp4 or .gif; default: print the episode as text."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the episode.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the episode.")] = 0,
 ) -> None:
     """Play one evaluation episode as a video or as text."""
     # A user's agent may change the working folder.

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from spangym.experiments.studies.field_types import MAX_SEEDS
 from spangym.utils.atomic_io import check_writable_file
 
 ExecutorName = Literal["local", "ray"]
@@ -23,7 +24,7 @@ Address = Annotated[
     str | None, typer.Option(help="Ray cluster, HOST:PORT; default: start one on this machine.")
 ]
 CheckpointSeconds = Annotated[
-    float, typer.Option(min=0, help="Minimum time between two checkpoints of a training.")
+    float, typer.Option(min=0, max=1e9, help="Minimum time between two checkpoints of a training.")
 ]
 Device = Annotated[str | None, typer.Option(help="PyTorch device, e.g. cpu or cuda:0.")]
 Executor = Annotated[
@@ -46,8 +47,12 @@ Resume = Annotated[
     Path | None, typer.Option(help="Resume the run in this folder, with its own study.")
 ]
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")]
-Seeds = Annotated[int | None, typer.Option(min=1, help="Number of training seeds, counted from 0.")]
-Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
+Seeds = Annotated[
+    int | None,
+    typer.Option(min=1, max=MAX_SEEDS, help="Number of training seeds, counted from 0."),
+]
+Threads = Annotated[int, typer.Option(min=1, max=1024, help="CPU threads.")]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Parallel jobs on this machine; default: one a CPU core.")
+    int | None,
+    typer.Option(min=1, max=1024, help="Parallel jobs on this machine; default: one a CPU core."),
 ]

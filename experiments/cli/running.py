@@ -21,6 +21,7 @@ from spangym.experiments.runner.manifest import available_cpus
 from spangym.experiments.runner.progress import show_progress
 from spangym.experiments.runner.run_dir import RunDir
 from spangym.experiments.runner.run_job import run_jobs
+from spangym.experiments.runner.workload import Workload, machine_memory
 from spangym.utils.errors import UserError
 from spangym.utils.text import printable, shell_join
 
@@ -39,14 +40,23 @@ def make_executor(
     return RayExecutor(address, workers, checkpoint_seconds)
 
 
-def run_and_report(folder: RunDir[Any, Any], executor: Executor, quiet: bool) -> None:
-    """Run the unfinished jobs of a folder, write the outputs and print the results.
+def check_memory(work: Workload, executor: ExecutorName) -> None:
+    """UserError if a study is too large; nodes of a cluster may have more memory than this one."""
+    work.check(machine_memory() if executor == "local" else None)
+
+
+def run_and_report(
+    folder: RunDir[Any, Any], work: Workload, executor: Executor, quiet: bool
+) -> None:
+    """Announce the work, run the unfinished jobs, write the outputs and print the results.
 
     Raises:
         UserError: The folder is damaged.
         typer.Exit: Ctrl-C, a job failed, a file cannot be written, or the folder was moved; the
             reason is printed.
     """
+    text = str(work)
+    make_console(quiet=quiet).print(text, markup=False, highlight=False, soft_wrap=True)
     watch = FolderWatch(folder.path, "spangym", folder.kind.command, "--resume")
     try:
         _run_and_report(folder, executor, quiet, watch)

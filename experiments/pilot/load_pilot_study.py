@@ -13,8 +13,10 @@ from spangym.agents.baselines.env_aware import EnvAwarePolicy
 from spangym.attention import NUM_ACTIONS
 from spangym.envs.data.dataset_registry import DATASETS, validate_dataset_name
 from spangym.envs.env_config import check_device
+from spangym.experiments.pilot.estimate_pilot import estimate_pilot
 from spangym.experiments.pilot.models import make_model
 from spangym.experiments.pilot.pilot_study import CONTROLLABLE_ATTENTION, PilotStudy, VariantConfig
+from spangym.experiments.runner.workload import machine_memory
 from spangym.experiments.studies.load_study import (
     check_distinct,
     normalize_agent,
@@ -69,6 +71,8 @@ def normalize_pilot_study(study: PilotStudy) -> PilotStudy:
             f"evaluations must be at most one for each stream, {study.updates // study.chunks}, "
             f"got {study.evaluations}"
         )
+    # The models are made below.
+    estimate_pilot(study).check(machine_memory())
     try:
         check_device(study.device)
         if study.task == "text":

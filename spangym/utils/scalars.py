@@ -14,7 +14,6 @@ import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-import torch
 from annotated_types import Interval
 
 PositiveInt = Annotated[int, Interval(ge=1)]
@@ -25,7 +24,7 @@ def plain(value: Any) -> Any:
     """Convert scalars of NumPy and PyTorch, paths and devices to Python values, also in containers.
 
     Example:
-        >>> import numpy as np
+        >>> import numpy as np, torch
         >>> plain({"steps": np.int64(2), "sizes": (np.float32(0.5), torch.tensor(3))})
         {'steps': 2, 'sizes': (0.5, 3)}
     """
@@ -37,7 +36,9 @@ def plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    return str(value) if isinstance(value, torch.device) else value
+    # PyTorch takes seconds to import.
+    is_device = (type(value).__module__, type(value).__name__) == ("torch", "device")
+    return str(value) if is_device else value
 
 
 def as_int(name: str, value: object, low: float | None = None, high: float | None = None) -> int:

@@ -7,6 +7,8 @@ are in `EnvComponents`.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -41,8 +43,10 @@ from spangym.envs.model.model_checkpoint import load_config
 from spangym.envs.model.stack import LayerStack
 from spangym.envs.registration import default_kwargs
 from spangym.envs.rewards import Reward, find_reward, make_reward
-from spangym.utils.importing import is_import_path, module_sha256
+from spangym.utils.errors import describe_error
+from spangym.utils.importing import import_object, is_import_path, module_sha256
 from spangym.utils.scalars import as_int, describe, normalize_fields, plain
+from spangym.utils.signatures import construct
 from spangym.utils.suggestions import did_you_mean
 
 LAYER_CLASSES: dict[str, type[IntegratedAttention] | type[HybridAttention]] = {
@@ -100,6 +104,9 @@ class EnvConfig:
             do not depend on it.
         action_scale: Whether actions are fractions of the predicted span (``relative``, default) or
             of the longest span (``absolute``). Trained layers are always ``absolute``.
+        layers: ``module:function`` that returns layers or a `LayerStack` of the user's own; default
+            ``""``. They set the sizes; only ``ctx`` may be reduced.
+        layers_kwargs: Arguments of the function.
         weights_seed: Seed of the random weights of layers and embedding, default 0.
         checkpoint: Trained layers: a builtin name, or a file written by ``spangym pretrain``;
             default ``""``, random weights. A checkpoint sets all sizes; only ``ctx`` may be
@@ -164,6 +171,8 @@ class EnvConfig:
     device: str = "cpu"
     dataset_kwargs: dict[str, Any] = field(default_factory=dict)
     reward_kwargs: dict[str, Any] = field(default_factory=dict)
+    layers: str = ""
+    layers_kwargs: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fixes", parse_fixes(self.fixes))
@@ -202,6 +211,7 @@ class EnvConfig:
             self.make_reward()
         if self.checkpoint:
             self._check_checkpoint()
+        self._check_layers()
         check_device(self.device)
 
     def _check_checkpoint(self) -> None:
@@ -222,6 +232,32 @@ class EnvConfig:
                     f"{self.checkpoint!r}"
                 )
 
+    def _check_layers(self) -> None:
+        if not self.layers:
+            if self.layers_kwargs:
+                raise ValueError("layers_kwargs is for layers = module:function: omit it")
+            return
+        if self.checkpoint:
+            raise ValueError("give either layers or a checkpoint, not both")
+        where = f"as the layers {self.layers!r} have"
+        for name, needed in self._named_layers.sizes.items():
+            given = getattr(self, name)
+            if name == "ctx" and given > needed:
+                raise ValueError(f"ctx must be at most {needed}, {where}, got {given}")
+            if name != "ctx" and given != needed:
+                raise ValueError(f"{name} must be {needed}, {where}, got {given}")
+        for name in _RANDOM_LAYER_FIELDS:
+            if getattr(self, name) != getattr(type(self), name):
+                raise ValueError(f"{name} is set by the layers {self.layers!r}: omit it")
+
+    @property
+    def _named_layers(self) -> _NamedLayers:
+        return _inspect_layers(self.layers, json.dumps(self.layers_kwargs), self.weights_seed)
+
+    def make_layers(self) -> Layers:
+        """Make the named layers, equal ones each time; a ValueError if they cannot be made."""
+        return make_layers(self.layers, self.layers_kwargs, self.weights_seed)
+
     def make_reward(self) -> Reward:
         """Make the named reward; a ValueError if it cannot be made."""
         return make_reward(self.reward, self.cost_coef, self.reward_kwargs)
@@ -237,6 +273,8 @@ class EnvConfig:
             found["dataset"] = find_dataset_class(self.dataset)
         if is_import_path(self.reward):
             found["reward"] = find_reward(self.reward)
+        if self.layers:
+            found["layers"] = import_object(self.layers, f"layers {self.layers!r}")
         return {name: module_sha256(each) for name, each in found.items()}
 
     @property
@@ -256,8 +294,12 @@ class EnvConfig:
 
         Original layers count as bidirectional, so that their cost has the same unit.
         """
-        named = self.checkpoint and self.checkpoint != CUSTOM
-        return full_qk_pairs(self.ctx, load_config(self.checkpoint).causal if named else False)
+        causal = False
+        if self.layers:
+            causal = self._named_layers.causal
+        elif self.checkpoint and self.checkpoint != CUSTOM:
+            causal = load_config(self.checkpoint).causal
+        return full_qk_pairs(self.ctx, causal)
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> EnvConfig:
@@ -281,6 +323,11 @@ class EnvConfig:
         elif (name := plain(arguments.get("layer_class"))) in [*LAYER_CLASSES]:
             defaults = LAYER_CLASSES[name].default_config
             arguments = {**{each: getattr(defaults, each) for each in _SPAN_OPTIONS}, **arguments}
+        if (name := plain(arguments.get("layers"))) and isinstance(name, str):
+            kwargs = json.dumps(plain(arguments.get("layers_kwargs", {})))
+            seed = as_int("weights_seed", arguments.get("weights_seed", 0), 0, 2**63 - 1)
+            sizes = _inspect_layers(name, kwargs, seed).sizes
+            arguments = {**sizes, "ctx": min(sizes["ctx"], cls.ctx), **arguments}
         return cls(**arguments)
 
 
@@ -356,18 +403,8 @@ def parse_env_kwargs(kwargs: Mapping[str, Any]) -> tuple[EnvConfig, EnvComponent
         ValueError: An argument is invalid.
     """
     named, objects = dict(kwargs), {}
-    if "layers" in named:
-        layers = named.pop("layers")
-        if isinstance(layers, LocalGlobalAttention):
-            layers = [layers]
-        kinds = LayerStack | Sequence | torch.nn.ModuleList
-        if isinstance(layers, str) or not isinstance(layers, kinds):
-            hint = "the number of layers is num_layers"
-            raise TypeError(
-                "layers must be a sequence of IntegratedAttention or its relatives, "
-                f"got {describe(layers)}: {hint}"
-            )
-        objects["layers"] = layers
+    if "layers" in named and not isinstance(named["layers"], str):
+        layers = objects["layers"] = _as_layers(named.pop("layers"))
         named = {**_config_of_layers(layers, named), **named, "checkpoint": CUSTOM}
     for name, cls in (("dataset", Dataset), ("reward", Reward)):
         if isinstance(named.get(name), cls):
@@ -376,6 +413,56 @@ def parse_env_kwargs(kwargs: Mapping[str, Any]) -> tuple[EnvConfig, EnvComponent
     if "reward" in objects:
         named["cost_coef"] = objects["reward"].cost_coef
     return EnvConfig.from_arguments(named), EnvComponents(**objects)
+
+
+def make_layers(name: str, kwargs: Mapping[str, Any], seed: int) -> Layers:
+    """Call ``module:function``, which returns layers, with arguments.
+
+    Weights that it draws from PyTorch's default generator depend on the seed only.
+
+    Raises:
+        ValueError: There is no such function, or it returns no layers.
+    """
+    if not is_import_path(name):
+        raise ValueError(f"layers {name!r} must be named module:function, or be layers themselves")
+    function = import_object(name, f"layers {name!r}")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            layers = _as_layers(construct(function, kwargs))
+            unwrap_layers(layers)
+        except Exception as error:  # The user's function may raise anything.
+            raise ValueError(f"layers {name!r} cannot be made: {describe_error(error)}") from error
+    return layers
+
+
+class _NamedLayers(NamedTuple):
+    """The arguments that named layers determine, and whether they are causal."""
+
+    sizes: dict[str, Any]
+    causal: bool
+
+
+@functools.lru_cache(maxsize=32)
+def _inspect_layers(name: str, kwargs: str, seed: int) -> _NamedLayers:
+    layers = make_layers(name, json.loads(kwargs), seed)
+    modules = unwrap_layers(layers)
+    sizes = _config_of_layers(layers, {}) | {"ctx": min(each.ctx for each in modules)}
+    del sizes["device"]
+    return _NamedLayers(sizes, modules[0].config.causal)
+
+
+def _as_layers(layers: Any) -> Layers:
+    if isinstance(layers, LocalGlobalAttention):
+        return [layers]
+    if isinstance(layers, str) or not isinstance(
+        layers, LayerStack | Sequence | torch.nn.ModuleList
+    ):
+        raise TypeError(
+            "layers must be a sequence of IntegratedAttention or its relatives, got "
+            f"{describe(layers)}: the number of layers is num_layers"
+        )
+    return layers
 
 
 def unwrap_layers(layers: Layers) -> list[LocalGlobalAttention]:

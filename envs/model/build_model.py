@@ -53,6 +53,11 @@ def _build_stack(config: EnvConfig, layers: Layers | None, channels: int) -> Lay
         return layers if isinstance(layers, LayerStack) else AttentionOnlyStack(modules, embedding)
     if config.checkpoint == CUSTOM:
         raise ValueError(f"checkpoint {CUSTOM!r} stands for layers that are passed in: pass layers")
+    if config.layers:
+        named = config.make_layers()
+        is_stack = isinstance(named, LayerStack)
+        stack = named if is_stack else AttentionOnlyStack(unwrap_layers(named), embedding)
+        return stack.to(config.device).eval()
     if config.checkpoint:
         if channels:
             given = f"dataset {config.dataset!r} gives frames"

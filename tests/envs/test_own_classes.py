@@ -57,6 +57,13 @@ OWN = """
             content = (content % 256).astype(np.uint8).reshape(chunks, ctx)
             return Stream(content, (self.content_type,) * chunks)
 
+    def make_layers(num_layers=3, causal=False):
+        config = SpanConfig(win_size=4, max_span=8, max_dist=8, causal=causal)
+        return [IntegratedAttention(24, 8, 2, config) for _ in range(num_layers)]
+
+    def no_layers():
+        return [torch.nn.Linear(2, 2)]
+
     class NoSample(Dataset):
         pass
 
@@ -118,6 +125,52 @@ def test_weights_of_coverage_and_entropy(name: str):
     assert other["coverage"] == pytest.approx(0.5 * default["coverage"], rel=1e-6)
     assert other["entropy"] == pytest.approx(-2 * default["entropy"], rel=1e-6)
     assert default["entropy"] != 0
+
+
+def test_layers_by_name(own: Callable[[str], str]):
+    kwargs = {"layers": own("make_layers"), "chunks_per_episode": 2}
+
+    def rollout(**more: Any) -> list[float]:
+        env = gym.make(ENV_ID, **kwargs, **more)
+        env.reset(seed=0)
+        return [float(env.step(5)[1]) for _ in range(4)]
+
+    config = make_config(ENV_ID, kwargs)
+    assert (config.num_layers, config.dims, config.heads, config.ctx) == (3, 8, 2, 24)
+    assert (config.win_size, config.max_span) == (4, 8)
+    assert rollout() == rollout()
+    assert rollout() != rollout(weights_seed=1)
+    assert make_config(ENV_ID, {**kwargs, "ctx": 16}).ctx == 16
+    assert EnvConfig(**dataclasses.asdict(config)) == config
+    causal = make_config(ENV_ID, {**kwargs, "layers_kwargs": {"num_layers": 1, "causal": True}})
+    assert (causal.num_layers, causal.full_qk_pairs) == (1, 24 * 25 // 2)
+    envs = gym.make_vec(ENV_ID, 2, **kwargs)
+    envs.reset(seed=0)
+    assert [float(envs.step(np.array([5, 5]))[1][0]) for _ in range(4)] == rollout()
+    assert {*config.module_hashes()} == {"layers"}
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"layers": "own_classes:make_layer"}, "did you mean 'make_layers'"),
+        ({"layers": "own_classes:no_layers"}, r"cannot be made.*\['Linear'\]"),
+        ({"layers": "own_classes:make_layers", "dims": 16}, "dims must be 8, as the layers"),
+        ({"layers": "own_classes:make_layers", "ctx": 32}, "ctx must be at most 24"),
+        ({"layers": "own_classes:make_layers", "temp_scale": 1}, "temp_scale is set by the layers"),
+        ({"layers": "own_classes:make_layers", "checkpoint": "collapse"}, "must be|not both"),
+        (
+            {"layers": "own_classes:make_layers", "layers_kwargs": {"causl": True}},
+            "no argument 'causl'; did you mean 'causal'",
+        ),
+        ({"layers": "three"}, "'three' must be named module:function"),
+        ({"layers_kwargs": {"causal": True}}, "layers_kwargs is for layers"),
+    ],
+)
+@pytest.mark.usefixtures("own")
+def test_wrong_layers_are_named(kwargs: dict[str, Any], message: str):
+    with pytest.raises((TypeError, ValueError), match=message):
+        gym.make(ENV_ID, **kwargs)
 
 
 def test_a_class_without_a_cost_is_free(own: Callable[[str], str]):

@@ -18,7 +18,8 @@ def echo(text: object, *, error: bool = False) -> None:
 def make_console(width: int = 120, quiet: bool = False) -> Console:
     """Return a console of the terminal's width, or of ``width`` where stdout is no terminal."""
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    return Console(width=None if is_terminal else width, quiet=quiet)
+    # Names of agents such as my_agents:Child would become pictures.
+    return Console(width=None if is_terminal else width, quiet=quiet, emoji=False)
 
 
 def make_progress(console: Console | None = None) -> Progress:

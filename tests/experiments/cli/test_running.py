@@ -10,6 +10,8 @@ import pytest
 import typer
 
 from spangym.experiments.cli.running import run_and_report
+from spangym.experiments.cli.terminal import make_console
+from spangym.experiments.reports.tables import Table, table_row, to_rich_table
 from spangym.experiments.runner.job import Event, Message, PlacedJob, Started
 from spangym.experiments.runner.run_dir import RunDir
 from spangym.experiments.trials.comparison_run import COMPARISON
@@ -92,6 +94,15 @@ def test_printed_commands_are_quoted(
     assert shlex.split(command) == ["tensorboard", "--logdir", str(folder)]
     resume = RunDir(folder, COMPARISON).resume_command
     assert shlex.split(resume) == ["spangym", "compare", "--resume", str(folder)]
+
+
+def test_a_name_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]):
+    """Not as a picture, a style, or a control sequence."""
+    console = make_console()
+    for name in ("mine:Child: not compared", "[bold]mine[/bold]"):
+        console.print(name, markup=False, highlight=False)
+        console.print(to_rich_table(Table(name, ("agent",), (table_row(name),))))
+        assert capsys.readouterr().out.count(name) == 3
 
 
 def test_there_are_stored_summaries():

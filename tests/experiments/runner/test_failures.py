@@ -55,6 +55,8 @@ class Big:
         pass
     def save(self, path):
         path.write_bytes(bytes(8_000_000))
+    def load(self, path):
+        pass
 """
 
 GREEDY_FOR_SPACE = """

@@ -29,7 +29,7 @@ from spangym.attention.controllers.protocol import num_actions_of, num_states_of
 from spangym.attention.features import MAX_STATES, NUM_STATES
 from spangym.attention.geometry import MAX_ACTIONS
 from spangym.attention.observation_spec import ENCODINGS
-from spangym.attention.original.local_path import parse_fixes
+from spangym.attention.original.truncation import parse_fixes
 from spangym.attention.span_config import ActionScale, SpanConfig
 from spangym.attention.temperature import TemperatureLaw
 from spangym.attention.validation import check_sizes

@@ -33,7 +33,7 @@ from spangym.attention import (
     SlidingWindowAttention,
     SpanConfig,
 )
-from spangym.attention.original.local_path import OriginalSpanConfig
+from spangym.attention.original.truncation import OriginalSpanConfig
 from spangym.envs import EnvConfig, SB3SpanControlVecEnv, SpanControlVectorEnv
 from spangym.envs.data.dataset import NoiseDataset, RepetitionDataset
 from spangym.envs.model.pretrain import PretrainConfig

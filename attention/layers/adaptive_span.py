@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,13 @@ from spangym.attention.kernels.interface import KernelInputs
 from spangym.attention.kernels.reference import attention_weights, score_bias
 from spangym.attention.kernels.select import select_kernel
 from spangym.attention.layers.modules import merge_heads, split_heads
+from spangym.attention.original.truncation import (
+    OriginalSpanConfig,
+    parse_fixes,
+    truncated_attention,
+)
 from spangym.attention.span_config import SpanConfig
-from spangym.attention.temperature import temperature
+from spangym.attention.temperature import TemperatureLaw, temperature
 from spangym.attention.validation import (
     check_floats,
     check_lengths,
@@ -73,6 +79,41 @@ class AdaptiveSpan(nn.Module):
         super().__init__()
         self.head = as_int("head", head, 1)
         self.config = config
+
+    @classmethod
+    def original(
+        cls,
+        head: int,
+        max_dist: int = 512,
+        max_span: int = 384,
+        temp_scale: float = 0.01,
+        *,
+        temperature_law: TemperatureLaw = "longer",
+        fused: bool = True,
+        fixes: str | Iterable[str] = (),
+    ) -> AdaptiveSpan:
+        """Make the original of this class, `OriginalAdaptiveSpan`.
+
+        Options are those of `SpanConfig`. Fused attention ignores the temperature and is causal
+        where a mask is given. ``fixes`` names the defects to fix, of ``temperature``,
+        ``local_causal`` and ``cut``, one or several.
+
+        Raises:
+            TypeError: A subclass has no original.
+            ValueError: An argument breaks its rule.
+        """
+        if cls is not AdaptiveSpan:
+            raise TypeError(f"{cls.__name__} has no original: call AdaptiveSpan.original()")
+        config = OriginalSpanConfig(
+            win_size=1,
+            max_span=max_span,
+            max_dist=max_dist,
+            temp_scale=temp_scale,
+            temperature_law=temperature_law,
+            fused=fused,
+            fixes=parse_fixes(fixes),
+        )
+        return OriginalAdaptiveSpan(head, config)
 
     def forward(
         self,
@@ -238,3 +279,66 @@ class AdaptiveSpan(nn.Module):
         check_mask(mask, (len(q), self.head, q.shape[1], k.shape[1]))
         check_lengths("lengths", lengths, len(q), q.shape[1])
         check_lengths("key_lengths", key_lengths, len(q), k.shape[1])
+
+
+class OriginalAdaptiveSpan(AdaptiveSpan):
+    """The original's `AdaptiveSpan`, made by `AdaptiveSpan.original`.
+
+    The first queries attend to as many first keys (`truncated_attention`), within the mean span
+    scale of the batch. Of a mask only its presence matters.
+    """
+
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: Tensor,
+        *,
+        mask: Tensor | None = None,
+        lengths: Tensor | None = None,
+        key_lengths: Tensor | None = None,
+        num_refinement_steps: int = 1,
+        is_cross: bool = False,
+        return_stats: bool = False,
+        return_weights: bool = False,
+    ) -> LocalAttentionOutput:
+        """Attend like `AdaptiveSpan.forward`; the output has shape (batch, n, dims).
+
+        Raises:
+            ValueError: Shapes do not match, or an argument is given that the original lacks.
+        """
+        self._check(q, k, v, scale, mask, lengths, key_lengths)
+        if (
+            lengths is not None
+            or key_lengths is not None
+            or num_refinement_steps != 1
+            or return_stats
+            or return_weights
+        ):
+            raise ValueError("the original has no lengths, refinement, statistics or weights")
+        del is_cross
+        config = cast(OriginalSpanConfig, self.config)
+        mean = float(scale.detach().double().mean())
+        exact = torch.tensor(mean, dtype=torch.float64)
+        divisor = float(temperature(exact, config.temperature_law, config.temp_scale))
+        is_causal = config.slice_causal and mask is not None
+        output = truncated_attention(
+            q,
+            k,
+            v,
+            scale=mean,
+            head=self.head,
+            config=config,
+            temperature=divisor if config.uses_temperature else None,
+            causal=is_causal,
+        )
+        queries = output.shape[1]
+        keys = queries if config.truncate_keys else k.shape[1]
+        visible = torch.ones(queries, keys)
+        pairs = int((visible.tril() if is_causal else visible).sum())
+        window, span, qk_pairs, steps = (
+            torch.full((len(q),), each, device=q.device)
+            for each in (queries, keys, pairs, min(queries, 1))
+        )
+        return LocalAttentionOutput(output, SpanGeometry(window, span), qk_pairs, steps)

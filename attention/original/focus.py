@@ -17,7 +17,7 @@ from torch import Tensor
 
 from spangym.attention.features import NUM_STATES, discretize
 from spangym.attention.original.layer import OriginalLayerOutput, OriginalPlainDefects
-from spangym.attention.original.local_path import OriginalSpanConfig
+from spangym.attention.original.truncation import OriginalSpanConfig
 
 
 def digit_strings(features: Tensor) -> list[str]:

@@ -23,7 +23,7 @@ from torch import nn
 from spangym.attention.layers.multi_head import MultiHeadAttention
 from spangym.attention.layers.sliding_window import SlidingWindowAttention
 from spangym.attention.original.layer import OriginalMultiHeadAttention, OriginalPlainDefects
-from spangym.attention.original.local_path import OriginalSpanConfig
+from spangym.attention.original.truncation import OriginalSpanConfig
 from spangym.attention.span_config import SpanConfig
 
 

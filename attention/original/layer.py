@@ -62,10 +62,8 @@ from spangym.attention.layers.modules import (
 )
 from spangym.attention.layers.multi_head import MultiHeadAttention
 from spangym.attention.layers.sliding_window import SlidingWindowAttention
-from spangym.attention.original.local_path import (
-    OriginalSlidingWindowAttention,
-    OriginalSpanConfig,
-)
+from spangym.attention.original.local_path import OriginalSlidingWindowAttention
+from spangym.attention.original.truncation import OriginalSpanConfig
 from spangym.attention.outputs import LayerCache, LayerOutput
 from spangym.attention.span_config import SpanConfig
 

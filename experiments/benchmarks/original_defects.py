@@ -15,10 +15,8 @@ from torch import Tensor
 from spangym.agents import Refiner
 from spangym.attention import NUM_ACTIONS, IntegratedAttention, SlidingWindowAttention, SpanConfig
 from spangym.attention.layers.modules import split_heads
-from spangym.attention.original.local_path import (
-    OriginalSlidingWindowAttention,
-    OriginalSpanConfig,
-)
+from spangym.attention.original.local_path import OriginalSlidingWindowAttention
+from spangym.attention.original.truncation import OriginalSpanConfig
 from spangym.envs.data.dataset import TextDataset
 
 CTX, DIMS, HEADS = 256, 64, 4

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spangym.attention import HybridAttention, IntegratedAttention, LayerCache
 from spangym.attention.features import discretize, quality, token_moments, tuple_hash_id
-from spangym.attention.original.local_path import FIXABLE_DEFECTS
+from spangym.attention.original.truncation import FIXABLE_DEFECTS
 from spangym.envs import (
     EnvConfig,
     LayerStack,

@@ -15,7 +15,7 @@ from spangym.attention import (
     SpanConfig,
 )
 from spangym.attention.original.layer import OriginalAdaptiveUpdateAttention
-from spangym.attention.original.local_path import FIXABLE_DEFECTS
+from spangym.attention.original.truncation import FIXABLE_DEFECTS
 from tests.factories import RecordingController, recorded_parameters, relative_error
 
 from ...conftest import Golden

@@ -9,11 +9,8 @@ from torch import Tensor
 
 from spangym.attention import SlidingWindowAttention, SpanConfig
 from spangym.attention.layers.modules import merge_heads, split_heads
-from spangym.attention.original.local_path import (
-    OriginalSlidingWindowAttention,
-    OriginalSpanConfig,
-    truncated_attention,
-)
+from spangym.attention.original.local_path import OriginalSlidingWindowAttention
+from spangym.attention.original.truncation import OriginalSpanConfig
 from tests.factories import relative_error
 
 from ...conftest import Golden
@@ -58,28 +55,6 @@ def test_reproduces_the_original(golden: Golden, case: int, fused: bool):
         assert local.spans.window[0] == recorded[prefix + "win_size"]
         if local.spans.span[0]:
             assert local.spans.span[0] == recorded[prefix + "span_len"]
-
-
-@torch.no_grad()
-def test_truncated_attention_reproduces_the_original(golden: Golden):
-    recorded = golden("adaptive_span")
-    cases = [name.removeprefix("meta") for name in recorded if name.startswith("meta")]
-    assert len(cases) == 16
-    for case in cases:
-        meta = json.loads(str(recorded[f"meta{case}"]))
-        m, strength = meta["span_scale"], meta["temp_scale"]
-        temperature = 1 + strength * (1 - m) if meta["sharpen"] else 0.5 + strength * m
-        output = truncated_attention(
-            *(torch.from_numpy(recorded[f"{name}{case}"]) for name in "qkv"),
-            scale=m,
-            head=meta["heads"],
-            config=OriginalSpanConfig(
-                1, meta["max_span"], meta["max_dist"], fused=meta["sdpa"], fixes=("local_causal",)
-            ),
-            temperature=None if meta["sdpa"] else temperature,
-        )
-        expected = torch.from_numpy(recorded[f"out{case}"])
-        torch.testing.assert_close(output, expected, rtol=0, atol=1e-5)
 
 
 def visible_keys(fixes: tuple[str, ...], fused: bool, query: int, window: int, span: int) -> range:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Iterator
 
 import torch
 
@@ -27,13 +29,26 @@ def build_model(config: EnvConfig, layers: Layers | None, channels: int) -> Laye
             checkpoint reads bytes, or ``control_kv_cache`` is set and a layer keeps no keys and
             values.
     """
-    stack = _build_stack(config, layers, channels)
+    with _default_tensors():
+        stack = _build_stack(config, layers, channels)
     if config.control_kv_cache:
         for index in range(stack.num_layers):
             if not isinstance(stack.layer(index).attn_global, AdaptiveUpdateAttention):
                 name = type(stack.layer(index)).__name__
                 raise ValueError(f"control_kv_cache must be false: {name} keeps no keys and values")
     return stack
+
+
+@contextlib.contextmanager
+def _default_tensors() -> Iterator[None]:
+    """Make tensors as PyTorch does in a new process: an agent may have changed its defaults."""
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def _build_stack(config: EnvConfig, layers: Layers | None, channels: int) -> LayerStack:

@@ -1,0 +1,38 @@
+"""An environment's numbers do not depend on PyTorch's defaults, which an agent may change."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import spangym
+from spangym.envs.registration import ENVIRONMENTS
+from spangym.utils.process_state import preserve_process_state
+
+SMALL = {"dims": 8, "heads": 2, "ctx": 16, "win_size": 16, "num_layers": 2}
+CASES = [
+    *((name, {}) for name in ENVIRONMENTS if name != "spangym/SpanControl-v0"),
+    ("spangym/SpanControl-v0", SMALL),
+    ("spangym/SpanControl-v0", {**SMALL, "layer_variant": "original"}),
+    ("spangym/SpanControl-v0", {**SMALL, "layer_class": "hybrid", "reward": "attention"}),
+    ("spangym/SpanControl-v0", {**SMALL, "layer_class": "focus"}),
+]
+
+
+def _episode(name: str, kwargs: dict[str, object]) -> list[list[float]]:
+    envs = gym.make_vec(name, num_envs=2, **kwargs)
+    observations, _ = envs.reset(seed=[0, 1])
+    numbers = [np.ravel(observations).tolist()]
+    for action in range(2):
+        observations, rewards, *_ = envs.step(np.array([3, 9 - action]))
+        numbers += [np.ravel(observations).tolist(), rewards.tolist()]
+    return numbers
+
+
+@pytest.mark.parametrize(("name", "kwargs"), CASES)
+def test_defaults_of_pytorch_change_nothing(name: str, kwargs: dict[str, object]):
+    assert spangym.__version__
+    expected = _episode(name, kwargs)
+    with preserve_process_state():
+        torch.set_default_dtype(torch.float64)
+        assert _episode(name, kwargs) == expected

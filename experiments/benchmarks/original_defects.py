@@ -172,6 +172,12 @@ def measure_defects() -> Iterator[Defect]:
         "quality of the local output at the longest span",
         lambda make: make().forward_with_action(x, MAX_ACTION).reward.mean().item(),
     )
+    yield _both(
+        "",
+        "all of them",
+        "fixed span with the highest mean quality, as a share of `max_span`, over 32 chunks",
+        lambda make: _best_fixed_span(make(action_scale="absolute"), _Text()),
+    )
 
 
 def defects_table(defects: list[Defect]) -> RichTable:
@@ -289,6 +295,16 @@ def _cache_effect(layer: IntegratedAttention, text: _Text) -> float:
         cache = layer_output.cache
         streamed.append(layer_output.output)
     return _change(torch.cat(alone), torch.cat(streamed))
+
+
+@torch.no_grad()
+def _best_fixed_span(layer: IntegratedAttention, text: _Text) -> float:
+    chunks = text.chunks(32).split(1)
+    qualities = [
+        sum(layer.forward_with_action(chunk, action).reward.item() for chunk in chunks)
+        for action in range(NUM_ACTIONS)
+    ]
+    return int(np.argmax(qualities)) / MAX_ACTION
 
 
 class _CountingRefiner(Refiner):

@@ -17,7 +17,9 @@ def defects() -> list[Defect]:
 
 
 def test_every_defect_shows(defects: list[Defect]):
-    assert [defect.number for defect in defects] == [*map(str, range(1, 12)), ""]
+    assert [defect.number for defect in defects] == [*map(str, range(1, 12)), "", ""]
+    # The best span of the original is neither the shortest nor the longest.
+    assert 0 < defects[-1].original < 0.7
     by_number = {defect.number: defect for defect in defects}
     for number in ("1", "2", "3"):  # Something has no effect in the original.
         assert by_number[number].original == 0 < by_number[number].default
@@ -41,7 +43,7 @@ def test_stored_defects_are_what_is_measured(defects: list[Defect]):
         measured = asdict(defect)
         for name in ("number", "name", "measure", "option_name"):
             assert row[name] == measured[name]
-        # The text that most are measured on differs between versions of Python.
         for name in ("original", "default", "option"):
             assert (row[name] is None) == (measured[name] is None)
-            assert (row[name] or 0) == pytest.approx(measured[name] or 0, rel=0.5)
+            # Another machine rounds differently, which may move a threshold.
+            assert (row[name] or 0) == pytest.approx(measured[name] or 0, rel=0.2)

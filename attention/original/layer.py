@@ -19,7 +19,7 @@ The default layer shares numbers 7 to 9 and 11: ties go to action 0, actions are
 prediction (of the longest span with ``action_scale="absolute"``), the span has no gradient, and
 every pass recomputes.
 
-One defect at a time can be fixed by its name:
+Defects can be fixed by their names:
 
 | ``fixes`` | # | effect |
 |---|---|---|

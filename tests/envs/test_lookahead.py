@@ -205,7 +205,7 @@ def test_predicted_actions_are_of_each_env(layer: str):
     linear = own_layer.span_pred.linear
     with torch.no_grad():
         # Predictions that differ.
-        linear.weight.mul_(600)
+        linear.weight.mul_(1000)
         linear.bias.sub_(own_layer.forward_with_action(hidden[:1]).span_scale.logit())
         own = [
             own_layer.forward_with_action(hidden[env_index : env_index + 1]).span_scale.item()

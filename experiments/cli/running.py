@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -79,7 +80,8 @@ def _run_and_report(
         if finished:
             console.print(f"{len(finished)} of {len(jobs)} jobs are finished already")
         for change in folder.changes():
-            console.print(f"resumed with a change: {change}", markup=False, highlight=False)
+            line = printable(f"resumed with a change: {change}")
+            console.print(line, markup=False, highlight=False)
         with show_progress(console, jobs, finished) as show:
 
             def show_in_place(event: Event) -> None:
@@ -103,9 +105,13 @@ def _run_and_report(
         raise typer.Exit(INTERRUPTED) from None
     except OSError as error:
         watch.check()
+        cause = f"the results cannot be written: {error.strerror or error}"
+        try:
+            Path.cwd()
+        except OSError:
+            cause = "the working folder was deleted during the run: change to another one"
         echo(
-            f"spangym: the results cannot be written: {error.strerror or error}; finished "
-            f"jobs are kept, resume with: {folder.resume_command}",
+            f"spangym: {cause}; finished jobs are kept, resume with: {folder.resume_command}",
             error=True,
         )
         raise typer.Exit(1) from None

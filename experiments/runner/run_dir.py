@@ -86,7 +86,7 @@ class RunDir(Generic[S, J]):
     def __init__(self, path: Path, kind: RunKind[S, J]) -> None:
         self.name = str(path)
         # A user's code may change the working folder.
-        self.path = path.absolute()
+        self.path = path.resolve()
         self.kind = kind
         self._folders: dict[str, str] = {}
 
@@ -109,7 +109,9 @@ class RunDir(Generic[S, J]):
     @property
     def resume_command(self) -> str:
         """Command that resumes the run."""
-        return shell_join(["spangym", self.kind.command, "--resume", self.name])
+        # A relative name is of no use in a working folder that was deleted.
+        name = self.name if Path(self.name).exists() else self.path
+        return shell_join(["spangym", self.kind.command, "--resume", name])
 
     def create(self, study: S, manifest: dict[str, Any]) -> list[J]:
         """Write a normalized study, its jobs and the manifest; return the jobs.

@@ -69,7 +69,7 @@ def preserve_process_state() -> Iterator[None]:
         >>> torch.get_default_dtype()
         torch.float32
     """
-    states = [get() for get, _ in _STATES]
+    states = [_get_or_none(get) for get, _ in _STATES]
     in_main_thread = threading.current_thread() is threading.main_thread()
     handlers = _get_signal_handlers() if in_main_thread else {}
     streams, generators = (sys.stdin, sys.stdout, sys.stderr), get_global_rng_state()
@@ -79,14 +79,14 @@ def preserve_process_state() -> Iterator[None]:
     finally:
         sys.stdin, sys.stdout, sys.stderr = streams
         for (get, set_state), state in zip(_STATES, states, strict=True):
-            if _get_or_none(get) != state:
+            if state is not None and _get_or_none(get) != state:
                 set_state(state)
         _set_signal_handlers(handlers)
         set_global_rng_state(generators)
 
 
 def _get_or_none(get: Callable[[], Any]) -> Any:
-    # The working folder of now may have been deleted.
+    # The working folder may have been deleted.
     with contextlib.suppress(OSError):
         return get()
     return None

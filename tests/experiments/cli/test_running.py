@@ -13,7 +13,9 @@ from spangym.experiments.cli.running import run_and_report
 from spangym.experiments.cli.terminal import make_console
 from spangym.experiments.reports.tables import Table, table_row, to_rich_table
 from spangym.experiments.runner.job import Event, Message, PlacedJob, Started
+from spangym.experiments.runner.local_executor import LocalExecutor
 from spangym.experiments.runner.run_dir import RunDir
+from spangym.experiments.runner.workload import Workload
 from spangym.experiments.trials.comparison_run import COMPARISON
 from spangym.utils.errors import UserError
 
@@ -21,6 +23,7 @@ from ..conftest import run_here, trial_folder
 from .conftest import files_of
 
 RESULTS = Path(__file__).parents[3] / "experiments" / "results"
+WORK = Workload(1, {}, 0)
 SUMMARIES = sorted(path.parent.name for path in RESULTS.glob("*/summary.json"))
 
 
@@ -45,7 +48,7 @@ class Interferes:
 def _run(folder: Path, act: Callable[[], object]) -> None:
     executor = Interferes(act)
     with pytest.raises(typer.Exit) as ended:
-        run_and_report(RunDir[Any, Any].open(folder, COMPARISON), executor, quiet=True)
+        run_and_report(RunDir[Any, Any].open(folder, COMPARISON), WORK, executor, quiet=True)
     assert ended.value.exit_code == 1
     assert executor.closed
 
@@ -83,6 +86,26 @@ def test_a_deleted_run_is_not_made_again(copied_run: Path, capsys: pytest.Captur
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert f"{str(copied_run)!r} was deleted" in said
+
+
+def test_a_deleted_working_folder_is_named(
+    copied_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    """The run is elsewhere, and a new process cannot start in a folder that does not exist."""
+    (trial_folder(copied_run, "dqn/seed-1") / "result.json").unlink()
+    (tmp_path / "working").mkdir()
+    monkeypatch.chdir(tmp_path / "working")
+    folder = RunDir[Any, Any].open(Path("..", "copied"), COMPARISON)
+    (tmp_path / "working").rmdir()
+    with pytest.raises(typer.Exit) as ended:
+        run_and_report(folder, WORK, LocalExecutor(1), quiet=True)
+    assert ended.value.exit_code == 1
+    said = capsys.readouterr().err
+    assert "the working folder was deleted" in said
+    assert Path(shlex.split(said)[-1]).resolve() == copied_run
 
 
 def test_printed_commands_are_quoted(

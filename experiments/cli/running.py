@@ -110,6 +110,8 @@ def _run_and_report(
             Path.cwd()
         except OSError:
             cause = "the working folder was deleted during the run: change to another one"
+            # A relative name would be of no use.
+            folder = RunDir(folder.path, folder.kind)
         echo(
             f"spangym: {cause}; finished jobs are kept, resume with: {folder.resume_command}",
             error=True,

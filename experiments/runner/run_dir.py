@@ -109,9 +109,7 @@ class RunDir(Generic[S, J]):
     @property
     def resume_command(self) -> str:
         """Command that resumes the run."""
-        # A relative name is of no use in a working folder that was deleted.
-        name = self.name if Path(self.name).exists() else self.path
-        return shell_join(["spangym", self.kind.command, "--resume", name])
+        return shell_join(["spangym", self.kind.command, "--resume", self.name])
 
     def create(self, study: S, manifest: dict[str, Any]) -> list[J]:
         """Write a normalized study, its jobs and the manifest; return the jobs.

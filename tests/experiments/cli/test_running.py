@@ -105,7 +105,7 @@ def test_a_deleted_working_folder_is_named(
     assert ended.value.exit_code == 1
     said = capsys.readouterr().err
     assert "the working folder was deleted" in said
-    assert Path(shlex.split(said)[-1]).resolve() == copied_run
+    assert shlex.split(said)[-1] == str(copied_run)
 
 
 def test_printed_commands_are_quoted(

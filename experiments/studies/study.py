@@ -148,12 +148,16 @@ class StudyAgent:
         return self.spec().make(seed=seed, **self.hyperparameters)
 
     def config_in(self, environment: StudyEnv, split: str) -> EnvConfig:
-        """Return the configuration of an environment as this agent, normalized, observes it.
+        """Return the configuration of an environment as this agent observes it.
 
         An environment with the default number of actions takes that of the agent. Wrong arguments,
         datasets and weights raise a TypeError or ValueError.
         """
-        kwargs = environment.kwargs | {name: getattr(self, name) for name in OBS_FIELDS}
+        spec, observation = self.spec(), {name: getattr(self, name) for name in OBS_FIELDS}
+        if self.include_layer_index is None:
+            observation["include_layer_index"] = spec.include_layer_index
+        observation["num_states"] = self.num_states or NUM_STATES
+        kwargs = environment.kwargs | observation
         given = kwargs.get("num_actions", NUM_ACTIONS)
         if self.num_actions and given not in (NUM_ACTIONS, self.num_actions):
             raise ValueError(
@@ -161,7 +165,7 @@ class StudyAgent:
                 f"num_actions = {given}: set actions = {given} among its hyperparameters"
             )
         kwargs["num_actions"] = num_actions = self.num_actions or given
-        if (self.spec().fixed_action or 0) >= num_actions:
+        if (spec.fixed_action or 0) >= num_actions:
             raise ValueError(f"environment {environment.name!r} has actions 0..{num_actions - 1}")
         return make_config(environment.id, kwargs | {"split": split})
 
@@ -197,10 +201,7 @@ def is_baseline(name: str) -> bool:
 
 @functools.cache
 def _baseline_agents(num_actions: int) -> tuple[StudyAgent, ...]:
-    return tuple(
-        StudyAgent(name, name, encoding="digits", include_layer_index=False, num_states=NUM_STATES)
-        for name in baseline_names(num_actions)
-    )
+    return tuple(StudyAgent(name, name, encoding="digits") for name in baseline_names(num_actions))
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -10,7 +10,7 @@ from spangym.attention import IntegratedAttention
 from spangym.attention.controllers.exported import load_controller
 from spangym.envs.observations import to_observations
 from spangym.experiments.cli.app import app
-from spangym.experiments.runner.job_files import clean_job_dir
+from spangym.experiments.runner.job_files import clean_job_dir, make_parents
 from spangym.experiments.runner.run_dir import RunDir
 from spangym.experiments.studies.study import Study
 from spangym.experiments.trials.comparison_run import COMPARISON
@@ -27,6 +27,7 @@ def trials(tiny: Study, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     for trial in run.create(tiny, {}):
         if trial.seed == 0 and trial.agent.name in ("pooled", "dqn", "random"):
             folders[trial.agent.name] = run.folder_of(trial)
+            make_parents([run.folder_of(trial)])
             clean_job_dir(run.folder_of(trial))
             trial.run(run.folder_of(trial))
     return folders

@@ -240,9 +240,8 @@ class SpanControlCore:
         """
         if self._local_output is None:
             raise RuntimeError("no step was taken in this episode: call step() first")
-        features = self.observation_spec.extract_from_input(self._local_output)
         layer = (self.step_count - 1) % self.config.num_layers
-        numbers = self.observation_spec.encode(features, layer).cpu().numpy()
+        numbers = self.transition_model.observe_output(self._local_output, layer).cpu().numpy()
         return to_observations(self.observation_spec, numbers)
 
     def fork(self) -> SpanControlCore:

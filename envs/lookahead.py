@@ -68,7 +68,7 @@ def predictor_action(core: SpanControlCore) -> NDArray[np.int64]:
     layer = core.stack.layer(index)
     if layer.config.action_scale == "relative":
         return np.full(core.num_envs, highest)
-    predicted = core.stack.run_layer(index, state.hidden, cache=state.caches[index]).span_scale
+    predicted = core.transition_model.run_layer(state, index, None).span_scale
     return (highest * predicted).round().long().cpu().numpy()
 
 

@@ -20,9 +20,9 @@ from spangym.utils.scalars import as_int
 class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
     """Many environments of `SpanControlEnv` in one batch, for Stable-Baselines3.
 
-    Environment ``i`` behaves as the scalar environment seeded ``seed + i``, bit-exactly on the CPU
-    for chunks of 16 tokens or more (matrix products of fewer rows may round differently). All
-    episodes end at once; the environments are then reset within the step, and
+    Environment ``i`` behaves as the scalar environment seeded ``seed + i``, bit-exactly on the CPU;
+    shapes that PyTorch rounds differently in a batch are run one environment at a time
+    (`spangym.envs.transition.is_batch_invariant`). All episodes end at once; the environments are then reset within the step, and
     ``info["terminal_observation"]`` holds the last observation, with
     ``info["TimeLimit.truncated"]`` true. Returned arrays are never reused.
 

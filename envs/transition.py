@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from spangym.attention import LayerCache, LayerOutput
 from spangym.envs.env_config import EnvConfig, full_qk_pairs
-from spangym.envs.model.stack import LayerStack
+from spangym.envs.model.stack import LayerStack, join_outputs
 from spangym.envs.rewards import Reward, RewardContext
-from spangym.envs.state import Episode, State
+from spangym.envs.state import Episode, State, concat_trees, tree_map
+
+T = TypeVar("T")
+
+_TILE = 16
+_SERIAL_NUMBERS = 1 << 15
 
 _OUTPUT_METRICS = ("span_scale", "window", "span", "qk_pairs", "num_refinement_steps")
 """Fields of a `LayerOutput`, one number per environment each."""
@@ -37,8 +43,21 @@ class Transition(NamedTuple):
     local_output: Tensor
 
 
+def is_batch_invariant(ctx: int, dims: int) -> bool:
+    """Whether chunks of this shape give the same bits in a batch of any size on the CPU.
+
+    Matrix products round the rows at the edge of a tile differently, and which rows those are
+    depends on the batch, unless every chunk is whole tiles. PyTorch sums an array of 2**15 numbers
+    or more by several threads if it is the only one.
+    """
+    return ctx % _TILE == dims % _TILE == 0 and ctx * dims < _SERIAL_NUMBERS
+
+
 class TransitionModel:
     """Runs states of any number of environments through a stack; it holds no state itself.
+
+    On the CPU the result for an environment does not depend on the others, to the bit. Shapes that
+    are not `is_batch_invariant` are run one environment at a time.
 
     Args:
         config: Arguments of the environment.
@@ -51,6 +70,7 @@ class TransitionModel:
         self.stack = stack
         self.reward = reward
         self.observation_spec = config.observation_spec
+        self._is_batched = stack.device.type != "cpu" or is_batch_invariant(config.ctx, config.dims)
 
     def initial_state(self, episode: Episode) -> State:
         """The state at the start of an episode."""
@@ -65,6 +85,10 @@ class TransitionModel:
 
     def start_chunk(self, episode: Episode, state: State, chunk: int) -> State:
         """Embed a chunk and, for rewards that need the task, compute its loss at full span."""
+        start = functools.partial(self._start_chunk, chunk=chunk)
+        return self._per_env(len(episode.content), start, concat_trees, episode, state)
+
+    def _start_chunk(self, episode: Episode, state: State, chunk: int) -> State:
         hidden = self.stack.embed(episode.content[:, chunk])
         state = dataclasses.replace(state, hidden=hidden)
         if episode.targets is None:
@@ -86,6 +110,19 @@ class TransitionModel:
 
     def observe(self, state: State, index: int) -> Tensor:
         """Encode the observation before layer ``index``, float64 of shape (num_envs, numbers)."""
+        observe = functools.partial(self._observe, index=index)
+        return self._per_env(len(state.hidden), observe, torch.cat, state)
+
+    def observe_output(self, local_output: Tensor, index: int) -> Tensor:
+        """Encode the local output of layer ``index`` like an observation."""
+
+        def encode(local_output: Tensor) -> Tensor:
+            features = self.observation_spec.extract_from_input(local_output)
+            return self.observation_spec.encode(features, index)
+
+        return self._per_env(len(local_output), encode, torch.cat, local_output)
+
+    def _observe(self, state: State, index: int) -> Tensor:
         features, hidden = None, state.hidden
         if self.config.observation_time == "previous":
             # Without a previous chunk it is the first token, which every token may see.
@@ -96,16 +133,22 @@ class TransitionModel:
         return self.observation_spec.encode(features, index)
 
     def run_layer(
-        self, state: State, index: int, actions: Tensor, *, return_stats: bool = False
+        self, state: State, index: int, actions: Tensor | None, *, return_stats: bool = False
     ) -> LayerOutput:
         """Run layer ``index`` with the spans that the actions set.
 
         Actions are integers in ``0..num_actions - 1`` of shape (num_envs,), with
-        ``control_kv_cache`` (num_envs, 3), on the device; with ``return_stats`` statistics of the
-        local attention weights are computed.
+        ``control_kv_cache`` (num_envs, 3), on the device; the span predictor decides if None. With
+        ``return_stats`` statistics of the local attention weights are computed.
         """
+        run = functools.partial(self._run_layer, index=index, return_stats=return_stats)
+        return self._per_env(len(state.hidden), run, join_outputs, state, actions)
+
+    def _run_layer(
+        self, state: State, actions: Tensor | None, index: int, return_stats: bool
+    ) -> LayerOutput:
         recompute_kv = None
-        if self.config.control_kv_cache:
+        if self.config.control_kv_cache and actions is not None:
             actions, recompute_kv = actions[:, 0], actions[:, 1:] > 0
         return self.stack.run_layer(
             index,
@@ -123,8 +166,12 @@ class TransitionModel:
         Raises:
             ValueError: The reward did not return a tensor of shape (num_envs, components).
         """
+        step = functools.partial(self._step, index=index)
+        return Transition(*self._per_env(len(actions), step, concat_trees, state, actions))
+
+    def _step(self, state: State, actions: Tensor, index: int) -> Transition:
         with_stats = self.reward.needs_statistics
-        layer_output = self.run_layer(state, index, actions, return_stats=with_stats)
+        layer_output = self._run_layer(state, actions, index, with_stats)
         prev_features = state.prev_features
         if self.config.observation_time == "previous":
             features = self.observation_spec.extract_from_input(layer_output.local_input)
@@ -142,6 +189,26 @@ class TransitionModel:
         )
         metrics = _collect_metrics(layer_output, index, staleness)
         return Transition(next_state, components, metrics, layer_output.local_output)
+
+    def _per_env(
+        self,
+        num_envs: int,
+        function: Callable[..., T],
+        join: Callable[[list[T]], T],
+        *trees: Any,
+    ) -> T:
+        """Call a function with all environments, or with one at a time and join the results.
+
+        A single environment takes the same way, so that its tensors have the same memory layout.
+        """
+        if self._is_batched:
+            return function(*trees)
+        # Copies are aligned in memory, on which the rounding of matrix products may depend.
+        results = []
+        for row in range(num_envs):
+            own = tree_map(lambda each, row=row: each[row : row + 1].clone(), trees)
+            results.append(function(*own))
+        return join(results)
 
     def _excess_loss(self, state: State, index: int, hidden: Tensor) -> Tensor | None:
         if index + 1 < self.config.num_layers or state.targets is None:

@@ -115,12 +115,25 @@ class BatchInvariantLinear(nn.Linear):
         return (input[..., None, :] * weight).sum(-1) + bias
 
 
+class BatchInvariantSigmoid(nn.Module):
+    """Sigmoid whose result for a sequence is bit-identical in every batch.
+
+    PyTorch's loop over vectors and the one over single numbers, for the rest of an array, round
+    differently. An array with gaps takes the second one.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's own name)
+        """Map any shape to the same shape."""
+        return torch.sigmoid(torch.stack([input, input], dim=-1)[..., 0])
+
+
 class Predictor(SelfInitializing):
     """Span predictor ``p = sigmoid(W · token mean + b)``: (batch, tokens, dims) to (batch, 1)."""
 
     def __init__(self, dims: int) -> None:
         super().__init__()
         self.linear = BatchInvariantLinear(dims, 1)
+        self.sigmoid = BatchInvariantSigmoid()
         self.reset_parameters()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -130,7 +143,7 @@ class Predictor(SelfInitializing):
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict the span scale of each sequence, in (0, 1)."""
-        return torch.sigmoid(self.linear(x.mean(-2)))
+        return self.sigmoid(self.linear(x.mean(-2)))
 
 
 class RefreshPredictor(nn.Sequential):
@@ -144,7 +157,7 @@ class RefreshPredictor(nn.Sequential):
             BatchInvariantLinear(dims, dims // 4),
             nn.ReLU(),
             BatchInvariantLinear(dims // 4, 1),
-            nn.Sigmoid(),
+            BatchInvariantSigmoid(),
         )
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's own name)

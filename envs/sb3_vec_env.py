@@ -22,9 +22,9 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
 
     Environment ``i`` behaves as the scalar environment seeded ``seed + i``, bit-exactly on the CPU;
     shapes that PyTorch rounds differently in a batch are run one environment at a time
-    (`spangym.envs.transition.is_batch_invariant`). All episodes end at once; the environments are then reset within the step, and
-    ``info["terminal_observation"]`` holds the last observation, with
-    ``info["TimeLimit.truncated"]`` true. Returned arrays are never reused.
+    (`spangym.envs.transition.is_batch_invariant`). All episodes end at once; the environments are
+    then reset within the step, and ``info["terminal_observation"]`` holds the last observation,
+    with ``info["TimeLimit.truncated"]`` true. Returned arrays are never reused.
 
     Args:
         config: Arguments of the environments.

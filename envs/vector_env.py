@@ -20,11 +20,12 @@ from spangym.utils.scalars import as_int
 class SpanControlVectorEnv(BatchedEnvMixin, VectorEnv[Any, Any, NDArray[Any]]):
     """Many environments of `SpanControlEnv` in one batch, for Gymnasium's vector API.
 
-    Environment ``i`` behaves as the scalar environment seeded ``seed + i``, bit-exactly on the CPU
-    (shapes that PyTorch rounds differently in a batch are run one environment at a time). All episodes end at once, by truncation, and the environments
-    are reset within the step (``AutoresetMode.SAME_STEP``): the observations are then those of the
-    new episodes, and ``infos["final_obs"]`` and ``infos["final_info"]`` hold the last ones.
-    Returned arrays are never reused.
+    Environment ``i`` behaves as the scalar environment seeded ``seed + i``, bit-exactly on the CPU;
+    shapes that PyTorch rounds differently in a batch are run one environment at a time
+    (`spangym.envs.transition.is_batch_invariant`). All episodes end at once, by truncation, and the
+    environments are reset within the step (``AutoresetMode.SAME_STEP``): the observations are then
+    those of the new episodes, and ``infos["final_obs"]`` and ``infos["final_info"]`` hold the last
+    ones. Returned arrays are never reused.
 
     Args:
         num_envs: Number of environments.

@@ -38,7 +38,7 @@ CHANGES: dict[str, tuple[Callable[[], object], Callable[[], Any]]] = {
     ),
     "warnings": (lambda: warnings.simplefilter("ignore"), lambda: [*warnings.filters]),
     "random": (lambda: random.seed(1), random.getstate),
-    "numpy": (lambda: np.random.seed(1), lambda: np.random.get_state()[1].tolist()),  # noqa: NPY002
+    "numpy": (lambda: np.random.seed(1), lambda: str(np.random.get_state())),  # noqa: NPY002
     "numpy errors": (lambda: np.seterr(all="raise"), np.geterr),
     "torch": (lambda: torch.manual_seed(1), lambda: torch.get_rng_state().tolist()),
     "dtype": (lambda: torch.set_default_dtype(torch.float64), torch.get_default_dtype),

@@ -1,5 +1,7 @@
 """An environment's numbers do not depend on PyTorch's defaults, which an agent may change."""
 
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -19,8 +21,8 @@ CASES = [
 ]
 
 
-def _episode(name: str, kwargs: dict[str, object]) -> list[list[float]]:
-    envs = gym.make_vec(name, num_envs=2, **kwargs)
+def _episode(name: str, kwargs: dict[str, Any]) -> list[list[float]]:
+    envs: Any = gym.make_vec(name, num_envs=2, **kwargs)
     observations, _ = envs.reset(seed=[0, 1])
     numbers = [np.ravel(observations).tolist()]
     for action in range(2):
@@ -30,7 +32,7 @@ def _episode(name: str, kwargs: dict[str, object]) -> list[list[float]]:
 
 
 @pytest.mark.parametrize(("name", "kwargs"), CASES)
-def test_defaults_of_pytorch_change_nothing(name: str, kwargs: dict[str, object]):
+def test_defaults_of_pytorch_change_nothing(name: str, kwargs: dict[str, Any]):
     assert spangym.__version__
     expected = _episode(name, kwargs)
     with preserve_process_state():

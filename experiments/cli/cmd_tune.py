@@ -93,6 +93,7 @@ def command(
 
             path = folder.absolute()
             for each in optimize(search, path, workers or available_cpus(), progress):
+                watch.check()
                 tried.append(each)
                 line = printable(each)
                 bars.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -16,6 +16,7 @@ from spangym.experiments.trials.evaluate import parse_action, rollout
 from spangym.experiments.trials.load_agent import stored_eval_config
 from spangym.experiments.trials.trial import Trial
 from spangym.utils.errors import UserError
+from spangym.utils.process_state import preserve_process_state
 
 _ROUNDING = 1e-4
 """Relative difference that the rounding of another machine may cause."""
@@ -93,8 +94,12 @@ def _replay(trial: str, config: EnvConfig, rows: pd.DataFrame) -> Iterator[Repla
     if {len(episode) for episode in actions} != {decisions}:
         raise ValueError(f"there must be {decisions} in each row")
     seeds = [int(seed) for seed in rows["evaluation_seed"]]
-    again = rollout(config, seeds, lambda _, step: np.stack([episode[step] for episode in actions]))
-    allow_rounding = config.make_reward().platform_dependent
+    # A user's reward, dataset or layers must not change the replay of the next trial.
+    with preserve_process_state():
+        again = rollout(
+            config, seeds, lambda _, step: np.stack([episode[step] for episode in actions])
+        )
+        allow_rounding = config.make_reward().platform_dependent
     for stored, new in zip(rows.to_dict("records"), again, strict=True):
         statuses = {
             name: compare_values(stored[name], new[name], allow_rounding)

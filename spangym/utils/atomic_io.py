@@ -51,10 +51,13 @@ def check_writable_file(option: str, path: Path) -> None:
     """Refuse a path that cannot be written, before minutes are spent on a measurement.
 
     Raises:
-        UserError: It is a folder, its parent is no folder, or permission is missing.
+        UserError: It is a folder or a device, its parent is no folder, or permission is missing.
     """
     if path.is_dir():
         raise UserError(f"{option}: {str(path)!r} is a folder; name a file")
+    if path.exists() and not path.is_file():
+        # Writing atomically would replace a device or a pipe by a file.
+        raise UserError(f"{option}: {str(path)!r} is no regular file; name a file")
     parent = next(each for each in path.absolute().parents if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise UserError(f"{option}: {str(path)!r} cannot be written, since {str(parent)!r} cannot")

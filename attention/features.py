@@ -106,13 +106,11 @@ def autocorrelation_buckets(x: Tensor, buckets: int, lengths: Tensor | None = No
     else:
         pairs = pairs - tokens + lengths[:, None]
         means = torch.where(pairs > 0, sums / pairs.clamp_min(1), -torch.inf)
-    highest = []
-    for bucket in range(buckets):
-        first = 2 ** (bucket - 1) + 1 if bucket else 1
-        last = tokens - 1 if bucket == buckets - 1 else 2**bucket
-        in_bucket = means[..., first : last + 1]
-        highest.append(in_bucket.amax(-1) if in_bucket.shape[-1] else means.new_zeros(len(means)))
-    result = torch.stack(highest, dim=-1)
+    lag = torch.arange(tokens, device=x.device)
+    bucket_of = torch.bucketize(lag, 2 ** torch.arange(buckets - 1, device=x.device))
+    bucket_of = bucket_of.masked_fill(lag == 0, -1)
+    is_in = bucket_of == torch.arange(buckets, device=x.device)[:, None]
+    result = torch.where(is_in, means[..., None, :], -torch.inf).amax(-1)
     return torch.where(result == -torch.inf, 0, result).clamp(-1, 1)
 
 

@@ -42,7 +42,7 @@ def tuple_hash_states(digits: Tensor, num_states: int = NUM_STATES) -> Tensor:
 @tuple_hash_states.register_fake
 def _(digits: Tensor, num_states: int = NUM_STATES) -> Tensor:
     del num_states
-    return digits.new_empty(len(digits))
+    return digits.new_empty(digits.shape[0])
 
 
 def cpython_tuple_hash(digits: Tensor, num_states: int = NUM_STATES) -> Tensor:

@@ -80,13 +80,13 @@ class Inputs:
         if xa is not None:
             check_floats(xa=xa)
         shape = tuple(x.shape)
-        if x.ndim != 3 or len(x) == 0 or shape[-1] != dims or not 1 <= shape[1] <= ctx:
+        if x.ndim != 3 or shape[0] == 0 or shape[-1] != dims or not 1 <= shape[1] <= ctx:
             raise ValueError(
                 f"x has shape {shape}; it must be (batch, tokens, {dims}) with 1 to {ctx} tokens"
             )
         batch, tokens, _ = shape
         if xa is not None and (
-            xa.ndim != 3 or len(xa) != batch or xa.shape[1] == 0 or xa.shape[-1] != dims
+            xa.ndim != 3 or xa.shape[0] != batch or xa.shape[1] == 0 or xa.shape[-1] != dims
         ):
             raise ValueError(
                 f"xa has shape {tuple(xa.shape)}; it must be ({batch}, keys, {dims}) with at "
@@ -155,10 +155,10 @@ def check_actions(action: Tensor | int, num_actions: int, like: Tensor) -> Tenso
     if isinstance(action, float) or (isinstance(action, int) and not 0 <= action < num_actions):
         raise ValueError(f"action must be an integer in 0..{num_actions - 1}, got {action!r}")
     actions = torch.as_tensor(action, device=like.device)
-    if actions.shape not in ((), (1,), (len(like),)) or not _is_integer(actions):
+    if actions.shape not in ((), (1,), tuple(like.shape[:1])) or not _is_integer(actions):
         raise ValueError(
             f"action has shape {tuple(actions.shape)} and type {actions.dtype}; it must be one "
-            f"integer or one for each of the {len(like)} sequences"
+            f"integer or one for each of the {like.shape[0]} sequences"
         )
     check_values("action", actions, 0, num_actions - 1)
     return actions

@@ -135,7 +135,7 @@ class ExportedPolicy(nn.Module):
             )
         numbers = self.observation.encode_features(obs)
         if self.observation.include_layer_index:
-            numbers = torch.cat([numbers, self.layer_feature.expand(len(numbers), 1)], dim=-1)
+            numbers = torch.cat([numbers, self.layer_feature.expand(numbers.shape[0], 1)], dim=-1)
         return self.head(numbers, self.index)
 
     def check(self, dims: int, action_scale: str) -> None:

@@ -120,7 +120,7 @@ def _score_mod(
     span = None if spans.edge is None else spans.edge.span
     if mask is not None:
         mask = to_additive_mask(mask, torch.float32)[(None,) * (4 - mask.ndim)]
-        mask = mask.expand(len(window), -1, queries, keys)
+        mask = mask.expand(window.shape[0], -1, queries, keys)
     by_head = int(mask is not None and mask.shape[1] > 1)
 
     def mod(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:

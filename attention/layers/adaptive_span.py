@@ -276,9 +276,9 @@ class AdaptiveSpan(nn.Module):
                 f"scale has shape {tuple(scale.shape)}; it must be ({q.shape[0]},), one a sequence"
             )
         check_values("scale", scale, 0, 1)
-        check_mask(mask, (len(q), self.head, q.shape[1], k.shape[1]))
-        check_lengths("lengths", lengths, len(q), q.shape[1])
-        check_lengths("key_lengths", key_lengths, len(q), k.shape[1])
+        check_mask(mask, (*q.shape[:1], self.head, q.shape[1], k.shape[1]))
+        check_lengths("lengths", lengths, *q.shape[:2])
+        check_lengths("key_lengths", key_lengths, *k.shape[:2])
 
 
 class OriginalAdaptiveSpan(AdaptiveSpan):

@@ -99,7 +99,7 @@ class AdaptiveUpdateAttention(MultiHeadAttention):
             predictors = (self.key_update_predictor, self.value_update_predictor)
             recompute_kv = torch.cat([predictor(mean) for predictor in predictors], dim=-1)
         if cache is None or recompute_kv is None:
-            recompute_keys = recompute_values = x.new_ones(len(x), dtype=torch.bool)
+            recompute_keys = recompute_values = x.new_ones(x.shape[0], dtype=torch.bool)
             key, value = self.key_module(source), self.value_module(source)
         else:
             needed = (*query.shape[:2], source.shape[1], query.shape[3])

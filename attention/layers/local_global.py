@@ -268,7 +268,7 @@ class LocalGlobalAttention(nn.Module):
             if not isinstance(self.attn_global, AdaptiveUpdateAttention):
                 name = type(self).__name__
                 raise ValueError(f"recompute_kv must be None: {name} keeps no keys and values")
-            check_recompute_kv(recompute_kv, len(x))
+            check_recompute_kv(recompute_kv, x.shape[0])
         observed = self._observe(inputs.x, inputs.lengths, cache)
         return self._run(inputs, observed, cache, return_stats, fraction, recompute_kv)
 
@@ -281,7 +281,7 @@ class LocalGlobalAttention(nn.Module):
     ) -> ControllerInput:
         """First part of a pass: normalize the local input and compute its features."""
         if cache is not None:
-            check_cache(cache, len(x), self.dims)
+            check_cache(cache, x.shape[0], self.dims)
         local_input = self.ln_a(x)
         moments = obs_features = token_moments(local_input.detach(), lengths)
         if self.config.causal:
@@ -371,7 +371,7 @@ class LocalGlobalAttention(nn.Module):
             num_actions = as_int("num_actions", num_actions, 2)
         actions = check_actions(action, num_actions, x)
         fraction = actions.to(torch.promote_types(x.dtype, torch.float32)) / (num_actions - 1)
-        return fraction.clamp(0, 1).expand(len(x))
+        return fraction.clamp(0, 1).expand(x.shape[0])
 
     def _span_scale(self, predicted: Tensor, fraction: Tensor | None) -> Tensor:
         """Span scale of each sequence, shape (batch,), from the prediction and the action."""

@@ -75,7 +75,7 @@ class MultiHeadAttention(nn.Module):
         """Inputs of the queries and of the keys: checked, of one dtype, with 0 in the padding."""
         source = x if xa is None else xa
         check_floats(x=x, xa=source)
-        check_lengths("key_lengths", key_lengths, len(source), source.shape[1])
+        check_lengths("key_lengths", key_lengths, *source.shape[:2])
         source = zero_padding(source, key_lengths).to(x.dtype)
         return (source if xa is None else x), source
 

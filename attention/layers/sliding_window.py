@@ -99,5 +99,5 @@ class SlidingWindowAttention(AdaptiveSpan):
         if not self.config.num_induction_heads:
             return keys
         width = keys.shape[-1] // self.head * self.config.num_induction_heads
-        moved = nn.functional.pad(keys[:, :-1, :width], (0, 0, 1, 0))
+        moved = nn.functional.pad(keys[..., :width], (0, 0, 1, 0))[:, :-1]
         return torch.cat([moved, keys[..., width:]], dim=-1)

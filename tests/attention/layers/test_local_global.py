@@ -7,6 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.autograd import gradgradcheck
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from spangym.agents import Refiner
@@ -308,6 +310,29 @@ class TestTraining:
         for name, parameter in layer.named_parameters():
             if parameter.grad is not None:
                 torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-4)
+
+    @pytest.mark.parametrize("options", [{}, {"causal": True}, {"soft_span": True}])
+    @pytest.mark.parametrize("layer_class", [IntegratedAttention, FocusAttention])
+    def test_double_backward(
+        self, layer_class: Any, options: dict[str, Any], generator: torch.Generator
+    ):
+        sizes = {"win_size": 4, "max_span": 6, "soft_edge_width": 3, "num_refinement_steps": 2}
+        more = {"local_projections": True, "num_induction_heads": 1, "action_scale": "absolute"}
+        layer = make_layer(layer_class, **sizes, **more, **options).double()
+        x = torch.randn(2, 5, 32, generator=generator, dtype=torch.float64, requires_grad=True)
+        lengths = torch.tensor([5, 3])
+
+        def run(x: Tensor, lengths: Tensor | None = None) -> Tensor:
+            # A given span: the prediction has no gradient.
+            y = layer.forward_with_action(x, 6, lengths=lengths).output
+            return y[..., :6]
+
+        with sdpa_kernel(SDPBackend.MATH):
+            y, math = run(x), run(x, lengths)
+            assert gradgradcheck(run, (x,), fast_mode=True)
+            assert gradgradcheck(run, (x, lengths), fast_mode=True)
+        torch.testing.assert_close(y, run(x))
+        torch.testing.assert_close(math, run(x, lengths))
 
     def test_pass_changes_nothing(self, x: Tensor):
         layer = make_layer().train()

@@ -1,0 +1,76 @@
+"""`torch.export` of layers, for all lengths and batches at once."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.export import Dim
+
+from spangym.attention import FocusAttention, HybridAttention, IntegratedAttention, SpanConfig
+from tests.factories import POLICY_DIMS, make_exported_policy
+
+CTX = 300
+SPANS = {"win_size": 32, "max_span": 80, "max_dist": 80, "temp_scale": 0.3}
+BATCH, TOKENS, KEYS = Dim("batch", max=64), Dim("tokens", max=CTX), Dim("keys", max=CTX)
+SIZES = [(1, 1), (2, 2), (3, 31), (2, 129), (1, 257), (2, CTX)]
+"""Batch and tokens: on both sides of the sizes at which the eager kernels change."""
+
+
+def export(layer: torch.nn.Module, dynamic: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    return torch.export.export(layer, args, kwargs, dynamic_shapes=dynamic).module()
+
+
+@pytest.mark.parametrize(
+    ("layer_class", "options"),
+    [
+        (IntegratedAttention, {}),
+        (FocusAttention, {"causal": True, "soft_span": True}),
+        (HybridAttention, {"local_projections": True, "num_induction_heads": 2}),
+    ],
+)
+def test_equals_the_layer_at_every_length(
+    layer_class: Any, options: dict[str, Any], generator: torch.Generator
+):
+    config = SpanConfig(**SPANS, num_refinement_steps=2, **options)
+    layer = layer_class(CTX, 16, 2, config, generator=generator).eval()
+    x = torch.randn(2, 140, 16, generator=generator)
+    exported = export(layer, {"x": {0: BATCH, 1: TOKENS}}, x)
+    for batch, tokens in SIZES:
+        x = torch.randn(batch, tokens, 16, generator=generator)
+        torch.testing.assert_close(exported(x), layer(x), rtol=1e-4, atol=1e-4)
+
+
+def test_with_padding_mask_and_cross_attention(generator: torch.Generator):
+    config = SpanConfig(**SPANS, num_refinement_steps=2)
+    layer = IntegratedAttention(CTX, 16, 2, config, generator=generator).eval()
+
+    def inputs(batch: int, tokens: int, keys: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x = torch.randn(batch, tokens, 16, generator=generator)
+        xa = torch.randn(batch, keys, 16, generator=generator)
+        mask = torch.rand(batch, 1, tokens, keys, generator=generator) < 0.9
+        return x, xa, mask, torch.randint(0, tokens + 1, (batch,), generator=generator)
+
+    dynamic = {
+        "x": {0: BATCH, 1: TOKENS},
+        "xa": {0: BATCH, 1: KEYS},
+        "mask": {0: BATCH, 2: TOKENS, 3: KEYS},
+        "lengths": {0: BATCH},
+    }
+    *args, lengths = inputs(2, 140, 90)
+    exported = export(layer, dynamic, *args, lengths=lengths)
+    for batch, tokens in SIZES:
+        *args, lengths = inputs(batch, tokens, tokens // 2 + 1)
+        got, expected = (run(*args, lengths=lengths) for run in (exported, layer))
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_with_a_controller(generator: torch.Generator):
+    config = SpanConfig(**SPANS, num_refinement_steps=1)
+    layer = IntegratedAttention(CTX, POLICY_DIMS, 2, config, generator=generator).eval()
+    layer.refiner = make_exported_policy("features")
+    x = torch.randn(2, 140, POLICY_DIMS, generator=generator)
+    exported = export(layer, {"x": {0: BATCH, 1: TOKENS}}, x)
+    for batch, tokens in SIZES[2:]:
+        x = torch.randn(batch, tokens, POLICY_DIMS, generator=generator)
+        torch.testing.assert_close(exported(x), layer(x), rtol=1e-4, atol=1e-4)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from spangym.envs.core import SpanControlCore
@@ -28,6 +29,22 @@ class BatchedEnvMixin:
     core: SpanControlCore
     action_space: Any
     _generators: list[np.random.Generator]
+    _spec: EnvSpec | None = None
+
+    @property
+    def spec(self) -> Any:
+        """Specification that Gymnasium made the environment from; None if it did not.
+
+        Its ``max_episode_steps`` is the length of an episode, which depends on the arguments.
+        """
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        if spec is not None and spec.max_episode_steps is None:
+            spec = copy.copy(spec)
+            spec.max_episode_steps = self.core.episode_length
+        self._spec = spec
 
     def _unbatch(self, values: Any) -> Any:
         return values

@@ -61,6 +61,8 @@ class SpanControlCore:
         config: Arguments of the environment.
         num_envs: Number of environments.
         components: The user's own layers, dataset or reward.
+        max_episode_steps: Steps after which an episode ends if it has not ended before; None for
+            no limit.
 
     Attributes:
         action_space: Space of one environment's action.
@@ -80,6 +82,7 @@ class SpanControlCore:
         config: EnvConfig,
         num_envs: int,
         components: EnvComponents = EnvComponents(),  # noqa: B008
+        max_episode_steps: int | None = None,
     ) -> None:
         for name in ("dataset", "reward"):
             if getattr(config, name) == CUSTOM and getattr(components, name) is None:
@@ -99,6 +102,9 @@ class SpanControlCore:
         with_kv, spans = spaces.MultiDiscrete([num_actions, 2, 2]), spaces.Discrete(num_actions)
         self.action_space = with_kv if config.control_kv_cache else spans
         self.episode_length = config.chunks_per_episode * config.num_layers
+        if max_episode_steps is not None:
+            limit = as_int("max_episode_steps", max_episode_steps, 1)
+            self.episode_length = min(self.episode_length, limit)
         self.step_count = self.episode_length
         self.milliseconds = 0.0
         self._content_types: list[tuple[str, ...]] = []
@@ -285,6 +291,7 @@ class SpanControlCore:
         return {
             "num_envs": self.num_envs,
             **{name: getattr(self.config, name) for name in _STATE_SHAPE_FIELDS},
+            "episode_length": self.episode_length,
             "channels": self.dataset.channels,
             "task": self.reward.needs_task,
             "num_features": self.observation_spec.num_features,

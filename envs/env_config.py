@@ -6,6 +6,7 @@ are in `EnvComponents`.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import json
@@ -14,8 +15,10 @@ from dataclasses import dataclass, field
 from os import PathLike
 from typing import Annotated, Any, NamedTuple
 
+import gymnasium as gym
 import torch
 from annotated_types import Interval
+from gymnasium.envs.registration import EnvSpec
 
 from spangym.attention import (
     NUM_ACTIONS,
@@ -41,7 +44,7 @@ from spangym.envs.data.dataset_registry import (
 )
 from spangym.envs.model.model_checkpoint import load_config
 from spangym.envs.model.stack import LayerStack
-from spangym.envs.registration import default_kwargs
+from spangym.envs.registration import ENVIRONMENTS, default_kwargs
 from spangym.envs.rewards import Reward, find_reward, make_reward
 from spangym.utils.errors import describe_error
 from spangym.utils.importing import import_object, is_import_path, module_sha256
@@ -343,6 +346,30 @@ def make_config(name: str, arguments: Mapping[str, Any]) -> EnvConfig:
         TypeError: An argument is unknown.
     """
     return EnvConfig.from_arguments({**default_kwargs(name), **arguments})
+
+
+def make_spec(config: EnvConfig, components: EnvComponents) -> EnvSpec:
+    """Make the specification from which ``gym.make`` makes an environment.
+
+    The id is the one of the checkpoint, `spangym/SpanControl-v0` for other layers.
+    """
+    ids = {arguments.get("checkpoint", ""): name for name, arguments in ENVIRONMENTS.items()}
+    name = ids.get(config.checkpoint, ids[""])
+    given = {name: each for name, each in components._asdict().items() if each is not None}
+    default = EnvConfig.from_arguments(ENVIRONMENTS[name])
+    names = [field.name for field in dataclasses.fields(config)]
+    if components.layers is not None:
+        of_layers = {*_CHECKPOINT_SIZES, *_RANDOM_LAYER_FIELDS, "device"} - {"ctx"}
+        names = [name for name in names if name not in of_layers]
+    kwargs = {
+        name: value
+        for name in names
+        if (value := getattr(config, name)) not in (getattr(default, name), CUSTOM)
+    }
+    spec = copy.copy(gym.spec(name))
+    spec.kwargs = {**ENVIRONMENTS[name], **kwargs, **given}
+    spec.max_episode_steps = config.chunks_per_episode * config.num_layers
+    return spec
 
 
 def full_qk_pairs(ctx: int, causal: bool) -> int:

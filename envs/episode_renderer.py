@@ -49,6 +49,13 @@ _MASKED = 0.95
 """Gray level of keys outside the span."""
 
 
+def check_render_mode(mode: str | None) -> str | None:
+    """Return the mode; a `ValueError` if it is neither None nor one of `RENDER_MODES`."""
+    if mode not in (None, *RENDER_MODES):
+        raise ValueError(f"render_mode must be None, {' or '.join(RENDER_MODES)}, got {mode!r}")
+    return mode
+
+
 @dataclass(frozen=True)
 class LayerDecision:
     """The action of one step, as it is drawn.
@@ -161,6 +168,10 @@ class EpisodeRenderer:
         mean = _percent(self.mean_attention_fraction)
         lines.append(f"return {self.episode_return:+.3g}, mean qk pairs {mean}, decision {steps}")
         return "\n".join(lines)
+
+    def draw(self, render_mode: str) -> str | NDArray[np.uint8]:
+        """Draw in one of `RENDER_MODES`."""
+        return self.rgb_array() if render_mode == "rgb_array" else str(self)
 
     def rgb_array(self) -> NDArray[np.uint8]:
         """Draw as an image, uint8 of shape (height, width, 3).

@@ -7,13 +7,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import seeding
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
 from spangym.envs.batched_mixin import BatchedEnvMixin
 from spangym.envs.core import SpanControlCore
-from spangym.envs.env_config import EnvComponents, EnvConfig
+from spangym.envs.env_config import EnvComponents, EnvConfig, make_spec
 from spangym.utils.scalars import as_int
 
 
@@ -49,6 +50,7 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
         components: EnvComponents = EnvComponents(),  # noqa: B008
     ) -> None:
         self.render_mode = None
+        self._components = components
         self.core = self._make_core(config, n_envs, components)
         n_envs = self.core.num_envs
         self._generators = [seeding.np_random(None)[0] for _ in range(n_envs)]
@@ -63,6 +65,11 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
     def config(self) -> EnvConfig:
         """Arguments of the environments."""
         return self.core.config
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Specification from which ``gym.make`` makes the scalar environment."""
+        return make_spec(self.config, self._components)
 
     @property
     def episode_steps(self) -> int:

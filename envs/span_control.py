@@ -11,7 +11,7 @@ import numpy as np
 from spangym.envs.batched_mixin import BatchedEnvMixin
 from spangym.envs.core import SpanControlCore
 from spangym.envs.env_config import parse_env_kwargs
-from spangym.envs.episode_renderer import RENDER_MODES, EpisodeRenderer
+from spangym.envs.episode_renderer import RENDER_MODES, EpisodeRenderer, check_render_mode
 from spangym.utils.scalars import as_int
 
 
@@ -117,6 +117,7 @@ class SpanControlEnv(BatchedEnvMixin, gym.Env[Any, Any]):
     All fields of `spangym.envs.EnvConfig`, by keyword, and:
 
     * ``render_mode``: None (default), ``"ansi"`` or ``"rgb_array"``.
+    * ``max_episode_steps``, which Gymnasium takes: steps after which an episode is truncated early.
     * ``report_step_time``: whether ``info`` holds the wall time of a step. Off by default, because
       Gymnasium's checker expects equal infos for equal seeds.
     * ``dataset``, ``reward``: a name, a `spangym.envs.Dataset` or a `spangym.envs.Reward`,
@@ -148,10 +149,7 @@ class SpanControlEnv(BatchedEnvMixin, gym.Env[Any, Any]):
     def __init__(
         self, *, render_mode: str | None = None, report_step_time: bool = False, **kwargs: Any
     ) -> None:
-        if render_mode not in (None, *RENDER_MODES):
-            known = " or ".join(RENDER_MODES)
-            raise ValueError(f"render_mode must be None, {known}, got {render_mode!r}")
-        self.render_mode = render_mode
+        self.render_mode = check_render_mode(render_mode)
         self.report_step_time = report_step_time
         self.config, components = parse_env_kwargs(kwargs)
         self.core = SpanControlCore(self.config, 1, components)
@@ -198,9 +196,7 @@ class SpanControlEnv(BatchedEnvMixin, gym.Env[Any, Any]):
 
     def render(self) -> Any:
         """Draw the current chunk: text, or an image, uint8 (height, width, 3), or None."""
-        if self.render_mode is None:
-            return None
-        return self.renderer.rgb_array() if self.render_mode == "rgb_array" else str(self.renderer)
+        return None if self.render_mode is None else self.renderer.draw(self.render_mode)
 
     def state_dict(self) -> dict[str, Any]:
         """See `BatchedEnvMixin.state_dict`."""

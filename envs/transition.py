@@ -56,7 +56,7 @@ def is_batch_invariant(ctx: int, dims: int) -> bool:
 class TransitionModel:
     """Runs states of any number of environments through a stack; it holds no state itself.
 
-    On the CPU the result for an environment does not depend on the others, to the bit. Shapes that
+    On the CPU the result for an environment is bit-identical in a batch of any size. Shapes that
     are not `is_batch_invariant` are run one environment at a time.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from spangym.envs.batched_mixin import BatchedEnvMixin
 from spangym.envs.core import SpanControlCore
 from spangym.envs.env_config import parse_env_kwargs
+from spangym.envs.episode_renderer import EpisodeRenderer, check_render_mode
+from spangym.envs.span_control import SpanControlEnv
 from spangym.utils.scalars import as_int
 
 
@@ -22,15 +24,20 @@ class SpanControlVectorEnv(BatchedEnvMixin, VectorEnv[Any, Any, NDArray[Any]]):
 
     Environment ``i`` behaves as the scalar environment seeded ``seed + i``, bit-exactly on the CPU;
     shapes that PyTorch rounds differently in a batch are run one environment at a time
-    (`spangym.envs.transition.is_batch_invariant`). All episodes end at once, by truncation, and the
-    environments are reset within the step (``AutoresetMode.SAME_STEP``): the observations are then
-    those of the new episodes, and ``infos["final_obs"]`` and ``infos["final_info"]`` hold the last
-    ones. Returned arrays are never reused.
+    (`spangym.envs.transition.is_batch_invariant`). All episodes end at once, by truncation.
+    Returned arrays are never reused.
 
     Args:
         num_envs: Number of environments.
-        render_mode: None; use `SpanControlEnv` to render a single environment.
+        render_mode: None, ``"ansi"`` or ``"rgb_array"``.
         report_step_time: Whether ``infos`` hold the wall time of the step.
+        autoreset_mode: When environments are reset, by value or as `AutoresetMode`.
+            ``SAME_STEP``: within the step that ends the episodes; the observations are then those
+            of the new episodes, and ``infos["final_obs"]`` and ``infos["final_info"]`` hold the
+            last ones. ``NEXT_STEP``: by the step after it, which ignores its actions, with rewards
+            of 0.
+        max_episode_steps: Steps after which episodes are truncated, as by Gymnasium's `TimeLimit`;
+            None or -1 for no limit but the content's.
         **kwargs: Arguments of `spangym.envs.SpanControlEnv`.
 
     Raises:
@@ -46,29 +53,35 @@ class SpanControlVectorEnv(BatchedEnvMixin, VectorEnv[Any, Any, NDArray[Any]]):
         ((3, 128), dtype('float32'), 0)
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012
+    metadata = {  # noqa: RUF012  (Gymnasium's own)
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+        **SpanControlEnv.metadata,
+    }
 
     def __init__(
         self,
         num_envs: int = 1,
         *,
-        render_mode: None = None,
+        render_mode: str | None = None,
         report_step_time: bool = False,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
+        max_episode_steps: int | None = None,
         **kwargs: Any,
     ) -> None:
-        if render_mode is not None:
-            hint = "render a single environment, made by gym.make"
-            raise ValueError(f"render_mode must be None, got {render_mode!r}: {hint}")
-        self.render_mode = render_mode
+        self.render_mode = check_render_mode(render_mode)
+        self.autoreset_mode = _check_autoreset_mode(autoreset_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": self.autoreset_mode}
         self.report_step_time = report_step_time
         self.config, components = parse_env_kwargs(kwargs)
-        self.core = SpanControlCore(self.config, num_envs, components)
+        limit = None if max_episode_steps == -1 else max_episode_steps
+        self.core = SpanControlCore(self.config, num_envs, components, limit)
         self.num_envs = num_envs = self.core.num_envs
         self.single_observation_space = self.core.observation_space
         self.single_action_space = self.core.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._generators = [seeding.np_random(None)[0] for _ in range(num_envs)]
+        self.renderers = self._new_renderers([""] * self.num_envs)
 
     def reset(
         self,
@@ -101,13 +114,13 @@ class SpanControlVectorEnv(BatchedEnvMixin, VectorEnv[Any, Any, NDArray[Any]]):
         for env_index, each in enumerate(seeds):
             if each is not None:
                 self._generators[env_index] = seeding.np_random(as_int("seed", each))[0]
-        observations, infos = self.core.reset(self._generators)
+        observations, infos = self._reset_all()
         return observations, self._merge_infos(infos)
 
     def step(
         self, actions: NDArray[Any]
     ) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Set the spans of the next layer, and run the layer.
+        """Set the spans of the next layer, and run the layer; or start new episodes.
 
         Args:
             actions: One row per environment.
@@ -119,20 +132,74 @@ class SpanControlVectorEnv(BatchedEnvMixin, VectorEnv[Any, Any, NDArray[Any]]):
             ValueError: The actions are not in the action space.
             RuntimeError: No episode is running.
         """
+        terminations = np.zeros(self.num_envs, dtype=np.bool_)
+        is_over = self.core.episode is not None and self.core.step_count == self.core.episode_length
+        if is_over and self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            observations, infos = self._reset_all()
+            rewards = np.zeros(self.num_envs, np.float32)
+            return (
+                observations,
+                rewards,
+                terminations,
+                terminations.copy(),
+                self._merge_infos(infos),
+            )
         result = self.core.step(np.asarray(actions))
         observations, infos = result.observations, result.infos
         if self.report_step_time:
             infos = [{**info, "milliseconds": self.core.milliseconds} for info in infos]
-        if result.truncated:
-            observations, first_infos = self.core.reset(self._generators)
+        if self.render_mode is not None:
+            columns = zip(self.renderers, result.rewards.tolist(), infos, strict=True)
+            self.renderers = tuple(each.with_step(reward, info) for each, reward, info in columns)
+        if result.truncated and self.autoreset_mode is AutoresetMode.SAME_STEP:
+            observations, first_infos = self._reset_all()
             ends = zip(result.observations, infos, first_infos, strict=True)
             infos = [{"final_obs": obs, "final_info": info, **first} for obs, info, first in ends]
-        terminations = np.zeros(self.num_envs, dtype=np.bool_)
         truncations = np.full(self.num_envs, result.truncated)
         return observations, result.rewards, terminations, truncations, self._merge_infos(infos)
+
+    def render(self) -> tuple[Any, ...] | None:
+        """Draw the current chunk of each environment: text, or images, or None without a mode."""
+        if self.render_mode is None:
+            return None
+        return tuple(each.draw(self.render_mode) for each in self.renderers)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `BatchedEnvMixin.state_dict`."""
+        return {
+            **super().state_dict(),
+            "renderings": [each.state_dict() for each in self.renderers],
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """See `BatchedEnvMixin.load_state_dict`."""
+        super().load_state_dict(state_dict)
+        self.renderers = self._new_renderers([""] * self.num_envs)
+        # States of the other interfaces have no renderings.
+        if "renderings" in state_dict:
+            pairs = zip(self.renderers, state_dict["renderings"], strict=True)
+            self.renderers = tuple(each.from_state(state) for each, state in pairs)
+
+    def _reset_all(self) -> tuple[NDArray[Any], list[dict[str, Any]]]:
+        observations, infos = self.core.reset(self._generators)
+        self.renderers = self._new_renderers([info["content_type"] for info in infos])
+        return observations, infos
+
+    def _new_renderers(self, content_types: Sequence[str]) -> tuple[EpisodeRenderer, ...]:
+        options = tuple(layer.config for layer in self.core.layers)
+        return tuple(EpisodeRenderer(self.config, options, each) for each in content_types)
 
     def _merge_infos(self, infos: list[dict[str, Any]]) -> dict[str, Any]:
         merged: dict[str, Any] = {}
         for env_index, info in enumerate(infos):
             merged = self._add_info(merged, info, env_index)
         return merged
+
+
+def _check_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    supported = (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP)
+    for each in supported:
+        if mode in (each, each.value):
+            return each
+    known = " or ".join(repr(each.value) for each in supported)
+    raise ValueError(f"autoreset_mode must be {known}, got {mode!r}")

@@ -124,10 +124,7 @@ def test_seeds_of_envs():
     ("call", "message"),
     [
         (lambda: SpanControlVectorEnv(0), "num_envs"),
-        (
-            lambda: SpanControlVectorEnv(2, render_mode="ansi"),  # pyright: ignore[reportArgumentType]
-            "render_mode",
-        ),
+        (lambda: SpanControlVectorEnv(2, render_mode="human"), "render_mode"),
         (
             lambda: SpanControlVectorEnv(2, **SMALL_ENV_KWARGS).reset(seed=[1]),
             "2 numbers",

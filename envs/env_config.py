@@ -38,14 +38,13 @@ from spangym.attention.temperature import TemperatureLaw
 from spangym.attention.validation import check_sizes
 from spangym.envs.data.dataset import SPLITS, Dataset
 from spangym.envs.data.dataset_registry import (
-    find_dataset_class,
     make_dataset,
     validate_dataset_name,
 )
 from spangym.envs.model.model_checkpoint import load_config
 from spangym.envs.model.stack import LayerStack
 from spangym.envs.registration import ENVIRONMENTS, default_kwargs
-from spangym.envs.rewards import Reward, find_reward, make_reward
+from spangym.envs.rewards import Reward, make_reward
 from spangym.utils.errors import describe_error
 from spangym.utils.importing import import_object, is_import_path, module_sha256
 from spangym.utils.scalars import as_int, describe, normalize_fields, plain
@@ -271,14 +270,7 @@ class EnvConfig:
 
     def module_hashes(self) -> dict[str, str]:
         """SHA-256 of the modules of the user's classes, by the argument that names them."""
-        found: dict[str, Any] = {}
-        if is_import_path(self.dataset):
-            found["dataset"] = find_dataset_class(self.dataset)
-        if is_import_path(self.reward):
-            found["reward"] = find_reward(self.reward)
-        if self.layers:
-            found["layers"] = import_object(self.layers, f"layers {self.layers!r}")
-        return {name: module_sha256(each) for name, each in found.items()}
+        return module_hashes(dataclasses.asdict(self))
 
     @property
     def span_options(self) -> dict[str, Any]:
@@ -290,6 +282,11 @@ class EnvConfig:
         """Specification of the observation."""
         names = (each.name for each in dataclasses.fields(ObservationSpec) if each.init)
         return ObservationSpec(**{name: getattr(self, name) for name in names})
+
+    @property
+    def episode_steps(self) -> int:
+        """Steps of an episode: one for each chunk and layer."""
+        return self.chunks_per_episode * self.num_layers
 
     @property
     def full_qk_pairs(self) -> int:
@@ -370,6 +367,15 @@ def make_spec(config: EnvConfig, components: EnvComponents) -> EnvSpec:
     spec.kwargs = {**ENVIRONMENTS[name], **kwargs, **given}
     spec.max_episode_steps = config.chunks_per_episode * config.num_layers
     return spec
+
+
+def module_hashes(arguments: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 of the modules of the user's classes, by the argument of an environment."""
+    return {
+        name: module_sha256(import_object(path, f"{name} {path!r}"))
+        for name in ("dataset", "reward", "layers")
+        if is_import_path(path := arguments.get(name, ""))
+    }
 
 
 def full_qk_pairs(ctx: int, causal: bool) -> int:

@@ -6,9 +6,13 @@ from typing import Any
 
 import gymnasium as gym
 
+from spangym.utils.importing import import_module
 from spangym.utils.suggestions import did_you_mean
 
 NAMESPACE = "spangym"
+
+ENTRY_POINT = "spangym.envs.span_control:SpanControlEnv"
+"""Entry point of every id of spangym, and of ids of a user's that only set other arguments."""
 
 
 def _trained(checkpoint: str, dataset: str, cost_coef: float) -> dict[str, Any]:
@@ -33,29 +37,54 @@ def register_environments() -> None:
         if name not in gym.registry:
             gym.register(
                 name,
-                "spangym.envs.span_control:SpanControlEnv",
+                ENTRY_POINT,
                 vector_entry_point="spangym.envs.vector_env:SpanControlVectorEnv",
                 kwargs=arguments,
             )
 
 
 def full_id(name: str) -> str:
-    """Add the namespace to an id, if it has none.
+    """Add the namespace to an id, if it has none and is not another's.
 
     Example:
-        >>> full_id("SpanControl-v0")
-        'spangym/SpanControl-v0'
+        >>> full_id("SpanControl-v0"), full_id("my_envs:Mine-v0")
+        ('spangym/SpanControl-v0', 'my_envs:Mine-v0')
     """
-    return name if "/" in name else f"{NAMESPACE}/{name}"
+    is_full = "/" in name or ":" in name or name in gym.registry
+    return name if is_full else f"{NAMESPACE}/{name}"
+
+
+def find_spec(name: str) -> gym.envs.registration.EnvSpec:
+    """Find a registered id; of ``module:ID`` the module, which registers the id, is imported first.
+
+    Raises:
+        ValueError: The module cannot be imported, or the id is unknown.
+    """
+    module, _, env_id = full_id(name).rpartition(":")
+    if module:
+        import_module(module, f"environment {name!r}")
+    if env_id not in gym.registry:
+        hint = did_you_mean(env_id, ENVIRONMENTS)
+        where = f"; module {module!r} registers no such id" if module else hint
+        raise ValueError(f"environment {env_id!r} is unknown{where}")
+    return gym.registry[env_id]
+
+
+def is_span_control(spec: gym.envs.registration.EnvSpec) -> bool:
+    """Return whether an id makes `spangym.envs.SpanControlEnv` itself, with any arguments."""
+    entry = spec.entry_point
+    if callable(entry):
+        entry = f"{entry.__module__}:{getattr(entry, '__qualname__', '')}"
+    return entry == ENTRY_POINT and not spec.additional_wrappers
 
 
 def default_kwargs(name: str) -> dict[str, Any]:
     """Arguments of an id that differ from the defaults.
 
     Raises:
-        ValueError: The id is unknown.
+        ValueError: The id is unknown, or does not make `spangym.envs.SpanControlEnv`.
     """
-    name = full_id(name)
-    if name not in ENVIRONMENTS:
-        raise ValueError(f"environment {name!r} is unknown{did_you_mean(name, ENVIRONMENTS)}")
-    return dict(ENVIRONMENTS[name])
+    spec = find_spec(name)
+    if not is_span_control(spec):
+        raise ValueError(f"environment {name!r} is not made by {ENTRY_POINT}")
+    return dict(spec.kwargs)

@@ -90,7 +90,8 @@ def config_classes() -> set[str]:
         for info in pkgutil.walk_packages(module.__path__, f"{module.__name__}."):
             for name, value in vars(importlib.import_module(info.name)).items():
                 ends = name.endswith(("Config", "Study", "Schedule", "Distribution", "Spec"))
-                if ends and inspect.isclass(value) and dataclasses.is_dataclass(value):
+                is_ours = getattr(value, "__module__", "").startswith("spangym.")
+                if ends and is_ours and inspect.isclass(value) and dataclasses.is_dataclass(value):
                     found.add(value.__name__)
     return found - NOT_OF_USERS
 

@@ -13,6 +13,8 @@ from spangym.envs import make_config
 from spangym.envs.data.dataset_registry import DATASETS
 from spangym.envs.model.model_checkpoint import builtin_checkpoints
 from spangym.envs.registration import full_id
+from spangym.experiments.studies.field_types import check_numbers
+from spangym.experiments.studies.foreign_env import ForeignEnv
 from spangym.experiments.studies.study import OBS_FIELDS, Study, StudyAgent, StudyEnv, is_baseline
 from spangym.utils.errors import UserError, report_user_code
 from spangym.utils.importing import is_import_path
@@ -116,13 +118,17 @@ def _normalize_env(environment: StudyEnv) -> StudyEnv:
         if name in environment.kwargs:
             place = "evaluation.split" if name == "split" else "the agents"
             raise UserError(f"environment argument {name!r} must be set in {place} instead")
+    env_id = full_id(environment.id)
+    name = environment.name or env_id.rpartition(":")[2].rpartition("/")[2]
     try:
         with preserve_process_state():
+            if environment.is_foreign:
+                return _normalize_foreign_env(StudyEnv(env_id, name, environment.kwargs))
             config = dataclasses.asdict(make_config(environment.id, environment.kwargs))
     except (TypeError, ValueError) as error:
         raise UserError(f"environment: {error}") from error
-    for name in (*OBS_FIELDS, "split"):
-        del config[name]
+    for key in (*OBS_FIELDS, "split"):
+        del config[key]
     # As TOML gives it back.
     config["fixes"] = [*config["fixes"]]
     if config["control_kv_cache"]:
@@ -130,12 +136,18 @@ def _normalize_env(environment: StudyEnv) -> StudyEnv:
             "environment argument 'control_kv_cache' must be false in comparisons: their baselines "
             "choose spans only"
         )
-    for name, builtin in (("dataset", DATASETS), ("checkpoint", builtin_checkpoints())):
-        if config[name] and config[name] not in builtin and not is_import_path(config[name]):
+    for key, builtin in (("dataset", DATASETS), ("checkpoint", builtin_checkpoints())):
+        if config[key] and config[key] not in builtin and not is_import_path(config[key]):
             # A run may be resumed from another working folder.
-            config[name] = str(Path(config[name]).resolve())
-    name = full_id(environment.id)
-    return StudyEnv(name, environment.name or name.rpartition("/")[2], config)
+            config[key] = str(Path(config[key]).resolve())
+    return StudyEnv(env_id, name, config)
+
+
+def _normalize_foreign_env(environment: StudyEnv) -> StudyEnv:
+    """Check an environment that is not spangym's by playing it."""
+    with report_user_code(f"environment {environment.id!r} cannot stand in a study"):
+        _ = ForeignEnv(environment.id, check_numbers(environment.kwargs)).traits
+    return environment
 
 
 def _check_budget(study: Study) -> None:

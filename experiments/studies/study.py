@@ -9,6 +9,7 @@ from dataclasses import field
 from typing import Annotated, Any, Literal
 
 import tomli_w
+from gymnasium import spaces
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
@@ -20,11 +21,13 @@ from spangym.agents.registry import (
     fixed_span_names,
     get_agent_spec,
 )
+from spangym.agents.tabular.controller_agent import TabularAgent
 from spangym.attention import NUM_ACTIONS
 from spangym.attention.features import NUM_STATES
 from spangym.envs import EnvConfig, make_config
+from spangym.envs.env_config import module_hashes
 from spangym.envs.model.model_checkpoint import weights_sha256
-from spangym.envs.registration import ENVIRONMENTS, full_id
+from spangym.envs.registration import ENVIRONMENTS, find_spec, full_id, is_span_control
 from spangym.experiments.runner.fingerprint import DatasetHashes, dataset_key
 from spangym.experiments.studies.field_types import (
     MAX_SEEDS,
@@ -41,9 +44,16 @@ from spangym.experiments.studies.field_types import (
     StudyName,
     Text,
 )
+from spangym.experiments.studies.foreign_env import ForeignEnv, takes_argument
 from spangym.utils.text import slug
 
 _BASELINES = ("oracle", "threshold", "random")
+
+LOOKS_INSIDE = (
+    *("oracle", "threshold", "myopic", "predictor"),
+    *("content-oracle", "learned-span"),
+)
+"""Agents that ask a spangym environment for more than observations."""
 
 OBS_FIELDS = ("encoding", "pool_groups", "autocorrelation", "include_layer_index", "num_states")
 """Arguments of an environment that belong to the agents of a study."""
@@ -91,9 +101,34 @@ class StudyEnv:
         return full_id(self.id) not in ENVIRONMENTS or names_class(self.kwargs)
 
     @property
+    def is_foreign(self) -> bool:
+        """Whether the environment is not made by `spangym.envs.SpanControlEnv`."""
+        return not is_span_control(find_spec(self.id))
+
+    @property
     def episode_steps(self) -> int:
         """Decisions of an episode in a normalized study: one for each chunk and layer."""
+        if self.is_foreign:
+            return ForeignEnv(self.id, self.kwargs).episode_steps
         return self.kwargs["chunks_per_episode"] * self.kwargs["num_layers"]
+
+    @property
+    def num_actions(self) -> int:
+        """Number of actions in a normalized study."""
+        if self.is_foreign:
+            return ForeignEnv(self.id, self.kwargs).num_actions
+        return self.kwargs["num_actions"]
+
+    def module_hashes(self) -> dict[str, str]:
+        """SHA-256 of the modules of the user's classes and functions that it names."""
+        if self.is_foreign:
+            return ForeignEnv(self.id, self.kwargs).module_hashes()
+        return module_hashes(self.kwargs)
+
+    @property
+    def device(self) -> str:
+        """Torch device of the layers in a normalized study."""
+        return str(self.kwargs.get("device", "cpu"))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -147,7 +182,7 @@ class StudyAgent:
         """Make the untrained agent."""
         return self.spec().make(seed=seed, **self.hyperparameters)
 
-    def config_in(self, environment: StudyEnv, split: str) -> EnvConfig:
+    def config_in(self, environment: StudyEnv, split: str) -> EnvConfig | ForeignEnv:
         """Return the configuration of an environment as this agent observes it.
 
         An environment with the default number of actions takes that of the agent. Wrong arguments,
@@ -157,6 +192,8 @@ class StudyAgent:
         if self.include_layer_index is None:
             observation["include_layer_index"] = spec.include_layer_index
         observation["num_states"] = self.num_states or NUM_STATES
+        if environment.is_foreign:
+            return self._foreign_env(environment, observation | {"split": split})
         kwargs = environment.kwargs | observation
         given = kwargs.get("num_actions", NUM_ACTIONS)
         if self.num_actions and given not in (NUM_ACTIONS, self.num_actions):
@@ -168,6 +205,31 @@ class StudyAgent:
         if (spec.fixed_action or 0) >= num_actions:
             raise ValueError(f"environment {environment.name!r} has actions 0..{num_actions - 1}")
         return make_config(environment.id, kwargs | {"split": split})
+
+    def _foreign_env(self, environment: StudyEnv, arguments: Mapping[str, Any]) -> ForeignEnv:
+        where, spec = f"environment {environment.name!r}", self.spec()
+        needs_outputs = isinstance(made := self.make(0), TabularAgent) and (
+            made.bootstrap_from == "layer_output"
+        )
+        if self.algo in LOOKS_INSIDE or needs_outputs:
+            raise ValueError(f"it looks into environments of spangym, which {where} is not")
+        passed = {
+            name: value for name, value in arguments.items() if takes_argument(environment.id, name)
+        }
+        omitted = {"pool_groups": 0, "autocorrelation": False, "encoding": spec.encoding}
+        for name, default in omitted.items():
+            value = arguments[name]
+            if name not in passed and value not in ("", default):
+                raise ValueError(f"{where} takes no {name}, got {value!r}: omit it")
+        kwargs = {**environment.kwargs, **passed}
+        foreign = ForeignEnv(environment.id, kwargs)
+        number = foreign.num_actions
+        if self.num_actions not in (0, number) or (spec.fixed_action or 0) >= number:
+            raise ValueError(f"{where} has actions 0..{number - 1}")
+        space = foreign.make().observation_space
+        if spec.encoding == "state" and not isinstance(space, spaces.Discrete):
+            raise ValueError(f"it learns from state ids, {where} observes {space}")
+        return foreign
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -232,7 +294,7 @@ class Study:
     @property
     def device(self) -> str:
         """Torch device of the layers of the first environment."""
-        return self.environments[0].kwargs["device"]
+        return self.environments[0].device
 
     def agents_in(self, environment: StudyEnv) -> tuple[StudyAgent, ...]:
         """Return the agents compared in an environment, then the baselines."""
@@ -241,17 +303,21 @@ class Study:
             for each in self.agents
             if not each.environments or environment.name in each.environments
         )
-        return (*compared, *_baseline_agents(environment.kwargs["num_actions"]))
+        baselines = _baseline_agents(environment.num_actions)
+        if environment.is_foreign:
+            baselines = tuple(each for each in baselines if each.algo not in LOOKS_INSIDE)
+        return (*compared, *baselines)
 
     def content_hashes(self) -> dict[str, Any]:
         """Return the hashes of datasets and weights for the manifest of a run."""
         hashes = DatasetHashes()
+        own = [each for each in self.environments if not each.is_foreign]
         datasets = {
             dataset_key(name, kwargs): hashes.get(name, kwargs)
-            for each in self.environments
+            for each in own
             for name, kwargs in [(each.kwargs["dataset"], each.kwargs["dataset_kwargs"])]
         }
-        checkpoints = {each.kwargs["checkpoint"] for each in self.environments} - {""}
+        checkpoints = {each.kwargs["checkpoint"] for each in own} - {""}
         return {
             "content_sha256": dict(sorted(datasets.items())),
             "weights_sha256": {each: weights_sha256(each) for each in sorted(checkpoints)},

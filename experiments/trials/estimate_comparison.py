@@ -32,6 +32,8 @@ def estimate_comparison(study: Study) -> Workload:
 
 def _peak_bytes(study: Study, environment: StudyEnv, agent: StudyAgent, learns: bool) -> int:
     config = agent.config_in(environment, "train")
+    if not isinstance(config, EnvConfig):
+        return 0
     # All evaluation episodes are played at once.
     envs, observations = study.evaluation.episodes, 0
     if learns:

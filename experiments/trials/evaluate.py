@@ -14,10 +14,11 @@ from spangym.agents import Agent
 from spangym.agents.base import notify_episode_start
 from spangym.envs import EnvConfig, SpanControlVectorEnv
 from spangym.experiments.trials.episode_stats import EpisodeStats
+from spangym.experiments.trials.players import AnyConfig, Player, reward_components
 
 
 def evaluate(
-    agent: Agent, config: EnvConfig, seed: int, episodes: int, progress: Callable[[int], None]
+    agent: Agent, config: AnyConfig, seed: int, episodes: int, progress: Callable[[int], None]
 ) -> list[dict[str, Any]]:
     """Play episodes in parallel without learning; episode ``i`` has ``seed + i``.
 
@@ -30,15 +31,15 @@ def evaluate(
 
     seeds = range(seed, seed + episodes)
     rows = rollout(config, seeds, decide, lambda env: notify_episode_start(agent, env))
-    progress(config.chunks_per_episode * config.num_layers * episodes)
+    progress(config.episode_steps * episodes)
     return rows
 
 
 def rollout(
-    config: EnvConfig,
+    config: AnyConfig,
     seeds: Sequence[int],
     decide: Callable[[NDArray[Any], int], NDArray[Any]],
-    on_reset: Callable[[SpanControlVectorEnv], object] | None = None,
+    on_reset: Callable[[Any], object] | None = None,
 ) -> list[dict[str, Any]]:
     """Play one episode per seed, in parallel.
 
@@ -46,30 +47,31 @@ def rollout(
         config: Configuration of the environment.
         seeds: Seeds of the episodes.
         decide: Function from observations and the index of the step to actions, one per episode.
-        on_reset: Function of the environment, called after the reset.
+        on_reset: Function of the environment (`Player.env`), called after the reset.
 
     Returns:
         One row per episode: ``evaluation_seed``, statistics of the episode, ``output_norm`` (sum of
         the norms of the layers' outputs, a checksum), ``actions`` as text, and lists of ``spans``
-        (tokens) and ``content_types`` of the decisions.
+        (tokens), ``layers`` and ``content_types`` of the decisions.
     """
-    env = SpanControlVectorEnv(len(seeds), **dataclasses.asdict(config))
-    observations, _ = env.reset(seed=seeds)
+    player = Player(config, len(seeds))
+    observations = player.reset(seeds)
     if on_reset is not None:
-        on_reset(env)
-    stats = [EpisodeStats(env.core.reward.components) for _ in seeds]
+        on_reset(player.env)
+    stats = [EpisodeStats(reward_components(config)) for _ in seeds]
     rows: list[dict[str, Any]] = [
-        {"output_norm": 0.0, "actions": [], "spans": [], "content_types": []} for _ in seeds
+        {"output_norm": 0.0, "actions": [], "spans": [], "layers": [], "content_types": []}
+        for _ in seeds
     ]
-    for number in range(config.chunks_per_episode * config.num_layers):
+    for number in range(config.episode_steps):
         actions = np.asarray(decide(observations, number))
-        step = env.core.step(actions)
-        observations = step.observations
-        for index, (row, info) in enumerate(zip(rows, step.infos, strict=True)):
-            stats[index].add(float(step.rewards[index]), info)
+        observations, rewards, infos = player.step(actions)
+        for index, (row, info) in enumerate(zip(rows, infos, strict=True)):
+            stats[index].add(rewards[index], info)
             row["output_norm"] += info["output_norm"]
             row["actions"].append(format_action(actions[index]))
             row["spans"].append(info["span"])
+            row["layers"].append(info["layer"])
             row["content_types"].append(info["content_type"])
     return [
         {
@@ -82,7 +84,7 @@ def rollout(
     ]
 
 
-def count_actions(rows: Sequence[Mapping[str, Any]], num_layers: int) -> pd.DataFrame:
+def count_actions(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Count the actions in rows of `evaluate` by layer and content type.
 
     Returns:
@@ -91,10 +93,12 @@ def count_actions(rows: Sequence[Mapping[str, Any]], num_layers: int) -> pd.Data
     """
     decisions = pd.DataFrame(
         [
-            (number % num_layers, content_type, action, span)
+            decision
             for row in rows
-            for number, (content_type, action, span) in enumerate(
-                zip(row["content_types"], row["actions"].split(" "), row["spans"], strict=True)
+            for decision in zip(
+                *(row["layers"], row["content_types"]),
+                *(row["actions"].split(" "), row["spans"]),
+                strict=True,
             )
         ],
         columns=["layer", "content_type", "action", "span"],
@@ -103,7 +107,7 @@ def count_actions(rows: Sequence[Mapping[str, Any]], num_layers: int) -> pd.Data
     return by.agg(count="count", mean_span="mean").reset_index()
 
 
-def measure_regret(config: EnvConfig, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def measure_regret(config: AnyConfig, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Replay episodes, rows of `evaluate`, and measure the regret of each decision by lookahead.
 
     The regret is the best return to the end of the chunk minus the return of the chosen action
@@ -111,10 +115,11 @@ def measure_regret(config: EnvConfig, rows: Sequence[Mapping[str, Any]]) -> pd.D
 
     Returns:
         One row per decision: ``evaluation_seed``, ``decision`` (from 0), ``layer``,
-        ``content_type``, ``action`` and ``regret``.
+        ``content_type``, ``action`` and ``regret``; none of a foreign environment, which cannot
+        look ahead.
     """
     columns = ["evaluation_seed", "decision", "layer", "content_type", "action", "regret"]
-    if not rows:
+    if not rows or not isinstance(config, EnvConfig):
         return pd.DataFrame(columns=columns)
     env = SpanControlVectorEnv(len(rows), **dataclasses.asdict(config))
     env.reset(seed=[row["evaluation_seed"] for row in rows])

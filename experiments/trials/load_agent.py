@@ -9,6 +9,7 @@ from spangym.agents import Agent
 from spangym.envs import EnvConfig
 from spangym.experiments.runner.run_dir import RunDir, run_command
 from spangym.experiments.trials.comparison_run import COMPARISON
+from spangym.experiments.trials.players import AnyConfig
 from spangym.experiments.trials.trial import Trial
 from spangym.utils.errors import UserError, report_user_code
 
@@ -44,10 +45,16 @@ def load_trained_agent(folder: Path) -> TrainedAgent:
     with report_user_code(f"the agent in {name!r} cannot be read"):
         agent = trial.make_agent()
         agent.load(path / "agent")
-    return TrainedAgent(trial, agent, stored_eval_config(trial))
+    config = stored_eval_config(trial)
+    if not isinstance(config, EnvConfig):
+        raise UserError(
+            f"the trial in {name!r} is of {config.id!r}, which is no environment of spangym: its "
+            "agent can neither be watched nor exported"
+        )
+    return TrainedAgent(trial, agent, config)
 
 
-def stored_eval_config(trial: Trial) -> EnvConfig:
+def stored_eval_config(trial: Trial) -> AnyConfig:
     """Return the evaluation configuration of a stored trial; UserError if it cannot be made."""
     try:
         return trial.eval_config()

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from spangym.agents.base import num_actions_in
@@ -32,6 +32,7 @@ class EpisodeRecorder(VecEnvWrapper):
 
     Args:
         venv: Environment of the training.
+        components: Names of the components of its reward.
         folder: Folder for ``curve.csv``.
         logger: TensorBoard logger.
         total_timesteps: Steps of the whole training; more raise an error.
@@ -42,7 +43,8 @@ class EpisodeRecorder(VecEnvWrapper):
 
     def __init__(
         self,
-        venv: SB3SpanControlVecEnv,
+        venv: VecEnv,
+        components: Sequence[str],
         folder: Path,
         logger: TrialLogger,
         total_timesteps: int,
@@ -53,7 +55,7 @@ class EpisodeRecorder(VecEnvWrapper):
         super().__init__(venv)
         self.steps = 0
         self._budget = total_timesteps
-        self._components = components = venv.core.reward.components
+        self._components = components
         self._logger = logger
         self._progress = progress
         self._episode = 0
@@ -73,7 +75,7 @@ class EpisodeRecorder(VecEnvWrapper):
             seconds, rows = state["seconds"], state["rows"]
             self._action_counts = state["actions"].copy()
             self._last_histogram = self.steps // self._histogram_period
-            venv.load_state_dict(state["environment"])
+            cast(SB3SpanControlVecEnv, venv).load_state_dict(state["environment"])
         with atomic_write(self._path) as tmp:
             tmp.write_text(rows, "utf-8")
         self._file = self._path.open("a", 1, "utf-8", newline="")

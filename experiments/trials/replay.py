@@ -14,6 +14,7 @@ from spangym.envs import EnvConfig
 from spangym.experiments.trials.comparison_run import ComparisonDir
 from spangym.experiments.trials.evaluate import parse_action, rollout
 from spangym.experiments.trials.load_agent import stored_eval_config
+from spangym.experiments.trials.players import AnyConfig
 from spangym.experiments.trials.trial import Trial
 from spangym.utils.errors import UserError
 from spangym.utils.process_state import preserve_process_state
@@ -88,9 +89,9 @@ def replay(run: ComparisonDir, trial: Trial) -> Iterator[ReplayResult]:
             ) from error
 
 
-def _replay(trial: str, config: EnvConfig, rows: pd.DataFrame) -> Iterator[ReplayResult]:
+def _replay(trial: str, config: AnyConfig, rows: pd.DataFrame) -> Iterator[ReplayResult]:
     actions = [[parse_action(each) for each in row.split(" ")] for row in rows["actions"]]
-    decisions = config.chunks_per_episode * config.num_layers
+    decisions = config.episode_steps
     if {len(episode) for episode in actions} != {decisions}:
         raise ValueError(f"there must be {decisions} in each row")
     seeds = [int(seed) for seed in rows["evaluation_seed"]]
@@ -99,7 +100,8 @@ def _replay(trial: str, config: EnvConfig, rows: pd.DataFrame) -> Iterator[Repla
         again = rollout(
             config, seeds, lambda _, step: np.stack([episode[step] for episode in actions])
         )
-        allow_rounding = config.make_reward().platform_dependent
+        is_own = isinstance(config, EnvConfig)
+        allow_rounding = not is_own or config.make_reward().platform_dependent
     for stored, new in zip(rows.to_dict("records"), again, strict=True):
         statuses = {
             name: compare_values(stored[name], new[name], allow_rounding)

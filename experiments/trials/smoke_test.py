@@ -6,13 +6,14 @@ import contextlib
 from collections.abc import Iterator
 
 import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
 
 from spangym.agents import Agent, SB3Agent
 from spangym.agents.agent_class import action_problem
 from spangym.agents.base import notify_episode_start, num_actions_in
 from spangym.agents.tabular.controller_agent import TabularAgent
-from spangym.envs import SB3SpanControlVecEnv
 from spangym.experiments.studies.study import Study
+from spangym.experiments.trials.players import make_training_env
 from spangym.experiments.trials.trial import make_trial
 from spangym.utils.errors import report_user_code
 from spangym.utils.process_state import preserve_process_state
@@ -24,20 +25,20 @@ def smoke_test(study: Study) -> None:
     for environment in study.environments:
         trials = [make_trial(study, environment, each, 0) for each in study.agents_in(environment)]
         with _reported(f"environment {environment.name!r}"):
-            SB3SpanControlVecEnv(trials[-1].eval_config(), study.evaluation.episodes).reset()
-            SB3SpanControlVecEnv(trials[-1].train_config(), study.n_envs).reset()
+            make_training_env(trials[-1].eval_config(), study.evaluation.episodes).reset()
+            make_training_env(trials[-1].train_config(), study.n_envs).reset()
         for trial in trials:
             if trial.total_timesteps:
                 with _reported(f"agent {trial.agent.name!r}"):
                     agent = trial.make_agent()
                     if isinstance(agent, SB3Agent):
-                        env = SB3SpanControlVecEnv(trial.train_config(), trial.n_envs)
+                        env = make_training_env(trial.train_config(), trial.n_envs)
                         agent.make_model(env, trial.total_timesteps)
                     elif trial.agent.spec().module_sha256:
-                        _check_actions(agent, SB3SpanControlVecEnv(trial.train_config()))
+                        _check_actions(agent, make_training_env(trial.train_config()))
 
 
-def _check_actions(agent: Agent, env: SB3SpanControlVecEnv) -> None:
+def _check_actions(agent: Agent, env: VecEnv) -> None:
     """Raise a ValueError if a user's agent gives something other than actions.
 
     Only evaluation would show it, after hours of training.

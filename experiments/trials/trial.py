@@ -16,7 +16,7 @@ import pandas as pd
 
 from spangym.agents import Agent
 from spangym.agents.base import is_resumable
-from spangym.envs import EnvConfig, SB3SpanControlVecEnv
+from spangym.envs import EnvConfig
 from spangym.envs.model.model_checkpoint import weights_sha256
 from spangym.experiments.runner.fingerprint import DatasetHashes
 from spangym.experiments.runner.job import CHECKPOINT_SECONDS
@@ -24,6 +24,7 @@ from spangym.experiments.runner.job_files import RESULT_FILE, save_csv, save_jso
 from spangym.experiments.studies.study import OBS_FIELDS, EvalConfig, Study, StudyAgent, StudyEnv
 from spangym.experiments.trials.checkpoints import Checkpoints, Interval
 from spangym.experiments.trials.evaluate import count_actions, evaluate, measure_regret
+from spangym.experiments.trials.players import AnyConfig, make_training_env, reward_components
 from spangym.experiments.trials.recorder import EpisodeRecorder
 from spangym.experiments.trials.tensorboard import TrialLogger
 
@@ -73,7 +74,7 @@ class Trial:
     @property
     def device(self) -> str:
         """Torch device of the layers."""
-        return self.environment.kwargs["device"]
+        return self.environment.device
 
     @property
     def has_user_code(self) -> bool:
@@ -87,6 +88,10 @@ class Trial:
         user's agent are part of it by their hashes.
         """
         agent, kwargs = self.agent, self.environment.kwargs
+        content = weights = None
+        if not self.environment.is_foreign:
+            content = hashes.get(kwargs["dataset"], kwargs["dataset_kwargs"])
+            weights = weights_sha256(path) if (path := kwargs["checkpoint"]) else None
         return {
             "environment": {"id": self.environment.id, "kwargs": kwargs},
             "agent": {
@@ -101,17 +106,17 @@ class Trial:
             "resumed_from_steps": list(self.resumed_from_steps),
             "n_envs": self.n_envs,
             "evaluation": asdict(self.evaluation),
-            "content_sha256": hashes.get(kwargs["dataset"], kwargs["dataset_kwargs"]),
-            "modules_sha256": self.train_config().module_hashes(),
-            "weights_sha256": weights_sha256(path) if (path := kwargs["checkpoint"]) else None,
+            "content_sha256": content,
+            "modules_sha256": self.environment.module_hashes(),
+            "weights_sha256": weights,
             "spangym": importlib.metadata.version("spangym"),
         }
 
-    def train_config(self) -> EnvConfig:
+    def train_config(self) -> AnyConfig:
         """Return the configuration of the training environment."""
         return self.agent.config_in(self.environment, "train")
 
-    def eval_config(self) -> EnvConfig:
+    def eval_config(self) -> AnyConfig:
         """Return the configuration of the evaluation environment."""
         return self.agent.config_in(self.environment, self.evaluation.split)
 
@@ -152,7 +157,7 @@ class Trial:
                 lambda steps: progress(self.total_timesteps + steps),
             )
             episodes = pd.DataFrame(rows)
-            action_counts = count_actions(rows, config.num_layers)
+            action_counts = count_actions(rows)
             regret = measure_regret(config, rows[: evaluation.regret_episodes])
             mean_regret = float(regret["regret"].to_numpy(float).mean()) if len(regret) else None
             logger.log_evaluation(
@@ -164,7 +169,9 @@ class Trial:
                 self.total_timesteps,
             )
 
-        save_csv(folder / "evaluation.csv", episodes.drop(columns=["spans", "content_types"]))
+        save_csv(
+            folder / "evaluation.csv", episodes.drop(columns=["spans", "layers", "content_types"])
+        )
         save_csv(folder / "action_counts.csv", action_counts)
         save_csv(folder / "regret.csv", regret)
         result = {
@@ -200,9 +207,11 @@ def train(
     """Train an agent from its last checkpoint, if any; also return the wall time in seconds."""
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoint = checkpoints.read(log)
-    agent = trial.make_agent()
+    agent, config = trial.make_agent(), trial.train_config()
     ends = (trial.total_timesteps,)
-    if is_resumable(agent):
+    # The state of a foreign environment is not known.
+    resumable = is_resumable(agent) and isinstance(config, EnvConfig)
+    if resumable:
         # A training that was made longer passes through its earlier ends, where schedules ended.
         ends = (*trial.resumed_from_steps, trial.total_timesteps)
     if checkpoint is not None:
@@ -211,14 +220,15 @@ def train(
     seconds = 0.0
     for end in ends:
         agent = trial.make_agent()
-        env = SB3SpanControlVecEnv(trial.train_config(), trial.n_envs)
+        env = make_training_env(config, trial.n_envs)
         state = checkpoint and checkpoint["recorder"]
-        recorder = EpisodeRecorder(env, folder, logger, end, env_seed(trial.seed), progress, state)
+        components, seed = reward_components(config), env_seed(trial.seed)
+        recorder = EpisodeRecorder(env, components, folder, logger, end, seed, progress, state)
         with contextlib.closing(recorder):
             if is_resumable(agent) and checkpoint is not None:
                 agent.load_state_dict(checkpoint["agent"])
             if end:
-                learn(agent, recorder, end, checkpoints, checkpoint_seconds)
+                learn(agent, recorder, end, checkpoints if resumable else None, checkpoint_seconds)
             if recorder.steps != end:
                 raise RuntimeError(f"the agent took {recorder.steps} of {end} steps")
             seconds = recorder.seconds
@@ -230,11 +240,11 @@ def learn(
     agent: Agent,
     recorder: EpisodeRecorder,
     steps: int,
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints | None,
     checkpoint_seconds: float,
 ) -> None:
-    """Let an agent learn, with checkpoints if it is resumable."""
-    if not is_resumable(agent):
+    """Let an agent learn, with checkpoints if it can be resumed."""
+    if checkpoints is None or not is_resumable(agent):
         agent.learn(recorder, steps)
         return
     interval = Interval(checkpoint_seconds)

@@ -73,6 +73,8 @@ def load_policy(environment: str, name: str, seed: int) -> PolicyRun:
         config = entry.config_in(StudyEnv(full_id(environment)), "evaluation")
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from error
+    if not isinstance(config, EnvConfig):
+        raise UserError(f"environment {environment!r} is not of spangym: only those can be watched")
     return PolicyRun(name, entry.make(agent_seed), config)
 
 

@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from spangym.utils.errors import describe_error
@@ -24,6 +25,19 @@ def is_import_path(name: str) -> bool:
     return re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", name) is not None
 
 
+def import_module(name: str, context: str) -> ModuleType:
+    """Import a module; a ValueError that starts with ``context`` says why it cannot be imported."""
+    try:
+        return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{name}.".startswith(f"{missing}."):
+            places = "in the working folder or among the installed ones"
+            raise ValueError(f"{context}: there is no module {name!r} {places}") from error
+        message = f"module {name!r} fails: {describe_error(error)}"
+        raise ValueError(f"{context}: {message}") from error
+
+
 def import_object(name: str, context: str) -> Any:
     """Import ``module:name`` from the working folder or the installed packages.
 
@@ -35,16 +49,7 @@ def import_object(name: str, context: str) -> Any:
         ValueError: There is no such module or object, or the module fails.
     """
     module_name, _, object_name = name.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:
-        missing = error.name if isinstance(error, ModuleNotFoundError) else None
-        if missing is not None and f"{module_name}.".startswith(f"{missing}."):
-            places = "in the working folder or among the installed ones"
-            message = f"there is no module {module_name!r} {places}"
-            raise ValueError(f"{context}: {message}") from error
-        message = f"module {module_name!r} fails: {describe_error(error)}"
-        raise ValueError(f"{context}: {message}") from error
+    module = import_module(module_name, context)
     if (found := getattr(module, object_name, None)) is not None:
         return found
     place = f"module {module_name!r} ({getattr(module, '__file__', None)})"
@@ -66,6 +71,10 @@ def import_class(name: str, context: str) -> type[Any]:
 
 
 def module_sha256(found: Any) -> str:
-    """Return the SHA-256 of the file that defines a class or function; empty if there is none."""
-    file = getattr(sys.modules.get(getattr(found, "__module__", "")), "__file__", None)
+    """Return the SHA-256 of the file of a module by name, or of that of a class or function.
+
+    It is empty if there is no file.
+    """
+    module = found if isinstance(found, str) else getattr(found, "__module__", "")
+    file = getattr(sys.modules.get(module), "__file__", None)
     return "" if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()

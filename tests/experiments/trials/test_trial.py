@@ -37,7 +37,8 @@ def test_curve_agrees_with_scalar_environments(tiny: Study, tmp_path: Path):
     env = SB3SpanControlVecEnv(config, 2)
     seen: list[int] = []
     with contextlib.closing(TrialLogger(tmp_path)) as board:
-        recorder = EpisodeRecorder(env, tmp_path, board, 16, 7, seen.append)
+        components = env.core.reward.components
+        recorder = EpisodeRecorder(env, components, tmp_path, board, 16, 7, seen.append)
         recorder.seed(99)  # What an agent asks for does not change the streams.
         FixedSpanPolicy(6).learn(recorder, 16)
         recorder.close()
@@ -70,7 +71,8 @@ def test_curve_agrees_with_scalar_environments(tiny: Study, tmp_path: Path):
 
 def test_more_steps_than_the_budget_raise(tiny: Study, tmp_path: Path):
     env = SB3SpanControlVecEnv(trials_of(tiny)[0].train_config(), 1)
-    recorder = EpisodeRecorder(env, tmp_path, TrialLogger(tmp_path), 3, 0, lambda _: None)
+    board = TrialLogger(tmp_path)
+    recorder = EpisodeRecorder(env, (), tmp_path, board, 3, 0, lambda _: None)
     with pytest.raises(RuntimeError, match="3 steps"):
         FixedSpanPolicy(1).learn(recorder, 4)
     recorder.close()

@@ -15,6 +15,7 @@ from spangym.attention.geometry import MAX_ACTIONS, NUM_ACTIONS
 from spangym.utils.atomic_io import atomic_write, ensure_suffix
 from spangym.utils.rng import Seed, make_generator
 from spangym.utils.scalars import as_int
+from spangym.utils.serialization import parse_json, report_damage
 
 
 class BaselinePolicy:
@@ -51,8 +52,17 @@ class BaselinePolicy:
             tmp.write_text(json.dumps(self.state_dict()) + "\n")
 
     def load(self, path: Path | str) -> None:
-        """Restore the state that `save` wrote."""
-        self.load_state_dict(json.loads(ensure_suffix(path, ".json").read_text()))
+        """Restore the state that `save` wrote.
+
+        Raises:
+            ValueError: The file is not of this agent; the message names it.
+        """
+        path = ensure_suffix(path, ".json")
+        with report_damage(f"{path} is not of this agent", path):
+            state = parse_json(path.read_text("utf-8"))
+            if not isinstance(state, dict) or {*state} != {*self.state_dict()}:
+                raise ValueError(f"it must hold {', '.join(self.state_dict()) or 'no values'}")
+            self.load_state_dict(state)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as JSON values."""

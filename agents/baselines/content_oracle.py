@@ -12,7 +12,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from spangym.agents.base import num_actions_in
 from spangym.agents.baselines.env_aware import EnvAwarePolicy, SupportsLookahead, num_layers_of
 from spangym.utils.rng import Seed, make_generator
-from spangym.utils.scalars import as_float
+from spangym.utils.scalars import as_float, as_int
 
 _MAX_LAYERS = 3
 """Number of layers up to which all action sequences of a chunk are tried."""
@@ -153,9 +153,13 @@ class ContentOracleAgent(EnvAwarePolicy):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state that `state_dict` returned."""
-        self.epsilon, self._num_layers = state["epsilon"], state["num_layers"]
-        self.stats = {
+        stored = {
             name: ReturnStats(np.array(stats["counts"], np.int64), np.array(stats["totals"], float))
             for name, stats in state["stats"].items()
         }
+        shapes = {each.shape for stats in stored.values() for each in (stats.counts, stats.totals)}
+        if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
+            raise ValueError(f"its statistics have the shapes {sorted(shapes)}")
+        self._num_layers = as_int("num_layers", state["num_layers"], 0, _MAX_LAYERS)
+        self.epsilon, self.stats = as_float("epsilon", state["epsilon"], 0, 1), stored
         self._generator.bit_generator.state = state["generator"]

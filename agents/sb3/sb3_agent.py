@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,12 @@ from spangym.agents.sb3.training_state import (
 from spangym.utils.atomic_io import ensure_suffix
 from spangym.utils.rng import get_global_rng_state, set_global_rng_state
 from spangym.utils.scalars import as_bool, as_int, plain
-from spangym.utils.serialization import SUFFIX, load_state, save_state
+from spangym.utils.serialization import SUFFIX, load_state, report_damage, save_state
 from spangym.utils.signatures import construct, parameters_of
 
 _MAX_BUFFER_SIZE = 50_000
 _MAX_N_STEPS = 128
+_MAX_ARCHIVE_BYTES = 2**31
 
 
 class SB3Agent:
@@ -224,25 +226,33 @@ class SB3Agent:
             if not allow_pickle:
                 hint = "pickles can run code: pass allow_pickle=True if you trust its source"
                 raise ValueError(f"{path} is an archive of Stable-Baselines3, whose {hint}")
-            self._model = self.algorithm.load(path, device="cpu")
+            with report_damage(f"{path} is not an archive of {self._algorithm_name}", path):
+                _check_archive(path)
+                self._model = self.algorithm.load(path, device="cpu")
             return
         path = ensure_suffix(path, SUFFIX)
         state = load_state(path)
         algorithm = state.get("algorithm") if isinstance(state, dict) else None
         if algorithm != self._algorithm_name:
             raise ValueError(f"{path} is a network of {algorithm}, not of {self._algorithm_name}")
-        self.normalize = state["normalize"]
+        with report_damage(f"{path} is damaged", path):
+            self._load(state)
+        self._is_loaded = True
+
+    def _load(self, state: dict[str, Any]) -> None:
+        _check_sizes(state)
+        self.normalize = as_bool("normalize", state["normalize"])
         self.hyperparameters = state["hyperparameters"]
         self._kwargs = parse_hyperparameters(self.algorithm, self.hyperparameters)
-        self._total_timesteps = state["total_timesteps"]
+        self._total_timesteps = as_int("total_timesteps", state["total_timesteps"], 0)
         self._model = None
         env = gym.Env[Any, Any]()
         env.observation_space = space_from_dict(state["observation_space"])
         env.action_space = space_from_dict(state["action_space"])
-        self._model = self._build(DummyVecEnv([lambda: env]), seed=None)
-        self._model.policy.load_state_dict(state["policy"])
-        normalization_from_dict(self._model.get_vec_normalize_env(), state["normalization"])
-        self._is_loaded = True
+        model = self._build(DummyVecEnv([lambda: env]), seed=None)
+        model.policy.load_state_dict(state["policy"])
+        normalization_from_dict(model.get_vec_normalize_env(), state["normalization"])
+        self._model = model
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that training changes, global generators included."""
@@ -315,6 +325,34 @@ class SB3Agent:
                 rollout = _integer(kwargs | self._kwargs, "n_steps") * num_envs
                 kwargs["batch_size"] = rollout if rollout % batch_size else batch_size
         return {name: value for name, value in kwargs.items() if name in parameters}
+
+
+def _check_sizes(state: Mapping[str, Any]) -> None:
+    """Raise a ValueError if the network of a file is larger than its weights, before it is made."""
+    widest = max((size for each in state["policy"].values() for size in each.shape), default=0)
+    sizes = [*_integers(state["hyperparameters"].get("policy_kwargs"))]
+    for space in (state["observation_space"], state["action_space"]):
+        sizes += [space.get("n", 0), sum(space.get("nvec", []))]
+    if largest := max((each for each in sizes if each > widest), default=0):
+        raise ValueError(f"its weights have at most {widest} rows, its sizes say {largest}")
+
+
+def _integers(value: Any) -> Iterator[int]:
+    if isinstance(value, Mapping):
+        value = [*value.values()]
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _integers(each)
+    elif isinstance(value, int):
+        yield value
+
+
+def _check_archive(path: Path | str) -> None:
+    """Raise a ValueError for an archive that takes much more memory than a policy."""
+    with zipfile.ZipFile(path) as archive:
+        size = sum(each.file_size for each in archive.infolist())
+    if size > _MAX_ARCHIVE_BYTES:
+        raise ValueError(f"its content takes {size} bytes, more than {_MAX_ARCHIVE_BYTES}")
 
 
 def _parameter_defaults(algorithm: type[BaseAlgorithm]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from spangym.agents.tabular.kmeans import KMeansDiscretizer
 from spangym.agents.tabular.q_learning import Refiner
 from spangym.utils.atomic_io import ensure_suffix
 from spangym.utils.rng import Seed, make_generator
-from spangym.utils.serialization import SUFFIX, load_state, save_state
+from spangym.utils.serialization import SUFFIX, load_state, report_damage, save_state
 
 
 class KMeansQAgent(TabularAgent):
@@ -104,10 +104,8 @@ class KMeansQAgent(TabularAgent):
         """
         path = ensure_suffix(path, SUFFIX)
         learned = load_state(path)
-        try:
+        with report_damage(f"{path} does not fit this agent", path):
             self._load_learned(learned)
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"{path} does not fit this agent: {error}") from error
         self._resume = False
 
     def state_dict(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from spangym.attention.geometry import MAX_ACTIONS, NUM_ACTIONS
 from spangym.utils.atomic_io import ensure_suffix
 from spangym.utils.rng import Seed, make_generator, rng_from_tensor, rng_to_tensor
 from spangym.utils.scalars import as_bool, as_float, as_int
-from spangym.utils.serialization import SUFFIX, load_state, save_state
+from spangym.utils.serialization import SUFFIX, load_state, report_damage, save_state
 
 TieBreaking = Literal["lowest", "random"]
 """Choice among several greedy actions."""
@@ -315,10 +315,8 @@ class Refiner:
         """
         path = ensure_suffix(path, SUFFIX)
         state = load_state(path)
-        try:
+        with report_damage(f"{path} does not fit this refiner", path):
             self.load_state_dict(state)
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"{path} does not fit this refiner: {error}") from error
 
 
 def _hash(state: int) -> int:

@@ -17,13 +17,15 @@ from spangym.attention.controllers.protocol import ObservationTime
 from spangym.attention.features import token_moments
 from spangym.attention.observation_spec import ObservationSpec
 from spangym.utils.scalars import as_int
-from spangym.utils.serialization import load_metadata, load_state, save_state
+from spangym.utils.serialization import load_metadata, load_state, report_damage, save_state
 from spangym.utils.suggestions import did_you_mean
 
 HEAD_TYPES: dict[str, type[PolicyHead]] = {
     each.head_type: each for each in (MLPPolicy, LookupPolicy, KMeansPolicy)
 }
 _FORMAT = 1
+_MAX_SIZE = 2**20
+"""Largest width and number of layers of a controller in a file."""
 
 
 class ExportedPolicy(nn.Module):
@@ -208,16 +210,16 @@ def load_controller(path: Path | str, layer: int | None = None) -> ExportedPolic
         ) from error
     if version != _FORMAT:
         raise ValueError(
-            f"controller {str(path)!r} has format {version}; this version of spangym reads format "
-            f"{_FORMAT}"
+            f"controller {str(path)!r} has format {version!r:.20}; this version of spangym reads "
+            f"format {_FORMAT}"
         )
-    try:
+    with report_damage(f"controller {str(path)!r} is damaged", path):
         observation = ObservationSpec(**state["observation"])
+        sizes = {name: getattr(observation, name) for name in ("dims", "num_layers")}
+        for name, size in sizes.items():
+            if size > _MAX_SIZE:
+                raise ValueError(f"its layers have {name}={size}, more than {_MAX_SIZE}")
         head = HEAD_TYPES[state["head_type"]](observation, **state["head"])
         arguments = {name: state[name] for name in ("observation_time", "action_scale")}
         ExportedPolicy(observation, head, layer=0, **arguments)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f"controller {str(path)!r} is damaged: {type(error).__name__}: {error}"
-        ) from error
     return ExportedPolicy(observation, head, layer=layer, metadata=metadata, **arguments)

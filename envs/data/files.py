@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
@@ -26,6 +26,14 @@ from spangym.envs.data.log_mel import RATE, log_mel
 
 ARRAYS = (".npy", ".npz")
 AUDIO = (".flac", ".ogg", ".wav")
+
+MAX_BYTES = 2**31
+"""Most bytes that a file may take in memory; larger ones are to be divided."""
+
+_RATES = (1_000, 192_000)
+"""Sample rates that can be converted to that of the frames, in Hz."""
+
+_BLOCK = 2**20
 
 Sequences = Iterable[tuple[str, NDArray[Any]]]
 """Content types with bytes, uint8 (tokens,), or frames, float32 (tokens, channels)."""
@@ -188,7 +196,12 @@ def load_mono_audio(path: Path, split: str | None = None) -> NDArray[np.float64]
     """
     soundfile = _soundfile()
     try:
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            if not _RATES[0] <= rate <= _RATES[1]:
+                rule = f"a sample rate of {_RATES[0]} to {_RATES[1]} Hz"
+                raise ValueError(f"{_quoted(path)} must have {rule}, got {rate}")
+            samples = _read_samples(file, path)
     except OSError as error:
         _refuse(error, path)
     except soundfile.LibsndfileError as error:
@@ -203,6 +216,22 @@ def load_mono_audio(path: Path, split: str | None = None) -> NDArray[np.float64]
     if rate != RATE and len(mono):
         mono = resample_poly(mono, RATE // common, rate // common)
     return mono
+
+
+def _read_samples(file: Any, path: Path) -> NDArray[np.float32]:
+    """Read an open audio file in blocks: its header may claim any length."""
+    blocks, size = [np.empty((0, file.channels), np.float32)], 0
+    while len(block := file.read(_BLOCK // file.channels + 1, dtype="float32", always_2d=True)):
+        blocks.append(block)
+        size += block.nbytes
+        _check_bytes(path, size)
+    return np.concatenate(blocks)
+
+
+def _check_bytes(path: Path, size: int) -> None:
+    if size > MAX_BYTES:
+        limit = f"more than the {MAX_BYTES} of a file: divide it"
+        raise ValueError(f"{_quoted(path)} takes {size} bytes in memory, {limit}")
 
 
 def _files(path: str | Path) -> list[tuple[str, Path]]:
@@ -236,6 +265,7 @@ def _split(sequence: NDArray[Any], split: str) -> NDArray[Any]:
 
 def _read_bytes(path: Path) -> NDArray[np.uint8]:
     try:
+        _check_bytes(path, path.stat().st_size)
         return np.fromfile(path, np.uint8)
     except OSError as error:
         _refuse(error, path)
@@ -245,12 +275,22 @@ def _read_arrays(path: str | Path) -> Iterator[tuple[str, str, NDArray[Any]]]:
     files = _files(path)
     for name, each in files:
         try:
+            size = each.stat().st_size
+            if zipfile.is_zipfile(each):
+                with zipfile.ZipFile(each) as archive:
+                    size = sum(member.file_size for member in archive.infolist())
+        except OSError as error:
+            _refuse(error, each)
+        except Exception as error:
+            raise ValueError(f"{_quoted(each)} must be an .npy or .npz file of numbers") from error
+        _check_bytes(each, size)
+        try:
             loaded = np.load(each, allow_pickle=False)
-            if isinstance(loaded, NpzFile):
+            if isinstance(loaded, np.ndarray):
+                arrays = {"": loaded}
+            else:
                 with loaded:
                     arrays = {key: loaded[key] for key in loaded.files}
-            else:
-                arrays = {"": loaded}
         except OSError as error:
             _refuse(error, each)
         # For a damaged file NumPy raises almost any exception, even tokenize.TokenError.

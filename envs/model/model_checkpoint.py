@@ -13,9 +13,11 @@ import torch
 
 from spangym.envs.model.stack import TransformerConfig, TransformerStack
 from spangym.utils import serialization
-from spangym.utils.serialization import SUFFIX, load_state, to_bytes
+from spangym.utils.serialization import SUFFIX, load_state, report_damage, to_bytes
 from spangym.utils.suggestions import did_you_mean
-from spangym.utils.text import collapse_whitespace
+
+_BYTES_PER_WEIGHT = 2
+"""Fewest bytes of a stored weight."""
 
 
 def builtin_checkpoints() -> dict[str, Path]:
@@ -47,22 +49,26 @@ def load_config(name: str) -> TransformerConfig:
     """Read the sizes of trained layers; see `load_metadata`."""
     metadata = load_metadata(name)
     try:
-        return TransformerConfig(**metadata["model"])
+        config = TransformerConfig(**metadata["model"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"checkpoint {name!r} lacks the model's sizes: make it with `spangym pretrain`"
         ) from error
+    # Sizes that are not those of the weights could ask for any amount of memory.
+    least = config.dims * max(config.dims, config.hidden, config.num_classes, config.ctx)
+    size = _find(name).stat().st_size
+    if _BYTES_PER_WEIGHT * max(least, config.num_layers * config.dims**2) > size:
+        rule = f"its {size} bytes hold fewer weights than its sizes say"
+        raise ValueError(f"checkpoint {name!r} is damaged: {rule}")
+    return config
 
 
 def load_stack(name: str) -> TransformerStack:
     """Load trained layers on the CPU, in eval mode and without gradients; see `load_metadata`."""
-    path = _find(name)
-    stack = TransformerStack(load_config(name), torch.Generator())
-    try:
+    path, config = _find(name), load_config(name)
+    with report_damage(f"checkpoint {str(path)!r} is damaged", path):
+        stack = TransformerStack(config, torch.Generator())
         stack.load_state_dict(load_state(path))
-    except (RuntimeError, ValueError) as error:
-        message = collapse_whitespace(str(error))
-        raise ValueError(f"checkpoint {str(path)!r} is damaged: {message}") from error
     return stack.eval().requires_grad_(False)
 
 

@@ -36,6 +36,7 @@ from spangym.experiments.runner.run_dir import RunDir
 from spangym.experiments.studies.study import EvalConfig, StudyEnv, baseline_names, is_baseline
 from spangym.experiments.trials.comparison_run import ComparisonDir
 from spangym.experiments.trials.trial import Trial
+from spangym.utils.errors import UserError
 
 JobKey = tuple[str, str, int]
 """Environment, group and training seed."""
@@ -282,7 +283,10 @@ def _load_pilot(run: PilotDir, errors: dict[str, str]) -> Results:
             spans.append(key, run.table(job, "spans"))
             by_action.append(key, run.table(job, "by_span"))
             if job.seed == study.seeds[0]:
-                attention_maps += load_attention_maps(run.folder_of(job), job.variant.name)
+                try:
+                    attention_maps += load_attention_maps(run.folder_of(job), job.variant.name)
+                except ValueError as error:
+                    raise UserError(f"run folder is damaged: {error}") from error
         elif error := errors.get(job.job_id) or run.error(job):
             errors[job.job_id] = error
         else:

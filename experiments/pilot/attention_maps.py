@@ -14,7 +14,7 @@ from spangym.experiments.pilot.evaluate_model import eval_mode
 from spangym.experiments.pilot.models import PilotModel
 from spangym.experiments.pilot.pilot_tasks import Task
 from spangym.experiments.pilot.span_policies import SpanPolicy
-from spangym.utils.serialization import load_state, save_state
+from spangym.utils.serialization import load_state, report_damage, save_state
 
 NUM_EXAMPLES = 2
 """Number of examples of the first split."""
@@ -77,4 +77,5 @@ def load_attention_maps(folder: Path, variant: str) -> list[AttentionMap]:
     path = folder / _FILE
     if not path.exists():
         return []
-    return [AttentionMap(group=variant, **each) for each in load_state(path)]
+    with report_damage(f"{path} is damaged", path):
+        return [AttentionMap(group=variant, **each) for each in load_state(path)]

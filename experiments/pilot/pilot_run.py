@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
 
 from spangym.experiments.pilot.model_training import TABLES, ModelTrainingJob
 from spangym.experiments.pilot.pilot_study import PilotStudy
 from spangym.experiments.runner.run_dir import RunDir, RunKind
+
+
+class _Row(BaseModel, strict=True):
+    variant: str
+    seed: Annotated[int, Field(ge=0)]
+
+
+class _Result(BaseModel, strict=True):
+    updates: int
+    parameters: int
+    seconds: float
+    milliseconds: float | None
+    qk_pairs: float | None
+    full_qk_pairs: float
+    span: float | None
+    stopped: str
 
 
 def jobs_of(study: PilotStudy) -> list[ModelTrainingJob]:
@@ -32,10 +50,8 @@ PILOT = RunKind(
     jobs=jobs_of,
     to_row=_to_row,
     from_rows=_from_rows,
-    result_keys=(
-        *("updates", "parameters", "seconds", "milliseconds"),
-        *("qk_pairs", "full_qk_pairs", "span", "stopped"),
-    ),
+    row=_Row,
+    result=_Result,
     tables=TABLES,
     text_columns=("split",),
     # Errors of a model whose numbers are no longer finite are missing.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from spangym.envs.data.files import AUDIO, load_mono_audio
 from spangym.envs.data.log_mel import RATE, log_mel
 from spangym.experiments.pilot.corpus import Corpus, Utterances, num_frames, pad_with_noise
+from spangym.utils.text import printable
 
 MAX_SECONDS = 30
 MIN_SENTENCES = 5
@@ -83,19 +84,23 @@ def _from_csv(folder: Path) -> list[_Recording]:
         raise ValueError(f"folder {str(folder)!r} must hold one CSV file, got {names}")
     (table,) = tables
     reader = csv.DictReader(_read_text(table).splitlines(keepends=True))
-    columns = reader.fieldnames or []
+    try:
+        columns = reader.fieldnames or []
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"{str(table)!r} cannot be read: {error}") from error
     if missing := [name for name in ("file", "text") if name not in columns]:
         raise ValueError(
             f"{str(table)!r} must have the columns 'file' and 'text', and may have 'speaker': "
             f"{missing[0]!r} is missing"
         )
     recordings = []
-    for row in reader:
+    for line, row in rows:
         name = Path(row["file"] or "")
         file = folder / name
-        where = f"{str(table)!r}, line {reader.line_num},"
-        if name.is_absolute() or ".." in name.parts or not file.is_file():
-            raise ValueError(f"{where} must name a file in the folder, got {row['file']!r}")
+        where = f"{str(table)!r}, line {line},"
+        if name.is_absolute() or ".." in name.parts or not _is_file(file):
+            raise ValueError(f"{where} must name a file in the folder, got {row['file']!r:.200}")
         speaker = (row["speaker"] or "").strip() if "speaker" in columns else _speaker(file, folder)
         if not speaker:
             raise ValueError(f"{where} must name a speaker, or leave out the column 'speaker'")
@@ -134,6 +139,13 @@ def _read_text(path: Path) -> str:
         raise ValueError(f"{str(path)!r} must be text in UTF-8") from error
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # The name is longer than names may be.
+        return False
+
+
 def _normalize(recording: _Recording) -> str:
     text = unicodedata.normalize("NFKC", recording.text).lower()
     text = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
@@ -154,7 +166,8 @@ def _split(
     unseen = [each for each in recordings if each.speaker in unseen_speakers]
     sentences = generator.permutation(sorted({each.text for each in seen})).tolist()
     if len(sentences) < MIN_SENTENCES:
-        names = ", ".join(each for each in speakers if each not in unseen_speakers)
+        training = [printable(each)[:80] for each in speakers if each not in unseen_speakers]
+        names = ", ".join(training[:10])
         raise ValueError(
             f"folder {str(folder)!r} must hold {MIN_SENTENCES} sentences or more by the training "
             f"speakers ({names}), got {len(sentences)}"

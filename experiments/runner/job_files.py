@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -67,6 +67,48 @@ def save_error(folder: Path, text: str) -> None:
     lines = "\n".join(printable(line) for line in text.strip().split("\n"))
     with contextlib.suppress(OSError):
         (folder / "error.txt").write_text(f"{lines}\n", "utf-8")
+
+
+def is_inside(name: str) -> bool:
+    r"""Return whether a relative path, with ``/``, stays in its folder on every system.
+
+    Example:
+        >>> [*map(is_inside, ("a/b.txt", "../a", "/a", "a/../../b", "C:a", "a\\b", "a\0", "", "."))]
+        [True, False, False, False, False, False, False, False, False]
+    """
+    parts, windows = PurePosixPath(name).parts, PureWindowsPath(name)
+    is_relative = not name.startswith("/") and not windows.drive and "\\" not in name
+    return bool(parts) and ".." not in parts and is_relative and "\0" not in name
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """Read all files of a folder, by relative path; links that leave the folder are left out."""
+    root = folder.resolve()
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.resolve().is_relative_to(root)
+    }
+
+
+def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Make a folder hold exactly the given files; the one that marks a finished job comes last.
+
+    Raises:
+        ValueError: A file would lie outside of the folder; nothing has changed then.
+    """
+    root = folder.resolve()
+    for name in files:
+        if not is_inside(name) or not (folder / name).parent.resolve().is_relative_to(root):
+            raise ValueError(f"the file {printable(name)!r} is outside of the job's folder")
+    for name in sorted(files, key=lambda name: name == RESULT_FILE):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as tmp:
+            tmp.write_bytes(files[name])
+    for path in folder.rglob("*"):
+        if path.is_file() and path.relative_to(folder).as_posix() not in files:
+            path.unlink()
 
 
 def save_json(path: Path, content: object) -> None:

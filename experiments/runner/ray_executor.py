@@ -37,16 +37,16 @@ from spangym.experiments.runner.job import (
     Started,
 )
 from spangym.experiments.runner.job_files import (
-    RESULT_FILE,
     clean_job_dir,
     is_finished,
     job_lock,
     make_parents,
+    read_files,
+    replace_files,
     save_error,
 )
 from spangym.experiments.runner.manifest import available_cpus
 from spangym.experiments.runner.run_job import run_job
-from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
 from spangym.utils.streams import replace_unprintable
 from spangym.utils.text import collapse_whitespace, printable
@@ -195,7 +195,7 @@ class RayExecutor:
         if run.job.has_user_code:
             options["max_calls"] = 1
         task: Any = ray.remote(num_cpus=1, **options)(run_remote_job)
-        files = _read_files(run.folder)
+        files = read_files(run.folder)
         return task.remote(run.job, files, run.fingerprint, self._checkpoint_seconds)
 
     def _receive(
@@ -221,7 +221,12 @@ class RayExecutor:
                 running[self._submit(run)] = run
         else:
             if isinstance(message, dict):
-                _replace_files(run.folder, message)
+                try:
+                    replace_files(run.folder, message)
+                except ValueError as error:
+                    del running[task]
+                    ray.cancel(task)
+                    yield from run.fail(f"its node sent a wrong name: {error}", str(error))
                 return
             if isinstance(message, Finished | Failed):
                 del running[task]
@@ -258,7 +263,7 @@ def run_remote_job(
             )
     with tempfile.TemporaryDirectory(prefix="spangym-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary, "job")
-        _replace_files(folder, files)
+        replace_files(folder, files)
         sent = {*files}
         messages: SimpleQueue[Event | _Files | None] = SimpleQueue()
 
@@ -267,7 +272,7 @@ def run_remote_job(
             checkpoints = {f"checkpoints/{each.name}" for each in folder.glob("checkpoints/step-*")}
             if not checkpoints <= sent:
                 sent.update(checkpoints)
-                messages.put(_read_files(folder))
+                messages.put(read_files(folder))
             messages.put(event)
 
         # The job runs in a thread so that this generator can yield its messages.
@@ -278,7 +283,7 @@ def run_remote_job(
         try:
             while (message := _next(messages)) is not None:
                 yield message
-            yield _read_files(folder)
+            yield read_files(folder)
             yield end.result()
         finally:
             # The thread of a cancelled job runs on for a while and must not find its folder.
@@ -290,26 +295,6 @@ def _next(messages: SimpleQueue[Event | _Files | None]) -> Event | _Files | None
     while True:
         with contextlib.suppress(Empty):
             return messages.get(timeout=_TASK_POLL_SECONDS)
-
-
-def _read_files(folder: Path) -> _Files:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def _replace_files(folder: Path, files: _Files) -> None:
-    """Make a folder hold exactly the given files; the one that marks a finished job comes last."""
-    for name in sorted(files, key=lambda name: name == RESULT_FILE):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as tmp:
-            tmp.write_bytes(files[name])
-    for path in folder.rglob("*"):
-        if path.is_file() and path.relative_to(folder).as_posix() not in files:
-            path.unlink()
 
 
 def _environment_fingerprint(job: Job, hashes: DatasetHashes) -> dict[str, str]:

@@ -9,7 +9,6 @@ jobs/ID-KEY/     files of a job; KEY is a hash of everything that affects its re
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import shutil
@@ -20,14 +19,15 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
-from pandas.errors import EmptyDataError, ParserError
+from pydantic import BaseModel, ValidationError
 
 from spangym.experiments.runner.fingerprint import DatasetHashes, config_hash
 from spangym.experiments.runner.job import Job
-from spangym.experiments.runner.job_files import RESULT_FILE, is_finished, save_json
+from spangym.experiments.runner.job_files import RESULT_FILE, is_finished, is_inside, save_json
 from spangym.experiments.runner.manifest import changes_since
 from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
+from spangym.utils.serialization import parse_json
 from spangym.utils.text import printable, shell_join
 from spangym.utils.toml import parse_toml
 
@@ -60,10 +60,13 @@ class RunKind(Generic[S, J]):
         to_row: Function from a job to its row in ``jobs.json``.
         from_rows: Function from a study and rows to jobs, which does not import agents; raises
             KeyError for a row that does not belong to the study.
-        result_keys: Keys of ``result.json``.
+        row: Types of the values of a row; there may be others.
+        result: Types of the values of ``result.json``; there may be others.
         tables: Columns of each table of a job, by the name of its CSV file.
         text_columns: Columns that hold text; all others hold numbers.
         optional_columns: Columns of numbers that may be empty, which are read as NaN.
+        check_study: Function that raises a TypeError or ValueError for a stored study of which
+            jobs cannot be made; it does not import agents.
         find_error: Function from a job, the name of a file and its content to the contradiction
             between them, empty if there is none.
     """
@@ -73,10 +76,12 @@ class RunKind(Generic[S, J]):
     jobs: Callable[[S], list[J]]
     to_row: Callable[[J], dict[str, Any]]
     from_rows: Callable[[S, list[dict[str, Any]]], list[J]]
-    result_keys: tuple[str, ...]
+    row: type[BaseModel]
+    result: type[BaseModel]
     tables: Mapping[str, tuple[str, ...]]
     text_columns: tuple[str, ...]
     optional_columns: tuple[str, ...] = ()
+    check_study: Callable[[S], None] | None = None
     find_error: Callable[[J, str, Any], str] | None = None
 
 
@@ -151,7 +156,14 @@ class RunDir(Generic[S, J]):
 
     def study(self) -> S:
         """Read the study, without importing its agents."""
-        return parse_toml(self._read("study.toml"), str(self.path / "study.toml"), self.kind.study)
+        path = self.path / "study.toml"
+        study = parse_toml(self._read("study.toml"), str(path), self.kind.study)
+        if self.kind.check_study:
+            try:
+                self.kind.check_study(study)
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{path}: {printable(error)}") from error
+        return study
 
     def jobs(self) -> list[J]:
         """Read the jobs in the order of ``jobs.json``, without importing their agents."""
@@ -188,7 +200,9 @@ class RunDir(Generic[S, J]):
     def result(self, job: J) -> dict[str, Any]:
         """Read ``result.json`` of a finished job."""
         name = f"{self._folder_name(job)}/{RESULT_FILE}"
-        return self._checked(job, name, self._read_json(name, self.kind.result_keys))
+        content = self._read_json(name, [*self.kind.result.model_fields])
+        self._check_types(name, content, self.kind.result)
+        return self._checked(job, name, content)
 
     def table(self, job: J, table: str) -> pd.DataFrame:
         """Read a CSV file of a finished job, by its name without suffix, for example ``curve``."""
@@ -258,6 +272,10 @@ class RunDir(Generic[S, J]):
             isinstance(row, dict) and isinstance(row.get("folder"), str) for row in rows
         ):
             raise self._damaged("jobs.json", "its jobs must be a list of objects with a folder")
+        for number, row in enumerate(rows):
+            self._check_types("jobs.json", row, self.kind.row, f"jobs.{number}.")
+            if not is_inside(row["folder"]) or not row["folder"].startswith("jobs/"):
+                raise self._damaged("jobs.json", f"jobs.{number}.folder must be a folder in jobs/")
         return rows
 
     def _folder_name(self, job: J) -> str:
@@ -282,14 +300,23 @@ class RunDir(Generic[S, J]):
 
     def _read_json(self, name: str, keys: Sequence[str]) -> dict[str, Any]:
         try:
-            content = json.loads(self._read(name))
-        except json.JSONDecodeError as error:
+            content = parse_json(self._read(name))
+        except ValueError as error:
             raise self._damaged(name, error) from error
         if not isinstance(content, dict):
             raise self._damaged(name, "not a JSON object")
         if missing := [key for key in keys if key not in content]:
             raise self._damaged(name, f"it lacks {', '.join(missing)}")
         return content
+
+    def _check_types(self, name: str, content: Any, kind: type[BaseModel], where: str = "") -> None:
+        try:
+            kind.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key, message = ".".join(map(str, first["loc"])), first["msg"]
+            given = f"got {first['input']!r:.80}"
+            raise self._damaged(name, f"{where}{key}: {message}, {given}") from error
 
     def _read_csv(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
         text_columns, optional = self.kind.text_columns, self.kind.optional_columns
@@ -301,7 +328,7 @@ class RunDir(Generic[S, J]):
             rows = pd.read_csv(
                 io.StringIO(text), dtype=types, keep_default_na=False, na_values=empty
             )
-        except (EmptyDataError, ParserError) as error:
+        except (ValueError, OverflowError) as error:
             raise self._damaged(name, error) from error
         if not text.endswith("\n"):
             raise self._damaged(name, "its last row is cut short")
@@ -316,7 +343,7 @@ class RunDir(Generic[S, J]):
         return rows
 
     def _damaged(self, name: str, error: object) -> UserError:
-        cause = getattr(error, "strerror", None) or str(error).strip().replace("\n", " ")
+        cause = getattr(error, "strerror", None) or printable(" ".join(str(error).split()))
         path = self.path / name
         remedy = (
             f"delete {path.parent} and run `{self.resume_command}`"

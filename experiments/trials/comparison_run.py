@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, Field
+
+from spangym.envs import ENVIRONMENTS, EnvConfig
+from spangym.envs.registration import full_id
 from spangym.experiments.runner.run_dir import RunDir, RunKind
 from spangym.experiments.studies.study import Study
 from spangym.experiments.trials.trial import Trial, trials_of
+from spangym.utils.scalars import check_fields
+
+
+class _Row(BaseModel, strict=True):
+    environment: str
+    agent: str
+    seed: Annotated[int, Field(ge=0)]
+    total_timesteps: Annotated[int, Field(ge=0)]
+    n_envs: Annotated[int, Field(ge=1)]
+
+
+class _Result(BaseModel, strict=True):
+    total_timesteps: int
+    wall_seconds: float
+    regret: float | None
+    full_qk_pairs: float
 
 
 def _to_row(trial: Trial) -> dict[str, Any]:
@@ -38,13 +58,20 @@ def _from_rows(study: Study, rows: list[dict[str, Any]]) -> list[Trial]:
     ]
 
 
+def _check_study(study: Study) -> None:
+    for environment in study.environments:
+        if full_id(environment.id) in ENVIRONMENTS:
+            check_fields(EnvConfig, environment.kwargs)
+            # Results are read by means of these.
+            names = ("num_layers", "chunks_per_episode", "num_actions")
+            if missing := [each for each in names if each not in environment.kwargs]:
+                raise ValueError(f"environment {environment.name!r} lacks {', '.join(missing)}")
+
+
 def _find_error(trial: Trial, file: str, content: Any) -> str:
     steps, evaluation = trial.total_timesteps, trial.evaluation
-    if file == "result.json":
-        if not isinstance(content["wall_seconds"], float):
-            return "wall_seconds is no number"
-        if content["total_timesteps"] != steps:
-            return f"it was trained for {content['total_timesteps']} steps, jobs.json says {steps}"
+    if file == "result.json" and content["total_timesteps"] != steps:
+        return f"it was trained for {content['total_timesteps']} steps, jobs.json says {steps}"
     if file == "curve.csv":
         rounds = steps // (trial.environment.episode_steps * trial.n_envs)
         if len(content) != rounds * trial.n_envs:
@@ -62,7 +89,8 @@ COMPARISON = RunKind(
     jobs=trials_of,
     to_row=_to_row,
     from_rows=_from_rows,
-    result_keys=("total_timesteps", "wall_seconds", "regret", "full_qk_pairs"),
+    row=_Row,
+    result=_Result,
     tables={
         "curve": ("step", "return", "qk_pairs", "wall_seconds"),
         "evaluation": (
@@ -72,6 +100,7 @@ COMPARISON = RunKind(
         "action_counts": ("layer", "content_type", "action", "count", "mean_span"),
     },
     text_columns=("actions", "content_type"),
+    check_study=_check_study,
     find_error=_find_error,
 )
 """Kind of the runs of ``spangym compare``."""

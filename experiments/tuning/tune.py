@@ -242,7 +242,7 @@ def _check_same_search(search: Search, folder: Path) -> None:
         "seed": search.seed,
     }
     text = json.dumps(description, indent=2) + "\n"
-    if path.exists() and path.read_text("utf-8") != text:
+    if path.exists() and path.read_bytes() != text.encode():
         raise UserError(f"folder {str(folder)!r} holds another search: choose another with --out")
     with atomic_write(path) as tmp:
         tmp.write_text(text, "utf-8")

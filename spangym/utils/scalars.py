@@ -104,6 +104,22 @@ def normalize_fields(config: Any) -> None:
         object.__setattr__(config, name, value)
 
 
+def check_fields(cls: type, values: Mapping[str, Any]) -> None:
+    """Check values by name as `normalize_fields` does, without making the dataclass.
+
+    Names that are not of scalar fields are ignored.
+
+    Raises:
+        TypeError: A value has another type.
+        ValueError: A number is out of bounds.
+    """
+    for name, kind, interval in _scalar_fields(cls):
+        if name in values:
+            value: Any = _CONVERTERS[kind](name, values[name])
+            if interval is not None:
+                _check_range(name, value, interval)
+
+
 def describe(value: object) -> str:
     """The value, if it is short, and its type, for error messages.
 

@@ -9,8 +9,10 @@ identical bytes.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,14 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from spangym.utils.atomic_io import atomic_write
+from spangym.utils.errors import describe_error
+from spangym.utils.text import printable
 
 SUFFIX = ".safetensors"
 
-_ERRORS = (SafetensorError, KeyError, IndexError, TypeError, ValueError, RuntimeError)
+_MAX_DEPTH = 200
+_ARRAY_KINDS = "biuf"
+"""Kinds of NumPy's dtypes that a file may hold: truth values and numbers."""
 
 
 def to_bytes(state: Any, metadata: Mapping[str, Any] | None = None) -> bytes:
@@ -55,13 +61,54 @@ def from_bytes(content: bytes) -> Any:
     Raises:
         ValueError: The content is damaged or of another format.
     """
-    try:
+    with _reported_as_damage():
         tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
         structure = header.get("__metadata__", {}).get("state")
-        return tensors if structure is None else _unpack(json.loads(structure), tensors)
-    except _ERRORS as error:
-        raise ValueError(f"damaged, or not written by spangym ({error})") from error
+        return tensors if structure is None else _unpack(parse_json(structure), tensors)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Read JSON.
+
+    Raises:
+        ValueError: The text is not JSON, is nested so deeply that no reader could follow, or has
+            an integer of thousands of digits.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its values are nested too deeply") from error
+    level, depth = [value], 0
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        depth += 1
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"its values are nested in more than {_MAX_DEPTH} levels")
+        inside = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [value for values in inside for value in values]
+    return value
+
+
+@contextlib.contextmanager
+def report_damage(what: str, path: Path | str) -> Iterator[None]:
+    """Report whatever the content of a file makes readers raise as a `ValueError`, in one line.
+
+    A file may be damaged, of another kind, or crafted. An `OSError` passes: the file cannot be read
+    at all.
+
+    Args:
+        what: Start of the message, for example ``controller 'a.safetensors' is damaged``.
+        path: The file; an error that names it already passes, too.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:  # Wrong values fail wherever they are used first.
+        if isinstance(error, ValueError) and str(path) in str(error):
+            raise
+        message = printable(" ".join(str(error).split()))
+        raise ValueError(f"{what}: {type(error).__name__}: {message:.1000}") from error
 
 
 def save_state(path: Path, state: Any, metadata: Mapping[str, Any] | None = None) -> None:
@@ -96,10 +143,23 @@ def load_metadata(path: Path) -> dict[str, Any]:
         ValueError: The file is damaged or of another format; the message names it.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {}).get("metadata", "{}"))
-    except _ERRORS as error:
-        raise ValueError(f"{path} is damaged, or not written by spangym ({error})") from error
+        with _reported_as_damage(), safe_open(path, framework="pt") as file:
+            metadata = parse_json((file.metadata() or {}).get("metadata", "{}"))
+    except ValueError as error:
+        raise ValueError(f"{path} is {error}") from error
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path} is damaged, or not written by spangym (its metadata is no table)")
+    return metadata
+
+
+@contextlib.contextmanager
+def _reported_as_damage() -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, LookupError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"damaged, or not written by spangym ({error})") from error
+    except (RuntimeError, ArithmeticError, MemoryError) as error:
+        raise ValueError(f"damaged, or not written by spangym ({describe_error(error)})") from error
 
 
 def is_serializable(value: Any) -> bool:
@@ -133,7 +193,7 @@ def _pack(value: Any, tensors: dict[str, Tensor], where: str) -> Any:
 
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+    if isinstance(value, np.ndarray) and value.dtype.kind in _ARRAY_KINDS:
         # As bytes, since torch does not have all dtypes of NumPy.
         raw = np.ascontiguousarray(value).reshape(-1).view(np.uint8).copy()
         name = register(torch.from_numpy(raw))
@@ -163,6 +223,8 @@ def _unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
     if "tensor" in packed:
         return tensors[packed["tensor"]]
     if "array" in packed:
+        if not re.fullmatch(rf"[<>|][{_ARRAY_KINDS}]\d+", packed["dtype"]):
+            raise ValueError(f"an array has the dtype {packed['dtype']!r}")
         return tensors[packed["array"]].numpy().view(packed["dtype"]).reshape(packed["shape"])
     if "dict" in packed:
         return {_unpack(key, tensors): _unpack(each, tensors) for key, each in packed["dict"]}

@@ -14,8 +14,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from spangym.utils.errors import UserError
 from spangym.utils.suggestions import did_you_mean
+from spangym.utils.text import printable
 
 T = TypeVar("T")
+
+_MAX_CHARACTERS = 2**20
+"""Most characters of a file of TOML."""
+
+_MAX_DOTS = 200
 
 
 def builtin_texts(package: str, folder: str) -> dict[str, str]:
@@ -43,13 +49,17 @@ def find_text(noun: str, name: str, builtin: Mapping[str, str]) -> str:
         return builtin[name]
     try:
         # utf-8-sig: some editors begin UTF-8 with a byte order mark.
-        return Path(name).read_text("utf-8-sig")
+        with Path(name).open(encoding="utf-8-sig") as file:
+            text = file.read(_MAX_CHARACTERS + 1)
     except UnicodeDecodeError as error:
         raise UserError(f"{noun} {name!r} is not a text file in UTF-8") from error
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or error
         hint = did_you_mean(name, builtin)
         raise UserError(f"{noun} {name!r} cannot be read: {cause}{hint}") from error
+    if len(text) > _MAX_CHARACTERS:
+        raise UserError(f"{noun} {name!r} has more than {_MAX_CHARACTERS} characters")
+    return text
 
 
 def parse_toml(text: str, name: str, kind: type[T]) -> T:
@@ -63,13 +73,19 @@ def parse_toml(text: str, name: str, kind: type[T]) -> T:
     Raises:
         UserError: The text is not TOML, or a key or value does not fit the type.
     """
+    # Time and memory of Python's reader grow with the square of the parts of a dotted key.
+    keys = (part for line in text.splitlines() if line[:1] != "#" for part in line.split("="))
+    if any(part.count(".") > _MAX_DOTS for part in keys):
+        raise UserError(f"{name}: a key or value has more than {_MAX_DOTS} dots")
     try:
         # In strict mode, dataclasses and tuples are validated from tables and arrays only in JSON.
         return TypeAdapter(kind).validate_json(json.dumps(tomllib.loads(text), default=str))
     except ValidationError as error:
         raise UserError(f"{name}: {_first_error(error, kind)}") from error
+    except RecursionError as error:
+        raise UserError(f"{name}: its tables or arrays are nested too deeply") from error
     except ValueError as error:  # Integers of more than 4300 digits are no TOMLDecodeError.
-        raise UserError(f"{name}: not TOML: {error}") from error
+        raise UserError(f"{name}: not TOML: {printable(error)}") from error
 
 
 def _first_error(error: ValidationError, kind: Any) -> str:
@@ -78,6 +94,8 @@ def _first_error(error: ValidationError, kind: Any) -> str:
     first = min(error.errors(), key=lambda each: each["type"] != unknown)
     path = first["loc"]
     where = ".".join(map(str, path))
+    if first["type"] == "json_invalid":
+        return "its tables or arrays are nested too deeply"
     if first["type"] == unknown:
         return f"key {where!r} is unknown{did_you_mean(str(path[-1]), _keys_at(kind, path[:-1]))}"
     if first["type"] in ("missing", "missing_argument"):
@@ -85,7 +103,7 @@ def _first_error(error: ValidationError, kind: Any) -> str:
     if first["type"] == "value_error":
         return f"key {where!r}: {first['ctx']['error']}"
     message = first["msg"][0].lower() + first["msg"][1:]
-    return f"key {where!r}: {message}, got {first['input']!r}"
+    return f"key {where!r}: {message}, got {first['input']!r:.200}"
 
 
 def _keys_at(kind: Any, path: Sequence[str | int]) -> list[str]:

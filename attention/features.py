@@ -29,7 +29,7 @@ class Quality(NamedTuple):
     Attributes:
         coverage: Fraction of entries above 0.01.
         entropy: Mean over tokens of ``-sum(o * log(o))`` over the dimensions, in nats.
-        quality: ``coverage - 0.1 * entropy``.
+        quality: ``coverage_weight * coverage - entropy_weight * entropy``.
     """
 
     coverage: Tensor
@@ -140,8 +140,14 @@ def tuple_hash_ids(features: Tensor, num_states: int = NUM_STATES) -> list[int]:
     return [tuple_hash_id(row, num_states) for row in discretize(features).tolist()]
 
 
-def quality(output: Tensor, lengths: Tensor | None = None) -> Quality:
-    """The original's quality of a local output.
+def quality(
+    output: Tensor,
+    lengths: Tensor | None = None,
+    *,
+    coverage_weight: float = 1.0,
+    entropy_weight: float = 0.1,
+) -> Quality:
+    """The original's quality of a local output, with its weights by default.
 
     It measures how large and how spread the output is, not the attention weights. Entries are
     clamped to at least 1e-10 before the logarithm.
@@ -156,7 +162,8 @@ def quality(output: Tensor, lengths: Tensor | None = None) -> Quality:
     else:
         entropy = token_mean(entropies[..., None], lengths)[:, 0]
         coverage = token_mean(above, lengths).mean(-1)
-    return Quality(coverage, entropy, coverage - 0.1 * entropy)
+    weighted = coverage_weight * coverage - entropy_weight * entropy
+    return Quality(coverage, entropy, weighted)
 
 
 def _accumulation_dtype(x: Tensor) -> torch.dtype:

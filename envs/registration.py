@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 
 from spangym.utils.importing import import_module
 from spangym.utils.suggestions import did_you_mean
@@ -54,7 +55,7 @@ def full_id(name: str) -> str:
     return name if is_full else f"{NAMESPACE}/{name}"
 
 
-def find_spec(name: str) -> gym.envs.registration.EnvSpec:
+def find_spec(name: str) -> EnvSpec:
     """Find a registered id; of ``module:ID`` the module, which registers the id, is imported first.
 
     Raises:
@@ -70,7 +71,7 @@ def find_spec(name: str) -> gym.envs.registration.EnvSpec:
     return gym.registry[env_id]
 
 
-def is_span_control(spec: gym.envs.registration.EnvSpec) -> bool:
+def is_span_control(spec: EnvSpec) -> bool:
     """Return whether an id makes `spangym.envs.SpanControlEnv` itself, with any arguments."""
     entry = spec.entry_point
     if callable(entry):

@@ -82,6 +82,10 @@ class SpanControlEnv(BatchedEnvMixin, gym.Env[Any, Any]):
     * ``attention``: the share of full attention's weight within the span, minus 0.1 times the
       entropy of the attention weights. Of an original layer only the keys count that its truncation
       leaves.
+
+    The weights of ``quality`` and ``attention`` are arguments:
+    ``reward_kwargs={"coverage_weight": 1.0, "entropy_weight": 0.1}``.
+
     * ``task``: minus the excess of the chunk's loss over that at full span, in bits a target, at
       the chunk's last layer; 0 at the other layers.
 
@@ -120,11 +124,13 @@ class SpanControlEnv(BatchedEnvMixin, gym.Env[Any, Any]):
     * ``max_episode_steps``, which Gymnasium takes: steps after which an episode is truncated early.
     * ``report_step_time``: whether ``info`` holds the wall time of a step. Off by default, because
       Gymnasium's checker expects equal infos for equal seeds.
-    * ``dataset``, ``reward``: a name, a `spangym.envs.Dataset` or a `spangym.envs.Reward`,
-      which brings its own ``cost_coef``.
+    * ``dataset``, ``reward``: a name, ``module:Class`` with arguments in ``dataset_kwargs`` and
+      ``reward_kwargs``, a `spangym.envs.Dataset` or a `spangym.envs.Reward`, which brings its own
+      ``cost_coef``.
     * ``layers``: a sequence of `spangym.attention.IntegratedAttention` or of its relatives, or a
       `spangym.envs.LayerStack`, used as they are, on their device, also while they train; they take
-      the place of ``checkpoint``. Refiners in them set ``num_actions`` and ``num_states``.
+      the place of ``checkpoint``; or ``module:function`` that returns them, with arguments in
+      ``layers_kwargs``. Refiners in them set ``num_actions`` and ``num_states``.
 
     >>> import gymnasium as gym
     >>> env = gym.make("spangym.envs:spangym/SpanControl-v0", encoding="state")

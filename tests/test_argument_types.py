@@ -211,8 +211,8 @@ def test_actions_of_fixed_spans():
         FixedSpanPolicy(-1)
 
 
-SMALL = {"dims": 8, "heads": 2, "ctx": 16, "chunks_per_episode": 2}
-NUMPY = {name: np.int64(value) for name, value in SMALL.items()}
+SMALL: dict[str, Any] = {"dims": 8, "heads": 2, "ctx": 16, "chunks_per_episode": 2}
+NUMPY: dict[str, Any] = {name: np.int64(value) for name, value in SMALL.items()}
 ENV_ID = "spangym/SpanControl-v0"
 
 

@@ -97,10 +97,10 @@ class _CheckedInfos(gym.Wrapper[Any, Any, Any, Any]):
     _components: tuple[str, ...] | None = None
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        *result, info = self.env.step(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
         _check_info(info, self._components)
         self._components = tuple(info["reward_components"])
-        return *result, info
+        return observation, reward, terminated, truncated, info
 
 
 def takes_argument(env_id: str, name: str) -> bool:

@@ -94,3 +94,10 @@ def test_autocorrelations_ignore_padding(generator: torch.Generator):
     for index, length in enumerate(lengths.tolist()):
         alone = autocorrelation_buckets(x[index : index + 1, :length], 9)[0]
         torch.testing.assert_close(got[index], alone, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_of_quality():
+    output = torch.rand(2, 5, 4, generator=torch.Generator().manual_seed(0))
+    default, other = quality(output), quality(output, coverage_weight=0.5, entropy_weight=2.0)
+    assert torch.equal(default.quality, default.coverage - 0.1 * default.entropy)
+    assert torch.equal(other.quality, 0.5 * default.coverage - 2.0 * default.entropy)

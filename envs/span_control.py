@@ -82,12 +82,11 @@ class SpanControlEnv(BatchedEnvMixin, gym.Env[Any, Any]):
     * ``attention``: the share of full attention's weight within the span, minus 0.1 times the
       entropy of the attention weights. Of an original layer only the keys count that its truncation
       leaves.
+    * ``task``: minus the excess of the chunk's loss over that at full span, in bits a target, at
+      the chunk's last layer; 0 at the other layers.
 
     The weights of ``quality`` and ``attention`` are arguments:
     ``reward_kwargs={"coverage_weight": 1.0, "entropy_weight": 0.1}``.
-
-    * ``task``: minus the excess of the chunk's loss over that at full span, in bits a target, at
-      the chunk's last layer; 0 at the other layers.
 
     ## Starting State
     A new stream from the seeded generator; texts start at a random position. The caches are empty.

@@ -69,6 +69,8 @@ class OnlineTransitionModel(TransitionModel):
     ) -> None:
         super().__init__(config, stack, reward)
         self._trainable_model = trainable_model
+        # The model is updated once for all environments.
+        self._is_batched = True
         self._layer_outputs: list[LayerOutput] = []
 
     def start_chunk(self, episode: Episode, state: State, chunk: int) -> State:
@@ -85,11 +87,11 @@ class OnlineTransitionModel(TransitionModel):
             full_span_loss=None if ema_loss is None else hidden.new_full((len(hidden),), ema_loss),
         )
 
-    def run_layer(
-        self, state: State, index: int, actions: Tensor, *, return_stats: bool = False
+    def _run_layer(
+        self, state: State, actions: Tensor | None, index: int, return_stats: bool
     ) -> LayerOutput:
         """Run a layer, and keep its output until the end of the chunk."""
-        layer_output = super().run_layer(state, index, actions, return_stats=return_stats)
+        layer_output = super()._run_layer(state, actions, index, return_stats)
         if not layer_output.output.isfinite().all():
             raise TrainingDiverged(f"the output of layer {index} was not finite")
         self._layer_outputs.append(layer_output)

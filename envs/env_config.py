@@ -63,10 +63,11 @@ CUSTOM = "own"
 
 _SPAN_SIZES = ("win_size", "max_span", "max_dist")
 _CHECKPOINT_SIZES = ("num_layers", "dims", "heads", "ctx", *_SPAN_SIZES)
-_SPAN_OPTIONS = (*_SPAN_SIZES, "temp_scale", "temperature_law", "action_scale")
+_LAW_OPTIONS = ("temp_scale", "temperature_law")
+"""Arguments of layers with random weights and of trained ones; live layers bring their own."""
+
+_SPAN_OPTIONS = (*_SPAN_SIZES, *_LAW_OPTIONS, "action_scale")
 _RANDOM_LAYER_FIELDS = (
-    "temp_scale",
-    "temperature_law",
     "action_scale",
     "layer_class",
     "layer_variant",
@@ -89,9 +90,10 @@ class EnvConfig:
         win_size: Window at span scale 1, in tokens, default 256.
         max_span: Span at span scale 1, in tokens, at least ``win_size``, default 384.
         max_dist: Upper bound of the span, in tokens, at least ``win_size``, default 512.
-        temp_scale: Strength of the temperature law, default 0.01.
+        temp_scale: Strength of the temperature law, default 0.01, or as in the checkpoint.
         temperature_law: Name of the temperature law (`spangym.attention.temperature`), default
-            ``longer``.
+            ``longer``, or as in the checkpoint: the shipped ones were trained with ``none``.
+            ``learned`` is for checkpoints that were trained with it.
         layer_class: ``integrated`` (default) for `IntegratedAttention`, ``focus`` for
             `FocusAttention` or ``hybrid`` for `HybridAttention`, which has no agent of its own:
             here an action sets its span as in the others. `from_arguments` takes the defaults of
@@ -217,16 +219,22 @@ class EnvConfig:
         check_device(self.device)
 
     def _check_checkpoint(self) -> None:
-        random_layer_fields = _RANDOM_LAYER_FIELDS
+        random_layer_fields = (*_RANDOM_LAYER_FIELDS, *_LAW_OPTIONS)
         # Live layers may stand on an embedding with random weights.
         if self.checkpoint != CUSTOM:
-            random_layer_fields = (*random_layer_fields, "weights_seed")
+            random_layer_fields = (*_RANDOM_LAYER_FIELDS, "weights_seed")
             sizes = load_config(self.checkpoint)
             for name in _CHECKPOINT_SIZES:
                 needed, given = getattr(sizes, name), getattr(self, name)
                 if given != needed and not (name == "ctx" and given < needed):
                     where = f"as in checkpoint {self.checkpoint!r}"
                     raise ValueError(f"{name} must be {needed}, {where}, got {given}")
+            laws = (sizes.temperature_law, self.temperature_law)
+            if laws[0] != laws[1] and "learned" in laws:
+                raise ValueError(
+                    f"temperature_law must not be {laws[1]!r} with the checkpoint "
+                    f"{self.checkpoint!r}, which was trained with {laws[0]!r}"
+                )
         for name in random_layer_fields:
             if getattr(self, name) != getattr(type(self), name):
                 raise ValueError(
@@ -248,7 +256,7 @@ class EnvConfig:
                 raise ValueError(f"ctx must be at most {needed}, {where}, got {given}")
             if name != "ctx" and given != needed:
                 raise ValueError(f"{name} must be {needed}, {where}, got {given}")
-        for name in _RANDOM_LAYER_FIELDS:
+        for name in (*_RANDOM_LAYER_FIELDS, *_LAW_OPTIONS):
             if getattr(self, name) != getattr(type(self), name):
                 raise ValueError(f"{name} is set by the layers {self.layers!r}: omit it")
 
@@ -305,7 +313,8 @@ class EnvConfig:
     def from_arguments(cls, arguments: Mapping[str, Any]) -> EnvConfig:
         """Make a config from keyword arguments.
 
-        A checkpoint sets the sizes; the class of the layers sets the defaults of the span options.
+        A checkpoint sets the sizes and the default of the temperature law; the class of the layers
+        sets the defaults of the span options.
 
         Raises:
             TypeError: An argument is unknown; the message suggests the closest match.
@@ -319,7 +328,8 @@ class EnvConfig:
         checkpoint = plain(arguments.get("checkpoint"))
         if checkpoint and checkpoint != CUSTOM and isinstance(checkpoint, str):
             sizes = load_config(checkpoint)
-            arguments = {**{name: getattr(sizes, name) for name in _CHECKPOINT_SIZES}, **arguments}
+            names = (*_CHECKPOINT_SIZES, *_LAW_OPTIONS)
+            arguments = {**{each: getattr(sizes, each) for each in names}, **arguments}
         elif (name := plain(arguments.get("layer_class"))) in [*LAYER_CLASSES]:
             defaults = LAYER_CLASSES[name].default_config
             arguments = {**{each: getattr(defaults, each) for each in _SPAN_OPTIONS}, **arguments}
@@ -518,7 +528,7 @@ def unwrap_layers(layers: Layers) -> list[LocalGlobalAttention]:
 def _config_of_layers(layers: Layers, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that live layers determine; those that contradict them are errors."""
     modules = unwrap_layers(layers)
-    for name in (*_CHECKPOINT_SIZES, *_RANDOM_LAYER_FIELDS):
+    for name in (*_CHECKPOINT_SIZES, *_LAW_OPTIONS, *_RANDOM_LAYER_FIELDS):
         if name in kwargs and name != "ctx":
             raise TypeError(f"argument {name!r} is set by the layers: omit it beside layers")
     if len({each.dims for each in modules}) > 1:

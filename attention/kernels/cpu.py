@@ -66,7 +66,7 @@ class _Sequence:
     k: Tensor
     v: Tensor
     mask: Tensor | None
-    inverse_temperature: Tensor | None
+    inverse_temperature: Tensor | None  # shape () or (heads, 1)
     spans: SpanGeometry
     edge_span: Tensor | None
     window: int
@@ -93,12 +93,14 @@ def _blocks(inputs: KernelInputs) -> Iterator[tuple[Tensor, ...]]:
             continue
         own_k = k[index, :, :num_keys].transpose(0, 1)
         factor = inputs.inverse_temperature
+        if factor is not None:
+            factor = factor[index] if factor.ndim == 1 else factor[index, :, None]
         sequence = _Sequence(
             q=q[index, :, :num_queries].transpose(0, 1),
             k=own_k,
             v=own_k if v is k else v[index, :, :num_keys].transpose(0, 1),
             mask=None if mask is None else mask[index, :, :num_queries, :num_keys],
-            inverse_temperature=None if factor is None else factor[index],
+            inverse_temperature=factor,
             spans=spans,
             edge_span=None if spans.edge is None else spans.edge.span[index],
             window=window,

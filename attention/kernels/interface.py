@@ -28,7 +28,8 @@ class KernelInputs:
         mask: Boolean (True: attend) or added to the scores; broadcastable to (batch, heads,
             queries, keys). Default: none.
         steps: Maximum number of passes. Default: 1.
-        inverse_temperature: ``1 / T`` of each sequence, shape (batch,). Default: 1.
+        inverse_temperature: ``1 / T`` of each sequence, shape (batch,), or of each head, shape
+            (batch, heads) in the dtype of the queries. Default: 1.
         return_lse: Whether to return the log-sum-exp and the queries of the last pass.
     """
 

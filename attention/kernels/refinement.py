@@ -30,7 +30,7 @@ def refine_masked(
     first, end = spans.intervals(inputs.q.shape[-2], inputs.k.shape[-2])
     active = end > first
     # Dividing the queries by T divides the scores by T, exactly and in every kernel.
-    factor = None if factor is None else factor[:, None, None, None]
+    factor = None if factor is None else factor[(..., *(None,) * (4 - factor.ndim))]
     q = inputs.q if factor is None else (inputs.q * factor).to(dtype)
     out, lse = attend_once(q, active)
     passes, prev_out = active.long(), torch.zeros_like(out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from typing import NamedTuple, cast
 
@@ -22,7 +23,7 @@ from spangym.attention.original.truncation import (
     truncated_attention,
 )
 from spangym.attention.span_config import SpanConfig
-from spangym.attention.temperature import TemperatureLaw, temperature
+from spangym.attention.temperature import MIN_TEMPERATURE, TemperatureLaw, temperature
 from spangym.attention.validation import (
     check_floats,
     check_lengths,
@@ -42,8 +43,8 @@ class LocalAttentionOutput(NamedTuple):
             pairs that the result needs count; a kernel that works in blocks may score more.
         num_refinement_steps: Most refinement passes of a query, shape (batch,), int64.
         stats: Statistics of the attention weights; None unless requested.
-        weights: Attention weights of each query's last pass, shape (batch, heads, queries, keys);
-            None unless requested.
+        weights: Attention weights of each query's last pass, shape (batch, heads, queries, keys),
+            multiplied by ``1 / m`` with ``scale_weights``; None unless requested.
     """
 
     output: Tensor
@@ -55,13 +56,14 @@ class LocalAttentionOutput(NamedTuple):
 
 
 class AdaptiveSpan(nn.Module):
-    """Attention of given queries, keys and values within a span, without parameters.
+    """Attention of given queries, keys and values within a span.
 
     Queries are cut into windows of ``w = max(1, int(win_size · m))`` tokens, ``m`` the span scale.
     With the span ``S = max(1, int(max_span · m))``, a window that starts at ``s`` attends to the
     keys in ``[s - (S - w), s + S)``. Scores are ``q·k / (sqrt(head size) · T)``, ``T`` the
-    temperature. With ``soft_span`` the interval fades out at its edges, which gives the span scale
-    a gradient (Sukhbaatar et al., Adaptive Attention Span in Transformers, 2019).
+    temperature: the only parameter, where it is learned. With ``soft_span`` the interval fades out
+    at its edges, which gives the span scale a gradient (Sukhbaatar et al., Adaptive Attention Span
+    in Transformers, 2019).
 
     Args:
         head: Number of heads.
@@ -79,6 +81,9 @@ class AdaptiveSpan(nn.Module):
         super().__init__()
         self.head = as_int("head", head, 1)
         self.config = config
+        self.log_temperature: nn.Parameter | None = None
+        if config.temperature_law == "learned":
+            self.log_temperature = nn.Parameter(torch.zeros(self.head))
 
     @classmethod
     def original(
@@ -189,11 +194,12 @@ class AdaptiveSpan(nn.Module):
             dtype = torch.get_autocast_dtype(q.device.type)
         query, key = (split_heads(each, self.head).to(dtype) for each in (q, k))
         value = key if v is k else split_heads(v, self.head).to(dtype)
+        gain = None
         if self.config.scale_weights:
             # The span is at least one token, and a sequence that is off has no weights to scale.
             factor = torch.where(scale > 0, scale.clamp_min(1 / self.config.max_span), 1)
-            value = value * factor.reciprocal().to(dtype)[:, None, None, None]
-        precise = scale.to(torch.promote_types(scale.dtype, torch.float32))
+            gain = factor.reciprocal().to(dtype)[:, None, None, None]
+            value = value * gain
         inputs = KernelInputs(
             query,
             key,
@@ -201,7 +207,7 @@ class AdaptiveSpan(nn.Module):
             spans,
             mask,
             steps=num_refinement_steps,
-            inverse_temperature=self.temperature(precise).reciprocal(),
+            inverse_temperature=self._inverse_temperature(scale, dtype),
             return_lse=return_stats or return_weights,
         )
         kernel_output = select_kernel(query)(inputs)
@@ -217,12 +223,31 @@ class AdaptiveSpan(nn.Module):
             assert kernel_output.last_query is not None
             bias = score_bias(kernel_output.last_query, key, spans, mask)
             weights = attention_weights(kernel_output.last_query, key, bias)
+            weights = weights if gain is None else weights * gain
         output = merge_heads(kernel_output.output)
         return LocalAttentionOutput(output, spans, qk_pairs, steps, stats, weights)
 
+    def reset_parameters(self) -> None:
+        """Set learned temperatures to 1."""
+        if self.log_temperature is not None:
+            nn.init.zeros_(self.log_temperature)
+
     def temperature(self, scale: Tensor) -> Tensor:
-        """Temperature of each sequence at its span scale, shape (batch,)."""
+        """Temperature of each sequence at its span scale, shape (batch,).
+
+        A learned temperature has shape (batch, heads).
+        """
+        if self.log_temperature is not None:
+            bound = -math.log(MIN_TEMPERATURE)
+            learned = self.log_temperature.clamp(-bound, bound).exp()
+            return learned.expand(*scale.shape, -1)
         return temperature(scale, self.config.temperature_law, self.config.temp_scale)
+
+    def _inverse_temperature(self, scale: Tensor, dtype: torch.dtype) -> Tensor:
+        """Factor of the queries, shape (batch,); (batch, heads) in their dtype if learned."""
+        precise = scale.to(torch.promote_types(scale.dtype, torch.float32))
+        inverse = self.temperature(precise).reciprocal()
+        return inverse if self.log_temperature is None else inverse.to(dtype)
 
     def spans(
         self,

@@ -17,6 +17,7 @@ from spangym.attention.features import (
     zero_padding,
 )
 from spangym.attention.geometry import NUM_ACTIONS
+from spangym.attention.layers.adaptive_span import AdaptiveSpan
 from spangym.attention.layers.cached_attention import AdaptiveUpdateAttention
 from spangym.attention.layers.modules import (
     CastingLayerNorm,
@@ -172,7 +173,7 @@ class LocalGlobalAttention(nn.Module):
             if isinstance(module, SelfInitializing):
                 module.reset_parameters(generator)
                 drawn.update(module.children())
-            elif isinstance(module, nn.LayerNorm):
+            elif isinstance(module, nn.LayerNorm | AdaptiveSpan):
                 module.reset_parameters()
             elif isinstance(module, nn.Linear) and module not in drawn:
                 init_linear(module, generator)
@@ -418,7 +419,8 @@ class LocalGlobalAttention(nn.Module):
         No refiner is asked. Other arguments are those of `forward`.
 
         Returns:
-            Shape (batch, heads, tokens, keys); rows sum to 1, or to 0 where nothing is attended to.
+            Shape (batch, heads, tokens, keys). Rows sum to 1, to 0 where nothing is attended to and
+            in the padding. Local rows sum to ``1 / m`` with ``scale_weights``.
 
         Raises:
             ValueError: A shape, type or value is wrong.

@@ -75,6 +75,8 @@ class OriginalSpanConfig(SpanConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "fixes", parse_fixes(self.fixes))
+        if self.temperature_law == "learned":
+            raise ValueError("temperature_law 'learned' is an option that the original lacks")
         for name in _LACKED_OPTIONS:
             if getattr(self, name) != getattr(SpanConfig, name):
                 raise ValueError(f"{name} is an option that the original lacks: omit it")

@@ -77,7 +77,8 @@ def _build_stack(config: EnvConfig, layers: Layers | None, channels: int) -> Lay
         if channels:
             given = f"dataset {config.dataset!r} gives frames"
             raise ValueError(f"checkpoint {config.checkpoint!r} reads bytes, but {given}")
-        return load_stack(config.checkpoint).to(config.device)
+        laws = {name: getattr(config, name) for name in ("temperature_law", "temp_scale")}
+        return load_stack(config.checkpoint, **laws).to(config.device)
     modules = [_make_layer(config, generator) for _ in range(config.num_layers)]
     return AttentionOnlyStack(modules, embedding).to(config.device).eval()
 

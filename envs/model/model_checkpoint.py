@@ -63,9 +63,12 @@ def load_config(name: str) -> TransformerConfig:
     return config
 
 
-def load_stack(name: str) -> TransformerStack:
-    """Load trained layers on the CPU, in eval mode and without gradients; see `load_metadata`."""
-    path, config = _find(name), load_config(name)
+def load_stack(name: str, **laws: Any) -> TransformerStack:
+    """Load trained layers on the CPU, in eval mode and without gradients; see `load_metadata`.
+
+    ``laws`` may replace the ``temperature_law`` and ``temp_scale`` of the training.
+    """
+    path, config = _find(name), dataclasses.replace(load_config(name), **laws)
     with report_damage(f"checkpoint {str(path)!r} is damaged", path):
         stack = TransformerStack(config, torch.Generator())
         stack.load_state_dict(load_state(path))

@@ -20,9 +20,10 @@ from spangym.attention import (
     SpanConfig,
 )
 from spangym.attention.layers.modules import ProjectionModule, init_linear
+from spangym.attention.temperature import TemperatureLaw
 from spangym.envs.data.dataset import BYTES, NO_TARGET
 from spangym.envs.state import concat_trees, tree_map
-from spangym.utils.scalars import PositiveInt, normalize_fields
+from spangym.utils.scalars import NonNegativeFloat, PositiveInt, normalize_fields
 
 
 class LayerStack(nn.Module, ABC):
@@ -208,6 +209,8 @@ class TransformerConfig:
         causal: Whether a token attends only to itself and earlier tokens.
         hidden: Width of the feed-forward parts.
         num_classes: Number of target classes.
+        temperature_law: Name of the temperature law (`spangym.attention.temperature`).
+        temp_scale: Strength of the temperature law.
     """
 
     num_layers: PositiveInt = 2
@@ -219,6 +222,8 @@ class TransformerConfig:
     causal: bool = True
     hidden: PositiveInt = 128
     num_classes: PositiveInt = BYTES
+    temperature_law: TemperatureLaw = "none"
+    temp_scale: NonNegativeFloat = 0.01
 
     def __post_init__(self) -> None:
         normalize_fields(self)
@@ -247,7 +252,8 @@ class TransformerStack(ResidualTransformer):
             win_size=config.win_size,
             max_span=config.max_span,
             max_dist=config.max_span,
-            temperature_law="none",
+            temp_scale=config.temp_scale,
+            temperature_law=config.temperature_law,
             causal=config.causal,
             action_scale="absolute",
             local_projections=True,

@@ -17,3 +17,8 @@ from spangym.attention.temperature import TemperatureLaw, temperature
 def test_laws(law: TemperatureLaw, expected: list[float]):
     scale = torch.tensor([0.0, 0.5, 1.0])
     torch.testing.assert_close(temperature(scale, law, 0.2), torch.tensor(expected))
+
+
+def test_a_learned_temperature_is_no_law():
+    with pytest.raises(ValueError, match="learned temperature is a parameter"):
+        temperature(torch.ones(2), "learned", 0.2)

@@ -355,9 +355,9 @@ def test_a_bad_action_is_an_error(action: float):
             "ctx .*256.*checkpoint",
         ),
         (
-            {"checkpoint": "span-budget", "temperature_law": "shorter"},
+            {"checkpoint": "span-budget", "temperature_law": "learned"},
             ValueError,
-            "temperature_law .*random weights",
+            "temperature_law .*'learned' .*span-budget.* trained with 'none'",
         ),
         ({"reward": "task"}, ValueError, "no task"),
         (

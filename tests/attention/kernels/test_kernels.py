@@ -38,7 +38,7 @@ def by_definition(case: KernelInputs) -> tuple[Tensor, Tensor, Tensor]:
     batch, heads, queries, size = q.shape
     keys, spans = k.shape[2], case.spans
     inverse = torch.ones(batch) if case.inverse_temperature is None else case.inverse_temperature
-    inverse = inverse.double()
+    inverse = inverse.double().reshape(batch, -1, 1)
     mask = torch.ones(1, dtype=torch.bool) if case.mask is None else case.mask
     added = torch.zeros(mask.shape, dtype=torch.float64)
     added = added.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else mask.double()
@@ -133,7 +133,9 @@ def masked_inputs(
         "boolean": mask > -1,
         "additive": mask.masked_fill(mask < -1, -torch.inf),
     }
-    inverse = 0.5 + torch.rand(batch, generator=generator, dtype=dtype)
+    # The temperature of a sequence, or of each of its heads.
+    shape = draw(st.sampled_from([(batch,), (batch, heads)]))
+    inverse = 0.5 + torch.rand(shape, generator=generator, dtype=dtype)
     return KernelInputs(
         q,
         k,

@@ -174,7 +174,9 @@ class TestStatistics:
     def test_entropy_equals_its_definition(self, data: st.DataObject):
         generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
         names = ("causal", "soft_span", "local_projections", "scale_weights")
-        layer = make_layer(**{name: data.draw(st.booleans()) for name in names}).double()
+        options: dict[str, Any] = {name: data.draw(st.booleans()) for name in names}
+        options["temperature_law"] = data.draw(st.sampled_from(["longer", "learned"]))
+        layer = make_layer(**options).double()
         x = torch.randn(3, 30, 32, generator=generator, dtype=torch.float64)
         lengths = data.draw(st.sampled_from([None, torch.tensor([30, 0, 9])]))
         additive = torch.randn(1, 4, 30, 30, generator=generator, dtype=torch.float64)
@@ -182,6 +184,8 @@ class TestStatistics:
         action = torch.tensor([9, 4, data.draw(st.integers(0, 9))])
         output = layer.forward_with_action(x, action, mask=mask, lengths=lengths, return_stats=True)
         weights = layer.attention_weights(x, mask=mask, scale=output.span_scale, lengths=lengths)
+        if options["scale_weights"]:
+            weights = weights * output.span_scale.where(output.span_scale > 0, 1).view(3, 1, 1, 1)
         stats, entropy = output.stats, torch.special.entr(weights).sum(-1)
         has_keys = weights.sum(-1) > 0
         for index in range(3):
@@ -196,8 +200,9 @@ class TestStatistics:
         for name in ("window", "span", "qk_pairs", "num_refinement_steps"):
             assert torch.equal(getattr(stats, name), getattr(output, name))
 
-    def test_attention_weights(self, x: Tensor):
-        layer = make_layer()
+    @pytest.mark.parametrize("options", [{}, {"scale_weights": True}])
+    def test_attention_weights(self, options: dict[str, Any], x: Tensor):
+        layer = make_layer(**options)
         output = layer.forward_with_action(x, 9)
         weights = layer.attention_weights(x, scale=output.span_scale)
         local_output = merge_heads(weights @ split_heads(layer.ln_a(x), 4))
@@ -295,7 +300,11 @@ class TestTraining:
     @pytest.mark.filterwarnings("ignore")
     @pytest.mark.parametrize(
         ("backend", "options"),
-        [("eager", {}), ("aot_eager", {"causal": True, "soft_span": True})],
+        [
+            ("eager", {}),
+            ("aot_eager", {"causal": True, "soft_span": True}),
+            ("aot_eager", {"temperature_law": "learned"}),
+        ],
     )
     def test_compiled(self, backend: str, options: dict[str, Any], x: Tensor):
         torch.compiler.reset()

@@ -26,7 +26,10 @@ def export(layer: torch.nn.Module, dynamic: dict[str, Any], *args: Any, **kwargs
     [
         (IntegratedAttention, {}),
         (FocusAttention, {"causal": True, "soft_span": True}),
-        (HybridAttention, {"local_projections": True, "num_induction_heads": 2}),
+        (
+            HybridAttention,
+            {"temperature_law": "learned", "local_projections": True, "num_induction_heads": 2},
+        ),
     ],
 )
 def test_equals_the_layer_at_every_length(

@@ -1,14 +1,18 @@
 """Files of trained layers."""
 
+import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from spangym.envs import SpanControlEnv
+from spangym.envs import ENVIRONMENTS, SpanControlEnv, make_config
+from spangym.envs.model.build_model import build_model
 from spangym.envs.model.model_checkpoint import load_metadata, load_stack, serialize
 from spangym.envs.model.pretrain import metadata
+from spangym.envs.model.stack import TransformerStack
 from tests.factories import SMALL_PRETRAIN, pretrained_stack
 
 
@@ -61,3 +65,43 @@ def test_a_damaged_file_is_named(tmp_path: Path):
     path.write_bytes(whole[:-40])
     with pytest.raises(ValueError, match=r"cut\.safetensors"):
         SpanControlEnv(checkpoint=str(path))
+
+
+TRAINED = [name for name, kwargs in ENVIRONMENTS.items() if "checkpoint" in kwargs]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_temperature_law_of_trained_layers_is_an_argument(name: str):
+    x = torch.randn(1, 64, make_config(name, {}).dims, generator=torch.Generator().manual_seed(0))
+
+    def run(**law: object) -> torch.Tensor:
+        config = make_config(name, law)
+        layer = build_model(config, None, 0).layer(0)
+        assert layer.config.temperature_law == config.temperature_law
+        return layer.forward_with_action(x, 4).output
+
+    trained = run()
+    assert torch.equal(trained, run(temperature_law="none"))
+    # At strength 0 the law for longer spans is no law; otherwise it is another for each strength.
+    assert torch.equal(trained, run(temperature_law="longer", temp_scale=0))
+    others = [run(temperature_law="longer", temp_scale=each) for each in (0.5, 1.0)]
+    others.append(run(temperature_law="shorter"))
+    results = [trained, *others]
+    assert all(not torch.equal(*pair) for pair in itertools.combinations(results, 2))
+    with pytest.raises(ValueError, match=r"temperature_law .*'learned' .*trained with 'none'"):
+        make_config(name, {"temperature_law": "learned"})
+
+
+def test_a_learned_temperature_is_stored_with_its_law(tmp_path: Path):
+    model = dataclasses.replace(SMALL_PRETRAIN.model, temperature_law="learned")
+    stack = TransformerStack(model, torch.Generator().manual_seed(0))
+    local = stack.layer(0).attn_local
+    assert local.log_temperature is not None
+    local.log_temperature.data += torch.tensor([0.5, -0.5])
+    path = tmp_path / "learned.safetensors"
+    path.write_bytes(serialize(stack, {}))
+    env = SpanControlEnv(checkpoint=str(path), dataset="letters", chunks_per_episode=2)
+    loaded = env.unwrapped.core.stack.layer(0).attn_local
+    assert torch.equal(loaded.temperature(torch.ones(1)), local.temperature(torch.ones(1)))
+    with pytest.raises(ValueError, match=r"must not be 'longer' .*trained with 'learned'"):
+        SpanControlEnv(checkpoint=str(path), temperature_law="longer")

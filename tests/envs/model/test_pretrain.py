@@ -14,7 +14,7 @@ from spangym.envs.model.pretrain import (
     get_config,
     pretrain,
 )
-from spangym.envs.model.stack import TransformerStack
+from spangym.envs.model.stack import TransformerConfig, TransformerStack
 from spangym.utils.errors import UserError
 from tests.factories import SMALL_PRETRAIN, SMALL_TRANSFORMER, pretrained_stack
 
@@ -66,8 +66,10 @@ class TestShippedWeights:
     def test_metadata_holds_the_config(self, name: str):
         made = load_metadata(name)
         config = json.loads(json.dumps(dataclasses.asdict(PRETRAIN_CONFIGS[name])))
-        assert made["pretrain_config"] == config
-        assert made["model"] == config["model"]
+        model = TransformerConfig(**made["model"])
+        assert {**made["pretrain_config"], "model": config["model"]} == config
+        assert model == TransformerConfig(**made["pretrain_config"]["model"])
+        assert model == PRETRAIN_CONFIGS[name].model
 
     @pytest.mark.parametrize("name", PRETRAIN_CONFIGS)
     def test_losses_are_those_of_the_metadata(self, name: str):

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,12 +96,11 @@ def test_the_temperature_law_of_trained_layers_is_an_argument(name: str):
 def test_a_learned_temperature_is_stored_with_its_law(tmp_path: Path):
     model = dataclasses.replace(SMALL_PRETRAIN.model, temperature_law="learned")
     stack = TransformerStack(model, torch.Generator().manual_seed(0))
-    local = stack.layer(0).attn_local
-    assert local.log_temperature is not None
+    local: Any = stack.layer(0).attn_local
     local.log_temperature.data += torch.tensor([0.5, -0.5])
     path = tmp_path / "learned.safetensors"
     path.write_bytes(serialize(stack, {}))
-    env = SpanControlEnv(checkpoint=str(path), dataset="letters", chunks_per_episode=2)
+    env: Any = SpanControlEnv(checkpoint=str(path), dataset="letters", chunks_per_episode=2)
     loaded = env.unwrapped.core.stack.layer(0).attn_local
     assert torch.equal(loaded.temperature(torch.ones(1)), local.temperature(torch.ones(1)))
     with pytest.raises(ValueError, match=r"must not be 'longer' .*trained with 'learned'"):

@@ -16,6 +16,7 @@ from torch import Tensor
 from spangym.envs.data.library_texts import read_library_texts
 from spangym.utils.scalars import as_int
 from spangym.utils.suggestions import did_you_mean
+from spangym.utils.text import printable
 
 SPLITS = ("train", "evaluation")
 """Four fifths of the content are for training, one fifth is for evaluation."""
@@ -32,7 +33,7 @@ class Stream(NamedTuple):
     Attributes:
         content: Bytes, uint8 of shape (chunks, ctx), or frames, float32 of shape (chunks, ctx,
             channels).
-        content_types: Content type of each chunk, for ``info``.
+        content_types: Content type of each chunk, for ``info``, where it is printable.
         targets: Target class of each token, int64 of shape (chunks, ctx), `NO_TARGET` for none; the
             next byte of the chunk if None.
     """
@@ -283,7 +284,8 @@ def sample_streams(
     if num_classes is not None:
         given = [each.targets for each in streams if each.targets is not None]
         targets = torch.from_numpy(np.stack(given)) if given else next_token_targets(content)
-    return [stream.content_types for stream in streams], content, targets
+    content_types = [tuple(map(printable, stream.content_types)) for stream in streams]
+    return content_types, content, targets
 
 
 def _check_content(stream: Stream, chunks: int, ctx: int, channels: int) -> None:

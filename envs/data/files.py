@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from spangym.envs.data.dataset import (
     validate_split,
 )
 from spangym.envs.data.log_mel import RATE, log_mel
+from spangym.utils.text import printable
 
 ARRAYS = (".npy", ".npz")
 AUDIO = (".flac", ".ogg", ".wav")
@@ -34,6 +37,9 @@ _RATES = (1_000, 192_000)
 """Sample rates that can be converted to that of the frames, in Hz."""
 
 _BLOCK = 2**20
+
+_BINARY_TEST = 8000
+"""Bytes at the start of a file that are searched for a NUL."""
 
 Sequences = Iterable[tuple[str, NDArray[Any]]]
 """Content types with bytes, uint8 (tokens,), or frames, float32 (tokens, channels)."""
@@ -106,6 +112,10 @@ class FilesDataset(_SequencesDataset):
     Raises:
         ValueError: A file does not exist, cannot be read, or is empty.
 
+    Warns:
+        UserWarning: A file is binary, beside others that are text: it has a NUL among its first
+            8,000 bytes, as Git tells them apart.
+
     Example:
         >>> dataset = FilesDataset(__file__, "train")
         >>> stream = dataset.sample(np.random.default_rng(0), 2, 40)
@@ -114,7 +124,12 @@ class FilesDataset(_SequencesDataset):
     """
 
     def __init__(self, path: str | Path, split: str) -> None:
-        parts = ((name, _split(_read_bytes(each), split)) for name, each in _files(path))
+        texts = [(name, each, _read_bytes(each)) for name, each in _files(path)]
+        binary = [each for _, each, text in texts if not text[:_BINARY_TEST].all()]
+        if len(binary) < len(texts):
+            for each in binary:
+                _warn_of_binary(each)
+        parts = ((name, _split(text, split)) for name, _, text in texts)
         super().__init__(_quoted(path), split, parts)
 
 
@@ -196,7 +211,8 @@ def load_mono_audio(path: Path, split: str | None = None) -> NDArray[np.float64]
     """
     soundfile = _soundfile()
     try:
-        with soundfile.SoundFile(path) as file:
+        # Libsndfile itself opens only names that are UTF-8.
+        with path.open("rb") as opened, soundfile.SoundFile(opened) as file:
             rate = file.samplerate
             if not _RATES[0] <= rate <= _RATES[1]:
                 rule = f"a sample rate of {_RATES[0]} to {_RATES[1]} Hz"
@@ -238,7 +254,7 @@ def _files(path: str | Path) -> list[tuple[str, Path]]:
     root = Path(path)
     try:
         if root.is_file():
-            return [(root.name, root)]
+            return [(printable(root.name), root)]
         if not root.is_dir():
             raise ValueError(f"{_quoted(path)} is neither a file nor a folder")
     except OSError as error:
@@ -247,7 +263,7 @@ def _files(path: str | Path) -> list[tuple[str, Path]]:
         Path(folder, name) for folder, _, names in os.walk(root, onerror=_refuse) for name in names
     )
     files = sorted((each.relative_to(root).as_posix(), each) for each in below if each.is_file())
-    files = [(name, each) for name, each in files if "/." not in f"/{name}"]
+    files = [(printable(name), each) for name, each in files if "/." not in f"/{name}"]
     if not files:
         raise ValueError(f"folder {_quoted(path)} must hold a file that is not hidden")
     return files
@@ -269,6 +285,13 @@ def _read_bytes(path: Path) -> NDArray[np.uint8]:
         return np.fromfile(path, np.uint8)
     except OSError as error:
         _refuse(error, path)
+
+
+@functools.cache
+def _warn_of_binary(path: Path) -> None:
+    """Warn once per file, not once per split and environment."""
+    advice = "remove it if it should not be read as one of them"
+    warnings.warn(f"{_quoted(path)} is a binary file beside texts: {advice}", stacklevel=2)
 
 
 def _read_arrays(path: str | Path) -> Iterator[tuple[str, str, NDArray[Any]]]:
@@ -297,6 +320,7 @@ def _read_arrays(path: str | Path) -> Iterator[tuple[str, str, NDArray[Any]]]:
         except Exception as error:
             raise ValueError(f"{_quoted(each)} must be an .npy or .npz file of numbers") from error
         for key, array in arrays.items():
+            key = printable(key)
             content_type = name if not key else key if len(files) == 1 else f"{name}/{key}"
             yield content_type, f"array {key!r} in {_quoted(each)}" if key else _quoted(each), array
 
@@ -344,4 +368,4 @@ def _refuse(error: OSError, path: str | Path | None = None) -> NoReturn:
 
 
 def _quoted(path: str | Path) -> str:
-    return repr(str(path))
+    return f"'{printable(path)}'"

@@ -102,6 +102,7 @@ def _from_csv(folder: Path) -> list[_Recording]:
         if name.is_absolute() or ".." in name.parts or not _is_file(file):
             raise ValueError(f"{where} must name a file in the folder, got {row['file']!r:.200}")
         speaker = (row["speaker"] or "").strip() if "speaker" in columns else _speaker(file, folder)
+        speaker = printable(speaker)
         if not speaker:
             raise ValueError(f"{where} must name a speaker, or leave out the column 'speaker'")
         recordings.append(_Recording(file, row["text"] or "", speaker))
@@ -127,7 +128,8 @@ def _from_transcripts(folder: Path) -> list[_Recording]:
 
 
 def _speaker(file: Path, folder: Path) -> str:
-    return file.relative_to(folder).parts[0] if file.parent != folder else folder.resolve().name
+    is_below = file.parent != folder
+    return printable(file.relative_to(folder).parts[0] if is_below else folder.resolve().name)
 
 
 def _read_text(path: Path) -> str:

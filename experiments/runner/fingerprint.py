@@ -11,6 +11,7 @@ from typing import Any
 from spangym.envs.data.dataset import SPLITS
 from spangym.envs.data.dataset_registry import make_dataset
 from spangym.utils.process_state import preserve_process_state
+from spangym.utils.text import printable
 
 
 class DatasetHashes:
@@ -35,9 +36,14 @@ class DatasetHashes:
         key = dataset_key(dataset, kwargs)
         if key not in self._hashes:
             with preserve_process_state():
-                self._hashes[key] = {
+                fingerprints = {
                     split: make_dataset(dataset, split, kwargs).fingerprint() for split in SPLITS
                 }
+            # A dataset of the user's own may give any names.
+            self._hashes[key] = {
+                split: {printable(name): sha256 for name, sha256 in hashes.items()}
+                for split, hashes in fingerprints.items()
+            }
         return self._hashes[key]
 
 

@@ -1,8 +1,10 @@
 import builtins
 import hashlib
 import io
+import json
 import os
 import pickle
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from spangym.envs import SB3SpanControlVecEnv, SpanControlEnv
 from spangym.envs.data.dataset import (
     Dataset,
     MixtureDataset,
@@ -24,6 +27,7 @@ from spangym.envs.data.dataset import (
 from spangym.envs.data.dataset_registry import make_dataset, validate_dataset_name
 from spangym.envs.data.files import ArrayDataset, AudioDataset, FilesDataset, make_file_dataset
 from spangym.envs.data.log_mel import HOP, MELS, RATE, WINDOW, log_mel, mel_filterbank
+from spangym.envs.env_config import parse_env_kwargs
 
 Write = Callable[..., Path]
 
@@ -42,7 +46,8 @@ def write(tmp_path: Path) -> Write:
         elif path.suffix == ".npy":
             np.save(path, content)
         else:
-            soundfile.write(path, content, rate)
+            with path.open("wb") as file:
+                soundfile.write(file, content, rate, format=path.suffix[1:])
         return path
 
     return write
@@ -570,3 +575,83 @@ def test_mixtures_copies_and_pickles(write: Write):
     assert draw(mixture, 20, 5).content.shape == (20, 5)
     with pytest.raises(ValueError, match="same channels"):
         MixtureDataset([source, ArrayDataset(np.zeros((9, 2)), "train")])
+
+
+STRANGE = os.fsdecode(b"caf\xe9\x1b[31m.txt")
+SHOWN = r"caf\xe9\x1b[31m.txt"
+ENV_SIZES: dict[str, Any] = {"dims": 8, "heads": 2, "ctx": 16, "chunks_per_episode": 2}
+
+
+def sb3_env(dataset: str) -> SB3SpanControlVecEnv:
+    config, components = parse_env_kwargs({"dataset": dataset, **ENV_SIZES})
+    return SB3SpanControlVecEnv(config, 1, components)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (STRANGE, b"to be or not " * 40),
+        (f"{STRANGE}/{STRANGE}", b"to be or not " * 40),
+        (f"{STRANGE}.npy", np.zeros((200, 3), np.float32)),
+        (f"{STRANGE}.wav", tone()),
+    ],
+    ids=["text", "folder", "array", "audio"],
+)
+def test_names_that_are_not_utf_8_are_escaped(write: Write, name: str, content: Any):
+    place = write(f"data/{name}", content).parents[name.count("/")]
+    for path in (place, place / name):
+        dataset = make_dataset(str(path), "train")
+        (content_type,) = dataset.fingerprint()
+        assert SHOWN in content_type
+        env = SpanControlEnv(dataset=str(path), **ENV_SIZES, render_mode="ansi")
+        stable = sb3_env(str(path))
+        infos = [env.reset(seed=0)[1], env.step(3)[4]]
+        stable.reset()
+        infos += [*stable.reset_infos, *stable.step(np.array([3]))[3]]
+        assert {info["content_type"] for info in infos} == {content_type}
+        assert env.content_type() == content_type
+        for shown in (json.dumps(infos, ensure_ascii=False), env.render(), repr(infos)):
+            assert SHOWN.replace("\\", "") in shown.replace("\\", "")
+            shown.encode()
+            assert "\x1b" not in shown
+
+
+def test_messages_escape_names(tmp_path: Path):
+    missing = tmp_path / STRANGE
+    message = refused(lambda: FilesDataset(missing, "train"), SHOWN)
+    message.encode()
+    assert message.isprintable()
+
+
+class StrangeTypes(Dataset):
+    def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
+        content = generator.integers(256, size=(chunks, ctx)).astype(np.uint8)
+        return Stream(content, (STRANGE,) * chunks)
+
+
+def test_content_types_of_the_users_own_are_escaped():
+    env = SpanControlEnv(dataset=StrangeTypes(), **ENV_SIZES)
+    assert env.reset(seed=0)[1] == {"content_type": SHOWN}
+    assert env.step(3)[4]["content_type"] == SHOWN
+
+
+def test_a_binary_file_beside_texts_is_named(write: Write, tmp_path: Path):
+    write("texts/a.txt", b"to be or not " * 40)
+    write("texts/below/picture.png", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" * 40)
+    write("texts/late.txt", b"x" * 8000 + b"\0")
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for split in ("train", "evaluation", "train"):
+            make_dataset(str(tmp_path / "texts"), split)
+    (message,) = [str(each.message) for each in warned]
+    assert "picture.png' is a binary file beside texts" in message
+
+
+@pytest.mark.parametrize("names", [["a.txt"], ["a.bin"], ["a.bin", "b.bin"]])
+def test_binary_files_alone_are_meant(write: Write, tmp_path: Path, names: list[str]):
+    for name in names:
+        write(f"files/{name}", bytes(range(1, 256)) if name == "a.txt" else bytes(range(256)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_dataset(str(tmp_path / "files"), "train")
+        make_dataset(str(tmp_path / "files" / names[0]), "train")

@@ -519,3 +519,17 @@ def test_a_damaged_run_folder_is_named(
     assert printed.count("\n") == 1
     assert str(path) in printed
     assert words in printed
+
+
+@pytest.mark.slow
+def test_files_whose_names_are_not_utf_8_are_shown_escaped(tmp_path: Path):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / os.fsdecode(b"caf\xe9.txt")).write_bytes(b"to be or not " * 400)
+    kwargs = 'win_size = 16, dataset = "texts"'
+    (tmp_path / "tiny.toml").write_text(TINY.replace("win_size = 16", kwargs))
+    done = spangym(["compare", "tiny.toml", "--out", "run", "--workers", 1], tmp_path)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))
+    assert [*manifest["content_sha256"]["texts"]["train"]] == [r"caf\xe9.txt"]
+    assert r"caf\xe9.txt" in (tmp_path / "run" / "report.html").read_text("utf-8")

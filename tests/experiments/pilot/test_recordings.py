@@ -1,6 +1,7 @@
 """The user's own recordings."""
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -288,3 +289,11 @@ def test_tables_without_rows_and_several_tables_are_refused(folder: Path):
     (folder / "more.csv").write_text("file,text\n")
     with pytest.raises(ValueError, match=r"one CSV file, got metadata\.csv, more\.csv"):
         load_recordings(folder, 0)
+
+
+def test_speakers_whose_names_are_not_utf_8_are_escaped(folder: Path):
+    (folder / "anna").rename(folder / os.fsdecode(b"ann\xe9\x1b"))
+    corpus = load_recordings(folder, 0)
+    names = {name for each in corpus.splits.values() for name in each.speakers}
+    assert names == {r"ann\xe9\x1b", "ben", "cleo"}
+    assert len(corpus.content_sha256) == 64

@@ -5,6 +5,7 @@ memory and time, whatever sizes the file claims.
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import random
@@ -67,7 +68,7 @@ class Reader:
 # --- readers --------------------------------------------------------------------------------------
 
 
-def _state() -> dict[str, Any]:
+def _state() -> dict[Any, Any]:
     tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": (np.arange(4), np.ones((2, 2)))}
     return {"steps": 3, 7: [None, "text", 1.5, True], **tensors}
 
@@ -141,6 +142,16 @@ def _write_audio(path: Path, rate: int = 16_000, seconds: float = 0.2) -> None:
     soundfile = pytest.importorskip("soundfile")
     samples = np.sin(np.arange(int(rate * seconds)) / 20) / 2
     soundfile.write(path, samples, rate)
+
+
+def test_checkpoints_that_are_damaged_before_their_hash(tmp_path: Path):
+    checkpoints, messages = Checkpoints(tmp_path), list[str]()
+    checkpoints.write(1, {"a": 1})
+    content = b"[" * 100
+    path = tmp_path / f"step-0000000002-{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+    path.write_bytes(content)
+    assert checkpoints.read(messages.append) == {"a": 1}
+    assert [str(path) in each for each in messages] == [True]
 
 
 def _read_dataset(path: Path) -> object:

@@ -71,11 +71,10 @@ def changes_since(earlier: Mapping[str, Any], current: Mapping[str, Any]) -> lis
         ['torch was 2.12, is 2.13']
     """
     found: list[str] = []
-    codes = [each.get("code") for each in (earlier, current)]
-    if all(isinstance(each, Mapping) for each in codes):
-        hashes = [each.get("source_sha256") for each in codes]
-        if hashes[0] != hashes[1]:
-            found.append(f"the code was {_describe(codes[0])}, is {_describe(codes[1])}")
+    before, now = earlier.get("code"), current.get("code")
+    known = isinstance(before, Mapping) and isinstance(now, Mapping)
+    if known and before.get("source_sha256") != now.get("source_sha256"):
+        found.append(f"the code was {_describe(before)}, is {_describe(now)}")
     for part, names in _COMPARED.items():
         before, now = (each.get(part) for each in (earlier, current))
         if isinstance(before, Mapping) and isinstance(now, Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import time
@@ -39,7 +40,8 @@ class Checkpoints:
         for path in reversed(self._files()):
             content = path.read_bytes()
             if path.name.endswith(f"-{_hash(content)}.safetensors"):
-                return from_bytes(content)
+                with contextlib.suppress(ValueError):
+                    return from_bytes(content)
             log(f"checkpoint {path} is damaged and not used")
         return None
 

@@ -12,18 +12,12 @@ class Base:
 
     def play(self, steps: int, masked: bool = False) -> None: ...
 
-    @staticmethod
-    def make(size: int) -> None: ...
-
 
 class Forwards(Base):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
 
     def play(self, *args: Any, **kwargs: Any) -> None: ...
-
-    @staticmethod
-    def make(**kwargs: Any) -> None: ...
 
 
 class Adds(Forwards):

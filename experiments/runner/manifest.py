@@ -71,17 +71,20 @@ def changes_since(earlier: Mapping[str, Any], current: Mapping[str, Any]) -> lis
         ['torch was 2.12, is 2.13']
     """
     found: list[str] = []
-    before, now = earlier.get("code"), current.get("code")
-    known = isinstance(before, Mapping) and isinstance(now, Mapping)
-    if known and before.get("source_sha256") != now.get("source_sha256"):
+    before, now = (_table(each, "code") for each in (earlier, current))
+    if before and now and before.get("source_sha256") != now.get("source_sha256"):
         found.append(f"the code was {_describe(before)}, is {_describe(now)}")
     for part, names in _COMPARED.items():
-        before, now = (each.get(part) for each in (earlier, current))
-        if isinstance(before, Mapping) and isinstance(now, Mapping):
-            both = (name for name in names if name in before and name in now)
-            pairs = ((name, before[name], now[name]) for name in both)
-            found += [f"{name} was {old}, is {new}" for name, old, new in pairs if old != new]
+        before, now = (_table(each, part) for each in (earlier, current))
+        both = (name for name in names if name in before and name in now)
+        pairs = ((name, before[name], now[name]) for name in both)
+        found += [f"{name} was {old}, is {new}" for name, old, new in pairs if old != new]
     return found
+
+
+def _table(manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    table = manifest.get(name)
+    return table if isinstance(table, Mapping) else {}
 
 
 def _describe(code: Mapping[str, Any]) -> str:

@@ -37,6 +37,7 @@ from spangym.experiments.studies.study import EvalConfig, StudyEnv, baseline_nam
 from spangym.experiments.trials.comparison_run import ComparisonDir
 from spangym.experiments.trials.trial import Trial
 from spangym.utils.errors import UserError
+from spangym.utils.text import printable
 
 JobKey = tuple[str, str, int]
 """Environment, group and training seed."""
@@ -75,7 +76,7 @@ def _load_comparisons(
     trials: list[dict[str, Any]] = []
     episodes, curves, action_counts = _Rows(), _Rows(), _Rows()
     for run in runs:
-        jobs, run_name = run.jobs(), run.path.resolve().name
+        jobs, run_name = run.jobs(), printable(run.path.name)
         agent_names = names.add_run(run_name, jobs)
         for trial in jobs:
             agent = agent_names[trial.agent.name]

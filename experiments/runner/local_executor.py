@@ -161,9 +161,17 @@ def _inherited_by_processes() -> Iterator[None]:
 def _worker_main(connection: Connection) -> None:
     """Run jobs from the connection until the parent closes it or dies."""
     replace_unprintable()
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+
+    def emit(event: Event) -> None:
+        try:
+            connection.send(event)
+        except (BrokenPipeError, ConnectionResetError):
+            # The parent is dead: the job is interrupted, which is no failure of it.
+            os._exit(1)
+
+    with contextlib.suppress(EOFError, ConnectionResetError):
         while True:
             job, folder, checkpoint_seconds = connection.recv()
             if job.has_user_code and hasattr(os, "setpgrp"):
                 os.setpgrp()
-            connection.send(run_job(job, folder, connection.send, checkpoint_seconds))
+            emit(run_job(job, folder, emit, checkpoint_seconds))

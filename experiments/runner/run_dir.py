@@ -124,9 +124,17 @@ class RunDir(Generic[S, J]):
         environment had other names.
 
         Raises:
-            UserError: The folder holds another study or other files, or is not writable.
+            UserError: The folder holds another study or other files, or is not writable, or a path
+                in the study is not UTF-8.
         """
-        jobs = self.kind.jobs(study)
+        jobs, toml = self.kind.jobs(study), study.to_toml()
+        try:
+            toml.encode("utf-8")
+        except UnicodeEncodeError as error:
+            line = toml[: error.start].rpartition("\n")[2] + toml[error.start :].partition("\n")[0]
+            raise UserError(
+                f"the study has a path that is not UTF-8, {printable(line)}: rename it"
+            ) from error
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if run_command(self.path):
@@ -144,7 +152,7 @@ class RunDir(Generic[S, J]):
                 )
             rows = self._make_rows(jobs)
             save_json(self.path / "manifest.json", manifest)
-            self.write("study.toml", study.to_toml())
+            self.write("study.toml", toml)
             save_json(self.path / "jobs.json", {"jobs": rows})
         except OSError as error:
             raise UserError(

@@ -8,7 +8,7 @@ import pytest
 
 from spangym.experiments.cli.app import COMMANDS
 
-from ..conftest import run_here
+from ..conftest import TINY, run_here
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, "--help"])
@@ -72,3 +72,20 @@ def test_no_control_character_reaches_the_terminal(
     printed = capsys.readouterr()
     assert (printed.out + printed.err).replace("\n", "").isprintable()
     assert r"\x1b" in printed.err
+
+
+def test_a_path_that_is_not_utf_8_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """A study is stored with absolute paths, and TOML is UTF-8."""
+    data = tmp_path / "caf\udce9" / "data"
+    data.mkdir(parents=True)
+    for name in "ab":
+        (data / f"{name}.txt").write_text("some words " * 500)
+    monkeypatch.chdir(data.parent)
+    Path("tiny.toml").write_text(TINY.replace("win_size = 16", 'win_size = 16, dataset = "data"'))
+    assert run_here(monkeypatch, "compare", "tiny.toml", "--out", "run") == 2
+    said = capsys.readouterr().err
+    assert r"caf\xe9/data" in said
+    assert "UTF-8" in said
+    assert not Path("run").exists()

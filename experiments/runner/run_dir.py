@@ -128,13 +128,13 @@ class RunDir(Generic[S, J]):
                 in the study is not UTF-8.
         """
         jobs, toml = self.kind.jobs(study), study.to_toml()
-        try:
-            toml.encode("utf-8")
-        except UnicodeEncodeError as error:
-            line = toml[: error.start].rpartition("\n")[2] + toml[error.start :].partition("\n")[0]
+        if wrong := [line for line in toml.split("\n") if not _is_utf8(line)]:
+            raise UserError(f"the study has a path that is not UTF-8, {wrong[0]}: rename it")
+        if not run_command(self.path) and not _is_utf8(str(self.path)):
             raise UserError(
-                f"the study has a path that is not UTF-8, {printable(line)}: rename it"
-            ) from error
+                f"folder '{printable(self.path)}' has a name that is not UTF-8, in which "
+                "TensorBoard cannot write: choose another with --out"
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if run_command(self.path):
@@ -366,6 +366,14 @@ def _command_of_summary(path: Path, command: str) -> str:
     task = re.search(r'^task *= *"(\w+)"', study.read_text("utf-8", "replace"), re.MULTILINE)
     words = [command, *([task[1]] if task else []), study]
     return shell_join(["spangym", *words])
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def run_command(path: Path) -> str:

@@ -89,3 +89,7 @@ def test_a_path_that_is_not_utf_8_is_named(
     assert r"caf\xe9/data" in said
     assert "UTF-8" in said
     assert not Path("run").exists()
+    Path("tiny.toml").write_text(TINY)
+    assert run_here(monkeypatch, "compare", "tiny.toml", "--out", "run") == 2
+    assert r"caf\xe9/run" in capsys.readouterr().err
+    assert not Path("run").exists()

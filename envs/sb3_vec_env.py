@@ -67,7 +67,7 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
         return self.core.config
 
     @property
-    def spec(self) -> EnvSpec:
+    def spec(self) -> EnvSpec:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Specification from which ``gym.make`` makes the scalar environment."""
         return make_spec(self.config, self._components)
 

@@ -15,7 +15,9 @@ from spangym.envs.episode_renderer import RENDER_MODES, EpisodeRenderer, check_r
 from spangym.utils.scalars import as_int
 
 
-class SpanControlEnv(BatchedEnvMixin, gym.Env[Any, Any]):
+class SpanControlEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
+    BatchedEnvMixin, gym.Env[Any, Any]
+):
     """Set the attention span of live layers, one layer at a time.
 
     ## Description

@@ -19,7 +19,9 @@ from spangym.envs.span_control import SpanControlEnv
 from spangym.utils.scalars import as_int
 
 
-class SpanControlVectorEnv(BatchedEnvMixin, VectorEnv[Any, Any, NDArray[Any]]):
+class SpanControlVectorEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
+    BatchedEnvMixin, VectorEnv[Any, Any, NDArray[Any]]
+):
     """Many environments of `SpanControlEnv` in one batch, for Gymnasium's vector API.
 
     Environment ``i`` behaves as the scalar environment seeded ``seed + i``, bit-exactly on the CPU;
@@ -105,7 +107,7 @@ class SpanControlVectorEnv(BatchedEnvMixin, VectorEnv[Any, Any, NDArray[Any]]):
         """
         if options and "reset_mask" in options:
             raise ValueError("options must have no reset_mask: all episodes start together")
-        if seed is not None and not np.ndim(seed):
+        if seed is not None and not isinstance(seed, Sequence | np.ndarray):
             first = as_int("seed", seed)
             seed = [first + env_index for env_index in range(self.num_envs)]
         seeds = [None] * self.num_envs if seed is None else [*seed]

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces, wrappers
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers import vector as vector_wrappers
@@ -152,7 +153,7 @@ def test_the_checker_is_an_option(checked: bool):
 def test_specifications_make_the_same_environment(name: str):
     env = gym.make(name, **small_env_kwargs(name))
     assert env.spec is not None
-    stored = gym.envs.registration.EnvSpec.from_json(env.spec.to_json())
+    stored = EnvSpec.from_json(env.spec.to_json())
     config = make_config(name, small_env_kwargs(name))
     expected = env.reset(seed=3)
     for spec in (env.spec, stored, SB3SpanControlVecEnv(config, 2).spec):
@@ -188,6 +189,7 @@ def test_vec_monitor_names_the_id(tmp_path: Path):
     assert json.loads(header.removeprefix("#"))["env_id"] == "spangym/SpanBudget-v0"
 
 
+MIRROR: Any = lambda action: 9 - action  # noqa: E731
 BOX = spaces.Box(-2, 2, (32,), np.float32)
 WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "DelayObservation": lambda env: wrappers.DelayObservation(env, 2),
@@ -214,7 +216,7 @@ WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "StickyAction": lambda env: wrappers.StickyAction(env, 0.5),
     "RepeatAction": lambda env: wrappers.RepeatAction(env, 2),
     "ClipReward": lambda env: wrappers.ClipReward(env, -0.1, 0.1),
-    "TransformReward": lambda env: wrappers.TransformReward(env, lambda r: 2 * r),
+    "TransformReward": lambda env: wrappers.TransformReward(env, lambda r: 2 * float(r)),
     "NormalizeReward": wrappers.NormalizeReward,
     "TimeLimit": lambda env: wrappers.TimeLimit(env, 3),
     "Autoreset": wrappers.Autoreset,
@@ -265,7 +267,7 @@ VECTOR_WRAPPERS: dict[str, Callable[[Any], Any]] = {
     "DtypeObservation": lambda envs: vector_wrappers.DtypeObservation(envs, np.float64),
     "NormalizeObservation": vector_wrappers.NormalizeObservation,
     "TransformAction": lambda envs: vector_wrappers.TransformAction(
-        envs, lambda a: 9 - a, envs.action_space
+        envs, MIRROR, envs.action_space
     ),
     "TransformReward": lambda envs: vector_wrappers.TransformReward(envs, lambda r: 2 * r),
     "ClipReward": lambda envs: vector_wrappers.ClipReward(envs, -0.1, 0.1),

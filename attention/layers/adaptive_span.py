@@ -350,8 +350,8 @@ class OriginalAdaptiveSpan(AdaptiveSpan):
         is_causal = config.slice_causal and mask is not None
         output = truncated_attention(
             q,
-            k,
-            v,
+            k.to(q.dtype),
+            v.to(q.dtype),
             scale=mean,
             head=self.head,
             config=config,

@@ -225,7 +225,8 @@ class _ToyEnv(gym.Env[Any, np.int64]):
     def __init__(self, encoding: str, num_actions: int, num_states: int) -> None:
         self.encoding = encoding
         self.num_ids = num_states - 1
-        self.action_space: spaces.Discrete = spaces.Discrete(num_actions)
+        self.num_actions = num_actions
+        self.action_space = spaces.Discrete(num_actions)
         self.observation_space = {
             "state": spaces.Discrete(self.num_ids),
             "digits": spaces.MultiDiscrete([11] * _NUM_FEATURES),
@@ -241,7 +242,7 @@ class _ToyEnv(gym.Env[Any, np.int64]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         steps, place = self.state
         self.state = [steps + 1, (place + int(action)) % _EPISODE_LENGTH]
-        reward = float(action) / int(self.action_space.n) - 0.1 * place
+        reward = float(action) / self.num_actions - 0.1 * place
         return self._observation(), reward, False, steps + 1 == _EPISODE_LENGTH, {}
 
     def _observation(self) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from spangym.attention.features import MAX_STATES, NUM_STATES
 from spangym.attention.geometry import MAX_ACTIONS, NUM_ACTIONS
+from spangym.utils.scalars import as_int
 
 ObservationTime = Literal["current", "previous"]
 """Input of a stream that an action depends on."""
@@ -137,7 +138,4 @@ def _count(controller: object, name: str, default: int, largest: int) -> int:
     # A controller may keep something else under this name, such as a list of what it was asked.
     if not isinstance(count, Integral) or isinstance(count, bool):
         return default
-    if not 2 <= count <= largest:
-        owner = type(controller).__name__
-        raise ValueError(f"{owner}.{name} must be in 2..{largest}, got {count}")
-    return int(count)
+    return as_int(f"{type(controller).__name__}.{name}", count, 2, largest)

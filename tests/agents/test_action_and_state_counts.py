@@ -21,7 +21,7 @@ from spangym.envs import EnvConfig, SB3SpanControlVecEnv, SpanControlEnv, SpanCo
 COUNTS = pytest.mark.parametrize(
     ("actions", "states"), [(2, 100), (5, 100), (10, 100), (2, 10_000), (5, 10_000), (10, 10_000)]
 )
-SPANS = {"win_size": 4, "max_span": 12, "max_dist": 12}
+SPANS: dict[str, Any] = {"win_size": 4, "max_span": 12, "max_dist": 12}
 SIZES: dict[str, Any] = {"dims": 8, "heads": 2, "ctx": 16, "chunks_per_episode": 2, **SPANS}
 
 
@@ -94,7 +94,7 @@ def test_a_refiner_that_chooses_beyond_its_actions():
 
 
 @pytest.mark.parametrize("counts", [{"actions": 1}, {"states": 1}, {"states": 10**8}])
-def test_counts_out_of_range(counts: dict[str, int]):
+def test_counts_out_of_range(counts: dict[str, Any]):
     (name,) = counts
     with pytest.raises(ValueError, match=f"{name} must be in 2"):
         Refiner(**counts)
@@ -201,7 +201,8 @@ def test_each_layer_has_its_own_range_of_state_ids():
     plain = SB3SpanControlVecEnv(EnvConfig(encoding="state", num_states=100, **SIZES), 4)
     for each in (env, plain):
         each.seed(0)
-    observations, ids = env.reset(), plain.reset()
+    observations: Any = env.reset()
+    ids: Any = plain.reset()
     for step in range(8):
         assert observations.tolist() == (ids + 99 * (step % 2)).tolist()
         observations, *_ = env.step(np.full(4, 7))

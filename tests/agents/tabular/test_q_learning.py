@@ -184,9 +184,9 @@ class OriginalRefiner:
 @given(decisions=DECISIONS, puts=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3))))
 def test_values_are_those_of_the_original(decisions: list[Decision], puts: list[tuple[int, int]]):
     refiner, original = make(), OriginalRefiner()
-    for *transition, _ in decisions:
-        refiner.update(*transition)
-        original.update(*transition)
+    for state, action, reward, next_state, _ in decisions:
+        for each in (refiner, original):
+            each.update(state, action, reward, next_state)
         for state, action in puts[:1]:
             puts = puts[1:]
             for each in (refiner, original):

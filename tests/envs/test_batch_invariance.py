@@ -77,7 +77,7 @@ ODD = {"heads": 1, "win_size": 64, "max_span": 81, "max_dist": 81}
 @given(arguments=shapes())
 @example({**ODD, "dims": 5, "ctx": 4, "autocorrelation": True, "action_scale": "absolute"})
 @example({**ODD, "dims": 8, "ctx": 3, "reward": "attention", "action_scale": "absolute"})
-@example({"ctx": 65, "dims": 35, "heads": 5, "win_size": 1, "max_span": 2})
+@example({"ctx": 129, "dims": 35, "heads": 5, "win_size": 1, "max_span": 2})
 @settings(max_examples=6)
 def test_envs_of_every_shape_are_scalar_environments(arguments: dict[str, Any]):
     compare_interfaces(3, arguments)

@@ -66,6 +66,9 @@ def _check_study(study: Study) -> None:
             names = ("num_layers", "chunks_per_episode", "num_actions")
             if missing := [each for each in names if each not in environment.kwargs]:
                 raise ValueError(f"environment {environment.name!r} lacks {', '.join(missing)}")
+        else:
+            # A ValueError, if there is no such environment.
+            _ = environment.num_actions, environment.episode_steps
 
 
 def _find_error(trial: Trial, file: str, content: Any) -> str:

@@ -1,4 +1,4 @@
-# `make compare` and `make test` set themselves up; PYTHON names the Python to use (3.11 or newer).
+# `make compare` and `make test` set themselves up; PYTHON names the Python to use (3.11 to 3.13).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -27,8 +27,8 @@ clean:
 	rm -rf $(VENV) build *.egg-info
 
 $(BIN)/pip:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "spangym needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	  || { echo "spangym needs Python 3.11 to 3.13: make PYTHON=python3.12 ..." >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 
 # The development tools include all that the package needs.

@@ -107,7 +107,9 @@ class SpanControlVectorEnv(  # pyright: ignore[reportIncompatibleVariableOverrid
         """
         if options and "reset_mask" in options:
             raise ValueError("options must have no reset_mask: all episodes start together")
-        if seed is not None and not isinstance(seed, Sequence | np.ndarray):
+        if seed is not None and (
+            isinstance(seed, str) or not isinstance(seed, Sequence | np.ndarray)
+        ):
             first = as_int("seed", seed)
             seed = [first + env_index for env_index in range(self.num_envs)]
         seeds = [None] * self.num_envs if seed is None else [*seed]

@@ -130,6 +130,12 @@ def small_env_kwargs(name: str) -> dict[str, Any]:
     return {"chunks_per_episode": 3} if trained else SMALL_ENV_KWARGS
 
 
+def as_env_config(config: object) -> EnvConfig:
+    """Narrow the type of a study's environment to one of this project."""
+    assert isinstance(config, EnvConfig)
+    return config
+
+
 SMALL_TRANSFORMER = TransformerConfig(
     num_layers=1, dims=16, heads=2, ctx=32, win_size=4, max_span=36, hidden=16
 )

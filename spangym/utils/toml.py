@@ -101,7 +101,7 @@ def _first_error(error: ValidationError, kind: Any) -> str:
     if first["type"] in ("missing", "missing_argument"):
         return f"key {where!r} is missing"
     if first["type"] == "value_error":
-        return f"key {where!r}: {first['ctx']['error']}"
+        return f"key {where!r}: {first.get('ctx', {})['error']}"
     message = first["msg"][0].lower() + first["msg"][1:]
     return f"key {where!r}: {message}, got {first['input']!r:.200}"
 

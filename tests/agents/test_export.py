@@ -44,7 +44,7 @@ def train(name: str, config: EnvConfig, **options: Any) -> Agent:
     if not isinstance(agent, SB3Agent):
         agent.learn(env, 400)
         return agent
-    agent.learn(env, 64 if name == "ars" else 16)
+    agent.learn(env, 600 if name == "ars" else 16)
     generator = torch.Generator().manual_seed(0)
     for parameter in agent.policy.parameters():
         if parameter.ndim == 2:

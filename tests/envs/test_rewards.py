@@ -424,11 +424,12 @@ class TestRefresh:
         assert len(outputs) == 4
 
     def test_layers_that_keep_nothing_are_refused(self):
-        for arguments, name in (
+        cases: list[tuple[dict[str, Any], str]] = [
             ({"layers": [FocusAttention(32, 16, 2)]}, "FocusAttention"),
             ({"layer_class": "focus"}, "FocusAttention"),
             ({"layer_class": "hybrid", "layer_variant": "original"}, "HybridAttention"),
-        ):
+        ]
+        for arguments, name in cases:
             with pytest.raises(ValueError, match=f"control_kv_cache .*{name}"):
                 SpanControlEnv(**arguments, control_kv_cache=True)
 

@@ -135,7 +135,7 @@ def test_subclasses_learn_as_their_bases(algorithm: str):
     assert decisions(agent) == decisions(train(algorithm))
 
 
-BUDGETS = {
+BUDGETS: dict[str, tuple[dict[str, Any], str]] = {
     "a2c": ({"n_steps": 65}, "n_steps=65 .*65 steps, .*the 64 steps"),
     "ppo": ({"n_steps": 65}, "n_steps=65 .*65 steps, .*the 64 steps"),
     "trpo": ({"n_steps": 65}, "n_steps=65 .*65 steps, .*the 64 steps"),
@@ -154,7 +154,7 @@ def test_budgets_without_an_update(algorithm: str, kind: str):
     agent = SB3Agent(subclass(algorithm, kind) if kind else algorithm, 0, **options)
     with pytest.raises(ValueError, match=message):
         agent.make_model(make_training_env(), 64)
-    smallest = {name: value // 2 for name, value in options.items()}
+    smallest: dict[str, Any] = {name: value // 2 for name, value in options.items()}
     SB3Agent(algorithm, 0, **smallest).make_model(make_training_env(), 64)
 
 

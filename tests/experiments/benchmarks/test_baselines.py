@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from spangym.experiments.benchmarks.baselines import BaselineReturns, measure_ba
 
 def test_baselines_are_what_the_policies_earn(monkeypatch: pytest.MonkeyPatch):
     small = {"dims": 8, "heads": 2, "ctx": 16, "chunks_per_episode": 2, "cost_coef": 0.3}
-    monkeypatch.setitem(ENVIRONMENTS, "spangym/SpanControl-v0", small)
+    monkeypatch.setattr(gym.registry["spangym/SpanControl-v0"], "kwargs", small)
     done: list[tuple[int, int]] = []
     found = measure_baselines("spangym/SpanControl-v0", 3, lambda *each: done.append(each))
     assert found.chunks == 6
@@ -23,7 +24,9 @@ def test_baselines_are_what_the_policies_earn(monkeypatch: pytest.MonkeyPatch):
         env.reset(seed=1_000_000 + env_index)
         returns.append(sum(env.step(7)[1] for _ in range(4)))
     assert found.fixed[7] == pytest.approx(np.mean(returns) / 2, abs=1e-5)
-    assert found.best_fixed <= found.best_by_layer <= found.content_oracle
+    # The same returns are averaged in another order.
+    assert found.best_fixed <= found.best_by_layer + 1e-9
+    assert found.best_by_layer <= found.content_oracle + 1e-9
     assert found.random < found.oracle
     assert found.score <= 1.01
 

@@ -116,14 +116,29 @@ def test_a_killed_pilot_is_resumed(run: Run, tmp_path: Path):
         assert updates == [*range(1, 41)]
 
 
-def test_a_training_that_stops_leaves_the_others(run: Run, tmp_path: Path):
-    study = study_of(tmp_path, "standard", "learned-span")
-    # Beyond the largest float32.
-    study.write_text(study.read_text().replace("cost_coef = 0.1", "cost_coef = 1e300"))
+DIVERGING = """
+from spangym.agents import Refiner
+from spangym.envs.model.model_optimizer import TrainingDiverged
+
+
+class Diverging(Refiner):
+    def update(self, *_, **__):
+        raise TrainingDiverged("the gradient was not finite")
+"""
+
+
+def test_a_training_that_stops_leaves_the_others(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "diverging.py").write_text(DIVERGING)
+    study = study_of(tmp_path, "standard", "refiner")
+    text = study.read_text().replace('algo = "refiner"', 'algo = "diverging:Diverging"')
+    study.write_text(text)
     out = tmp_path / "out"
     done = run("pilot", "text", study, "--out", out, "--workers", 1)
     assert done.code == 1
-    assert "learned-span, seed 0" in done.err
+    assert "refiner, seed 0" in done.err
     assert "gradient" in done.err
     assert "standard" not in done.err
     rows = (out / "jobs" / "standard").glob("*/curve.csv")

@@ -18,6 +18,7 @@ from spangym.experiments.trials.smoke_test import smoke_test
 from spangym.experiments.trials.trial import trials_of
 from spangym.utils.errors import UserError
 from spangym.utils.toml import parse_toml
+from tests.factories import as_env_config
 
 from ..conftest import TINY
 
@@ -38,7 +39,7 @@ def test_several_fixes_of_original_layers(tiny: Study):
     assert study.environments[0].kwargs["fixes"] == ["temperature", "cut"]
     # A run folder gives back the study that was written to it.
     assert parse_toml(study.to_toml(), "stored", Study) == study
-    config = trials_of(study)[0].train_config()
+    config = as_env_config(trials_of(study)[0].train_config())
     assert (config.layer_class, config.fixes) == ("focus", ("temperature", "cut"))
 
 
@@ -56,8 +57,9 @@ def test_baselines_are_part_of_every_study(tiny: Study):
 
 
 def test_training_and_evaluation_have_different_splits(tiny: Study):
-    assert trials_of(tiny)[0].train_config().split == "train"
-    assert trials_of(tiny)[0].eval_config().split == "evaluation"
+    trial = trials_of(tiny)[0]
+    assert as_env_config(trial.train_config()).split == "train"
+    assert as_env_config(trial.eval_config()).split == "evaluation"
 
 
 @pytest.mark.parametrize("name", builtin_studies())
@@ -329,7 +331,7 @@ def test_an_environment_takes_the_counts_of_the_refiner():
     ten, five = study.environments
     refiner, dqn, *baselines = study.agents_in(five)
     for environment in study.environments:
-        config = refiner.config_in(environment, "train")
+        config = as_env_config(refiner.config_in(environment, "train"))
         assert (config.num_actions, config.num_states) == (5, 100)
     assert [dqn.config_in(each, "train").num_actions for each in (ten, five)] == [10, 5]
     assert [each.config_in(five, "train").num_actions for each in baselines] == [5] * 8

@@ -17,6 +17,7 @@ from spangym.experiments.trials.evaluate import evaluate, measure_regret
 from spangym.experiments.trials.recorder import EpisodeRecorder
 from spangym.experiments.trials.tensorboard import TrialLogger
 from spangym.experiments.trials.trial import Trial, env_seed, trials_of
+from tests.factories import as_env_config
 
 COLUMNS = [
     "step",
@@ -33,7 +34,7 @@ COLUMNS = [
 
 def test_curve_agrees_with_scalar_environments(tiny: Study, tmp_path: Path):
     """Two environments of a fixed span, against scalar environments with the same seeds."""
-    config = trials_of(tiny)[0].train_config()
+    config = as_env_config(trials_of(tiny)[0].train_config())
     env = SB3SpanControlVecEnv(config, 2)
     seen: list[int] = []
     with contextlib.closing(TrialLogger(tmp_path)) as board:
@@ -70,7 +71,7 @@ def test_curve_agrees_with_scalar_environments(tiny: Study, tmp_path: Path):
 
 
 def test_more_steps_than_the_budget_raise(tiny: Study, tmp_path: Path):
-    env = SB3SpanControlVecEnv(trials_of(tiny)[0].train_config(), 1)
+    env = SB3SpanControlVecEnv(as_env_config(trials_of(tiny)[0].train_config()), 1)
     board = TrialLogger(tmp_path)
     recorder = EpisodeRecorder(env, (), tmp_path, board, 3, 0, lambda _: None)
     with pytest.raises(RuntimeError, match="3 steps"):

@@ -79,8 +79,9 @@ class SpanControlEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
     in one full attention's, divided by the number of layers.
 
     * ``quality``: coverage of the local output (share of entries above 0.01) minus 0.1 times its
-      entropy. With random layers it nearly always rises with the span, so the best fixed action is
-      8 or 9 and there is little to learn. It is the original's reward.
+      entropy. It is the original's reward. With random layers it hardly changes beyond short
+      spans, so there is little to learn; with original layers (``layer_variant="original"``) and
+      absolute actions it is highest at a span between the shortest and the longest.
     * ``attention``: the share of full attention's weight within the span, minus 0.1 times the
       entropy of the attention weights. Of an original layer only the keys count that its truncation
       leaves.

@@ -531,5 +531,6 @@ def test_files_whose_names_are_not_utf_8_are_shown_escaped(tmp_path: Path):
     done = spangym(["compare", "tiny.toml", "--out", "run", "--workers", 1], tmp_path)
     assert done.returncode == 0, done.stderr
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))
-    assert [*manifest["content_sha256"]["texts"]["train"]] == [r"caf\xe9.txt"]
+    (splits,) = manifest["content_sha256"].values()
+    assert [*splits["train"]] == [r"caf\xe9.txt"]
     assert r"caf\xe9.txt" in (tmp_path / "run" / "report.html").read_text("utf-8")

@@ -168,7 +168,7 @@ def test_a_comparison_from_the_command_line(folder: Path):
     rows = pd.read_csv(ppo / "curve.csv")
     assert len(rows) == 8
     assert rows["reward_hit"].tolist() == rows["return"].tolist()
-    short = pd.read_csv(next(jobs.glob("short-v0/fixed-1/*")) / "evaluation.csv")
+    short = pd.read_csv(next(jobs.glob("Short-v0/fixed-1/*")) / "evaluation.csv")
     assert short["return"].tolist() == (-2 * 4 * short["mean_span"]).tolist()
     assert {each.name for each in (jobs / "bandit").iterdir()} == {
         *("ppo", "random", "fixed-0", "fixed-1"),

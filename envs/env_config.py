@@ -117,12 +117,12 @@ class EnvConfig:
             reduced.
         dataset: A builtin name, the path of a file or folder, or ``module:Class``
             (`spangym.envs.data.dataset_registry`), default ``text``.
-        dataset_kwargs: Arguments of a ``module:Class``, besides ``split``.
+        dataset_kwargs: Arguments of a ``module:Class`` other than ``split``.
         split: ``train`` (default) or ``evaluation``.
         reward: ``quality`` (default), ``attention`` or ``task``, or the ``module:Class`` of a
             `spangym.envs.Reward`.
-        reward_kwargs: Arguments of the reward, besides ``cost_coef``: ``coverage_weight`` (default
-            1) and ``entropy_weight`` (default 0.1) of ``quality`` and ``attention``.
+        reward_kwargs: Arguments of the reward other than ``cost_coef``: ``coverage_weight``
+            (default 1) and ``entropy_weight`` (default 0.1) of ``quality`` and ``attention``.
         cost_coef: Cost of scoring the query-key pairs of one full attention in every layer of a
             chunk, in units of reward, default 0.
         num_actions: Number of spans to choose from, in 2..1000, default 10: action ``a`` asks for

@@ -19,7 +19,7 @@ from spangym.attention import (
     LocalGlobalAttention,
     SpanConfig,
 )
-from spangym.attention.layers.modules import ProjectionModule, init_linear
+from spangym.attention.layers.modules import ProjectionModule, init_linear, init_projection
 from spangym.attention.temperature import TemperatureLaw
 from spangym.envs.data.dataset import BYTES, NO_TARGET
 from spangym.envs.state import concat_trees, tree_map
@@ -289,11 +289,9 @@ def _draw_trainable_weights(layer: nn.Module, generator: torch.Generator | None)
     modules = [*layer.modules()]
     projections = {each.proj for each in modules if isinstance(each, ProjectionModule)}
     for module in modules:
-        if module in projections:
-            assert isinstance(module, nn.Linear)
-            nn.init.normal_(module.weight, std=0.02, generator=generator)
-        elif isinstance(module, nn.Linear):
-            init_linear(module, generator)
+        if isinstance(module, nn.Linear):
+            draw = init_projection if module in projections else init_linear
+            draw(module, generator)
 
 
 def join_outputs(outputs: list[LayerOutput]) -> LayerOutput:

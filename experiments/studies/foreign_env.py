@@ -19,7 +19,7 @@ from spangym.utils.scalars import as_float, as_int
 from spangym.utils.signatures import keyword_names, parameters_of
 
 INFO_NUMBERS = ("span", "qk_pairs", "layer", "output_norm")
-"""Numbers that ``info`` must hold after each step, besides ``content_type`` and components."""
+"""Numbers that ``info`` must hold after each step, without ``content_type`` and components."""
 
 _MAX_EPISODE_STEPS = 2**20
 

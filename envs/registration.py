@@ -31,6 +31,19 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
 }
 """Ids, with the arguments that differ from the defaults of `EnvConfig`."""
 
+DESCRIPTIONS: dict[str, str] = {
+    "spangym/SpanControl-v0": "the original's state and reward, on text and layers with random "
+    "weights",
+    "spangym/SpanBudget-v0": "a byte-level language model: match the loss of full span with fewer "
+    "query-key pairs",
+    "spangym/LongRange-v0": "recall facts that were stated recently or long before",
+    "spangym/Collapse-v0": "recall the nearest of many similar items, which a long span mixes up",
+    "spangym/Precision-v0": "classify entities by one cue in a note, a paragraph or an article",
+    "spangym/Hierarchy-v0": "look up in two hops, of which either can be long",
+    "spangym/Sparsity-v0": "continue a repeated melody: a local task whose distance changes",
+}
+"""Ids, with what an agent is to do there, in one line."""
+
 
 def register_environments() -> None:
     """Register every id with Gymnasium; a second call has no effect."""

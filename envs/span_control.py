@@ -27,15 +27,8 @@ class SpanControlEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
     and its output is the next layer's input. Observation, action and, in `SpanControl-v0`, reward
     are those of the tabular Q-learning *Refiner* that the layer was designed with.
 
-    | id               | layers                       | content                        | reward    |
-    |------------------|------------------------------|--------------------------------|-----------|
-    | `SpanControl-v0` | 2, seeded random weights     | documentation and code         | `quality` |
-    | `SpanBudget-v0`  | 2 blocks of a language model | text, digits, repeats          | `task`    |
-    | `LongRange-v0`   | 2 blocks trained on the task | recent and distant facts       | `task`    |
-    | `Collapse-v0`    | 2 blocks trained on the task | the nearest of many candidates | `task`    |
-    | `Precision-v0`   | 2 blocks trained on the task | entities and their cues        | `task`    |
-    | `Hierarchy-v0`   | 2 blocks trained on the task | topics, sections and items     | `task`    |
-    | `Sparsity-v0`    | 2 blocks trained on the task | melodies that repeat           | `task`    |
+    `spangym.envs.registration.ENVIRONMENTS` holds the ids with their arguments, `DESCRIPTIONS` what
+    an agent is to do in each.
 
     ## Action Space
     ``Discrete(num_actions)``, 10 by default: action ``a`` sets the span scale ``m``. With random

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from spangym.envs.registration import DESCRIPTIONS
 from spangym.experiments.benchmarks.baselines import COLUMNS as BASELINE_COLUMNS
 from spangym.experiments.benchmarks.baselines import BaselineReturns
 from spangym.experiments.benchmarks.long_inputs import long_inputs_table
@@ -33,6 +34,12 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns:
 def read(name: str) -> Any:
     """A stored JSON file."""
     return json.loads((RESULTS / name).read_text("utf-8"))
+
+
+def environments() -> str:
+    """The registered ids, with what an agent is to do there."""
+    rows = [[f"`{name}`", text] for name, text in DESCRIPTIONS.items()]
+    return markdown(["id", "task"], rows, text_columns=2)
 
 
 def baselines() -> str:
@@ -132,6 +139,7 @@ def without_heading(text: str) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "environments": environments,
     "quickstart": lambda: stored_table("quickstart", without="fixed:[1-8]"),
     "suite": lambda: aggregates("suite", without="fixed:[0-79]|threshold"),
     "suite-all": lambda: aggregates("suite"),

@@ -26,12 +26,18 @@ from spangym.envs import (
 )
 from spangym.envs.data.dataset import NoiseDataset
 from spangym.envs.env_config import EnvComponents, parse_env_kwargs
+from spangym.envs.registration import DESCRIPTIONS
 from tests.factories import SMALL_ENV_KWARGS, make_layer, small_env_kwargs
 
 NAME = "spangym/SpanControl-v0"
 SMALL = {**SMALL_ENV_KWARGS, "encoding": "box"}
 EPISODE = SMALL["chunks_per_episode"] * 2
 IDS = pytest.mark.parametrize("name", ENVIRONMENTS)
+
+
+def test_each_id_has_a_description_of_one_line():
+    assert [*DESCRIPTIONS] == [*ENVIRONMENTS]
+    assert all(text and len(text) <= 100 and "\n" not in text for text in DESCRIPTIONS.values())
 
 
 def episode_steps(env: gym.Env[Any, Any]) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from spangym.envs.registration import DESCRIPTIONS
 from spangym.experiments.benchmarks.baselines import COLUMNS as BASELINE_COLUMNS
-from spangym.experiments.benchmarks.baselines import BaselineReturns
+from spangym.experiments.benchmarks.baselines import read_baselines
 from spangym.experiments.benchmarks.long_inputs import long_inputs_table
 from spangym.experiments.benchmarks.original_defects import COLUMNS as DEFECT_COLUMNS
 from spangym.experiments.benchmarks.original_defects import Defect
@@ -44,7 +44,7 @@ def environments() -> str:
 
 def baselines() -> str:
     """Returns of the baselines, one column for each id."""
-    columns = [BaselineReturns(**row).to_row() for row in read("baselines.json")["rows"]]
+    columns = [row.to_row() for row in read_baselines(RESULTS / "baselines.json")]
     lines = list(zip(BASELINE_COLUMNS, *columns, strict=True))
     return markdown(["mean return of a chunk", *lines[0][1:]], lines[1:])
 

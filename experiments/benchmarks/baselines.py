@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,31 @@ EVAL_SEED = 1_000_000
 
 
 @dataclass(frozen=True)
+class ContentTypeReturns:
+    """Mean returns of the chunks of one content type, and the spans that lead to them.
+
+    Attributes:
+        content_type: The content type.
+        chunks: Number of its chunks.
+        random: Return of uniformly random actions.
+        fixed: Return of each action in every layer, by action.
+        content_oracle: Return of the best plan for this content type.
+        actions: That plan, one action for each layer.
+        oracle: The highest return, found by `lookahead`.
+        oracle_actions: How often the oracle takes each action, by layer and action.
+    """
+
+    content_type: str
+    chunks: int
+    random: float
+    fixed: tuple[float, ...]
+    content_oracle: float
+    actions: tuple[int, ...]
+    oracle: float
+    oracle_actions: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
 class BaselineReturns:
     """Mean returns of a chunk in episodes of the evaluation split.
 
@@ -34,6 +61,7 @@ class BaselineReturns:
         content_oracle: Return of the best plan for each content type.
         oracle: The highest return, found by `lookahead`.
         actions: The plan of ``best_by_layer``.
+        by_content_type: The same for the chunks of each content type.
     """
 
     id: str
@@ -44,6 +72,7 @@ class BaselineReturns:
     content_oracle: float
     oracle: float
     actions: tuple[int, ...]
+    by_content_type: tuple[ContentTypeReturns, ...]
 
     @property
     def best_fixed(self) -> float:
@@ -108,26 +137,55 @@ def measure_baselines(
         progress(len(by_plan), total)
     returns = np.stack(by_plan)
     drawn = np.random.default_rng(0)
-    random, content_types = _rollout(envs, lambda _: drawn.integers(NUM_ACTIONS, size=episodes))
+    random, content_types, _ = _rollout(envs, lambda _: drawn.integers(NUM_ACTIONS, size=episodes))
     progress(total - 1, total)
-    oracle, _ = _rollout(envs, lambda _: envs.lookahead().argmax(1))
+    oracle, _, oracle_actions = _rollout(envs, lambda _: envs.lookahead().argmax(1))
     progress(total, total)
     means = returns.mean((1, 2))
-    content_oracle = sum(
-        returns[:, content_types == content_type].mean(1).max()
-        * (content_types == content_type).mean()
-        for content_type in np.unique(content_types)
-    )
+    uniform = [plans.index((action,) * layers) for action in range(NUM_ACTIONS)]
+    by_content_type = []
+    for content_type in np.unique(content_types):
+        of_type = content_types == content_type
+        by_plan = returns[:, of_type].mean(1)
+        chosen = oracle_actions[of_type]
+        by_content_type.append(
+            ContentTypeReturns(
+                content_type=str(content_type),
+                chunks=int(of_type.sum()),
+                random=float(random[of_type].mean()),
+                fixed=tuple(by_plan[uniform].tolist()),
+                content_oracle=float(by_plan.max()),
+                actions=plans[int(by_plan.argmax())],
+                oracle=float(oracle[of_type].mean()),
+                oracle_actions=tuple(
+                    tuple(np.bincount(chosen[:, layer], minlength=NUM_ACTIONS).tolist())
+                    for layer in range(layers)
+                ),
+            )
+        )
+    content_oracle = sum(each.content_oracle * each.chunks for each in by_content_type)
     return BaselineReturns(
         id=name,
         chunks=int(random.size),
         random=float(random.mean()),
-        fixed=tuple(float(means[plans.index((action,) * layers)]) for action in range(NUM_ACTIONS)),
+        fixed=tuple(means[uniform].tolist()),
         best_by_layer=float(means.max()),
-        content_oracle=float(content_oracle),
+        content_oracle=content_oracle / random.size,
         oracle=float(oracle.mean()),
         actions=plans[int(means.argmax())],
+        by_content_type=tuple(by_content_type),
     )
+
+
+def read_baselines(path: Path) -> list[BaselineReturns]:
+    """Read the rows that ``spangym baselines --json`` wrote."""
+    rows = json.loads(path.read_text("utf-8"))["rows"]
+    return [
+        BaselineReturns(
+            **{**row, "by_content_type": [ContentTypeReturns(**e) for e in row["by_content_type"]]}
+        )
+        for row in rows
+    ]
 
 
 def baselines_table(rows: list[BaselineReturns]) -> RichTable:
@@ -144,18 +202,25 @@ def baselines_table(rows: list[BaselineReturns]) -> RichTable:
 
 def _rollout(
     envs: SpanControlVectorEnv, decide: Callable[[int], NDArray[Any]]
-) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
-    """Returns and content types of the chunks of one episode, each of shape (num_envs, chunks)."""
+) -> tuple[NDArray[np.float64], NDArray[np.str_], NDArray[np.int64]]:
+    """Play one episode in each environment.
+
+    Returns:
+        Returns and content types of the chunks, each of shape (num_envs, chunks), and the actions
+        taken in them, (num_envs, chunks, layers).
+    """
     config = envs.config
     envs.reset(seed=EVAL_SEED)
     core = envs.core
     returns = np.zeros((envs.num_envs, config.chunks_per_episode))
     content_types = np.empty(returns.shape, dtype=object)
+    actions = np.empty((*returns.shape, config.num_layers), np.int64)
     for chunk, layer in _decisions(config.chunks_per_episode, config.num_layers):
-        step = core.step(decide(layer))
+        actions[:, chunk, layer] = decide(layer)
+        step = core.step(actions[:, chunk, layer])
         returns[:, chunk] += step.rewards
         content_types[:, chunk] = [info["content_type"] for info in step.infos]
-    return returns, content_types.astype(np.str_)
+    return returns, content_types.astype(np.str_), actions
 
 
 def _decisions(chunks: int, layers: int) -> Iterator[tuple[int, int]]:

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ import torch
 from rich import box
 from rich.table import Table as RichTable
 
-from spangym.experiments.runner.manifest import hardware_info
+from spangym.experiments.runner.manifest import code_version, hardware_info
 from spangym.utils.atomic_io import atomic_write
 
 Direction = Literal["lower", "higher"]
@@ -61,13 +62,15 @@ class BenchRow:
 
 
 def describe_bench(device: torch.device) -> dict[str, Any]:
-    """Machine, threads and versions, ready for JSON."""
+    """Machine, threads, versions, the date and the commit of the code, ready for JSON."""
     versions = {name: importlib.metadata.version(name) for name in ("spangym", "torch")}
     return {
         **hardware_info(device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         **versions,
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": code_version()["commit"],
     }
 
 

@@ -72,7 +72,7 @@ class BaselineReturns:
     content_oracle: float
     oracle: float
     actions: tuple[int, ...]
-    by_content_type: tuple[ContentTypeReturns, ...]
+    by_content_type: tuple[ContentTypeReturns, ...] = ()
 
     @property
     def best_fixed(self) -> float:
@@ -179,13 +179,11 @@ def measure_baselines(
 
 def read_baselines(path: Path) -> list[BaselineReturns]:
     """Read the rows that ``spangym baselines --json`` wrote."""
-    rows = json.loads(path.read_text("utf-8"))["rows"]
-    return [
-        BaselineReturns(
-            **{**row, "by_content_type": [ContentTypeReturns(**e) for e in row["by_content_type"]]}
-        )
-        for row in rows
-    ]
+    rows = []
+    for row in json.loads(path.read_text("utf-8"))["rows"]:
+        parts = tuple(ContentTypeReturns(**each) for each in row.get("by_content_type", ()))
+        rows.append(BaselineReturns(**{**row, "by_content_type": parts}))
+    return rows
 
 
 def baselines_table(rows: list[BaselineReturns]) -> RichTable:

@@ -1,6 +1,5 @@
 """Returns of the non-learning baselines, measured and stored."""
 
-import json
 from pathlib import Path
 
 import gymnasium as gym
@@ -8,7 +7,11 @@ import numpy as np
 import pytest
 
 from spangym.envs import ENVIRONMENTS, SpanControlEnv
-from spangym.experiments.benchmarks.baselines import BaselineReturns, measure_baselines
+from spangym.experiments.benchmarks.baselines import (
+    BaselineReturns,
+    measure_baselines,
+    read_baselines,
+)
 
 
 def test_baselines_are_what_the_policies_earn(monkeypatch: pytest.MonkeyPatch):
@@ -29,6 +32,14 @@ def test_baselines_are_what_the_policies_earn(monkeypatch: pytest.MonkeyPatch):
     assert found.best_by_layer <= found.content_oracle + 1e-9
     assert found.random < found.oracle
     assert found.score <= 1.01
+    parts = found.by_content_type
+    assert sum(part.chunks for part in parts) == found.chunks
+    for name in ("random", "content_oracle", "oracle"):
+        mean = sum(getattr(part, name) * part.chunks for part in parts) / found.chunks
+        assert mean == pytest.approx(getattr(found, name))
+    for part in parts:
+        assert max(part.fixed) <= part.content_oracle <= part.oracle + 1e-6
+        assert [sum(counts) for counts in part.oracle_actions] == [part.chunks] * 2
 
 
 def test_a_row_of_baselines_as_text():
@@ -38,12 +49,11 @@ def test_a_row_of_baselines_as_text():
     assert row.to_row()[-2:] == ("1", "0.75")
 
 
-ROOT = Path(__file__).parents[3]
+STORED = Path(__file__).parents[3] / "experiments" / "results" / "baselines.json"
 
 
 def test_in_the_stored_baselines_no_fixed_span_is_near_the_oracle():
-    stored = json.loads((ROOT / "experiments" / "results" / "baselines.json").read_text())
-    rows = [BaselineReturns(**row) for row in stored["rows"]]
+    rows = read_baselines(STORED)
     assert [row.id for row in rows] == [*ENVIRONMENTS]
     for row in rows[1:]:
         assert row.oracle - row.best_fixed > 0.05 * abs(row.oracle)
@@ -53,8 +63,7 @@ def test_in_the_stored_baselines_no_fixed_span_is_near_the_oracle():
 
 def test_the_stored_oracle_is_that_of_the_shipped_layers():
     """One id played again, with fewer episodes: the first of those stored."""
-    stored = json.loads((ROOT / "experiments" / "results" / "baselines.json").read_text())
-    (row,) = (BaselineReturns(**row) for row in stored["rows"] if row["id"].endswith("Sparsity-v0"))
+    (row,) = (row for row in read_baselines(STORED) if row.id.endswith("Sparsity-v0"))
     env = SpanControlEnv(**ENVIRONMENTS[row.id], split="evaluation")
     returns = []
     for seed in range(3):

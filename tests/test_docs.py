@@ -12,7 +12,7 @@ import pytest
 from spangym.experiments.studies.load_study import builtin_studies, load_study
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -56,10 +56,12 @@ def test_readme_runs_from_top_to_bottom(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "page", [each for each in PAGES[1:] if blocks(each, "python")], ids=lambda each: each.stem
+    "page",
+    [each for each in PAGES[1:] if blocks(each, "(?:python|sh)")],
+    ids=lambda each: each.stem,
 )
-def test_snippets_of_a_page_run(page: Path, tmp_path: Path):
-    run([sys.executable, "-c", "\n".join(blocks(page, "python"))], tmp_path)
+def test_blocks_of_a_page_run(page: Path, tmp_path: Path):
+    run([sys.executable, str(ROOT / "tests" / "page_runner.py"), str(page)], tmp_path)
 
 
 def test_study_of_the_docs_is_valid(tmp_path: Path):

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PACKAGES := $(shell find spangym attention envs agents experiments -type d -not -name __pycache__)
 INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt --config-settings editable_mode=strict
 
-.PHONY: compare test test-slow clean
+.PHONY: compare docs docs-links test test-slow clean
 
 compare: $(VENV)/.installed
 	$(BIN)/spangym compare
@@ -16,7 +16,18 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+	$(SPHINX) -b html docs build/docs
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+SPHINX := $(BIN)/sphinx-build -W --keep-going --jobs auto --doctree-dir build/doctrees
+
+# The site is build/docs/index.html.
+docs: $(VENV)/.installed-dev
+	$(SPHINX) -b html docs build/docs
+
+# Needs a network, so it is no part of `make test`.
+docs-links: $(VENV)/.installed-dev
+	$(SPHINX) -b linkcheck docs build/docs-links
 
 # With the clients of the extra; what `make test` leaves out.
 test-slow: $(VENV)/.installed-dev

@@ -1,0 +1,60 @@
+"""Adapt docstrings, which are read in the source as well, to reStructuredText."""
+
+from __future__ import annotations
+
+import collections
+import re
+from typing import Any
+
+import generate_api
+from sphinx.application import Sphinx
+
+HEADING = re.compile(r"#{2,} (.*)")
+RULE = re.compile(r"\|[-:| ]+\|")
+NAMEDTUPLE_FIELD = type(collections.namedtuple("_", "field").field)
+
+
+def convert_markdown(_app: Sphinx, _what: str, _name: str, _obj: Any, _opts: Any, lines: list[str]):
+    """Convert headings (`##`) and tables as they stand in the docstrings of Gymnasium."""
+    converted: list[str] = []
+    for number, line in enumerate(lines):
+        following = lines[number + 1].strip() if number + 1 < len(lines) else ""
+        text = line.strip()
+        if found := HEADING.fullmatch(text):
+            converted += [f".. rubric:: {found[1]}", ""]
+        elif RULE.fullmatch(text):
+            continue
+        elif text.startswith("|") and text.endswith("|") and len(text) > 1:
+            if RULE.fullmatch(following):
+                converted += [".. list-table::", "   :header-rows: 1", ""]
+            for column, cell in enumerate(text.strip("|").split("|")):
+                converted.append(f"   {'*' if column == 0 else ' '} - {cell.strip()}")
+        else:
+            converted.append(line)
+    lines[:] = converted
+
+
+def skip_member(_app: Sphinx, _what: str, _name: str, obj: Any, skip: bool, _opts: Any):
+    """Skip the fields of a named tuple, which its docstring describes."""
+    return True if isinstance(obj, NAMEDTUPLE_FIELD) else skip or None
+
+
+def show_documented_bases(_app: Sphinx, _name: str, _obj: Any, _opts: Any, bases: list[Any]):
+    """Replace a base class that the site does not document by its own bases."""
+    documented = generate_api.documented_objects()
+
+    def expand(base: Any) -> list[Any]:
+        if getattr(base, "__module__", "").startswith("spangym.") and base not in documented:
+            return [each for parent in base.__bases__ for each in expand(parent)]
+        return [base]
+
+    expanded = dict.fromkeys(each for base in bases for each in expand(base))
+    bases[:] = [each for each in expanded if each is not object] or [object]
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register with Sphinx."""
+    app.connect("autodoc-process-docstring", convert_markdown)
+    app.connect("autodoc-skip-member", skip_member)
+    app.connect("autodoc-process-bases", show_documented_bases)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

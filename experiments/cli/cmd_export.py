@@ -5,31 +5,52 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
+from spangym.experiments.cli import options
 from spangym.experiments.cli.terminal import echo
-from spangym.experiments.trials.export_agent import export
-from spangym.experiments.trials.load_agent import TRIAL_DIR_PATTERN
 from spangym.utils.atomic_io import check_writable_file
 from spangym.utils.errors import UserError
-from spangym.utils.serialization import SUFFIX
+from spangym.utils.text import slug
 
 
 def command(
-    trial: Annotated[
-        Path,
-        typer.Argument(metavar="TRIAL", help=f"Folder of a finished trial, {TRIAL_DIR_PATTERN}."),
-    ],
-    out: Annotated[Path, typer.Option(help="File to write, .safetensors.")],
+    folder: options.Run,
+    agent: options.TrainedAgentName,
+    env: options.TrainedEnv = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Training seed; default: the first of the study."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="File to write, .safetensors; default: AGENT.safetensors."
+        ),
+    ] = None,
 ) -> None:
-    """Export a trained agent to a file for spangym.attention.load_controller."""
+    """Export a trained agent to a file for spangym.attention.load_controller.
+
+    Examples:
+        spangym export runs/quickstart --agent dqn
+        spangym export runs/suite --agent dqn --env SpanBudget-v0 --seed 1 --out dqn.safetensors
+    """
+    import torch
+
+    from spangym.experiments.runner.run_dir import RunDir
+    from spangym.experiments.trials.comparison_run import COMPARISON
+    from spangym.experiments.trials.export_agent import export_agent
+    from spangym.utils.serialization import SUFFIX
+
+    run = RunDir.open(folder, COMPARISON)
+    out = out or Path(slug(agent) + SUFFIX)
     check_writable_file("--out", out)
     if out.suffix != SUFFIX:
         raise UserError(f"--out: {str(out)!r} must end in {SUFFIX}")
     torch.set_num_threads(1)
     # A user's agent may change the working folder.
-    controller = export(trial, out.absolute())
+    controller = export_agent(run, agent, out.absolute(), env, seed)
+    trained = controller.metadata
+    echo(f"written: {out} (trained in {trained['environment']} with seed {trained['seed']})")
     layer = ", layer=INDEX" if controller.observation.include_layer_index else ""
-    echo(f"written: {out}")
     echo(f"use: layer.refiner = spangym.attention.load_controller({str(out)!r}{layer})")

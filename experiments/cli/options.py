@@ -46,10 +46,20 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only failures.
 Resume = Annotated[
     Path | None, typer.Option(help="Resume the run in this folder, with its own study.")
 ]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")]
 Seeds = Annotated[
     int | None,
     typer.Option(min=1, max=MAX_SEEDS, help="Number of training seeds, counted from 0."),
+]
+TrainedAgentName = Annotated[
+    str, typer.Option("--agent", metavar="AGENT", help="Name of the agent in the study.")
+]
+TrainedEnv = Annotated[
+    str | None,
+    typer.Option(
+        "--env", metavar="ENV_ID", help="Environment; needed if the agent has several in the run."
+    ),
 ]
 Threads = Annotated[int, typer.Option(min=1, max=1024, help="CPU threads.")]
 Workers = Annotated[

@@ -10,22 +10,40 @@ from spangym.agents.export import export_policy
 from spangym.attention.controllers.exported import ExportedPolicy
 from spangym.attention.controllers.protocol import ObservationTime
 from spangym.envs.model.build_model import build_model
+from spangym.experiments.trials.comparison_run import ComparisonDir
 from spangym.experiments.trials.load_agent import load_trained_agent
 from spangym.utils.errors import UserError
 
 
-def export(folder: Path, out: Path) -> ExportedPolicy:
-    """Export the agent of a finished trial for `spangym.attention.load_controller`, atomically.
+def export_agent(
+    run: ComparisonDir,
+    agent: str,
+    out: Path,
+    environment: str | None = None,
+    seed: int | None = None,
+) -> ExportedPolicy:
+    """Export an agent of a comparison for `spangym.attention.load_controller`, atomically.
 
-    Returns the policy; for an agent that observes the layer index, that of layer 0. A trial that is
-    not finished, or an agent that cannot be exported, raises a UserError.
+    Args:
+        run: Folder of the comparison.
+        agent: Name of the agent in the study.
+        out: File to write, ``.safetensors``; its folder is made.
+        environment: Name or id of the environment; needed only if the agent has several.
+        seed: Training seed; default: the first one of the study.
+
+    Returns:
+        The policy; for an agent that observes the layer index, that of layer 0. Its ``metadata``
+        holds agent, seed and environment.
+
+    Raises:
+        UserError: There is no such trial, it is not finished, or its agent cannot be exported.
     """
-    trial, agent, config = load_trained_agent(folder)
+    trial, trained, config = load_trained_agent(run, agent, environment, seed)
     try:
         # The action scale depends on the model alone, not on its data.
         action_scale = build_model(config, None, channels=0).layer(0).config.action_scale
         controller = export_policy(
-            agent,
+            trained,
             config.observation_spec,
             observation_time=cast(ObservationTime, config.observation_time),
             action_scale=action_scale,
@@ -42,7 +60,7 @@ def export(folder: Path, out: Path) -> ExportedPolicy:
             },
         )
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"the trial in {str(folder)!r}: {error}") from error
+        raise UserError(f"agent {agent!r} of {run.name!r}: {error}") from error
     out.parent.mkdir(parents=True, exist_ok=True)
     controller.save(out)
     return controller

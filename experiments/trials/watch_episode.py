@@ -20,10 +20,10 @@ from spangym.envs import EnvConfig, SpanControlEnv
 from spangym.envs.registration import full_id
 from spangym.experiments.studies.load_study import normalize_agent
 from spangym.experiments.studies.study import StudyAgent, StudyEnv
-from spangym.experiments.trials.load_agent import TRIAL_DIR_PATTERN, load_trained_agent
+from spangym.experiments.trials.comparison_run import ComparisonDir
+from spangym.experiments.trials.load_agent import load_trained_agent
 from spangym.utils.atomic_io import atomic_write, check_writable_file
 from spangym.utils.errors import UserError, report_user_code
-from spangym.utils.suggestions import did_you_mean
 
 FPS: int = SpanControlEnv.metadata["render_fps"]
 _MP4_QUALITY = 8
@@ -39,43 +39,43 @@ class PolicyRun(NamedTuple):
 
 
 def load_policy(environment: str, name: str, seed: int) -> PolicyRun:
-    """Load or make an agent for an environment, with episodes of the evaluation split.
+    """Make an agent that needs no training for an environment, with episodes of the evaluation.
 
-    The name is that of a built-in agent that needs no training, ``module:Class``, or the folder of
-    a finished trial, whose study then configures the environment; other agents take the seed.
+    Args:
+        environment: Id of an environment of spangym.
+        name: Built-in name or ``module:Class`` of a refiner, which stays untrained.
+        seed: Seed of the episode, from which that of the agent is derived.
+
+    Raises:
+        UserError: There is no such environment or agent, or the agent has to be trained.
     """
-    folder = Path(name)
-    if name not in BUILTIN_AGENTS and folder.is_dir():
-        trained = load_trained_agent(folder)
-        trained_in = trained.trial.environment.id
-        if trained_in != full_id(environment):
-            raise UserError(
-                f"the trial in {name!r} is of {trained_in}, not of {full_id(environment)}: watch "
-                f"{trained_in}"
-            )
-        return PolicyRun(name, trained.agent, trained.config)
-    if len(folder.parts) > 1 and ":" not in name:
-        raise UserError(f"agent {name!r} is no folder; name that of a trial: {TRIAL_DIR_PATTERN}")
-    if name not in BUILTIN_AGENTS and (":" not in name or name.startswith("fixed:")):
+    try:
+        spec = get_agent_spec(name)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if name in BUILTIN_AGENTS and name != "refiner" and spec.is_trainable:
         raise UserError(
-            f"agent {name!r} is unknown{did_you_mean(name, BUILTIN_AGENTS)} "
-            "(module:Class of a refiner and the folder of a trial are possible, too)"
-        )
-    if name in BUILTIN_AGENTS and name != "refiner" and get_agent_spec(name).is_trainable:
-        raise UserError(
-            f"agent {name!r} has to be trained first: name the folder of a trial, as "
-            + TRIAL_DIR_PATTERN.replace("AGENT", name)
+            f"agent {name!r} has to be trained first: watch it in a run of `spangym compare` by "
+            f"`spangym watch RUN --agent {name}`"
         )
     # Another seed than the episode's, so that both draw different numbers.
     agent_seed = int(np.random.SeedSequence([seed, 2]).generate_state(1)[0]) >> 1
     entry = normalize_agent(StudyAgent(name))
     try:
-        config = entry.config_in(StudyEnv(full_id(environment)), "evaluation")
+        config = entry.config_in(StudyEnv(full_id(environment), environment), "evaluation")
     except (TypeError, ValueError) as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"agent {name!r}: {error}") from error
     if not isinstance(config, EnvConfig):
         raise UserError(f"environment {environment!r} is not of spangym: only those can be watched")
     return PolicyRun(name, entry.make(agent_seed), config)
+
+
+def load_trained_policy(
+    run: ComparisonDir, name: str, environment: str | None, seed: int | None
+) -> PolicyRun:
+    """Load an agent of a comparison with its training seed; see `load_trained_agent`."""
+    trained = load_trained_agent(run, name, environment, seed)
+    return PolicyRun(name, trained.agent, trained.config)
 
 
 def render_episode(policy_run: PolicyRun, seed: int, render_mode: str) -> Iterator[Any]:

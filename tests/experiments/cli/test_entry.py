@@ -59,7 +59,7 @@ def test_a_closed_stream(name: str, copied_run: Path, monkeypatch: pytest.Monkey
         ["compare", "--agent", "no\x1b[2J"],
         ["compare", "--resume", "no\x1b[2J\nsuch\udce9"],
         ["curves", "no\x1b[2J"],
-        ["export", "no\x1b[2J", "--out", "a\x1b[2J.txt"],
+        ["export", "no\x1b[2J", "--agent", "a\x1b[2J"],
         ["pretrain", "no\x1b[2J"],
         ["watch", "SpanControl-v0", "--agent", "random", "--video", "no\x1b[2J\u202e"],
         ["tune", "quickstart", "--agent", "no\x1b[2J"],

@@ -15,6 +15,7 @@ from PIL import Image
 
 from spangym.envs import SpanControlEnv
 from spangym.experiments.cli.entry import main
+from spangym.utils.text import slug
 
 from ..conftest import trial_folder
 
@@ -65,19 +66,20 @@ def test_mp4_shows_every_decision(run: Watch, capsys: pytest.CaptureFixture[str]
 
 
 def test_gif_of_a_trained_agent(run: Watch, trained: Path):
-    assert run(ID, "--agent", trial_folder(trained, "dqn/seed-1"), "--video", "dqn.gif") == 0
+    assert run(trained, "--agent", "dqn", "--train-seed", 1, "--video", "dqn.gif") == 0
     with Image.open("dqn.gif") as video:
         assert (video.format, getattr(video, "n_frames", 1)) == ("GIF", 2 * 2 + 1)
         assert video.info["duration"] == 250
 
 
-@pytest.mark.parametrize("agent", ["pooled", "dqn", "fixed-9"])
+@pytest.mark.parametrize("agent", ["pooled", "dqn", "fixed:9"])
 def test_a_trained_agent_plays_as_in_its_evaluation(
     run: Watch, trained: Path, agent: str, capsys: pytest.CaptureFixture[str]
 ):
     """The study says how the agent observes and what the layers are like."""
-    folder = trial_folder(trained, f"{agent}/seed-0")
-    assert run("SpanControl-v0", "--agent", folder, "--seed", 1_000_001) == 0
+    folder = trial_folder(trained, f"{slug(agent)}/seed-0")
+    arguments = ["--agent", agent, "--env", "SpanControl-v0", "--seed", 1_000_001]
+    assert run(trained, *arguments) == 0
     pictures = capsys.readouterr().out.strip().split("\n\n")
     assert len(pictures) == 2 * 2 + 1
     evaluation = pd.read_csv(folder / "evaluation.csv")
@@ -154,9 +156,13 @@ def test_a_refiner_that_fails_leaves_no_video(
     ("arguments", "message"),
     [
         ([ID, "--agent", "refinr"], "agent 'refinr' is unknown; did you mean 'refiner'"),
-        ([ID, "--agent", "ppo"], "agent 'ppo' has to be trained first: name the folder of a trial"),
-        ([ID, "--agent", "runs/x/jobs/ppo/seed-0"], "is no folder; name that of a trial"),
-        ([ID, "--agent", "."], "folder '.' is not of a trial: name one as RUN/jobs/ENVIRON"),
+        ([ID, "--agent", "ppo"], "agent 'ppo' has to be trained first: watch it in a run"),
+        (
+            [ID, "--agent", "fixed:12"],
+            "'fixed:12': environment 'spangym/SpanControl-v0' has actions 0..9",
+        ),
+        ([ID, "--agent", "random", "--train-seed", 1], "no folder of a run"),
+        ([".", "--agent", "dqn"], "folder '.' is not a run folder of `spangym compare`"),
         (["SpanContrl-v0", "--agent", "random"], "did you mean 'spangym/SpanControl-v0'"),
         ([ID, "--agent", "random", "--video", "a.avi"], "'a.avi' must end in .mp4 or .gif"),
         ([ID, "--agent", "random", "--video", "mp4"], "'mp4' must end in .mp4 or .gif"),
@@ -184,20 +190,15 @@ def copied(trained: Path, tmp_path: Path) -> Path:
 def test_trials_that_cannot_be_watched(
     run: Watch, copied: Path, capsys: pytest.CaptureFixture[str]
 ):
-    damaged, unfinished, pooled = (
-        trial_folder(copied, name) for name in ("dqn/seed-0", "dqn/seed-1", "pooled/seed-0")
-    )
+    damaged, unfinished = (trial_folder(copied, f"dqn/seed-{seed}") for seed in (0, 1))
     (damaged / "agent.safetensors").write_bytes(b"no tensors")
     (unfinished / "result.json").unlink()
-    another = shutil.copytree(damaged, damaged.with_name("seed-7"))
-    for environment, folder, message in (
-        (ID, damaged, "cannot be read: "),
-        (ID, unfinished, "is not finished: resume"),
-        (ID, another, "is not of a trial of the study"),
-        (ID, damaged.parent, "is not of a trial: name one as"),
-        ("SpanBudget-v0", pooled, "is of spangym/SpanControl-v0, not of"),
+    for arguments, message in (
+        ([], "cannot be read: "),
+        (["--train-seed", 1], "is not finished: resume"),
+        (["--env", "SpanBudget-v0"], "no agent 'dqn' in environment 'SpanBudget-v0'"),
     ):
-        assert run(environment, "--agent", folder) == 2
+        assert run(copied, "--agent", "dqn", *arguments) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
 

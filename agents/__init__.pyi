@@ -1,3 +1,5 @@
+from .agent_names import BUILTIN_AGENTS as BUILTIN_AGENTS
+from .agent_names import list_agents as list_agents
 from .base import Agent as Agent
 from .base import ResumableAgent as ResumableAgent
 from .baselines.constant import FixedSpanPolicy as FixedSpanPolicy
@@ -10,9 +12,9 @@ from .baselines.env_aware import SpanPredictorPolicy as SpanPredictorPolicy
 from .baselines.learned_span import LearnedSpanAgent as LearnedSpanAgent
 from .check_agent import check_agent as check_agent
 from .export import export_policy as export_policy
-from .registry import BUILTIN_AGENTS as BUILTIN_AGENTS
 from .registry import AgentSpec as AgentSpec
 from .registry import get_agent_spec as get_agent_spec
+from .registry import make_agent as make_agent
 from .sb3.sb3_agent import SB3Agent as SB3Agent
 from .tabular.controller_agent import TabularAgent as TabularAgent
 from .tabular.kmeans import KMeansDiscretizer as KMeansDiscretizer

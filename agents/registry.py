@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from spangym.agents.agent_class import REFINER, find_role
+from spangym.agents.agent_names import ALGORITHMS, BUILTIN_AGENTS, registered_agents
 from spangym.agents.base import Agent
 from spangym.agents.baselines.constant import FixedSpanPolicy, FullSpanPolicy, RandomPolicy
 from spangym.agents.baselines.content_oracle import ContentOracleAgent
@@ -23,7 +23,7 @@ from spangym.agents.baselines.env_aware import (
     SpanPredictorPolicy,
 )
 from spangym.agents.baselines.learned_span import LearnedSpanAgent
-from spangym.agents.sb3.algorithms import ALGORITHMS, find_algorithm, hyperparameters_of
+from spangym.agents.sb3.algorithms import find_algorithm, hyperparameters_of
 from spangym.agents.sb3.sb3_agent import SB3Agent
 from spangym.agents.tabular.controller_agent import BootstrapFrom, TabularAgent
 from spangym.agents.tabular.kmeans import KMeansDiscretizer
@@ -38,9 +38,6 @@ from spangym.utils.signatures import (
     takes_any_keyword,
 )
 from spangym.utils.suggestions import did_you_mean
-
-ENTRY_POINTS = "spangym.agents"
-"""Group of entry points by which packages register agents, as ``name = module:Class``."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +105,7 @@ def get_agent_spec(name: str) -> AgentSpec:
         return _BUILTIN_SPECS[name]
     if (action := fixed_action_of(name)) is not None:
         return _fixed_span(action)
-    entry_points = importlib.metadata.entry_points(group=ENTRY_POINTS)
-    registered = {each.name: each.value for each in entry_points}
+    registered = registered_agents()
     if name not in registered and (":" not in name or name.startswith("fixed:")):
         raise ValueError(
             f"agent {name!r} is unknown{did_you_mean(name, [*BUILTIN_AGENTS, *registered])}"
@@ -117,6 +113,31 @@ def get_agent_spec(name: str) -> AgentSpec:
         )
     found = import_class(registered.get(name, name), f"agent {name!r}")
     return dataclasses.replace(spec_from_class(name, found), module_sha256=module_sha256(found))
+
+
+def make_agent(name: str, seed: int = 0, **hyperparameters: Any) -> Agent:
+    """Make an untrained agent.
+
+    Args:
+        name: Built-in name (`list_agents`), name that another package registers, or
+            ``module:Class``, see `get_agent_spec`.
+        seed: Seed of the agent's own generators.
+        hyperparameters: Keyword arguments of the agent.
+
+    Raises:
+        ValueError: The name or a hyperparameter is unknown; the message suggests the closest
+            match.
+
+    Example:
+        >>> make_agent("fixed:3").predict([None, None]).tolist()
+        [3, 3]
+        >>> make_agent("refiner", alhpa=0.2)
+        Traceback (most recent call last):
+        ValueError: agent 'refiner' has no option 'alhpa'; did you mean 'alpha'?
+    """
+    spec = get_agent_spec(name)
+    spec.check_options(hyperparameters)
+    return spec.make(seed=seed, **hyperparameters)
 
 
 def fixed_action_of(name: str) -> int | None:
@@ -247,6 +268,3 @@ _BUILTIN_SPECS = {
         ),
     )
 }
-
-BUILTIN_AGENTS = (*_BUILTIN_SPECS, *ALGORITHMS)
-"""Names of the built-in agents; those of `ALGORITHMS` are imported when they are asked for."""

@@ -11,20 +11,9 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import LinearSchedule
 
+from spangym.agents.agent_names import ALGORITHMS
 from spangym.utils.signatures import keyword_names, parameters_of
 from spangym.utils.suggestions import did_you_mean
-
-ALGORITHMS: dict[str, str] = {
-    "a2c": "stable_baselines3:A2C",
-    "dqn": "stable_baselines3:DQN",
-    "ppo": "stable_baselines3:PPO",
-    "ars": "sb3_contrib:ARS",
-    "maskable_ppo": "sb3_contrib:MaskablePPO",
-    "qrdqn": "sb3_contrib:QRDQN",
-    "recurrent_ppo": "sb3_contrib:RecurrentPPO",
-    "trpo": "sb3_contrib:TRPO",
-}
-"""Algorithms with discrete actions by name, as ``module:Class``."""
 
 
 def find_algorithm(name: str) -> type[BaseAlgorithm]:

@@ -14,8 +14,8 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from spangym.agents import Agent
+from spangym.agents.agent_names import BUILTIN_AGENTS
 from spangym.agents.registry import (
-    BUILTIN_AGENTS,
     AgentSpec,
     fixed_action_of,
     fixed_span_names,

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spangym.agents import Agent
+from spangym.agents.agent_names import BUILTIN_AGENTS
 from spangym.agents.base import notify_episode_start
-from spangym.agents.registry import BUILTIN_AGENTS, get_agent_spec
+from spangym.agents.registry import get_agent_spec
 from spangym.envs import EnvConfig, SpanControlEnv
 from spangym.envs.registration import full_id
 from spangym.experiments.studies.load_study import normalize_agent

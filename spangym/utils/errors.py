@@ -15,6 +15,10 @@ class UserError(Exception):
     """An input is wrong; the one-line message says where, and what would be right."""
 
 
+class RunError(RuntimeError):
+    """A run ended early; the one-line message says why, and how to resume."""
+
+
 @contextlib.contextmanager
 def report_user_code(context: str) -> Iterator[None]:
     """Raise whatever a user's code in the context raises as a `UserError` that starts with a text.

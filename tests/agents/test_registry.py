@@ -72,6 +72,7 @@ def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteModule
 
 @pytest.mark.parametrize("name", BUILTIN_AGENTS)
 def test_builtin_agents(name: str):
+    assert BUILTIN_AGENTS[name]
     spec = get_agent_spec(name)
     assert spec.name == name
     assert spec.module_sha256 == ""

@@ -12,8 +12,9 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from spangym.agents import SB3Agent
+from spangym.agents.agent_names import ALGORITHMS
 from spangym.agents.registry import spec_from_class
-from spangym.agents.sb3.algorithms import ALGORITHMS, find_algorithm, hyperparameters_of
+from spangym.agents.sb3.algorithms import find_algorithm, hyperparameters_of
 
 from ...factories import make_training_env, played_actions
 

@@ -14,7 +14,13 @@ from typing import Any
 
 from sphinx.application import Sphinx
 
-GENERATORS = ("generate_api", "generate_root_pages")
+GENERATORS = (
+    "generate_agents",
+    "generate_api",
+    "generate_cli",
+    "generate_root_pages",
+    "generate_studies",
+)
 REFERENCE = Path(__file__).parents[1] / "reference"
 
 

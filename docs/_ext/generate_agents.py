@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -96,7 +97,7 @@ def _section(name: str, spec: AgentSpec, agent: Any) -> Iterator[str]:
     parameters: dict[str, inspect.Parameter] = {}
     texts: dict[str, str] = {}
     for each in sources:
-        parameters |= parameters_of(each)
+        parameters |= _with_types(each)
         texts |= parse_docstring(each)[1].get("Args", {})
     if "bootstrap_from" in parameters:
         # The constructor of the named agent may have another default.
@@ -106,13 +107,21 @@ def _section(name: str, spec: AgentSpec, agent: Any) -> Iterator[str]:
     yield _options({each: parameters[each] for each in options}, texts)
 
 
+def _with_types(cls: Any) -> dict[str, inspect.Parameter]:
+    """Parameters of a constructor; their annotations are types, not names of types."""
+    hints = typing.get_type_hints(cls.__init__)
+    parameters = parameters_of(cls).items()
+    return {name: each.replace(annotation=hints.get(name, "")) for name, each in parameters}
+
+
 def _algorithm(name: str, agent: SB3Agent) -> Iterator[str]:
     docstring = inspect.cleandoc(agent.algorithm.__doc__ or "")
     is_contrib = ALGORITHMS[name].startswith("sb3_contrib")
     page = (CONTRIB if is_contrib else SB3).format(PAGES.get(name, name))
     needs = ' from sb3-contrib (`pip install "spangym[contrib]"`)' if is_contrib else ""
     class_name = agent.algorithm.__name__
-    yield f"[{class_name}]({page}){needs}, wrapped by {{py:obj}}`spangym.agents.SB3Agent`.\n"
+    yield f"[{class_name}]({page}){needs}, wrapped by {{py:obj}}`spangym.agents.SB3Agent`, "
+    yield "which replaces a few defaults.\n"
     found = re.findall(r"^:param (\w+): ((?:.*\n?)(?:[ \t]+.*\n?|\n)*)", docstring, re.M)
     texts = {each: " ".join(text.split()).replace("``", "`") for each, text in found}
     texts["normalize"] = parse_docstring(SB3Agent)[1]["Args"]["normalize"]
@@ -131,8 +140,10 @@ def _options(parameters: Mapping[str, inspect.Parameter], texts: Mapping[str, st
 
 
 def _type(annotation: Any) -> str:
-    if annotation is inspect.Parameter.empty:
+    if annotation in ("", inspect.Parameter.empty):
         return ""
+    if typing.get_origin(annotation) is typing.Literal:
+        return ", ".join(code(repr(each)) for each in typing.get_args(annotation))
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     return code(re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", text))
 

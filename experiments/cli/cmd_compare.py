@@ -13,6 +13,7 @@ from spangym.experiments.runner.job import CHECKPOINT_SECONDS
 from spangym.experiments.runner.manifest import available_cpus
 from spangym.experiments.studies.field_types import MAX_STEPS
 from spangym.experiments.studies.load_study import load_study, override_study
+from spangym.experiments.studies.settings import parse_settings
 from spangym.experiments.trials.start_comparison import resume_comparison, start_comparison
 from spangym.utils.errors import UserError
 
@@ -23,6 +24,7 @@ def command(
         typer.Argument(metavar="STUDY", help="A TOML file or a built-in study; else quickstart."),
     ] = None,
     seeds: options.Seeds = None,
+    settings: options.Set = None,
     total_timesteps: Annotated[
         int | None, typer.Option(min=1, max=MAX_STEPS, help="Steps of each training.")
     ] = None,
@@ -56,10 +58,11 @@ def command(
             total_timesteps=total_timesteps,
             agents=agent or (),
             device=device,
+            settings=parse_settings(settings or ()),
         )
         folder, work = start_comparison(chosen, out, memory_bytes=memory, **manifest)
     else:
-        if any(each is not None for each in (study, seeds, agent, device, out)):
+        if any(each is not None for each in (study, seeds, settings, agent, device, out)):
             raise UserError(
                 "--resume runs the folder's own study: combine it only with --workers, "
                 "--executor, --address, --checkpoint-seconds, --quiet, and --total-timesteps to "

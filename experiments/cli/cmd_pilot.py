@@ -23,6 +23,7 @@ from spangym.experiments.runner.job import CHECKPOINT_SECONDS
 from spangym.experiments.runner.manifest import available_cpus, make_manifest
 from spangym.experiments.runner.run_dir import RunDir
 from spangym.experiments.studies.field_types import MAX_STEPS
+from spangym.experiments.studies.settings import parse_settings
 from spangym.utils.errors import UserError
 
 
@@ -48,6 +49,7 @@ def command(
         typer.Option(help="Train only this variant and the baseline (repeatable)."),
     ] = None,
     seeds: options.Seeds = None,
+    settings: options.Set = None,
     updates: Annotated[
         int | None, typer.Option(min=1, max=MAX_STEPS, help="Updates of each model.")
     ] = None,
@@ -75,10 +77,11 @@ def command(
             variants=variant or (),
             data=data,
             device=device,
+            settings=parse_settings(settings or ()),
         )
-        folder = RunDir(out or Path("runs", chosen.name), PILOT)
+        folder = RunDir(out or Path("runs", chosen.slug), PILOT)
     else:
-        given = (task, study, data, variant, seeds, updates, device, out)
+        given = (task, study, data, variant, seeds, settings, updates, device, out)
         if any(each is not None for each in given):
             raise UserError(
                 "--resume runs the folder's own study: combine it only with --workers, "

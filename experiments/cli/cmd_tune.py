@@ -77,7 +77,7 @@ def command(
     peak = estimate_comparison(search.study).peak_bytes
     Workload(trials * seeds, steps, peak).check(machine_memory())
     smoke_test(search.study)
-    folder = out or Path("runs", f"tune-{chosen.name}-{datetime.now():%Y%m%d-%H%M%S}")
+    folder = out or Path("runs", f"tune-{chosen.slug}-{datetime.now():%Y%m%d-%H%M%S}")
     console = make_console()
     console.print(f"{agent}: {search.describe()}", markup=False, highlight=False)
     folder.mkdir(parents=True, exist_ok=True)

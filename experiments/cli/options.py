@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from spangym.experiments.studies.field_types import MAX_SEEDS
+from spangym.experiments.studies.field_types import expand_seeds
 from spangym.utils.atomic_io import check_writable_file
+from spangym.utils.errors import UserError
 
 ExecutorName = Literal["local", "ray"]
 TaskName = Literal["speech", "text"]
@@ -18,6 +19,23 @@ def _check_json(path: Path | None) -> Path | None:
     if path is not None:
         check_writable_file("--json", path)
     return path
+
+
+def _parse_seeds(text: str) -> tuple[int, ...]:
+    """Read a number of seeds, counted from 0, or a list of seeds separated by commas."""
+    words = [word.strip() for word in text.split(",")]
+    if words[-1] == "" and len(words) > 1:
+        del words[-1]
+    try:
+        seeds = [int(word) for word in words]
+    except ValueError as error:
+        raise UserError(
+            f"--seeds must be a number of seeds, such as 10, or a list, such as 1,2,3, got {text!r}"
+        ) from error
+    try:
+        return expand_seeds(seeds if "," in text else seeds[0])
+    except ValueError as error:
+        raise UserError(f"--seeds: {error}") from error
 
 
 Address = Annotated[
@@ -49,8 +67,22 @@ Resume = Annotated[
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")]
 Seeds = Annotated[
-    int | None,
-    typer.Option(min=1, max=MAX_SEEDS, help="Number of training seeds, counted from 0."),
+    Any,
+    typer.Option(
+        parser=_parse_seeds,
+        metavar="N",
+        help="Training seeds: their number, counted from 0, or a list such as 1,2,3 or 7,",
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one value (repeatable): AGENT.option, ENV.argument, or argument of every "
+        "environment, e.g. dqn.gamma=0.9, ctx=128, evaluation.episodes=4. Values are TOML; a bare "
+        "word is a string.",
+    ),
 ]
 TrainedAgentName = Annotated[
     str, typer.Option("--agent", metavar="AGENT", help="Name of the agent in the study.")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from spangym.agents import SB3Agent
 from spangym.agents.baselines.constant import BaselinePolicy
@@ -15,17 +17,32 @@ from spangym.envs.data.dataset_registry import DATASETS, validate_dataset_name
 from spangym.envs.env_config import check_device
 from spangym.experiments.pilot.estimate_pilot import estimate_pilot
 from spangym.experiments.pilot.models import make_model
-from spangym.experiments.pilot.pilot_study import CONTROLLABLE_ATTENTION, PilotStudy, VariantConfig
+from spangym.experiments.pilot.pilot_study import (
+    CONTROLLABLE_ATTENTION,
+    ModelConfig,
+    PilotStudy,
+    TextConfig,
+    VariantConfig,
+)
+from spangym.experiments.pilot.synthetic_speech import SyntheticSpeechConfig
 from spangym.experiments.runner.workload import machine_memory
 from spangym.experiments.studies.load_study import (
+    agent_scopes,
     check_distinct,
     normalize_agent,
     parse_and_normalize,
+    without_counts,
+)
+from spangym.experiments.studies.settings import (
+    Scope,
+    apply_settings,
+    field_names,
+    with_arguments,
 )
 from spangym.utils.errors import UserError
 from spangym.utils.importing import is_import_path
 from spangym.utils.suggestions import did_you_mean
-from spangym.utils.toml import builtin_texts, find_text
+from spangym.utils.toml import builtin_texts, find_text, validate
 
 
 def builtin_pilot_studies() -> dict[str, str]:
@@ -151,35 +168,64 @@ def _check_budget(study: PilotStudy, variant: VariantConfig) -> None:
 def override_pilot_study(
     study: PilotStudy,
     *,
-    seeds: int | None = None,
+    seeds: int | Sequence[int] | None = None,
     updates: int | None = None,
     variants: Sequence[str] = (),
     data: Path | None = None,
     device: str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> PilotStudy:
-    """Change a study by options of the command line, and normalize it.
+    """Change a study, and normalize it.
 
-    ``seeds`` is a number of seeds, counted from 0; updates are rounded up to whole streams; the
-    first variant, the reference, is always trained; ``data`` are the user's recordings or texts.
+    Args:
+        study: The study.
+        seeds: Seeds, or their number, counted from 0.
+        updates: Updates of each model, which are rounded up to whole streams.
+        variants: Names of variants; the first one of the study, the baseline, is always trained.
+        data: The user's recordings or texts.
+        device: Torch device of the models.
+        settings: Values by key: attributes of a `PilotStudy`, ``model.KEY``, ``text.KEY``,
+            ``speech.KEY``, ``VARIANT.KEY``, and ``VARIANT.agent.OPTION`` for a hyperparameter or an
+            attribute of its agent.
+
+    Raises:
+        UserError: A value is not valid, a key is unknown, or two arguments set the same value.
     """
-    changes: dict[str, Any] = {}
-    if seeds is not None:
-        changes["seeds"] = tuple(range(seeds))
     if updates is not None:
-        changes["updates"] = -(-updates // study.chunks) * study.chunks
-        most = changes["updates"] // study.chunks
-        changes["evaluations"] = min(study.evaluations, most)
+        updates = -(-updates // study.chunks) * study.chunks
+        evaluations = min(study.evaluations, updates // study.chunks)
+        study = dataclasses.replace(study, evaluations=evaluations)
     if variants:
         by_name = {each.name: each for each in study.variants}
         for name in variants:
             if name not in by_name:
                 raise UserError(f"the study has no variant {name!r}{did_you_mean(name, by_name)}")
         first, *others = study.variants
-        changes["variants"] = (first, *(each for each in others if each.name in variants))
-    if data is not None and study.task == "speech":
-        changes["recordings"] = str(data)
-    elif data is not None:
-        changes["text"] = dataclasses.replace(study.text, dataset=str(data))
-    if device is not None:
-        changes["device"] = device
-    return normalize_pilot_study(dataclasses.replace(study, **changes))
+        chosen = (first, *(each for each in others if each.name in variants))
+        study = dataclasses.replace(study, variants=chosen)
+    place = "recordings" if study.task == "speech" else "text.dataset"
+    arguments = {"seeds": seeds, "updates": updates, "device": device, place: data}
+    if settings := with_arguments(settings or {}, **arguments):
+        study = _with_settings(study, settings)
+    return normalize_pilot_study(study)
+
+
+def _with_settings(study: PilotStudy, settings: Mapping[str, Any]) -> PilotStudy:
+    variants = tuple(
+        each if each.agent is None else dataclasses.replace(each, agent=without_counts(each.agent))
+        for each in study.variants
+    )
+    study = dataclasses.replace(study, variants=variants)
+    data = TypeAdapter(PilotStudy).dump_python(study, mode="json")
+    nested = {"model": ModelConfig, "speech": SyntheticSpeechConfig, "text": TextConfig}
+    names = [name for name in field_names(PilotStudy) if name not in ("task", "variants", *nested)]
+    scopes = [Scope("", [data], names, "KEY")]
+    for name, config in nested.items():
+        scopes.append(Scope(name, [data[name]], field_names(config), f"{name}.KEY"))
+    attributes = [name for name in field_names(VariantConfig) if name not in ("name", "agent")]
+    for variant, table in zip(variants, data["variants"], strict=True):
+        scopes.append(Scope(variant.name, [table], attributes, f"{variant.name}.KEY"))
+        if variant.agent is not None:
+            scopes += agent_scopes(f"{variant.name}.agent", [variant.agent], [table["agent"]])
+    apply_settings(settings, scopes, lambda: validate(data, PilotStudy))
+    return validate(data, PilotStudy)

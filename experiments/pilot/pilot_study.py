@@ -11,7 +11,6 @@ from pydantic.dataclasses import dataclass
 
 from spangym.experiments.pilot.synthetic_speech import SyntheticSpeechConfig
 from spangym.experiments.studies.field_types import (
-    MAX_SEEDS,
     Count,
     DisplayName,
     Episodes,
@@ -19,7 +18,7 @@ from spangym.experiments.studies.field_types import (
     Fraction,
     NonNegativeFloat,
     PositiveFloat,
-    Seed,
+    Seeds,
     Size,
     SizeOrZero,
     Steps,
@@ -149,7 +148,7 @@ class PilotStudy:
     name: StudyName
     task: Literal["speech", "text"]
     variants: Annotated[tuple[VariantConfig, ...], Field(min_length=1, max_length=1000)]
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=MAX_SEEDS)] = (0,)
+    seeds: Seeds = (0,)
     updates: Steps = 600
     batch: Annotated[Count, Field(le=10**5)] = 16
     learning_rate: PositiveFloat = 2e-3
@@ -162,6 +161,11 @@ class PilotStudy:
     masking: Fraction = 0.3
     text: TextConfig = field(default_factory=TextConfig)
     device: Text = "cpu"
+
+    @property
+    def slug(self) -> str:
+        """Name as a folder name."""
+        return slug(self.name)
 
     @property
     def chunks(self) -> int:

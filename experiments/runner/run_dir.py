@@ -29,7 +29,7 @@ from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
 from spangym.utils.serialization import parse_json
 from spangym.utils.text import printable, shell_join
-from spangym.utils.toml import parse_toml
+from spangym.utils.toml import describe_invalid, parse_toml
 
 MANIFEST_KEYS = ("command", "started", "versions", "machine", "num_workers", "content_sha256")
 
@@ -321,10 +321,7 @@ class RunDir(Generic[S, J]):
         try:
             kind.model_validate(content)
         except ValidationError as error:
-            first = error.errors()[0]
-            key, message = ".".join(map(str, first["loc"])), first["msg"]
-            given = f"got {first['input']!r:.80}"
-            raise self._damaged(name, f"{where}{key}: {message}, {given}") from error
+            raise self._damaged(name, describe_invalid(error, where)) from error
 
     def _read_csv(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
         text_columns, optional = self.kind.text_columns, self.kind.optional_columns

@@ -16,7 +16,7 @@ from spangym.envs.registration import find_spec
 from spangym.envs.span_control import SpanControlEnv
 from spangym.utils.importing import import_object, module_sha256
 from spangym.utils.scalars import as_float, as_int
-from spangym.utils.signatures import keyword_names, parameters_of
+from spangym.utils.signatures import keyword_names, parameters_of, takes_any_keyword
 
 INFO_NUMBERS = ("span", "qk_pairs", "layer", "output_norm")
 """Numbers that ``info`` must hold after each step, without ``content_type`` and components."""
@@ -108,6 +108,12 @@ def takes_argument(env_id: str, name: str) -> bool:
     entry = _entry_point(env_id)
     is_ours = isinstance(entry, type) and issubclass(entry, SpanControlEnv)
     return is_ours or name in keyword_names(parameters_of(entry))
+
+
+def argument_names(env_id: str) -> tuple[str, ...] | None:
+    """Return the names of the arguments of an environment's constructor; None if it takes any."""
+    parameters = parameters_of(_entry_point(env_id))
+    return None if takes_any_keyword(parameters) else keyword_names(parameters)
 
 
 def _check_info(info: Mapping[str, Any], components: tuple[str, ...] | None) -> None:

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter
+
 from spangym.agents import Agent, TabularAgent
 from spangym.attention.features import NUM_STATES
-from spangym.envs import make_config
+from spangym.envs import EnvConfig, make_config
 from spangym.envs.data.dataset_registry import DATASETS
 from spangym.envs.model.model_checkpoint import builtin_checkpoints
-from spangym.envs.registration import full_id
+from spangym.envs.registration import NAMESPACE, full_id
 from spangym.experiments.studies.field_types import check_numbers
-from spangym.experiments.studies.foreign_env import ForeignEnv
-from spangym.experiments.studies.study import OBS_FIELDS, Study, StudyAgent, StudyEnv, is_baseline
+from spangym.experiments.studies.foreign_env import ForeignEnv, argument_names
+from spangym.experiments.studies.settings import Scope, apply_settings, field_names, with_arguments
+from spangym.experiments.studies.study import (
+    OBS_FIELDS,
+    EvalConfig,
+    Study,
+    StudyAgent,
+    StudyEnv,
+    is_baseline,
+)
 from spangym.utils.errors import UserError, report_user_code
 from spangym.utils.importing import is_import_path
 from spangym.utils.process_state import preserve_process_state
 from spangym.utils.suggestions import did_you_mean
-from spangym.utils.toml import builtin_texts, find_text, parse_toml
+from spangym.utils.toml import builtin_texts, find_text, parse_toml, validate
 
 S = TypeVar("S")
 
@@ -94,11 +104,19 @@ def normalize_agent(agent: StudyAgent) -> StudyAgent:
     index = agent.include_layer_index
     return dataclasses.replace(
         agent,
-        name=agent.name or agent.algo[-80:],
+        name=_agent_name(agent),
         encoding=agent.encoding or spec.encoding,
         include_layer_index=spec.include_layer_index if index is None else index,
         **_counts(agent, made),
     )
+
+
+def _agent_name(agent: StudyAgent) -> str:
+    return agent.name or agent.algo[-80:]
+
+
+def _env_name(environment: StudyEnv) -> str:
+    return environment.name or full_id(environment.id).rpartition(":")[2].rpartition("/")[2]
 
 
 def _counts(agent: StudyAgent, made: Agent) -> dict[str, int]:
@@ -118,15 +136,14 @@ def _normalize_env(environment: StudyEnv) -> StudyEnv:
         if name in environment.kwargs:
             place = "evaluation.split" if name == "split" else "the agents"
             raise UserError(f"environment argument {name!r} must be set in {place} instead")
-    env_id = full_id(environment.id)
-    name = environment.name or env_id.rpartition(":")[2].rpartition("/")[2]
+    env_id, name = full_id(environment.id), _env_name(environment)
     try:
         with preserve_process_state():
             if environment.is_foreign:
                 return _normalize_foreign_env(StudyEnv(env_id, name, environment.kwargs))
             config = dataclasses.asdict(make_config(environment.id, environment.kwargs))
     except (TypeError, ValueError) as error:
-        raise UserError(f"environment: {error}") from error
+        raise UserError(f"environment {name!r}: {error}") from error
     for key in (*OBS_FIELDS, "split"):
         del config[key]
     # As TOML gives it back.
@@ -203,31 +220,191 @@ def check_distinct(what: str, slugs: Sequence[str]) -> None:
 def override_study(
     study: Study,
     *,
-    seeds: int | None = None,
+    seeds: int | Sequence[int] | None = None,
     total_timesteps: int | None = None,
     agents: Sequence[str] = (),
+    environments: Sequence[str] = (),
     device: str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Study:
-    """Change a study by options of the command line, and normalize it.
+    """Change a study, and normalize it.
 
-    ``seeds`` is a number of training seeds, counted from 0. Agents are those of the study or others
-    by name, and replace those of the study.
+    Args:
+        study: The study.
+        seeds: Training seeds, or their number, counted from 0.
+        total_timesteps: Environment steps of each training.
+        agents: Names of the study's agents, or of others, which replace those of the study.
+        environments: Names or ids of the study's environments, or ids of others, which replace
+            those of the study.
+        device: Torch device of the layers.
+        settings: Values by key: ``AGENT.option`` is a hyperparameter or an attribute of a
+            `StudyAgent`; ``ENV.argument`` is an argument of an environment, by name or id, and
+            ``argument`` of all environments; ``evaluation.KEY``, ``n_envs``, ``total_timesteps``,
+            ``seeds`` and ``name`` are keys of the study. Dots lead into nested tables.
+
+    Raises:
+        UserError: A value is not valid, a key is unknown, or two arguments set the same value.
+
+    Example:
+        >>> study = load_study("quickstart")
+        >>> changed = override_study(study, settings={"dqn.gamma": 0.5, "ctx": 128, "n_envs": 2})
+        >>> changed.agents[2].hyperparameters["gamma"], changed.environments[0].kwargs["ctx"]
+        (0.5, 128)
     """
-    changes: dict[str, Any] = {}
-    if seeds is not None:
-        changes["seeds"] = tuple(range(seeds))
-    if total_timesteps is not None:
-        changes["total_timesteps"] = total_timesteps
+    settings = with_arguments(
+        settings or {}, seeds=seeds, total_timesteps=total_timesteps, device=device
+    )
+    study = _with_names(study)
     if agents:
-        changes["agents"] = tuple(
+        chosen = tuple(
             agent
             for name in dict.fromkeys(agents)
             if not is_baseline(name)
             for agent in [each for each in study.agents if each.name == name] or [StudyAgent(name)]
         )
-    if device is not None:
-        changes["environments"] = tuple(
-            dataclasses.replace(each, kwargs={**each.kwargs, "device": device})
-            for each in study.environments
+        study = _with_names(dataclasses.replace(study, agents=chosen))
+    if environments:
+        by_name = {each.name: each for each in study.environments}
+        by_name |= {each.id: each for each in study.environments}
+        found = (
+            by_name.get(name) or by_name.get(full_id(name)) or StudyEnv(full_id(name))
+            for name in dict.fromkeys(environments)
         )
-    return normalize_study(dataclasses.replace(study, **changes))
+        study = _with_names(dataclasses.replace(study, environments=(*found,)))
+    if settings:
+        study = _with_settings(study, settings)
+    return normalize_study(study)
+
+
+def _with_names(study: Study) -> Study:
+    """Fill in the names of agents and environments, which settings refer to."""
+    return dataclasses.replace(
+        study,
+        agents=tuple(dataclasses.replace(each, name=_agent_name(each)) for each in study.agents),
+        environments=tuple(
+            StudyEnv(full_id(each.id), _env_name(each), each.kwargs) for each in study.environments
+        ),
+    )
+
+
+def _with_settings(study: Study, settings: Mapping[str, Any]) -> Study:
+    study = dataclasses.replace(
+        study,
+        agents=tuple(map(without_counts, study.agents)),
+        environments=tuple(map(_without_derived, study.environments)),
+    )
+    data = TypeAdapter(Study).dump_python(study, mode="json")
+    scopes = [
+        Scope("", [data], _STUDY_KEYS),
+        Scope("evaluation", [data["evaluation"]], field_names(EvalConfig), "evaluation.KEY"),
+    ]
+    for name in dict.fromkeys(each.name for each in study.agents):
+        chosen = [
+            (agent, table)
+            for agent, table in zip(study.agents, data["agents"], strict=True)
+            if agent.name == name
+        ]
+        scopes += agent_scopes(name, *zip(*chosen, strict=True))
+    scopes += _env_scopes(study.environments, [each["kwargs"] for each in data["environments"]])
+    apply_settings(settings, scopes, lambda: validate(data, Study))
+    return validate(data, Study)
+
+
+def agent_scopes(
+    prefix: str, agents: Sequence[StudyAgent], tables: Sequence[dict[str, Any]]
+) -> list[Scope]:
+    """Return the scopes of settings of agents of one name: their attributes and options."""
+    try:
+        with preserve_process_state():
+            options = [each.spec().options for each in agents]
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    known = None if None in options else {name for names in options for name in names or ()}
+    hyperparameters = [each["hyperparameters"] for each in tables]
+    return [
+        Scope(prefix, tables, (*OBS_FIELDS, "num_actions")),
+        Scope(prefix, hyperparameters, known, f"{prefix}.OPTION"),
+    ]
+
+
+def set_arguments(environments: Sequence[str], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the arguments of environments, by id, that settings give them.
+
+    Keys are ``argument``, for all environments, and ``ENV_ID.argument``.
+
+    Raises:
+        UserError: A key is unknown, or two settings set the same value.
+    """
+    chosen = [StudyEnv(full_id(name), _env_name(StudyEnv(name))) for name in environments]
+    tables: list[dict[str, Any]] = [{} for _ in chosen]
+    scopes = _env_scopes(chosen, tables)
+    apply_settings(settings, scopes, lambda: None)
+    return tables
+
+
+def _env_scopes(environments: Sequence[StudyEnv], tables: Sequence[dict[str, Any]]) -> list[Scope]:
+    """Return the scopes of settings of environments: one of them, those of an id, and all."""
+    names = [*map(_argument_names, environments)]
+    scopes = [
+        Scope(each.name, [table], known, f"{each.name}.ARGUMENT")
+        for each, table, known in zip(environments, tables, names, strict=True)
+    ]
+    for env_id, known in {
+        each.id: known for each, known in zip(environments, names, strict=True)
+    }.items():
+        same = [
+            table for table, each in zip(tables, environments, strict=True) if each.id == env_id
+        ]
+        prefixes = (env_id, env_id.removeprefix(f"{NAMESPACE}/"))
+        scopes += [Scope(prefix, same, known) for prefix in prefixes]
+    known = [{*each} for each in names if each is not None]
+    common = set.intersection(*known) if known else None
+    return [*scopes, Scope("", tables, common, "ARGUMENT")]
+
+
+_STUDY_KEYS = ("name", "total_timesteps", "seeds", "n_envs")
+
+_DETERMINING = ("checkpoint", "layer_class", "layers", "layers_kwargs", "weights_seed")
+"""Arguments of environments from which the defaults of others follow."""
+
+
+def _argument_names(environment: StudyEnv) -> tuple[str, ...] | None:
+    """Return the names of the arguments of an environment; None if it takes any."""
+    try:
+        if environment.is_foreign:
+            return argument_names(environment.id)
+    except ValueError as error:
+        raise UserError(f"environment: {error}") from error
+    return tuple(name for name in field_names(EnvConfig) if name not in (*OBS_FIELDS, "split"))
+
+
+def _without_derived(environment: StudyEnv) -> StudyEnv:
+    """Omit arguments that follow from others, since a setting may change these."""
+    kwargs = environment.kwargs
+    try:
+        with preserve_process_state():
+            if environment.is_foreign:
+                return environment
+            chosen = {name: kwargs[name] for name in _DETERMINING if name in kwargs}
+            derived = dataclasses.asdict(make_config(environment.id, chosen))
+    except (TypeError, ValueError):  # Normalizing the study says what is wrong.
+        return environment
+    derived["fixes"] = [*derived["fixes"]]
+    kept = {
+        name: value
+        for name, value in kwargs.items()
+        if name in chosen or name not in derived or value != derived[name]
+    }
+    return dataclasses.replace(environment, kwargs=kept)
+
+
+def without_counts(agent: StudyAgent) -> StudyAgent:
+    """Omit the numbers of states and actions that follow from hyperparameters."""
+    try:
+        with preserve_process_state():
+            made = agent.make(seed=0)
+            counts = _counts(dataclasses.replace(agent, num_states=0, num_actions=0), made)
+    except Exception:  # Normalizing the study says what is wrong.
+        return agent
+    changes = {name: 0 for name, count in counts.items() if getattr(agent, name) == count}
+    return dataclasses.replace(agent, **changes)

@@ -30,7 +30,6 @@ from spangym.envs.model.model_checkpoint import weights_sha256
 from spangym.envs.registration import ENVIRONMENTS, find_spec, full_id, is_span_control
 from spangym.experiments.runner.fingerprint import DatasetHashes, dataset_key
 from spangym.experiments.studies.field_types import (
-    MAX_SEEDS,
     Count,
     CountOrZero,
     DisplayName,
@@ -39,6 +38,7 @@ from spangym.experiments.studies.field_types import (
     Flag,
     Hyperparameters,
     Seed,
+    Seeds,
     SizeOrZero,
     Steps,
     StudyName,
@@ -271,9 +271,10 @@ class Study:
     """A comparison of agents in one or several environments.
 
     Attributes:
-        name: Name of the study and its folder: letters, digits, ``_`` and ``-``.
+        name: Name of the study. In the name of its folder, other characters than letters of
+            ASCII, digits, ``_`` and ``-`` are replaced by ``-``.
         total_timesteps: Environment steps of each training, over all parallel environments.
-        seeds: Training seeds, the unit of replication.
+        seeds: Training seeds, the unit of replication; in TOML also their number, counted from 0.
         environments: Environments in which the agents act.
         agents: Compared agents; the baselines (`baseline_names`) are always added.
         evaluation: Evaluation of the agents.
@@ -284,12 +285,17 @@ class Study:
 
     name: StudyName
     total_timesteps: Steps
-    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=MAX_SEEDS)]
+    seeds: Seeds
     environments: Annotated[tuple[StudyEnv, ...], Field(min_length=1, max_length=1000)]
     agents: Annotated[tuple[StudyAgent, ...], Field(max_length=1000)] = ()
     evaluation: EvalConfig = EvalConfig()
     n_envs: Count = 1
     resumed_from_steps: tuple[Steps, ...] = ()
+
+    @property
+    def slug(self) -> str:
+        """Name as a folder name."""
+        return slug(self.name)
 
     @property
     def device(self) -> str:

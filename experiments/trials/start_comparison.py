@@ -42,7 +42,7 @@ def start_comparison(
     work = estimate_comparison(study)
     work.check(memory_bytes)
     smoke_test(study)
-    folder = RunDir(out or Path("runs", study.name), COMPARISON)
+    folder = RunDir(out or Path("runs", study.slug), COMPARISON)
     folder.create(study, _manifest(study, command, num_workers))
     return folder, work
 

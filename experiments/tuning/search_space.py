@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 from typing import TYPE_CHECKING, Any
@@ -112,23 +111,3 @@ def flatten(
         if value is not None:
             found[name] = value
     return found
-
-
-def unflatten(params: dict[str, Any], hyperparameters: dict[str, Any]) -> dict[str, Any]:
-    """Return hyperparameters with the values of dotted names replaced.
-
-    Example:
-        >>> unflatten({"b.c": 2}, {"a": 1, "b": {"d": 0}})
-        {'a': 1, 'b': {'d': 0, 'c': 2}}
-    """
-    replaced = copy.deepcopy(hyperparameters)
-    for name, value in params.items():
-        *tables, key = name.split(".")
-        table = replaced
-        for each in tables:
-            if not isinstance(table.get(each), dict):
-                # A schedule replaces a constant.
-                table[each] = {}
-            table = table[each]
-        table[key] = value
-    return replaced

@@ -19,9 +19,10 @@ from rich.table import Table as RichTable
 from spangym.experiments.runner.job import Failed, Finished, Progress
 from spangym.experiments.runner.local_executor import LocalExecutor
 from spangym.experiments.studies.load_study import normalize_study
+from spangym.experiments.studies.settings import with_nested
 from spangym.experiments.studies.study import EvalConfig, Study, StudyAgent, StudyEnv
 from spangym.experiments.trials.trial import make_trial
-from spangym.experiments.tuning.search_space import Distribution, flatten, unflatten
+from spangym.experiments.tuning.search_space import Distribution, flatten
 from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
 from spangym.utils.suggestions import did_you_mean
@@ -53,7 +54,7 @@ class Search:
 
     def agent_with(self, params: dict[str, Any], name: str) -> StudyAgent:
         """Return the agent with searched hyperparameters, under a name."""
-        hyperparameters = unflatten(params, self.entry.hyperparameters)
+        hyperparameters = with_nested(self.entry.hyperparameters, params)
         return dataclasses.replace(self.entry, name=name, hyperparameters=hyperparameters)
 
     def describe(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -13,6 +14,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from spangym.utils.errors import UserError
+from spangym.utils.scalars import describe
 from spangym.utils.suggestions import did_you_mean
 from spangym.utils.text import printable
 
@@ -78,14 +80,72 @@ def parse_toml(text: str, name: str, kind: type[T]) -> T:
     if any(part.count(".") > _MAX_DOTS for part in keys):
         raise UserError(f"{name}: a key or value has more than {_MAX_DOTS} dots")
     try:
-        # In strict mode, dataclasses and tuples are validated from tables and arrays only in JSON.
-        return TypeAdapter(kind).validate_json(json.dumps(tomllib.loads(text), default=str))
-    except ValidationError as error:
-        raise UserError(f"{name}: {_first_error(error, kind)}") from error
+        values = tomllib.loads(text)
     except RecursionError as error:
         raise UserError(f"{name}: its tables or arrays are nested too deeply") from error
     except ValueError as error:  # Integers of more than 4300 digits are no TOMLDecodeError.
         raise UserError(f"{name}: not TOML: {printable(error)}") from error
+    try:
+        return validate(values, kind)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def validate(values: Any, kind: type[T]) -> T:
+    """Read a dataclass, or a dict of dataclasses, from nested values such as those of TOML.
+
+    Raises:
+        UserError: A key or value does not fit the type.
+    """
+    try:
+        # In strict mode, dataclasses and tuples are validated from tables and arrays only in JSON.
+        return TypeAdapter(kind).validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        raise UserError(_first_error(error, kind)) from error
+    except RecursionError as error:
+        raise UserError("its tables or arrays are nested too deeply") from error
+
+
+def describe_invalid(error: ValidationError, parent: str = "") -> str:
+    """Return the first error of a validation in words, with the key after that of its parent."""
+    return _in_words(error.errors()[0], parent)
+
+
+_RULES = {
+    "int_type": "must be an integer",
+    "int_from_float": "must be an integer",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "string_type": "must be a string",
+    "list_type": "must be an array",
+    "tuple_type": "must be an array",
+    "dict_type": "must be a table",
+    "dataclass_type": "must be a table",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_long": "must have at most {max_length} entries",
+    "too_short": "must have at least {min_length} entry",
+}
+"""Rules by the type of a Pydantic error, in words; the values in braces are its context."""
+
+
+def _in_words(error: Any, parent: str = "") -> str:
+    where, kind = parent + ".".join(map(str, error["loc"])), error["type"]
+    if kind in ("value_error", "assertion_error"):
+        return f"key {where!r}: {error['ctx']['error']}"
+    rule = error["msg"][:1].lower() + error["msg"][1:]
+    if kind in _RULES:
+        rule = _RULES[kind].format(**error.get("ctx", {}))
+    given, hint = error["input"], ""
+    if kind == "literal_error" and isinstance(given, str):
+        hint = did_you_mean(given, re.findall(r"'([^']*)'", error["ctx"]["expected"]))
+        hint = hint if hint.startswith("; did") else ""
+    return f"key {where!r} {rule}, got {describe(given)}{hint}"
 
 
 def _first_error(error: ValidationError, kind: Any) -> str:
@@ -100,10 +160,7 @@ def _first_error(error: ValidationError, kind: Any) -> str:
         return f"key {where!r} is unknown{did_you_mean(str(path[-1]), _keys_at(kind, path[:-1]))}"
     if first["type"] in ("missing", "missing_argument"):
         return f"key {where!r} is missing"
-    if first["type"] == "value_error":
-        return f"key {where!r}: {first.get('ctx', {})['error']}"
-    message = first["msg"][0].lower() + first["msg"][1:]
-    return f"key {where!r}: {message}, got {first['input']!r:.200}"
+    return _in_words(first)
 
 
 def _keys_at(kind: Any, path: Sequence[str | int]) -> list[str]:

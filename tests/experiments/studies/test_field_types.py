@@ -120,7 +120,7 @@ def test_numbers_of_studies(key: str, value: str):
     changed = f"{name} = {value}\n"
     place = "[evaluation]\n" if table else ""
     text = text.replace(place, place + changed, 1)
-    with pytest.raises(UserError, match=rf"tiny: key '{key}': .*(than|integer)") as caught:
+    with pytest.raises(UserError, match=rf"tiny: key '{key}' must be") as caught:
         parse_study(text, "tiny")
     assert "\n" not in str(caught.value)
 
@@ -172,7 +172,7 @@ def test_numbers_of_pilots(key: str, value: str):
         text = text.replace(f"[{table}]\n", f"[{table}]\n{changed}")
     else:
         text += f"\n[{table}]\n{changed}"
-    with pytest.raises(UserError, match=rf"quick: key '{key}': .*(than|integer|number)"):
+    with pytest.raises(UserError, match=rf"quick: key '{key}' must be"):
         parse_pilot_study(text, "quick")
 
 

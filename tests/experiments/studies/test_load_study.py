@@ -89,7 +89,7 @@ def test_override_study(tiny: Study):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"tiny"', '"a/b"', "'name'"),
+        ('"tiny"', '"//"', "'name'"),
         (
             "total_timesteps = 64",
             "total_timestepz = 64",
@@ -99,7 +99,7 @@ def test_override_study(tiny: Study):
         (
             "total_timesteps = 64",
             'total_timesteps = "64"',
-            "valid integer, got '64'",
+            "must be an integer, got '64'",
         ),
         (
             "total_timesteps = 64",

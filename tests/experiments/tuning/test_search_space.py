@@ -3,12 +3,12 @@ from pathlib import Path
 import pytest
 
 from spangym.agents.registry import get_agent_spec
+from spangym.experiments.studies.settings import with_nested
 from spangym.experiments.tuning.search_space import (
     Distribution,
     builtin_search_spaces,
     flatten,
     load_search_space,
-    unflatten,
 )
 from spangym.utils.errors import UserError
 
@@ -45,7 +45,7 @@ def test_dotted_names_are_keys_of_tables():
     search_space = {"policy_kwargs.net_arch": Distribution(choices=([8], [16, 16]))}
     hyperparameters = {"gamma": 0.5, "policy_kwargs": {"net_arch": [8], "activation_fn": "ReLU"}}
     assert flatten(hyperparameters, search_space) == {"policy_kwargs.net_arch": [8]}
-    changed = unflatten({"policy_kwargs.net_arch": [16, 16]}, hyperparameters)
+    changed = with_nested(hyperparameters, {"policy_kwargs.net_arch": [16, 16]})
     assert changed["policy_kwargs"] == {"net_arch": [16, 16], "activation_fn": "ReLU"}
     assert hyperparameters["policy_kwargs"] == {"net_arch": [8], "activation_fn": "ReLU"}
 

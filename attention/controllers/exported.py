@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from spangym.attention.controllers.lookup import KMeansPolicy, LookupPolicy
 from spangym.attention.controllers.mlp import MLPPolicy
@@ -17,7 +19,13 @@ from spangym.attention.controllers.protocol import ObservationTime
 from spangym.attention.features import token_moments
 from spangym.attention.observation_spec import ObservationSpec
 from spangym.utils.scalars import as_int
-from spangym.utils.serialization import load_metadata, load_state, report_damage, save_state
+from spangym.utils.serialization import (
+    load_metadata,
+    load_state,
+    parse_json,
+    report_damage,
+    save_state,
+)
 from spangym.utils.suggestions import did_you_mean
 
 HEAD_TYPES: dict[str, type[PolicyHead]] = {
@@ -40,6 +48,8 @@ class ExportedPolicy(nn.Module):
     previous pass, which the layer's cache holds, or the first token without a cache.
 
     It has buffers only, which keep their dtypes where a layer is converted to another precision.
+    Its state dict also contains its description (`get_extra_state`), from which a layer without a
+    controller makes it.
 
     Args:
         observation: The observation of the agent.
@@ -158,7 +168,10 @@ class ExportedPolicy(nn.Module):
 
     def save(self, path: Path | str) -> None:
         """Write a file that `load_controller` reads."""
-        state = {
+        save_state(Path(path), self._description(), self.metadata)
+
+    def _description(self) -> dict[str, Any]:
+        return {
             "format": _FORMAT,
             "observation": dataclasses.asdict(self.observation),
             "observation_time": self.observation_time,
@@ -166,7 +179,56 @@ class ExportedPolicy(nn.Module):
             "head_type": self.head.head_type,
             "head": self.head.arguments,
         }
-        save_state(Path(path), state, self.metadata)
+
+    def get_extra_state(self) -> Tensor:
+        """Describe everything except the values of buffers, as JSON in uint8.
+
+        A tensor, so that every format of state dicts can store it.
+        """
+        description = self._description() | {"layer": self.layer, "metadata": self.metadata}
+        described = tree_map_only(Tensor, _describe_tensor, description)
+        return torch.tensor([*json.dumps(described, sort_keys=True).encode()], dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Check that `get_extra_state` described this controller; take over the metadata.
+
+        Raises:
+            ValueError: The state is another controller's.
+        """
+        stored, own = (_parse_extra_state(each) for each in (state, self.get_extra_state()))
+        metadata = stored.pop("metadata")
+        del own["metadata"]
+        changed = [name for name in own if stored.get(name) != own[name]]
+        if changed:
+            raise ValueError(
+                f"the stored controller has another {', '.join(changed)}: assign layer.refiner = "
+                "None, from which the layer makes the stored one"
+            )
+        self.metadata = metadata
+
+    def _load_from_state_dict(  # type: ignore[override]
+        self, state_dict: Mapping[str, Any], prefix: str, *more: Any
+    ) -> None:
+        try:
+            super()._load_from_state_dict(state_dict, prefix, *more)
+        except ValueError as error:
+            error_msgs = more[-1]
+            error_msgs.append(f"{prefix}*: {error}")
+
+    @classmethod
+    def from_extra_state(cls, state: Tensor) -> ExportedPolicy:
+        """Make a controller that `get_extra_state` described, with zeros for most buffers.
+
+        `load_state_dict` then sets them.
+
+        Raises:
+            ValueError: The state is damaged or of something else.
+        """
+        with report_damage("the stored controller is damaged", "_extra_state"):
+            description = _parse_extra_state(state)
+            description["head"] = _make_tensors(description["head"])
+            more = {name: description[name] for name in ("layer", "metadata")}
+            return cls(**_arguments_of(description), **more)
 
     def extra_repr(self) -> str:
         """Observation, its time, and the layer."""
@@ -214,12 +276,36 @@ def load_controller(path: Path | str, layer: int | None = None) -> ExportedPolic
             f"format {_FORMAT}"
         )
     with report_damage(f"controller {str(path)!r} is damaged", path):
-        observation = ObservationSpec(**state["observation"])
-        sizes = {name: getattr(observation, name) for name in ("dims", "num_layers")}
-        for name, size in sizes.items():
-            if size > _MAX_SIZE:
-                raise ValueError(f"its layers have {name}={size}, more than {_MAX_SIZE}")
-        head = HEAD_TYPES[state["head_type"]](observation, **state["head"])
-        arguments = {name: state[name] for name in ("observation_time", "action_scale")}
-        ExportedPolicy(observation, head, layer=0, **arguments)
-    return ExportedPolicy(observation, head, layer=layer, metadata=metadata, **arguments)
+        arguments = _arguments_of(state)
+        ExportedPolicy(**arguments, layer=0)
+    return ExportedPolicy(**arguments, layer=layer, metadata=metadata)
+
+
+def _arguments_of(description: Mapping[str, Any]) -> dict[str, Any]:
+    observation = ObservationSpec(**description["observation"])
+    sizes = {name: getattr(observation, name) for name in ("dims", "num_layers")}
+    for name, size in sizes.items():
+        if size > _MAX_SIZE:
+            raise ValueError(f"its layers have {name}={size}, more than {_MAX_SIZE}")
+    head = HEAD_TYPES[description["head_type"]](observation, **description["head"])
+    more = {name: description[name] for name in ("observation_time", "action_scale")}
+    return {"observation": observation, "head": head, **more}
+
+
+def _describe_tensor(tensor: Tensor) -> dict[str, Any]:
+    return {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+
+
+def _make_tensors(described: Any) -> Any:
+    """Replace descriptions of tensors by zeros."""
+    if isinstance(described, list):
+        return [_make_tensors(each) for each in described]
+    if not isinstance(described, dict):
+        return described
+    if described.keys() == {"shape", "dtype"}:
+        return torch.zeros(described["shape"], dtype=getattr(torch, described["dtype"]))
+    return {name: _make_tensors(each) for name, each in described.items()}
+
+
+def _parse_extra_state(state: Tensor) -> dict[str, Any]:
+    return parse_json(bytes(state.to("cpu", torch.uint8).tolist()))

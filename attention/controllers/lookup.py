@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from spangym.attention.controllers.policy_heads import ObsNormalizer, PolicyHead
+from spangym.attention.controllers.policy_heads import ObsNormalizer, PolicyHead, copied
 from spangym.attention.geometry import NUM_ACTIONS
 from spangym.attention.observation_spec import ObservationSpec
 
@@ -26,7 +27,6 @@ class LookupPolicy(PolicyHead):
         ValueError: The arguments do not fit one another.
 
     Example:
-        >>> import torch
         >>> table = LookupPolicy(ObservationSpec(dims=4, encoding="state"), torch.arange(9999) % 10)
         >>> obs = torch.full((2, 8), 5.0).double()
         >>> table(obs, layer=torch.tensor([0])).tolist() == [hash((5,) * 8) % 9999 % 10] * 2
@@ -46,7 +46,7 @@ class LookupPolicy(PolicyHead):
             )
         _check_actions(actions, (observation.num_state_ids,), num_actions)
         self.observation, self.num_actions = observation, num_actions
-        self.register_buffer("actions", actions.long())
+        self.register_buffer("actions", copied(actions, torch.int64))
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -80,7 +80,6 @@ class KMeansPolicy(PolicyHead):
         ValueError: The arguments do not fit one another.
 
     Example:
-        >>> import torch
         >>> observation = ObservationSpec(dims=4, encoding="features", pool_groups=1)
         >>> centers = torch.tensor([[[0.0, 0.0], [0.0, 2.0]]]).double() * GRID_STEPS
         >>> one = torch.ones(2).double()
@@ -123,10 +122,10 @@ class KMeansPolicy(PolicyHead):
         self.by_layer = by_layer
         self.num_actions = num_actions
         self.encoder = ObsNormalizer(observation)
-        self.register_buffer("means", means.double())
-        self.register_buffer("scales", scales.double())
-        self.register_buffer("centers", centers.double())
-        self.register_buffer("actions", actions.long())
+        self.register_buffer("means", copied(means, torch.float64))
+        self.register_buffer("scales", copied(scales, torch.float64))
+        self.register_buffer("centers", copied(centers, torch.float64))
+        self.register_buffer("actions", copied(actions, torch.int64))
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spangym.attention.controllers.policy_heads import ObsNormalization, ObsNormalizer, PolicyHead
+from spangym.attention.controllers.policy_heads import (
+    ObsNormalization,
+    ObsNormalizer,
+    PolicyHead,
+    copied,
+)
 from spangym.attention.geometry import NUM_ACTIONS
 from spangym.attention.observation_spec import ObservationSpec
 from spangym.utils.suggestions import did_you_mean
@@ -27,8 +32,8 @@ class _Linear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
-        self.register_buffer("weight", weight.detach().float().contiguous().clone())
-        self.register_buffer("bias", bias.detach().float().clone())
+        self.register_buffer("weight", copied(weight, torch.float32))
+        self.register_buffer("bias", copied(bias, torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x[..., None, :] * self.weight).sum(-1) + self.bias

@@ -81,8 +81,8 @@ class ObsNormalizer(nn.Module):
         self.register_buffer("low", low, persistent=False)
         self.register_buffer("high", high, persistent=False)
         mean, std, self.clip = normalization or (None, None, None)
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
+        self.register_buffer("mean", None if mean is None else copied(mean))
+        self.register_buffer("std", None if std is None else copied(std))
 
     def forward(self, numbers: Tensor) -> Tensor:
         """Convert float64 of shape (batch, numbers) to float32."""
@@ -92,3 +92,8 @@ class ObsNormalizer(nn.Module):
         if self.mean is None or self.std is None or self.clip is None:
             return read
         return ((read - self.mean) / self.std).clamp(-self.clip, self.clip).float()
+
+
+def copied(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A contiguous copy, detached and with memory of its own, as file formats require."""
+    return tensor.detach().to(dtype or tensor.dtype).clone(memory_format=torch.contiguous_format)

@@ -9,6 +9,7 @@ from typing import Any, Self, TypeGuard, cast
 import torch
 from torch import Tensor, nn
 
+from spangym.attention.controllers.exported import ExportedPolicy
 from spangym.attention.controllers.protocol import (
     BatchController,
     Controller,
@@ -54,7 +55,8 @@ class IntegratedAttention(LocalGlobalAttention):
     has one. What it has learned is saved with the layer (`StatefulController`). A
     `BatchController`, for example from `spangym.attention.load_controller`, chooses for all
     sequences on their device and never learns. With ``observation_time="current"`` it observes the
-    whole input, in a causal layer too.
+    whole input, in a causal layer too. A layer without a controller makes an `ExportedPolicy` from
+    a state dict that contains one; any other controller must be assigned before it is loaded.
 
     **Gradient checkpointing** repeats a pass, which changes a learning refiner only. Checkpoint
     ``layer.forward_with_action(x, action)`` with ``action = layer.select_actions(x)``, then call
@@ -280,14 +282,35 @@ class IntegratedAttention(LocalGlobalAttention):
         *lists: list[str],
     ) -> None:
         start = f"{prefix}refiner."
-        if _has_state_dict(self.refiner):
-            names = [name for name in state_dict if name.startswith(start)]
+        names = [name for name in state_dict if name.startswith(start)]
+        error_msgs = lists[-1]
+        extra_state = state_dict.get(f"{start}_extra_state")
+        if self.refiner is None and extra_state is not None:
+            try:
+                self.refiner = ExportedPolicy.from_extra_state(extra_state)
+                # PyTorch then loads its buffers, as those of any child.
+                if not self.ln_a.weight.is_meta:
+                    self.refiner.to(self.ln_a.weight.device)
+            except ValueError as error:
+                error_msgs.append(f"the controller {start}* cannot be made: {error}")
+        elif self.refiner is None and names and strict:
+            for name in names:
+                del state_dict[name]
+            error_msgs.append(
+                f"{start}* is the state of a controller, and the layer has none: assign "
+                "layer.refiner before load_state_dict"
+            )
+        elif _has_state_dict(self.refiner):
             stored = {name.removeprefix(start): state_dict.pop(name) for name in names}
-            if stored:
+            if extra_state is not None:
+                error_msgs.append(
+                    f"{start}* is the state of an exported controller, and the layer has a "
+                    f"{type(self.refiner).__name__}: assign layer.refiner = None first"
+                )
+            elif stored:
                 try:
                     self.refiner.load_state_dict(stored)
                 except (KeyError, ValueError) as error:
-                    error_msgs = lists[-1]
                     error_msgs.append(f"the refiner cannot load its stored state: {error}")
             elif strict:
                 missing_keys.append(f"{start}*")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from pathlib import Path
@@ -26,14 +27,24 @@ def main() -> None:
     except OSError:
         _fail("the working folder was deleted or cannot be read: change to another one")
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="spangym", standalone_mode=False)
     except UserError as error:
         _fail(str(error))
     except TyperException as error:
-        _fail(error.format_message())
+        _fail(_describe_usage_error(error))
     except OSError as error:
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
     raise SystemExit(code)
+
+
+def _describe_usage_error(error: TyperException) -> str:
+    message = error.format_message().rstrip(".")
+    message = re.sub(
+        r"^Got unexpected extra argument\(s\) \((.*)\)$", r"too many arguments: \1", message
+    )
+    if (ctx := getattr(error, "ctx", None)) is not None and message:
+        message = f"{message[0].lower()}{message[1:]}; see: {ctx.command_path} --help"
+    return message
 
 
 def _fail(message: str) -> NoReturn:

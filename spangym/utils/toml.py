@@ -55,10 +55,13 @@ def find_text(noun: str, name: str, builtin: Mapping[str, str]) -> str:
             text = file.read(_MAX_CHARACTERS + 1)
     except UnicodeDecodeError as error:
         raise UserError(f"{noun} {name!r} is not a text file in UTF-8") from error
+    except FileNotFoundError as error:
+        hint = did_you_mean(name.removesuffix(".toml"), builtin)
+        own = "" if hint.endswith("?") else ", or name a TOML file of your own"
+        raise UserError(f"{noun} {name!r} does not exist{hint}{own}") from error
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or error
-        hint = did_you_mean(name, builtin)
-        raise UserError(f"{noun} {name!r} cannot be read: {cause}{hint}") from error
+        raise UserError(f"{noun} {name!r} cannot be read: {cause}") from error
     if len(text) > _MAX_CHARACTERS:
         raise UserError(f"{noun} {name!r} has more than {_MAX_CHARACTERS} characters")
     return text

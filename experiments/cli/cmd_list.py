@@ -1,0 +1,2 @@
+def command():
+    """List the environments, agents, studies and search spaces by name."""

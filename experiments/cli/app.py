@@ -82,7 +82,7 @@ class LazyGroup(HelpGroup):
         super().__init__(**arguments)
         panels = {name: panel for panel, names in PANELS.items() for name in names}
         self.commands = {
-            name: HelpCommand(name, help=text, rich_help_panel=panels.get(name))
+            name: HelpCommand(name, help=text, short_help=text, rich_help_panel=panels.get(name))
             for name, text in sorted(COMMANDS.items(), key=lambda each: [*panels].index(each[0]))
         }
 
@@ -92,15 +92,16 @@ class LazyGroup(HelpGroup):
         return name, command and load_command(name), rest
 
     def describe_unknown(self, ctx: Any, name: str) -> str:
-        """Suggest the command of this name, or the one that does what other programs call so."""
-        words = {
+        """Suggest the command of a similar name, or the one that other programs call so."""
+        del ctx
+        others = {
             word: command
             for command, words in OTHER_WORDS.items()
             if command in COMMANDS or command.startswith("-")
             for word in words.split()
         }
-        near = closest(name, [*COMMANDS, *words])
-        same = dict.fromkeys(words.get(each, each) for each in near)
+        near = closest(name, [*COMMANDS, *others])
+        same = dict.fromkeys(others.get(each, each) for each in near)
         hint = "see: spangym --help"
         if same:
             hint = f"did you mean {' or '.join(f'`spangym {each}`' for each in same)}?"
@@ -121,8 +122,8 @@ app = typer.Typer(
     help="""Compare agents that control the attention span of live PyTorch layers.
 
     Examples:
-        spangym list                                # names of environments, agents and studies
-        spangym compare                             # the quickstart, in a few minutes
+        spangym list                                 # environments, agents, studies
+        spangym compare                              # the quickstart
         spangym compare suite --seeds 5 --workers 8
         spangym curves runs/quickstart --figure all
     """,

@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def _describe_usage_error(error: TyperException) -> str:
-    message = error.format_message().rstrip(".")
+    message = error.format_message().rstrip(".").replace(" Value error, ", " ")
     message = re.sub(
         r"^Got unexpected extra argument\(s\) \((.*)\)$", r"too many arguments: \1", message
     )

@@ -7,14 +7,13 @@ parameter. The section ``Examples:`` of a docstring holds commands, which are pr
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
-from rich.console import Console
 from rich.text import Text
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-from spangym.experiments.cli.terminal import make_console
+from spangym.experiments.cli.terminal import make_console, print_lists
 from spangym.utils.errors import UserError
 from spangym.utils.suggestions import closest, did_you_mean
 
@@ -22,9 +21,6 @@ EXAMPLES = "Examples:"
 
 _WIDEST = 100
 """Columns of a page on a wide terminal: longer lines are hard to read."""
-
-_WIDEST_NAME = 28
-"""Columns of the names of options; the help of a longer one begins on the next line."""
 
 _SAME_OPTION = (
     {"--seeds", "--seed", "--num-seeds", "--n-seeds"},
@@ -65,7 +61,7 @@ class _WithHelpPage:
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the page."""
         del formatter
-        print_page(self, ctx)
+        print_page(cast(TyperCommand, self), ctx)
 
 
 class HelpCommand(_WithHelpPage, TyperCommand):
@@ -115,22 +111,23 @@ def print_page(command: TyperCommand | TyperGroup, ctx: Any) -> None:
     console.print(usage)
     for paragraph in paragraphs:
         console.print(Text(f"\n{paragraph}"))
-    _print_panels(
-        console, {"Arguments": [(_argument_name(each), _help(each)) for each in arguments]}
-    )
-    panels: dict[str, list[tuple[Text, Text]]] = {}
+    lists: dict[str, list[tuple[Text, Text]]] = {}
     if isinstance(command, TyperGroup):
         for name in command.list_commands(ctx):
             if (each := command.get_command(ctx, name)) is not None and not each.hidden:
                 panel = getattr(each, "rich_help_panel", None) or "Commands"
                 line = Text(_split_help(each.help or "")[0][0])
-                panels.setdefault(panel, []).append((Text(name, "bold cyan"), line))
-        _print_panels(console, panels)
-        panels = {}
+                lists.setdefault(panel, []).append((Text(name, "bold cyan"), line))
+        console.print()
+        print_lists(console, lists)
+        lists = {}
+    for each in arguments:
+        lists.setdefault("Arguments", []).append((_argument_name(each), _help(each)))
     for each in options:
         panel = each.rich_help_panel or "Options"
-        panels.setdefault(panel, []).append((_option_name(each), _help(each)))
-    _print_panels(console, panels)
+        lists.setdefault(panel, []).append((_option_name(each), _help(each)))
+    console.print()
+    print_lists(console, lists)
     if examples:
         console.print(Text(f"\n{EXAMPLES}", "bold"))
         for line in examples:
@@ -191,22 +188,3 @@ def _help(param: Any) -> Text:
     if default not in (None, False, (), []) and not callable(default) and param.show_default:
         text.append(f" [default: {getattr(default, 'value', default)}]", "dim")
     return text
-
-
-def _print_panels(console: Console, panels: Mapping[str, Sequence[tuple[Text, Text]]]) -> None:
-    """Print lists of names and their help; the help of all lists is aligned."""
-    widths = [name.cell_len for rows in panels.values() for name, _ in rows]
-    indent = 4 + max((each for each in widths if each <= _WIDEST_NAME), default=_WIDEST_NAME)
-    for title, rows in panels.items():
-        if rows:
-            console.print(Text(f"\n{title}:", "bold"))
-        for name, text in rows:
-            start = Text.assemble("  ", name)
-            if name.cell_len > indent - 4:
-                console.print(start)
-                start = Text()
-            for line in text.wrap(console, max(console.width - indent, 20)) or [Text()]:
-                line.rstrip()
-                start.pad_right(indent - start.cell_len)
-                console.print(start + line)
-                start = Text()

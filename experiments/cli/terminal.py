@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
+from rich.text import Text
 
 from spangym.utils.text import printable
+
+_WIDEST_NAME = 28
+"""Columns of a list's names; the text of a longer one begins on the next line."""
 
 
 def echo(text: object, *, error: bool = False) -> None:
@@ -25,3 +30,21 @@ def make_console(width: int = 120, quiet: bool = False) -> Console:
 def make_progress(console: Console | None = None) -> Progress:
     """Return progress bars with the elapsed time."""
     return Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console)
+
+
+def print_lists(console: Console, lists: Mapping[str, Sequence[tuple[Text, Text]]]) -> None:
+    """Print lists of names with texts, by heading; the texts of all lists are aligned."""
+    widths = [name.cell_len for rows in lists.values() for name, _ in rows]
+    indent = 4 + max((each for each in widths if each <= _WIDEST_NAME), default=_WIDEST_NAME)
+    for number, (heading, rows) in enumerate(lists.items()):
+        console.print(Text("\n" * (number > 0) + f"{heading}:", "bold"))
+        for name, text in rows:
+            start = Text.assemble("  ", name)
+            if name.cell_len > indent - 4:
+                console.print(start)
+                start = Text()
+            for line in text.wrap(console, max(console.width - indent, 20)) or [Text()]:
+                line.rstrip()
+                start.pad_right(indent - start.cell_len)
+                console.print(start + line)
+                start = Text()

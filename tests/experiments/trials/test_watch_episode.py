@@ -168,7 +168,7 @@ def test_a_refiner_that_fails_leaves_no_video(
         ([ID, "--agent", "random", "--video", "mp4"], "'mp4' must end in .mp4 or .gif"),
         ([ID, "--agent", "random", "--video", "/dev/null/a.gif"], "since '/dev/null' cannot"),
         ([ID, "--agent", "random", "--seed", -1], "--seed"),
-        ([ID], "Missing option '--agent'"),
+        ([ID], "missing option '--agent'"),
     ],
 )
 def test_mistakes_are_told_in_a_line(

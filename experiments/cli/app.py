@@ -45,11 +45,11 @@ PANELS = {
 OTHER_WORDS = {
     "list": "ls envs environments agents studies",
     "compare": "train run learn fit experiment",
-    "tune": "optimize optimise sweep hpo search optuna",
+    "tune": "optimize sweep hpo search optuna",
     "curves": "plot plots draw figure figures graph",
     "leaderboard": "rank ranking scores",
     "validate": "eval evaluate test check replay verify reproduce",
-    "watch": "enjoy play render video record visualize visualise",
+    "watch": "enjoy play render video record visualize",
     "export": "save convert",
     "baselines": "baseline random",
     "bench": "benchmark perf speed profile",

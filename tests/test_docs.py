@@ -94,7 +94,7 @@ def test_links_point_to_files(page: Path):
 
 def test_tables_are_made_from_the_stored_results():
     spec = importlib.util.spec_from_file_location(
-        "make_tables", ROOT / "docs" / "_scripts" / "make_tables.py"
+        "stored_tables", ROOT / "docs" / "_ext" / "stored_tables.py"
     )
     assert spec is not None
     assert spec.loader is not None

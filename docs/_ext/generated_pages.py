@@ -18,6 +18,8 @@ GENERATORS = (
     "generate_agents",
     "generate_api",
     "generate_cli",
+    "generate_environments",
+    "generate_results",
     "generate_root_pages",
     "generate_studies",
 )

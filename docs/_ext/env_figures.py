@@ -1,0 +1,107 @@
+"""Figures of the environment pages, drawn from the stored baselines."""
+
+from __future__ import annotations
+
+import io
+from functools import partial
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from spangym.attention import NUM_ACTIONS
+from spangym.experiments.benchmarks.baselines import BaselineReturns
+from spangym.experiments.plots.panels import Panel, render_panel
+from spangym.experiments.plots.style import BG, COLORS, FG, MUTED, SMALL, STYLE, format_tick
+
+DARK = {FG: "#eeeef0", MUTED: "#a6a6ac", BG: "#131416", **COLORS}
+"""Colors on a dark page by those on a light one."""
+
+BLUE, ORANGE, GREEN, PINK, *_ = COLORS
+_ACTIONS = range(NUM_ACTIONS)
+_LARGEST = 150.0
+"""Area of a circle that stands for all chunks, in square points."""
+
+
+def figures(row: BaselineReturns) -> dict[str, bytes]:
+    """SVG files of an environment by name: ``returns`` and ``spans``, each light and dark."""
+    panels = {
+        "returns": Panel("", partial(_draw_returns, row), height=330, top=28, bottom=92),
+        "spans": Panel("", partial(_draw_spans, row), height=330, left=112, top=28, bottom=92),
+    }
+    if not row.by_content_type:
+        del panels["spans"]
+    files = {}
+    for name, panel in panels.items():
+        figure = render_panel(panel)
+        figure.patch.set_visible(False)
+        written = io.BytesIO()
+        # Text as paths: an image cannot use the fonts of the page.
+        with mpl.rc_context({**STYLE, "svg.fonttype": "path", "svg.hashsalt": name}):
+            figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
+        svg = written.getvalue().decode()
+        files[f"{name}-light.svg"] = svg.encode()
+        for light, dark in DARK.items():
+            svg = svg.replace(light, dark)
+        files[f"{name}-dark.svg"] = svg.encode()
+    return files
+
+
+def _draw_returns(row: BaselineReturns, axes: Axes) -> None:
+    for value, label, color, style in (
+        (row.oracle, "oracle", ORANGE, "-"),
+        (row.content_oracle, "best pair by content type", GREEN, (0, (5, 1.5))),
+        (row.best_by_layer, "best pair", PINK, (0, (1.2, 1.2))),
+        (row.random, "random", MUTED, "--"),
+    ):
+        axes.axhline(value, color=color, linestyle=style, linewidth=1.8, label=label)
+    axes.plot(_ACTIONS, row.fixed, color=BLUE, marker="o", linewidth=1.8, label="fixed span")
+    axes.set_xlabel("action in both layers")
+    axes.set_xticks(_ACTIONS)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(format_tick)
+    _finish(axes, "Mean return of a chunk", columns=2)
+
+
+def _draw_spans(row: BaselineReturns, axes: Axes) -> None:
+    rows = row.by_content_type
+    for layer, color, offset in ((0, BLUE, -0.18), (1, ORANGE, 0.18)):
+        for index, part in enumerate(rows):
+            counts = np.array(part.oracle_actions[layer])
+            height = index + offset
+            axes.scatter(
+                _ACTIONS,
+                [height] * NUM_ACTIONS,
+                s=_LARGEST * counts / counts.sum(),
+                color=color,
+                alpha=0.75,
+                linewidth=0,
+            )
+            axes.scatter(part.actions[layer], height, s=34, marker="+", color=FG, linewidth=1.4)
+        axes.scatter([], [], s=70, color=color, label=f"layer {layer}, chosen by the oracle")
+    axes.scatter([], [], s=34, marker="+", color=FG, label="best pair for the content type")
+    axes.set_yticks(range(len(rows)), [part.content_type for part in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xticks(_ACTIONS)
+    axes.set_xlim(-0.6, NUM_ACTIONS - 0.4)
+    axes.set_xlabel("action")
+    axes.grid(visible=False, axis="y")
+    for boundary in range(1, len(rows)):
+        axes.axhline(boundary - 0.5, color=MUTED, linewidth=0.6, alpha=0.5)
+    _finish(axes, "Spans by content type", columns=1)
+
+
+def _finish(axes: Axes, title: str, columns: int) -> None:
+    axes.figure.text(0.02, 0.98, title, va="top", weight="bold")
+    axes.figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="lower left",
+        bbox_to_anchor=(0.02, 0),
+        ncols=columns,
+        frameon=False,
+        borderaxespad=0.2,
+        fontsize=SMALL,
+        handlelength=2.2,
+        labelspacing=0.35,
+    )

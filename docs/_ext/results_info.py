@@ -1,0 +1,62 @@
+"""How stored results were measured, in words; formatted means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from spangym.envs import EnvConfig
+from spangym.envs.data.dataset import SPLITS
+from spangym.envs.data.dataset_registry import make_dataset
+from spangym.experiments.analysis.results import MetricInfo
+from spangym.experiments.reports.tables import decimals_for, mean_ci_cell
+
+
+def provenance(manifest: Mapping[str, Any]) -> str:
+    """When and with what results were measured, of a run's manifest or of a bench's machine."""
+    machine = {**manifest, **manifest.get("machine", {})}
+    commit = machine.get("commit") or manifest.get("code", {}).get("commit")
+    date = (machine.get("date") or manifest.get("started") or "")[:10]
+    versions = {**machine, **manifest.get("versions", {})}
+    parts = [
+        f"measured on {date}" if date else "the date was not recorded",
+        f"commit `{commit[:12]}`" if commit else "the commit was not recorded",
+        f"{machine['processor'].replace('(R)', '')}, {machine['cores']} cores",
+    ]
+    if machine["device"] != "cpu":
+        parts.append(machine["device"])
+    if "torch" in versions:
+        parts.append(f"PyTorch {versions['torch']}")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def is_older(manifest: Mapping[str, Any], config: EnvConfig) -> bool:
+    """Whether the texts that an environment reads have changed since a run."""
+    stored = manifest["content_sha256"].get(config.dataset)
+    return stored is not None and stored != _fingerprints(config.dataset)
+
+
+@cache
+def _fingerprints(dataset: str) -> dict[str, dict[str, str]]:
+    return {split: make_dataset(dataset, split).fingerprint() for split in SPLITS}
+
+
+def mean_ci(row: Mapping[str, Any], metric: str, info: MetricInfo) -> str:
+    """A mean with half the width of its interval, of a row of ``summary.json``."""
+    numbers = (row[f"{metric}{end}"] for end in ("", "_low", "_high"))
+    mean, low, high = (math.nan if each is None else info.scale * each for each in numbers)
+    decimals = decimals_for([mean]) if info.decimals is None else info.decimals
+    return mean_ci_cell(mean, low, high, decimals).text
+
+
+def format_value(value: float) -> str:
+    """Three significant digits, without an exponent.
+
+    Example:
+        >>> format_value(0.0123456), format_value(12345.6)
+        ('0.0123', '12,346')
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

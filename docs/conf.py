@@ -37,7 +37,7 @@ autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints = "description"
-autodoc_typehints_description_target = "documented_params"
+autodoc_typehints_description_target = "documented"
 autodoc_typehints_format = "short"
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
@@ -54,6 +54,9 @@ nb_ipywidgets_js = {}
 
 html_theme = "furo"
 html_title = "spangym"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_logo = html_favicon = "_static/logo.svg"
 html_copy_source = False
 html_show_sphinx = False
 # Only commands are copied, without the prompt and what they print.

@@ -11,6 +11,9 @@ from sphinx.application import Sphinx
 
 HEADING = re.compile(r"#{2,} (.*)")
 RULE = re.compile(r"\|[-:| ]+\|")
+NDARRAY = re.compile(
+    r"~numpy\.ndarray\[(?:~typing\.)?tuple\[[^]]*\], ~numpy\.dtype\[(.*?(?:\[[^]]*\])?)\]\]"
+)
 NAMEDTUPLE_FIELD = type(collections.namedtuple("_", "field").field)
 
 
@@ -52,9 +55,22 @@ def show_documented_bases(_app: Sphinx, _name: str, _obj: Any, _opts: Any, bases
     bases[:] = [each for each in expanded if each is not object] or [object]
 
 
+def move_return_type(app: Sphinx, what: str, name: str, _obj: Any, _opts: Any, signature: str, _):
+    """Show the type of the result in the signature, and types of arguments in the description.
+
+    Sphinx has both in one place only. Its own handler has collected the types before.
+    """
+    types = app.env.current_document.autodoc_annotations.get(name, {})
+    for argument, text in types.items():
+        types[argument] = NDARRAY.sub(r"~numpy.typing.NDArray[\1]", text)
+    result = types.pop("return", None) if what in ("function", "method") else None
+    return None if result is None else (signature, result)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("autodoc-process-docstring", convert_markdown)
+    app.connect("autodoc-process-signature", move_return_type, priority=600)
     app.connect("autodoc-skip-member", skip_member)
     app.connect("autodoc-process-bases", show_documented_bases)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

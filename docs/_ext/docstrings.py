@@ -8,12 +8,15 @@ from typing import Any
 
 import generate_api
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject
 
 HEADING = re.compile(r"#{2,} (.*)")
 RULE = re.compile(r"\|[-:| ]+\|")
 NDARRAY = re.compile(
-    r"~numpy\.ndarray\[(?:~typing\.)?tuple\[[^]]*\], ~numpy\.dtype\[(.*?(?:\[[^]]*\])?)\]\]"
+    r"~?numpy\.ndarray\[(?:~?typing\.)?tuple\[[^]]*\], ~?numpy\.dtype\[(.*?(?:\[[^]]*\])?)\]\]"
 )
+"""How Sphinx writes ``NDArray[...]``."""
+
 NAMEDTUPLE_FIELD = type(collections.namedtuple("_", "field").field)
 
 
@@ -32,9 +35,15 @@ def convert_markdown(_app: Sphinx, _what: str, _name: str, _obj: Any, _opts: Any
                 converted += [".. list-table::", "   :header-rows: 1", ""]
             for column, cell in enumerate(text.strip("|").split("|")):
                 converted.append(f"   {'*' if column == 0 else ' '} - {cell.strip()}")
+        elif text.startswith(":vartype"):
+            converted.append(re.sub(r"(?<![\w.~])(?:\w+\.)+\w+", r"~\g<0>", _with_ndarray(line)))
         else:
             converted.append(line)
     lines[:] = converted
+
+
+def _with_ndarray(types: str) -> str:
+    return NDARRAY.sub(r"~numpy.typing.NDArray[\1]", types)
 
 
 def skip_member(_app: Sphinx, _what: str, _name: str, obj: Any, skip: bool, _opts: Any):
@@ -62,13 +71,16 @@ def move_return_type(app: Sphinx, what: str, name: str, _obj: Any, _opts: Any, s
     """
     types = app.env.current_document.autodoc_annotations.get(name, {})
     for argument, text in types.items():
-        types[argument] = NDARRAY.sub(r"~numpy.typing.NDArray[\1]", text)
+        types[argument] = _with_ndarray(text)
     result = types.pop("return", None) if what in ("function", "method") else None
     return None if result is None else (signature, result)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"
     app.connect("autodoc-process-docstring", convert_markdown)
     app.connect("autodoc-process-signature", move_return_type, priority=600)
     app.connect("autodoc-skip-member", skip_member)

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from markdown import code, parse_docstring, table
+from markdown import code, options_table, parse_docstring, table
 
 from spangym.agents.base import is_resumable
 from spangym.agents.registry import BUILTIN_AGENTS, AgentSpec, fixed_action_of, get_agent_spec
@@ -136,7 +136,7 @@ def _options(parameters: Mapping[str, inspect.Parameter], texts: Mapping[str, st
         [code(name), _type(each.annotation), _default(each.default), texts.get(name, "")]
         for name, each in parameters.items()
     ]
-    return table(["option", "type", "default", "meaning"], rows)
+    return options_table(["option", "type", "default", "meaning"], rows)
 
 
 def _type(annotation: Any) -> str:

@@ -16,6 +16,7 @@ TITLES = {
     "attention": "spangym.attention",
     "envs": "spangym.envs",
     "agents": "spangym.agents",
+    "experiments": "spangym.experiments",
 }
 """Titles by package, in the order of the sidebar."""
 
@@ -45,6 +46,19 @@ SECTIONS: dict[str, dict[str, tuple[str, list[str]]]] = {
         "sb3": ("Stable-Baselines3", []),
         "baselines": ("Baselines", ["spangym.agents.baselines.content_oracle.ReturnStats"]),
     },
+    "experiments": {
+        "studies": (
+            "Studies",
+            [
+                "spangym.experiments.studies.load_study.load_study",
+                "spangym.experiments.studies.study.Study",
+                "spangym.experiments.studies.study.StudyEnv",
+                "spangym.experiments.studies.study.StudyAgent",
+                "spangym.experiments.studies.study.EvalConfig",
+            ],
+        ),
+        "utils": ("Errors", ["spangym.utils.errors.UserError"]),
+    },
 }
 """By package and subpackage, in the order of the page: heading, and documented names that the
 package does not export."""
@@ -53,7 +67,8 @@ package does not export."""
 @functools.cache
 def exported(package: str) -> dict[str, dict[str, str]]:
     """Exported names of a package, with their modules, by subpackage (empty for its modules)."""
-    stub = ast.parse((ROOT / package / "__init__.pyi").read_text("utf-8"))
+    path = ROOT / package / "__init__.pyi"
+    stub = ast.parse(path.read_text("utf-8") if path.exists() else "")
     names: dict[str, dict[str, str]] = {}
     for node in ast.walk(stub):
         if isinstance(node, ast.ImportFrom) and node.module:

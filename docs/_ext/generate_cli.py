@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import typer
-from markdown import code, prose, table
+from markdown import code, options_table, prose, table
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
 from spangym.experiments.cli.app import app
@@ -82,7 +82,7 @@ def _options(command: Any, context: Any) -> str:
         if isinstance(each, TyperArgument):
             names, value = value, ""
         rows.append([code(f"{names} {value}".strip()), prose(_help(each))])
-    return table(["argument or option", "meaning"], rows)
+    return options_table(["argument or option", "meaning"], rows)
 
 
 def _help(param: Any) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pydantic
-from markdown import code, parse_docstring, table
+from markdown import code, options_table, parse_docstring
 
 from spangym.envs import EnvConfig
 from spangym.experiments.pilot.load_pilot_study import builtin_pilot_studies
@@ -82,7 +82,7 @@ def _page(
     for heading, (cls, more) in tables.items():
         parts.append(f"## {heading if heading[0] != '[' else code(heading)}\n")
         parts += [f"{more}\n"] * bool(more)
-        parts.append(table(["key", "type", "default", "meaning"], _rows(cls)))
+        parts.append(options_table(["key", "type", "default", "meaning"], _rows(cls)))
     parts.append("## Built-in studies\n")
     parts.append(f"`{command} NAME` runs them. Save the text as a file to change it.\n")
     for name, toml in sorted(builtin.items()):

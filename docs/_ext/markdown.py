@@ -18,6 +18,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines) + "\n"
 
 
+def options_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of options: on a phone, cells of a row stand below each other."""
+    return f":::{{container}} options\n{table(header, rows)}:::\n"
+
+
 def _cell(text: str) -> str:
     return re.sub(r"(?<!\\)\|", r"\\|", " ".join(text.split()))
 

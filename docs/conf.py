@@ -31,6 +31,8 @@ default_role = "py:obj"
 nitpick_ignore_regex = [
     ("py:obj", r".*"),
     ("py:.*", r"(?!spangym\.).*"),
+    # Results of methods that are not meant for users.
+    ("py:class", r"spangym\.experiments\.studies\.foreign_env\.ForeignEnv"),
 ]
 
 autodoc_default_options = {"members": True, "show-inheritance": True}

@@ -19,11 +19,11 @@ test: $(VENV)/.installed-dev
 	$(SPHINX) -b html docs build/docs
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
-SPHINX := $(BIN)/sphinx-build -W --keep-going --jobs auto --doctree-dir build/doctrees
+SPHINX := $(BIN)/sphinx-build -W --keep-going --quiet --jobs auto --doctree-dir build/doctrees
 
-# The site is build/docs/index.html.
 docs: $(VENV)/.installed-dev
 	$(SPHINX) -b html docs build/docs
+	@echo "the site is build/docs/index.html"
 
 # Needs a network, so it is no part of `make test`.
 docs-links: $(VENV)/.installed-dev

@@ -10,8 +10,9 @@ from typing import Any
 
 from markdown import code, options_table, parse_docstring, table
 
+from spangym.agents.agent_names import BUILTIN_AGENTS
 from spangym.agents.base import is_resumable
-from spangym.agents.registry import BUILTIN_AGENTS, AgentSpec, fixed_action_of, get_agent_spec
+from spangym.agents.registry import AgentSpec, fixed_action_of, get_agent_spec
 from spangym.agents.sb3.algorithms import ALGORITHMS, hyperparameters_of
 from spangym.agents.sb3.sb3_agent import SB3Agent
 from spangym.agents.tabular.controller_agent import TabularAgent

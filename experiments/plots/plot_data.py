@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from spangym.experiments.analysis.comparison_stats import ComparisonStats
 from spangym.experiments.analysis.results import SPLIT_LABELS, MetricInfo, Results
+from spangym.experiments.plots.plot_names import Axis
 from spangym.experiments.plots.style import BASELINE_STYLE, LineStyle, percent, style_for
-
-Axis = Literal["steps", "wall", "qk_pairs"]
 
 
 @dataclass(frozen=True)

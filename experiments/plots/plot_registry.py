@@ -21,6 +21,7 @@ from spangym.experiments.plots.learning_curves import plot_learning_curves, plot
 from spangym.experiments.plots.panels import Panel, render_grid
 from spangym.experiments.plots.pareto import plot_pareto
 from spangym.experiments.plots.plot_data import PlotData
+from spangym.experiments.plots.plot_names import TITLES
 from spangym.experiments.plots.scores import plot_profiles, plot_radar
 from spangym.experiments.plots.span_heatmap import plot_span_heatmaps
 
@@ -64,39 +65,39 @@ _HOLLOW = "Hollow: inconclusive, the interval includes 0."
 
 PLOTS = {
     "reward": PlotSpec(
-        "Return in training",
+        TITLES["reward"],
         partial(plot_learning_curves, metric="return"),
         f"{_CURVES} Dashed: mean evaluation return of the oracle, the best fixed span and random.",
         has_curves=True,
     ),
     "error": PlotSpec(
-        "{Metric} in training",
+        TITLES["error"],
         partial(plot_learning_curves, metric="error"),
         _LOG_CURVES,
         has_curves=True,
     ),
     "loss": PlotSpec(
-        "Loss in training",
+        TITLES["loss"],
         partial(plot_learning_curves, metric="loss"),
         _LOG_CURVES,
         has_curves=True,
     ),
     "qk_pairs": PlotSpec(
-        "Query-key pairs in training",
+        TITLES["qk_pairs"],
         partial(plot_learning_curves, metric="qk_pairs"),
         f"{_CURVES} Query-key pairs of an episode; in a pilot those of a sequence in the local "
         "path, mean over the layers.",
         has_curves=True,
     ),
     "spans": PlotSpec(
-        "Spans in training",
+        TITLES["spans"],
         plot_span_curves,
         f"Mean span of the training sequences, one line for each layer. {_CURVES}",
         has_legend=False,
         has_curves=True,
     ),
     "pareto": PlotSpec(
-        "{Metric} vs. compute",
+        TITLES["pareto"],
         plot_pareto,
         "Mean over training seeds, with its 95 % interval. Line: the best value at each cost, "
         "without the oracle, which looks ahead. Numbers: fixed spans by action; triangle: a value "
@@ -104,46 +105,46 @@ PLOTS = {
         "passes; dashed, in a pilot: one pass of full attention.",
     ),
     "differences": PlotSpec(
-        "Differences from the baseline",
+        TITLES["differences"],
         plot_differences,
         "Mean difference from the best fixed span (in a pilot: from plain attention), paired by "
         f"training seed and evaluation episode, with its 95 % interval. {_HOLLOW}",
         has_legend=False,
     ),
     "aggregates": PlotSpec(
-        "Scores over all environments",
+        TITLES["aggregates"],
         plot_aggregates,
         "Over all runs, with 95 % intervals. The interquartile mean leaves out the best and the "
         "worst quarter of the runs; the optimality gap is the mean distance from the oracle.",
         has_legend=False,
     ),
     "profiles": PlotSpec(
-        "Performance profiles",
+        TITLES["profiles"],
         plot_profiles,
         "Fraction of runs, over environments and training seeds, with a score above a threshold; "
         "further up and right is better. Band: 95 % interval. Gray: the best fixed span.",
     ),
     "probability_of_improvement": PlotSpec(
-        "Probability of improvement",
+        TITLES["probability_of_improvement"],
         plot_probability_of_improvement,
         "Probability that a run of the first has a higher return than a run of the second, with "
         "its 95 % interval (none for 0 and 1). An interval that includes 0.5 is inconclusive.",
         has_legend=False,
     ),
     "radar": PlotSpec(
-        "Scores by environment",
+        TITLES["radar"],
         plot_radar,
         "Mean score in each environment: 0 for random, 1 for the oracle. Dashed: the best fixed "
         "span of each environment.",
     ),
     "span_heatmap": PlotSpec(
-        "Spans by layer and content type",
+        TITLES["span_heatmap"],
         plot_span_heatmaps,
         "Mean span in tokens of the decisions in evaluation, over all training seeds.",
         has_legend=False,
     ),
     "runtime": PlotSpec(
-        "Run time",
+        TITLES["runtime"],
         plot_runtime,
         "Mean over training seeds with its 95 % interval: wall time of a training without its "
         "evaluations and, in a pilot, the median time of an update and its ratio to that of plain "
@@ -151,20 +152,20 @@ PLOTS = {
         has_legend=False,
     ),
     "error_by_action": PlotSpec(
-        "{Metric} by action",
+        TITLES["error_by_action"],
         plot_error_by_action,
         "Trained models with the same action in every layer, from 0 (no local path) to 9 (the "
         "longest span); mean over training seeds. Dashed: {baseline}, which has no spans.",
     ),
     "temperature_laws": PlotSpec(
-        "Temperature laws",
+        TITLES["temperature_laws"],
         plot_temperature_laws,
         "Mean difference of the final errors on the same training seeds, with its 95 % interval. "
         f"{_HOLLOW}",
         has_legend=False,
     ),
     "attention_maps": PlotSpec(
-        "Attention weights",
+        TITLES["attention_maps"],
         plot_attention_maps,
         "Weights of an example in the model of the first seed, mean over heads: queries from top "
         "to bottom, keys from left to right; only the end of a long sequence. Color: square root "

@@ -4,73 +4,108 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
-from spangym.envs.env_config import check_device
-from spangym.experiments.benchmarks import (
-    bench_agents,
-    bench_attention,
-    bench_envs,
-    bench_experiments,
-    bench_pilot,
-)
-from spangym.experiments.benchmarks.long_inputs import long_inputs_table
-from spangym.experiments.benchmarks.measure import (
-    BenchRow,
-    bench_table,
-    describe_bench,
-    format_value,
-    save_bench,
-)
+from spangym.experiments.cli.help_page import HelpCommand, HelpGroup
 from spangym.experiments.cli.options import Json, Quick, TaskName, Threads
 from spangym.experiments.cli.terminal import echo, make_console
-from spangym.experiments.reports.tables import to_rich_table
 from spangym.utils.errors import UserError
 
+if TYPE_CHECKING:
+    from spangym.experiments.benchmarks.measure import BenchRow
+
 command = typer.Typer(
-    help="Measure speed and memory, as ratios.", no_args_is_help=True, add_completion=False
+    cls=HelpGroup,
+    help="""Measure speed and memory, as ratios.
+
+    Examples:
+        spangym bench attention --quick
+        spangym bench envs --json bench-envs.json
+    """,
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 
-@command.command()
+@command.command(cls=HelpCommand)
 def attention(quick: Quick = False, json: Json = None, threads: Threads = 1) -> None:
-    """Measure local attention against the compute cost of its query-key pairs."""
+    """Measure local attention against the compute cost of its query-key pairs.
+
+    Examples:
+        spangym bench attention
+        spangym bench attention --quick --threads 2
+    """
+    from spangym.experiments.benchmarks import bench_attention
+
     _run(bench_attention.run(quick), threads, json)
 
 
-@command.command()
+@command.command(cls=HelpCommand)
 def envs(quick: Quick = False, json: Json = None, threads: Threads = 1) -> None:
-    """Measure the overhead of the environment over its layers."""
+    """Measure the overhead of the environment over its layers.
+
+    Examples:
+        spangym bench envs --quick
+    """
+    from spangym.experiments.benchmarks import bench_envs
+
     _run(bench_envs.run(quick), threads, json)
 
 
-@command.command()
+@command.command(cls=HelpCommand)
 def agents(quick: Quick = False, json: Json = None, threads: Threads = 1) -> None:
-    """Measure the cost of a decision relative to its layer, and the speed of tabular learning."""
+    """Measure the cost of a decision relative to its layer, and the speed of tabular learning.
+
+    Examples:
+        spangym bench agents --quick
+    """
+    from spangym.experiments.benchmarks import bench_agents
+
     _run(bench_agents.run(quick), threads, json)
 
 
-@command.command()
+@command.command(cls=HelpCommand)
 def experiments(quick: Quick = False, json: Json = None, threads: Threads = 1) -> None:
-    """Measure the overhead of the runner over its trials, and the speed of drawing."""
+    """Measure the overhead of the runner over its trials, and the speed of drawing.
+
+    Examples:
+        spangym bench experiments --quick
+    """
+    from spangym.experiments.benchmarks import bench_experiments
+
     _run(bench_experiments.run(quick), threads, json)
 
 
-@command.command()
+@command.command(cls=HelpCommand)
 def pilot(
-    task: Annotated[TaskName | None, typer.Argument(help="Default: both.")] = None,
+    task: Annotated[
+        TaskName | None, typer.Argument(help="Task of the models; default: both.")
+    ] = None,
     quick: Quick = False,
     json: Json = None,
     threads: Threads = 1,
-    device: Annotated[str, typer.Option(help="PyTorch device, e.g. cpu or cuda:0.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", help="PyTorch device, e.g. cpu or cuda:0.")
+    ] = "cpu",
 ) -> None:
-    r"""Measure the cost of a pilot's models on long inputs, relative to full attention.
+    """Measure the cost of a pilot's models on long inputs, relative to full attention.
 
-    Speech needs an extra: pip install 'spangym\[speech]'.
+    Speech needs an extra: pip install 'spangym[speech]'.
+
+    Examples:
+        spangym bench pilot text --quick
+        spangym bench pilot speech --device cuda:0
     """
+    import torch
+
+    from spangym.envs.env_config import check_device
+    from spangym.experiments.benchmarks import bench_pilot
+    from spangym.experiments.benchmarks.long_inputs import long_inputs_table
+    from spangym.experiments.benchmarks.measure import describe_bench, save_bench
+    from spangym.experiments.reports.tables import to_rich_table
+
     torch.set_num_threads(threads)
     console = make_console(160)
     tasks: list[TaskName] = [*bench_pilot.LENGTHS] if task is None else [task]
@@ -89,6 +124,15 @@ def pilot(
 
 
 def _run(rows: Iterable[BenchRow], threads: int, json: Path | None) -> None:
+    import torch
+
+    from spangym.experiments.benchmarks.measure import (
+        bench_table,
+        describe_bench,
+        format_value,
+        save_bench,
+    )
+
     torch.set_num_threads(threads)
     machine = describe_bench(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     console = make_console()

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import json as json_module
 
-import torch
 import typer
 
-from spangym.experiments.analysis.rank_agents import leaderboard_table, make_leaderboard
 from spangym.experiments.cli.options import Json, Runs
 from spangym.experiments.cli.terminal import echo, make_console, make_progress
-from spangym.experiments.runner.run_dir import RunDir
-from spangym.experiments.trials.comparison_run import COMPARISON
 from spangym.utils.atomic_io import atomic_write
 
 
 def command(folders: Runs, json: Json = None) -> None:
-    """Replay the evaluation episodes of runs and rank the agents by score."""
+    """Replay the evaluation episodes of runs and rank the agents by score.
+
+    Results that cannot be reproduced are left out of the ranking.
+
+    Examples:
+        spangym leaderboard runs/suite
+        spangym leaderboard runs/mine runs/other --json leaderboard.json
+    """
+    import torch
+
+    from spangym.experiments.analysis.rank_agents import leaderboard_table, make_leaderboard
+    from spangym.experiments.runner.run_dir import RunDir
+    from spangym.experiments.trials.comparison_run import COMPARISON
+
     runs = [RunDir.open(folder, COMPARISON) for folder in folders]
     torch.set_num_threads(1)
     console = make_console()

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
+from spangym.experiments.cli import options
 from spangym.experiments.cli.terminal import echo
-from spangym.experiments.runner.run_dir import RunDir
-from spangym.experiments.trials.comparison_run import COMPARISON
-from spangym.experiments.trials.replay import validate
 from spangym.utils.errors import UserError
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    folder: options.Run,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print only episodes that differ.")
     ] = False,
 ) -> None:
-    """Replay a run's evaluation episodes and compare the results with the stored ones."""
+    """Replay a run's evaluation episodes and compare the results with the stored ones.
+
+    The exit code is 1 if an episode is not reproduced.
+
+    Examples:
+        spangym validate runs/quickstart
+        spangym validate runs/quickstart --quiet
+    """
+    import torch
+
+    from spangym.experiments.runner.run_dir import RunDir
+    from spangym.experiments.trials.comparison_run import COMPARISON
+    from spangym.experiments.trials.replay import validate
+
     run = RunDir.open(folder, COMPARISON)
     torch.set_num_threads(1)
     failed = rounded = total = 0

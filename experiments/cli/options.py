@@ -39,33 +39,45 @@ def _parse_seeds(text: str) -> tuple[int, ...]:
 
 
 Address = Annotated[
-    str | None, typer.Option(help="Ray cluster, HOST:PORT; default: start one on this machine.")
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT", help="Ray cluster; default: one that is started on this machine."
+    ),
 ]
 CheckpointSeconds = Annotated[
-    float, typer.Option(min=0, max=1e9, help="Minimum time between two checkpoints of a training.")
+    float,
+    typer.Option(
+        metavar="SECONDS",
+        min=0,
+        max=1e9,
+        help="Minimum time between two checkpoints of a training.",
+    ),
 ]
-Device = Annotated[str | None, typer.Option(help="PyTorch device, e.g. cpu or cuda:0.")]
+Device = Annotated[
+    str | None, typer.Option(metavar="DEVICE", help="PyTorch device, e.g. cpu or cuda:0.")
+]
 Executor = Annotated[
     ExecutorName, typer.Option(help="Run jobs in local processes or on a Ray cluster.")
 ]
 Json = Annotated[
     Path | None,
-    typer.Option("--json", callback=_check_json, help="Write the results to this file too."),
+    typer.Option(
+        "--json", metavar="FILE", callback=_check_json, help="Write the results as JSON, too."
+    ),
 ]
 Out = Annotated[
     Path | None,
     typer.Option(
+        metavar="FOLDER",
         help="Folder for the results; default: runs/STUDY. Finished jobs in it are kept, "
-        "interrupted ones are resumed."
+        "interrupted ones are resumed.",
     ),
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="Smaller sizes and fewer repetitions.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only failures.")]
-Resume = Annotated[
-    Path | None, typer.Option(help="Resume the run in this folder, with its own study.")
-]
+Resume = Annotated[Path | None, typer.Option(metavar="RUN", help="Resume the run in this folder.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
-Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.")]
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs.")]
 Seeds = Annotated[
     Any,
     typer.Option(
@@ -93,8 +105,13 @@ TrainedEnv = Annotated[
         "--env", metavar="ENV_ID", help="Environment; needed if the agent has several in the run."
     ),
 ]
-Threads = Annotated[int, typer.Option(min=1, max=1024, help="CPU threads.")]
+Threads = Annotated[int, typer.Option(metavar="N", min=1, max=1024, help="CPU threads.")]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, max=1024, help="Parallel jobs on this machine; default: one a CPU core."),
+    typer.Option(
+        metavar="N",
+        min=1,
+        max=1024,
+        help="Parallel jobs on this machine; default: one per CPU core.",
+    ),
 ]

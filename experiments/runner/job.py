@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from spangym.experiments.runner.fingerprint import DatasetHashes
+if TYPE_CHECKING:
+    from spangym.experiments.runner.fingerprint import DatasetHashes
 
 CHECKPOINT_SECONDS = 30.0
 """Default for the least time between two checkpoints of a training."""

@@ -45,6 +45,16 @@ DESCRIPTIONS: dict[str, str] = {
 """Ids, with what an agent is to do there, in one line."""
 
 
+def list_envs() -> list[str]:
+    """Return the ids of spangym's environments, for `gymnasium.make` and in studies.
+
+    Example:
+        >>> list_envs()[:2]
+        ['spangym/SpanControl-v0', 'spangym/SpanBudget-v0']
+    """
+    return [*ENVIRONMENTS]
+
+
 def register_environments() -> None:
     """Register every id with Gymnasium; a second call has no effect."""
     for name, arguments in ENVIRONMENTS.items():

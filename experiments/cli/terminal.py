@@ -24,7 +24,9 @@ def make_console(width: int = 120, quiet: bool = False) -> Console:
     """Return a console of the terminal's width, or of ``width`` where stdout is no terminal."""
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     # Names of agents such as my_agents:Child would become pictures.
-    return Console(width=None if is_terminal else width, quiet=quiet, emoji=False)
+    width_or_terminal = None if is_terminal else width
+    # A notebook shows plain text in its own font.
+    return Console(width=width_or_terminal, quiet=quiet, emoji=False, force_jupyter=False)
 
 
 def make_progress(console: Console | None = None) -> Progress:

@@ -115,14 +115,7 @@ class PanelRenderer:
 
 def save_report(path: Path, data: PlotData, run_info: RunInfo) -> None:
     """Write the report of results and a run's description atomically."""
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader("spangym.experiments.reports", "templates"),
-        autoescape=True,
-        finalize=_escape_unseen,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = load_templates()
     renderer = PanelRenderer(data)
     swatches = [renderer.svg(legend_swatch(line_style)) for _, line_style in data.legend()]
     sections = _pilot_sections(renderer, data) if data.is_pilot else _sections(renderer, data)
@@ -152,6 +145,18 @@ def save_report(path: Path, data: PlotData, run_info: RunInfo) -> None:
     )
     with atomic_write(path) as tmp:
         tmp.write_text(html, "utf-8")
+
+
+def load_templates() -> jinja2.Environment:
+    """Return the HTML templates, which escape what they are given."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("spangym.experiments.reports", "templates"),
+        autoescape=True,
+        finalize=_escape_unseen,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def _escape_unseen(value: Any) -> Any:

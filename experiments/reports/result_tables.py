@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+from rich.console import Console
 from rich.table import Table as RichTable
 
 from spangym.experiments.analysis.comparison_stats import STATISTICS
@@ -208,6 +210,18 @@ def rich_result_tables(data: PlotData) -> list[RichTable]:
         else:
             rendered.append(to_rich_table(table, failures))
     return rendered
+
+
+def text_tables(data: PlotData) -> list[str]:
+    """The main tables as text of at most 120 columns, without styles."""
+    texts = []
+    for table in rich_result_tables(data):
+        console = Console(file=io.StringIO(), width=120, emoji=False, color_system=None)
+        with console.capture() as capture:
+            console.print(table)
+        lines = [line.rstrip() for line in capture.get().splitlines()]
+        texts.append("\n".join(lines).strip("\n"))
+    return texts
 
 
 def wide_summary(summary: pd.DataFrame) -> pd.DataFrame:

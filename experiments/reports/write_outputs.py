@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from spangym.experiments.analysis.comparison_stats import compute_statistics
 from spangym.experiments.analysis.load_results import load_results
@@ -29,28 +30,35 @@ def load_data(
     return PlotData(results, compute_statistics(results, np.random.default_rng(0)))
 
 
+def evaluation_rows(data: PlotData) -> pd.DataFrame:
+    """Return the evaluation episodes of a comparison, with the columns of ``evaluation.csv``."""
+    return data.results.episodes.rename(columns={"group": "agent", "seed": "training_seed"})
+
+
+def make_summary(data: PlotData, study: str) -> dict[str, Any]:
+    """Return the content of ``summary.json`` for the results of a study by name."""
+    statistics = data.statistics
+    return {
+        "study": study,
+        "headlines": headlines(data),
+        "groups": json_records(wide_summary(statistics.summary)),
+        "differences": json_records(statistics.differences),
+        "aggregates": json_records(statistics.aggregates),
+        "by_action": json_records(statistics.by_action),
+        "failed": dict(data.results.failed),
+    }
+
+
 def write_outputs(run: RunDir[Any, Any], failed: Mapping[str, str]) -> PlotData:
     """Write ``summary.json``, figures and report; for a comparison also ``evaluation.csv``.
 
     ``failed`` holds the one-line errors of failed jobs by job id. Damaged files raise a UserError.
     """
     data, study = load_data([run], failed), run.study()
-    results, statistics = data.results, data.statistics
+    results = data.results
     if not data.is_pilot:
-        episodes = results.episodes.rename(columns={"group": "agent", "seed": "training_seed"})
-        run.write("evaluation.csv", episodes.to_csv(index=False, lineterminator="\n"))
-    save_json(
-        run.path / "summary.json",
-        {
-            "study": study.name,
-            "headlines": headlines(data),
-            "groups": json_records(wide_summary(statistics.summary)),
-            "differences": json_records(statistics.differences),
-            "aggregates": json_records(statistics.aggregates),
-            "by_action": json_records(statistics.by_action),
-            "failed": dict(results.failed),
-        },
-    )
+        run.write("evaluation.csv", evaluation_rows(data).to_csv(index=False, lineterminator="\n"))
+    save_json(run.path / "summary.json", make_summary(data, study.name))
     if len(results.curves):
         save_figures(data, DEFAULT_PLOTS[results.study_type], run.path, FORMATS)
     run_info = RunInfo(study.name, study.to_toml(), run.manifest(), run.name)

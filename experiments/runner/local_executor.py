@@ -6,9 +6,12 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 
 from spangym.experiments.runner.job import (
     CHECKPOINT_SECONDS,
@@ -134,7 +137,7 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_worker_main, args=(theirs,), daemon=True)
-        with _inherited_by_processes():
+        with _inherited_by_processes(), _hidden_main_module():
             self.process.start()
         theirs.close()
         assert self.process.pid is not None
@@ -144,18 +147,35 @@ class _Worker:
 @contextlib.contextmanager
 def _inherited_by_processes() -> Iterator[None]:
     """Set what a process that is started in this context inherits."""
-    # Ctrl-C reaches every process of a terminal, but only the parent should react.
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches every process of a terminal, but only the parent should react. Python changes
+    # signals in the main thread only.
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main else None
     # Equal hashes of text in all processes: a user's code may iterate over a set.
     hash_seed = os.environ.get("PYTHONHASHSEED")
     os.environ["PYTHONHASHSEED"] = hash_seed or "0"
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
         del os.environ["PYTHONHASHSEED"]
         if hash_seed is not None:
             os.environ["PYTHONHASHSEED"] = hash_seed
+
+
+@contextlib.contextmanager
+def _hidden_main_module() -> Iterator[None]:
+    """Keep a new process from running the script or notebook of this one again.
+
+    Jobs need nothing of it, and a script without ``if __name__ == "__main__"`` would call itself.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _worker_main(connection: Connection) -> None:

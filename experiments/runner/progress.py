@@ -1,4 +1,4 @@
-"""Progress of jobs, as bars in a terminal or as plain lines elsewhere."""
+"""Progress of jobs, as bars in a terminal or notebook, or as plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.progress import Progress as Display
 
 from spangym.experiments.runner.job import Event, Failed, Finished, Job, Message, Progress, Started
+from spangym.experiments.runner.notebook_progress import NotebookProgress, in_notebook
 from spangym.utils.text import printable
 
 
@@ -26,12 +27,18 @@ from spangym.utils.text import printable
 def show_progress(
     console: Console, jobs: Sequence[Job], finished: Sequence[Job]
 ) -> Iterator[Callable[[Event], None]]:
-    """Display progress: bars in a terminal, lines elsewhere, nothing on a quiet console.
+    """Display progress: bars in a terminal or notebook, else lines; nothing on a quiet console.
 
     Yields:
         The function that displays an event.
     """
-    if console.is_terminal and not console.quiet:
+    if in_notebook() and not console.quiet:
+        output = NotebookProgress(jobs, finished)
+        try:
+            yield output.show
+        finally:
+            output.update()
+    elif console.is_terminal and not console.quiet:
         bars = ProgressBars(console, jobs, finished)
         with bars.display:
             yield bars.show

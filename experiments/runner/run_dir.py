@@ -221,6 +221,10 @@ class RunDir(Generic[S, J]):
         """Read the manifest."""
         return self._read_json("manifest.json", MANIFEST_KEYS)
 
+    def summary(self) -> dict[str, Any]:
+        """Read ``summary.json``."""
+        return self._read_json("summary.json", ("study", "headlines", "groups", "failed"))
+
     def changes(self) -> list[str]:
         """Return in words what changed in code, libraries or machine when the run was resumed."""
         resumed = self.manifest().get("resumed")

@@ -11,7 +11,7 @@ _MAX_MESSAGE = 1000
 """Characters of a described message."""
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """An input is wrong; the one-line message says where, and what would be right."""
 
 

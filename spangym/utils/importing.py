@@ -25,10 +25,28 @@ def is_import_path(name: str) -> bool:
     return re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", name) is not None
 
 
+_imported: dict[str, str] = {}
+"""Modules that were imported by name, with the SHA-256 of their files at that time."""
+
+
+def forget_changed_modules() -> None:
+    """Make `import_module` read modules again whose files have changed, as they do in a notebook.
+
+    Of a module that was imported in another way, changes count from its first `import_module`.
+    """
+    importlib.invalidate_caches()
+    for name, sha256 in [*_imported.items()]:
+        if module_sha256(name) != sha256:
+            del _imported[name]
+            sys.modules.pop(name, None)
+
+
 def import_module(name: str, context: str) -> ModuleType:
     """Import a module; a ValueError that starts with ``context`` says why it cannot be imported."""
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
+        _imported.setdefault(name, module_sha256(name))
+        return module
     except (Exception, SystemExit) as error:
         missing = error.name if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and f"{name}.".startswith(f"{missing}."):

@@ -1,0 +1,262 @@
+"""Results of a run in Python and in notebooks."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from spangym.agents import Agent
+from spangym.attention.controllers.exported import ExportedPolicy
+from spangym.experiments.analysis.results import KEYS
+from spangym.experiments.pilot.pilot_run import PILOT
+from spangym.experiments.plots.panels import NoData
+from spangym.experiments.plots.plot_data import Axis, PlotData
+from spangym.experiments.plots.plot_registry import DEFAULT_PLOTS, PLOTS
+from spangym.experiments.plots.save import parse_figure_names
+from spangym.experiments.reports.notebook_page import notebook_page
+from spangym.experiments.reports.result_tables import result_tables, text_tables, wide_summary
+from spangym.experiments.reports.write_outputs import evaluation_rows, load_data, make_summary
+from spangym.experiments.runner.notebook_progress import in_notebook
+from spangym.experiments.runner.run_dir import RunDir, run_command
+from spangym.experiments.trials.comparison_run import COMPARISON, ComparisonDir
+from spangym.experiments.trials.export_agent import export_agent
+from spangym.experiments.trials.load_agent import load_trained_agent
+from spangym.utils.errors import UserError
+from spangym.utils.serialization import SUFFIX
+from spangym.utils.text import printable, slug
+
+
+def load_run(path: str | os.PathLike[str]) -> Run:
+    """Open the folder of a comparison or a pilot, finished or not.
+
+    Raises:
+        ValueError: The folder is not of a run.
+    """
+    return Run(path)
+
+
+class Run:
+    """A comparison or a pilot in its folder; results are read when they are first asked for.
+
+    A notebook shows it as its tables, and ``print`` too.
+
+    Args:
+        path: Folder of the run.
+
+    Attributes:
+        path: Absolute path of the folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        kind = PILOT if run_command(Path(path)) == "pilot" else COMPARISON
+        self._folder: RunDir[Any, Any] = RunDir(Path(path), kind)
+        self.path = self._folder.path
+        if not self._is_summary:
+            RunDir.open(Path(path), kind)
+
+    @cached_property
+    def study(self) -> Any:
+        """The normalized study: a `Study`, or a `PilotStudy`."""
+        return self._folder.study()
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.study.name
+
+    @property
+    def report(self) -> Path:
+        """The HTML report, which is written when the jobs have ended."""
+        return self.path / "report.html"
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Content of ``summary.json``: headlines, means, differences and failed jobs."""
+        if self._is_summary:
+            return self._folder.summary()
+        return make_summary(self._data, self.name)
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """Means over training seeds with 95 % intervals, one row per environment and agent.
+
+        Columns are ``environment``, ``agent``, and ``METRIC``, ``METRIC_low``, ``METRIC_high``,
+        ``METRIC_n`` (number of seeds) of each metric, ``return`` first. In a pilot ``environment``
+        is the task, ``agent`` the ``variant``, and there is one row per ``split``.
+        """
+        if self._is_summary:
+            wide = pd.DataFrame(self.summary["groups"])
+        else:
+            wide = wide_summary(self._data.statistics.summary)
+        if self._is_pilot:
+            return wide.rename(columns={"environment": "task", "group": "variant"})
+        return wide.drop(columns="split", errors="ignore").rename(columns={"group": "agent"})
+
+    @cached_property
+    def evaluation(self) -> pd.DataFrame:
+        """Evaluation episodes of a comparison, as in ``evaluation.csv``."""
+        return evaluation_rows(self._data)
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """Learning curves.
+
+        Of a comparison one row per training episode, with ``step``, ``seconds``, ``return`` and
+        ``qk_pairs``; of a pilot one row per measurement, see
+        `spangym.experiments.analysis.results.Results`.
+        """
+        curves = self._data.results.curves
+        if self._is_pilot:
+            return curves.rename(columns={"environment": "task", "group": "variant"})
+        parts = dict(list(curves.groupby("metric")))
+        wide = curves.iloc[: len(parts.get("return", ()))][[*KEYS, "step", "seconds"]]
+        for metric in ("return", "qk_pairs"):
+            wide = wide.assign(**{metric: parts[metric]["value"].to_numpy() if parts else ()})
+        return wide.rename(columns={"group": "agent", "seed": "training_seed"})
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """One-line errors of the failed jobs, by job."""
+        if self._is_summary:
+            return dict(self.summary["failed"])
+        return dict(self._data.results.failed)
+
+    def plot(self, name: str | None = None, *, x: Axis = "steps", smooth: float = 0.1) -> Figure:
+        """Draw a figure of the command ``spangym curves``.
+
+        Args:
+            name: Name of the figure, such as ``reward``, ``pareto``, ``differences``,
+                ``span_heatmap``; default: ``reward``, in a pilot ``error``.
+            x: Horizontal axis of curves: ``steps``, ``wall`` or ``qk_pairs``.
+            smooth: Fraction of the training over which curves are averaged.
+
+        Raises:
+            ValueError: The name is unknown, or the run has no data for the figure.
+        """
+        (name,) = parse_figure_names([name or DEFAULT_PLOTS[self._data.results.study_type][0]])
+        if in_notebook():
+            # With pyplot, IPython shows any figure of Matplotlib.
+            importlib.import_module("matplotlib.pyplot")
+        try:
+            return PLOTS[name].draw(replace(self._data, x=x, smooth=smooth))
+        except NoData as reason:
+            raise UserError(f"figure {name!r} cannot be drawn: {reason}") from None
+
+    def load_agent(
+        self, agent: str, *, environment: str | None = None, seed: int | None = None
+    ) -> Agent:
+        """Load a trained agent of a comparison.
+
+        Args:
+            agent: Name of the agent in the study.
+            environment: Name or id of the environment, if the study has several.
+            seed: Training seed; the first of the study by default.
+
+        Raises:
+            ValueError: There is no such agent, or its trial is not finished.
+        """
+        return load_trained_agent(self._comparison, agent, environment, seed).agent
+
+    def export(
+        self,
+        agent: str,
+        out: str | os.PathLike[str] | None = None,
+        *,
+        environment: str | None = None,
+        seed: int | None = None,
+    ) -> ExportedPolicy:
+        """Export a trained agent to a file for `spangym.attention.load_controller`.
+
+        Args:
+            agent: Name of the agent in the study.
+            out: File, ``.safetensors``; ``AGENT.safetensors`` in the working folder by default.
+            environment: Name or id of the environment, if the study has several.
+            seed: Training seed; the first of the study by default.
+
+        Returns:
+            The controller in the file; for an agent that observes the layer index, that of layer 0.
+
+        Raises:
+            ValueError: There is no such agent, its trial is not finished, or it cannot be exported.
+        """
+        path = Path(slug(agent) + SUFFIX if out is None else out)
+        if path.suffix != SUFFIX:
+            raise UserError(f"out: {str(path)!r} must end in {SUFFIX}")
+        return export_agent(self._comparison, agent, path.absolute(), environment, seed)
+
+    def __repr__(self) -> str:
+        """Return name, size and folder."""
+        lines = [f"<spangym.Run {self.name}: {self._counts}>"]
+        return "\n".join(
+            map(printable, [*lines, *(f"{name}: {text}" for name, text in self._facts.items())])
+        )
+
+    def __str__(self) -> str:
+        """Return `repr` and the tables as text."""
+        tables = [self._overview.to_string()] if self._is_summary else text_tables(self._data)
+        return "\n\n".join([repr(self), *tables])
+
+    def _repr_html_(self) -> str:
+        tables = self._overview if self._is_summary else result_tables(self._data)
+        facts = {"jobs": self._counts, **self._facts}
+        return notebook_page(self.name, facts, self.failed, self.summary["headlines"], tables)
+
+    @property
+    def _is_summary(self) -> bool:
+        """Whether the folder holds the summary of a run, without the files of its jobs."""
+        return (self.path / "summary.json").exists() and not (self.path / "jobs").exists()
+
+    @property
+    def _comparison(self) -> ComparisonDir:
+        return RunDir.open(Path(self._folder.name), COMPARISON)
+
+    @cached_property
+    def _data(self) -> PlotData:
+        return load_data([RunDir.open(Path(self._folder.name), self._folder.kind)])
+
+    @property
+    def _is_pilot(self) -> bool:
+        return self._folder.kind is PILOT
+
+    @property
+    def _overview(self) -> pd.DataFrame:
+        """The primary metric of a stored summary."""
+        metric = "error" if self._is_pilot else "return"
+        names = [*(each for each in self.table if self.table[each].dtype == object)]
+        bounds = [f"{metric}_{each}" for each in ("low", "high", "n")]
+        return pd.DataFrame(self.table[[*names, metric, *bounds]])
+
+    @property
+    def _counts(self) -> str:
+        if self._is_summary:
+            return "a summary without the files of its jobs"
+        results = self._data.results
+        counts = {
+            "finished": len(results.finished),
+            "failed": len(results.failed),
+            "missing": results.missing,
+        }
+        jobs = sum(counts.values())
+        others = [
+            f"{count} {name}" for name, count in counts.items() if count or name == "finished"
+        ]
+        return f"{jobs} jobs, {', '.join(others)}"
+
+    @property
+    def _facts(self) -> dict[str, str]:
+        facts = {"folder": self._folder.name}
+        if self._is_pilot:
+            facts["variants"] = ", ".join(each.name for each in self.study.variants)
+        else:
+            facts["environments"] = ", ".join(each.name for each in self.study.environments)
+            agents = dict.fromkeys(each.name for each in self.study.agents)
+            facts["agents"] = ", ".join([*agents, "baselines"])
+        facts["seeds"] = ", ".join(map(str, self.study.seeds))
+        return facts

@@ -105,7 +105,7 @@ def compare(
             RuntimeWarning,
             stacklevel=2,
         )
-    return Run(folder.name)
+    return Run(folder.name, data)
 
 
 def _make_study(

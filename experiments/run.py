@@ -49,17 +49,19 @@ class Run:
 
     Args:
         path: Folder of the run.
+        data: The results, if they are loaded already.
 
     Attributes:
         path: Absolute path of the folder.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], data: PlotData | None = None) -> None:
         kind = PILOT if run_command(Path(path)) == "pilot" else COMPARISON
         self._folder: RunDir[Any, Any] = RunDir(Path(path), kind)
         self.path = self._folder.path
         if not self._is_summary:
             RunDir.open(Path(path), kind)
+        self._loaded = data
 
     @cached_property
     def study(self) -> Any:
@@ -69,7 +71,7 @@ class Run:
     @property
     def name(self) -> str:
         """Name of the study."""
-        return self.study.name
+        return str(self.summary["study"]) if self._is_summary else self.study.name
 
     @property
     def report(self) -> Path:
@@ -93,6 +95,9 @@ class Run:
         """
         if self._is_summary:
             wide = pd.DataFrame(self.summary["groups"])
+            # A metric without any value is a column of None.
+            numbers = wide.columns.difference(["environment", "group", "split"], sort=False)
+            wide = wide.astype(dict.fromkeys(numbers, float))
         else:
             wide = wide_summary(self._data.statistics.summary)
         if self._is_pilot:
@@ -219,6 +224,8 @@ class Run:
 
     @cached_property
     def _data(self) -> PlotData:
+        if self._loaded is not None:
+            return self._loaded
         return load_data([RunDir.open(Path(self._folder.name), self._folder.kind)])
 
     @property
@@ -229,7 +236,7 @@ class Run:
     def _overview(self) -> pd.DataFrame:
         """The primary metric of a stored summary."""
         metric = "error" if self._is_pilot else "return"
-        names = [*(each for each in self.table if self.table[each].dtype == object)]
+        names = [each for each in self.table if self.table[each].dtype == object]
         bounds = [f"{metric}_{each}" for each in ("low", "high", "n")]
         return pd.DataFrame(self.table[[*names, metric, *bounds]])
 
@@ -251,12 +258,20 @@ class Run:
 
     @property
     def _facts(self) -> dict[str, str]:
-        facts = {"folder": self._folder.name}
+        if self._is_summary:
+            # Its study may be of an earlier version.
+            named = [each for each in self._overview if self._overview[each].dtype == object]
+            return {"folder": self._folder.name} | {
+                f"{each}s": ", ".join(dict.fromkeys(self._overview[each])) for each in named
+            }
         if self._is_pilot:
-            facts["variants"] = ", ".join(each.name for each in self.study.variants)
+            named = {"variants": self.study.variants}
         else:
-            facts["environments"] = ", ".join(each.name for each in self.study.environments)
-            agents = dict.fromkeys(each.name for each in self.study.agents)
-            facts["agents"] = ", ".join([*agents, "baselines"])
-        facts["seeds"] = ", ".join(map(str, self.study.seeds))
-        return facts
+            named = {"environments": self.study.environments, "agents": self.study.agents}
+        names = {what: [*dict.fromkeys(each.name for each in all_)] for what, all_ in named.items()}
+        if not self._is_pilot:
+            names["agents"].append("baselines")
+        names["seeds"] = [*map(str, self.study.seeds)]
+        return {"folder": self._folder.name} | {
+            what: ", ".join(each) for what, each in names.items()
+        }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from spangym.agents.agent_names import ALGORITHMS
-from spangym.envs.registration import full_id
 from spangym.experiments.cli.terminal import make_console
 from spangym.experiments.execute_run import execute_run
 from spangym.experiments.run import Run
@@ -25,8 +24,7 @@ from spangym.experiments.studies.study import Study, StudyAgent, StudyEnv
 from spangym.experiments.trials.start_comparison import start_comparison
 from spangym.utils.errors import UserError
 from spangym.utils.importing import forget_changed_modules, import_class
-from spangym.utils.text import slug
-from spangym.utils.toml import describe_validation_error
+from spangym.utils.toml import describe_invalid
 
 
 def compare(
@@ -36,6 +34,7 @@ def compare(
     environments: Sequence[str | StudyEnv] = (),
     seeds: int | Sequence[int] | None = None,
     total_timesteps: int | None = None,
+    settings: Mapping[str, Any] | None = None,
     device: str | None = None,
     out: str | os.PathLike[str] | None = None,
     workers: int | None = None,
@@ -55,6 +54,9 @@ def compare(
             ``study``, the comparison is named after the environment.
         seeds: Number of training seeds, counted from 0, or the seeds.
         total_timesteps: Steps of each training.
+        settings: Single values by key, as ``--set`` of the command: ``AGENT.option`` is a
+            hyperparameter, ``ENV.argument``, or ``argument`` of all, an environment argument,
+            and ``evaluation.episodes``, ``n_envs`` and ``name`` are keys of the study.
         device: PyTorch device of the layers, such as ``cuda:0``.
         out: Run folder; ``runs/NAME`` by default.
         workers: Parallel jobs; one a CPU core by default.
@@ -76,18 +78,20 @@ def compare(
     call = {name: value for name, value in locals().items() if value not in (None, (), False)}
     forget_changed_modules()
     try:
-        chosen = _make_study(study, agents, environments)
-        if isinstance(seeds, Sequence):
-            chosen = replace(chosen, seeds=tuple(seeds))
         chosen = override_study(
-            chosen,
-            seeds=seeds if isinstance(seeds, int) else None,
+            study if isinstance(study, Study) else load_study(os.fspath(study or "quickstart")),
+            seeds=seeds,
             total_timesteps=total_timesteps,
-            agents=[_agent_name(each) for each in agents],
+            agents=[_importable(each) for each in agents],
+            environments=environments,
             device=device,
+            settings=settings,
         )
     except ValidationError as error:
-        raise UserError(describe_validation_error(error, Study)) from error
+        raise UserError(describe_invalid(error)) from error
+    if study is None and environments and "name" not in (settings or {}):
+        names = [each.name for each in chosen.environments]
+        chosen = replace(chosen, name=names[0] if len(names) == 1 else "comparison")
     num_workers = workers or available_cpus()
     folder, work = start_comparison(
         chosen,
@@ -108,52 +112,12 @@ def compare(
     return Run(folder.name, data)
 
 
-def _make_study(
-    study: str | os.PathLike[str] | Study | None,
-    agents: Sequence[str | type[Any] | StudyAgent],
-    environments: Sequence[str | StudyEnv],
-) -> Study:
-    """Return a study with the given environments, and with the given agents among its own."""
-    made = study if isinstance(study, Study) else load_study(os.fspath(study or "quickstart"))
-    if given := [each for each in agents if isinstance(each, StudyAgent)]:
-        names = {_agent_name(each) for each in given}
-        others = (each for each in made.agents if each.name not in names)
-        renamed = (replace(each, name=_agent_name(each)) for each in given)
-        made = replace(made, agents=(*others, *renamed))
-    if environments:
-        made = _in_environments(made, environments)
-        if study is None:
-            names = [each.name or each.id.rpartition("/")[2] for each in made.environments]
-            made = replace(made, name=slug(names[0]) if len(names) == 1 else "comparison")
-    return made
-
-
-def _in_environments(study: Study, environments: Sequence[str | StudyEnv]) -> Study:
-    by_name = {each.name: each for each in study.environments}
-    by_id = {each.id: each for each in reversed(study.environments)}
-    chosen = tuple(
-        each
-        if isinstance(each, StudyEnv)
-        else by_name.get(each) or by_id.get(full_id(each)) or StudyEnv(each)
-        for each in environments
-    )
-    names = {each.name for each in chosen}
-    agents = []
-    for agent in study.agents:
-        kept = tuple(each for each in agent.environments if each in names)
-        if kept or not agent.environments:
-            agents.append(replace(agent, environments=kept))
-    return replace(study, environments=chosen, agents=tuple(agents))
-
-
-def _agent_name(agent: str | type[Any] | StudyAgent) -> str:
-    """Return the name of an agent in a study; a class is named ``module:Class``."""
-    if isinstance(agent, StudyAgent):
-        return agent.name or agent.algo[-80:]
-    if not inspect.isclass(agent):
-        if not isinstance(agent, str):
-            raise UserError(f"agents: {agent!r:.80} is neither a name nor a class nor a StudyAgent")
+def _importable(agent: str | type[Any] | StudyAgent) -> str | StudyAgent:
+    """Return an agent of a study; the name ``module:Class`` of a class."""
+    if isinstance(agent, str | StudyAgent):
         return agent
+    if not inspect.isclass(agent):
+        raise UserError(f"agents: {agent!r:.80} is neither a name nor a class nor a StudyAgent")
     module, name = agent.__module__, agent.__qualname__
     for algo, path in ALGORITHMS.items():
         package, _, class_name = path.partition(":")

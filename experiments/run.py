@@ -32,6 +32,9 @@ from spangym.utils.errors import UserError
 from spangym.utils.serialization import SUFFIX
 from spangym.utils.text import printable, slug
 
+_LABELS = ("environment", "task", "agent", "variant", "split")
+"""Columns of a table that hold names."""
+
 
 def load_run(path: str | os.PathLike[str]) -> Run:
     """Open the folder of a comparison or a pilot, finished or not.
@@ -205,7 +208,11 @@ class Run:
 
     def __str__(self) -> str:
         """Return `repr` and the tables as text."""
-        tables = [self._overview.to_string()] if self._is_summary else text_tables(self._data)
+        tables = (
+            [self._overview.to_string(index=False, float_format="%.3f")]
+            if self._is_summary
+            else text_tables(self._data)
+        )
         return "\n\n".join([repr(self), *tables])
 
     def _repr_html_(self) -> str:
@@ -236,9 +243,9 @@ class Run:
     def _overview(self) -> pd.DataFrame:
         """The primary metric of a stored summary."""
         metric = "error" if self._is_pilot else "return"
-        names = [each for each in self.table if self.table[each].dtype == object]
+        names = self.table.columns.intersection([*_LABELS], sort=False)
         bounds = [f"{metric}_{each}" for each in ("low", "high", "n")]
-        return pd.DataFrame(self.table[[*names, metric, *bounds]])
+        return pd.DataFrame(self.table[[*names, metric, *bounds]]).dropna(subset=[metric])
 
     @property
     def _counts(self) -> str:
@@ -260,9 +267,10 @@ class Run:
     def _facts(self) -> dict[str, str]:
         if self._is_summary:
             # Its study may be of an earlier version.
-            named = [each for each in self._overview if self._overview[each].dtype == object]
+            table = self._overview
+            names = table.columns.intersection([*_LABELS], sort=False)
             return {"folder": self._folder.name} | {
-                f"{each}s": ", ".join(dict.fromkeys(self._overview[each])) for each in named
+                f"{each}s": ", ".join(dict.fromkeys(table[each])) for each in names
             }
         if self._is_pilot:
             named = {"variants": self.study.variants}

@@ -222,8 +222,8 @@ def override_study(
     *,
     seeds: int | Sequence[int] | None = None,
     total_timesteps: int | None = None,
-    agents: Sequence[str] = (),
-    environments: Sequence[str] = (),
+    agents: Sequence[str | StudyAgent] = (),
+    environments: Sequence[str | StudyEnv] = (),
     device: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Study:
@@ -233,9 +233,9 @@ def override_study(
         study: The study.
         seeds: Training seeds, or their number, counted from 0.
         total_timesteps: Environment steps of each training.
-        agents: Names of the study's agents, or of others, which replace those of the study.
-        environments: Names or ids of the study's environments, or ids of others, which replace
-            those of the study.
+        agents: Names of the study's agents, or others, which replace those of the study.
+        environments: Names or ids of the study's environments, or others, which replace those of
+            the study; agents that are in none of them are left out.
         device: Torch device of the layers.
         settings: Values by key: ``AGENT.option`` is a hyperparameter or an attribute of a
             `StudyAgent`; ``ENV.argument`` is an argument of an environment, by name or id, and
@@ -258,22 +258,47 @@ def override_study(
     if agents:
         chosen = tuple(
             agent
-            for name in dict.fromkeys(agents)
-            if not is_baseline(name)
-            for agent in [each for each in study.agents if each.name == name] or [StudyAgent(name)]
+            for index, each in enumerate(agents)
+            if each not in agents[:index]
+            for agent in _find_agents(study, each)
         )
         study = _with_names(dataclasses.replace(study, agents=chosen))
     if environments:
-        by_name = {each.name: each for each in study.environments}
-        by_name |= {each.id: each for each in study.environments}
-        found = (
-            by_name.get(name) or by_name.get(full_id(name)) or StudyEnv(full_id(name))
-            for name in dict.fromkeys(environments)
-        )
-        study = _with_names(dataclasses.replace(study, environments=(*found,)))
+        study = _in_environments(study, environments)
     if settings:
         study = _with_settings(study, settings)
     return normalize_study(study)
+
+
+def _find_agents(study: Study, agent: str | StudyAgent) -> list[StudyAgent]:
+    """Return the agents of the study of that name, else the agent itself; no baselines."""
+    if isinstance(agent, StudyAgent):
+        return [agent]
+    if is_baseline(agent):
+        return []
+    return [each for each in study.agents if each.name == agent] or [StudyAgent(agent)]
+
+
+def _in_environments(study: Study, environments: Sequence[str | StudyEnv]) -> Study:
+    known = {each.name: each for each in study.environments}
+    known |= {each.id: each for each in study.environments}
+    chosen = tuple(
+        each
+        if isinstance(each, StudyEnv)
+        else known.get(each) or known.get(full_id(each)) or StudyEnv(each)
+        for index, each in enumerate(environments)
+        if each not in environments[:index]
+    )
+    study = _with_names(dataclasses.replace(study, environments=chosen))
+    names = [each.name for each in study.environments]
+    agents = [
+        dataclasses.replace(
+            each, environments=tuple(name for name in each.environments if name in names)
+        )
+        for each in study.agents
+        if not each.environments or {*each.environments} & {*names}
+    ]
+    return dataclasses.replace(study, agents=tuple(agents))
 
 
 def _with_names(study: Study) -> Study:

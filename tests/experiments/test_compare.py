@@ -1,5 +1,6 @@
 """`spangym.compare`: the same as the command, from Python."""
 
+import dataclasses
 import json
 import textwrap
 from collections.abc import Callable, Generator, Sequence
@@ -81,6 +82,17 @@ def test_environments_of_a_study_keep_their_arguments_and_agents(
     assert study.environments[0] == tiny.environments[0]
     assert [each.name for each in study.environments] == ["SpanControl-v0", "more"]
     assert study.agents == tiny.agents
+    agents = [StudyAgent("dqn", environments=("more",)), StudyAgent("ppo", environments=("x",))]
+    restricted = dataclasses.replace(
+        tiny,
+        agents=tuple(agents),
+        environments=tuple(
+            StudyEnv("SpanControl-v0", name, SMALL) for name in ("more", "x", "SpanControl-v0")
+        ),
+    )
+    study = made(restricted, environments=["more", "SpanControl-v0"], settings={"more.ctx": 32})
+    assert [each.name for each in study.agents] == ["dqn"]
+    assert [each.kwargs["ctx"] for each in study.environments] == [32, 16]
     study = made(environments=["SpanBudget-v0", "spangym/Collapse-v0"])
     assert study.name == "comparison"
     ids = [each.id for each in study.environments]
@@ -132,7 +144,7 @@ def test_a_class_that_workers_cannot_import_is_refused(tiny: Study):
         ({"agents": ["refinr"]}, "did you mean 'refiner'"),
         ({"environments": ["SpanBudgt-v0"]}, "did you mean 'spangym/SpanBudget-v0'"),
         ({"seeds": []}, "seeds"),
-        ({"seeds": [-1]}, "seeds"),
+        ({"seeds": [-1]}, "seed must be"),
         ({"total_timesteps": 0}, "total_timesteps"),
         ({"device": "gpu"}, "device"),
     ],

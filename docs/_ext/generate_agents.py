@@ -8,12 +8,12 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from markdown import code, options_table, parse_docstring, table
+from page_parts import code, options_table, parse_docstring, table
 
-from spangym.agents.agent_names import BUILTIN_AGENTS
+from spangym.agents.agent_names import ALGORITHMS, BUILTIN_AGENTS
 from spangym.agents.base import is_resumable
 from spangym.agents.registry import AgentSpec, fixed_action_of, get_agent_spec
-from spangym.agents.sb3.algorithms import ALGORITHMS, hyperparameters_of
+from spangym.agents.sb3.algorithms import hyperparameters_of
 from spangym.agents.sb3.sb3_agent import SB3Agent
 from spangym.agents.tabular.controller_agent import TabularAgent
 from spangym.agents.tabular.kmeans import KMeansDiscretizer

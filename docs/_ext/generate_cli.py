@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import typer
-from markdown import code, options_table, prose, table
+from page_parts import code, options_table, prose, table
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
 from spangym.experiments.cli.app import app

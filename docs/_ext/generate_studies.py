@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pydantic
-from markdown import code, options_table, parse_docstring
+from page_parts import code, options_table, parse_docstring
 
 from spangym.envs import EnvConfig
 from spangym.experiments.pilot.load_pilot_study import builtin_pilot_studies

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import env_figures
 import torch
-from annotated_types import Interval
+from config_tables import config_table
 from gymnasium import spaces
 from results_info import is_older, mean_ci, provenance
 from stored_tables import RESULTS, ROOT, markdown, read
@@ -449,24 +448,6 @@ def _number(value: float, decimals: int = 3) -> str:
 
 
 def _arguments() -> str:
-    doc = inspect.getdoc(EnvConfig) or ""
-    attributes = re.search(r"^Attributes:\n(.*?)(?=^\S|\Z)", doc, re.DOTALL | re.MULTILINE)
-    meanings = {}
-    if attributes is not None:
-        listed = textwrap.dedent(attributes[1])
-        for entry in re.split(r"\n(?=\S)", listed.strip()):
-            field, _, meaning = entry.partition(":")
-            meanings[field] = " ".join(meaning.split())
-    hints = get_type_hints(EnvConfig, include_extras=True)
-    default = EnvConfig()
-    rows = []
-    for each in dataclasses.fields(EnvConfig):
-        # The default has a column of its own.
-        meaning = re.sub(r"[,;] default (``.*?``|[\d.,]+\d)(, (?=[a-z]))?", "", meanings[each.name])
-        meaning = re.sub(r"``(.+?)``", r"`\1`", meaning.replace(" (default)", ""))
-        value = f"`{getattr(default, each.name)!r}`"
-        rows.append([f"`{each.name}`", _type_name(hints[each.name]), value, meaning])
-    table = markdown(["argument", "type", "default", "meaning"], rows, text_columns=4)
     return f"""# Arguments
 
 Every environment takes these keyword arguments in `gym.make`; studies take them in `kwargs`. The
@@ -474,20 +455,4 @@ docstring of {{py:obj}}`spangym.envs.SpanControlEnv` describes objects of your o
 `reward` and `layers`, and the arguments of the interface. The table is made from
 {{py:obj}}`spangym.envs.EnvConfig`.
 
-{table}"""
-
-
-def _type_name(hint: Any) -> str:
-    """A type with its bounds, as one would say it."""
-    if get_origin(hint) is not None and hasattr(hint, "__metadata__"):
-        base, *extras = get_args(hint)
-        bounds = [each for each in extras if isinstance(each, Interval)]
-        return f"{base.__name__}, {bounds[0].ge:,} to {bounds[0].le:,}" if bounds else base.__name__
-    values: Iterable[Any] = get_args(hint)
-    if get_origin(hint) is tuple:
-        return "list of str"
-    if get_origin(hint) is dict:
-        return "table"
-    if values:
-        return " or ".join(f"`{each}`" for each in values)
-    return hint.__name__
+{config_table(EnvConfig, kind="argument")}"""

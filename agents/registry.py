@@ -69,6 +69,9 @@ class AgentSpec:
     fixed_action: int | None = None
     module_sha256: str = ""
 
+    def __repr__(self) -> str:
+        return f"AgentSpec({self.name!r}, encoding={self.encoding!r})"
+
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Raise a `ValueError` for an unknown option, which suggests the closest match."""
         for name in options:

@@ -12,6 +12,7 @@ from spangym.attention.geometry import SpanGeometry
 from spangym.attention.kernels.interface import KernelInputs, KernelOutput
 from spangym.attention.kernels.reference import attention_weights, score_bias
 from spangym.attention.kernels.select import select_kernel
+from spangym.utils.readable_repr import readable_repr
 
 _BLOCK = 64
 """Queries of a block where weights cannot be avoided: memory stays linear in the keys."""
@@ -33,6 +34,8 @@ class AttentionStats:
         effective_span: ``exp(entropy)``, in keys: the span of uniform weights of this entropy.
         coverage: Share of full attention's weight within the span, in [0, 1].
     """
+
+    __repr__ = readable_repr
 
     window: Tensor
     span: Tensor

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from spangym.utils.readable_repr import readable_repr
+
 NUM_ACTIONS = 10
 """The original's number of actions; ``a`` asks for the fraction ``a / (NUM_ACTIONS - 1)``."""
 
@@ -33,6 +35,8 @@ class SoftEdge:
         span: Real-valued span of each sequence in tokens, shape (batch,), floating.
         soft_edge_width: Tokens over which the edge fades out, at least 1.
     """
+
+    __repr__ = readable_repr
 
     span: Tensor
     soft_edge_width: int
@@ -76,6 +80,8 @@ class SpanGeometry:
         >>> spans.qk_pairs(10).tolist()
         [64, 0]
     """
+
+    __repr__ = readable_repr
 
     window: Tensor
     span: Tensor

@@ -21,6 +21,7 @@ from spangym.attention.features import (
 )
 from spangym.attention.hashing import tuple_hash_states
 from spangym.attention.validation import check
+from spangym.utils.readable_repr import readable_repr
 from spangym.utils.scalars import PositiveInt, normalize_fields
 from spangym.utils.suggestions import did_you_mean
 
@@ -56,6 +57,8 @@ class ObservationSpec:
         >>> spec.encode(features, layer=1).round(decimals=3).tolist()
         [[0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 1.0]]
     """
+
+    __repr__ = readable_repr
 
     dims: PositiveInt
     num_layers: PositiveInt = 1

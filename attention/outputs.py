@@ -9,6 +9,7 @@ from torch import Tensor
 from spangym.attention.attention_stats import AttentionStats
 from spangym.attention.features import NUM_STATES, quality, token_moments, tuple_hash_ids
 from spangym.attention.layers.cached_attention import KeyValueCache
+from spangym.utils.readable_repr import readable_repr
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class LayerCache:
         controller_obs: Observation of a `BatchController` with ``observation_time="previous"``,
             batch first; else None.
     """
+
+    __repr__ = readable_repr
 
     key_value: KeyValueCache | None
     global_mean: Tensor
@@ -61,6 +64,8 @@ class LayerOutput:
         stats: Statistics of the local attention weights; None unless requested.
         num_states: Number of states; ids are taken modulo ``num_states - 1``.
     """
+
+    __repr__ = readable_repr
 
     output: Tensor
     local_input: Tensor

@@ -10,6 +10,7 @@ from torch import Tensor
 from spangym.attention.geometry import SpanGeometry
 from spangym.attention.temperature import TemperatureLaw
 from spangym.attention.validation import check
+from spangym.utils.readable_repr import readable_repr
 from spangym.utils.scalars import NonNegativeFloat, PositiveInt, normalize_fields
 from spangym.utils.suggestions import did_you_mean
 
@@ -44,6 +45,8 @@ class SpanConfig:
         TypeError: An option has another type.
         ValueError: An option breaks its rule.
     """
+
+    __repr__ = readable_repr
 
     win_size: PositiveInt = 256
     max_span: int = 384

@@ -20,6 +20,7 @@ from spangym.envs.model.build_model import build_model
 from spangym.envs.observations import make_observation_space, to_observations
 from spangym.envs.state import Episode, State, state_from_dict, tree_map
 from spangym.envs.transition import TransitionModel, metrics_to_info
+from spangym.utils.readable_repr import readable_repr
 from spangym.utils.scalars import as_int
 
 _STATE_SHAPE_FIELDS = (
@@ -43,6 +44,8 @@ class StepResult:
         infos: One new info per environment.
         truncated: Whether the episode ended, which happens in all environments at once.
     """
+
+    __repr__ = readable_repr
 
     observations: NDArray[Any]
     rewards: NDArray[np.float32]
@@ -76,6 +79,8 @@ class SpanControlCore:
         TypeError: ``num_envs`` is no integer.
         ValueError: ``num_envs`` is less than 1, or the components do not fit together.
     """
+
+    __repr__ = readable_repr
 
     def __init__(
         self,

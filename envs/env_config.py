@@ -47,6 +47,7 @@ from spangym.envs.registration import ENVIRONMENTS, default_kwargs
 from spangym.envs.rewards import Reward, make_reward
 from spangym.utils.errors import describe_error
 from spangym.utils.importing import import_object, is_import_path, module_sha256
+from spangym.utils.readable_repr import readable_repr
 from spangym.utils.scalars import as_int, describe, normalize_fields, plain
 from spangym.utils.signatures import construct
 from spangym.utils.suggestions import did_you_mean
@@ -143,6 +144,8 @@ class EnvConfig:
         TypeError: An argument has another type.
         ValueError: An argument is invalid; bounds of numbers are those of the fields.
     """
+
+    __repr__ = readable_repr
 
     num_layers: Annotated[int, Interval(ge=1, le=1024)] = 2
     dims: Annotated[int, Interval(ge=4, le=2**16)] = 64

@@ -14,6 +14,7 @@ from spangym.attention import LayerOutput
 from spangym.attention.features import quality
 from spangym.utils.errors import describe_error
 from spangym.utils.importing import import_class, is_import_path
+from spangym.utils.readable_repr import readable_repr
 from spangym.utils.scalars import as_float
 from spangym.utils.signatures import construct, method_problem, parameters_of, source_location
 from spangym.utils.suggestions import did_you_mean
@@ -31,6 +32,8 @@ class RewardContext:
         excess_loss: Loss of the chunk minus its loss at full span, in bits a target, shape
             (num_envs,); None except at the last layer of a chunk if the reward has ``needs_task``.
     """
+
+    __repr__ = readable_repr
 
     layer_output: LayerOutput
     layer: int
@@ -61,6 +64,8 @@ class Reward(ABC):
         >>> ShortSpan(cost_coef=0.5).cost_coef
         0.5
     """
+
+    __repr__ = readable_repr
 
     components: tuple[str, ...] = ()
     platform_dependent: bool = True

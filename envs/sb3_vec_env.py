@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices,
 from spangym.envs.batched_mixin import BatchedEnvMixin
 from spangym.envs.core import SpanControlCore
 from spangym.envs.env_config import EnvComponents, EnvConfig, make_spec
+from spangym.utils.readable_repr import readable_repr
 from spangym.utils.scalars import as_int
 
 
@@ -42,6 +43,8 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
         >>> rewards.dtype, dones.tolist(), infos[0]["span"]
         (dtype('float32'), [False, False, False], 0)
     """
+
+    __repr__ = readable_repr
 
     def __init__(
         self,

@@ -145,6 +145,9 @@ class SpanControlEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
     * v0: Initial version.
     """
 
+    # Wrappers show their environment by this name too.
+    __repr__ = gym.Env.__str__
+
     metadata = {"render_modes": [*RENDER_MODES], "render_fps": 4}  # noqa: RUF012  (Gymnasium's own)
 
     def __init__(

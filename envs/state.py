@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spangym.attention import LayerCache
 from spangym.attention.layers.cached_attention import KeyValueCache
+from spangym.utils.readable_repr import readable_repr
 
 T = TypeVar("T")
 
@@ -26,6 +27,8 @@ class Episode:
         targets: Target classes of a trained stack, int64 of shape (num_envs, chunks, ctx); None
             without a task.
     """
+
+    __repr__ = readable_repr
 
     content: Tensor
     targets: Tensor | None
@@ -47,6 +50,8 @@ class State:
             without a task.
         full_caches: Like ``caches``, of the stack at full span.
     """
+
+    __repr__ = readable_repr
 
     hidden: Tensor
     caches: tuple[LayerCache | None, ...]

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from spangym.agents.base import num_actions_in
 from spangym.attention.geometry import MAX_ACTIONS, NUM_ACTIONS
 from spangym.utils.atomic_io import atomic_write, ensure_suffix
+from spangym.utils.readable_repr import readable_repr
 from spangym.utils.rng import Seed, make_generator
 from spangym.utils.scalars import as_int
 from spangym.utils.serialization import parse_json, report_damage
@@ -23,6 +24,8 @@ class BaselinePolicy:
 
     A subclass defines `predict`, and names the attributes that are saved in ``saved``.
     """
+
+    __repr__ = readable_repr
 
     saved: ClassVar[tuple[str, ...]] = ()
     _num_actions = NUM_ACTIONS

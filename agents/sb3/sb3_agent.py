@@ -33,6 +33,7 @@ from spangym.agents.sb3.training_state import (
     space_to_dict,
 )
 from spangym.utils.atomic_io import ensure_suffix
+from spangym.utils.readable_repr import short_repr
 from spangym.utils.rng import get_global_rng_state, set_global_rng_state
 from spangym.utils.scalars import as_bool, as_int, plain
 from spangym.utils.serialization import SUFFIX, load_state, report_damage, save_state
@@ -85,6 +86,11 @@ class SB3Agent:
         self._resume_state: dict[str, Any] | None = None
         self._recurrent_state: Any = None
         self._is_episode_start = True
+
+    def __repr__(self) -> str:
+        options = {"seed": self.seed, "normalize": self.normalize or None} | self.hyperparameters
+        given = [f"{name}={short_repr(each)}" for name, each in options.items() if each is not None]
+        return f"SB3Agent({', '.join([self.algorithm.__name__, *given])})"
 
     @property
     def resumable(self) -> bool:

@@ -18,6 +18,7 @@ from spangym.attention.controllers.protocol import (
     num_actions_of,
     num_states_of,
 )
+from spangym.utils.readable_repr import readable_repr
 from spangym.utils.rng import get_global_rng_state, set_global_rng_state
 from spangym.utils.scalars import as_int
 from spangym.utils.signatures import parameters_of
@@ -48,6 +49,8 @@ class TabularAgent:
             episode (``next_obs``); or the state of the layer's output, as in the original
             (``layer_output``).
     """
+
+    __repr__ = readable_repr
 
     def __init__(
         self, controller: SpanController, bootstrap_from: BootstrapFrom = "next_obs"

@@ -13,6 +13,7 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from spangym.attention.controllers.lookup import CLIP_STD, GRID_STEPS
+from spangym.utils.readable_repr import readable_repr
 from spangym.utils.rng import Seed, make_generator, rng_from_tensor, rng_to_tensor
 from spangym.utils.scalars import as_bool, as_int
 
@@ -44,6 +45,8 @@ class KMeansDiscretizer:
         >>> len(set(discretizer.predict([[0.4, 5.0], [1.2, 9.0], [90.0, 5.0]])))
         2
     """
+
+    __repr__ = readable_repr
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ from spangym.agents.tabular.schedules import LinearSchedule
 from spangym.attention.features import MAX_STATES, NUM_STATES
 from spangym.attention.geometry import MAX_ACTIONS, NUM_ACTIONS
 from spangym.utils.atomic_io import ensure_suffix
+from spangym.utils.readable_repr import describe_arguments
 from spangym.utils.rng import Seed, make_generator, rng_from_tensor, rng_to_tensor
 from spangym.utils.scalars import as_bool, as_float, as_int
 from spangym.utils.serialization import SUFFIX, load_state, report_damage, save_state
@@ -119,6 +120,8 @@ class Refiner:
         self.double_q = double_q
         self.lambda_ = lambda_
         self.watkins = watkins
+        self.tie_breaking = tie_breaking
+        self.initial_q = initial_q
         self._random_ties = tie_breaking == "random"
         self._alpha_schedule = None if alphas.is_constant else alphas
         self._epsilon_schedule = None if epsilons.is_constant else epsilons
@@ -131,6 +134,13 @@ class Refiner:
         self._traces = EligibilityTraces() if lambda_ else None
         self._generator = make_generator(seed)
         self._draws: list[float] = []
+
+    def __repr__(self) -> str:
+        tables = (self._table, self._second_table)
+        num_states = len({state for table in tables for state in table})
+        updates = sum(sum(row.visits) for table in tables for row in table.values())
+        options = ", ".join(describe_arguments(self))
+        return f"<{type(self).__name__}({options}), known states: {num_states}, updates: {updates}>"
 
     def choose_action(self, state: int) -> int:
         """Choose a random action with probability epsilon, else a greedy one."""

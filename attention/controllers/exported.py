@@ -18,6 +18,7 @@ from spangym.attention.controllers.policy_heads import PolicyHead
 from spangym.attention.controllers.protocol import ObservationTime
 from spangym.attention.features import token_moments
 from spangym.attention.observation_spec import ObservationSpec
+from spangym.utils.readable_repr import short_repr
 from spangym.utils.scalars import as_int
 from spangym.utils.serialization import (
     load_metadata,
@@ -231,8 +232,13 @@ class ExportedPolicy(nn.Module):
             return cls(**_arguments_of(description), **more)
 
     def extra_repr(self) -> str:
-        """Observation, its time, and the layer."""
-        return f"{self.observation}, observation_time={self.observation_time!r}, layer={self.layer}"
+        """Agent and environment of the training, observation, and layer."""
+        names = ("name", "algo", "environment", "seed", "total_timesteps")
+        parts = {name: self.metadata[name] for name in names if name in self.metadata}
+        parts |= {"observation": self.observation, "layer": self.layer}
+        if self.observation_time != "current":
+            parts["observation_time"] = self.observation_time
+        return ", ".join(f"{name}={short_repr(value)}" for name, value in parts.items())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ExportedPolicy:
         # The actions must not depend on the precision of the layer.

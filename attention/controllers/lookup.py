@@ -48,6 +48,9 @@ class LookupPolicy(PolicyHead):
         self.observation, self.num_actions = observation, num_actions
         self.register_buffer("actions", copied(actions, torch.int64))
 
+    def __repr__(self) -> str:
+        return f"LookupPolicy({len(self.actions)} states, {self.num_actions} actions)"
+
     @property
     def arguments(self) -> dict[str, Any]:
         """Arguments of the constructor, except the observation."""
@@ -126,6 +129,11 @@ class KMeansPolicy(PolicyHead):
         self.register_buffer("scales", copied(scales, torch.float64))
         self.register_buffer("centers", copied(centers, torch.float64))
         self.register_buffer("actions", copied(actions, torch.int64))
+
+    def __repr__(self) -> str:
+        layers, clusters, _ = self.centers.shape
+        counts = f"{clusters} clusters" + f" in each of {layers} layers" * self.by_layer
+        return f"KMeansPolicy({counts}, {self.num_actions} actions)"
 
     @property
     def arguments(self) -> dict[str, Any]:

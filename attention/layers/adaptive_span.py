@@ -30,6 +30,7 @@ from spangym.attention.validation import (
     check_mask,
     check_values,
 )
+from spangym.utils.readable_repr import readable_repr
 from spangym.utils.scalars import as_int
 
 
@@ -46,6 +47,8 @@ class LocalAttentionOutput(NamedTuple):
         weights: Attention weights of each query's last pass, shape (batch, heads, queries, keys),
             multiplied by ``1 / m`` with ``scale_weights``; None unless requested.
     """
+
+    __repr__ = readable_repr
 
     output: Tensor
     spans: SpanGeometry
@@ -84,6 +87,10 @@ class AdaptiveSpan(nn.Module):
         self.log_temperature: nn.Parameter | None = None
         if config.temperature_law == "learned":
             self.log_temperature = nn.Parameter(torch.zeros(self.head))
+
+    def extra_repr(self) -> str:
+        """Heads and span options."""
+        return f"head={self.head}, config={self.config}"
 
     @classmethod
     def original(

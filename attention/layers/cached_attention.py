@@ -10,6 +10,7 @@ from torch import Tensor
 from spangym.attention.features import sequence_mask, token_mean
 from spangym.attention.layers.modules import RefreshPredictor
 from spangym.attention.layers.multi_head import MultiHeadAttention
+from spangym.utils.readable_repr import readable_repr
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class KeyValueCache:
         mean_token: Mean of the tokens, shape (batch, dims): the refresh predictors' input in the
             next causal pass.
     """
+
+    __repr__ = readable_repr
 
     keys: Tensor
     values: Tensor
@@ -67,6 +70,11 @@ class AdaptiveUpdateAttention(MultiHeadAttention):
         self.use_refresh_predictors = use_refresh_predictors
         self.key_update_predictor = RefreshPredictor(dims)
         self.value_update_predictor = RefreshPredictor(dims)
+
+    def extra_repr(self) -> str:
+        """Causality, and whether the refresh predictors are used."""
+        options = [super().extra_repr(), "use_refresh_predictors=True"]
+        return ", ".join(filter(None, options[: 1 + self.use_refresh_predictors]))
 
     def forward(  # type: ignore[override]
         self,

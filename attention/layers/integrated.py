@@ -28,6 +28,7 @@ from spangym.attention.outputs import LayerCache, LayerOutput
 from spangym.attention.span_config import ActionScale, SpanConfig
 from spangym.attention.temperature import TemperatureLaw
 from spangym.attention.validation import Inputs
+from spangym.utils.readable_repr import short_repr
 
 
 class IntegratedAttention(LocalGlobalAttention):
@@ -155,6 +156,12 @@ class IntegratedAttention(LocalGlobalAttention):
             self.dims, self.head, config.causal, config.use_refresh_predictors
         )
         return local, attn_global
+
+    def extra_repr(self) -> str:
+        """Sizes and the controller; one that is a module is listed with the modules."""
+        if self.refiner is None or isinstance(self.refiner, nn.Module):
+            return super().extra_repr()
+        return f"{super().extra_repr()}, refiner={short_repr(self.refiner)}"
 
     def _step(self, inputs: Inputs, cache: LayerCache | None, return_stats: bool) -> LayerOutput:
         """Observe, choose an action, run and learn."""

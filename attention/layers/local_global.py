@@ -118,6 +118,10 @@ class LocalGlobalAttention(nn.Module):
             self.ln_b = CastingLayerNorm(dims)
         self.reset_parameters(generator)
 
+    def extra_repr(self) -> str:
+        """Sizes."""
+        return f"ctx={self.ctx}, dims={self.dims}, head={self.head}"
+
     def _make_paths(self, config: SpanConfig) -> tuple[SlidingWindowAttention, MultiHeadAttention]:
         if config.use_refresh_predictors:
             name = type(self).__name__

@@ -75,6 +75,9 @@ class ProjectionModule(SelfInitializing):
         """Draw weights from N(0, 0.02); biases are zero."""
         init_projection(self.proj, generator)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(dims={self.proj.in_features}, head={self.head})"
+
     def forward(self, x: Tensor) -> Tensor:
         """Project and split."""
         return split_heads(self.proj(x), self.head)
@@ -96,6 +99,9 @@ class AttentionCombiner(SelfInitializing):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw weights from N(0, 0.02); biases are zero."""
         init_projection(self.out, generator)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(dims={self.out.in_features})"
 
     def forward(self, heads: Tensor) -> Tensor:
         """Merge and project."""
@@ -141,6 +147,9 @@ class Predictor(SelfInitializing):
         nn.init.xavier_normal_(self.linear.weight, generator=generator)
         nn.init.zeros_(self.linear.bias)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(dims={self.linear.in_features})"
+
     def forward(self, x: Tensor) -> Tensor:
         """Predict the span scale of each sequence, in (0, 1)."""
         return self.sigmoid(self.linear(x.mean(-2)))
@@ -159,6 +168,11 @@ class RefreshPredictor(nn.Sequential):
             BatchInvariantLinear(dims // 4, 1),
             BatchInvariantSigmoid(),
         )
+
+    def __repr__(self) -> str:
+        first = self[0]
+        assert isinstance(first, nn.Linear)
+        return f"{type(self).__name__}(dims={first.in_features})"
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's own name)
         """Map (batch, tokens, dims) to booleans of shape (batch, 1)."""

@@ -30,6 +30,10 @@ class MultiHeadAttention(nn.Module):
         self.value_module = ProjectionModule(dims, head)
         self.combiner = AttentionCombiner(dims)
 
+    def extra_repr(self) -> str:
+        """Causality."""
+        return "causal=True" if self.causal else ""
+
     def forward(
         self,
         x: Tensor,

@@ -18,6 +18,7 @@ from torch import Tensor
 from spangym.attention.features import NUM_STATES, discretize
 from spangym.attention.original.layer import OriginalLayerOutput, OriginalPlainDefects
 from spangym.attention.original.truncation import OriginalSpanConfig
+from spangym.utils.readable_repr import readable_repr
 
 
 def digit_strings(features: Tensor) -> list[str]:
@@ -33,6 +34,8 @@ def digit_strings(features: Tensor) -> list[str]:
 @dataclass(frozen=True)
 class FocusLayerOutput(OriginalLayerOutput):
     """Results of one pass, with the early state."""
+
+    __repr__ = readable_repr
 
     @staticmethod
     def moments(x: Tensor) -> Tensor:

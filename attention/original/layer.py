@@ -66,6 +66,7 @@ from spangym.attention.original.local_path import OriginalSlidingWindowAttention
 from spangym.attention.original.truncation import OriginalSpanConfig
 from spangym.attention.outputs import LayerCache, LayerOutput
 from spangym.attention.span_config import SpanConfig
+from spangym.utils.readable_repr import readable_repr
 
 
 class _ScaledProjection(ProjectionModule):
@@ -159,6 +160,8 @@ class OriginalMultiHeadAttention(SelfInitializing):
 @dataclass(frozen=True)
 class OriginalLayerOutput(LayerOutput):
     """Results of one pass, with one state and reward for the whole batch."""
+
+    __repr__ = readable_repr
 
     @property
     def reward(self) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from spangym.attention.geometry import SpanGeometry
 from spangym.attention.layers.modules import merge_heads, split_heads
 from spangym.attention.span_config import SpanConfig
+from spangym.utils.readable_repr import readable_repr
 from spangym.utils.suggestions import did_you_mean
 
 FIXABLE_DEFECTS = ("temperature", "local_causal", "global_causal", "double_scale", "cut")
@@ -67,6 +68,8 @@ class OriginalSpanConfig(SpanConfig):
         TypeError: An option has another type.
         ValueError: An option breaks its rule, or the original lacks it.
     """
+
+    __repr__ = readable_repr
 
     fused: bool = True
     score_exponent: float = 0.0

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spangym.envs.data.library_texts import read_library_texts
+from spangym.utils.readable_repr import readable_repr
 from spangym.utils.scalars import as_int
 from spangym.utils.suggestions import did_you_mean
 from spangym.utils.text import printable
@@ -38,6 +39,8 @@ class Stream(NamedTuple):
             next byte of the chunk if None.
     """
 
+    __repr__ = readable_repr
+
     content: NDArray[Any]
     content_types: tuple[str, ...]
     targets: NDArray[np.int64] | None = None
@@ -58,6 +61,8 @@ class Dataset(ABC):
         >>> Ramp().sample(np.random.default_rng(0), 2, 3).content.tolist()
         [[217, 218, 219], [220, 221, 222]]
     """
+
+    __repr__ = readable_repr
 
     channels: int = 0
 

@@ -85,7 +85,7 @@ def make_objects() -> list[Any]:
         core.step(np.zeros(2, np.int64)),
         core.reward,
         TextDataset("train"),
-        MixtureDataset([NoiseDataset(), TextDataset("test")], [1, 2]),
+        MixtureDataset([NoiseDataset(), TextDataset("evaluation")], [1, 2]),
         NoiseDataset().sample(np.random.default_rng(0), 2, 200),
         SB3SpanControlVecEnv(config, 2),
         gym.make("spangym/SpanControl-v0", **SMALL_ENV_KWARGS),

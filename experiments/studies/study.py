@@ -45,6 +45,7 @@ from spangym.experiments.studies.field_types import (
     Text,
 )
 from spangym.experiments.studies.foreign_env import ForeignEnv, takes_argument
+from spangym.utils.readable_repr import readable_repr
 from spangym.utils.text import slug
 
 _BASELINES = ("oracle", "threshold", "random")
@@ -85,6 +86,8 @@ class StudyEnv:
         kwargs: Arguments of `spangym.envs.EnvConfig`, except those of the observation, which belong
             to the agents, and the split.
     """
+
+    __repr__ = readable_repr
 
     id: Text
     name: DisplayName = ""
@@ -151,6 +154,8 @@ class StudyAgent:
             Entries of the same name in different environments are one agent with hyperparameters
             for each environment.
     """
+
+    __repr__ = readable_repr
 
     algo: Text
     name: DisplayName = ""
@@ -245,6 +250,8 @@ class EvalConfig:
             the final evaluation.
     """
 
+    __repr__ = readable_repr
+
     seed: Seed = 1_000_000
     episodes: Episodes = 16
     regret_episodes: CountOrZero = 1
@@ -282,6 +289,8 @@ class Study:
         resumed_from_steps: Earlier values of ``total_timesteps``, if the trainings were made
             longer. Schedules ended there, and a training that starts over does the same.
     """
+
+    __repr__ = readable_repr
 
     name: StudyName
     total_timesteps: Steps

@@ -138,15 +138,10 @@ class MLPPolicy(PolicyHead):
         self.hidden = nn.ModuleList(map(_Linear, weights[1:], biases[1:]))
 
     def __repr__(self) -> str:
-        weights = [self.first.weight.T if self._is_one_hot else self.first.weight]
-        weights += [each.weight for each in self.hidden]
+        weights = self.arguments["weights"]
         widths = [weights[0].shape[1], *(each.shape[0] for each in weights)]
         sizes = "-".join(map(str, widths))
         return f"MLPPolicy({sizes}, {type(self.activation).__name__}, {self.num_actions} actions)"
-
-    @property
-    def _is_one_hot(self) -> bool:
-        return isinstance(self.first, _OneHotLinear)
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -157,7 +152,7 @@ class MLPPolicy(PolicyHead):
             normalization = (encoder.mean, encoder.std, encoder.clip)
         return {
             "weights": [
-                first.weight.T if self._is_one_hot else first.weight,
+                first.weight.T if isinstance(first, _OneHotLinear) else first.weight,
                 *(each.weight for each in self.hidden),
             ],
             "biases": [each.bias for each in (first, *self.hidden)],

@@ -221,6 +221,11 @@ class IntegratedAttention(LocalGlobalAttention):
         if self._has_batch_controller:
             controller = cast(BatchController, self.refiner)
             return controller.actions(self._controller_obs(controller, observed, cache))
+        if torch.compiler.is_exporting():
+            raise RuntimeError(
+                "torch.export cannot record a refiner, which reads states on the host: export the "
+                "agent (spangym.agents.export_policy) and assign the result to layer.refiner"
+            )
         name = "greedy_action" if self._is_greedy else "choose_action"
         choose = getattr(self.refiner, name)
         states = self._output_class.state_ids(observed.obs_features, self._num_states)

@@ -49,6 +49,11 @@ class OriginalSlidingWindowAttention(SlidingWindowAttention):
             ValueError: Lengths are given.
             NotImplementedError: Weights are requested.
         """
+        if torch.compiler.is_exporting():
+            raise RuntimeError(
+                "torch.export cannot record an original layer, which loops over windows whose "
+                "number depends on the input"
+            )
         if return_weights:
             raise NotImplementedError("the original layer has no matrix of attention weights")
         if lengths is not None or key_lengths is not None:

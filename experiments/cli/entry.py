@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -28,10 +29,16 @@ def main() -> None:
         _fail("the working folder was deleted or cannot be read: change to another one")
     try:
         code = app(prog_name="spangym", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
     except TyperException as error:
         _fail(_describe_usage_error(error))
+    except BrokenPipeError:
+        # The reader of the output, such as `head`, has seen enough: nothing more can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except OSError as error:
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
     raise SystemExit(code)

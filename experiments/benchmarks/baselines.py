@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,7 @@ from rich import box
 from rich.table import Table as RichTable
 
 from spangym.attention import NUM_ACTIONS
-from spangym.envs import SpanControlVectorEnv
-from spangym.envs.registration import default_kwargs
+from spangym.envs import SpanControlVectorEnv, make_config
 from spangym.utils.errors import UserError
 
 EVAL_SEED = 1_000_000
@@ -62,6 +62,7 @@ class BaselineReturns:
         oracle: The highest return, found by `lookahead`.
         actions: The plan of ``best_by_layer``.
         by_content_type: The same for the chunks of each content type.
+        kwargs: Arguments of the environment that differ from those of the id.
     """
 
     id: str
@@ -73,6 +74,7 @@ class BaselineReturns:
     oracle: float
     actions: tuple[int, ...]
     by_content_type: tuple[ContentTypeReturns, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def best_fixed(self) -> float:
@@ -107,7 +109,10 @@ COLUMNS = (
 
 
 def measure_baselines(
-    name: str, episodes: int, progress: Callable[[int, int], None]
+    name: str,
+    episodes: int,
+    progress: Callable[[int, int], None],
+    kwargs: Mapping[str, Any] = MappingProxyType({}),
 ) -> BaselineReturns:
     """Run every non-learning baseline and the oracle in an environment.
 
@@ -115,15 +120,21 @@ def measure_baselines(
         name: A registered id with one or two layers.
         episodes: Episodes of each policy, run as one vector environment.
         progress: Called with the number of policies done and the total.
+        kwargs: Arguments of the environment that replace those of the id.
 
     Raises:
-        UserError: The id is unknown.
+        UserError: The id is unknown, or an argument is not valid.
     """
     try:
-        kwargs = default_kwargs(name)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    envs = SpanControlVectorEnv(episodes, **{**kwargs, "split": "evaluation"})
+        config = make_config(name, {**kwargs, "split": "evaluation"})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"environment {name!r}: {error}") from error
+    if config.num_actions != NUM_ACTIONS or config.control_kv_cache or config.num_layers > 2:
+        raise UserError(
+            f"environment {name!r}: baselines are measured with {NUM_ACTIONS} actions, one or two "
+            "layers and without control_kv_cache"
+        )
+    envs = SpanControlVectorEnv(episodes, **asdict(config))
     layers = envs.config.num_layers
     plans = [*itertools.product(range(NUM_ACTIONS), repeat=layers)]
     total = len(plans) + 2
@@ -174,6 +185,7 @@ def measure_baselines(
         oracle=float(oracle.mean()),
         actions=plans[int(means.argmax())],
         by_content_type=tuple(by_content_type),
+        kwargs=dict(kwargs),
     )
 
 

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 
+from spangym.envs.data.dataset_registry import validate_dataset_name
 from spangym.envs.model.model_checkpoint import serialize
-from spangym.envs.model.pretrain import evaluate, get_config, metadata, pretrain
+from spangym.envs.model.pretrain import PretrainConfig, evaluate, get_config, metadata, pretrain
+from spangym.envs.model.stack import TransformerConfig
 from spangym.experiments.cli.terminal import echo, make_progress
 from spangym.experiments.studies.field_types import MAX_STEPS
+from spangym.experiments.studies.settings import (
+    Scope,
+    apply_settings,
+    field_names,
+    parse_settings,
+    with_arguments,
+)
 from spangym.utils.atomic_io import atomic_write, check_writable_file
+from spangym.utils.errors import UserError
 from spangym.utils.serialization import SUFFIX
 
 
@@ -30,13 +41,33 @@ def command(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=3, max=MAX_STEPS, help="Optimizer steps; default: the environment's."),
+        typer.Option(
+            min=3,
+            max=MAX_STEPS,
+            metavar="N",
+            help="Optimizer steps; default: the environment's.",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change one value of the training (repeatable), e.g. batch=32 or model.dims=64.",
+        ),
     ] = None,
 ) -> None:
-    """Train the layers of an environment at random spans, on one CPU core."""
+    """Train the layers of an environment at random spans, on one CPU core.
+
+    Keys of --set are the attributes of the training, such as batch, learning_rate, dataset and
+    seed, and model.KEY for the sizes of the layers.
+
+    Examples:
+        spangym pretrain LongRange-v0
+        spangym pretrain LongRange-v0 --steps 200 --set model.dims=64 --out wide.safetensors
+    """
     name, config = get_config(environment)
-    if steps is not None:
-        config = replace(config, steps=steps)
+    config = _override(config, with_arguments(parse_settings(settings or ()), steps=steps))
     path = out or Path(f"{name}{SUFFIX}")
     check_writable_file("--out", path)
     torch.set_num_threads(1)
@@ -57,3 +88,19 @@ def command(
     by_action = ", ".join(f"{action}: {loss:.3f}" for action, loss in losses.items())
     echo(f"evaluation loss by action, bits a target: {by_action}")
     echo(f"written: {path} ({len(content):,} bytes)")
+
+
+def _override(config: PretrainConfig, settings: Mapping[str, Any]) -> PretrainConfig:
+    data = asdict(config)
+    names = [name for name in field_names(PretrainConfig) if name != "model"]
+    scopes = [
+        Scope("", [data], names, "KEY"),
+        Scope("model", [data["model"]], field_names(TransformerConfig), "model.KEY"),
+    ]
+    # Sizes depend on each other: they are checked when all are set.
+    apply_settings(settings, scopes, lambda: None)
+    try:
+        validate_dataset_name(data["dataset"])
+        return PretrainConfig(**{**data, "model": TransformerConfig(**data["model"])})
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from error

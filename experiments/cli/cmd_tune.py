@@ -10,13 +10,14 @@ from typing import Annotated
 import typer
 
 from spangym.experiments.cli.app import INTERRUPTED
-from spangym.experiments.cli.options import Workers
+from spangym.experiments.cli.options import Set, Workers
 from spangym.experiments.cli.terminal import echo, make_console, make_progress
 from spangym.experiments.runner.folder_watch import FolderWatch
 from spangym.experiments.runner.manifest import available_cpus
 from spangym.experiments.runner.workload import Workload, machine_memory
 from spangym.experiments.studies.field_types import MAX_EPISODES, MAX_SEEDS, MAX_STEPS
-from spangym.experiments.studies.load_study import load_study
+from spangym.experiments.studies.load_study import load_study, override_study
+from spangym.experiments.studies.settings import parse_settings
 from spangym.experiments.trials.estimate_comparison import estimate_comparison
 from spangym.experiments.trials.smoke_test import smoke_test
 from spangym.experiments.tuning.search_space import load_search_space
@@ -51,6 +52,7 @@ def command(
         Path | None, typer.Option(help="TOML file of the search space; default: the agent's.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the search.")] = 0,
+    settings: Set = None,
     workers: Workers = None,
     out: Annotated[
         Path | None,
@@ -59,15 +61,22 @@ def command(
         ),
     ] = None,
 ) -> None:
-    """Search for hyperparameters of a study's agent with Optuna."""
-    chosen = load_study(study)
+    """Search for hyperparameters of a study's agent with Optuna.
+
+    Examples:
+        spangym tune long-range --agent dqn --trials 40
+        spangym tune long-range --agent dqn --set dqn.policy_kwargs.net_arch=[32] --set n_envs=4
+    """
+    changes = parse_settings(settings or ())
+    if fixed := [key for key in changes if key == "seeds" or key.startswith("evaluation.")]:
+        raise UserError(f"setting {fixed[0]!r}: a search has its own: use --seeds and --episodes")
+    chosen = override_study(load_study(study), total_timesteps=total_timesteps, settings=changes)
     algo = find_study_agent(chosen, agent).algo
     search = build_search(
         chosen,
         agent,
         load_search_space(str(search_space or algo)),
         num_trials=trials,
-        total_timesteps=total_timesteps,
         seeds=seeds,
         episodes=episodes,
         seed=seed,

@@ -26,6 +26,7 @@ def command(
         ),
     ],
     env: options.TrainedEnv = None,
+    settings: options.SetArgument = None,
     train_seed: Annotated[
         int | None,
         typer.Option(
@@ -46,11 +47,13 @@ def command(
 
     Examples:
         spangym watch SpanControl-v0 --agent fixed:3
+        spangym watch SpanControl-v0 --agent oracle --set ctx=64 --set dataset=code
         spangym watch runs/quickstart --agent dqn --video dqn.gif
     """
     import torch
 
     from spangym.experiments.runner.run_dir import RunDir
+    from spangym.experiments.studies.settings import parse_settings
     from spangym.experiments.trials.comparison_run import COMPARISON
     from spangym.experiments.trials.watch_episode import (
         check_video,
@@ -65,11 +68,12 @@ def command(
     if video is not None:
         check_video(video)
     torch.set_num_threads(1)
+    changes = parse_settings(settings or ())
     if Path(environment).is_dir():
         run = RunDir.open(Path(environment), COMPARISON)
-        policy_run = load_trained_policy(run, agent, env, train_seed)
+        policy_run = load_trained_policy(run, agent, env, train_seed, changes)
     elif env is None and train_seed is None:
-        policy_run = load_policy(environment, agent, seed)
+        policy_run = load_policy(environment, agent, seed, changes)
     else:
         raise UserError(
             f"--env and --train-seed are for a trained agent: {environment!r} is no folder of a run"

@@ -86,6 +86,15 @@ Seeds = Annotated[
         help="Training seeds: their number, counted from 0, or a list such as 1,2,3 or 7,",
     ),
 ]
+SetArgument = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one argument of the environment (repeatable), e.g. cost_coef=0.1. Values are "
+        "TOML; a bare word is a string.",
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option(

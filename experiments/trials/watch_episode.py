@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.util
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from spangym.agents.base import notify_episode_start
 from spangym.agents.registry import get_agent_spec
 from spangym.envs import EnvConfig, SpanControlEnv
 from spangym.envs.registration import full_id
-from spangym.experiments.studies.load_study import normalize_agent
+from spangym.experiments.studies.load_study import normalize_agent, set_arguments
 from spangym.experiments.studies.study import StudyAgent, StudyEnv
 from spangym.experiments.trials.comparison_run import ComparisonDir
 from spangym.experiments.trials.load_agent import load_trained_agent
@@ -39,13 +40,16 @@ class PolicyRun(NamedTuple):
     config: EnvConfig
 
 
-def load_policy(environment: str, name: str, seed: int) -> PolicyRun:
+def load_policy(
+    environment: str, name: str, seed: int, settings: Mapping[str, Any] = MappingProxyType({})
+) -> PolicyRun:
     """Make an agent that needs no training for an environment, with episodes of the evaluation.
 
     Args:
         environment: Id of an environment of spangym.
         name: Built-in name or ``module:Class`` of a refiner, which stays untrained.
         seed: Seed of the episode, from which that of the agent is derived.
+        settings: Arguments of the environment.
 
     Raises:
         UserError: There is no such environment or agent, or the agent has to be trained.
@@ -62,8 +66,9 @@ def load_policy(environment: str, name: str, seed: int) -> PolicyRun:
     # Another seed than the episode's, so that both draw different numbers.
     agent_seed = int(np.random.SeedSequence([seed, 2]).generate_state(1)[0]) >> 1
     entry = normalize_agent(StudyAgent(name))
+    (kwargs,) = set_arguments([environment], settings)
     try:
-        config = entry.config_in(StudyEnv(full_id(environment), environment), "evaluation")
+        config = entry.config_in(StudyEnv(full_id(environment), environment, kwargs), "evaluation")
     except (TypeError, ValueError) as error:
         raise UserError(f"agent {name!r}: {error}") from error
     if not isinstance(config, EnvConfig):
@@ -72,11 +77,31 @@ def load_policy(environment: str, name: str, seed: int) -> PolicyRun:
 
 
 def load_trained_policy(
-    run: ComparisonDir, name: str, environment: str | None, seed: int | None
+    run: ComparisonDir,
+    name: str,
+    environment: str | None,
+    seed: int | None,
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> PolicyRun:
-    """Load an agent of a comparison with its training seed; see `load_trained_agent`."""
+    """Load an agent of a comparison with its training seed; see `load_trained_agent`.
+
+    Settings change arguments of its environment; a UserError if its observations or actions would
+    have another form than in training.
+    """
     trained = load_trained_agent(run, name, environment, seed)
-    return PolicyRun(name, trained.agent, trained.config)
+    config = trained.config
+    (kwargs,) = set_arguments([trained.trial.environment.id], settings)
+    try:
+        changed = EnvConfig.from_arguments({**dataclasses.asdict(config), **kwargs})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"environment: {error}") from error
+    for attribute in ("observation_spec", "num_actions"):
+        if getattr(changed, attribute) != getattr(config, attribute):
+            raise UserError(
+                f"the settings change the observations or actions that agent {name!r} was trained "
+                f"with: omit {' and '.join(map(repr, kwargs))}"
+            )
+    return PolicyRun(name, trained.agent, changed)
 
 
 def render_episode(policy_run: PolicyRun, seed: int, render_mode: str) -> Iterator[Any]:

@@ -128,15 +128,13 @@ def build_search(
     search_space: dict[str, Distribution],
     *,
     num_trials: int,
-    total_timesteps: int | None,
     seeds: int,
     episodes: int,
     seed: int,
 ) -> Search:
     """Build a search for an agent of a normalized study; UserError if the options do not fit.
 
-    ``seeds`` and ``episodes`` are those of each trial, ``seed`` is that of the sampler, and
-    ``total_timesteps`` are the steps of each training, the study's if None.
+    ``seeds`` and ``episodes`` are those of each trial, ``seed`` is that of the sampler.
     """
     if importlib.util.find_spec("optuna") is None:
         raise UserError("tune needs Optuna, which is not installed: pip install 'spangym[tune]'")
@@ -150,7 +148,6 @@ def build_search(
         name=f"{study.name}-tune",
         agents=(entry,),
         seeds=tuple(range(seeds)),
-        total_timesteps=study.total_timesteps if total_timesteps is None else total_timesteps,
         environments=_environments_of(study, entry),
         evaluation=EvalConfig(EVAL_SEED, episodes, regret_episodes=0, split="train"),
     )

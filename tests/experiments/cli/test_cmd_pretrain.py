@@ -23,6 +23,20 @@ def test_pretrain_from_the_command_line(tmp_path: Path, monkeypatch: pytest.Monk
     assert load_metadata(str(path))["pretrain_config"]["steps"] == 3
 
 
+def test_settings_change_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(PRETRAIN_CONFIGS, "span-budget", SMALL_PRETRAIN)
+    path = tmp_path / "new.safetensors"
+    command = ["pretrain", "SpanBudget-v0", "--out", str(path), "--steps", "3"]
+    changes = ["--set", "model.dims=8", "--set", "batch=2", "--set", "dataset=digits"]
+    done = CliRunner().invoke(app, [*command, *changes])
+    assert done.exit_code == 0, done.output
+    config = load_metadata(str(path))["pretrain_config"]
+    assert (config["model"]["dims"], config["batch"], config["dataset"]) == (8, 2, "digits")
+    for wrong in ("model.dim=8", "model.dims=wide", "dataset=gone", "steps=4", "batch=0"):
+        done = CliRunner().invoke(app, [*command, "--set", wrong])
+        assert isinstance(done.exception, UserError), done.output
+
+
 STUDY = """
 name = "own-weights"
 total_timesteps = 4

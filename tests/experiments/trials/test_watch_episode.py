@@ -210,3 +210,24 @@ def test_a_missing_package_is_told(
     assert run(ID, "--agent", "fixed:9", "--video", "a.mp4") == 2
     assert "pip install 'spangym[video]'" in capsys.readouterr().err
     assert run(ID, "--agent", "fixed:9", "--video", "a.gif") == 0
+
+
+def test_settings_change_the_environment(run: Watch, capsys: pytest.CaptureFixture[str]):
+    changes = ("chunks_per_episode=1", f"{ID}.ctx=32", "SpanControl-v0.dims=8", "heads=2")
+    options = [word for each in changes for word in ("--set", each)]
+    assert run("SpanControl-v0", "--agent", "fixed:3", *options) == 0
+    assert "chunk 1/1" in capsys.readouterr().out
+    for wrong, word in (("ctxx=3", "'ctx'"), ("ctx=many", "'many'"), ("LongRange-v0.ctx=3", "ctx")):
+        assert run("SpanControl-v0", "--agent", "fixed:3", "--set", wrong) == 2
+        assert word in capsys.readouterr().err
+
+
+def test_settings_change_the_environment_of_a_trained_agent(
+    finished_run: tuple[Path, str], run: Watch, capsys: pytest.CaptureFixture[str]
+):
+    folder, _ = finished_run
+    command = (folder, "--agent", "pooled", "--set")
+    assert run(*command, "chunks_per_episode=1") == 0
+    assert "chunk 1/1" in capsys.readouterr().out
+    assert run(*command, "dims=16") == 2
+    assert "'dims'" in capsys.readouterr().err

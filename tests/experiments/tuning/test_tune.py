@@ -1,6 +1,7 @@
 """Hyperparameter searches with few steps."""
 
 import dataclasses
+import json
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,9 @@ tie_breaking = { choices = ["lowest", "random"] }
 
 
 def make_search(study: Study, agent: str, space: dict[str, Distribution], **options: Any) -> Search:
+    study = dataclasses.replace(study, total_timesteps=options.pop("total_timesteps", 16))
     defaults: dict[str, Any] = {
         "num_trials": 1,
-        "total_timesteps": 16,
         "seeds": 1,
         "episodes": 1,
         "seed": 0,
@@ -107,7 +108,7 @@ def test_own_hyperparameters_come_first_and_failures_are_kept(
 
 
 def test_searches_read_nothing_of_the_evaluation(tiny: Study):
-    search = make_search(tiny, "dqn", {}, total_timesteps=None, seeds=2, episodes=3)
+    search = make_search(tiny, "dqn", {}, total_timesteps=64, seeds=2, episodes=3)
     evaluation = search.study.evaluation
     assert (evaluation.split, evaluation.seed, evaluation.episodes) == ("train", EVAL_SEED, 3)
     assert (search.study.total_timesteps, search.study.seeds) == (64, (0, 1))
@@ -126,3 +127,22 @@ def test_unknown_names_suggest_others(tiny: Study):
         make_search(tiny, "dqn", {"gama": Distribution(low=0.0, high=0.5)})
     with pytest.raises(UserError, match=r"'pool'.*'pooled'"):
         make_search(tiny, "pool", {})
+
+
+def test_settings_change_the_study_of_a_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text(TINY)
+    Path("space.toml").write_text("epsilon = { low = 0.0, high = 1.0 }")
+    command = ["tune", "tiny.toml", "--agent", "pooled", "--search-space", "space.toml"]
+    command += ["--total-timesteps", "16", "--episodes", "1", "--trials", "1", "--workers", "1"]
+    changes = ["--set", "pooled.alpha=0.5", "--set", "ctx=8"]
+    assert run_here(monkeypatch, *command, *changes, "--out", "search") == 0
+    stored = json.loads(Path("search/search.json").read_text())["study"]
+    assert tomllib.loads(stored)["environments"][0]["kwargs"]["ctx"] == 8
+    best = tomllib.loads(Path("search/best.toml").read_text())["agents"][0]
+    assert best["hyperparameters"]["alpha"] == 0.5
+    for wrong in ("seeds=3", "evaluation.episodes=2", "total_timesteps=32", "pooled.alfa=1"):
+        assert run_here(monkeypatch, *command, "--set", wrong) == 2
+        assert wrong.partition("=")[0] in capsys.readouterr().err

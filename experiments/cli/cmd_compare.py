@@ -5,16 +5,22 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
+import torch
 import typer
 
 from spangym.experiments.cli import options
-from spangym.experiments.cli.running import make_executor, memory_limit, run_and_report
+from spangym.experiments.cli.running import make_executor, memory_limit, print_plan, run_and_report
 from spangym.experiments.runner.job import CHECKPOINT_SECONDS
 from spangym.experiments.runner.manifest import available_cpus
 from spangym.experiments.studies.field_types import MAX_STEPS
 from spangym.experiments.studies.load_study import load_study, override_study
 from spangym.experiments.studies.settings import parse_settings
-from spangym.experiments.trials.start_comparison import resume_comparison, start_comparison
+from spangym.experiments.trials.start_comparison import (
+    check_comparison,
+    resume_comparison,
+    start_comparison,
+)
+from spangym.experiments.trials.time_steps import least_seconds
 from spangym.utils.errors import UserError
 
 
@@ -42,11 +48,18 @@ def command(
     out: options.Out = None,
     resume: options.Resume = None,
     checkpoint_seconds: options.CheckpointSeconds = CHECKPOINT_SECONDS,
+    dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Train and evaluate the agents of a study and compare them.
 
     With --resume, --total-timesteps makes all trainings longer.
+
+    Examples:
+        spangym compare
+        spangym compare long-range --seeds 5 --dry-run
+        spangym compare --agent dqn --agent my_agents:Mine --seeds 1,2,3
+        spangym compare --set dqn.gamma=0.5 --set ctx=128 --set evaluation.episodes=4
     """
     job_executor = make_executor(executor, address, workers, checkpoint_seconds)
     manifest = {"command": sys.argv, "num_workers": workers or available_cpus()}
@@ -60,9 +73,16 @@ def command(
             device=device,
             settings=parse_settings(settings or ()),
         )
+        if dry_run:
+            folder, work = check_comparison(chosen, out, memory)
+            torch.set_num_threads(1)
+            print_plan(folder, chosen, work, workers or available_cpus(), least_seconds)
+            return
         folder, work = start_comparison(chosen, out, memory_bytes=memory, **manifest)
     else:
-        if any(each is not None for each in (study, seeds, settings, agent, device, out)):
+        if dry_run or any(
+            each is not None for each in (study, seeds, settings, agent, device, out)
+        ):
             raise UserError(
                 "--resume runs the folder's own study: combine it only with --workers, "
                 "--executor, --address, --checkpoint-seconds, --quiet, and --total-timesteps to "

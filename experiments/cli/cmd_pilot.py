@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from spangym.experiments.cli import options
-from spangym.experiments.cli.running import make_executor, run_and_report
+from spangym.experiments.cli.running import make_executor, print_plan, run_and_report
 from spangym.experiments.pilot.estimate_pilot import estimate_pilot
 from spangym.experiments.pilot.load_pilot_study import (
     load_pilot_study,
@@ -49,7 +49,7 @@ def command(
         typer.Option(help="Train only this variant and the baseline (repeatable)."),
     ] = None,
     seeds: options.Seeds = None,
-    settings: options.Set = None,
+    settings: options.PilotSet = None,
     updates: Annotated[
         int | None, typer.Option(min=1, max=MAX_STEPS, help="Updates of each model.")
     ] = None,
@@ -60,11 +60,18 @@ def command(
     out: options.Out = None,
     resume: options.Resume = None,
     checkpoint_seconds: options.CheckpointSeconds = CHECKPOINT_SECONDS,
+    dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
 ) -> None:
     r"""Train models with controlled attention spans and compare them with plain attention.
 
-    Speech needs an extra: pip install 'spangym\[speech]'.
+    Speech needs an extra: pip install 'spangym\[speech]'. Keys of --set are those of the study,
+    model.KEY, text.KEY, speech.KEY, VARIANT.KEY and VARIANT.agent.OPTION.
+
+    Examples:
+        spangym pilot text
+        spangym pilot text full --variant dqn --seeds 3 --dry-run
+        spangym pilot text --set model.dims=64 --set dqn.agent.gamma=0.5
     """
     job_executor = make_executor(executor, address, workers, checkpoint_seconds)
     if resume is None:
@@ -82,7 +89,7 @@ def command(
         folder = RunDir(out or Path("runs", chosen.slug), PILOT)
     else:
         given = (task, study, data, variant, seeds, settings, updates, device, out)
-        if any(each is not None for each in given):
+        if dry_run or any(each is not None for each in given):
             raise UserError(
                 "--resume runs the folder's own study: combine it only with --workers, "
                 "--executor, --address, --checkpoint-seconds and --quiet"
@@ -100,6 +107,9 @@ def command(
     except ValueError as error:
         raise UserError(str(error)) from error
     workers = workers or available_cpus()
+    if dry_run:
+        print_plan(folder, chosen, estimate_pilot(chosen), workers)
+        return
     folder.create(
         chosen, make_manifest(sys.argv, workers, chosen.device, {"content_sha256": content})
     )

@@ -56,6 +56,13 @@ CheckpointSeconds = Annotated[
 Device = Annotated[
     str | None, typer.Option(metavar="DEVICE", help="PyTorch device, e.g. cpu or cuda:0.")
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Check the study and print its trials and an estimate of their time; run nothing.",
+    ),
+]
 Executor = Annotated[
     ExecutorName, typer.Option(help="Run jobs in local processes or on a Ray cluster.")
 ]
@@ -93,6 +100,15 @@ SetArgument = Annotated[
         metavar="KEY=VALUE",
         help="Change one argument of the environment (repeatable), e.g. cost_coef=0.1. Values are "
         "TOML; a bare word is a string.",
+    ),
+]
+PilotSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one value of the study (repeatable), e.g. batch=8, model.dims=64, "
+        "dqn.agent.gamma=0.5. Values are TOML; a bare word is a string.",
     ),
 ]
 Set = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -17,6 +18,7 @@ from spangym.experiments.runner.job import Executor
 from spangym.experiments.runner.local_executor import LocalExecutor
 from spangym.experiments.runner.manifest import available_cpus
 from spangym.experiments.runner.run_dir import RunDir
+from spangym.experiments.runner.run_plan import describe_time, plan_table
 from spangym.experiments.runner.workload import Workload, machine_memory
 from spangym.utils.errors import RunError, UserError
 from spangym.utils.text import printable, shell_join
@@ -39,6 +41,30 @@ def make_executor(
 def memory_limit(executor: ExecutorName) -> int | None:
     """Return the memory that bounds a trial; None if nodes of a cluster may have more."""
     return machine_memory() if executor == "local" else None
+
+
+def print_plan(
+    folder: RunDir[Any, Any],
+    study: Any,
+    work: Workload,
+    num_workers: int,
+    least_seconds: Callable[[Sequence[Any]], Sequence[float]] | None = None,
+) -> None:
+    """Print the jobs of a study and an estimate of their time; nothing is run or written.
+
+    Raises:
+        UserError: The folder holds another study, or cannot be written.
+    """
+    console = make_console()
+    plan = folder.plan(study)
+    console.print(plan_table(plan))
+    time = describe_time(plan, num_workers, least_seconds)
+    states = ", ".join(
+        f"{sum(each.state == state for each in plan):,} {words}"
+        for state, words in (("finished", "finished"), ("resume", "to resume"), ("run", "to run"))
+    )
+    for line in (str(work), f"{states}, in {folder.name}", time, "dry run: nothing is written"):
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 
 def run_and_report(

@@ -8,11 +8,13 @@ jobs/ID-KEY/     files of a job; KEY is a hash of everything that affects its re
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import os
 import re
 import shutil
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -25,6 +27,7 @@ from spangym.experiments.runner.fingerprint import DatasetHashes, config_hash
 from spangym.experiments.runner.job import Job
 from spangym.experiments.runner.job_files import RESULT_FILE, is_finished, is_inside, save_json
 from spangym.experiments.runner.manifest import changes_since
+from spangym.experiments.runner.run_plan import PlannedJob, plan_job
 from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
 from spangym.utils.serialization import parse_json
@@ -128,39 +131,66 @@ class RunDir(Generic[S, J]):
                 in the study is not UTF-8.
         """
         jobs, toml = self.kind.jobs(study), study.to_toml()
-        if wrong := [line for line in toml.split("\n") if not _is_utf8(line)]:
-            raise UserError(f"the study has a path that is not UTF-8, {wrong[0]}: rename it")
-        if not run_command(self.path) and not _is_utf8(str(self.path)):
-            raise UserError(
-                f"folder '{printable(self.path)}' has a name that is not UTF-8, in which "
-                "TensorBoard cannot write: choose another with --out"
-            )
-        try:
+        with self._report_os_errors():
+            self._check_place(study)
             self.path.mkdir(parents=True, exist_ok=True)
             if run_command(self.path):
-                self._check_same_study(study.name)
                 first = self.manifest()
                 resumed = first.pop("resumed", None)
                 resumed = resumed if isinstance(resumed, list) else []
                 last = [first, *(each for each in resumed if isinstance(each, dict))][-1]
                 changed = changes_since(last, manifest)
                 manifest = {**first, "resumed": [*resumed, {**manifest, "changed": changed}]}
-            elif any(self.path.iterdir()):
-                raise UserError(
-                    f"folder {self.name!r} is not empty and not a run folder: choose another "
-                    "with --out"
-                )
             rows = self._make_rows(jobs)
             save_json(self.path / "manifest.json", manifest)
             self.write("study.toml", toml)
             save_json(self.path / "jobs.json", {"jobs": rows})
+        self._folders = {}
+        return jobs
+
+    def plan(self, study: S) -> list[PlannedJob]:
+        """Return the jobs that `create` would write, and how far they are; nothing is written.
+
+        Raises:
+            UserError: As `create`.
+        """
+        with self._report_os_errors():
+            self._check_place(study)
+            existing = next(each for each in (self.path, *self.path.parents) if each.exists())
+            if not os.access(existing, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            jobs = self.kind.jobs(study)
+            rows = self._make_rows(jobs)
+        return [
+            plan_job(job, row, self.path / row["folder"])
+            for job, row in zip(jobs, rows, strict=True)
+        ]
+
+    def _check_place(self, study: S) -> None:
+        """Raise a UserError if the folder cannot hold the study."""
+        if wrong := [line for line in study.to_toml().split("\n") if not _is_utf8(line)]:
+            raise UserError(f"the study has a path that is not UTF-8, {wrong[0]}: rename it")
+        if run_command(self.path):
+            self._check_same_study(study.name)
+        elif not _is_utf8(str(self.path)):
+            raise UserError(
+                f"folder '{printable(self.path)}' has a name that is not UTF-8, in which "
+                "TensorBoard cannot write: choose another with --out"
+            )
+        elif self.path.exists() and any(self.path.iterdir()):
+            raise UserError(
+                f"folder {self.name!r} is not empty and not a run folder: choose another with --out"
+            )
+
+    @contextlib.contextmanager
+    def _report_os_errors(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise UserError(
                 f"folder {self.name!r} cannot be written: {error.strerror}; "
                 "choose another with --out"
             ) from error
-        self._folders = {}
-        return jobs
 
     def study(self) -> S:
         """Read the study, without importing its agents."""

@@ -39,12 +39,19 @@ def start_comparison(
         UserError: The study is too large, an environment or network cannot be made, or the folder
             holds another study or cannot be written.
     """
+    folder, work = check_comparison(study, out, memory_bytes)
+    folder.create(study, _manifest(study, command, num_workers))
+    return folder, work
+
+
+def check_comparison(
+    study: Study, out: Path | None, memory_bytes: int | None
+) -> tuple[ComparisonDir, Workload]:
+    """Check a normalized study as `start_comparison` does; nothing is written."""
     work = estimate_comparison(study)
     work.check(memory_bytes)
     smoke_test(study)
-    folder = RunDir(out or Path("runs", study.slug), COMPARISON)
-    folder.create(study, _manifest(study, command, num_workers))
-    return folder, work
+    return RunDir(out or Path("runs", study.slug), COMPARISON), work
 
 
 def resume_comparison(

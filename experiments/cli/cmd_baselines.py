@@ -5,27 +5,27 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Annotated
 
-import torch
 import typer
 from rich.progress import TaskID
 
 from spangym.envs.registration import ENVIRONMENTS, full_id
-from spangym.experiments.benchmarks.baselines import baselines_table, measure_baselines
-from spangym.experiments.benchmarks.measure import describe_bench, save_bench
+from spangym.experiments.cli.catalog import complete, envs
 from spangym.experiments.cli.options import Json, SetArgument
 from spangym.experiments.cli.terminal import echo, make_console, make_progress
 from spangym.experiments.studies.field_types import MAX_EPISODES
-from spangym.experiments.studies.load_study import set_arguments
-from spangym.experiments.studies.settings import parse_settings
 
 
 def command(
     environments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ENV_ID]...", help="Registered environments; default: all."),
+        typer.Argument(
+            metavar="ENV_ID",
+            autocompletion=complete(envs),
+            help="Registered environments; default: all.",
+        ),
     ] = None,
     episodes: Annotated[
-        int, typer.Option(min=1, max=MAX_EPISODES, help="Episodes of each policy.")
+        int, typer.Option(metavar="N", min=1, max=MAX_EPISODES, help="Episodes of each policy.")
     ] = 16,
     settings: SetArgument = None,
     json: Json = None,
@@ -36,6 +36,13 @@ def command(
         spangym baselines LongRange-v0
         spangym baselines LongRange-v0 --episodes 4 --set cost_coef=0.5
     """
+    import torch
+
+    from spangym.experiments.benchmarks.baselines import baselines_table, measure_baselines
+    from spangym.experiments.benchmarks.measure import describe_bench, save_bench
+    from spangym.experiments.studies.load_study import set_arguments
+    from spangym.experiments.studies.settings import parse_settings
+
     torch.set_num_threads(1)
     names = [full_id(name) for name in environments or ENVIRONMENTS]
     arguments = set_arguments(names, parse_settings(settings or ()))

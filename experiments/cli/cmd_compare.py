@@ -5,40 +5,42 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import torch
 import typer
 
 from spangym.experiments.cli import options
-from spangym.experiments.cli.running import make_executor, memory_limit, print_plan, run_and_report
+from spangym.experiments.cli.catalog import agents, complete, studies
 from spangym.experiments.runner.job import CHECKPOINT_SECONDS
-from spangym.experiments.runner.manifest import available_cpus
 from spangym.experiments.studies.field_types import MAX_STEPS
-from spangym.experiments.studies.load_study import load_study, override_study
-from spangym.experiments.studies.settings import parse_settings
-from spangym.experiments.trials.start_comparison import (
-    check_comparison,
-    resume_comparison,
-    start_comparison,
-)
-from spangym.experiments.trials.time_steps import least_seconds
 from spangym.utils.errors import UserError
 
 
 def command(
     study: Annotated[
         str | None,
-        typer.Argument(metavar="STUDY", help="A TOML file or a built-in study; else quickstart."),
+        typer.Argument(
+            metavar="STUDY",
+            autocompletion=complete(studies),
+            help="A TOML file or a built-in study; default: quickstart.",
+        ),
     ] = None,
     seeds: options.Seeds = None,
     settings: options.Set = None,
     total_timesteps: Annotated[
-        int | None, typer.Option(min=1, max=MAX_STEPS, help="Steps of each training.")
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=MAX_STEPS,
+            help="Steps of each training. With --resume it may be raised, to train longer.",
+        ),
     ] = None,
     agent: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="AGENT",
+            autocompletion=complete(agents),
             help="Compare only this agent with the baselines (repeatable): an agent of the study, "
-            "another built-in one, or your own module:Class."
+            "another built-in one, or your own module:Class.",
         ),
     ] = None,
     executor: options.Executor = "local",
@@ -53,7 +55,7 @@ def command(
 ) -> None:
     """Train and evaluate the agents of a study and compare them.
 
-    With --resume, --total-timesteps makes all trainings longer.
+    The baselines (random, every fixed span, the oracle) are part of every comparison.
 
     Examples:
         spangym compare
@@ -61,6 +63,24 @@ def command(
         spangym compare --agent dqn --agent my_agents:Mine --seeds 1,2,3
         spangym compare --set dqn.gamma=0.5 --set ctx=128 --set evaluation.episodes=4
     """
+    import torch
+
+    from spangym.experiments.cli.running import (
+        make_executor,
+        memory_limit,
+        print_plan,
+        run_and_report,
+    )
+    from spangym.experiments.runner.manifest import available_cpus
+    from spangym.experiments.studies.load_study import load_study, override_study
+    from spangym.experiments.studies.settings import parse_settings
+    from spangym.experiments.trials.start_comparison import (
+        check_comparison,
+        resume_comparison,
+        start_comparison,
+    )
+    from spangym.experiments.trials.time_steps import least_seconds
+
     job_executor = make_executor(executor, address, workers, checkpoint_seconds)
     manifest = {"command": sys.argv, "num_workers": workers or available_cpus()}
     memory = memory_limit(executor)

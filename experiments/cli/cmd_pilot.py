@@ -9,22 +9,16 @@ from typing import Annotated
 import typer
 
 from spangym.experiments.cli import options
-from spangym.experiments.cli.running import make_executor, print_plan, run_and_report
-from spangym.experiments.pilot.estimate_pilot import estimate_pilot
-from spangym.experiments.pilot.load_pilot_study import (
-    load_pilot_study,
-    normalize_pilot_study,
-    override_pilot_study,
-)
-from spangym.experiments.pilot.pilot_run import PILOT
-from spangym.experiments.pilot.pilot_tasks import fingerprint, validate_task
-from spangym.experiments.runner.fingerprint import DatasetHashes
+from spangym.experiments.cli.catalog import pilots
 from spangym.experiments.runner.job import CHECKPOINT_SECONDS
-from spangym.experiments.runner.manifest import available_cpus, make_manifest
-from spangym.experiments.runner.run_dir import RunDir
 from spangym.experiments.studies.field_types import MAX_STEPS
-from spangym.experiments.studies.settings import parse_settings
 from spangym.utils.errors import UserError
+
+
+def _complete_study(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    start = f"{ctx.params.get('task')} {incomplete}"
+    rows = [each for each in pilots().items() if each[0].startswith(start)]
+    return [(name.partition(" ")[2], description) for name, description in rows]
 
 
 def command(
@@ -33,6 +27,7 @@ def command(
         str | None,
         typer.Argument(
             metavar="STUDY",
+            autocompletion=_complete_study,
             help="A TOML file or a built-in study: quick, laws, voices or full for speech, quick "
             "or full for text; default: quick.",
         ),
@@ -40,18 +35,22 @@ def command(
     data: Annotated[
         Path | None,
         typer.Option(
+            metavar="PATH",
             help="Your own recordings with transcripts (.wav or .flac, each with a .txt, or one "
-            "CSV), or your own texts."
+            "CSV), or your own texts.",
         ),
     ] = None,
     variant: Annotated[
         list[str] | None,
-        typer.Option(help="Train only this variant and the baseline (repeatable)."),
+        typer.Option(
+            metavar="VARIANT", help="Train only this variant and the baseline (repeatable)."
+        ),
     ] = None,
     seeds: options.Seeds = None,
     settings: options.PilotSet = None,
     updates: Annotated[
-        int | None, typer.Option(min=1, max=MAX_STEPS, help="Updates of each model.")
+        int | None,
+        typer.Option(metavar="N", min=1, max=MAX_STEPS, help="Updates of each model."),
     ] = None,
     executor: options.Executor = "local",
     address: options.Address = None,
@@ -63,9 +62,9 @@ def command(
     dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
 ) -> None:
-    r"""Train models with controlled attention spans and compare them with plain attention.
+    """Train models with controlled attention spans and compare them with plain attention.
 
-    Speech needs an extra: pip install 'spangym\[speech]'. Keys of --set are those of the study,
+    Speech needs an extra: pip install 'spangym[speech]'. Keys of --set are those of the study,
     model.KEY, text.KEY, speech.KEY, VARIANT.KEY and VARIANT.agent.OPTION.
 
     Examples:
@@ -73,6 +72,20 @@ def command(
         spangym pilot text full --variant dqn --seeds 3 --dry-run
         spangym pilot text --set model.dims=64 --set dqn.agent.gamma=0.5
     """
+    from spangym.experiments.cli.running import make_executor, print_plan, run_and_report
+    from spangym.experiments.pilot.estimate_pilot import estimate_pilot
+    from spangym.experiments.pilot.load_pilot_study import (
+        load_pilot_study,
+        normalize_pilot_study,
+        override_pilot_study,
+    )
+    from spangym.experiments.pilot.pilot_run import PILOT
+    from spangym.experiments.pilot.pilot_tasks import fingerprint, validate_task
+    from spangym.experiments.runner.fingerprint import DatasetHashes
+    from spangym.experiments.runner.manifest import available_cpus, make_manifest
+    from spangym.experiments.runner.run_dir import RunDir
+    from spangym.experiments.studies.settings import parse_settings
+
     job_executor = make_executor(executor, address, workers, checkpoint_seconds)
     if resume is None:
         if task is None:

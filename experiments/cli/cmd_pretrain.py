@@ -6,38 +6,32 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 
-from spangym.envs.data.dataset_registry import validate_dataset_name
-from spangym.envs.model.model_checkpoint import serialize
-from spangym.envs.model.pretrain import PretrainConfig, evaluate, get_config, metadata, pretrain
-from spangym.envs.model.stack import TransformerConfig
+from spangym.experiments.cli.catalog import complete, envs
 from spangym.experiments.cli.terminal import echo, make_progress
 from spangym.experiments.studies.field_types import MAX_STEPS
-from spangym.experiments.studies.settings import (
-    Scope,
-    apply_settings,
-    field_names,
-    parse_settings,
-    with_arguments,
-)
 from spangym.utils.atomic_io import atomic_write, check_writable_file
 from spangym.utils.errors import UserError
-from spangym.utils.serialization import SUFFIX
+
+if TYPE_CHECKING:
+    from spangym.envs.model.pretrain import PretrainConfig
 
 
 def command(
     environment: Annotated[
         str,
         typer.Argument(
-            metavar="ENV_ID", help="An environment with trained layers, e.g. spangym/SpanBudget-v0."
+            metavar="ENV_ID",
+            autocompletion=complete(envs),
+            help="An environment with trained layers, e.g. spangym/SpanBudget-v0.",
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="File for the weights; default: ./NAME.safetensors.")
+        Path | None,
+        typer.Option(metavar="FILE", help="File for the weights; default: NAME.safetensors."),
     ] = None,
     steps: Annotated[
         int | None,
@@ -66,6 +60,16 @@ def command(
         spangym pretrain LongRange-v0
         spangym pretrain LongRange-v0 --steps 200 --set model.dims=64 --out wide.safetensors
     """
+    import torch
+
+    from spangym.envs.model.model_checkpoint import serialize
+    from spangym.envs.model.pretrain import evaluate, get_config, metadata, pretrain
+    from spangym.experiments.studies.settings import (
+        parse_settings,
+        with_arguments,
+    )
+    from spangym.utils.serialization import SUFFIX
+
     name, config = get_config(environment)
     config = _override(config, with_arguments(parse_settings(settings or ()), steps=steps))
     path = out or Path(f"{name}{SUFFIX}")
@@ -91,6 +95,11 @@ def command(
 
 
 def _override(config: PretrainConfig, settings: Mapping[str, Any]) -> PretrainConfig:
+    from spangym.envs.data.dataset_registry import validate_dataset_name
+    from spangym.envs.model.pretrain import PretrainConfig
+    from spangym.envs.model.stack import TransformerConfig
+    from spangym.experiments.studies.settings import Scope, apply_settings, field_names
+
     data = asdict(config)
     names = [name for name in field_names(PretrainConfig) if name != "model"]
     scopes = [

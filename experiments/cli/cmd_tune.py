@@ -10,54 +10,68 @@ from typing import Annotated
 import typer
 
 from spangym.experiments.cli.app import INTERRUPTED
+from spangym.experiments.cli.catalog import agents, complete, spaces, studies
 from spangym.experiments.cli.options import Set, Workers
 from spangym.experiments.cli.terminal import echo, make_console, make_progress
-from spangym.experiments.runner.folder_watch import FolderWatch
-from spangym.experiments.runner.manifest import available_cpus
-from spangym.experiments.runner.workload import Workload, machine_memory
 from spangym.experiments.studies.field_types import MAX_EPISODES, MAX_SEEDS, MAX_STEPS
-from spangym.experiments.studies.load_study import load_study, override_study
-from spangym.experiments.studies.settings import parse_settings
-from spangym.experiments.trials.estimate_comparison import estimate_comparison
-from spangym.experiments.trials.smoke_test import smoke_test
-from spangym.experiments.tuning.search_space import load_search_space
-from spangym.experiments.tuning.tune import (
-    TrialResult,
-    build_search,
-    find_study_agent,
-    optimize,
-    rank,
-    save_best,
-    trials_table,
-)
 from spangym.utils.errors import UserError
 from spangym.utils.text import printable, shell_join
 
 
 def command(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="A TOML file or a built-in study.")],
-    agent: Annotated[str, typer.Option(help="Name of the study's agent to tune.")],
-    trials: Annotated[int, typer.Option(min=1, max=10**5, help="Number of Optuna trials.")] = 20,
+    study: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY",
+            autocompletion=complete(studies),
+            help="A TOML file or a built-in study.",
+        ),
+    ],
+    agent: Annotated[
+        str,
+        typer.Option(
+            metavar="AGENT",
+            autocompletion=complete(agents),
+            help="Name of the study's agent to tune.",
+        ),
+    ],
+    trials: Annotated[
+        int, typer.Option(metavar="N", min=1, max=10**5, help="Number of Optuna trials.")
+    ] = 20,
     total_timesteps: Annotated[
         int | None,
-        typer.Option(min=1, max=MAX_STEPS, help="Steps of each training; default: the study's."),
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=MAX_STEPS,
+            help="Steps of each training; default: the study's.",
+        ),
     ] = None,
     seeds: Annotated[
-        int, typer.Option(min=1, max=MAX_SEEDS, help="Training seeds of each trial.")
+        int, typer.Option(metavar="N", min=1, max=MAX_SEEDS, help="Training seeds of each trial.")
     ] = 1,
     episodes: Annotated[
-        int, typer.Option(min=1, max=MAX_EPISODES, help="Evaluation episodes of a trial.")
+        int,
+        typer.Option(metavar="N", min=1, max=MAX_EPISODES, help="Evaluation episodes of a trial."),
     ] = 32,
     search_space: Annotated[
-        Path | None, typer.Option(help="TOML file of the search space; default: the agent's.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            autocompletion=complete(spaces),
+            help="A TOML file or a built-in search space; default: the agent's.",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the search.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, max=2**32 - 1, help="Seed of the search.")
+    ] = 0,
     settings: Set = None,
     workers: Workers = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the search; default: runs/tune-STUDY-TIME. A search in it is resumed."
+            metavar="FOLDER",
+            help="Folder for the search; default: runs/tune-STUDY-TIME. A search in it is resumed.",
         ),
     ] = None,
 ) -> None:
@@ -65,8 +79,26 @@ def command(
 
     Examples:
         spangym tune long-range --agent dqn --trials 40
-        spangym tune long-range --agent dqn --set dqn.policy_kwargs.net_arch=[32] --set n_envs=4
+        spangym tune long-range --agent dqn --seeds 3 --set n_envs=4
     """
+    from spangym.experiments.runner.folder_watch import FolderWatch
+    from spangym.experiments.runner.manifest import available_cpus
+    from spangym.experiments.runner.workload import Workload, machine_memory
+    from spangym.experiments.studies.load_study import load_study, override_study
+    from spangym.experiments.studies.settings import parse_settings
+    from spangym.experiments.trials.estimate_comparison import estimate_comparison
+    from spangym.experiments.trials.smoke_test import smoke_test
+    from spangym.experiments.tuning.search_space import load_search_space
+    from spangym.experiments.tuning.tune import (
+        TrialResult,
+        build_search,
+        find_study_agent,
+        optimize,
+        rank,
+        save_best,
+        trials_table,
+    )
+
     changes = parse_settings(settings or ())
     if fixed := [key for key in changes if key == "seeds" or key.startswith("evaluation.")]:
         raise UserError(f"setting {fixed[0]!r}: a search has its own: use --seeds and --episodes")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from spangym.experiments.cli import options
+from spangym.experiments.cli.catalog import agents, complete, envs
 from spangym.experiments.cli.terminal import echo
 from spangym.utils.errors import UserError
 
@@ -15,12 +16,17 @@ from spangym.utils.errors import UserError
 def command(
     environment: Annotated[
         str,
-        typer.Argument(metavar="ENV_ID|RUN", help="A registered environment, or folder of a run."),
+        typer.Argument(
+            metavar="ENV_ID|RUN",
+            autocompletion=complete(envs),
+            help="A registered environment, or folder of a run.",
+        ),
     ],
     agent: Annotated[
         str,
         typer.Option(
             metavar="AGENT",
+            autocompletion=complete(agents),
             help="In a run: name of a trained agent. In an environment: random, fixed:0 to "
             "fixed:9, full, oracle, ..., or refiner or module:Class, both untrained.",
         ),

@@ -108,9 +108,11 @@ def print_page(command: TyperCommand | TyperGroup, ctx: Any) -> None:
     options = [each for each in params if isinstance(each, TyperOption)]
     usage = Text.assemble(("Usage: ", "bold"), ctx.command_path)
     usage.append("".join(f" {word}" for word in _usage(command, arguments, options)))
-    console.print(usage)
-    for paragraph in paragraphs:
-        console.print(Text(f"\n{paragraph}"))
+    for paragraph in (usage, *map(Text, paragraphs)):
+        for line in paragraph.wrap(console, console.width):
+            line.rstrip()
+            console.print(line)
+        console.print()
     lists: dict[str, list[tuple[Text, Text]]] = {}
     if isinstance(command, TyperGroup):
         for name in command.list_commands(ctx):
@@ -118,21 +120,22 @@ def print_page(command: TyperCommand | TyperGroup, ctx: Any) -> None:
                 panel = getattr(each, "rich_help_panel", None) or "Commands"
                 line = Text(_split_help(each.help or "")[0][0])
                 lists.setdefault(panel, []).append((Text(name, "bold cyan"), line))
-        console.print()
         print_lists(console, lists)
+        console.print()
         lists = {}
     for each in arguments:
         lists.setdefault("Arguments", []).append((_argument_name(each), _help(each)))
     for each in options:
         panel = each.rich_help_panel or "Options"
         lists.setdefault(panel, []).append((_option_name(each), _help(each)))
-    console.print()
     print_lists(console, lists)
     if examples:
         console.print(Text(f"\n{EXAMPLES}", "bold"))
         for line in examples:
             command_words, mark, comment = line.partition("  #")
-            console.print(Text.assemble("  ", command_words, (f"{mark}{comment}", "dim")))
+            example = Text.assemble("  ", command_words, (f"{mark}{comment}", "dim"))
+            # A command that is longer than the line can be copied nevertheless.
+            console.print(example, soft_wrap=True)
 
 
 def examples_of(command: TyperCommand | TyperGroup) -> list[str]:
@@ -185,6 +188,7 @@ def _option_name(param: TyperOption) -> Text:
 def _help(param: Any) -> Text:
     text = Text(" ".join((param.help or "").split()))
     default = param.default
-    if default not in (None, False, (), []) and not callable(default) and param.show_default:
-        text.append(f" [default: {getattr(default, 'value', default)}]", "dim")
+    if isinstance(default, str | int | float) and not isinstance(default, bool):
+        value = f"{default:g}" if isinstance(default, float) else default
+        text.append(f" [default: {value}]", "dim")
     return text

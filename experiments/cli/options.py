@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from spangym.experiments.cli.catalog import agents, complete
 from spangym.experiments.studies.field_types import expand_seeds
 from spangym.utils.atomic_io import check_writable_file
 from spangym.utils.errors import UserError
@@ -89,8 +90,9 @@ Seeds = Annotated[
     Any,
     typer.Option(
         parser=_parse_seeds,
-        metavar="N",
-        help="Training seeds: their number, counted from 0, or a list such as 1,2,3 or 7,",
+        metavar="SEEDS",
+        help="Training seeds: their number, counted from 0, or a list such as 1,2,3 (or 7, alone "
+        "as 7,).",
     ),
 ]
 SetArgument = Annotated[
@@ -122,7 +124,13 @@ Set = Annotated[
     ),
 ]
 TrainedAgentName = Annotated[
-    str, typer.Option("--agent", metavar="AGENT", help="Name of the agent in the study.")
+    str,
+    typer.Option(
+        "--agent",
+        metavar="AGENT",
+        autocompletion=complete(agents),
+        help="Name of the agent in the study.",
+    ),
 ]
 TrainedEnv = Annotated[
     str | None,

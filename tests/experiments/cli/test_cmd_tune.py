@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from spangym.experiments.cli import cmd_tune
+from spangym.experiments.tuning import tune
 from spangym.experiments.tuning.tune import Search, TrialResult
 
 from ..conftest import TINY, run_here
@@ -30,7 +30,7 @@ def test_a_moved_search_is_resumed_where_it_is(
         yield TrialResult(0, {}, 1.0)
         raise AssertionError("the search goes on in another folder")
 
-    monkeypatch.setattr(cmd_tune, "optimize", optimize)
+    monkeypatch.setattr(tune, "optimize", optimize)
     monkeypatch.chdir(tmp_path)
     Path("tiny.toml").write_text(TINY)
     before = ["tune", "tiny.toml", "--agent", "pooled"]

@@ -182,16 +182,18 @@ def test_lists_have_a_line_for_each_name(
 
 def test_names_help_and_completion_import_no_large_library():
     """One process for all: of every command, the module, the page and the completion."""
+    lines = [["--version"], ["list"], ["compare", "--sede"], *([*each, "-h"] for each in PAGES)]
     code = f"""
 import os, sys
 from spangym.experiments.cli.entry import main
-for words in (["--version"], ["list"], ["compare", "--sede"], *({[[*each, "-h"] for each in PAGES]})):
+for words in {lines}:
     sys.argv = ["spangym", *words]
     try:
         main()
     except SystemExit:
         pass
-os.environ |= {{"_SPANGYM_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": "spangym compare --agent r"}}
+os.environ["_SPANGYM_COMPLETE"] = "complete_zsh"
+os.environ["_TYPER_COMPLETE_ARGS"] = "spangym compare --agent r"
 try:
     main()
 finally:

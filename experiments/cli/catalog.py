@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 import tomllib
 from collections.abc import Callable, Iterable
+
+from rich.markup import escape
 
 from spangym.agents.agent_names import BUILTIN_AGENTS, registered_agents
 from spangym.envs.registration import DESCRIPTIONS
@@ -53,7 +56,16 @@ CATALOG: dict[str, Callable[[], dict[str, str]]] = {
 
 def complete(names: Callable[[], dict[str, str]]) -> Callable[[str], Iterable[tuple[str, str]]]:
     """Return the completion of an option or argument whose values are such names."""
-    return lambda incomplete: [each for each in names().items() if each[0].startswith(incomplete)]
+    return lambda incomplete: [
+        (name, completion_help(description))
+        for name, description in names().items()
+        if name.startswith(incomplete)
+    ]
+
+
+def completion_help(text: str) -> str:
+    """Shorten a text to one line and escape it: Typer would wrap it, and read it as markup."""
+    return escape(textwrap.shorten(text, 60, placeholder="..."))
 
 
 def _first_sentence(toml: str) -> str:

@@ -33,7 +33,7 @@ def command(
 
     Examples:
         spangym export runs/quickstart --agent dqn
-        spangym export runs/suite --agent dqn --env SpanBudget-v0 --seed 1 --out dqn.safetensors
+        spangym export runs/suite --agent dqn --env SpanBudget-v0 --seed 1
     """
     import torch
 

@@ -58,7 +58,7 @@ def command(
 
     Examples:
         spangym pretrain LongRange-v0
-        spangym pretrain LongRange-v0 --steps 200 --set model.dims=64 --out wide.safetensors
+        spangym pretrain LongRange-v0 --set model.dims=64 --out wide.safetensors
     """
     import torch
 

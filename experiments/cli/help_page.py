@@ -13,6 +13,7 @@ from typing import Any, cast
 from rich.text import Text
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
+from spangym.experiments.cli.catalog import completion_help
 from spangym.experiments.cli.terminal import make_console, print_lists
 from spangym.utils.errors import UserError
 from spangym.utils.suggestions import closest, did_you_mean
@@ -57,6 +58,13 @@ class _WithHelpPage:
             if hasattr(error, "possibilities"):
                 raise UserError(_describe_unknown_option(self, ctx, error)) from error
             raise
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Return the options and commands that begin so, with short help texts."""
+        items = super().shell_complete(ctx, incomplete)  # pyright: ignore
+        for each in items:
+            each.help = completion_help(each.help or "")
+        return items
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the page."""

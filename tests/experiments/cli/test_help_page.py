@@ -1,5 +1,6 @@
 """What holds for every command: its help page, its examples, its completion."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -160,10 +161,8 @@ def test_completion(
     monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
     assert run_here(monkeypatch) == 0
     out = capsys.readouterr().out
-    if shell == "zsh":
-        found = {row.split('"')[1] for row in out.splitlines()}
-    else:
-        found = {row.partition("\t")[0] for row in out.splitlines()}
+    pattern = r'^(?:_arguments .*\(\()?"([^"]+)"' if shell == "zsh" else r"^(\S+)"
+    found = {*re.findall(pattern, out, re.MULTILINE)}
     assert expected <= found
     start = line.rpartition(" ")[2]
     assert all(each.startswith(start) for each in found)

@@ -37,7 +37,7 @@ def main() -> None:
         _fail(_describe_usage_error(error))
     except BrokenPipeError:
         # The reader of the output, such as `head`, has seen enough: nothing more can be written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(1) from None
     except OSError as error:
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")

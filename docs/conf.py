@@ -27,6 +27,8 @@ exclude_patterns = ["_*", "**.ipynb_checkpoints"]
 # Every reference is checked. A name in single backticks is a link if the site documents it, and
 # code otherwise. Types of other packages are not linked: the site is built offline.
 nitpicky = True
+# Options such as `--seeds` keep their dashes.
+smartquotes = False
 default_role = "py:obj"
 nitpick_ignore_regex = [
     ("py:obj", r".*"),

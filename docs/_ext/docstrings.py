@@ -69,6 +69,9 @@ def move_return_type(app: Sphinx, what: str, name: str, _obj: Any, _opts: Any, s
 
     Sphinx has both in one place only. Its own handler has collected the types before.
     """
+    if signature == "(*args, **kwargs)":
+        # Of a protocol.
+        return "", None
     types = app.env.current_document.autodoc_annotations.get(name, {})
     for argument, text in types.items():
         types[argument] = _with_ndarray(text)

@@ -12,15 +12,19 @@ from sphinx.pycode import ModuleAnalyzer
 
 ROOT = Path(__file__).parents[2]
 
-TITLES = {
-    "attention": "spangym.attention",
-    "envs": "spangym.envs",
-    "agents": "spangym.agents",
-    "experiments": "spangym.experiments",
-}
-"""Titles by package, in the order of the sidebar."""
-
 SECTIONS: dict[str, dict[str, tuple[str, list[str]]]] = {
+    "spangym": {
+        "experiments": (
+            "Comparisons",
+            [
+                "spangym.experiments.studies.study.EvalConfig",
+                "spangym.experiments.studies.load_study.load_study",
+            ],
+        ),
+        "agents": ("Agents", []),
+        "envs": ("Environments", []),
+        "utils": ("Errors", ["spangym.utils.errors.UserError"]),
+    },
     "attention": {
         "layers": ("Layers", []),
         "original": (
@@ -46,19 +50,6 @@ SECTIONS: dict[str, dict[str, tuple[str, list[str]]]] = {
         "sb3": ("Stable-Baselines3", []),
         "baselines": ("Baselines", ["spangym.agents.baselines.content_oracle.ReturnStats"]),
     },
-    "experiments": {
-        "studies": (
-            "Studies",
-            [
-                "spangym.experiments.studies.load_study.load_study",
-                "spangym.experiments.studies.study.Study",
-                "spangym.experiments.studies.study.StudyEnv",
-                "spangym.experiments.studies.study.StudyAgent",
-                "spangym.experiments.studies.study.EvalConfig",
-            ],
-        ),
-        "utils": ("Errors", ["spangym.utils.errors.UserError"]),
-    },
 }
 """By package and subpackage, in the order of the page: heading, and documented names that the
 package does not export."""
@@ -67,13 +58,12 @@ package does not export."""
 @functools.cache
 def exported(package: str) -> dict[str, dict[str, str]]:
     """Exported names of a package, with their modules, by subpackage (empty for its modules)."""
-    path = ROOT / package / "__init__.pyi"
-    stub = ast.parse(path.read_text("utf-8") if path.exists() else "")
+    stub = ast.parse((ROOT / package / "__init__.pyi").read_text("utf-8"))
     names: dict[str, dict[str, str]] = {}
     for node in ast.walk(stub):
         if isinstance(node, ast.ImportFrom) and node.module:
             subpackage = node.module.rpartition(".")[0].partition(".")[0]
-            module = f"spangym.{package}.{node.module}"
+            module = f"{_dotted(package)}.{node.module}"
             names.setdefault(subpackage, {}).update({each.name: module for each in node.names})
     return names
 
@@ -91,7 +81,7 @@ def documented_objects() -> list[Any]:
 
 def pages() -> dict[str, str]:
     """One page a package."""
-    return {f"api/{package}.rst": _page(package) for package in TITLES}
+    return {f"api/{package}.rst": _page(package) for package in SECTIONS}
 
 
 def _page(package: str) -> str:
@@ -99,15 +89,19 @@ def _page(package: str) -> str:
     if missing := names.keys() - SECTIONS[package].keys():
         raise ValueError(f"generate_api.SECTIONS[{package!r}] lacks a heading for {missing}")
     lines = [
-        _heading(TITLES[package], "="),
-        f".. automodule:: spangym.{package}\n   :no-members:\n",
+        _heading(_dotted(package), "="),
+        f".. automodule:: {_dotted(package)}\n   :no-members:\n",
     ]
     for subpackage, (title, more) in SECTIONS[package].items():
         lines.append(_heading(title, "-"))
         for name, module in names.get(subpackage, {}).items():
-            lines.append(_directive(f"spangym.{package}.{name}", f"{module}.{name}"))
+            lines.append(_directive(f"{_dotted(package)}.{name}", f"{module}.{name}"))
         lines += [_directive(each, each) for each in more]
     return "\n".join(lines)
+
+
+def _dotted(package: str) -> str:
+    return package if package == "spangym" else f"spangym.{package}"
 
 
 def _heading(text: str, mark: str) -> str:

@@ -25,7 +25,7 @@ _LARGEST = 150.0
 
 
 def figures(row: BaselineReturns) -> dict[str, bytes]:
-    """SVG files of an environment by name: ``returns`` and ``spans``, each light and dark."""
+    """SVG files by name: ``returns`` and, if measured, ``spans``, each light and dark."""
     panels = {
         "returns": Panel("", partial(_draw_returns, row), height=330, top=28, bottom=92),
         "spans": Panel("", partial(_draw_spans, row), height=330, left=112, top=28, bottom=92),

@@ -13,7 +13,7 @@ import env_figures
 import torch
 from config_tables import config_table
 from gymnasium import spaces
-from results_info import is_older, mean_ci, provenance
+from results_info import env_slug, is_older, mean_ci, provenance
 from stored_tables import RESULTS, ROOT, markdown, read
 
 from spangym.attention.geometry import SpanGeometry
@@ -41,19 +41,13 @@ def pages() -> dict[str, str | bytes]:
         "environments/index.md": _index(),
         "environments/arguments.md": _arguments(),
     }
+    if missing := ENVIRONMENTS.keys() - rows.keys():
+        raise ValueError(f"baselines.json has no row of {', '.join(sorted(missing))}")
     for name in ENVIRONMENTS:
-        if name not in rows:
-            raise ValueError(f"experiments/results/baselines.json has no row of {name}")
-        written[f"environments/{_slug(name)}.md"] = _page(name, rows[name])
+        written[f"environments/{env_slug(name)}.md"] = _page(name, rows[name])
         for figure, content in env_figures.figures(rows[name]).items():
-            written[f"environments/{_slug(name)}-{figure}"] = content
+            written[f"environments/{env_slug(name)}-{figure}"] = content
     return written
-
-
-def _slug(name: str) -> str:
-    """``span-control`` of ``spangym/SpanControl-v0``."""
-    short = name.removeprefix("spangym/").rpartition("-v")[0]
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", short).lower()
 
 
 def _short(name: str) -> str:
@@ -61,8 +55,8 @@ def _short(name: str) -> str:
 
 
 def _index() -> str:
-    slugs = [_slug(name) for name in ENVIRONMENTS]
-    rows = [[f"[{_short(name)}]({_slug(name)}.md)", text] for name, text in DESCRIPTIONS.items()]
+    slugs = [env_slug(name) for name in ENVIRONMENTS]
+    rows = [[f"[{_short(name)}]({env_slug(name)}.md)", text] for name, text in DESCRIPTIONS.items()]
     table = markdown(["environment", "task"], rows, text_columns=2)
     entries = "\n".join([*slugs, "arguments"])
     return f"""# Environment reference
@@ -81,7 +75,7 @@ All environments share the rules for spaces, rewards and infos in the docstring 
 
 
 def _page(name: str, row: BaselineReturns) -> str:
-    path = TEXTS / f"{_slug(name)}.md"
+    path = TEXTS / f"{env_slug(name)}.md"
     if not path.is_file():
         raise ValueError(f"{name} has no text: write {path.relative_to(ROOT)}")
     text = _sections(path.read_text("utf-8"))
@@ -124,15 +118,18 @@ def _figure(name: str, row: BaselineReturns) -> str:
     parts = []
     for theme in ("light", "dark"):
         images = [
-            f"```{{image}} {_slug(name)}-{figure}-{theme}.svg\n:alt: {alt}\n:width: 358px\n```\n"
+            f"```{{image}} {env_slug(name)}-{figure}-{theme}.svg\n:alt: {alt}\n:width: 358px\n```\n"
             for figure, alt in alts.items()
             if row.by_content_type or figure != "spans"
         ]
         parts.append(f":::{{container}} only-{theme}\n{''.join(images)}:::\n")
-    return "\n".join(parts) + (
-        f"\n*First: mean return over {row.chunks} evaluation chunks. Second: the area of a circle "
-        "is the share of the chunks in which the oracle takes the action.*\n"
-    )
+    caption = f"Mean return over {row.chunks} evaluation chunks."
+    if row.by_content_type:
+        caption += (
+            " Second: the area of a circle is the share of the chunks in which the oracle takes "
+            "the action."
+        )
+    return "\n".join(parts) + f"\n*{caption}*\n"
 
 
 def _facts(name: str, config: EnvConfig) -> str:
@@ -354,12 +351,13 @@ def _baselines(config: EnvConfig, row: BaselineReturns) -> str:
         "its return",
         "oracle",
     ]
+    by_content_type = f"By content type:\n\n{markdown(columns, types)}\n" if types else ""
     machine = read("baselines.json")["machine"]
     return (
         "A score of 0 is random, 1 the oracle. *Best pair* is one action for each layer; it, and "
         "the pairs by content type, are selected on the chunks that they are scored on. The oracle "
         f"tries all actions of each chunk.\n\n{markdown(header, lines, text_columns=2)}\n"
-        f"By content type:\n\n{markdown(columns, types)}\n"
+        f"{by_content_type}"
         f"`spangym baselines {_short(row.id)}` measures these rows. {provenance(machine)}"
     )
 

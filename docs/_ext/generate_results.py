@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from results_info import format_value, mean_ci, provenance
-from stored_tables import RESULTS, TABLES, markdown, read
+from results_info import env_slug, mean_ci, provenance
+from stored_tables import RESULTS, TABLES, format_value, markdown, read
 
 from spangym.experiments.analysis.results import COMPARISON_METRICS, PILOT_METRICS, MetricInfo
 from spangym.experiments.plots.style import percent
@@ -64,6 +64,9 @@ def _bench(name: str, title: str, about: str) -> ResultPage:
     )
 
 
+_TUNED_STUDIES = dict.fromkeys(env_slug(row["environment"]) for row in read("tuned.json")["rows"])
+"""Each environment has a study of its name, with the tuned hyperparameters."""
+
 RESULT_PAGES: dict[str, ResultPage] = {
     "quickstart": _run(
         "quickstart",
@@ -75,7 +78,8 @@ RESULT_PAGES: dict[str, ResultPage] = {
     "suite": _run(
         "suite",
         "Suite",
-        "All environments with one set of hyperparameters.",
+        "All environments with one set of hyperparameters. The figure has the labels of an earlier "
+        "version: `refiner` is `refiner-next-obs`, `refiner-clusters` is `refiner-kmeans`.",
         "spangym compare suite",
         "statistics",
         figure="reward_curves.png",
@@ -83,9 +87,9 @@ RESULT_PAGES: dict[str, ResultPage] = {
     "tuned": ResultPage(
         "Tuned agents",
         "Agents with hyperparameters that were searched for each environment.",
-        "spangym compare long-range",
+        "\n$ ".join(f"spangym compare {each}" for each in _TUNED_STUDIES),
         "tuned.json",
-        lambda: TABLES["tuned"]() + "\n" + _searches(),
+        lambda: f"{TABLES['tuned']()}\n{_searches()}",
         pages=("agents",),
     ),
     "baselines": ResultPage(
@@ -202,7 +206,7 @@ def _measured(page: ResultPage) -> tuple[str, str]:
     machine = manifest.get("machine", {})
     date = machine.get("date") or manifest.get("started", "")
     commit = machine.get("commit") or manifest.get("code", {}).get("commit") or ""
-    return date[:10], f"`{commit[:12]}`" if commit else ""
+    return date[:10], f"`{commit[:8]}`" if commit else ""
 
 
 def _page(name: str, page: ResultPage) -> str:
@@ -339,7 +343,8 @@ def _aggregates(summary: Mapping[str, Any]) -> str:
 
 def _searches() -> str:
     """The searches, with the hyperparameters of the best of their trials."""
-    parts = ["## Searches\n"]
+    seeds = {row["training_seeds"] for row in read("tuned.json")["rows"]}
+    parts = [f"Training seeds of each row: {', '.join(map(str, seeds))}.\n\n## Searches\n"]
     for search in read("searches.json")["searches"]:
         best = max(search["trials"], key=lambda trial: trial["mean_return"])
         rows = [[f"`{name}`", f"`{value}`"] for name, value in best["hyperparameters"].items()]

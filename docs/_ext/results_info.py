@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -14,6 +15,17 @@ from spangym.experiments.analysis.results import MetricInfo
 from spangym.experiments.reports.tables import decimals_for, mean_ci_cell
 
 
+def env_slug(name: str) -> str:
+    """Name of the page of an id, and of its study.
+
+    Example:
+        >>> env_slug("spangym/SpanControl-v0")
+        'span-control'
+    """
+    short = name.removeprefix("spangym/").rpartition("-v")[0]
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", short).lower()
+
+
 def provenance(manifest: Mapping[str, Any]) -> str:
     """When and with what results were measured, of a run's manifest or of a bench's machine."""
     machine = {**manifest, **manifest.get("machine", {})}
@@ -22,7 +34,7 @@ def provenance(manifest: Mapping[str, Any]) -> str:
     versions = {**machine, **manifest.get("versions", {})}
     parts = [
         f"measured on {date}" if date else "the date was not recorded",
-        f"commit `{commit[:12]}`" if commit else "the commit was not recorded",
+        f"commit `{commit[:8]}`" if commit else "no commit was recorded",
         f"{machine['processor'].replace('(R)', '')}, {machine['cores']} cores",
     ]
     if machine["device"] != "cpu":
@@ -50,13 +62,3 @@ def mean_ci(row: Mapping[str, Any], metric: str, info: MetricInfo) -> str:
     mean, low, high = (math.nan if each is None else info.scale * each for each in numbers)
     decimals = decimals_for([mean]) if info.decimals is None else info.decimals
     return mean_ci_cell(mean, low, high, decimals).text
-
-
-def format_value(value: float) -> str:
-    """Three significant digits, without an exponent.
-
-    Example:
-        >>> format_value(0.0123456), format_value(12345.6)
-        ('0.0123', '12,346')
-    """
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

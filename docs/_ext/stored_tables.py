@@ -1,7 +1,8 @@
-"""Write the tables of README.md and docs/*.md from the stored results.
+"""Write the tables and numbers of README.md and docs/*.md from the stored results.
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. Run this script after results
-have changed; a test checks that the pages are up to date.
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``, a number in a sentence between
+``<!-- value: PATH -->`` and ``<!-- end -->``; `stored_value` says what a path is. Run this script
+after results have changed; a test checks that the pages are up to date.
 """
 
 from __future__ import annotations
@@ -13,22 +14,34 @@ from pathlib import Path
 from typing import Any
 
 from spangym.envs.registration import DESCRIPTIONS
+from spangym.experiments.analysis.results import PILOT_METRICS
 from spangym.experiments.benchmarks.baselines import COLUMNS as BASELINE_COLUMNS
 from spangym.experiments.benchmarks.baselines import read_baselines
 from spangym.experiments.benchmarks.long_inputs import long_inputs_table
 from spangym.experiments.benchmarks.original_defects import COLUMNS as DEFECT_COLUMNS
 from spangym.experiments.benchmarks.original_defects import Defect
-from spangym.experiments.reports.tables import to_markdown
+from spangym.experiments.reports.tables import format_number, mean_ci_cell, to_markdown
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+VALUE = re.compile(r"(<!-- value: (.+?) -->).*?(<!-- end -->)", re.DOTALL)
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
     """A Markdown table whose columns are right-aligned after the first ``text_columns``."""
     marks = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
     return "".join(f"| {' | '.join(line)} |\n" for line in (header, marks, *rows))
+
+
+def format_value(value: float) -> str:
+    """Three significant digits, without an exponent.
+
+    Example:
+        >>> format_value(0.0123456), format_value(12345.6)
+        ('0.0123', '12,346')
+    """
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def read(name: str) -> Any:
@@ -138,6 +151,48 @@ def without_heading(text: str) -> str:
     return text.partition("\n\n")[2].strip() + "\n"
 
 
+def stored_value(path: str) -> str:
+    """A stored number, formatted as in the tables.
+
+    Args:
+        path: ``bench-NAME/FIGURE``, ``baselines/ENVIRONMENT/FIELD``, ``RUN/GROUP/SPLIT/METRIC`` of
+            a pilot, or ``RUN/GROUP - BASELINE/SPLIT`` for a paired difference of its errors.
+
+    Raises:
+        ValueError: Not exactly one number is stored under the path.
+    """
+    name, *keys = path.split("/")
+    if name.startswith("bench-"):
+        (figure,) = keys
+        rows = [row for row in read(f"{name}-cpu.json")["rows"] if row["name"] == figure]
+        return format_value(_only(path, rows)["value"])
+    if name == "baselines":
+        environment, field = keys
+        rows = [row for row in read("baselines.json")["rows"] if row["id"].endswith(environment)]
+        return f"{_only(path, rows)[field]:,}"
+    group, split, *metric = keys
+    metrics = PILOT_METRICS["speech" if "speech" in name else "text"]
+    summary = read(f"{name}/summary.json")
+    if metric:
+        rows = summary["groups"]
+        found = _only(path, [r for r in rows if (r["group"], r["split"]) == (group, split)])
+        info = metrics[metric[0]]
+        return format_number(info.scale * found[metric[0]], info.decimals or 0)
+    agent, _, baseline = group.partition(" - ")
+    wanted = (agent, baseline, split)
+    rows = summary["differences"]
+    rows = [r for r in rows if (r["group"], r["baseline"], r["split"]) == wanted]
+    info, row = metrics["error"], _only(path, rows)
+    mean, low, high = (info.scale * row[each] for each in ("difference", "low", "high"))
+    return mean_ci_cell(mean, low, high, info.decimals or 0, sign=True).text
+
+
+def _only(path: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    if len(rows) != 1:
+        raise ValueError(f"{len(rows)} stored results are {path!r}, not one")
+    return rows[0]
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "environments": environments,
     "quickstart": lambda: stored_table("quickstart", without="fixed:[1-8]"),
@@ -162,7 +217,11 @@ def with_tables(text: str) -> str:
         start, name, end = match.groups()
         return f"{start}\n{TABLES[name]()}\n{end}"
 
-    return BLOCK.sub(table, text)
+    def value(match: re.Match[str]) -> str:
+        start, path, end = match.groups()
+        return f"{start}{stored_value(path)}{end}"
+
+    return VALUE.sub(value, BLOCK.sub(table, text))
 
 
 def pages() -> list[Path]:

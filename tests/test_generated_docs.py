@@ -1,0 +1,67 @@
+"""Generated pages of the documentation: nothing registered or stored lacks a page."""
+
+import dataclasses
+import importlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spangym.envs import ENVIRONMENTS, EnvConfig
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def environments(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The generator of the environments' pages, without its figures."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
+    monkeypatch.setattr(importlib.import_module("env_figures"), "figures", lambda _: {})
+    return importlib.import_module("generate_environments")
+
+
+def test_each_id_has_a_page_with_its_numbers(environments: Any):
+    pages = environments.pages()
+    assert len(pages) == len(ENVIRONMENTS) + 2
+    stored = json.loads((ROOT / "experiments" / "results" / "baselines.json").read_text())
+    for row in stored["rows"]:
+        name = row["id"].removeprefix("spangym/")
+        (page,) = (text for text in pages.values() if text.startswith(f"# {name}\n"))
+        assert f"| oracle |  | {row['oracle']:.3f} | 1.00 |" in page
+        for part in row.get("by_content_type", ()):
+            assert f"| {part['content_type']} | {part['chunks']} |" in page
+
+
+def test_every_argument_is_in_the_table(environments: Any):
+    page = environments.pages()["environments/arguments.md"]
+    assert all(f"`{field.name}`" in page for field in dataclasses.fields(EnvConfig))
+
+
+def test_an_id_without_text_or_baselines_fails(
+    environments: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    texts = tmp_path / "docs" / "texts"
+    shutil.copytree(environments.TEXTS, texts)
+    (texts / "sparsity.md").unlink()
+    monkeypatch.setattr(environments, "ROOT", tmp_path)
+    monkeypatch.setattr(environments, "TEXTS", texts)
+    with pytest.raises(ValueError, match=r"Sparsity-v0 has no text: write docs/texts/sparsity\.md"):
+        environments.pages()
+    monkeypatch.setitem(ENVIRONMENTS, "spangym/New-v0", {})
+    with pytest.raises(ValueError, match=r"baselines\.json has no row of spangym/New-v0"):
+        environments.pages()
+
+
+def test_each_stored_result_has_a_page(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
+    results = importlib.import_module("generate_results")
+    pages = results.pages()
+    assert {f"results/{name}.md" for name in results.RESULT_PAGES} < pages.keys()
+    assert "| fixed:9 | 13.596 | 0.80 |" in pages["results/quickstart.md"]
+    removed = dict(results.RESULT_PAGES)
+    del removed["defects"]
+    monkeypatch.setattr(results, "RESULT_PAGES", removed)
+    with pytest.raises(ValueError, match=r"defects\.json"):
+        results.pages()

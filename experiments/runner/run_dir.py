@@ -4,6 +4,10 @@ study.toml       normalized study
 manifest.json    commands, versions, machine and content
 jobs.json        jobs of the study, each with its folder
 jobs/ID-KEY/     files of a job; KEY is a hash of everything that affects its results
+
+A job that is no longer part of a changed study is superseded: its folder is not in ``jobs.json``.
+It stays until `spangym.experiments.runner.clean_run` removes it, and counts again if the study is
+changed back. Meanwhile its event files have names that TensorBoard ignores.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -25,7 +29,13 @@ from pydantic import BaseModel, ValidationError
 
 from spangym.experiments.runner.fingerprint import DatasetHashes, config_hash
 from spangym.experiments.runner.job import Job
-from spangym.experiments.runner.job_files import RESULT_FILE, is_finished, is_inside, save_json
+from spangym.experiments.runner.job_files import (
+    RESULT_FILE,
+    is_finished,
+    is_inside,
+    is_locked,
+    save_json,
+)
 from spangym.experiments.runner.manifest import changes_since
 from spangym.experiments.runner.run_plan import PlannedJob, plan_job
 from spangym.utils.atomic_io import atomic_write
@@ -33,6 +43,10 @@ from spangym.utils.errors import UserError
 from spangym.utils.serialization import parse_json
 from spangym.utils.text import printable, shell_join
 from spangym.utils.toml import describe_invalid, parse_toml
+
+_JOB_FOLDER = re.compile(r"[^.].*-[0-9a-f]{16}")
+_EVENTS, _HIDDEN_EVENTS = "tfevents", "superseded"
+"""TensorBoard reads the files whose names contain the first word."""
 
 MANIFEST_KEYS = ("command", "started", "versions", "machine", "num_workers", "content_sha256")
 
@@ -145,6 +159,9 @@ class RunDir(Generic[S, J]):
             save_json(self.path / "manifest.json", manifest)
             self.write("study.toml", toml)
             save_json(self.path / "jobs.json", {"jobs": rows})
+            for row in rows:
+                _rename_events(self.path / row["folder"], _HIDDEN_EVENTS, _EVENTS)
+            self.hide_superseded()
         self._folders = {}
         return jobs
 
@@ -235,6 +252,18 @@ class RunDir(Generic[S, J]):
         """Return the folder of a job."""
         return self.path / self._folder_name(job)
 
+    def superseded(self) -> list[Path]:
+        """Return the folders of jobs that an earlier version of the study had."""
+        current = {row["folder"] for row in self._rows()}
+        folders = self._job_folders({name.count("/") - 1 for name in current})
+        return [path for path in folders if path.relative_to(self.path).as_posix() not in current]
+
+    def hide_superseded(self) -> None:
+        """Hide the events of superseded jobs from TensorBoard, except for jobs that are running."""
+        for folder in self.superseded():
+            if any(folder.glob(f"*{_EVENTS}*")) and not is_locked(folder):
+                _rename_events(folder, _EVENTS, _HIDDEN_EVENTS)
+
     def result(self, job: J) -> dict[str, Any]:
         """Read ``result.json`` of a finished job."""
         name = f"{self._folder_name(job)}/{RESULT_FILE}"
@@ -294,11 +323,8 @@ class RunDir(Generic[S, J]):
 
     def _make_rows(self, jobs: Sequence[J]) -> list[dict[str, Any]]:
         hashes = DatasetHashes()
-        existing = {
-            path.name: path
-            for depth in {job.job_id.count("/") for job in jobs}
-            for path in (self.path / "jobs").glob("*/" * depth + "*")
-        }
+        depths = {job.job_id.count("/") for job in jobs}
+        existing = {path.name: path for path in self._job_folders(depths)}
         rows = []
         for job in jobs:
             key = config_hash(job.config_for_hash(hashes))
@@ -307,6 +333,15 @@ class RunDir(Generic[S, J]):
             path = existing.setdefault(path.name, path)
             rows.append({**self.kind.to_row(job), "folder": path.relative_to(self.path).as_posix()})
         return rows
+
+    def _job_folders(self, depths: Iterable[int]) -> list[Path]:
+        """Return all folders of jobs, of earlier studies too; depths are those in ``jobs/``."""
+        return sorted(
+            path
+            for depth in depths
+            for path in (self.path / "jobs").glob("*/" * depth + "*")
+            if _JOB_FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+        )
 
     def _rows(self) -> list[dict[str, Any]]:
         rows = self._read_json("jobs.json", ("jobs",))["jobs"]
@@ -415,6 +450,14 @@ def run_command(path: Path) -> str:
         return ""
     # Only the studies of pilots have a task.
     return "pilot" if re.search(r"^task *=", study, re.MULTILINE) else "compare"
+
+
+def _rename_events(folder: Path, old: str, new: str) -> None:
+    """Replace a word in the names of a job's event files; the folder need not exist."""
+    for path in folder.glob(f"*{old}*"):
+        # Another process may do the same.
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(path.with_name(path.name.replace(old, new)))
 
 
 def json_records(table: pd.DataFrame) -> list[dict[str, Any]]:

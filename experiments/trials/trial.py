@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -265,7 +266,7 @@ def env_seed(training_seed: int) -> int:
 
 def save_agent(agent: Agent, folder: Path) -> None:
     """Save an agent atomically, whatever files it writes."""
-    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as tmp:
+    with tempfile.TemporaryDirectory(prefix=f".{os.getpid()}-", dir=folder) as tmp:
         agent.save(Path(tmp) / "agent")
         for path in Path(tmp).iterdir():
             path.replace(folder / path.name)

@@ -1,0 +1,101 @@
+"""Finding and removing files of a run folder that neither its report nor a resumption needs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+
+from spangym.experiments.runner.job_files import job_lock
+from spangym.experiments.runner.run_dir import RunDir
+
+_TEMPORARY = re.compile(r"\.\d+-.+")
+"""Names of temporary files and folders, by the id of the process that writes them."""
+
+_MIN_AGE = 3600.0
+"""Seconds after which no process is still writing a temporary file, on any machine."""
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file or folder that can be removed.
+
+    Attributes:
+        path: The file or folder.
+        is_job: Whether it is the folder of a superseded job, else it is a temporary file.
+        size: Size in bytes.
+    """
+
+    path: Path
+    is_job: bool
+    size: int
+
+
+def find_leftovers(run: RunDir[Any, Any]) -> list[Leftover]:
+    """Return superseded jobs and the temporary files of killed processes, an hour old at least."""
+    superseded = run.superseded()
+    found = [Leftover(path, True, folder_size(path)) for path in superseded]
+    now = time.time()
+    for path in sorted(run.path.rglob(".*")):
+        if _TEMPORARY.fullmatch(path.name) and not any(map(path.is_relative_to, superseded)):
+            with contextlib.suppress(FileNotFoundError):
+                if now - path.lstat().st_mtime > _MIN_AGE:
+                    found.append(Leftover(path, False, folder_size(path)))
+    return found
+
+
+def remove_leftovers(run: RunDir[Any, Any], leftovers: list[Leftover]) -> Iterator[Leftover]:
+    """Remove files and folders, and yield those that were removed.
+
+    A job that another process is running, or that another process has just made part of the study
+    again, stays.
+    """
+    for each in leftovers:
+        if not each.is_job:
+            _remove(each.path)
+            yield each
+            continue
+        lock = job_lock(each.path)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            continue
+        try:
+            if each.path not in run.superseded():
+                continue
+            # The folder of a job is never seen half removed.
+            doomed = each.path.with_name(f".{os.getpid()}-{each.path.name}")
+            each.path.rename(doomed)
+            _remove(doomed)
+        finally:
+            lock.release()
+            Path(lock.lock_file).unlink(missing_ok=True)
+        for parent in each.path.relative_to(run.path).parents[:-2]:
+            # The folders of an agent and an environment without any other job.
+            with contextlib.suppress(OSError):
+                (run.path / parent).rmdir()
+        yield each
+
+
+def folder_size(path: Path) -> int:
+    """Return the size of a file, or of all files in a folder, in bytes."""
+    size = path.lstat().st_size if not path.is_dir() else 0
+    for each in path.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            size += each.lstat().st_size
+    return size
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,15 +33,29 @@ from spangym.experiments.analysis.results import (
 from spangym.experiments.analysis.sample_efficiency import area_under_curve, sample_efficiency
 from spangym.experiments.pilot.attention_maps import load_attention_maps
 from spangym.experiments.pilot.pilot_run import PILOT, PilotDir
-from spangym.experiments.runner.run_dir import RunDir
+from spangym.experiments.runner.run_dir import RunDir, run_command
 from spangym.experiments.studies.study import EvalConfig, StudyEnv, baseline_names, is_baseline
-from spangym.experiments.trials.comparison_run import ComparisonDir
+from spangym.experiments.trials.comparison_run import COMPARISON, ComparisonDir
 from spangym.experiments.trials.trial import Trial
 from spangym.utils.errors import UserError
 from spangym.utils.text import printable
 
 JobKey = tuple[str, str, int]
 """Environment, group and training seed."""
+
+
+def open_run(path: Path) -> RunDir[Any, Any]:
+    """Open the folder of a comparison or a pilot; UserError if it is neither."""
+    kind = PILOT if run_command(path) == PILOT.command else COMPARISON
+    return RunDir[Any, Any].open(path, kind)
+
+
+def open_runs(paths: Sequence[Path]) -> list[RunDir[Any, Any]]:
+    """Open the folders of comparisons, or of one pilot; UserError for any other folders."""
+    for path in paths:
+        if run_command(path) == PILOT.command and len(paths) > 1:
+            raise UserError(f"{str(path)!r} is a pilot: pilots are shown one at a time")
+    return [open_run(path) for path in paths]
 
 
 def load_results(

@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
-from rich.console import Console
 
 from spangym.experiments.cli.app import INTERRUPTED
 from spangym.experiments.cli.options import ExecutorName
+from spangym.experiments.cli.print_results import print_results
 from spangym.experiments.cli.terminal import echo, make_console
 from spangym.experiments.execute_run import execute_run
-from spangym.experiments.plots.plot_data import PlotData
-from spangym.experiments.reports.result_tables import footnotes, headlines, rich_result_tables
 from spangym.experiments.runner.job import Executor
 from spangym.experiments.runner.local_executor import LocalExecutor
 from spangym.experiments.runner.manifest import available_cpus
@@ -88,24 +86,9 @@ def run_and_report(
     except RunError as error:
         echo(f"spangym: {error}", error=True)
         raise typer.Exit(1) from None
-    _print_results(console, folder, data)
-
-
-def _print_results(console: Console, folder: RunDir[Any, Any], data: PlotData) -> None:
-    for table in rich_result_tables(data):
-        console.print(table)
-    for note in footnotes(data):
-        console.print(printable(note), style="dim", markup=False, highlight=False)
-    stopped = {
-        f"{group}, seed {seed}": f"stopped: {reason}"
-        for group, seed, reason in data.results.stopped
-    }
-    for name, error in (*data.results.failed, *stopped.items()):
-        echo(f"failed: {name}: {error}", error=True)
-    for line in headlines(data):
-        console.print(printable(line), markup=False, highlight=False)
+    succeeded = print_results(console, data)
     command = shell_join(["tensorboard", "--logdir", folder.name])
     line = f"written: {folder.name} (open report.html; {command})"
     console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
-    if data.results.failed or stopped:
+    if not succeeded:
         raise typer.Exit(1)

@@ -125,6 +125,7 @@ class ModelTrainingJob:
             logger.open(updates)
             interval = Interval(checkpoint_seconds)
             ModelTraining(self, folder, logger, progress, checkpoints, interval, state).run()
+        checkpoints.remove()
 
 
 @dataclass

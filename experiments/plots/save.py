@@ -1,17 +1,14 @@
-"""Saving of figures and tables."""
+"""Saving of figures."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from spangym.experiments.plots.figure_files import save_figure
 from spangym.experiments.plots.panels import NoData
 from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.plots.plot_registry import PLOTS
-from spangym.experiments.reports.result_tables import by_action_tables, summary_table, wide_summary
-from spangym.experiments.reports.tables import to_latex, to_markdown
-from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
 from spangym.utils.suggestions import did_you_mean
 
@@ -46,27 +43,3 @@ def save_figures(
     if not has_drawn:
         raise UserError("; ".join(messages))
     return messages
-
-
-def save_tables(data: PlotData, folder: Path, formats: Sequence[str]) -> Iterator[Path]:
-    """Write ``table`` and, for a pilot with spans, ``by_action`` to a file of each format.
-
-    The formats are ``csv``, ``markdown`` and ``latex``. Yields the paths of the written files.
-    """
-    environments = data.results.environments
-    tables = {"table": [summary_table(data, each) for each in environments]}
-    csv = {"table": wide_summary(data.statistics.summary), "by_action": data.statistics.by_action}
-    if by_action := by_action_tables(data):
-        tables["by_action"] = by_action
-    for name, each in tables.items():
-        for format_name in formats:
-            if format_name == "csv":
-                suffix, text = "csv", csv[name].to_csv(index=False, lineterminator="\n")
-            elif format_name == "markdown":
-                suffix, text = "md", to_markdown(each)
-            else:
-                suffix, text = "tex", to_latex(each)
-            path = folder / f"{name}.{suffix}"
-            with atomic_write(path) as tmp:
-                tmp.write_text(text, "utf-8")
-            yield path

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from rich.console import Console
@@ -27,6 +28,8 @@ from spangym.experiments.reports.tables import (
     mean_ci_cell,
     number_cell,
     table_row,
+    to_latex,
+    to_markdown,
     to_rich_table,
 )
 from spangym.utils.text import slug
@@ -222,6 +225,20 @@ def text_tables(data: PlotData) -> list[str]:
         lines = [line.rstrip() for line in capture.get().splitlines()]
         texts.append("\n".join(lines).strip("\n"))
     return texts
+
+
+def format_tables(data: PlotData, format_name: Literal["markdown", "latex", "csv"]) -> str:
+    """Format the main tables; as LaTeX, those with the same columns are one ``tabular``.
+
+    The CSV has the exact numbers of `wide_summary` in one table.
+    """
+    if format_name == "csv":
+        return wide_summary(data.statistics.summary).to_csv(index=False, lineterminator="\n")
+    tables = result_tables(data)
+    if format_name == "markdown":
+        return to_markdown(tables)
+    groups = itertools.groupby(tables, lambda table: table.columns)
+    return "\n".join(to_latex([*each]) for _, each in groups)
 
 
 def wide_summary(summary: pd.DataFrame) -> pd.DataFrame:

@@ -106,7 +106,8 @@ class RunDir(Generic[S, J]):
     """A run folder of a `RunKind`; methods that read raise a UserError for damaged files."""
 
     def __init__(self, path: Path, kind: RunKind[S, J]) -> None:
-        self.name = str(path)
+        # In a command, a name that starts with a dash would be an option.
+        self.name = f"./{path}" if str(path).startswith("-") else str(path)
         # A user's code may change the working folder.
         self.path = path.resolve()
         self.kind = kind

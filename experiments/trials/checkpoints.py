@@ -49,6 +49,12 @@ class Checkpoints:
         """Delete all checkpoints except the last."""
         self._keep(self._files()[-1:])
 
+    def remove(self) -> None:
+        """Delete all checkpoints, of a training that is finished and cannot be made longer."""
+        self._keep([])
+        if self.folder.is_dir():
+            self.folder.rmdir()
+
     def _files(self) -> list[Path]:
         """Return the checkpoints, the earliest first."""
         if not self.folder.is_dir():

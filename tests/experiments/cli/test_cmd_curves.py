@@ -41,14 +41,12 @@ def test_curves_draws_error_and_loss(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     before = {each.name for each in finished.iterdir()}
-    assert run_here(monkeypatch, "curves", finished, "--table", "csv") == 0
+    assert run_here(monkeypatch, "curves", finished) == 0
     assert {each.name for each in finished.iterdir()} - before == {
         "error.png",
         "error.svg",
         "loss.png",
         "loss.svg",
-        "table.csv",
-        "by_action.csv",
     }
     said = capsys.readouterr().out
     assert f"drawn: {finished / 'error.png'}" in said

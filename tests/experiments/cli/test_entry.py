@@ -27,7 +27,7 @@ def test_a_deleted_working_folder_is_one_error(
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
-@pytest.mark.parametrize("command", ["compare --resume", "curves --table csv", "validate"])
+@pytest.mark.parametrize("command", ["compare --resume", "curves --format png", "show", "validate"])
 def test_a_stream_of_any_encoding(
     copied_run: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, command: str
 ):
@@ -42,7 +42,7 @@ def test_a_stream_of_any_encoding(
     assert len(out.splitlines()) > 1
     if command.startswith("curves"):
         name = "注意 \N{MINUS SIGN}" if encoding == "utf-8" else r"\u6ce8\u610f -"
-        assert f"{name} \\xe9/table.csv" in out
+        assert f"{name} \\xe9/reward_curves.png" in out
 
 
 @pytest.mark.parametrize("name", ["stdout", "stderr"])

@@ -1,5 +1,6 @@
 """``spangym curves`` and ``spangym leaderboard`` on several runs together."""
 
+import io
 import json
 from pathlib import Path
 
@@ -21,12 +22,12 @@ def test_curves_draws_any_figure_of_several_runs(
     out = tmp_path / "figures"
     arguments = ["--figure", "reward", "--figure", "pareto", "--x", "qk_pairs"]
     arguments += ["--smooth", 0.5, "--format", "pdf", "--format", "png", "--format", "svg"]
-    arguments += ["--table", "csv", "--table", "markdown", "--table", "latex", "--out", out]
+    arguments += ["--out", out]
     assert run_here(monkeypatch, "curves", copied_run, other_run, *arguments) == 0
     said = capsys.readouterr().out
     stems = ("reward_curves_qk_pairs", "pareto")
     names = {f"{stem}.{ending}" for stem in stems for ending in ("pdf", "png", "svg")}
-    assert {each.name for each in out.iterdir()} == names | {"table.csv", "table.md", "table.tex"}
+    assert {each.name for each in out.iterdir()} == names
     assert all(str(each) in said for each in out.iterdir())
     assert (out / "pareto.pdf").read_bytes().startswith(b"%PDF")
     drawn = (out / "reward_curves_qk_pairs.svg").read_text()
@@ -34,10 +35,22 @@ def test_curves_draws_any_figure_of_several_runs(
     assert "query-key pairs" in drawn
     picture = np.asarray(Image.open(out / "pareto.png").convert("RGB"))
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
-    table = pd.read_csv(out / "table.csv")
-    assert {"pooled", "dqn", "dqn (other)", "oracle"} <= {*table.to_numpy().ravel()}
-    assert (out / "table.tex").read_text().startswith(r"\begin{tabular}")
-    assert "| dqn (other) |" in (out / "table.md").read_text()
+
+
+def test_show_prints_several_runs_together(
+    copied_run: Path,
+    other_run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    printed = {}
+    for name in ("csv", "markdown", "latex"):
+        assert run_here(monkeypatch, "show", copied_run, other_run, "--format", name) == 0
+        printed[name] = capsys.readouterr().out
+    table = pd.read_csv(io.StringIO(printed["csv"]))
+    assert {"pooled", "dqn", "dqn (other)", "oracle"} <= {*table["group"]}
+    assert printed["latex"].startswith(r"\begin{tabular}")
+    assert "| dqn (other) |" in printed["markdown"]
 
 
 @pytest.mark.parametrize(

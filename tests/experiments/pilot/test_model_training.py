@@ -176,6 +176,7 @@ def test_an_agent_learns_in_the_environment_and_is_frozen(
 
     monkeypatch.setattr(SB3Agent, "learn", watched_learn)
     monkeypatch.setattr(SB3Agent, "predict", watched_predict)
+    monkeypatch.setattr(Checkpoints, "remove", lambda _: None)
     study = dataclasses.replace(STUDY, evaluations=6)
     variant = next(each for each in STUDY.variants if each.name == "ppo-frozen")
     ModelTrainingJob(study, variant, 0).run(tmp_path, lambda _: None, lambda _: None, 1e6)
@@ -186,7 +187,7 @@ def test_an_agent_learns_in_the_environment_and_is_frozen(
     spans = table(tmp_path, "evaluation")["span"].tolist()
     assert len(spans) == 6
     assert spans[:2] == [STUDY.model.max_span] * 2
-    # Each phase ends with a checkpoint, whatever the interval.
+    # Each phase ended with a checkpoint, whatever the interval.
     kept = Checkpoints(tmp_path / "checkpoints").read(lambda _: None)
     assert kept is not None
     assert (kept["agent_is_frozen"], kept["trainer"]["optimizer"]["updates"]) == (True, 12)

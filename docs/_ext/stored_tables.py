@@ -120,7 +120,7 @@ def bench_pilot() -> str:
 
 
 def stored_table(study: str, without: str = "(?!)") -> str:
-    """A table that ``spangym curves --table markdown`` wrote, without rows that match."""
+    """A table that ``spangym show --format markdown`` wrote, without rows that match."""
     table = without_heading((RESULTS / study / "table.md").read_text("utf-8"))
     lines = table.splitlines(keepends=True)
     return "".join(each for each in lines if not re.match(rf"\| {without} \|", each))

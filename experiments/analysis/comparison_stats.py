@@ -103,7 +103,7 @@ def compute_statistics(
         resamples: Number of resamples of each statistic over several environments.
     """
     summary = _means(results, results.values, ["environment", "group", "split", "metric"])
-    best = _best_fixed(results, summary)
+    best = best_fixed_spans(results, summary)
     scores, returns = _strata(results, "score", best), _strata(results, "return", best)
     with_baselines = [*itertools.product(results.learners, results.baselines)]
     by_action = ["environment", "group", "split", "metric", "action"]
@@ -151,8 +151,8 @@ def _mean_ci(values: Floats, info: MetricInfo) -> MeanCI:
     return MeanCI(float(known.mean()), float(low), float(high), len(known))
 
 
-def _best_fixed(results: Results, summary: pd.DataFrame) -> dict[str, str]:
-    """The fixed span of the highest return, by environment."""
+def best_fixed_spans(results: Results, summary: pd.DataFrame) -> dict[str, str]:
+    """Return the fixed span of the highest return, by environment."""
     is_fixed = summary["group"].isin(results.fixed_span_agents)
     fixed = pd.DataFrame(summary[(summary["metric"] == results.primary) & is_fixed])
     ranked = fixed.dropna(subset="mean").sort_values("mean", ascending=False, kind="stable")

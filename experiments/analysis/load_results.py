@@ -21,6 +21,7 @@ from spangym.experiments.analysis.results import (
     COMPARISON_METRICS,
     CURVE_COLUMNS,
     EPISODE_COLUMNS,
+    EVALUATED,
     EVALUATION,
     KEYS,
     PILOT_METRICS,
@@ -307,7 +308,7 @@ def _load_pilot(run: PilotDir, errors: dict[str, str]) -> Results:
             errors[job.job_id] = error
         else:
             missing += 1
-    evaluation = evaluations.concat(["update", "seconds", "split", *_EVALUATED])
+    evaluation = evaluations.concat(["update", "seconds", "split", *EVALUATED])
     action_values = by_action.concat(["split", "action", "error"])
     action_values = action_values.rename(columns={"error": "value"}).assign(metric="error")
     return Results(
@@ -333,7 +334,6 @@ def _load_pilot(run: PilotDir, errors: dict[str, str]) -> Results:
     )
 
 
-_EVALUATED = ("error", "character_error", "loss")
 _COSTS = ("updates", "parameters", "seconds", "milliseconds", "qk_pairs", "full_qk_pairs", "span")
 
 
@@ -358,7 +358,7 @@ def pilot_values(
     costs["qk_share"] = costs["qk_pairs"] / costs["full_qk_pairs"]
     costs = costs[[*KEYS, *_COSTS, "time_ratio", "qk_share"]].assign(split=ALL_SPLITS)
     last = evaluation.sort_values("update").drop_duplicates([*KEYS, "split"], keep="last")
-    last = last[[*KEYS, "split", *(each for each in _EVALUATED if each in metrics)]]
+    last = last[[*KEYS, "split", *(each for each in EVALUATED if each in metrics)]]
     parts = [each.melt([*KEYS, "split"], var_name="metric") for each in (last, costs)]
     values = pd.concat([each for each in parts if len(each)], ignore_index=True)
     return pd.DataFrame(values[[*VALUE_COLUMNS]]).astype({"value": float})

@@ -21,6 +21,8 @@ ACTION_VALUE_COLUMNS = (*KEYS, "split", "metric", "action", "value")
 
 EVALUATION, TRAINING, ALL_SPLITS = "evaluation", "training", "all"
 """Splits: the only one of a comparison; measured in training; mean over the splits of a pilot."""
+EVALUATED = ("error", "character_error", "loss")
+"""Metrics of a pilot that are measured on each split; others are costs."""
 WHOLE_MODEL = -1
 """Layer of values that do not belong to one layer."""
 SPLIT_LABELS = {"seen": "seen speakers", "unseen": "unseen speakers", "held out": "held-out text"}

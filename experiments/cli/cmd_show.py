@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -31,29 +32,32 @@ def command(
     """
     from spangym.experiments.analysis.load_results import open_runs
     from spangym.experiments.cli.print_results import print_results
+    from spangym.experiments.reports.load_summary import load_summary
     from spangym.experiments.reports.result_tables import format_tables
     from spangym.experiments.reports.write_outputs import load_data
+    from spangym.experiments.runner.run_dir import is_summary, summary_command
 
-    runs = open_runs(folders)
-    data = load_data(runs)
+    has_summary_only = len(folders) == 1 and is_summary(folders[0])
+    runs = [] if has_summary_only else open_runs(folders)
+    data = load_summary(folders[0]) if has_summary_only else load_data(runs)
+    is_empty = not len(data.results.finished)
     if format != "text":
-        if not len(data.results.finished):
-            raise UserError(
-                f"no job is finished in {runs[0].name!r}: resume with {runs[0].resume_command}"
-            )
+        if is_empty:
+            raise UserError(f"no trial is finished in {str(folders[0])!r}: there are no tables")
         print(format_tables(data, format), end="")
         return
-    if len(data.results.finished):
+    if not is_empty:
         print_results(make_console(), data)
+    if has_summary_only:
+        echo(f"summary of a run; {summary_command(folders[0])} makes a whole one")
     for run in runs:
-        unfinished, jobs = len(run.unfinished()), len(run.jobs())
-        if unfinished:
+        if unfinished := len(run.unfinished()):
             echo(
-                f"{unfinished} of {jobs} trials in {run.name} are not finished: resume with "
-                + run.resume_command
+                f"{unfinished} of {len(run.jobs())} trials in {run.name} are not finished: resume "
+                f"with {run.resume_command}"
             )
-        if superseded := run.superseded():
+        if superseded := len(run.superseded()):
             command = shell_join(["spangym", "clean", run.name])
-            echo(f"{len(superseded)} superseded trials in {run.name}: remove with {command}")
+            echo(f"{superseded} superseded trials in {run.name}: remove with {command}")
         if (run.path / "report.html").exists():
-            echo(f"report: {run.name}/report.html")
+            echo(f"report: {Path(run.name) / 'report.html'}")

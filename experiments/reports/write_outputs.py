@@ -36,7 +36,10 @@ def evaluation_rows(data: PlotData) -> pd.DataFrame:
 
 
 def make_summary(data: PlotData, study: str) -> dict[str, Any]:
-    """Return the content of ``summary.json`` for the results of a study by name."""
+    """Return the content of ``summary.json`` for the results of a study by name.
+
+    `spangym.experiments.reports.load_summary` reads it.
+    """
     statistics = data.statistics
     return {
         "study": study,
@@ -63,4 +66,6 @@ def write_outputs(run: RunDir[Any, Any], failed: Mapping[str, str]) -> PlotData:
         save_figures(data, DEFAULT_PLOTS[results.study_type], run.path, FORMATS)
     run_info = RunInfo(study.name, study.to_toml(), run.manifest(), run.name)
     save_report(run.path / "report.html", data, run_info)
+    # Another runner of an earlier study in this folder may have finished some.
+    run.hide_superseded()
     return data

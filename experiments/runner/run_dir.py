@@ -121,11 +121,11 @@ class RunDir(Generic[S, J]):
                 f"folder {str(path)!r} is not a run folder of `spangym {kind.command}`: it "
                 f"{'has no study.toml of one' if path.is_dir() else 'does not exist'}"
             )
-        if (path / "summary.json").exists() and not (path / "jobs").exists():
+        if is_summary(path):
             raise UserError(
                 f"folder {str(path)!r} holds the summary of a run, without the files of its jobs: "
                 "summary.json has its numbers; make a whole run with "
-                f"`{_command_of_summary(path, kind.command)}`"
+                f"`{summary_command(path)}`"
             )
         return RunDir(path, kind)
 
@@ -428,10 +428,16 @@ class RunDir(Generic[S, J]):
         return UserError(f"run folder is damaged: {path}: {cause}; {remedy}")
 
 
-def _command_of_summary(path: Path, command: str) -> str:
+def is_summary(path: Path) -> bool:
+    """Return whether a folder holds the summary of a run without the files of its jobs."""
+    return (path / "summary.json").exists() and not (path / "jobs").exists()
+
+
+def summary_command(path: Path) -> str:
+    """Return the command that makes the whole run of a summary."""
     study = path / "study.toml"
     task = re.search(r'^task *= *"(\w+)"', study.read_text("utf-8", "replace"), re.MULTILINE)
-    words = [command, *([task[1]] if task else []), study]
+    words = [run_command(path), *([task[1]] if task else []), study]
     return shell_join(["spangym", *words])
 
 

@@ -25,7 +25,8 @@ def add_superseded(run: Path, name: str) -> Path:
 def make_old(path: Path) -> None:
     """Make a file or folder that was written two hours ago."""
     path.touch()
-    os.utime(path, (time.time() - 7200,) * 2)
+    hours_ago = time.time() - 7200
+    os.utime(path, (hours_ago, hours_ago))
 
 
 def test_what_is_not_needed_is_removed(

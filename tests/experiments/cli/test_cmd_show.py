@@ -1,5 +1,6 @@
 """``spangym show``."""
 
+import json
 import re
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from tests.factories import tiny_pilot_study
 
 from ..conftest import run_here, trial_folder
 from .test_cmd_clean import add_superseded
+
+RESULTS = Path(__file__).parents[3] / "experiments" / "results"
 
 
 def test_text_is_that_of_the_end_of_the_run(
@@ -79,4 +82,17 @@ def test_a_run_in_which_nothing_is_finished(
     assert re.match(r"(\d+) of \1 trials in ", printed)
     assert "spangym pilot --resume" in printed
     assert run_here(monkeypatch, "show", tmp_path, "--format", "csv") == 2
-    assert "no job is finished" in capsys.readouterr().err
+    assert "no trial is finished" in capsys.readouterr().err
+
+
+def test_a_stored_summary_is_shown_like_its_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    folder = RESULTS / "quickstart"
+    assert run_here(monkeypatch, "show", folder, "--format", "markdown") == 0
+    assert capsys.readouterr().out == (folder / "table.md").read_text("utf-8")
+    assert run_here(monkeypatch, "show", folder) == 0
+    printed = capsys.readouterr().out
+    for line in json.loads((folder / "summary.json").read_text("utf-8"))["headlines"]:
+        assert line in printed
+    assert f"spangym compare {folder / 'study.toml'}" in printed

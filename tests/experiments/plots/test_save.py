@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from spangym.experiments.plots.plot_data import PlotData
-from spangym.experiments.plots.save import parse_figure_names, save_figures, save_tables
+from spangym.experiments.plots.save import parse_figure_names, save_figures
 from spangym.utils.errors import UserError
 
 
@@ -15,13 +15,7 @@ def test_files_are_named_by_figure_and_axis(tmp_path: Path, speech: PlotData):
     files = ["error_wall.svg", "temperature_laws.svg"]
     assert drawn == [f"drawn: {tmp_path / name}" for name in files]
     assert missing.startswith("attention_maps: not drawn")
-    paths = [*save_tables(speech, tmp_path, ["csv", "markdown", "latex"])]
-    assert [each.name for each in paths] == [
-        *("table.csv", "table.md", "table.tex", "by_action.csv", "by_action.md", "by_action.tex")
-    ]
-    assert (tmp_path / "table.tex").read_text().isascii()
-    assert (tmp_path / "by_action.tex").read_text().count(r"\midrule") == 2
-    assert {each.name for each in tmp_path.iterdir()} == {*files, *(each.name for each in paths)}
+    assert {each.name for each in tmp_path.iterdir()} == {*files}
 
 
 def test_a_run_without_any_of_the_figures_is_an_error(tmp_path: Path, speech: PlotData):

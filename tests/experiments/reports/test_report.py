@@ -9,9 +9,8 @@ from playwright.sync_api import Browser, Page
 from rich.console import Console
 
 from spangym.experiments.analysis.results import Results
-from spangym.experiments.plots.save import save_tables
 from spangym.experiments.reports.report import RunInfo, save_report
-from spangym.experiments.reports.result_tables import rich_result_tables
+from spangym.experiments.reports.result_tables import format_tables, rich_result_tables
 
 from ..browser import BEYOND, SIZES, SMALLEST, launched, opened
 from ..drawing import plot_data_of
@@ -240,12 +239,12 @@ def test_what_cannot_be_seen_is_escaped_in_every_output(tmp_path: Path):
     manifest = {"command": ["spangym", UNSEEN], "started": UNSEEN, "machine": {"cpu": UNSEEN}}
     facts = RunInfo(UNSEEN, f"name = 1\nlabel = '{UNSEEN}'", manifest, UNSEEN)
     save_report(tmp_path / "report.html", data, facts)
-    tables = [*save_tables(data, tmp_path, ["markdown", "latex"])]
+    tables = [format_tables(data, "markdown"), format_tables(data, "latex")]
     console = Console(file=io.StringIO(), width=200)
     for table in rich_result_tables(data):
         console.print(table)
     assert isinstance(console.file, io.StringIO)
-    texts = [path.read_text("utf-8") for path in (tmp_path / "report.html", *tables)]
-    for text in (*texts, console.file.getvalue()):
+    report = (tmp_path / "report.html").read_text("utf-8")
+    for text in (report, *tables, console.file.getvalue()):
         assert not {*UNSEEN} & {*text} - {*"[31m "}
         assert "x1b" in text

@@ -16,8 +16,10 @@ from spangym.experiments.reports.result_tables import (
     by_action_tables,
     difference_table,
     footnotes,
+    format_tables,
     headlines,
     pair_table,
+    result_tables,
     rich_result_tables,
     sample_efficiency_table,
     summary_table,
@@ -276,3 +278,11 @@ def test_results_without_finished_jobs_have_empty_tables():
         assert rich_result_tables(data) == []
         assert not summary_table(data, results.environments[0]).rows
         assert not difference_table(data, results.environments[0]).rows
+
+
+def test_latex_has_a_tabular_for_each_set_of_columns(data: PlotData, speech: PlotData):
+    """Those of the environments, and that of the scores over all of them."""
+    assert format_tables(data, "latex").count(r"\begin{tabular}") == 2
+    assert format_tables(data, "latex").isascii()
+    assert format_tables(speech, "latex").count(r"\midrule") == 1
+    assert format_tables(data, "markdown") == to_markdown(result_tables(data))

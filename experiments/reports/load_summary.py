@@ -62,7 +62,7 @@ def _load(stored: Mapping[str, Any], study: Mapping[str, Any], *, is_pilot: bool
             for metric in metrics
             # Costs of a pilot belong to all splits and are in the row of each.
             for split in [ALL_SPLITS if is_pilot and metric not in EVALUATED else row["split"]]
-            if row.get(f"{metric}_n")
+            if row.get(f"{metric}_n") is not None
         ],
         columns=[*_SUMMARY_COLUMNS],
     ).drop_duplicates([*_SUMMARY_COLUMNS[:4]])

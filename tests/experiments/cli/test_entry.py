@@ -27,7 +27,7 @@ def test_a_deleted_working_folder_is_one_error(
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
-@pytest.mark.parametrize("command", ["compare --resume", "curves --format png", "show", "validate"])
+@pytest.mark.parametrize("command", ["compare --resume", "curves", "show", "validate"])
 def test_a_stream_of_any_encoding(
     copied_run: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, command: str
 ):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
+from spangym.agents import Refiner
 from spangym.attention import FocusAttention, HybridAttention, IntegratedAttention, SpanConfig
 from tests.factories import POLICY_DIMS, make_exported_policy
 
@@ -68,12 +69,53 @@ def test_with_padding_mask_and_cross_attention(generator: torch.Generator):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_with_a_controller(generator: torch.Generator):
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("layer_class", "encoding", "kind"),
+    [
+        (IntegratedAttention, "features", "mlp"),
+        pytest.param(FocusAttention, "box", "mlp", marks=SLOW),
+        pytest.param(IntegratedAttention, "box", "kmeans", marks=SLOW),
+        pytest.param(IntegratedAttention, "state", "lookup", marks=SLOW),
+    ],
+)
+def test_with_a_controller(
+    layer_class: type[IntegratedAttention], encoding: str, kind: str, generator: torch.Generator
+):
     config = SpanConfig(**SPANS, num_refinement_steps=1)
-    layer = IntegratedAttention(CTX, POLICY_DIMS, 2, config, generator=generator).eval()
-    layer.refiner = make_exported_policy("features")
+    layer = layer_class(CTX, POLICY_DIMS, 2, config, generator=generator).eval()
+    layer.refiner = make_exported_policy(encoding, kind)
     x = torch.randn(2, 140, POLICY_DIMS, generator=generator)
     exported = export(layer, {"x": {0: BATCH, 1: TOKENS}}, x)
+    # Without control flow; one operator is not PyTorch's.
+    targets = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
+    own = {target for target in targets if target.startswith("spangym")}
+    assert own == ({"spangym.tuple_hash_states.default"} if encoding == "state" else set())
+    assert not any("cond" in target or "while" in target for target in targets)
     for batch, tokens in SIZES[2:]:
         x = torch.randn(batch, tokens, POLICY_DIMS, generator=generator)
         torch.testing.assert_close(exported(x), layer(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("original", [False, True])
+def test_the_host_cannot_be_recorded(original: bool):
+    if original:
+        layer = IntegratedAttention.original(CTX, 16, 2)
+    else:
+        layer = IntegratedAttention(CTX, 16, 2, refiner=Refiner())
+    message = "loops over windows" if original else "assign the result to layer.refiner"
+    with pytest.raises(RuntimeError, match=message):
+        export(layer.eval(), {"x": {0: BATCH, 1: TOKENS}}, torch.randn(2, 140, 16))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_compiled(backend: str, generator: torch.Generator):
+    torch.compiler.reset()
+    layer = IntegratedAttention(CTX, POLICY_DIMS, 2, SpanConfig(**SPANS), generator=generator)
+    layer.eval().refiner = make_exported_policy()
+    x = torch.randn(2, 140, POLICY_DIMS, generator=generator)
+    compiled = torch.compile(layer, backend=backend)
+    torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-4)

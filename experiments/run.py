@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from dataclasses import replace
 from functools import cached_property
@@ -23,17 +22,27 @@ from spangym.experiments.plots.save import parse_figure_names
 from spangym.experiments.reports.notebook_page import notebook_page
 from spangym.experiments.reports.result_tables import result_tables, text_tables, wide_summary
 from spangym.experiments.reports.write_outputs import evaluation_rows, load_data, make_summary
-from spangym.experiments.runner.notebook_progress import in_notebook
 from spangym.experiments.runner.run_dir import RunDir, run_command
 from spangym.experiments.trials.comparison_run import COMPARISON, ComparisonDir
 from spangym.experiments.trials.export_agent import export_agent
 from spangym.experiments.trials.load_agent import load_trained_agent
 from spangym.utils.errors import UserError
 from spangym.utils.serialization import SUFFIX
+from spangym.utils.streams import in_notebook
 from spangym.utils.text import printable, slug
 
 _LABELS = ("environment", "task", "agent", "variant", "split")
 """Columns of a table that hold names."""
+
+
+def _show_figures_inline() -> None:
+    """Make the notebook show figures of Matplotlib that are the value of a cell."""
+    import matplotlib as mpl
+    import matplotlib.pyplot as plt
+
+    # The notebook's backend registers itself when it is chosen; open figures would be closed.
+    if not plt.get_fignums():
+        plt.switch_backend(mpl.get_backend())
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:
@@ -150,8 +159,7 @@ class Run:
         """
         (name,) = parse_figure_names([name or DEFAULT_PLOTS[self._data.results.study_type][0]])
         if in_notebook():
-            # With pyplot, IPython shows any figure of Matplotlib.
-            importlib.import_module("matplotlib.pyplot")
+            _show_figures_inline()
         try:
             return PLOTS[name].draw(replace(self._data, x=x, smooth=smooth))
         except NoData as reason:
@@ -217,8 +225,8 @@ class Run:
 
     def _repr_html_(self) -> str:
         tables = self._overview if self._is_summary else result_tables(self._data)
-        facts = {"jobs": self._counts, **self._facts}
-        return notebook_page(self.name, facts, self.failed, self.summary["headlines"], tables)
+        title, headlines = f"{self.name}: {self._counts}", self.summary["headlines"]
+        return notebook_page(title, self._facts, self.failed, headlines, tables)
 
     @property
     def _is_summary(self) -> bool:
@@ -261,7 +269,7 @@ class Run:
         others = [
             f"{count} {name}" for name, count in counts.items() if count or name == "finished"
         ]
-        return f"{jobs} jobs, {', '.join(others)}"
+        return f"{jobs} job{'' if jobs == 1 else 's'}, {', '.join(others)}"
 
     @property
     def _facts(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from rich.text import Text
 
+from spangym.utils.streams import in_notebook
 from spangym.utils.text import printable
 
 _WIDEST_NAME = 28
@@ -22,11 +23,16 @@ def echo(text: object, *, error: bool = False) -> None:
 
 def make_console(width: int = 120, quiet: bool = False) -> Console:
     """Return a console of the terminal's width, or of ``width`` where stdout is no terminal."""
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    is_terminal = sys.stdout is not None and sys.stdout.isatty() and not in_notebook()
     # Names of agents such as my_agents:Child would become pictures.
-    width_or_terminal = None if is_terminal else width
-    # A notebook shows plain text in its own font.
-    return Console(width=width_or_terminal, quiet=quiet, emoji=False, force_jupyter=False)
+    # A notebook shows plain text in its own font, and says that it is a terminal.
+    return Console(
+        width=None if is_terminal else width,
+        quiet=quiet,
+        emoji=False,
+        force_jupyter=False,
+        force_terminal=False if in_notebook() else None,
+    )
 
 
 def make_progress(console: Console | None = None) -> Progress:

@@ -219,10 +219,10 @@ def text_tables(data: PlotData) -> list[str]:
     """The main tables as text of at most 120 columns, without styles."""
     texts = []
     for table in rich_result_tables(data):
-        console = Console(file=io.StringIO(), width=120, emoji=False, color_system=None)
-        with console.capture() as capture:
-            console.print(table)
-        lines = [line.rstrip() for line in capture.get().splitlines()]
+        text = io.StringIO()
+        console = Console(file=text, width=120, emoji=False, color_system=None, force_jupyter=False)
+        console.print(table)
+        lines = [line.rstrip() for line in text.getvalue().splitlines()]
         texts.append("\n".join(lines).strip("\n"))
     return texts
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -15,12 +14,6 @@ from spangym.utils.text import printable
 _SECONDS_BETWEEN_UPDATES = 0.2
 _BAR = Markup('<div><progress value="{done}" max="{total}"></progress> {text}</div>')
 _LINE = Markup("<div>{text}</div>")
-
-
-def in_notebook() -> bool:
-    """Return whether this process is the kernel of a notebook."""
-    ipython = sys.modules.get("IPython")
-    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 class NotebookProgress:

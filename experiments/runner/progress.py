@@ -19,7 +19,8 @@ from rich.progress import (
 from rich.progress import Progress as Display
 
 from spangym.experiments.runner.job import Event, Failed, Finished, Job, Message, Progress, Started
-from spangym.experiments.runner.notebook_progress import NotebookProgress, in_notebook
+from spangym.experiments.runner.notebook_progress import NotebookProgress
+from spangym.utils.streams import in_notebook
 from spangym.utils.text import printable
 
 

@@ -31,3 +31,9 @@ def replace_unprintable() -> None:
         # Streams of other programs, or None, in which Python's own were replaced.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="spangym")
+
+
+def in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook."""
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")

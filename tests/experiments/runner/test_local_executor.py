@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -373,3 +374,23 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_the_job(
     event = run_job(job, tmp_path / "file" / "job", lambda _: None, 30.0)
     assert isinstance(event, Failed)
     assert "FileExistsError" in event.error or "NotADirectoryError" in event.error
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from counts_of_script import Counts
+from spangym.experiments.runner.local_executor import LocalExecutor
+print("script")
+*_, last = LocalExecutor(1).run([(Counts("a"), Path("a"))])
+print(type(last).__name__)
+"""
+
+
+def test_a_script_needs_no_main_guard(tmp_path: Path):
+    """A new process does not run the script that started it again."""
+    (tmp_path / "counts_of_script.py").write_text(COUNTS)
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["script", "Finished"], done.stderr

@@ -16,7 +16,8 @@ from spangym.attention.controllers.exported import ExportedPolicy
 from spangym.experiments.analysis.results import KEYS
 from spangym.experiments.pilot.pilot_run import PILOT
 from spangym.experiments.plots.panels import NoData
-from spangym.experiments.plots.plot_data import Axis, PlotData
+from spangym.experiments.plots.plot_data import PlotData
+from spangym.experiments.plots.plot_names import Axis
 from spangym.experiments.plots.plot_registry import DEFAULT_PLOTS, PLOTS
 from spangym.experiments.plots.save import parse_figure_names
 from spangym.experiments.reports.notebook_page import notebook_page

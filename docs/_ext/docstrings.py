@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import generate_api
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyObject
 
@@ -79,6 +80,12 @@ def move_return_type(app: Sphinx, what: str, name: str, _obj: Any, _opts: Any, s
     return None if result is None else (signature, result)
 
 
+def write_dashes(_app: Sphinx, doctree: nodes.document):
+    """Write a dash between the name and the text of a field, which Sphinx leaves to smartquotes."""
+    for text in [each for each in doctree.findall(nodes.Text) if each == " -- "]:
+        text.parent.replace(text, nodes.Text(" \N{EN DASH} "))
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     for field in PyObject.doc_field_types:
@@ -88,4 +95,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-signature", move_return_type, priority=600)
     app.connect("autodoc-skip-member", skip_member)
     app.connect("autodoc-process-bases", show_documented_bases)
+    app.connect("doctree-read", write_dashes)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,6 +1,7 @@
 """README and docs: snippets run in order, tables and links are up to date."""
 
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -67,6 +68,16 @@ def test_readme_runs_from_top_to_bottom(tmp_path: Path):
 )
 def test_blocks_of_a_page_run(page: Path, tmp_path: Path):
     run([sys.executable, str(ROOT / "tests" / "page_runner.py"), str(page)], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "notebook", sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")), ids=lambda each: each.stem
+)
+def test_notebooks_are_stored_without_outputs(notebook: Path):
+    cells = json.loads(notebook.read_text("utf-8"))["cells"]
+    code = [each for each in cells if each["cell_type"] == "code"]
+    assert code
+    assert all(not each["outputs"] and each["execution_count"] is None for each in code)
 
 
 def test_study_of_the_docs_is_valid(tmp_path: Path):

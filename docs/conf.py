@@ -54,6 +54,8 @@ myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 # Notebooks are executed whenever their page is read; nothing is loaded from the network.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
+# Notebooks write files.
+nb_execution_in_temp = True
 nb_execution_timeout = 300
 nb_ipywidgets_js = {}
 

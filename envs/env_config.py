@@ -48,7 +48,7 @@ from spangym.envs.rewards import Reward, make_reward
 from spangym.utils.errors import describe_error
 from spangym.utils.importing import import_object, is_import_path, module_sha256
 from spangym.utils.readable_repr import readable_repr
-from spangym.utils.scalars import as_int, describe, normalize_fields, plain
+from spangym.utils.scalars import as_int, as_str, describe, normalize_fields, plain
 from spangym.utils.signatures import construct
 from spangym.utils.suggestions import did_you_mean
 
@@ -116,7 +116,7 @@ class EnvConfig:
         checkpoint: Trained layers: a builtin name, or a file written by ``spangym pretrain``;
             default ``""``, random weights. A checkpoint sets all sizes; only ``ctx`` may be
             reduced.
-        dataset: A builtin name, the path of a file or folder, or ``module:Class``
+        dataset: A builtin name, the path of a file or folder, a list of files, or ``module:Class``
             (`spangym.envs.data.dataset_registry`), default ``text``.
         dataset_kwargs: Arguments of a ``module:Class`` other than ``split``.
         split: ``train`` (default) or ``evaluation``.
@@ -163,7 +163,7 @@ class EnvConfig:
     action_scale: ActionScale = "relative"
     weights_seed: Annotated[int, Interval(ge=0, le=2**63 - 1)] = 0
     checkpoint: str = ""
-    dataset: str = "text"
+    dataset: str | tuple[str, ...] = "text"
     split: str = "train"
     reward: str = "quality"
     cost_coef: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
@@ -186,6 +186,7 @@ class EnvConfig:
         for name in ("dataset", "reward"):
             _check_object(name, getattr(self, name))
         normalize_fields(self)
+        object.__setattr__(self, "dataset", _as_dataset_name(self.dataset))
         if self.heads < 1 or self.dims % self.heads:
             raise ValueError(f"heads must divide dims, got heads={self.heads}, dims={self.dims}")
         check_sizes(self.ctx, self.dims, self.heads)
@@ -210,7 +211,7 @@ class EnvConfig:
                 raise ValueError(f"{name}_kwargs is for a {name} by name: omit it with an object")
         if self.dataset != CUSTOM:
             validate_dataset_name(self.dataset)
-            if self.dataset_kwargs and not is_import_path(self.dataset):
+            if self.dataset_kwargs and not is_import_path(str(self.dataset)):
                 raise ValueError(
                     f"dataset {self.dataset!r} takes no dataset_kwargs: only module:Class does"
                 )
@@ -387,7 +388,7 @@ def module_hashes(arguments: Mapping[str, Any]) -> dict[str, str]:
     return {
         name: module_sha256(import_object(path, f"{name} {path!r}"))
         for name in ("dataset", "reward", "layers")
-        if is_import_path(path := arguments.get(name, ""))
+        if isinstance(path := arguments.get(name, ""), str) and is_import_path(path)
     }
 
 
@@ -416,9 +417,20 @@ def check_device(name: str) -> torch.device:
 
 def _check_object(name: str, value: object) -> None:
     """Refuse what is neither a name nor an object that `parse_env_kwargs` has replaced by one."""
-    if not isinstance(value, str | PathLike):
-        wanted = {"dataset": "a name, a path, or a Dataset object", "reward": "a name, or a Reward"}
+    is_list = name == "dataset" and isinstance(value, list | tuple)
+    if not is_list and not isinstance(value, str | PathLike):
+        wanted = {
+            "dataset": "a name, a path, a list of files, or a Dataset object",
+            "reward": "a name, or a Reward",
+        }
         raise TypeError(f"{name} must be {wanted[name]}, got {describe(value)}")
+
+
+def _as_dataset_name(dataset: Any) -> str | tuple[str, ...]:
+    """Convert a name or a path to a string, and a list of files to a tuple of them."""
+    if isinstance(dataset, list | tuple):
+        return tuple(as_str("dataset", each) for each in dataset)
+    return as_str("dataset", dataset)
 
 
 Layers = LayerStack | Sequence[LocalGlobalAttention] | torch.nn.ModuleList

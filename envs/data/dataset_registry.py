@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -46,16 +46,20 @@ DATASETS: dict[str, Callable[[str], Dataset]] = {
 """Constructors of the builtin datasets, called with the split."""
 
 
+DatasetName = str | Sequence[str]
+"""Name of a dataset: builtin, ``module:Class``, a file, a folder, or several files."""
+
+
 def make_dataset(
-    name: str, split: str, kwargs: Mapping[str, Any] = MappingProxyType({})
+    name: DatasetName, split: str, kwargs: Mapping[str, Any] = MappingProxyType({})
 ) -> Dataset:
     """Make a dataset.
 
     Args:
         name: A builtin name; ``module:Class`` of a `Dataset`, which is called with ``split``, if it
-            has this argument; or the path of a file or folder
-            (`spangym.envs.data.files.make_file_dataset`). If a file has a name of another kind,
-            write ``./`` before it.
+            has this argument; the path of a file or folder; or a list of files, which are read as a
+            folder that holds them (`spangym.envs.data.files.make_file_dataset`). If a file has a
+            name of another kind, write ``./`` before it.
         split: ``train`` or ``evaluation``.
         kwargs: Other arguments of a class.
 
@@ -64,7 +68,7 @@ def make_dataset(
             called with these arguments.
     """
     validate_dataset_name(name)
-    if is_import_path(name):
+    if isinstance(name, str) and is_import_path(name):
         cls = find_dataset_class(name)
         arguments = {"split": split} if "split" in parameters_of(cls) else {}
         try:
@@ -73,7 +77,7 @@ def make_dataset(
             raise ValueError(f"dataset {name!r} cannot be made: {describe_error(error)}") from error
     if kwargs:
         raise ValueError(f"dataset {name!r} takes no arguments: only module:Class does")
-    if name in DATASETS:
+    if isinstance(name, str) and name in DATASETS:
         return DATASETS[name](split)
     # Signal processing is slow to import, and rarely needed.
     from spangym.envs.data.files import make_file_dataset
@@ -96,9 +100,14 @@ def find_dataset_class(name: str) -> type[Dataset]:
     return found
 
 
-def validate_dataset_name(name: str) -> None:
-    """Raise a `ValueError` if a name is no builtin dataset, class, file or folder."""
-    if is_import_path(name):
+def validate_dataset_name(name: DatasetName) -> None:
+    """Raise a `ValueError` if a name is no builtin dataset, class, file or folder, or files."""
+    if not isinstance(name, str):
+        if missing := [each for each in name if not _is_path(each)]:
+            raise ValueError(f"dataset {missing[0]!r} is not a file: a list must hold files only")
+        if not name:
+            raise ValueError("dataset must be a name, a path, or a list of at least one file")
+    elif is_import_path(name):
         find_dataset_class(name)
     elif name not in DATASETS and not _is_path(name):
         hint = did_you_mean(name, DATASETS)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,24 +42,29 @@ _BLOCK = 2**20
 _BINARY_TEST = 8000
 """Bytes at the start of a file that are searched for a NUL."""
 
+Source = str | Path | Sequence[str | Path]
+"""A file, a folder, or several files."""
+
 Sequences = Iterable[tuple[str, NDArray[Any]]]
 """Content types with bytes, uint8 (tokens,), or frames, float32 (tokens, channels)."""
 
 
-def make_file_dataset(path: str | Path, split: str) -> Dataset:
-    """Make a dataset of the split ``train`` or ``evaluation`` of a file or folder.
+def make_file_dataset(path: Source, split: str) -> Dataset:
+    """Make a dataset of the split ``train`` or ``evaluation`` of a file, a folder or several files.
 
     ``.npy`` and ``.npz`` are arrays; ``.wav``, ``.flac`` and ``.ogg`` are audio; other files are
-    bytes.
+    bytes. Transcripts, ``one.txt`` beside ``one.wav``, are not part of a dataset of audio. Several
+    files are read as a folder that holds them.
 
     Raises:
-        ValueError: A file does not exist or cannot be read, or a folder mixes formats.
+        ValueError: A file does not exist or cannot be read, or the formats are mixed.
     """
-    examples = {_reader(each): name for name, each in reversed(_files(path))}
+    examples = {_reader(each): name for name, each in reversed(_without_transcripts(_files(path)))}
     if len(examples) > 1:
         names = " and ".join(map(repr, sorted(examples.values())))
         kinds = "arrays, audio or other files, not several of these"
-        raise ValueError(f"folder {_quoted(path)} must hold {kinds}: separate {names}")
+        place = "folder " if isinstance(path, str | Path) else ""
+        raise ValueError(f"{place}{_quoted(path)} must hold {kinds}: separate {names}")
     (reader,) = examples
     return reader(path, split)
 
@@ -100,13 +106,14 @@ class _SequencesDataset(Dataset):
 
 
 class FilesDataset(_SequencesDataset):
-    """A file, or all files below a folder that are not hidden, as bytes.
+    """A file, several files, or all files below a folder that are not hidden, as bytes.
 
     The first four fifths of each file are for training, the last fifth for evaluation. The
-    content type of a chunk is its file's path relative to the folder.
+    content type of a chunk is its file's path relative to the folder, or to the folder that
+    several files have in common.
 
     Args:
-        path: The file or folder.
+        path: The file, folder, or list of files.
         split: ``train`` or ``evaluation``.
 
     Raises:
@@ -123,7 +130,7 @@ class FilesDataset(_SequencesDataset):
         (('files.py', 'files.py'), (2, 40), dtype('uint8'))
     """
 
-    def __init__(self, path: str | Path, split: str) -> None:
+    def __init__(self, path: Source, split: str) -> None:
         texts = [(name, each, _read_bytes(each)) for name, each in _files(path)]
         binary = [each for _, each, text in texts if not text[:_BINARY_TEST].all()]
         if len(binary) < len(texts):
@@ -142,8 +149,8 @@ class ArrayDataset(_SequencesDataset):
     files both; ``array`` for an array in memory.
 
     Args:
-        array: An array or tensor, which is copied, an ``.npy`` or ``.npz`` file, or a folder of
-            such files.
+        array: An array or tensor, which is copied, an ``.npy`` or ``.npz`` file, or a folder or
+            list of such files.
         split: ``train`` or ``evaluation``.
 
     Raises:
@@ -158,8 +165,8 @@ class ArrayDataset(_SequencesDataset):
         (('array', 'array'), (2, 4, 3), dtype('float32'))
     """
 
-    def __init__(self, array: str | Path | NDArray[Any] | torch.Tensor, split: str) -> None:
-        if isinstance(array, str | Path):
+    def __init__(self, array: Source | NDArray[Any] | torch.Tensor, split: str) -> None:
+        if isinstance(array, str | Path | list | tuple):
             name, arrays = _quoted(array), _read_arrays(array)
         else:
             name, arrays = "the array", iter([("array", "the array", array)])
@@ -189,7 +196,8 @@ class AudioDataset(_SequencesDataset):
     maximum. The content type of a chunk is its file's path relative to the folder.
 
     Args:
-        path: A ``.wav``, ``.flac`` or ``.ogg`` file, or a folder of them.
+        path: A ``.wav``, ``.flac`` or ``.ogg`` file, or a folder or list of them. Transcripts,
+            ``one.txt`` beside ``one.wav``, are ignored.
         split: ``train`` or ``evaluation``.
 
     Raises:
@@ -197,8 +205,9 @@ class AudioDataset(_SequencesDataset):
             extra ``audio`` is not installed.
     """
 
-    def __init__(self, path: str | Path, split: str) -> None:
-        parts = ((name, log_mel(load_mono_audio(each, split))) for name, each in _files(path))
+    def __init__(self, path: Source, split: str) -> None:
+        files = _without_transcripts(_files(path))
+        parts = ((name, log_mel(load_mono_audio(each, split))) for name, each in files)
         super().__init__(_quoted(path), split, parts)
 
 
@@ -250,7 +259,10 @@ def _check_bytes(path: Path, size: int) -> None:
         raise ValueError(f"{_quoted(path)} takes {size} bytes in memory, {limit}")
 
 
-def _files(path: str | Path) -> list[tuple[str, Path]]:
+def _files(path: Source) -> list[tuple[str, Path]]:
+    """Return the files with their names, sorted by name."""
+    if not isinstance(path, str | Path):
+        return _listed_files([*map(Path, path)])
     root = Path(path)
     try:
         if root.is_file():
@@ -267,6 +279,34 @@ def _files(path: str | Path) -> list[tuple[str, Path]]:
     if not files:
         raise ValueError(f"folder {_quoted(path)} must hold a file that is not hidden")
     return files
+
+
+def _listed_files(paths: list[Path]) -> list[tuple[str, Path]]:
+    """Return files with their names relative to the folder that they have in common."""
+    if not paths:
+        raise ValueError("a list of files must hold at least one file")
+    try:
+        if missing := [each for each in paths if not each.is_file()]:
+            raise ValueError(f"{_quoted(missing[0])} is not a file: a list must hold files only")
+        full = [each.absolute() for each in paths]
+    except OSError as error:
+        _refuse(error)
+    root = os.path.commonpath([each.parent for each in full])
+    files = sorted((each.relative_to(root).as_posix(), each) for each in full)
+    names = [printable(name) for name, _ in files]
+    if repeated := [name for name, other in itertools.pairwise(names) if name == other]:
+        raise ValueError(f"a list of files must hold each of them once, got {repeated[0]!r} twice")
+    return [(name, each) for name, (_, each) in zip(names, files, strict=True)]
+
+
+def _without_transcripts(files: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
+    """Omit text files beside recordings of the same name."""
+    recordings = {each.with_suffix("") for _, each in files if each.suffix.lower() in AUDIO}
+    return [
+        (name, each)
+        for name, each in files
+        if each.suffix.lower() != ".txt" or each.with_suffix("") not in recordings
+    ]
 
 
 def _reader(path: Path) -> type[FilesDataset | ArrayDataset | AudioDataset]:
@@ -294,7 +334,7 @@ def _warn_of_binary(path: Path) -> None:
     warnings.warn(f"{_quoted(path)} is a binary file beside texts: {advice}", stacklevel=2)
 
 
-def _read_arrays(path: str | Path) -> Iterator[tuple[str, str, NDArray[Any]]]:
+def _read_arrays(path: Source) -> Iterator[tuple[str, str, NDArray[Any]]]:
     files = _files(path)
     for name, each in files:
         try:
@@ -367,5 +407,7 @@ def _refuse(error: OSError, path: str | Path | None = None) -> NoReturn:
     raise ValueError(f"{name} cannot be read: {error.strerror or error}") from error
 
 
-def _quoted(path: str | Path) -> str:
-    return f"'{printable(path)}'"
+def _quoted(path: Source) -> str:
+    if isinstance(path, str | Path):
+        return f"'{printable(path)}'"
+    return " and ".join(map(_quoted, path)) if len(path) < 3 else f"the list of {len(path)} files"

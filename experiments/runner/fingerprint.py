@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from spangym.envs.data.dataset import SPLITS
-from spangym.envs.data.dataset_registry import make_dataset
+from spangym.envs.data.dataset_registry import DatasetName, make_dataset
 from spangym.utils.process_state import preserve_process_state
 from spangym.utils.text import printable
 
@@ -26,7 +26,7 @@ class DatasetHashes:
         self._hashes: dict[str, dict[str, dict[str, str]]] = {}
 
     def get(
-        self, dataset: str, kwargs: Mapping[str, Any] = MappingProxyType({})
+        self, dataset: DatasetName, kwargs: Mapping[str, Any] = MappingProxyType({})
     ) -> dict[str, dict[str, str]]:
         """Return the hashes of a dataset's content, by split and content type.
 
@@ -47,13 +47,17 @@ class DatasetHashes:
         return self._hashes[key]
 
 
-def dataset_key(dataset: str, kwargs: Mapping[str, Any]) -> str:
-    """Return the name of a dataset with its arguments, if it has any.
+def dataset_key(dataset: DatasetName, kwargs: Mapping[str, Any]) -> str:
+    """Return the name of a dataset with its arguments, if it has any, or the names of its files.
 
     Example:
         >>> dataset_key("my_data:Ramp", {"step": 2})
         'my_data:Ramp {"step": 2}'
+        >>> dataset_key(["one.txt", "two.txt"], {})
+        '["one.txt", "two.txt"]'
     """
+    if not isinstance(dataset, str):
+        return json.dumps(list(dataset))
     return f"{dataset} {json.dumps(dict(kwargs), sort_keys=True)}" if kwargs else dataset
 
 

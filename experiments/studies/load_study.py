@@ -153,10 +153,13 @@ def _normalize_env(environment: StudyEnv) -> StudyEnv:
             "environment argument 'control_kv_cache' must be false in comparisons: their baselines "
             "choose spans only"
         )
+    # A run may be resumed from another working folder.
+    if isinstance(config["dataset"], tuple):
+        config["dataset"] = [str(Path(each).resolve()) for each in config["dataset"]]
     for key, builtin in (("dataset", DATASETS), ("checkpoint", builtin_checkpoints())):
-        if config[key] and config[key] not in builtin and not is_import_path(config[key]):
-            # A run may be resumed from another working folder.
-            config[key] = str(Path(config[key]).resolve())
+        name = config[key]
+        if isinstance(name, str) and name and name not in builtin and not is_import_path(name):
+            config[key] = str(Path(name).resolve())
     return StudyEnv(env_id, name, config)
 
 

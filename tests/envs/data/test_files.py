@@ -655,3 +655,41 @@ def test_binary_files_alone_are_meant(write: Write, tmp_path: Path, names: list[
         warnings.simplefilter("error")
         make_dataset(str(tmp_path / "files"), "train")
         make_dataset(str(tmp_path / "files" / names[0]), "train")
+
+
+def test_a_list_of_files_is_read_as_a_folder_of_them(write: Write, tmp_path: Path):
+    paths = [write(f"texts/{name}", name.encode() * 50) for name in ("b/one.txt", "a.txt", "c.md")]
+    assert paths
+    folder = tmp_path / "texts"
+    for split in ("train", "evaluation"):
+        for given in (paths, [*map(str, reversed(paths))], tuple(paths)):
+            listed, whole = make_file_dataset(given, split), make_file_dataset(folder, split)
+            assert listed.fingerprint() == whole.fingerprint()
+            streams = [each.sample(np.random.default_rng(3), 2, 8) for each in (listed, whole)]
+            assert streams[0].content_types == streams[1].content_types
+            assert streams[0].content.tolist() == streams[1].content.tolist()
+    config, _ = parse_env_kwargs({"dataset": paths})
+    assert config.dataset == tuple(map(str, paths))
+    assert config.make_dataset().fingerprint() == make_file_dataset(folder, "train").fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [([], "at least one"), (["a.txt", "gone.txt"], "gone.txt"), (["a.txt", "a.txt"], "twice")],
+)
+def test_wrong_lists_of_files(names: list[str], words: str, write: Write, tmp_path: Path):
+    write("a.txt", b"abc" * 50)
+    with pytest.raises(ValueError, match=words):
+        SpanControlEnv(dataset=[tmp_path / name for name in names])
+
+
+def test_transcripts_beside_recordings_are_ignored(write: Write, tmp_path: Path):
+    wave = np.sin(np.arange(RATE) / 20)
+    paths = [write("spoken/one.wav", wave), write("spoken/sub/two.wav", wave / 2)]
+    fingerprint = make_file_dataset(tmp_path / "spoken", "train").fingerprint()
+    transcripts = [write("spoken/one.txt", b"one"), write("spoken/sub/two.TXT", b"two")]
+    assert make_file_dataset(tmp_path / "spoken", "train").fingerprint() == fingerprint
+    assert make_file_dataset([*paths, *transcripts], "train").fingerprint() == fingerprint
+    write("spoken/notes.txt", b"not of a recording")
+    with pytest.raises(ValueError, match=r"'notes\.txt' and 'one\.wav'"):
+        make_file_dataset(tmp_path / "spoken", "train")

@@ -60,7 +60,7 @@ def test_dry_run_of_a_comparison(
     assert run_here(monkeypatch, *command) == 0
     printed = capsys.readouterr().out
     assert "3, 5" in printed
-    assert "0 finished, 0 to resume, 17 to run" in printed
+    assert "0 finished, 0 to resume, 18 to run" in printed
     assert "time: at least" in printed
     assert [each.name for each in tmp_path.iterdir()] == ["tiny.toml"]
     for wrong in (["--set", "dqn.gama=1"], ["--out", "tiny.toml"], ["--resume", "runs/tiny"]):

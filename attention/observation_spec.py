@@ -21,7 +21,7 @@ from spangym.attention.features import (
 )
 from spangym.attention.hashing import tuple_hash_states
 from spangym.attention.validation import check
-from spangym.utils.readable_repr import readable_repr
+from spangym.utils.readable_repr import readable_repr, short_repr
 from spangym.utils.scalars import PositiveInt, normalize_fields
 from spangym.utils.suggestions import did_you_mean
 
@@ -73,7 +73,7 @@ class ObservationSpec:
         dims, groups = self.dims, self.pool_groups
         if self.encoding not in ENCODINGS:
             hint = did_you_mean(str(self.encoding), ENCODINGS)
-            raise ValueError(f"encoding {self.encoding!r} is unknown{hint}")
+            raise ValueError(f"encoding {short_repr(self.encoding)} is unknown{hint}")
         rule = f"pool_groups must divide dims or be 0, got pool_groups={groups}, dims={dims}"
         check([(groups >= 0 and (not groups or dims % groups == 0), rule)])
 

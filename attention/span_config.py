@@ -10,7 +10,7 @@ from torch import Tensor
 from spangym.attention.geometry import SpanGeometry
 from spangym.attention.temperature import TemperatureLaw
 from spangym.attention.validation import check
-from spangym.utils.readable_repr import readable_repr
+from spangym.utils.readable_repr import readable_repr, short_repr
 from spangym.utils.scalars import NonNegativeFloat, PositiveInt, normalize_fields
 from spangym.utils.suggestions import did_you_mean
 
@@ -77,7 +77,9 @@ class SpanConfig:
             value, names = getattr(self, name), get_args(known)
             if value not in names:
                 hint = did_you_mean(str(value), names)
-                raise ValueError(f"{name} must be one of {', '.join(names)}, got {value!r}{hint}")
+                raise ValueError(
+                    f"{name} must be one of {', '.join(names)}, got {short_repr(value)}{hint}"
+                )
 
     def visible_range(self, spans: SpanGeometry, tokens: int) -> tuple[Tensor, Tensor]:
         """First key and end of the keys of each query in self-attention over ``tokens`` tokens."""

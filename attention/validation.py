@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from spangym.attention.features import zero_padding
+from spangym.utils.readable_repr import short_repr
 from spangym.utils.scalars import as_int
 
 
@@ -153,7 +154,9 @@ def check_lengths(name: str, lengths: Tensor | None, batch: int, tokens: int) ->
 def check_actions(action: Tensor | int, num_actions: int, like: Tensor) -> Tensor:
     """Check actions, one or one for each sequence of ``like``; returns them on its device."""
     if isinstance(action, float) or (isinstance(action, int) and not 0 <= action < num_actions):
-        raise ValueError(f"action must be an integer in 0..{num_actions - 1}, got {action!r}")
+        raise ValueError(
+            f"action must be an integer in 0..{num_actions - 1}, got {short_repr(action)}"
+        )
     actions = torch.as_tensor(action, device=like.device)
     if actions.shape not in ((), (1,), tuple(like.shape[:1])) or not _is_integer(actions):
         raise ValueError(

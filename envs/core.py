@@ -20,7 +20,7 @@ from spangym.envs.model.build_model import build_model
 from spangym.envs.observations import make_observation_space, to_observations
 from spangym.envs.state import Episode, State, state_from_dict, tree_map
 from spangym.envs.transition import TransitionModel, metrics_to_info
-from spangym.utils.readable_repr import readable_repr
+from spangym.utils.readable_repr import readable_repr, short_repr
 from spangym.utils.scalars import as_int
 
 _STATE_SHAPE_FIELDS = (
@@ -314,4 +314,4 @@ class SpanControlCore:
             if self.config.control_kv_cache:
                 wanted += ", 0 or 1, and 0 or 1,"
             wanted += f" for each of {self.num_envs} environments"
-            raise ValueError(f"action must be {wanted}, got {actions.tolist()}")
+            raise ValueError(f"action must be {wanted}, got {short_repr(actions.tolist())}")

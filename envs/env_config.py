@@ -47,7 +47,7 @@ from spangym.envs.registration import ENVIRONMENTS, default_kwargs
 from spangym.envs.rewards import Reward, make_reward
 from spangym.utils.errors import describe_error
 from spangym.utils.importing import import_object, is_import_path, module_sha256
-from spangym.utils.readable_repr import readable_repr
+from spangym.utils.readable_repr import readable_repr, short_repr
 from spangym.utils.scalars import as_int, as_str, describe, normalize_fields, plain
 from spangym.utils.signatures import construct
 from spangym.utils.suggestions import did_you_mean
@@ -200,7 +200,9 @@ class EnvConfig:
         ):
             value = getattr(self, name)
             if value not in known:
-                raise ValueError(f"{name} {value!r} is unknown{did_you_mean(value, known)}")
+                raise ValueError(
+                    f"{name} {short_repr(value)} is unknown{did_you_mean(value, known)}"
+                )
         _ = self.observation_spec
         if self.fixes and self.layer_variant != "original":
             raise ValueError(
@@ -532,7 +534,7 @@ def unwrap_layers(layers: Layers) -> list[LocalGlobalAttention]:
     given = [*(layers.layers if isinstance(layers, LayerStack) else layers)]
     modules = [each for each in given if isinstance(each, LocalGlobalAttention)]
     if not modules or len(modules) < len(given):
-        names = [type(each).__name__ for each in given]
+        names = short_repr([*dict.fromkeys(type(each).__name__ for each in given)])
         raise TypeError(
             "layers must be at least one IntegratedAttention, FocusAttention or HybridAttention, "
             f"got {names}"

@@ -19,6 +19,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from spangym.attention.geometry import SoftEdge, SpanGeometry
 from spangym.attention.span_config import SpanConfig
 from spangym.envs.env_config import EnvConfig, full_qk_pairs
+from spangym.utils.readable_repr import short_repr
 
 RENDER_MODES = ("ansi", "rgb_array")
 
@@ -52,7 +53,9 @@ _MASKED = 0.95
 def check_render_mode(mode: str | None) -> str | None:
     """Return the mode; a `ValueError` if it is neither None nor one of `RENDER_MODES`."""
     if mode not in (None, *RENDER_MODES):
-        raise ValueError(f"render_mode must be None, {' or '.join(RENDER_MODES)}, got {mode!r}")
+        raise ValueError(
+            f"render_mode must be None, {' or '.join(RENDER_MODES)}, got {short_repr(mode)}"
+        )
     return mode
 
 

@@ -16,6 +16,7 @@ from spangym.envs.core import SpanControlCore
 from spangym.envs.env_config import parse_env_kwargs
 from spangym.envs.episode_renderer import EpisodeRenderer, check_render_mode
 from spangym.envs.span_control import SpanControlEnv
+from spangym.utils.readable_repr import short_repr
 from spangym.utils.scalars import as_int
 
 
@@ -206,4 +207,4 @@ def _check_autoreset_mode(mode: str | AutoresetMode) -> AutoresetMode:
         if mode in (each, each.value):
             return each
     known = " or ".join(repr(each.value) for each in supported)
-    raise ValueError(f"autoreset_mode must be {known}, got {mode!r}")
+    raise ValueError(f"autoreset_mode must be {known}, got {short_repr(mode)}")

@@ -1,6 +1,7 @@
 """Every argument takes numbers of any library, and holds and stores them as Python's own."""
 
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
@@ -19,6 +20,7 @@ from spangym.agents.baselines.constant import FixedSpanPolicy, RandomPolicy
 from spangym.agents.baselines.content_oracle import ContentOracleAgent
 from spangym.agents.baselines.env_aware import CoverageThresholdPolicy, OracleAgent
 from spangym.agents.baselines.learned_span import LearnedSpanAgent
+from spangym.agents.registry import get_agent_spec
 from spangym.agents.tabular.kmeans import KMeansDiscretizer
 from spangym.agents.tabular.q_learning import Refiner
 from spangym.agents.tabular.schedules import LinearSchedule
@@ -34,8 +36,14 @@ from spangym.attention import (
     SpanConfig,
 )
 from spangym.attention.original.truncation import OriginalSpanConfig
-from spangym.envs import EnvConfig, SB3SpanControlVecEnv, SpanControlVectorEnv
+from spangym.envs import (
+    EnvConfig,
+    SB3SpanControlVecEnv,
+    SpanControlEnv,
+    SpanControlVectorEnv,
+)
 from spangym.envs.data.dataset import NoiseDataset, RepetitionDataset
+from spangym.envs.env_config import parse_env_kwargs
 from spangym.envs.model.pretrain import PretrainConfig
 from spangym.envs.model.stack import TransformerConfig
 from spangym.envs.rewards import REWARDS
@@ -295,3 +303,42 @@ def test_studies_of_numpy_numbers_have_the_same_hash():
         for each in trials_of(study)[:1]
     ]
     assert keys[0] == keys[1]
+
+
+BIG = {
+    "module": torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(100))),
+    "array": np.zeros(10_000),
+    "list": [*range(10_000)],
+    "dict": {str(number): number for number in range(10_000)},
+    "list of text": ["long " * 30] * 100,
+}
+
+
+@pytest.mark.parametrize("value", BIG.values(), ids=BIG)
+def test_errors_do_not_print_large_objects(value: Any):
+    def make_layer(name: str) -> Any:
+        arguments = {"ctx": 16, "dims": 16, "head": 2, name: value}
+        return IntegratedAttention(**arguments)
+
+    env = SpanControlEnv(dims=8, heads=2, ctx=16, chunks_per_episode=1)
+    env.reset(seed=0)
+    calls: dict[str, Callable[[], Any]] = {"step": lambda: env.step(value)}
+    for config in (EnvConfig, SpanConfig):
+        for field in dataclasses.fields(config):
+            calls[f"{config.__name__}.{field.name}"] = functools.partial(
+                parse_env_kwargs if config is EnvConfig else lambda given: SpanConfig(**given),
+                {field.name: value},
+            )
+    for name in ("ctx", "dims", "head"):
+        calls[f"layer.{name}"] = functools.partial(make_layer, name)
+    for name in get_agent_spec("refiner").options or ():
+        calls[f"refiner.{name}"] = functools.partial(
+            get_agent_spec("refiner").make, seed=0, **{name: value}
+        )
+    for name, call in calls.items():
+        try:
+            call()
+        except (TypeError, ValueError) as error:
+            message = str(error)
+            assert len(message) < 1000, (name, message[:200])
+            assert "\n" not in message, name

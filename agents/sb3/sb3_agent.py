@@ -409,7 +409,7 @@ def _integer(values: Mapping[str, Any], name: str) -> int:
     if value is inspect.Parameter.empty:
         return 1
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ValueError(f"{name} must be an integer, got {value!r}")
+        raise ValueError(f"{name} must be an integer, got {short_repr(value)}")
     return int(value)
 
 

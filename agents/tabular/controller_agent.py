@@ -18,7 +18,7 @@ from spangym.attention.controllers.protocol import (
     num_actions_of,
     num_states_of,
 )
-from spangym.utils.readable_repr import readable_repr
+from spangym.utils.readable_repr import readable_repr, short_repr
 from spangym.utils.rng import get_global_rng_state, set_global_rng_state
 from spangym.utils.scalars import as_int
 from spangym.utils.signatures import parameters_of
@@ -57,7 +57,7 @@ class TabularAgent:
     ) -> None:
         if bootstrap_from not in get_args(BootstrapFrom):
             hint = did_you_mean(str(bootstrap_from), get_args(BootstrapFrom))
-            raise ValueError(f"bootstrap_from {bootstrap_from!r} is unknown{hint}")
+            raise ValueError(f"bootstrap_from {short_repr(bootstrap_from)} is unknown{hint}")
         self.controller = controller
         self.bootstrap_from = bootstrap_from
         self._takes_env_index = "env_index" in parameters_of(controller.update)

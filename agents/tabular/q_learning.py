@@ -23,7 +23,7 @@ from spangym.agents.tabular.schedules import LinearSchedule
 from spangym.attention.features import MAX_STATES, NUM_STATES
 from spangym.attention.geometry import MAX_ACTIONS, NUM_ACTIONS
 from spangym.utils.atomic_io import ensure_suffix
-from spangym.utils.readable_repr import describe_arguments
+from spangym.utils.readable_repr import describe_arguments, short_repr
 from spangym.utils.rng import Seed, make_generator, rng_from_tensor, rng_to_tensor
 from spangym.utils.scalars import as_bool, as_float, as_int
 from spangym.utils.serialization import SUFFIX, load_state, report_damage, save_state
@@ -113,7 +113,7 @@ class Refiner:
             (ties_are_known, "tie_breaking", "'lowest' or 'random'", tie_breaking),
         ):
             if not holds:
-                raise ValueError(f"{name} must be {rule}, got {value!r}")
+                raise ValueError(f"{name} must be {rule}, got {short_repr(value)}")
         self.alpha = alphas.start
         self.gamma = gamma
         self.epsilon = epsilons.start

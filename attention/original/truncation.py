@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from spangym.attention.geometry import SpanGeometry
 from spangym.attention.layers.modules import merge_heads, split_heads
 from spangym.attention.span_config import SpanConfig
-from spangym.utils.readable_repr import readable_repr
+from spangym.utils.readable_repr import readable_repr, short_repr
 from spangym.utils.suggestions import did_you_mean
 
 FIXABLE_DEFECTS = ("temperature", "local_causal", "global_causal", "double_scale", "cut")
@@ -47,9 +47,13 @@ def parse_fixes(fixes: str | Iterable[str]) -> tuple[str, ...]:
         names = [*fixes] if isinstance(fixes, Iterable) else [fixes]
     for name in names:
         if not isinstance(name, str):
-            raise TypeError(f"fixes must be names of defects, such as ['cut'], got {fixes!r}")
+            raise TypeError(
+                f"fixes must be names of defects, such as ['cut'], got {short_repr(fixes)}"
+            )
         if name not in FIXABLE_DEFECTS:
-            raise ValueError(f"fixes {name!r} is unknown{did_you_mean(name, FIXABLE_DEFECTS)}")
+            raise ValueError(
+                f"fixes {short_repr(name)} is unknown{did_you_mean(name, FIXABLE_DEFECTS)}"
+            )
     return tuple(name for name in FIXABLE_DEFECTS if name in names)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spangym.envs.data.library_texts import read_library_texts
-from spangym.utils.readable_repr import readable_repr
+from spangym.utils.readable_repr import readable_repr, short_repr
 from spangym.utils.scalars import as_int
 from spangym.utils.suggestions import did_you_mean
 from spangym.utils.text import printable
@@ -366,7 +366,7 @@ def default_mixture(split: str) -> MixtureDataset:
 def validate_split(split: str) -> None:
     """Raise a `ValueError` if a split is unknown."""
     if split not in SPLITS:
-        raise ValueError(f"split {split!r} is unknown{did_you_mean(split, SPLITS)}")
+        raise ValueError(f"split {short_repr(split)} is unknown{did_you_mean(str(split), SPLITS)}")
 
 
 def train_eval_split(text: NDArray[Any], split: str) -> NDArray[Any]:

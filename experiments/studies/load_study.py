@@ -157,9 +157,9 @@ def _normalize_env(environment: StudyEnv) -> StudyEnv:
     if isinstance(config["dataset"], tuple):
         config["dataset"] = [str(Path(each).resolve()) for each in config["dataset"]]
     for key, builtin in (("dataset", DATASETS), ("checkpoint", builtin_checkpoints())):
-        name = config[key]
-        if isinstance(name, str) and name and name not in builtin and not is_import_path(name):
-            config[key] = str(Path(name).resolve())
+        value = config[key]
+        if isinstance(value, str) and value and value not in builtin and not is_import_path(value):
+            config[key] = str(Path(value).resolve())
     return StudyEnv(env_id, name, config)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 from spangym.experiments.studies.field_types import expand_seeds
 from spangym.utils.errors import UserError
 from spangym.utils.scalars import describe, plain
-from spangym.utils.suggestions import did_you_mean
+from spangym.utils.suggestions import closest, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -186,6 +185,6 @@ def _find(key: str, scopes: Sequence[Scope]) -> tuple[Scope, str]:
         scopes = [each for each in named if len(each.prefix) == longest]
     known = [f"{scope.prefix}.{name}".lstrip(".") for scope in scopes for name in scope.names or ()]
     # All of them would be hundreds.
-    if not named and not difflib.get_close_matches(key, known):
+    if not named and not closest(key, known):
         known = [*dict.fromkeys(each.placeholder for each in scopes if each.placeholder)]
     raise UserError(f"setting {key!r} is unknown{did_you_mean(key, known)}")

@@ -24,6 +24,16 @@ class _Short(reprlib.Repr):
     def repr_ndarray(self, x: Any, level: int) -> str:  # noqa: ARG002
         return _array_repr("array", x) if x.size > _MAX_NUMBERS else " ".join(repr(x).split())
 
+    def repr_int(self, x: Any, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:  # Python refuses to print integers of more than 4300 digits.
+            return "an integer of more than 4300 digits"
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        # Modules have a line for each of their parts.
+        return " ".join(super().repr_instance(x, level).split())
+
 
 def _array_repr(name: str, x: Any) -> str:
     return f"{name}(shape={tuple(x.shape)}, dtype={str(x.dtype).removeprefix('torch.')})"

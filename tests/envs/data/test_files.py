@@ -659,11 +659,11 @@ def test_binary_files_alone_are_meant(write: Write, tmp_path: Path, names: list[
 
 def test_a_list_of_files_is_read_as_a_folder_of_them(write: Write, tmp_path: Path):
     paths = [write(f"texts/{name}", name.encode() * 50) for name in ("b/one.txt", "a.txt", "c.md")]
-    assert paths
+
     folder = tmp_path / "texts"
     for split in ("train", "evaluation"):
-        for given in (paths, [*map(str, reversed(paths))], tuple(paths)):
-            listed, whole = make_file_dataset(given, split), make_file_dataset(folder, split)
+        for listing in (paths, [*map(str, reversed(paths))], tuple(paths)):
+            listed, whole = make_file_dataset(listing, split), make_file_dataset(folder, split)
             assert listed.fingerprint() == whole.fingerprint()
             streams = [each.sample(np.random.default_rng(3), 2, 8) for each in (listed, whole)]
             assert streams[0].content_types == streams[1].content_types

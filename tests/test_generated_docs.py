@@ -30,7 +30,7 @@ def test_each_id_has_a_page_with_its_numbers(environments: Any):
         name = row["id"].removeprefix("spangym/")
         (page,) = (text for text in pages.values() if text.startswith(f"# {name}\n"))
         assert f"| oracle |  | {row['oracle']:.3f} | 1.00 |" in page
-        for part in row.get("by_content_type", ()):
+        for part in row["by_content_type"]:
             assert f"| {part['content_type']} | {part['chunks']} |" in page
 
 

@@ -25,13 +25,11 @@ _LARGEST = 150.0
 
 
 def figures(row: BaselineReturns) -> dict[str, bytes]:
-    """SVG files by name: ``returns`` and, if measured, ``spans``, each light and dark."""
+    """SVG files by name: ``returns`` and ``spans``, each light and dark."""
     panels = {
         "returns": Panel("", partial(_draw_returns, row), height=330, top=28, bottom=92),
         "spans": Panel("", partial(_draw_spans, row), height=330, left=112, top=28, bottom=92),
     }
-    if not row.by_content_type:
-        del panels["spans"]
     files = {}
     for name, panel in panels.items():
         figure = render_panel(panel)

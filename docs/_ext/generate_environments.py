@@ -120,16 +120,12 @@ def _figure(name: str, row: BaselineReturns) -> str:
         images = [
             f"```{{image}} {env_slug(name)}-{figure}-{theme}.svg\n:alt: {alt}\n:width: 358px\n```\n"
             for figure, alt in alts.items()
-            if row.by_content_type or figure != "spans"
         ]
         parts.append(f":::{{container}} only-{theme}\n{''.join(images)}:::\n")
-    caption = f"Mean return over {row.chunks} evaluation chunks."
-    if row.by_content_type:
-        caption += (
-            " Second: the area of a circle is the share of the chunks in which the oracle takes "
-            "the action."
-        )
-    return "\n".join(parts) + f"\n*{caption}*\n"
+    return "\n".join(parts) + (
+        f"\n*Mean return over {row.chunks} evaluation chunks; the area of a circle is the share of "
+        "the chunks in which the oracle takes the action.*\n"
+    )
 
 
 def _facts(name: str, config: EnvConfig) -> str:
@@ -351,13 +347,12 @@ def _baselines(config: EnvConfig, row: BaselineReturns) -> str:
         "its return",
         "oracle",
     ]
-    by_content_type = f"By content type:\n\n{markdown(columns, types)}\n" if types else ""
     machine = read("baselines.json")["machine"]
     return (
         "A score of 0 is random, 1 the oracle. *Best pair* is one action for each layer; it, and "
         "the pairs by content type, are selected on the chunks that they are scored on. The oracle "
         f"tries all actions of each chunk.\n\n{markdown(header, lines, text_columns=2)}\n"
-        f"{by_content_type}"
+        f"By content type:\n\n{markdown(columns, types)}\n"
         f"`spangym baselines {_short(row.id)}` measures these rows. {provenance(machine)}"
     )
 

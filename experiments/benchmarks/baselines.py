@@ -73,7 +73,7 @@ class BaselineReturns:
     content_oracle: float
     oracle: float
     actions: tuple[int, ...]
-    by_content_type: tuple[ContentTypeReturns, ...] = ()
+    by_content_type: tuple[ContentTypeReturns, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -193,7 +193,7 @@ def read_baselines(path: Path) -> list[BaselineReturns]:
     """Read the rows that ``spangym baselines --json`` wrote."""
     rows = []
     for row in json.loads(path.read_text("utf-8"))["rows"]:
-        parts = tuple(ContentTypeReturns(**each) for each in row.get("by_content_type", ()))
+        parts = tuple(ContentTypeReturns(**each) for each in row["by_content_type"])
         rows.append(BaselineReturns(**{**row, "by_content_type": parts}))
     return rows
 

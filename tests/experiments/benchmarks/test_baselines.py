@@ -44,7 +44,7 @@ def test_baselines_are_what_the_policies_earn(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_row_of_baselines_as_text():
     fixed = (0.0, 0.5, *[0.1] * 8)
-    row = BaselineReturns("spangym/A-v0", 9, -1.0, fixed, 0.6, 0.7, 1.0, (1, 2))
+    row = BaselineReturns("spangym/A-v0", 9, -1.0, fixed, 0.6, 0.7, 1.0, (1, 2), ())
     assert row.to_row()[:3] == ("A-v0", "-1.000", "0.000")
     assert row.to_row()[-2:] == ("1", "0.75")
 

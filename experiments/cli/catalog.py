@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 import tomllib
 from collections.abc import Callable, Iterable
 
-from rich.markup import escape
-
 from spangym.agents.agent_names import BUILTIN_AGENTS, registered_agents
 from spangym.envs.registration import DESCRIPTIONS
+from spangym.experiments.cli.terminal import completion_help
+from spangym.experiments.plots.plot_names import TITLES
 from spangym.utils.toml import builtin_texts
 
 
@@ -44,6 +43,12 @@ def spaces() -> dict[str, str]:
     return {name: ", ".join(dict.fromkeys(keys[name])) for name in sorted(keys)}
 
 
+def figures() -> dict[str, str]:
+    """Return the figures of `spangym curves`, with their titles."""
+    titles = {name: title.format(Metric="Error or loss") for name, title in TITLES.items()}
+    return titles | {"all": "Every figure"}
+
+
 CATALOG: dict[str, Callable[[], dict[str, str]]] = {
     "envs": envs,
     "agents": agents,
@@ -61,11 +66,6 @@ def complete(names: Callable[[], dict[str, str]]) -> Callable[[str], Iterable[tu
         for name, description in names().items()
         if name.startswith(incomplete)
     ]
-
-
-def completion_help(text: str) -> str:
-    """Shorten a text to one line and escape it: Typer would wrap it, and read it as markup."""
-    return escape(textwrap.shorten(text, 60, placeholder="..."))
 
 
 def _first_sentence(toml: str) -> str:

@@ -9,12 +9,10 @@ from typing import Annotated
 
 import typer
 
+from spangym.experiments.cli.catalog import complete, figures
 from spangym.experiments.cli.options import Runs
 from spangym.experiments.cli.terminal import echo
-from spangym.experiments.plots.plot_data import Axis
-from spangym.experiments.plots.plot_registry import DEFAULT_PLOTS, PLOTS
-from spangym.experiments.plots.save import parse_figure_names, save_figures
-from spangym.experiments.reports.write_outputs import load_data
+from spangym.experiments.plots.plot_names import TITLES, Axis
 from spangym.utils.errors import UserError
 
 FigureFormat = StrEnum("FigureFormat", ["png", "svg", "pdf"])
@@ -25,19 +23,29 @@ def command(
     figure: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"A figure (repeatable), or all: {', '.join(PLOTS)}. Default: reward; error and "
-            "loss for a pilot."
+            metavar="FIGURE",
+            autocompletion=complete(figures),
+            help=f"A figure (repeatable), or all: {', '.join(TITLES)}. Default: reward; error and "
+            "loss for a pilot.",
         ),
     ] = None,
     x: Annotated[Axis, typer.Option("--x", help="Horizontal axis of learning curves.")] = "steps",
     smooth: Annotated[
-        float, typer.Option(min=0, max=1, help="Smoothing window, as a fraction of the training.")
+        float,
+        typer.Option(
+            metavar="FRACTION",
+            min=0,
+            max=1,
+            help="Smoothing window, as a fraction of the training.",
+        ),
     ] = 0.1,
     format: Annotated[  # noqa: A002  (the option's name)
-        list[FigureFormat] | None, typer.Option(help="Repeatable; default: png and svg.")
+        list[FigureFormat] | None,
+        typer.Option(help="File format (repeatable); default: png and svg."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the files; default: the run's.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder for the files; default: the run's."),
     ] = None,
 ) -> None:
     """Redraw figures from the stored results of runs, without training.
@@ -49,6 +57,9 @@ def command(
         spangym curves runs/mine runs/other --figure all --format pdf --out figures
     """
     from spangym.experiments.analysis.load_results import open_runs
+    from spangym.experiments.plots.plot_registry import DEFAULT_PLOTS
+    from spangym.experiments.plots.save import parse_figure_names, save_figures
+    from spangym.experiments.reports.write_outputs import load_data
 
     runs = open_runs(folders)
     is_pilot = runs[0].kind.command == "pilot"

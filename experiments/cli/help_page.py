@@ -13,8 +13,7 @@ from typing import Any, cast
 from rich.text import Text
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
-from spangym.experiments.cli.catalog import completion_help
-from spangym.experiments.cli.terminal import make_console, print_lists
+from spangym.experiments.cli.terminal import completion_help, make_console, print_lists
 from spangym.utils.errors import UserError
 from spangym.utils.suggestions import closest, did_you_mean
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, TimeElapsedColumn
 from rich.text import Text
 
@@ -56,3 +58,8 @@ def print_lists(console: Console, lists: Mapping[str, Sequence[tuple[Text, Text]
                 start.pad_right(indent - start.cell_len)
                 console.print(start + line)
                 start = Text()
+
+
+def completion_help(text: str) -> str:
+    """Shorten a text to one line and escape it: Typer would wrap it, and read it as markup."""
+    return escape(textwrap.shorten(text, 60, placeholder="..."))

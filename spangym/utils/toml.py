@@ -9,14 +9,15 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from spangym.utils.errors import UserError
 from spangym.utils.scalars import describe
 from spangym.utils.suggestions import did_you_mean
 from spangym.utils.text import printable
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 T = TypeVar("T")
 
@@ -100,6 +101,9 @@ def validate(values: Any, kind: type[T]) -> T:
     Raises:
         UserError: A key or value does not fit the type.
     """
+    # `spangym list` reads texts of TOML, and needs no validation.
+    from pydantic import TypeAdapter, ValidationError
+
     try:
         # In strict mode, dataclasses and tuples are validated from tables and arrays only in JSON.
         return TypeAdapter(kind).validate_json(json.dumps(values, default=str))

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from spangym.experiments.cli import cmd_curves
 from spangym.experiments.pilot.pilot_run import PILOT
 from spangym.experiments.plots.plot_data import PlotData
+from spangym.experiments.reports import write_outputs
 from spangym.experiments.runner.run_dir import RunDir
 from tests.factories import tiny_pilot_study
 
@@ -33,7 +33,7 @@ def finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def load_data(_: object) -> PlotData:
         return plot_data_of(rows)
 
-    monkeypatch.setattr(cmd_curves, "load_data", load_data)
+    monkeypatch.setattr(write_outputs, "load_data", load_data)
     return folder
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from rich import box
 from rich.markup import escape
 from rich.table import Table as RichTable
@@ -53,12 +54,14 @@ class Leaderboard:
         entries: Ranked agents, then the others.
         episodes: Number of replayed episodes.
         rejected: First difference of each trial that was not reproduced and is left out.
+        notes: Why environments have no scores and agents no rank.
     """
 
     environments: tuple[str, ...]
     entries: tuple[LeaderboardEntry, ...]
     episodes: int
     rejected: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Content of the JSON file."""
@@ -114,7 +117,40 @@ def make_leaderboard(
         scores = dict(zip(own["environment"], own["mean"], strict=True))
         rank = len(entries) + 1 if group in iqm.index else None
         entries.append(LeaderboardEntry(group, rank, score, low, high, scores, trials[group]))
-    return Leaderboard(results.environments, tuple(entries), episodes, tuple(rejected))
+    scored = {(each.agent, name) for each in entries for name in each.scores}
+    notes = explain_missing(results.environments, results.finished, scored)
+    return Leaderboard(results.environments, tuple(entries), episodes, tuple(rejected), notes)
+
+
+def explain_missing(
+    environments: Sequence[str], finished: pd.DataFrame, scored: Collection[tuple[str, str]]
+) -> tuple[str, ...]:
+    """Say why environments have no scores and agents no rank.
+
+    Args:
+        environments: Names of the environments.
+        finished: Finished trials, with the columns ``group`` and ``environment``.
+        scored: Pairs of an agent and an environment in which it has a score.
+    """
+    notes = []
+    pairs = set(zip(finished["group"], finished["environment"], strict=True))
+    ranked_in = [name for name in environments if any(each == name for _, each in scored)]
+    for name in environments:
+        if name in ranked_in:
+            continue
+        missing = [each for each in ("random", "oracle") if (each, name) not in pairs]
+        reason = (
+            f"it has no finished trial of {' and of '.join(missing)}, whose returns are 0 and 1 of "
+            "the scale"
+            if missing
+            else "random and the oracle have the same return"
+        )
+        notes.append(f"{name} has no scores: {reason}")
+    for agent in dict.fromkeys(finished["group"]):
+        lacking = [name for name in ranked_in if (agent, name) not in scored]
+        if lacking:
+            notes.append(f"{agent} is not ranked: it has no score in {', '.join(lacking)}")
+    return tuple(notes)
 
 
 def leaderboard_table(board: Leaderboard) -> RichTable:

@@ -9,6 +9,7 @@ import typer
 from spangym.experiments.cli.options import Json, Runs
 from spangym.experiments.cli.terminal import echo, make_console, make_progress
 from spangym.utils.atomic_io import atomic_write
+from spangym.utils.text import printable
 
 
 def command(folders: Runs, json: Json = None) -> None:
@@ -43,6 +44,8 @@ def command(folders: Runs, json: Json = None) -> None:
         style="dim",
         highlight=False,
     )
+    for note in board.notes:
+        console.print(printable(note), style="dim", markup=False, highlight=False)
     for rejected in board.rejected:
         echo(f"not reproduced: {rejected}", error=True)
     if json is not None:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from spangym.agents import Agent
 from spangym.attention.controllers.exported import ExportedPolicy
+from spangym.experiments.analysis.load_results import open_run
 from spangym.experiments.analysis.results import KEYS
 from spangym.experiments.pilot.pilot_run import PILOT
 from spangym.experiments.plots.panels import NoData
@@ -20,10 +21,11 @@ from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.plots.plot_names import Axis
 from spangym.experiments.plots.plot_registry import DEFAULT_PLOTS, PLOTS
 from spangym.experiments.plots.save import parse_figure_names
+from spangym.experiments.reports.load_summary import load_summary
 from spangym.experiments.reports.notebook_page import notebook_page
 from spangym.experiments.reports.result_tables import result_tables, text_tables, wide_summary
 from spangym.experiments.reports.write_outputs import evaluation_rows, load_data, make_summary
-from spangym.experiments.runner.run_dir import RunDir, run_command
+from spangym.experiments.runner.run_dir import RunDir, is_summary, run_command
 from spangym.experiments.trials.comparison_run import COMPARISON, ComparisonDir
 from spangym.experiments.trials.export_agent import export_agent
 from spangym.experiments.trials.load_agent import load_trained_agent
@@ -31,9 +33,6 @@ from spangym.utils.errors import UserError
 from spangym.utils.serialization import SUFFIX
 from spangym.utils.streams import in_notebook
 from spangym.utils.text import printable, slug
-
-_LABELS = ("environment", "task", "agent", "variant", "split")
-"""Columns of a table that hold names."""
 
 
 def _show_figures_inline() -> None:
@@ -69,12 +68,12 @@ class Run:
     """
 
     def __init__(self, path: str | os.PathLike[str], data: PlotData | None = None) -> None:
-        kind = PILOT if run_command(Path(path)) == "pilot" else COMPARISON
+        kind = PILOT if run_command(Path(path)) == PILOT.command else COMPARISON
         self._folder: RunDir[Any, Any] = RunDir(Path(path), kind)
         self.path = self._folder.path
-        if not self._is_summary:
-            RunDir.open(Path(path), kind)
         self._loaded = data
+        if not self._is_summary:
+            open_run(Path(path))
 
     @cached_property
     def study(self) -> Any:
@@ -106,13 +105,7 @@ class Run:
         ``METRIC_n`` (number of seeds) of each metric, ``return`` first. In a pilot ``environment``
         is the task, ``agent`` the ``variant``, and there is one row per ``split``.
         """
-        if self._is_summary:
-            wide = pd.DataFrame(self.summary["groups"])
-            # A metric without any value is a column of None.
-            numbers = wide.columns.difference(["environment", "group", "split"], sort=False)
-            wide = wide.astype(dict.fromkeys(numbers, float))
-        else:
-            wide = wide_summary(self._data.statistics.summary)
+        wide = wide_summary(self._data.statistics.summary)
         if self._is_pilot:
             return wide.rename(columns={"environment": "task", "group": "variant"})
         return wide.drop(columns="split", errors="ignore").rename(columns={"group": "agent"})
@@ -120,7 +113,7 @@ class Run:
     @cached_property
     def evaluation(self) -> pd.DataFrame:
         """Evaluation episodes of a comparison, as in ``evaluation.csv``."""
-        return evaluation_rows(self._data)
+        return evaluation_rows(self._whole_data)
 
     @cached_property
     def curves(self) -> pd.DataFrame:
@@ -130,7 +123,7 @@ class Run:
         ``qk_pairs``; of a pilot one row per measurement, see
         `spangym.experiments.analysis.results.Results`.
         """
-        curves = self._data.results.curves
+        curves = self._whole_data.results.curves
         if self._is_pilot:
             return curves.rename(columns={"environment": "task", "group": "variant"})
         parts = dict(list(curves.groupby("metric")))
@@ -142,8 +135,6 @@ class Run:
     @property
     def failed(self) -> dict[str, str]:
         """One-line errors of the failed jobs, by job."""
-        if self._is_summary:
-            return dict(self.summary["failed"])
         return dict(self._data.results.failed)
 
     def plot(self, name: str | None = None, *, x: Axis = "steps", smooth: float = 0.1) -> Figure:
@@ -158,11 +149,13 @@ class Run:
         Raises:
             ValueError: The name is unknown, or the run has no data for the figure.
         """
-        (name,) = parse_figure_names([name or DEFAULT_PLOTS[self._data.results.study_type][0]])
+        (name,) = parse_figure_names(
+            [name or DEFAULT_PLOTS[self._whole_data.results.study_type][0]]
+        )
         if in_notebook():
             _show_figures_inline()
         try:
-            return PLOTS[name].draw(replace(self._data, x=x, smooth=smooth))
+            return PLOTS[name].draw(replace(self._whole_data, x=x, smooth=smooth))
         except NoData as reason:
             raise UserError(f"figure {name!r} cannot be drawn: {reason}") from None
 
@@ -217,22 +210,16 @@ class Run:
 
     def __str__(self) -> str:
         """Return `repr` and the tables as text."""
-        tables = (
-            [self._overview.to_string(index=False, float_format="%.3f")]
-            if self._is_summary
-            else text_tables(self._data)
-        )
-        return "\n\n".join([repr(self), *tables])
+        return "\n\n".join([repr(self), *text_tables(self._data)])
 
     def _repr_html_(self) -> str:
-        tables = self._overview if self._is_summary else result_tables(self._data)
+        tables = result_tables(self._data)
         title, headlines = f"{self.name}: {self._counts}", self.summary["headlines"]
         return notebook_page(title, self._facts, self.failed, headlines, tables)
 
     @property
     def _is_summary(self) -> bool:
-        """Whether the folder holds the summary of a run, without the files of its jobs."""
-        return (self.path / "summary.json").exists() and not (self.path / "jobs").exists()
+        return is_summary(self.path)
 
     @property
     def _comparison(self) -> ComparisonDir:
@@ -240,21 +227,20 @@ class Run:
 
     @cached_property
     def _data(self) -> PlotData:
-        if self._loaded is not None:
-            return self._loaded
-        return load_data([RunDir.open(Path(self._folder.name), self._folder.kind)])
+        if self._is_summary:
+            return load_summary(self.path)
+        return self._loaded or load_data([self._folder])
+
+    @property
+    def _whole_data(self) -> PlotData:
+        """The results; a UserError if the folder holds their summary only."""
+        if self._is_summary:
+            open_run(Path(self._folder.name))
+        return self._data
 
     @property
     def _is_pilot(self) -> bool:
         return self._folder.kind is PILOT
-
-    @property
-    def _overview(self) -> pd.DataFrame:
-        """The primary metric of a stored summary."""
-        metric = "error" if self._is_pilot else "return"
-        names = self.table.columns.intersection([*_LABELS], sort=False)
-        bounds = [f"{metric}_{each}" for each in ("low", "high", "n")]
-        return pd.DataFrame(self.table[[*names, metric, *bounds]]).dropna(subset=[metric])
 
     @property
     def _counts(self) -> str:
@@ -274,21 +260,15 @@ class Run:
 
     @property
     def _facts(self) -> dict[str, str]:
-        if self._is_summary:
-            # Its study may be of an earlier version.
-            table = self._overview
-            names = table.columns.intersection([*_LABELS], sort=False)
-            return {"folder": self._folder.name} | {
-                f"{each}s": ", ".join(dict.fromkeys(table[each])) for each in names
-            }
+        results = self._data.results
         if self._is_pilot:
-            named = {"variants": self.study.variants}
+            names = {"variants": results.groups}
         else:
-            named = {"environments": self.study.environments, "agents": self.study.agents}
-        names = {what: [*dict.fromkeys(each.name for each in all_)] for what, all_ in named.items()}
-        if not self._is_pilot:
-            names["agents"].append("baselines")
-        names["seeds"] = [*map(str, self.study.seeds)]
+            agents = (*results.learners, "baselines")
+            names = {"environments": results.environments, "agents": agents}
+        # The study of a summary may be of an earlier version.
+        if not self._is_summary:
+            names["seeds"] = self.study.seeds
         return {"folder": self._folder.name} | {
-            what: ", ".join(each) for what, each in names.items()
+            what: ", ".join(map(str, each)) for what, each in names.items()
         }

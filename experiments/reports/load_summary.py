@@ -69,7 +69,7 @@ def _load(stored: Mapping[str, Any], study: Mapping[str, Any], *, is_pilot: bool
     finished = [
         (row["environment"], row["group"], seed, row["split"], primary, np.nan)
         for row in rows
-        for seed in range(int(row[f"{primary}_n"]))
+        for seed in range(int(row[f"{primary}_n"] or 0))
     ]
     groups = [*dict.fromkeys(row["group"] for row in rows)]
     results = Results(
@@ -77,7 +77,7 @@ def _load(stored: Mapping[str, Any], study: Mapping[str, Any], *, is_pilot: bool
         environments=tuple(dict.fromkeys(row["environment"] for row in rows)),
         groups=tuple(groups),
         baselines=tuple(groups[:1] if is_pilot else filter(is_baseline, groups)),
-        splits=tuple(dict.fromkeys(row["split"] for row in rows)),
+        splits=tuple(dict.fromkeys(row["split"] for row in rows if row["split"] != ALL_SPLITS)),
         metrics=metrics,
         primary=primary,
         values=pd.DataFrame(finished, columns=[*VALUE_COLUMNS]),

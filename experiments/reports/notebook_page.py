@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import pandas as pd
-from markupsafe import Markup
-
 from spangym.experiments.reports.report import load_templates
 from spangym.experiments.reports.tables import Table
 
@@ -16,20 +13,10 @@ def notebook_page(
     facts: Mapping[str, str],
     failed: Mapping[str, str],
     headlines: Sequence[str],
-    tables: Sequence[Table] | pd.DataFrame,
+    tables: Sequence[Table],
 ) -> str:
     """Return name, facts, tables and headlines of a run, and its failed jobs with their errors."""
-    # The rows of pandas are escaped.
-    frame = Markup(tables.to_html(index=False)) if isinstance(tables, pd.DataFrame) else ""
-    return (
-        load_templates()
-        .get_template("notebook.html")
-        .render(
-            title=title,
-            facts=facts,
-            failed=failed,
-            headlines=headlines,
-            tables=() if frame else tables,
-            frame=frame,
-        )
+    template = load_templates().get_template("notebook.html")
+    return template.render(
+        title=title, facts=facts, failed=failed, headlines=headlines, tables=tables
     )

@@ -1,4 +1,7 @@
-"""The built documentation site; `make test` builds it before the tests run."""
+"""The built documentation site; `make test` builds it before the tests run.
+
+After a change of the code, `make docs` comes first here too.
+"""
 
 import re
 from collections.abc import Iterator

@@ -41,7 +41,7 @@ def test_readme_runs_from_top_to_bottom(tmp_path: Path):
     python = blocks(readme, "python")
     refiner = next(text for text in python if text.startswith("# my_refiner.py"))
     (tmp_path / "my_refiner.py").write_text(refiner)
-    commands = "".join(text for text in blocks(readme, "sh") if "make" not in text)
+    commands = "".join(blocks(readme, "sh"))
     # A smaller quickstart: the oracle alone takes a minute of the shipped one.
     quick = builtin_studies()["quickstart"]
     for name, usual, less in (("episodes", 8, 2), ("ctx", 256, 64), ("chunks_per_episode", 8, 2)):
@@ -58,7 +58,11 @@ def test_readme_runs_from_top_to_bottom(tmp_path: Path):
     assert re.search(r"^ +my_refiner:MyRefiner +\d", printed, re.MULTILINE)
     # A later block loads what was exported.
     assert (tmp_path / "refiner.safetensors").exists()
-    run([sys.executable, "-c", "\n".join(each for each in python if each is not refiner)], tmp_path)
+    script = "\n".join(each for each in python if each is not refiner)
+    usual = "total_timesteps=512"
+    assert usual in script
+    less = 'total_timesteps=16, settings={"chunks_per_episode": 2, "evaluation.episodes": 2}'
+    run([sys.executable, "-c", script.replace(usual, less)], tmp_path)
 
 
 @pytest.mark.parametrize(

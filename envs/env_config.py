@@ -299,7 +299,7 @@ class EnvConfig:
 
     @property
     def episode_steps(self) -> int:
-        """Steps of an episode: one for each chunk and layer."""
+        """Steps of an episode, one for each chunk and layer."""
         return self.chunks_per_episode * self.num_layers
 
     @property

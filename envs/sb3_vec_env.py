@@ -76,7 +76,7 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
 
     @property
     def episode_steps(self) -> int:
-        """Steps of an episode: one for each chunk and layer."""
+        """Steps of an episode, one for each chunk and layer."""
         return self.config.chunks_per_episode * self.config.num_layers
 
     def reset(self) -> NDArray[Any]:

@@ -77,7 +77,7 @@ class Run:
 
     @cached_property
     def study(self) -> Any:
-        """The normalized study: a `Study`, or a `PilotStudy`."""
+        """The normalized study, a `Study`, or a `PilotStudy`."""
         return self._folder.study()
 
     @property
@@ -92,7 +92,7 @@ class Run:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """Content of ``summary.json``: headlines, means, differences and failed jobs."""
+        """Content of ``summary.json`` with headlines, means, differences and failed jobs."""
         if self._is_summary:
             return self._folder.summary()
         return make_summary(self._data, self.name)

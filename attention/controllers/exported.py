@@ -115,7 +115,7 @@ class ExportedPolicy(nn.Module):
 
     @property
     def num_actions(self) -> int:
-        """Number of actions: action ``a`` asks for the fraction ``a / (num_actions - 1)``."""
+        """Number of actions; action ``a`` asks for the fraction ``a / (num_actions - 1)``."""
         return self.head.num_actions
 
     def forward(self, local_input: Tensor, lengths: Tensor | None = None) -> Tensor:

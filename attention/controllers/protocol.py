@@ -70,7 +70,7 @@ class BatchController(Protocol):
 
     @property
     def observation_time(self) -> ObservationTime:
-        """The observed input: the ``current`` one, or the ``previous`` one of the stream.
+        """The observed input, the ``current`` one, or the ``previous`` one of the stream.
 
         The layer's cache holds the previous one; without a cache the first token is observed.
         """

@@ -110,7 +110,7 @@ class StudyEnv:
 
     @property
     def episode_steps(self) -> int:
-        """Decisions of an episode in a normalized study: one for each chunk and layer."""
+        """Decisions of an episode in a normalized study, one for each chunk and layer."""
         if self.is_foreign:
             return ForeignEnv(self.id, self.kwargs).episode_steps
         return self.kwargs["chunks_per_episode"] * self.kwargs["num_layers"]

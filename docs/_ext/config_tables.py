@@ -65,7 +65,7 @@ def _describe(schema: Mapping[str, Any]) -> str:
         return " or ".join(each for each in kinds if each != "nothing")
     if values := schema.get("enum") or ([schema["const"]] if "const" in schema else None):
         return ", ".join(code(json.dumps(each)) for each in values)
-    kind = schema.get("type", "any value")
+    kind = str(schema.get("type", "any value"))
     if kind == "array":
         return f"list ({_describe(schema.get('items', {}))})"
     names = (

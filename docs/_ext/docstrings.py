@@ -9,7 +9,7 @@ from typing import Any
 import generate_api
 from docutils import nodes
 from sphinx.application import Sphinx
-from sphinx.domains.python import PyObject
+from sphinx.domains.python._object import PyObject
 
 HEADING = re.compile(r"#{2,} (.*)")
 RULE = re.compile(r"\|[-:| ]+\|")
@@ -18,7 +18,7 @@ NDARRAY = re.compile(
 )
 """How Sphinx writes ``NDArray[...]``."""
 
-NAMEDTUPLE_FIELD = type(collections.namedtuple("_", "field").field)
+NAMEDTUPLE_FIELD = type(vars(collections.namedtuple("_", "field"))["field"])
 
 
 def convert_markdown(_app: Sphinx, _what: str, _name: str, _obj: Any, _opts: Any, lines: list[str]):

@@ -162,7 +162,7 @@ def _shape(space: spaces.Space[Any]) -> str:
 
 def _dataset_text(config: EnvConfig) -> str:
     """What the docstring of the dataset says, without its sections."""
-    made = DATASETS[config.dataset]
+    made = DATASETS[str(config.dataset)]
     # A lambda makes an object of the class that it names.
     described: Any = made if made.__name__ != "<lambda>" else type(made("train"))
     doc = inspect.getdoc(described) or ""

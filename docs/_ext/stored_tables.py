@@ -23,6 +23,7 @@ from spangym.experiments.benchmarks.original_defects import Defect
 from spangym.experiments.reports.tables import format_number, mean_ci_cell, to_markdown
 
 ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 RESULTS = ROOT / "experiments" / "results"
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 VALUE = re.compile(r"(<!-- value: (.+?) -->).*?(<!-- end -->)", re.DOTALL)
@@ -226,7 +227,8 @@ def with_tables(text: str) -> str:
 
 def pages() -> list[Path]:
     """The pages that may hold tables."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    written = (each for each in DOCS.rglob("*.md") if DOCS / "reference" not in each.parents)
+    return [ROOT / "README.md", *sorted(written)]
 
 
 if __name__ == "__main__":

@@ -72,10 +72,12 @@ def _read(library: Path) -> dict[str, bytes]:
 
 def _docstrings(text: bytes) -> list[list[int]]:
     """First and last line of each docstring of several lines."""
-    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     lines = []
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, kinds) and ast.get_docstring(node) is not None:
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
             docstring = node.body[0]
             if docstring.lineno < (docstring.end_lineno or 0):
                 lines.append([docstring.lineno, docstring.end_lineno])

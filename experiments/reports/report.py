@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 
 from spangym.experiments.plots.figure_files import svg_string
 from spangym.experiments.plots.panels import NoData, Panel, legend_swatch, render_panel
-from spangym.experiments.plots.plot_data import Axis, PlotData
+from spangym.experiments.plots.plot_data import PlotData
+from spangym.experiments.plots.plot_names import Axis
 from spangym.experiments.plots.plot_registry import PLOTS
 from spangym.experiments.plots.style import COLORS, FG, MUTED
 from spangym.experiments.reports.result_tables import (

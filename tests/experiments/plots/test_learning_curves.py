@@ -8,7 +8,8 @@ from matplotlib.text import Text
 from scipy import stats
 
 from spangym.experiments.plots.learning_curves import moving_average_on_grid, seed_curves
-from spangym.experiments.plots.plot_data import Axis, PlotData
+from spangym.experiments.plots.plot_data import PlotData
+from spangym.experiments.plots.plot_names import Axis
 from spangym.experiments.plots.plot_registry import PLOTS
 
 from ..drawing import drawn, figure_of, line_of, plot_data_of, texts, xs, ys

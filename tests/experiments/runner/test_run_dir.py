@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
@@ -14,7 +15,7 @@ from spangym.experiments.trials.tensorboard import TrialLogger
 
 from ..cli.conftest import files_of
 
-MANIFEST = dict.fromkeys(MANIFEST_KEYS)
+MANIFEST: dict[str, Any] = dict.fromkeys(MANIFEST_KEYS)
 
 
 def with_gamma(study: Study, gamma: float) -> Study:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from spangym.attention.controllers.lookup import KMeansPolicy, LookupPolicy
 from spangym.attention.controllers.mlp import MLPPolicy
@@ -35,6 +37,8 @@ HEAD_TYPES: dict[str, type[PolicyHead]] = {
 _FORMAT = 1
 _MAX_SIZE = 2**20
 """Largest width and number of layers of a controller in a file."""
+_MAX_VALUES = 2**28
+"""Most numbers in the tensors of a controller that a state dict describes."""
 
 
 class ExportedPolicy(nn.Module):
@@ -225,8 +229,16 @@ class ExportedPolicy(nn.Module):
         Raises:
             ValueError: The state is damaged or of something else.
         """
-        with report_damage("the stored controller is damaged", "_extra_state"):
-            description = _parse_extra_state(state)
+        description = _parse_extra_state(state)
+        if description["format"] != _FORMAT:
+            raise ValueError(
+                f"the stored controller has format {description['format']!r:.20}; this version of "
+                f"spangym reads format {_FORMAT}"
+            )
+        with _report_damage():
+            values = sum(abs(math.prod(each["shape"])) for each in _described(description["head"]))
+            if values > _MAX_VALUES:
+                raise ValueError(f"its tensors have {values} values, more than {_MAX_VALUES}")
             description["head"] = _make_tensors(description["head"])
             more = {name: description[name] for name in ("layer", "metadata")}
             return cls(**_arguments_of(description), **more)
@@ -302,16 +314,33 @@ def _describe_tensor(tensor: Tensor) -> dict[str, Any]:
     return {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
 
 
+def _is_description(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"shape", "dtype"}
+
+
+def _described(nested: Any) -> list[dict[str, Any]]:
+    """Return the descriptions of tensors in nested values."""
+    return [each for each in tree_leaves(nested, _is_description) if _is_description(each)]
+
+
 def _make_tensors(described: Any) -> Any:
     """Replace descriptions of tensors by zeros."""
-    if isinstance(described, list):
-        return [_make_tensors(each) for each in described]
-    if not isinstance(described, dict):
-        return described
-    if described.keys() == {"shape", "dtype"}:
-        return torch.zeros(described["shape"], dtype=getattr(torch, described["dtype"]))
-    return {name: _make_tensors(each) for name, each in described.items()}
+
+    def make(each: Any) -> Any:
+        if not _is_description(each):
+            return each
+        return torch.zeros(each["shape"], dtype=getattr(torch, each["dtype"]))
+
+    return tree_map(make, described, is_leaf=_is_description)
 
 
-def _parse_extra_state(state: Tensor) -> dict[str, Any]:
-    return parse_json(bytes(state.to("cpu", torch.uint8).tolist()))
+def _parse_extra_state(state: Any) -> dict[str, Any]:
+    with _report_damage():
+        description = parse_json(bytes(state.to("cpu", torch.uint8).tolist()))
+        if not isinstance(description["metadata"], dict):
+            raise TypeError("its metadata is no table")
+        return {"format": None} | description
+
+
+def _report_damage() -> AbstractContextManager[None]:
+    return report_damage("the stored controller is damaged", "_extra_state")

@@ -304,6 +304,8 @@ class IntegratedAttention(LocalGlobalAttention):
                 if not self.ln_a.weight.is_meta:
                     self.refiner.to(self.ln_a.weight.device)
             except ValueError as error:
+                for name in names:
+                    del state_dict[name]
                 error_msgs.append(f"the controller {start}* cannot be made: {error}")
         elif self.refiner is None and names and strict:
             for name in names:

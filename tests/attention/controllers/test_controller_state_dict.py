@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,25 +186,60 @@ def test_controllers_of_equal_shapes_are_told_apart(changed: dict[str, Any]):
         other.load_state_dict(layer.state_dict())
 
 
-@pytest.mark.parametrize(
-    ("options", "content", "message"),
-    [
-        ({"action_scale": "absolute"}, None, "trained with action_scale 'relative'"),
-        ({}, b"", "the stored controller is damaged"),
-        ({}, b'{"head": 3}', "the stored controller is damaged"),
-        ({}, b"[]", "the stored controller is damaged"),
-        ({}, b'{"observation": {"dims": 4', "the stored controller is damaged"),
-    ],
-)
-def test_a_controller_that_cannot_be_made(
-    options: dict[str, Any], content: bytes | None, message: str
-):
-    layer = make_layer()
+def test_a_controller_of_other_layers_cannot_be_made():
+    layer, other = make_layer(), make_layer(action_scale="absolute")
     layer.refiner = make_exported_policy()
-    state = layer.state_dict()
-    if content is not None:
-        state["refiner._extra_state"] = torch.tensor([*content], dtype=torch.uint8)
-    other = make_layer(**options)
-    with pytest.raises(RuntimeError, match=message):
-        other.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="trained with action_scale 'relative'"):
+        other.load_state_dict(layer.state_dict())
     assert other.refiner is None
+
+
+def change(state: Tensor, **values: Any) -> Tensor:
+    """Change values of an extra state."""
+    description = json.loads(bytes(state.tolist())) | values
+    return torch.tensor([*json.dumps(description).encode()], dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("has_controller", [False, True])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe{",
+        b'{"head": 3}',
+        b"[]",
+        b"3",
+        b"[" * 10**5,
+        b'{"observation": {"dims": 4',
+        "text",
+        {"a": 1},
+        None,
+        torch.ones(2, 3),
+        {"metadata": [1]},
+        {"metadata": "text"},
+        {"layer": "0"},
+        {"head_type": "os:system"},
+        {"head_type": ["mlp"]},
+        {"format": 2},
+        {"observation": None},
+        {"head": {"weights": [{"shape": [10**6, 10**6], "dtype": "uint8"}]}},
+        {"head": {"weights": [{"shape": [3], "dtype": "load"}]}},
+    ],
+    ids=lambda each: f"{each!r:.30}",
+)
+def test_damaged_and_crafted_states_are_one_error(content: Any, has_controller: bool):
+    layer, other = make_layer(), make_layer()
+    layer.refiner = make_exported_policy()
+    other.refiner = make_exported_policy() if has_controller else None
+    state = layer.state_dict()
+    if isinstance(content, bytes):
+        content = torch.tensor([*content], dtype=torch.uint8)
+    elif isinstance(content, dict) and "a" not in content:
+        content = change(state["refiner._extra_state"], **content)
+    for strict in (True, False):
+        with pytest.raises(RuntimeError, match="refiner") as raised:
+            other.load_state_dict({**state, "refiner._extra_state": content}, strict=strict)
+        # The first line names the class.
+        assert str(raised.value).count("\n") == 1
+        assert len(str(raised.value)) < 500
+    assert (other.refiner is not None) == has_controller

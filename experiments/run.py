@@ -32,7 +32,7 @@ from spangym.experiments.trials.load_agent import load_trained_agent
 from spangym.utils.errors import UserError
 from spangym.utils.serialization import SUFFIX
 from spangym.utils.streams import in_notebook
-from spangym.utils.text import printable, slug
+from spangym.utils.text import pluralize, printable, slug
 
 
 def _show_figures_inline() -> None:
@@ -256,7 +256,7 @@ class Run:
         others = [
             f"{count} {name}" for name, count in counts.items() if count or name == "finished"
         ]
-        return f"{jobs} job{'' if jobs == 1 else 's'}, {', '.join(others)}"
+        return f"{pluralize(jobs, 'job')}, {', '.join(others)}"
 
     @property
     def _facts(self) -> dict[str, str]:

@@ -338,7 +338,8 @@ def _aggregates(summary: Mapping[str, Any]) -> str:
             value = {"score": row["estimate"], "score_low": row["low"], "score_high": row["high"]}
             cells.append(mean_ci(value, "score", COMPARISON_METRICS["score"]))
         lines.append([agent, *cells])
-    return markdown(["agent", *statistics], lines)
+    columns = [each.replace("iqm", "IQM") for each in statistics]
+    return markdown(["agent", *columns], lines)
 
 
 def _searches() -> str:

@@ -144,7 +144,7 @@ def aggregates(study: str, without: str = "(?!)") -> str:
         for agent in ordered
         if not re.fullmatch(without, agent)
     ]
-    return markdown(["agent", *statistics], rows)
+    return markdown(["agent", "IQM", *statistics[1:]], rows)
 
 
 def without_heading(text: str) -> str:

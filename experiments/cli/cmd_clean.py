@@ -8,6 +8,7 @@ import typer
 
 from spangym.experiments.cli import options
 from spangym.experiments.cli.terminal import echo
+from spangym.utils.text import pluralize
 
 if TYPE_CHECKING:
     from spangym.experiments.runner.clean_run import Leftover
@@ -48,7 +49,8 @@ def command(
     for each in [] if dry_run else found:
         if each.path.exists():
             echo(f"kept: {_name(run, each)}: another process uses it")
-    echo(f"{verb}: {jobs} superseded trials, {files} temporary files, {size / _MEGABYTE:.1f} MB")
+    trials, others = pluralize(jobs, "superseded trial"), pluralize(files, "temporary file")
+    echo(f"{verb}: {trials}, {others}, {size / _MEGABYTE:.1f} MB")
 
 
 def _name(run: RunDir[Any, Any], leftover: Leftover) -> str:

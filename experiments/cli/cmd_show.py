@@ -10,7 +10,7 @@ import typer
 from spangym.experiments.cli import options
 from spangym.experiments.cli.terminal import echo, make_console
 from spangym.utils.errors import UserError
-from spangym.utils.text import shell_join
+from spangym.utils.text import pluralize, shell_join
 
 Format = Literal["text", "markdown", "latex", "csv"]
 
@@ -58,6 +58,7 @@ def command(
             )
         if superseded := len(run.superseded()):
             command = shell_join(["spangym", "clean", run.name])
-            echo(f"{superseded} superseded trials in {run.name}: remove with {command}")
+            trials = pluralize(superseded, "superseded trial")
+            echo(f"{trials} in {run.name}: remove with {command}")
         if (run.path / "report.html").exists():
             echo(f"report: {Path(run.name) / 'report.html'}")

@@ -33,7 +33,7 @@ from spangym.experiments.reports.result_tables import (
 )
 from spangym.experiments.reports.tables import Table
 from spangym.utils.atomic_io import atomic_write
-from spangym.utils.text import printable, shell_join
+from spangym.utils.text import pluralize, printable, shell_join
 
 _AXES: dict[Axis, str] = {
     "steps": "by steps",
@@ -173,7 +173,7 @@ def _counts(data: PlotData) -> list[str]:
     if data.is_pilot:
         counts = {"training seed": finished["seed"].nunique(), "finished training": len(finished)}
     counts = {"variant" if data.is_pilot else "agent": len(data.legend()), **counts}
-    return [f"{count} {noun}{'' if count == 1 else 's'}" for noun, count in counts.items()]
+    return [pluralize(count, noun) for noun, count in counts.items()]
 
 
 def _sections(renderer: PanelRenderer, data: PlotData) -> list[Section]:
@@ -201,17 +201,20 @@ def _sections(renderer: PanelRenderer, data: PlotData) -> list[Section]:
                 message="No trial is finished.",
             )
         )
-    title = "Scores" if len(sections) == 1 else "Scores over all environments"
+    has_several = len(sections) > 1
+    names = ("profiles", "probability_of_improvement", "radar")
     panels = [
         renderer.render(panel, panel.title or renderer.title(name), renderer.title(name))
-        for name in ("aggregates", "profiles", "probability_of_improvement", "radar")
+        # Of one environment, the table of the environment has the scores.
+        for name in (("aggregates", *names) if has_several else names)
         for panel in renderer.panels(name)
     ]
-    table = aggregate_table(data)
-    scores = Section("scores", title, table if table.rows else None, panels)
-    if not panels and not table.rows:
+    table = aggregate_table(data) if has_several else None
+    if not panels and not (table and table.rows):
         return sections
-    return [*sections, scores] if len(sections) == 1 else [scores, *sections]
+    if not has_several:
+        return [*sections, Section("scores", "Scores", panels=panels)]
+    return [Section("scores", "Scores over all environments", table, panels), *sections]
 
 
 def _pilot_sections(renderer: PanelRenderer, data: PlotData) -> list[Section]:

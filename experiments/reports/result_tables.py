@@ -50,6 +50,7 @@ COMPARISON_FOOTNOTES = (
     *FOOTNOTES,
     "Scores are 0 for the mean return of random and 1 for that of the oracle; their intervals take "
     "both as known.",
+    "The mean span is the one that actions ask for, in tokens, which may exceed the chunk.",
 )
 PILOT_FOOTNOTES = (
     *FOOTNOTES,
@@ -155,14 +156,15 @@ def aggregate_table(data: PlotData) -> Table:
     """Statistics of the scores over all environments, sorted by interquartile mean."""
     rows = to_records(data.statistics.aggregates)
     columns = {
-        name: {
+        statistic.replace("iqm", "IQM"): {
             row["group"]: mean_ci_cell(row["estimate"], row["low"], row["high"], 2)
             for row in rows
-            if row["statistic"] == name
+            if row["statistic"] == statistic
         }
-        for name in STATISTICS
+        for statistic in STATISTICS
     }
-    groups = sorted(columns["iqm"], key=lambda each: columns["iqm"][each].value, reverse=True)
+    iqm = columns["IQM"]
+    groups = sorted(iqm, key=lambda each: iqm[each].value, reverse=True)
     return _table(data, "Scores over all environments", groups, columns)
 
 

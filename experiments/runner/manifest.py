@@ -45,6 +45,10 @@ def make_manifest(
     }
 
 
+_CHANGED = " with changes"
+"""Marks a commit that uncommitted changes or new files came on top of."""
+
+
 def code_version() -> dict[str, Any]:
     """Identify spangym's code, for JSON.
 
@@ -73,7 +77,11 @@ def changes_since(earlier: Mapping[str, Any], current: Mapping[str, Any]) -> lis
     found: list[str] = []
     before, now = (_table(each, "code") for each in (earlier, current))
     if before and now and before.get("source_sha256") != now.get("source_sha256"):
-        found.append(f"the code was {_describe(before)}, is {_describe(now)}")
+        one, other = map(_describe, (before, now))
+        if one == other:
+            found.append(f"the uncommitted changes of {other.removesuffix(_CHANGED)} differ")
+        else:
+            found.append(f"the code was {one}, is {other}")
     for part, names in _COMPARED.items():
         before, now = (_table(each, part) for each in (earlier, current))
         both = (name for name in names if name in before and name in now)
@@ -90,7 +98,7 @@ def _table(manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _describe(code: Mapping[str, Any]) -> str:
     if code.get("commit") is None:
         return f"source {str(code.get('source_sha256'))[:12]}"
-    changed = "" if code.get("clean") else " with changes"
+    changed = "" if code.get("clean") else _CHANGED
     return f"commit {str(code['commit'])[:12]}{changed}"
 
 

@@ -14,6 +14,7 @@ from rich.table import Table as RichTable
 from spangym.experiments.runner.job import Job
 from spangym.experiments.runner.job_files import RESULT_FILE, is_finished
 from spangym.utils.serialization import parse_json
+from spangym.utils.text import pluralize
 
 State = Literal["finished", "resume", "run"]
 
@@ -97,7 +98,7 @@ def describe_time(
     basis = []
     if known:
         number = sum(map(len, taken.values()))
-        basis.append(f"the wall times of {number} finished jobs of other seeds")
+        basis.append(f"the wall times of {pluralize(number, 'finished job')} of other seeds")
     if unknown:
         if least_seconds is None:
             number = f"{len(unknown)} of " if known else ""
@@ -108,12 +109,12 @@ def describe_time(
         seconds += least_seconds([each.job for each in unknown])
         basis.append(
             "the speed of the environments alone, measured now"
-            + (f" (for {len(unknown)} jobs)" if known else "")
+            + (f" (for {pluralize(len(unknown), 'job')})" if known else "")
             + "; what agents compute comes on top"
         )
     total = max(sum(seconds) / min(num_workers, len(left)), max(seconds))
     bound = "at least" if unknown else "about"
-    workers = f"{num_workers} worker{'s' if num_workers > 1 else ''}"
+    workers = pluralize(num_workers, "worker")
     return f"time: {bound} {format_seconds(total)} with {workers}, from {' and '.join(basis)}"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from spangym.utils.errors import UserError
+from spangym.utils.text import pluralize
 
 MAX_TRIALS = 10**6
 """Most trials of a study."""
@@ -33,7 +34,7 @@ class Workload:
         """Return the work in one line."""
         steps = ", ".join(f"{number:,} {kind}" for kind, number in self.steps.items())
         memory = format_bytes(self.peak_bytes)
-        return f"{self.trials:,} trials: {steps}; a trial holds at least {memory}"
+        return f"{pluralize(self.trials, 'trial')}: {steps}; a trial holds at least {memory}"
 
     def check(self, memory_bytes: int | None = None) -> None:
         """Raise a UserError if a study is too large for any machine, or for this one's memory."""

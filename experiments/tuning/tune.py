@@ -26,6 +26,7 @@ from spangym.experiments.tuning.search_space import Distribution, flatten
 from spangym.utils.atomic_io import atomic_write
 from spangym.utils.errors import UserError
 from spangym.utils.suggestions import did_you_mean
+from spangym.utils.text import pluralize
 
 if TYPE_CHECKING:
     import optuna
@@ -61,9 +62,10 @@ class Search:
         """Describe the budget of the search."""
         study = self.study
         return (
-            f"{self.num_trials} trials by Optuna's TPE (seed {self.seed}), each of "
-            f"{study.total_timesteps:,} steps in {study.n_envs} environments for "
-            f"{len(study.seeds)} training seeds, evaluated on {study.evaluation.episodes} episodes "
+            f"{pluralize(self.num_trials, 'trial')} by Optuna's TPE (seed {self.seed}), each of "
+            f"{study.total_timesteps:,} steps in {pluralize(study.n_envs, 'environment')} for "
+            f"{pluralize(len(study.seeds), 'training seed')}, evaluated on "
+            f"{pluralize(study.evaluation.episodes, 'episode')} "
             "of the training split that no training reads"
         )
 

@@ -33,6 +33,16 @@ def printable(text: object) -> str:
     )
 
 
+def pluralize(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Example:
+        >>> pluralize(1, "trial"), pluralize(1200, "trial")
+        ('1 trial', '1,200 trials')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def shell_join(words: Iterable[object]) -> str:
     r"""Return a command that a shell reads as these words, in printable characters.
 

@@ -48,7 +48,7 @@ def test_what_is_not_needed_is_removed(
     assert len(said.splitlines()) == 4
     size = sum(len(content) for name, content in before.items() if superseded.name in name)
     assert f"{superseded.name} (superseded trial, {size / 1e6:.1f} MB)" in said
-    assert said.endswith(f"removed: 1 superseded trials, 2 temporary files, {size / 1e6:.1f} MB\n")
+    assert said.endswith(f"removed: 1 superseded trial, 2 temporary files, {size / 1e6:.1f} MB\n")
     assert files_of(copied_run) == {**needed, str(kept): b"being written"}
     assert run_here(monkeypatch, "clean", copied_run) == 0
     assert capsys.readouterr().out == "removed: 0 superseded trials, 0 temporary files, 0.0 MB\n"
@@ -74,7 +74,7 @@ def test_folders_without_any_job_are_removed(
     folder.mkdir(parents=True)
     (folder / "curve.csv").write_text("")
     assert run_here(monkeypatch, "clean", tmp_path) == 0
-    assert "removed: 1 superseded trials" in capsys.readouterr().out
+    assert "removed: 1 superseded trial" in capsys.readouterr().out
     assert files_of(tmp_path) == files
     assert not folder.parent.exists()
 

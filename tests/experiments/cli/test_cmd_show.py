@@ -69,7 +69,7 @@ def test_what_is_not_finished_and_what_is_superseded(
     printed = capsys.readouterr()
     assert "2 of 18 trials in my run are not finished" in printed.out
     assert "spangym compare --resume 'my run'" in printed.out
-    assert "1 superseded trials in my run: remove with spangym clean 'my run'" in printed.out
+    assert "1 superseded trial in my run: remove with spangym clean 'my run'" in printed.out
     assert printed.err == "failed: SpanControl-v0/dqn/seed-1: ValueError: not today\n"
 
 

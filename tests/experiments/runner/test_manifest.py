@@ -105,12 +105,16 @@ def test_resumptions_note_what_has_changed(tmp_path: Path, tiny_without_learners
     was, torch_was = run.changes()
     assert was.endswith("is commit c0ffeec0ffee with changes")
     assert torch_was == f"torch was {first['versions']['torch']}, is 0.1"
+    changed = {**code, "source_sha256": "1" * 64}
+    run.create(tiny_without_learners, {**first, "code": changed, "versions": versions})
+    assert run.changes() == ["the uncommitted changes of commit c0ffeec0ffee differ"]
     stored = json.loads((run.path / "manifest.json").read_text())
     assert [each["code"]["source_sha256"] for each in stored["resumed"]] == [
         first["code"]["source_sha256"],
         "0" * 64,
+        "1" * 64,
     ]
-    assert [len(each["changed"]) for each in stored["resumed"]] == [0, 2]
+    assert [len(each["changed"]) for each in stored["resumed"]] == [0, 2, 1]
     assert {"command", "started", "code", "versions", "machine"} <= {*stored["resumed"][1]}
 
 

@@ -24,6 +24,7 @@ from spangym.experiments.studies.study import Study, StudyAgent, StudyEnv
 from spangym.experiments.trials.start_comparison import start_comparison
 from spangym.utils.errors import UserError
 from spangym.utils.importing import forget_changed_modules, import_class
+from spangym.utils.scalars import as_int, describe
 from spangym.utils.toml import describe_invalid
 
 
@@ -66,6 +67,7 @@ def compare(
         The results. Failed jobs are a warning and stand in `Run.failed`.
 
     Raises:
+        TypeError: An argument has another type.
         ValueError: A name or an argument is wrong, or an agent or environment cannot be made.
         RuntimeError: Every job failed, or the results cannot be written.
         KeyboardInterrupt: Interrupted; finished jobs are kept.
@@ -75,11 +77,21 @@ def compare(
         >>> run = spangym.compare(agents=["refiner", "dqn"], seeds=5)  # doctest: +SKIP
         >>> run.table[["agent", "return", "return_low", "return_high"]]  # doctest: +SKIP
     """
+    _check_type("study", study, "a name, a path or a Study", str | os.PathLike | Study | None)
+    _check_type("agents", agents, "a list", list | tuple)
+    _check_type("environments", environments, "a list", list | tuple)
+    for each in environments:
+        _check_type("environments", each, "names, ids or StudyEnv", str | StudyEnv)
+    _check_type("settings", settings, "a dict", Mapping | None)
+    _check_type("out", out, "a path", str | os.PathLike | None)
+    num_workers = available_cpus() if workers is None else as_int("workers", workers, 1, 1024)
     call = {name: value for name, value in locals().items() if value not in (None, (), False)}
     forget_changed_modules()
     try:
         chosen = override_study(
-            study if isinstance(study, Study) else load_study(os.fspath(study or "quickstart")),
+            study
+            if isinstance(study, Study)
+            else load_study(os.fspath("quickstart" if study is None else study)),
             seeds=seeds,
             total_timesteps=total_timesteps,
             agents=[_importable(each) for each in agents],
@@ -92,7 +104,6 @@ def compare(
     if study is None and environments and "name" not in (settings or {}):
         names = [each.name for each in chosen.environments]
         chosen = replace(chosen, name=names[0] if len(names) == 1 else "comparison")
-    num_workers = workers or available_cpus()
     folder, work = start_comparison(
         chosen,
         None if out is None else Path(out),
@@ -110,6 +121,11 @@ def compare(
             stacklevel=2,
         )
     return Run(folder.name, data)
+
+
+def _check_type(name: str, value: object, wanted: str, types: Any) -> None:
+    if not isinstance(value, types):
+        raise TypeError(f"{name} must be {wanted}, got {describe(value)}")
 
 
 def _importable(agent: str | type[Any] | StudyAgent) -> str | StudyAgent:

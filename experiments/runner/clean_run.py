@@ -17,7 +17,7 @@ from filelock import Timeout
 from spangym.experiments.runner.job_files import job_lock
 from spangym.experiments.runner.run_dir import RunDir
 
-_TEMPORARY = re.compile(r"\.\d+-.+")
+_TEMPORARY = re.compile(r"\.\d+-(.+)")
 """Names of temporary files and folders, by the id of the process that writes them."""
 
 _MIN_AGE = 3600.0
@@ -43,9 +43,12 @@ def find_leftovers(run: RunDir[Any, Any]) -> list[Leftover]:
     """Return superseded jobs and the temporary files of killed processes, an hour old at least."""
     superseded = run.superseded()
     found = [Leftover(path, True, folder_size(path)) for path in superseded]
-    now = time.time()
+    now, jobs = time.time(), run.path / "jobs"
     for path in sorted(run.path.rglob(".*")):
-        if _TEMPORARY.fullmatch(path.name) and not any(map(path.is_relative_to, superseded)):
+        name = _TEMPORARY.fullmatch(path.name)
+        # Outside of the jobs there may be files of the user, such as ".2026-notes.md".
+        is_ours = name and (path.is_relative_to(jobs) or path.with_name(name[1]).exists())
+        if is_ours and not any(map(path.is_relative_to, superseded)):
             with contextlib.suppress(FileNotFoundError):
                 if now - path.lstat().st_mtime > _MIN_AGE:
                     found.append(Leftover(path, False, folder_size(path)))

@@ -292,10 +292,15 @@ class RunDir(Generic[S, J]):
         changed = last.get("changed") if isinstance(last, dict) else None
         return [*map(str, changed)] if isinstance(changed, list) else []
 
-    def copy_checkpoints(self, before: Sequence[tuple[J, Path]]) -> None:
-        """Copy checkpoints of shorter trainings to the folders of their longer versions."""
-        for job, old in before:
-            new = self.folder_of(job)
+    def copy_checkpoints(self, study: S) -> None:
+        """Copy checkpoints to the folders that a study with longer trainings will have."""
+        rows = self._make_rows(self.kind.jobs(study))
+        longer = {
+            job.job_id: self.path / row["folder"]
+            for job, row in zip(self.kind.jobs(study), rows, strict=True)
+        }
+        for job in self.jobs():
+            old, new = self.folder_of(job), longer[job.job_id]
             if old != new and any(old.glob("checkpoints/step-*")) and not new.exists():
                 tmp = new.with_name(f".{os.getpid()}-{new.name}")
                 shutil.copytree(old / "checkpoints", tmp / "checkpoints")
@@ -336,12 +341,18 @@ class RunDir(Generic[S, J]):
         return rows
 
     def _job_folders(self, depths: Iterable[int]) -> list[Path]:
-        """Return all folders of jobs, of earlier studies too; depths are those in ``jobs/``."""
+        """Return all folders of jobs, of earlier studies too; depths are those in ``jobs/``.
+
+        Those behind a symbolic link are left out: they may be of another run.
+        """
+        root = self.path / "jobs"
         return sorted(
             path
             for depth in depths
-            for path in (self.path / "jobs").glob("*/" * depth + "*")
-            if _JOB_FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+            for path in root.glob("*/" * depth + "*")
+            if _JOB_FOLDER.fullmatch(path.name)
+            and path.is_dir()
+            and path.resolve() == root.resolve() / path.relative_to(root)
         )
 
     def _rows(self) -> list[dict[str, Any]]:

@@ -94,10 +94,10 @@ def resume_comparison(
     work.check(memory_bytes)
     manifest = _manifest(study, command, num_workers)
     _check_same_content(folder, manifest)
-    before = [(trial, folder.folder_of(trial)) for trial in folder.jobs()]
-    folder.create(study, manifest)
     if study.total_timesteps != stored.total_timesteps:
-        folder.copy_checkpoints(before)
+        # Before the study is written: else a resumption after a kill would start from scratch.
+        folder.copy_checkpoints(study)
+    folder.create(study, manifest)
     return folder, work
 
 

@@ -64,6 +64,20 @@ def test_a_superseded_trial_that_is_running_stays(
     assert superseded.exists()
 
 
+def test_files_of_others_stay(copied_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of the user in the run folder, and of another run behind a link."""
+    make_old(copied_run / ".2024-notes.md")
+    elsewhere = tmp_path / "elsewhere"
+    add_superseded(copied_run, "dqn/seed-0")
+    agent = trial_folder(copied_run, "dqn/seed-0").parent
+    agent.rename(elsewhere)
+    agent.symlink_to(elsewhere)
+    before = files_of(elsewhere)
+    assert run_here(monkeypatch, "clean", copied_run) == 0
+    assert files_of(elsewhere) == before
+    assert (copied_run / ".2024-notes.md").exists()
+
+
 def test_folders_without_any_job_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -24,7 +24,7 @@ from spangym.experiments.studies.study import Study, StudyAgent, StudyEnv
 from spangym.experiments.trials.start_comparison import start_comparison
 from spangym.utils.errors import UserError
 from spangym.utils.importing import forget_changed_modules, import_class
-from spangym.utils.scalars import as_int, describe
+from spangym.utils.scalars import as_int, describe, plain
 from spangym.utils.toml import describe_invalid
 
 
@@ -84,6 +84,9 @@ def compare(
         _check_type("environments", each, "names, ids or StudyEnv", str | StudyEnv)
     _check_type("settings", settings, "a dict", Mapping | None)
     _check_type("out", out, "a path", str | os.PathLike | None)
+    # Arrays and numbers of NumPy and PyTorch.
+    seeds = getattr(seeds, "tolist", lambda: seeds)()
+    total_timesteps = plain(total_timesteps)
     num_workers = available_cpus() if workers is None else as_int("workers", workers, 1, 1024)
     call = {name: value for name, value in locals().items() if value not in (None, (), False)}
     forget_changed_modules()
@@ -106,7 +109,7 @@ def compare(
         chosen = replace(chosen, name=names[0] if len(names) == 1 else "comparison")
     folder, work = start_comparison(
         chosen,
-        None if out is None else Path(out),
+        None if out is None else Path(out).expanduser(),
         command=["spangym.compare", *(f"{name}={value!r}" for name, value in call.items())],
         num_workers=num_workers,
         memory_bytes=machine_memory(),

@@ -193,11 +193,11 @@ class RunDir(Generic[S, J]):
         elif not _is_utf8(str(self.path)):
             raise UserError(
                 f"folder '{printable(self.path)}' has a name that is not UTF-8, in which "
-                "TensorBoard cannot write: choose another with --out"
+                "TensorBoard cannot write: choose another folder"
             )
         elif self.path.exists() and any(self.path.iterdir()):
             raise UserError(
-                f"folder {self.name!r} is not empty and not a run folder: choose another with --out"
+                f"folder {self.name!r} is not empty and not a run folder: choose another folder"
             )
 
     @contextlib.contextmanager
@@ -206,8 +206,7 @@ class RunDir(Generic[S, J]):
             yield
         except OSError as error:
             raise UserError(
-                f"folder {self.name!r} cannot be written: {error.strerror}; "
-                "choose another with --out"
+                f"folder {self.name!r} cannot be written: {error.strerror}; choose another folder"
             ) from error
 
     def study(self) -> S:
@@ -324,7 +323,7 @@ class RunDir(Generic[S, J]):
                 return
             run = f"the study {name!r}"
         raise UserError(
-            f"folder {self.name!r} holds a run of {run}: choose another with --out for {wanted!r}"
+            f"folder {self.name!r} holds a run of {run}: choose another folder for {wanted!r}"
         )
 
     def _make_rows(self, jobs: Sequence[J]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from spangym.experiments.studies.field_types import expand_seeds
 from spangym.utils.errors import UserError
-from spangym.utils.scalars import describe, plain
+from spangym.utils.scalars import as_str, describe, plain
 from spangym.utils.suggestions import closest, did_you_mean
 
 
@@ -107,6 +107,8 @@ def apply_settings(
         >>> table
         {'size': 2}
     """
+    for key in settings:
+        as_str("name of a setting", key)
     found = [(*_find(key, scopes), key) for key in settings]
     setters: dict[tuple[int, str], str] = {}
     for scope, path, key in sorted(found, key=lambda each: (bool(each[0].prefix), len(each[1]))):

@@ -76,8 +76,8 @@ def find_trial(
         trials = [each for each in trials if each.environment.name in environments]
     if len(environments) > 1:
         raise UserError(
-            f"the run in {run.name!r} has agent {agent!r} in several environments; name one with "
-            f"--env: {', '.join(environments)}"
+            f"the run in {run.name!r} has agent {agent!r} in several environments; name one of "
+            f"them: {', '.join(environments)}"
         )
     if seed is None:
         # The trials of an agent are in the order of the study's seeds.

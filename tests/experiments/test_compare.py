@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from stable_baselines3 import PPO
 
@@ -53,6 +54,39 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Study]:
         return stopped.value.args[0]
 
     return make
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"study": 3},
+        {"study": ["quickstart"]},
+        {"agents": "refiner"},
+        {"agents": None},
+        {"environments": "SpanControl-v0"},
+        {"environments": [3]},
+        {"settings": [("ctx", 32)]},
+        {"settings": {3: 4}},
+        {"out": 3},
+        {"workers": "2"},
+        {"workers": True},
+    ],
+    ids=str,
+)
+def test_arguments_of_other_types_are_refused(arguments: dict[str, Any]):
+    with pytest.raises(TypeError, match=f"{next(iter(arguments)).removesuffix('s')}.* must be"):
+        spangym.compare(**arguments)
+
+
+def test_an_empty_name_is_not_the_default():
+    with pytest.raises(UserError, match="study ''"):
+        spangym.compare("")
+
+
+@pytest.mark.parametrize("seeds", [np.arange(2), np.int64(2), range(2), [np.int64(0), 1]], ids=str)
+def test_numbers_of_other_libraries(seeds: Any, made: Callable[..., Study]):
+    study = made(seeds=seeds, total_timesteps=np.int64(400))
+    assert (study.seeds, study.total_timesteps) == ((0, 1), 400)
 
 
 def test_default_is_quickstart(made: Callable[..., Study]):

@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from spangym.experiments.runner.run_dir import RunDir
 from spangym.experiments.studies.load_study import parse_study
+from spangym.experiments.trials.comparison_run import COMPARISON
 
 from ..conftest import TINY, run_here, spangym, trial_folder
 from .conftest import files_of
@@ -228,6 +231,22 @@ def test_killed_with_all_its_processes_it_goes_on(tmp_path: Path, finished_run: 
             for root in (folder, finished_run[0])
         )
         pd.testing.assert_frame_equal(mine, whole, check_exact=True)
+
+
+def test_raising_the_steps_may_be_killed(copied_run: Path, monkeypatch: pytest.MonkeyPatch):
+    """As soon as the study is the longer one, the checkpoints are there."""
+    create = RunDir.create
+
+    def create_and_die(*arguments: Any) -> None:
+        create(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunDir, "create", create_and_die)
+    command = ["compare", "--resume", copied_run, "--total-timesteps", 96]
+    assert run_here(monkeypatch, *command) == 130
+    unfinished = RunDir(copied_run, COMPARISON).unfinished()
+    assert len(unfinished) == 4
+    assert all([*folder.glob("checkpoints/step-*")] for _, folder in unfinished)
 
 
 def test_steps_are_raised_and_not_lowered(

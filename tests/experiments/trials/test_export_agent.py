@@ -112,9 +112,9 @@ def test_one_of_several_environments_has_to_be_named(tiny: Study, tmp_path: Path
     other = replace(one, name="other", kwargs={**one.kwargs, "temp_scale": 0.5})
     run = RunDir(tmp_path / "run", COMPARISON)
     run.create(replace(tiny, environments=(one, other)), {})
-    with pytest.raises(UserError, match=r"several .* --env: SpanControl-v0, other$"):
+    with pytest.raises(UserError, match=r"several .*: SpanControl-v0, other$"):
         export_agent(run, "dqn", tmp_path / "it.safetensors")
-    with pytest.raises(UserError, match=r"several .* --env: SpanControl-v0, other$"):
+    with pytest.raises(UserError, match=r"several .*: SpanControl-v0, other$"):
         export_agent(run, "dqn", tmp_path / "it.safetensors", "spangym/SpanControl-v0")
     with pytest.raises(UserError, match=r"trial other/dqn/seed-1 in .* is not finished"):
         export_agent(run, "dqn", tmp_path / "it.safetensors", "other", 1)

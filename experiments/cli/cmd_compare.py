@@ -12,6 +12,7 @@ from spangym.experiments.cli.catalog import agents, complete, studies
 from spangym.experiments.runner.job import CHECKPOINT_SECONDS
 from spangym.experiments.studies.field_types import MAX_STEPS
 from spangym.utils.errors import UserError
+from spangym.utils.text import shell_join
 
 
 def command(
@@ -100,9 +101,10 @@ def command(
             return
         folder, work = start_comparison(chosen, out, memory_bytes=memory, **manifest)
     else:
-        if dry_run or any(
-            each is not None for each in (study, seeds, settings, agent, device, out)
-        ):
+        if dry_run:
+            words = ["spangym", "compare", resume / "study.toml", "--out", resume, "--dry-run"]
+            raise UserError(f"--dry-run is for a study: use `{shell_join(words)}`")
+        if any(each is not None for each in (study, seeds, settings, agent, device, out)):
             raise UserError(
                 "--resume runs the folder's own study: combine it only with --workers, "
                 "--executor, --address, --checkpoint-seconds, --quiet, and --total-timesteps to "

@@ -19,8 +19,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         "; did you mean 'refiner'?"
         >>> did_you_mean("x", ["random", "refiner"])
         '; choose from: random, refiner'
+        >>> did_you_mean("a.x", ["a.xy", "a.xy"])
+        "; did you mean 'a.xy'?"
     """
-    known = sorted(known)
+    known = sorted({*known})
     if near := closest(name, known):
         return "; did you mean " + " or ".join(map(repr, near)) + "?"
     return f"; choose from: {', '.join(known[:_MOST_LISTED])}" + (
@@ -38,7 +40,7 @@ def closest(name: str, known: Iterable[str]) -> list[str]:
         ['total_timesteps']
     """
     plain: dict[str, list[str]] = {}
-    for each in known:
+    for each in dict.fromkeys(known):
         plain.setdefault(_plain(each), []).append(each)
     wanted = _plain(name)
     if wanted in plain:

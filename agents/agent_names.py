@@ -25,7 +25,7 @@ _PACKAGES = {
 }
 
 BUILTIN_AGENTS: dict[str, str] = {
-    "refiner": "the original's tabular Q-learning on state ids, one table a layer",
+    "refiner": "the original's tabular Q-learning on state ids, one table per layer",
     "refiner-kmeans": "the same Q-learning on k-means clusters of observations",
     **{
         name: f"{path.partition(':')[2]} of {_PACKAGES[path.partition(':')[0]]}"

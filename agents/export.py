@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -69,24 +69,38 @@ def export_policy(
         >>> controller(torch.zeros(2, 16, 4)).tolist()  # means and variances of 0 are digits of 5
         [3, 3]
     """
-    name = type(agent).__name__
+    check_exportable(agent)
     try:
         if isinstance(agent, SB3Agent):
-            name = agent.algorithm.__name__
             head: PolicyHead = _mlp_policy(agent, observation)
         elif isinstance(agent, KMeansQAgent):
             head = _kmeans_policy(agent, observation)
-        elif isinstance(agent, TabularAgent):
-            name = type(agent.controller).__name__
-            if not isinstance(agent.controller, Refiner):
-                raise ValueError("the actions of a custom refiner are not known in advance")
-            head = _lookup_policy(agent.controller, observation)
         else:
-            raise ValueError("only Stable-Baselines3, refiner and refiner-kmeans can be")
+            head = _lookup_policy(cast(Refiner, cast(TabularAgent, agent).controller), observation)
     except ValueError as error:
-        raise ValueError(f"{name} cannot be exported: {error}") from error
+        raise ValueError(f"{_name(agent)} cannot be exported: {error}") from error
     options: dict[str, Any] = {"layer": layer, "action_scale": action_scale, "metadata": metadata}
     return ExportedPolicy(observation, head, observation_time=observation_time, **options)
+
+
+def check_exportable(agent: Agent) -> None:
+    """Raise a `ValueError` for an agent of a class that cannot be exported, trained or not."""
+    if isinstance(agent, TabularAgent) and not isinstance(agent.controller, Refiner):
+        raise ValueError(
+            f"{_name(agent)} cannot be exported: the actions of a custom refiner are not known in "
+            "advance; set it as layer.refiner, or derive it from spangym.agents.Refiner"
+        )
+    if not isinstance(agent, SB3Agent | KMeansQAgent | TabularAgent):
+        raise ValueError(
+            f"{_name(agent)} cannot be exported: only Stable-Baselines3, refiner and "
+            "refiner-kmeans can be"
+        )
+
+
+def _name(agent: Agent) -> str:
+    if isinstance(agent, SB3Agent):
+        return agent.algorithm.__name__
+    return type(agent.controller if isinstance(agent, TabularAgent) else agent).__name__
 
 
 def _lookup_policy(refiner: Refiner, observation: ObservationSpec) -> LookupPolicy:

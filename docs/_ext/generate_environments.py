@@ -136,7 +136,7 @@ def _facts(name: str, config: EnvConfig) -> str:
     rows = [
         ["Action space", f"`Discrete({config.num_actions})`"],
         ["Observation space", f"`{space}` (`encoding={config.encoding!r}`)"],
-        ["Make", f'`gym.make("{name}")`, after `import spangym`'],
+        ["Import", f'`gym.make("{name}")`, after `import spangym`'],
         ["Layers", f"{config.num_layers}, {weights}"],
         ["Width", f"`dims={config.dims}`, `heads={config.heads}`"],
         ["Chunk", f"{config.ctx} tokens"],

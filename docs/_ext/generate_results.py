@@ -78,11 +78,9 @@ RESULT_PAGES: dict[str, ResultPage] = {
     "suite": _run(
         "suite",
         "Suite",
-        "All environments with one set of hyperparameters. The figure has the labels of an earlier "
-        "version: `refiner` is `refiner-next-obs`, `refiner-clusters` is `refiner-kmeans`.",
+        "All environments with one set of hyperparameters.",
         "spangym compare suite",
         "statistics",
-        figure="reward_curves.png",
     ),
     "tuned": ResultPage(
         "Tuned agents",
@@ -184,7 +182,7 @@ def _index() -> str:
     for name, page in RESULT_PAGES.items():
         date, commit = _measured(page)
         rows.append([f"[{page.title}]({name}.md)", page.about, date, commit])
-    table = markdown(["result", "", "measured", "commit"], rows, text_columns=4)
+    table = markdown(["result", "content", "measured", "commit"], rows, text_columns=4)
     names = "\n".join(RESULT_PAGES)
     return f"""# Results
 
@@ -206,7 +204,8 @@ def _measured(page: ResultPage) -> tuple[str, str]:
     machine = manifest.get("machine", {})
     date = machine.get("date") or manifest.get("started", "")
     commit = machine.get("commit") or manifest.get("code", {}).get("commit") or ""
-    return date[:10], f"`{commit[:8]}`" if commit else ""
+    # Hyphens at which a narrow column does not break.
+    return date[:10].replace("-", "\N{NON-BREAKING HYPHEN}"), f"`{commit[:8]}`" if commit else ""
 
 
 def _page(name: str, page: ResultPage) -> str:

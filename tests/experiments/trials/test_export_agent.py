@@ -129,3 +129,26 @@ def test_a_failed_trial_says_how_it_failed(tiny: Study, tmp_path: Path):
     (run.folder_of(trial) / "error.txt").write_text("Traceback\nValueError: not today\n")
     with pytest.raises(UserError, match=r"failed \(ValueError: not today\): resume with spangym"):
         export_agent(run, "dqn", tmp_path / "it.safetensors")
+
+
+def test_a_custom_refiner_is_refused_before_it_is_loaded(
+    tiny: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "plain_refiner.py").write_text(
+        "class Plain:\n"
+        "    def choose_action(self, state): return 1\n"
+        "    def update(self, state, action, reward, next_state): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    agent = replace(tiny.agents[0], algo="plain_refiner:Plain", name="plain", hyperparameters={})
+    run = RunDir(tmp_path / "run", COMPARISON)
+    trial = next(
+        each
+        for each in run.create(replace(tiny, agents=(agent,)), {})
+        if each.agent.name == "plain" and each.seed == 0
+    )
+    make_parents([run.folder_of(trial)])
+    clean_job_dir(run.folder_of(trial))
+    trial.run(run.folder_of(trial))
+    with pytest.raises(UserError, match="custom refiner"):
+        export_agent(run, "plain", tmp_path / "plain.safetensors")

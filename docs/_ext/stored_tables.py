@@ -21,6 +21,7 @@ from spangym.experiments.benchmarks.long_inputs import long_inputs_table
 from spangym.experiments.benchmarks.original_defects import COLUMNS as DEFECT_COLUMNS
 from spangym.experiments.benchmarks.original_defects import Defect
 from spangym.experiments.reports.tables import format_number, mean_ci_cell, to_markdown
+from spangym.utils.text import MINUS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -30,7 +31,11 @@ VALUE = re.compile(r"(<!-- value: (.+?) -->).*?(<!-- end -->)", re.DOTALL)
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
-    """A Markdown table whose columns are right-aligned after the first ``text_columns``."""
+    """A Markdown table whose columns are right-aligned after the first ``text_columns``.
+
+    Negative numbers get a minus sign, as in the tables of reports.
+    """
+    rows = [[re.sub(r"^-(?=\d)", MINUS, cell) for cell in row] for row in rows]
     marks = ["---"] * text_columns + ["---:"] * (len(header) - text_columns)
     return "".join(f"| {' | '.join(line)} |\n" for line in (header, marks, *rows))
 

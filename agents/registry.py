@@ -72,6 +72,14 @@ class AgentSpec:
     def __repr__(self) -> str:
         return f"AgentSpec({self.name!r}, encoding={self.encoding!r})"
 
+    def needs_index(self, options: Mapping[str, Any]) -> bool:
+        """Return whether the agent with these options needs the layer index."""
+        return self.needs_layer_index and bool(options.get("by_layer", True))
+
+    def observes_index(self, options: Mapping[str, Any]) -> bool:
+        """Return whether observations of the agent include the layer index by default."""
+        return self.include_layer_index or self.needs_index(options)
+
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Raise a `ValueError` for an unknown option, which suggests the closest match."""
         for name in options:

@@ -92,21 +92,17 @@ def normalize_agent(agent: StudyAgent) -> StudyAgent:
             f"agent {agent.algo!r} learns from state ids: its encoding must be 'state', "
             f"got {agent.encoding!r}"
         )
-    if (
-        spec.needs_layer_index
-        and not agent.include_layer_index
-        and agent.hyperparameters.get("by_layer", True)
-    ):
+    index = agent.include_layer_index
+    if index is False and spec.needs_index(agent.hyperparameters):
         raise UserError(
             f"agent {agent.algo!r} distinguishes layers by the last entry of the observation: set "
             "include_layer_index = true for it, or by_layer = false among its hyperparameters"
         )
-    index = agent.include_layer_index
     return dataclasses.replace(
         agent,
         name=_agent_name(agent),
         encoding=agent.encoding or spec.encoding,
-        include_layer_index=spec.include_layer_index if index is None else index,
+        include_layer_index=spec.observes_index(agent.hyperparameters) if index is None else index,
         **_counts(agent, made),
     )
 

@@ -195,7 +195,7 @@ class StudyAgent:
         """
         spec, observation = self.spec(), {name: getattr(self, name) for name in OBS_FIELDS}
         if self.include_layer_index is None:
-            observation["include_layer_index"] = spec.include_layer_index
+            observation["include_layer_index"] = spec.observes_index(self.hyperparameters)
         observation["num_states"] = self.num_states or NUM_STATES
         if environment.is_foreign:
             return self._foreign_env(environment, observation | {"split": split})

@@ -220,9 +220,11 @@ kwargs = { dims = 8, heads = 2, ctx = 16, chunks_per_episode = 2, win_size = 16 
 algo = "refiner-kmeans"
 """
     with pytest.raises(UserError, match=r"include_layer_index = true .* by_layer = false"):
-        parse_study(text, "clusters")
-    parse_study(text + "include_layer_index = true", "clusters")
-    parse_study(text + "hyperparameters = { by_layer = false }", "clusters")
+        parse_study(text + "include_layer_index = false", "clusters")
+    (agent,) = parse_study(text, "clusters").agents
+    assert agent.include_layer_index
+    (agent,) = parse_study(text + "hyperparameters = { by_layer = false }", "clusters").agents
+    assert agent.include_layer_index is False
 
 
 @pytest.mark.parametrize("part", ["environments", "agents", "evaluation"])

@@ -96,7 +96,7 @@ class TestComparison:
 
     def test_aggregates_and_learning_have_all_agents(self, data: PlotData):
         table = aggregate_table(data)
-        assert table.columns == ("agent", "iqm", "median", "mean", "optimality gap")
+        assert table.columns == ("agent", "IQM", "median", "mean", "optimality gap")
         assert table.rows[0].label == "oracle"
         assert {row.label for row in table.rows} == set(data.results.groups)
         learning = sample_efficiency_table(data, "e_1")

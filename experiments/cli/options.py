@@ -39,6 +39,11 @@ def _parse_seeds(text: str) -> tuple[int, ...]:
         raise UserError(f"--seeds: {error}") from error
 
 
+def _set_option(text: str) -> Any:
+    values = "Values are TOML; a bare word is a string."
+    return typer.Option("--set", metavar="KEY=VALUE", help=f"{text} {values}")
+
+
 Address = Annotated[
     str | None,
     typer.Option(
@@ -97,30 +102,20 @@ Seeds = Annotated[
 ]
 SetArgument = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change one argument of the environment (repeatable), e.g. cost_coef=0.1. Values are "
-        "TOML; a bare word is a string.",
-    ),
+    _set_option("Change one argument of the environment (repeatable), e.g. cost_coef=0.1."),
 ]
 PilotSet = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change one value of the study (repeatable), e.g. batch=8, model.dims=64, "
-        "dqn.agent.gamma=0.5. Values are TOML; a bare word is a string.",
+    _set_option(
+        "Change one value of the study (repeatable), e.g. batch=8, model.dims=64, "
+        "dqn.agent.gamma=0.5."
     ),
 ]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change one value (repeatable): AGENT.option, ENV.argument, or argument of every "
-        "environment, e.g. dqn.gamma=0.9, ctx=128, evaluation.episodes=4. Values are TOML; a bare "
-        "word is a string.",
+    _set_option(
+        "Change one value (repeatable): AGENT.option, ENV.argument, or argument of every "
+        "environment, e.g. dqn.gamma=0.9, ctx=128, evaluation.episodes=4."
     ),
 ]
 TrainedAgentName = Annotated[

@@ -92,8 +92,7 @@ def normalize_agent(agent: StudyAgent) -> StudyAgent:
             f"agent {agent.algo!r} learns from state ids: its encoding must be 'state', "
             f"got {agent.encoding!r}"
         )
-    index = agent.include_layer_index
-    if index is False and spec.needs_index(agent.hyperparameters):
+    if not agent.observes_index and spec.needs_index(agent.hyperparameters):
         raise UserError(
             f"agent {agent.algo!r} distinguishes layers by the last entry of the observation: set "
             "include_layer_index = true for it, or by_layer = false among its hyperparameters"
@@ -102,7 +101,7 @@ def normalize_agent(agent: StudyAgent) -> StudyAgent:
         agent,
         name=_agent_name(agent),
         encoding=agent.encoding or spec.encoding,
-        include_layer_index=spec.observes_index(agent.hyperparameters) if index is None else index,
+        include_layer_index=agent.observes_index,
         **_counts(agent, made),
     )
 

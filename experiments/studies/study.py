@@ -169,6 +169,13 @@ class StudyAgent:
     environments: tuple[DisplayName, ...] = ()
 
     @property
+    def observes_index(self) -> bool:
+        """Whether observations include the layer index: as given, or the agent's default."""
+        if self.include_layer_index is not None:
+            return self.include_layer_index
+        return self.spec().observes_index(self.hyperparameters)
+
+    @property
     def slug(self) -> str:
         """Name as a folder name."""
         return slug(self.name)
@@ -194,8 +201,7 @@ class StudyAgent:
         datasets and weights raise a TypeError or ValueError.
         """
         spec, observation = self.spec(), {name: getattr(self, name) for name in OBS_FIELDS}
-        if self.include_layer_index is None:
-            observation["include_layer_index"] = spec.observes_index(self.hyperparameters)
+        observation["include_layer_index"] = self.observes_index
         observation["num_states"] = self.num_states or NUM_STATES
         if environment.is_foreign:
             return self._foreign_env(environment, observation | {"split": split})

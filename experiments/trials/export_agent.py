@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -13,8 +11,8 @@ from spangym.attention.controllers.exported import ExportedPolicy
 from spangym.attention.controllers.protocol import ObservationTime
 from spangym.envs.model.build_model import build_model
 from spangym.experiments.trials.comparison_run import ComparisonDir
-from spangym.experiments.trials.load_agent import find_trial, load_trained_agent
-from spangym.utils.errors import UserError, report_user_code
+from spangym.experiments.trials.load_agent import load_trained_agent
+from spangym.utils.errors import UserError
 
 
 def export_agent(
@@ -40,14 +38,11 @@ def export_agent(
     Raises:
         UserError: There is no such trial, it is not finished, or its agent cannot be exported.
     """
-    context = f"agent {agent!r} of {run.name!r}"
-    with report_user_code(f"{context} cannot be made"):
-        made = find_trial(run, agent, environment, seed).make_agent()
-    with _report(context):
+    try:
         # An agent without `load` cannot be exported either; that is the reason to give.
-        check_exportable(made)
-    trial, trained, config = load_trained_agent(run, agent, environment, seed)
-    with _report(context):
+        trial, trained, config = load_trained_agent(
+            run, agent, environment, seed, check=check_exportable
+        )
         # The action scale depends on the model alone, not on its data.
         action_scale = build_model(config, None, channels=0).layer(0).config.action_scale
         controller = export_policy(
@@ -67,14 +62,10 @@ def export_agent(
                 "spangym": importlib.metadata.version("spangym"),
             },
         )
+    except UserError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"agent {agent!r} of {run.name!r}: {error}") from error
     out.parent.mkdir(parents=True, exist_ok=True)
     controller.save(out)
     return controller
-
-
-@contextlib.contextmanager
-def _report(context: str) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"{context}: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from spangym.agents import Agent
@@ -23,7 +24,11 @@ class TrainedAgent(NamedTuple):
 
 
 def load_trained_agent(
-    run: ComparisonDir, agent: str, environment: str | None = None, seed: int | None = None
+    run: ComparisonDir,
+    agent: str,
+    environment: str | None = None,
+    seed: int | None = None,
+    check: Callable[[Agent], None] = lambda _: None,
 ) -> TrainedAgent:
     """Load an agent of a comparison.
 
@@ -32,14 +37,18 @@ def load_trained_agent(
         agent: Name of the agent in the study.
         environment: Name or id of the environment; needed only if the agent has several.
         seed: Training seed; default: the first one of the study.
+        check: Called with the agent before its training is loaded; what it raises passes.
 
     Raises:
         UserError: There is no such trial, it is not finished, or its agent cannot be read.
     """
     trial = find_trial(run, agent, environment, seed)
+    context = f"agent {agent!r} in {str(run.folder_of(trial))!r} cannot be read"
     # Users' classes and damaged files may raise anything.
-    with report_user_code(f"agent {agent!r} in {str(run.folder_of(trial))!r} cannot be read"):
+    with report_user_code(context):
         loaded = trial.make_agent()
+    check(loaded)
+    with report_user_code(context):
         loaded.load(run.folder_of(trial) / "agent")
     config = stored_eval_config(trial)
     if not isinstance(config, EnvConfig):

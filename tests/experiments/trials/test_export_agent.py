@@ -15,9 +15,16 @@ from spangym.experiments.studies.study import Study
 from spangym.experiments.trials.comparison_run import COMPARISON, ComparisonDir
 from spangym.experiments.trials.export_agent import export_agent
 from spangym.experiments.trials.load_agent import load_trained_agent
+from spangym.experiments.trials.trial import Trial
 from spangym.utils.errors import UserError
 
 from ..conftest import run_here
+
+
+def run_trial(run: ComparisonDir, trial: Trial) -> None:
+    make_parents([run.folder_of(trial)])
+    clean_job_dir(run.folder_of(trial))
+    trial.run(run.folder_of(trial))
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +33,7 @@ def run(tiny: Study, tmp_path_factory: pytest.TempPathFactory) -> ComparisonDir:
     run = RunDir(tmp_path_factory.mktemp("trials") / "run", COMPARISON)
     for trial in run.create(tiny, {}):
         if trial.seed == 0 and trial.agent.name in ("pooled", "dqn", "random"):
-            make_parents([run.folder_of(trial)])
-            clean_job_dir(run.folder_of(trial))
-            trial.run(run.folder_of(trial))
+            run_trial(run, trial)
     return run
 
 
@@ -147,8 +152,6 @@ def test_a_custom_refiner_is_refused_before_it_is_loaded(
         for each in run.create(replace(tiny, agents=(agent,)), {})
         if each.agent.name == "plain" and each.seed == 0
     )
-    make_parents([run.folder_of(trial)])
-    clean_job_dir(run.folder_of(trial))
-    trial.run(run.folder_of(trial))
+    run_trial(run, trial)
     with pytest.raises(UserError, match="custom refiner"):
         export_agent(run, "plain", tmp_path / "plain.safetensors")

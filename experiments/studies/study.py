@@ -170,7 +170,7 @@ class StudyAgent:
 
     @property
     def observes_index(self) -> bool:
-        """Whether observations include the layer index: as given, or the agent's default."""
+        """Whether observations include the layer index, as given or by the agent's default."""
         if self.include_layer_index is not None:
             return self.include_layer_index
         return self.spec().observes_index(self.hyperparameters)

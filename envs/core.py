@@ -1,12 +1,14 @@
-"""Many environments on one stack of live layers: the part that all interfaces share."""
+"""Many environments in step: what their interfaces share, and the core with live layers."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from spangym.envs.data.dataset import sample_streams
 from spangym.envs.env_config import CUSTOM, EnvComponents, EnvConfig
+from spangym.envs.levels import draw_levels, sample_levels
 from spangym.envs.model.build_model import build_model
 from spangym.envs.observations import make_observation_space, to_observations
 from spangym.envs.state import Episode, State, state_from_dict, tree_map
@@ -24,6 +27,9 @@ from spangym.utils.readable_repr import readable_repr, short_repr
 from spangym.utils.scalars import as_int
 
 _STATE_SHAPE_FIELDS = (
+    "backend",
+    "num_levels",
+    "start_level",
     "num_layers",
     "chunks_per_episode",
     "ctx",
@@ -31,7 +37,7 @@ _STATE_SHAPE_FIELDS = (
     "control_kv_cache",
     "observation_time",
 )
-"""Fields of `EnvConfig` that determine the shapes of a state."""
+"""Fields of `EnvConfig` that determine what a state holds."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,12 @@ class StepResult:
     truncated: bool
 
 
-class SpanControlCore:
-    """Runs streams of content through a stack of live layers, all environments in step.
+class EpisodeCore(ABC):
+    """Episodes of many environments in step: the part that does not depend on the backend.
 
     A stream is cut into chunks of ``ctx`` tokens. A chunk passes through the layers; at each layer
     the actions set the spans, the layer runs, its local output is rewarded, and its output is the
-    next layer's input. Keys and values of the global paths are carried from chunk to chunk.
+    next layer's input. With ``num_levels`` every chunk of a stream is one of the levels.
 
     Args:
         config: Arguments of the environment.
@@ -72,7 +78,6 @@ class SpanControlCore:
         observation_space: Space of one environment's observation.
         step_count: Steps taken in the episode.
         episode_length: Steps in an episode.
-        episode: Content of the episode; None before the first reset.
         milliseconds: Wall time of the last step of all environments, in ms.
 
     Raises:
@@ -96,12 +101,7 @@ class SpanControlCore:
         self.num_envs = as_int("num_envs", num_envs, 1)
         self.dataset = components.dataset or config.make_dataset()
         self.reward = components.reward or config.make_reward()
-        self.stack = build_model(config, components.layers, self.dataset.channels)
-        if self.reward.needs_task and not self.stack.num_classes:
-            raise ValueError("layers were trained on no task: use a checkpoint, or another reward")
-        self.device = self.stack.device
         self.observation_spec = config.observation_spec
-        self.transition_model = TransitionModel(config, self.stack, self.reward)
         self.observation_space = make_observation_space(self.observation_spec)
         num_actions = config.num_actions
         with_kv, spans = spaces.MultiDiscrete([num_actions, 2, 2]), spaces.Discrete(num_actions)
@@ -112,12 +112,10 @@ class SpanControlCore:
             self.episode_length = min(self.episode_length, limit)
         self.step_count = self.episode_length
         self.milliseconds = 0.0
+        self._levels: NDArray[np.int64] | None = None
         self._content_types: list[tuple[str, ...]] = []
-        self.episode: Episode | None = None
-        self._state: State | None = None
-        self._local_output: Tensor | None = None
 
-    @torch.no_grad()
+    @abstractmethod
     def reset(
         self, generators: Sequence[np.random.Generator]
     ) -> tuple[NDArray[Any], list[dict[str, Any]]]:
@@ -129,26 +127,8 @@ class SpanControlCore:
         Raises:
             ValueError: The dataset returned a stream of another shape, dtype or range.
         """
-        # The last chunk is not acted on: its observation is the final one.
-        content_types, content, targets = sample_streams(
-            self.dataset,
-            generators,
-            chunks=self.config.chunks_per_episode + 1,
-            ctx=self.config.ctx,
-            num_classes=self.stack.num_classes if self.reward.needs_task else None,
-        )
-        self._content_types = content_types
-        self.episode = tree_map(lambda each: each.to(self.device), Episode(content, targets))
-        self._state = self.transition_model.initial_state(self.episode)
-        if self.step_count != self.episode_length:
-            # After a complete episode `output_observations` is still of its last step.
-            self._local_output = None
-        self.step_count = 0
-        numbers = self.transition_model.observe(self._state, 0).cpu().numpy()
-        infos: list[dict[str, Any]] = [{"content_type": each[0]} for each in content_types]
-        return to_observations(self.observation_spec, numbers), infos
 
-    @torch.no_grad()
+    @abstractmethod
     def step(self, actions: NDArray[np.integer[Any]]) -> StepResult:
         """Set the span of the next layer in every environment, and run the layer.
 
@@ -161,6 +141,187 @@ class SpanControlCore:
             ValueError: The actions are not in the action space, or a result is NaN or infinite.
             RuntimeError: No episode is running.
         """
+
+    @property
+    @abstractmethod
+    def layers(self) -> list[Any]:
+        """The live layers."""
+
+    @abstractmethod
+    def output_observations(self) -> NDArray[Any]:
+        """Encode the local output of the last step as an observation; one row per environment.
+
+        The original bootstraps on it. After the end of an episode it is of that episode's last step
+        until the next step.
+
+        Raises:
+            RuntimeError: No step was taken yet.
+        """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that running changes, as nested dicts of tensors and JSON values."""
+
+    @abstractmethod
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue, bit-exactly, from where `state_dict` was called.
+
+        Raises:
+            ValueError: The state is of an environment with other arguments.
+        """
+
+    @property
+    def layer(self) -> int:
+        """Index of the layer that the next action is for."""
+        return self.step_count % self.config.num_layers
+
+    @property
+    def content_types(self) -> list[str]:
+        """Content type of the chunk that the next action is for, one per environment.
+
+        Raises:
+            RuntimeError: No episode is running.
+        """
+        self._check_running()
+        chunk = self.step_count // self.config.num_layers
+        return [content_types[chunk] for content_types in self._content_types]
+
+    def fork(self) -> Self:
+        """Make an independent copy in the same state, on the same live layers."""
+        # Attributes are replaced, never changed in place.
+        return copy.copy(self)
+
+    def _draw_levels(self, generators: Sequence[np.random.Generator]) -> NDArray[np.int64]:
+        # The last chunk is not acted on: its observation is the final one.
+        chunks = self.config.chunks_per_episode + 1
+        return draw_levels(generators, self.config.start_level, self.config.num_levels, chunks)
+
+    def _chunk_infos(self, chunk: int) -> list[dict[str, Any]]:
+        """Content type, and the level if there are levels, of a chunk in every environment."""
+        infos: list[dict[str, Any]] = [
+            {"content_type": each[chunk]} for each in self._content_types
+        ]
+        if self._levels is not None:
+            for info, level in zip(infos, self._levels[:, chunk].tolist(), strict=True):
+                info["level"] = level
+        return infos
+
+    def _step_infos(
+        self, chunk: int, layer: int, components: list[list[float]], metrics: list[list[float]]
+    ) -> list[dict[str, Any]]:
+        """Infos of a step, from one row of numbers per environment."""
+        names, ctx = self.reward.components, self.config.ctx
+        return [
+            {
+                **info,
+                "chunk": chunk,
+                "layer": layer,
+                "reward_components": dict(zip(names, values, strict=True)),
+                **metrics_to_info(row, ctx),
+            }
+            for info, values, row in zip(self._chunk_infos(chunk), components, metrics, strict=True)
+        ]
+
+    def _check_running(self) -> None:
+        if self.step_count == self.episode_length:
+            raise RuntimeError("no episode is running: call reset() first")
+
+    def _check_compat(self, state_dict: Mapping[str, Any]) -> None:
+        given = state_dict.get("compat_key", {})
+        for name, value in self._compat_key().items():
+            if given.get(name) != value:
+                given = f"its {name} is {given.get(name)}, this one's {value}"
+                raise ValueError(f"state is of another environment: {given}")
+
+    def _compat_key(self) -> dict[str, Any]:
+        return {
+            "num_envs": self.num_envs,
+            **{name: getattr(self.config, name) for name in _STATE_SHAPE_FIELDS},
+            "episode_length": self.episode_length,
+            "channels": self.dataset.channels,
+            "task": self.reward.needs_task,
+            "num_features": self.observation_spec.num_features,
+        }
+
+    def _check_actions(self, actions: NDArray[Any]) -> None:
+        space = self.action_space
+        high = space.nvec if isinstance(space, spaces.MultiDiscrete) else space.n
+        if (
+            actions.shape != (self.num_envs, *(space.shape or ()))
+            or not np.issubdtype(actions.dtype, np.integer)
+            or ((actions < 0) | (actions >= high)).any()
+        ):
+            wanted = f"an integer in 0..{self.config.num_actions - 1}"
+            if self.config.control_kv_cache:
+                wanted += ", 0 or 1, and 0 or 1,"
+            wanted += f" for each of {self.num_envs} environments"
+            raise ValueError(f"action must be {wanted}, got {short_repr(actions.tolist())}")
+
+
+class SpanControlCore(EpisodeCore):
+    """Runs streams of content through a stack of live layers; see `EpisodeCore`.
+
+    Keys and values of the global paths are carried from chunk to chunk.
+
+    Attributes:
+        episode: Content of the episode; None before the first reset.
+    """
+
+    def __init__(
+        self,
+        config: EnvConfig,
+        num_envs: int,
+        components: EnvComponents = EnvComponents(),  # noqa: B008
+        max_episode_steps: int | None = None,
+    ) -> None:
+        super().__init__(config, num_envs, components, max_episode_steps)
+        self.stack = build_model(config, components.layers, self.dataset.channels)
+        if self.reward.needs_task and not self.stack.num_classes:
+            raise ValueError("layers were trained on no task: use a checkpoint, or another reward")
+        self.device = self.stack.device
+        self.transition_model = TransitionModel(config, self.stack, self.reward)
+        self.episode: Episode | None = None
+        self._state: State | None = None
+        self._local_output: Tensor | None = None
+
+    def reset(
+        self, generators: Sequence[np.random.Generator]
+    ) -> tuple[NDArray[Any], list[dict[str, Any]]]:
+        """See `EpisodeCore.reset`."""
+        if self.config.num_levels:
+            return self.start(self._draw_levels(generators))
+        # The last chunk is not acted on: its observation is the final one.
+        chunks = self.config.chunks_per_episode + 1
+        return self._start(
+            *sample_streams(self.dataset, generators, chunks, self.config.ctx, self._num_classes)
+        )
+
+    def start(self, levels: NDArray[np.int64]) -> tuple[NDArray[Any], list[dict[str, Any]]]:
+        """Start an episode on given levels, shape (num_envs, chunks_per_episode + 1)."""
+        self._levels = levels
+        return self._start(*sample_levels(self.dataset, levels, self.config.ctx, self._num_classes))
+
+    @property
+    def _num_classes(self) -> int | None:
+        return self.stack.num_classes if self.reward.needs_task else None
+
+    @torch.no_grad()
+    def _start(
+        self, content_types: list[tuple[str, ...]], content: Tensor, targets: Tensor | None
+    ) -> tuple[NDArray[Any], list[dict[str, Any]]]:
+        self._content_types = content_types
+        self.episode = tree_map(lambda each: each.to(self.device), Episode(content, targets))
+        self._state = self.transition_model.initial_state(self.episode)
+        if self.step_count != self.episode_length:
+            # After a complete episode `output_observations` is still of its last step.
+            self._local_output = None
+        self.step_count = 0
+        numbers = self.transition_model.observe(self._state, 0).cpu().numpy()
+        return to_observations(self.observation_spec, numbers), self._chunk_infos(0)
+
+    @torch.no_grad()
+    def step(self, actions: NDArray[np.integer[Any]]) -> StepResult:
+        """See `EpisodeCore.step`."""
         state = self.state
         self._check_actions(actions)
         start = time.perf_counter()
@@ -188,22 +349,10 @@ class SpanControlCore:
         self.step_count, self._state = self.step_count + 1, next_state
         self._local_output = transition.local_output
         self.milliseconds = (time.perf_counter() - start) * 1e3
-        infos = [
-            {
-                "content_type": content_types[chunk],
-                "chunk": chunk,
-                "layer": layer,
-                "reward_components": dict(zip(self.reward.components, values, strict=True)),
-                **metrics_to_info(row, self.config.ctx),
-            }
-            for content_types, values, row in zip(
-                self._content_types, components.tolist(), metrics.tolist(), strict=True
-            )
-        ]
         return StepResult(
             observations=to_observations(self.observation_spec, host_numbers),
             rewards=components.sum(1).astype(np.float32),
-            infos=infos,
+            infos=self._step_infos(chunk, layer, components.tolist(), metrics.tolist()),
             truncated=self.step_count == self.episode_length,
         )
 
@@ -213,60 +362,31 @@ class SpanControlCore:
         return [*self.stack.layers]
 
     @property
-    def layer(self) -> int:
-        """Index of the layer that the next action is for."""
-        return self.step_count % self.config.num_layers
-
-    @property
     def state(self) -> State:
         """The current state.
 
         Raises:
             RuntimeError: No episode is running.
         """
-        if self.step_count == self.episode_length or self._state is None:
-            raise RuntimeError("no episode is running: call reset() first")
+        self._check_running()
+        assert self._state is not None
         return self._state
-
-    @property
-    def content_types(self) -> list[str]:
-        """Content type of the chunk that the next action is for, one per environment.
-
-        Raises:
-            RuntimeError: No episode is running.
-        """
-        chunk = self.step_count // self.config.num_layers
-        _ = self.state
-        return [content_types[chunk] for content_types in self._content_types]
 
     @torch.no_grad()
     def output_observations(self) -> NDArray[Any]:
-        """Encode the local output of the last step as an observation; one row per environment.
-
-        The original bootstraps on it. After the end of an episode it is of that episode's last step
-        until the next step.
-
-        Raises:
-            RuntimeError: No step was taken yet.
-        """
+        """See `EpisodeCore.output_observations`."""
         if self._local_output is None:
             raise RuntimeError("no step was taken in this episode: call step() first")
         layer = (self.step_count - 1) % self.config.num_layers
         numbers = self.transition_model.observe_output(self._local_output, layer).cpu().numpy()
         return to_observations(self.observation_spec, numbers)
 
-    def fork(self) -> SpanControlCore:
-        """Make an independent copy in the same state, on the same live layers."""
-        other = object.__new__(type(self))
-        # Attributes are replaced, never changed in place.
-        other.__dict__.update(self.__dict__)
-        return other
-
     def state_dict(self) -> dict[str, Any]:
-        """Everything that running changes, as nested dicts of tensors and JSON values."""
+        """See `EpisodeCore.state_dict`."""
         return {
             "compat_key": self._compat_key(),
             "step_count": self.step_count,
+            "levels": self._levels,
             "content_types": [*map(list, self._content_types)],
             "episode": self.episode and dataclasses.asdict(self.episode),
             "state": self._state and dataclasses.asdict(self._state),
@@ -274,44 +394,14 @@ class SpanControlCore:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue, bit-exactly, from where `state_dict` was called.
-
-        Raises:
-            ValueError: The state is of an environment with other arguments.
-        """
-        given = state_dict.get("compat_key", {})
-        for name, value in self._compat_key().items():
-            if given.get(name) != value:
-                given = f"its {name} is {given.get(name)}, this one's {value}"
-                raise ValueError(f"state is of another environment: {given}")
+        """See `EpisodeCore.load_state_dict`."""
+        self._check_compat(state_dict)
         episode, state, local_output = map(state_dict.get, ("episode", "state", "local_output"))
         self.episode, self._state, self._local_output = tree_map(
             lambda each: each.to(self.device, copy=True),
             (episode and Episode(**episode), state and state_from_dict(state), local_output),
         )
         self._content_types = [*map(tuple, state_dict["content_types"])]
+        levels = state_dict["levels"]
+        self._levels = None if levels is None else levels.copy()
         self.step_count = state_dict["step_count"]
-
-    def _compat_key(self) -> dict[str, Any]:
-        return {
-            "num_envs": self.num_envs,
-            **{name: getattr(self.config, name) for name in _STATE_SHAPE_FIELDS},
-            "episode_length": self.episode_length,
-            "channels": self.dataset.channels,
-            "task": self.reward.needs_task,
-            "num_features": self.observation_spec.num_features,
-        }
-
-    def _check_actions(self, actions: NDArray[Any]) -> None:
-        space = self.action_space
-        high = space.nvec if isinstance(space, spaces.MultiDiscrete) else space.n
-        if (
-            actions.shape != (self.num_envs, *(space.shape or ()))
-            or not np.issubdtype(actions.dtype, np.integer)
-            or ((actions < 0) | (actions >= high)).any()
-        ):
-            wanted = f"an integer in 0..{self.config.num_actions - 1}"
-            if self.config.control_kv_cache:
-                wanted += ", 0 or 1, and 0 or 1,"
-            wanted += f" for each of {self.num_envs} environments"
-            raise ValueError(f"action must be {wanted}, got {short_repr(actions.tolist())}")

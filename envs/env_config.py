@@ -41,6 +41,7 @@ from spangym.envs.data.dataset_registry import (
     make_dataset,
     validate_dataset_name,
 )
+from spangym.envs.levels import MAX_LEVEL
 from spangym.envs.model.model_checkpoint import load_config
 from spangym.envs.model.stack import LayerStack
 from spangym.envs.registration import ENVIRONMENTS, default_kwargs
@@ -61,6 +62,11 @@ LAYER_CLASSES: dict[str, type[IntegratedAttention] | type[HybridAttention]] = {
 
 CUSTOM = "own"
 """Name of a dataset, a reward or layers that are an object of the user's."""
+
+MAX_TABLE_LAYERS = 3
+"""Largest number of layers of a table, which holds all action sequences of a chunk."""
+MAX_TABLE_SEQUENCES = 10_000
+"""Largest number of action sequences of a chunk in a table."""
 
 _SPAN_SIZES = ("win_size", "max_span", "max_dist")
 _CHECKPOINT_SIZES = ("num_layers", "dims", "heads", "ctx", *_SPAN_SIZES)
@@ -120,6 +126,12 @@ class EnvConfig:
             (`spangym.envs.data.dataset_registry`), default ``text``.
         dataset_kwargs: Arguments of a ``module:Class`` other than ``split``.
         split: ``train`` (default) or ``evaluation``.
+        num_levels: Number of levels, fixed chunks from which episodes are drawn, as in Procgen;
+            default 0, new content in each episode.
+        start_level: First level, default 0: the levels are ``start_level`` to ``start_level +
+            num_levels - 1``. Equal levels have equal content, whatever their number is.
+        backend: ``live`` (default), or ``table`` to look everything up that the layers would
+            compute, in a table of all action sequences of all levels (`spangym.envs.tabulate`).
         reward: ``quality`` (default), ``attention`` or ``task``, or the ``module:Class`` of a
             `spangym.envs.Reward`.
         reward_kwargs: Arguments of the reward other than ``cost_coef``: ``coverage_weight``
@@ -165,6 +177,9 @@ class EnvConfig:
     checkpoint: str = ""
     dataset: str | tuple[str, ...] = "text"
     split: str = "train"
+    num_levels: Annotated[int, Interval(ge=0, le=MAX_LEVEL + 1)] = 0
+    start_level: Annotated[int, Interval(ge=0, le=MAX_LEVEL)] = 0
+    backend: str = "live"
     reward: str = "quality"
     cost_coef: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
     num_actions: Annotated[int, Interval(ge=2, le=MAX_ACTIONS)] = NUM_ACTIONS
@@ -197,6 +212,7 @@ class EnvConfig:
             ("encoding", ENCODINGS),
             ("layer_class", LAYER_CLASSES),
             ("layer_variant", ("default", "original")),
+            ("backend", ("live", "table")),
         ):
             value = getattr(self, name)
             if value not in known:
@@ -222,6 +238,7 @@ class EnvConfig:
         if self.checkpoint:
             self._check_checkpoint()
         self._check_layers()
+        self._check_levels()
         check_device(self.device)
 
     def _check_checkpoint(self) -> None:
@@ -265,6 +282,38 @@ class EnvConfig:
         for name in (*_RANDOM_LAYER_FIELDS, *_LAW_OPTIONS):
             if getattr(self, name) != getattr(type(self), name):
                 raise ValueError(f"{name} is set by the layers {self.layers!r}: omit it")
+
+    def _check_levels(self) -> None:
+        if self.start_level and not self.num_levels:
+            raise ValueError("start_level is for a number of levels: set num_levels, or omit it")
+        if self.start_level + self.num_levels > MAX_LEVEL + 1:
+            raise ValueError(f"levels must be in 0..{MAX_LEVEL}, the last one is too large")
+        if self.backend == "live":
+            return
+        sequences = self.num_actions**self.num_layers
+        for holds, rule in (
+            (self.num_levels > 0, "num_levels: a table holds a fixed number of chunks"),
+            (
+                not self.control_kv_cache,
+                "control_kv_cache = false: keys and values are carried from chunk to chunk",
+            ),
+            (
+                self.observation_time == "current",
+                "observation_time = 'current': observations of the previous chunk depend on it",
+            ),
+            (
+                self.num_layers <= MAX_TABLE_LAYERS,
+                f"at most {MAX_TABLE_LAYERS} layers: a table holds all action sequences, "
+                f"{self.num_actions}^{self.num_layers} a chunk",
+            ),
+            (
+                sequences <= MAX_TABLE_SEQUENCES,
+                f"at most {MAX_TABLE_SEQUENCES:,} action sequences a chunk: {self.num_actions} "
+                f"actions at {self.num_layers} layers are {sequences:,}",
+            ),
+        ):
+            if not holds:
+                raise ValueError(f"backend 'table' needs {rule}")
 
     @property
     def _named_layers(self) -> _NamedLayers:

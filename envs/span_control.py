@@ -86,6 +86,8 @@ class SpanControlEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
 
     ## Starting State
     A new stream from the seeded generator; texts start at a random position. The caches are empty.
+    With ``num_levels=N`` each chunk is one of ``N`` fixed ones, drawn with equal probability, as in
+    Procgen; ``start_level`` is the number of the first.
 
     ## Episode End
     1. Truncation: after ``chunks_per_episode`` chunks, that is ``chunks_per_episode * num_layers``
@@ -94,11 +96,13 @@ class SpanControlEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
     There is no termination.
 
     ## Information
-    `reset` returns ``content_type``, the content type of the first chunk. `step` returns:
+    `reset` returns ``content_type`` and, with ``num_levels``, ``level`` of the first chunk. `step`
+    returns:
 
     | key                    | value                                                    |
     |------------------------|----------------------------------------------------------|
     | `content_type`         | content type of the chunk                                |
+    | `level`                | number of the chunk's level; with ``num_levels``         |
     | `chunk`, `layer`       | indices of the chunk and of the layer that ran           |
     | `reward_components`    | components of the reward by name; their sum is the reward |
     | `span_scale`           | span scale ``m``                                         |

@@ -105,9 +105,13 @@ class _CheckedInfos(gym.Wrapper[Any, Any, Any, Any]):
 
 def takes_argument(env_id: str, name: str) -> bool:
     """Return whether the constructor of an environment takes an argument."""
+    return is_subclass(env_id) or name in keyword_names(parameters_of(_entry_point(env_id)))
+
+
+def is_subclass(env_id: str) -> bool:
+    """Return whether an environment is a subclass of `SpanControlEnv`, with its arguments."""
     entry = _entry_point(env_id)
-    is_ours = isinstance(entry, type) and issubclass(entry, SpanControlEnv)
-    return is_ours or name in keyword_names(parameters_of(entry))
+    return isinstance(entry, type) and issubclass(entry, SpanControlEnv)
 
 
 def argument_names(env_id: str) -> tuple[str, ...] | None:

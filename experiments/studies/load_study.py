@@ -69,12 +69,39 @@ def normalize_study(study: Study) -> Study:
     _check_budget(study)
     _check_names(study)
     for environment in study.environments:
+        _check_levels(study.evaluation, environment)
         for agent in study.agents_in(environment):
-            try:
-                agent.config_in(environment, "train")
-            except (TypeError, ValueError) as error:
-                raise UserError(f"agent {agent.name!r}: {error}") from error
+            _check_configs(agent, environment, study.evaluation)
     return study
+
+
+def _check_levels(evaluation: EvalConfig, environment: StudyEnv) -> None:
+    """Check that the levels of the evaluation are not those of the training."""
+    name = environment.name
+    if evaluation.num_levels and not environment.has_level_arguments:
+        raise UserError(
+            f"evaluation: num_levels must be 0: environment {name!r}, which is not of spangym, "
+            "has no levels"
+        )
+    training, levels = environment.levels, evaluation.levels
+    shared = range(max(training.start, levels.start), min(training.stop, levels.stop))
+    if evaluation.split == "train" and shared:
+        raise UserError(
+            f"evaluation: levels {shared.start} to {shared.stop - 1} are in the training of "
+            f"environment {name!r}, too: set evaluation.start_level = {training.stop}, or "
+            "evaluation.split = 'evaluation'"
+        )
+
+
+def _check_configs(agent: StudyAgent, environment: StudyEnv, evaluation: EvalConfig) -> None:
+    """Check that training and evaluation of an agent can be made."""
+    where = f"agent {agent.name!r}"
+    try:
+        agent.config_in(environment, "train")
+        where = f"evaluation: {where}"
+        agent.config_in(environment, evaluation.split, evaluation.level_arguments)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}") from error
 
 
 def normalize_agent(agent: StudyAgent) -> StudyAgent:

@@ -37,6 +37,8 @@ from spangym.experiments.studies.field_types import (
     Episodes,
     Flag,
     Hyperparameters,
+    Level,
+    NumLevels,
     Seed,
     Seeds,
     SizeOrZero,
@@ -44,7 +46,7 @@ from spangym.experiments.studies.field_types import (
     StudyName,
     Text,
 )
-from spangym.experiments.studies.foreign_env import ForeignEnv, takes_argument
+from spangym.experiments.studies.foreign_env import ForeignEnv, is_subclass, takes_argument
 from spangym.utils.readable_repr import readable_repr
 from spangym.utils.text import slug
 
@@ -58,6 +60,9 @@ LOOKS_INSIDE = (
 
 OBS_FIELDS = ("encoding", "pool_groups", "autocorrelation", "include_layer_index", "num_states")
 """Arguments of an environment that belong to the agents of a study."""
+
+LEVEL_FIELDS = ("num_levels", "start_level", "backend")
+"""Arguments of an environment of which training and evaluation have their own."""
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
@@ -84,7 +89,8 @@ class StudyEnv:
         id: Registered environment id.
         name: Name in tables and figures; the id without its namespace if empty.
         kwargs: Arguments of `spangym.envs.EnvConfig`, except those of the observation, which belong
-            to the agents, and the split.
+            to the agents, and the split. ``num_levels``, ``start_level`` and ``backend`` are those
+            of the training.
     """
 
     __repr__ = readable_repr
@@ -107,6 +113,19 @@ class StudyEnv:
     def is_foreign(self) -> bool:
         """Whether the environment is not made by `spangym.envs.SpanControlEnv`."""
         return not is_span_control(find_spec(self.id))
+
+    @property
+    def has_level_arguments(self) -> bool:
+        """Whether ``num_levels``, ``start_level`` and ``backend`` are those of `SpanControlEnv`."""
+        return not self.is_foreign or is_subclass(self.id)
+
+    @property
+    def levels(self) -> range:
+        """Levels of the training; empty without levels."""
+        if not self.has_level_arguments:
+            return range(0)
+        start = self.kwargs.get("start_level", 0)
+        return range(start, start + self.kwargs.get("num_levels", 0))
 
     @property
     def episode_steps(self) -> int:
@@ -194,17 +213,25 @@ class StudyAgent:
         """Make the untrained agent."""
         return self.spec().make(seed=seed, **self.hyperparameters)
 
-    def config_in(self, environment: StudyEnv, split: str) -> EnvConfig | ForeignEnv:
+    def config_in(
+        self, environment: StudyEnv, split: str, levels: Mapping[str, Any] | None = None
+    ) -> EnvConfig | ForeignEnv:
         """Return the configuration of an environment as this agent observes it.
 
         An environment with the default number of actions takes that of the agent. Wrong arguments,
         datasets and weights raise a TypeError or ValueError.
+
+        Args:
+            environment: Environment of the study.
+            split: Split of the dataset.
+            levels: Arguments that replace ``num_levels``, ``start_level`` and ``backend``.
         """
         spec, observation = self.spec(), {name: getattr(self, name) for name in OBS_FIELDS}
+        content = {"split": split, **(levels if levels and environment.has_level_arguments else {})}
         observation["include_layer_index"] = self.observes_index
         observation["num_states"] = self.num_states or NUM_STATES
         if environment.is_foreign:
-            return self._foreign_env(environment, observation | {"split": split})
+            return self._foreign_env(environment, observation | content)
         kwargs = environment.kwargs | observation
         given = kwargs.get("num_actions", NUM_ACTIONS)
         if self.num_actions and given not in (NUM_ACTIONS, self.num_actions):
@@ -215,7 +242,7 @@ class StudyAgent:
         kwargs["num_actions"] = num_actions = self.num_actions or given
         if (spec.fixed_action or 0) >= num_actions:
             raise ValueError(f"environment {environment.name!r} has actions 0..{num_actions - 1}")
-        return make_config(environment.id, kwargs | {"split": split})
+        return make_config(environment.id, kwargs | content)
 
     def _foreign_env(self, environment: StudyEnv, arguments: Mapping[str, Any]) -> ForeignEnv:
         where, spec = f"environment {environment.name!r}", self.spec()
@@ -254,6 +281,10 @@ class EvalConfig:
             measured by lookahead, which takes as long as the oracle.
         split: Split of the dataset. ``train`` is for hyperparameter searches, which must not see
             the final evaluation.
+        num_levels: Number of levels; 0, the default, for unseen content. Levels are for
+            hyperparameter searches, and must not be those of the training.
+        start_level: First level.
+        backend: ``live`` or ``table``, which needs ``num_levels``.
     """
 
     __repr__ = readable_repr
@@ -262,6 +293,19 @@ class EvalConfig:
     episodes: Episodes = 16
     regret_episodes: CountOrZero = 1
     split: Literal["evaluation", "train"] = "evaluation"
+    num_levels: NumLevels = 0
+    start_level: Level = 0
+    backend: Literal["live", "table"] = "live"
+
+    @property
+    def level_arguments(self) -> dict[str, Any]:
+        """Arguments of the levels, which replace those of the training."""
+        return {name: getattr(self, name) for name in LEVEL_FIELDS}
+
+    @property
+    def levels(self) -> range:
+        """Levels of the evaluation; empty without levels."""
+        return range(self.start_level, self.start_level + self.num_levels)
 
 
 def baseline_names(num_actions: int) -> tuple[str, ...]:

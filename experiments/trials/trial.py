@@ -118,8 +118,9 @@ class Trial:
         return self.agent.config_in(self.environment, "train")
 
     def eval_config(self) -> AnyConfig:
-        """Return the configuration of the evaluation environment."""
-        return self.agent.config_in(self.environment, self.evaluation.split)
+        """Return the configuration of the evaluation, whose content is not the training's."""
+        evaluation = self.evaluation
+        return self.agent.config_in(self.environment, evaluation.split, evaluation.level_arguments)
 
     def make_agent(self) -> Agent:
         """Make the untrained agent."""

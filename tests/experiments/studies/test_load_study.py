@@ -62,6 +62,54 @@ def test_training_and_evaluation_have_different_splits(tiny: Study):
     assert as_env_config(trial.eval_config()).split == "evaluation"
 
 
+LEVELS = "chunks_per_episode = 2, num_levels = 4, start_level = 6"
+
+
+def content_of(config: object) -> tuple[str, int, int, str]:
+    env = as_env_config(config)
+    return env.split, env.num_levels, env.start_level, env.backend
+
+
+@pytest.mark.parametrize("backend", ["live", "table"])
+def test_levels_are_those_of_the_training(backend: str):
+    kwargs = f"{LEVELS}, backend = '{backend}'"
+    for trial in trials_of(parse_study(TINY.replace("chunks_per_episode = 2", kwargs), "tiny")):
+        assert content_of(trial.train_config()) == ("train", 4, 6, backend)
+        assert content_of(trial.eval_config()) == ("evaluation", 0, 0, "live")
+
+
+@pytest.mark.parametrize("start_level", [0, 10])
+def test_searches_evaluate_on_levels_of_their_own(start_level: int):
+    evaluation = f"split = 'train'\nnum_levels = 6\nstart_level = {start_level}\nbackend = 'table'"
+    text = TINY.replace("chunks_per_episode = 2", LEVELS)
+    text = text.replace("episodes = 2\n", f"episodes = 2\n{evaluation}\n")
+    trial = trials_of(parse_study(text, "tiny"))[0]
+    assert content_of(trial.train_config()) == ("train", 4, 6, "live")
+    assert content_of(trial.eval_config()) == ("train", 6, start_level, "table")
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "message"),
+    [
+        ("split = 'train'\nnum_levels = 7", "levels 6 to 6 are in the training"),
+        ("split = 'train'\nnum_levels = 9\nstart_level = 8", "levels 8 to 9 are in the training"),
+        ("start_level = 1", "evaluation: agent 'pooled': start_level is for a number of levels"),
+        ("backend = 'table'", "evaluation: agent 'pooled': backend 'table' needs num_levels"),
+        ("backend = 'tables'", "key 'evaluation.backend'"),
+    ],
+)
+def test_wrong_levels_of_the_evaluation(evaluation: str, message: str):
+    text = TINY.replace("chunks_per_episode = 2", LEVELS)
+    with pytest.raises(UserError, match=message):
+        parse_study(text.replace("episodes = 2\n", f"episodes = 2\n{evaluation}\n"), "tiny")
+
+
+def test_levels_of_another_split_may_have_the_same_numbers():
+    text = TINY.replace("chunks_per_episode = 2", LEVELS)
+    study = parse_study(text.replace("episodes = 2\n", "episodes = 2\nnum_levels = 9\n"), "tiny")
+    assert content_of(trials_of(study)[0].eval_config()) == ("evaluation", 9, 0, "live")
+
+
 @pytest.mark.parametrize("name", builtin_studies())
 def test_built_in_studies_are_valid(name: str):
     assert load_study(name).name == name

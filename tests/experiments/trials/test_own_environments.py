@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from spangym.experiments.runner.fingerprint import DatasetHashes
+from spangym.experiments.studies.foreign_env import ForeignEnv
 from spangym.experiments.studies.load_study import parse_study
 from spangym.experiments.studies.study import Study
 from spangym.experiments.trials.evaluate import measure_regret, rollout
@@ -23,7 +24,7 @@ MODULE = """
     import torch
 
     from spangym.attention import IntegratedAttention, SpanConfig
-    from spangym.envs import Dataset, Reward, Stream
+    from spangym.envs import Dataset, Reward, SpanControlEnv, Stream
 
     class ShortSpan(Reward):
         components = ("tokens",)
@@ -110,6 +111,10 @@ MODULE = """
         kwargs={"dims": 8, "heads": 2, "ctx": 16, "chunks_per_episode": 2, "num_actions": 2},
     )
 
+    class Derived(SpanControlEnv): pass
+    gym.registry.pop("mine/Derived-v0", None)
+    gym.register("mine/Derived-v0", Derived)
+
     class Favorite:
         actions = 2
         def __init__(self, seed=None): pass
@@ -195,6 +200,22 @@ def test_a_trial_in_a_foreign_environment(study: Study, tmp_path: Path):
         for row in rollout(fixed.eval_config(), range(5, 8), lambda obs, _: obs[:, 0] * 0 + 1)
     ]
     assert measure_regret(fixed.eval_config(), rows).empty
+
+
+def test_levels_of_subclasses_and_of_foreign_environments(folder: Path):
+    """A subclass has the levels of spangym; other environments keep their arguments."""
+    del folder
+    kwargs = "dims = 8, heads = 2, ctx = 16, chunks_per_episode = 2, num_levels = 3"
+    derived = f'{{ id = "own_parts:mine/Derived-v0", kwargs = {{ {kwargs} }} }},'
+    study = parse_study(STUDY.replace("environments = [", f"environments = [{derived}", 1), "own")
+    trials = {each.environment.name: each for each in trials_of(study) if each.agent.algo == "ppo"}
+    configs = trials["Derived-v0"].train_config(), trials["Derived-v0"].eval_config()
+    levels = [each.kwargs["num_levels"] for each in configs if isinstance(each, ForeignEnv)]
+    assert levels == [3, 0]
+    bandit = trials["bandit"]
+    assert bandit.eval_config() == bandit.train_config()
+    with pytest.raises(UserError, match=r"num_levels must be 0: environment 'bandit'"):
+        parse_study(STUDY.replace("{ episodes", "{ num_levels = 2, episodes"), "own")
 
 
 @pytest.mark.parametrize("name", ["ppo", "random"])

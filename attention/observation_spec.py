@@ -127,6 +127,20 @@ class ObservationSpec:
         correlations = autocorrelation_buckets(local_input, LAG_BUCKETS, lengths)
         return torch.cat([features, correlations], dim=-1)
 
+    def select(self, features: Tensor) -> Tensor:
+        """Features of this specification, of all features of a layer's input.
+
+        Args:
+            features: Means, variances and autocorrelations, not pooled, shape (batch, 2 * dims +
+                `LAG_BUCKETS`).
+
+        Returns:
+            Shape (batch, num_features), equal to what `extract_from_input` gives.
+        """
+        moments, correlations = features.split([2 * self.dims, LAG_BUCKETS], dim=-1)
+        chosen = pool_dims(moments, self.pool_groups) if self.pool_groups else moments
+        return torch.cat([chosen, correlations], dim=-1) if self.autocorrelation else chosen
+
     def encode(self, features: Tensor, layer: int) -> Tensor:
         """Encode features, and the layer index where it is observed.
 

@@ -13,5 +13,6 @@ from .rewards import Reward as Reward
 from .rewards import RewardContext as RewardContext
 from .sb3_vec_env import SB3SpanControlVecEnv as SB3SpanControlVecEnv
 from .span_control import SpanControlEnv as SpanControlEnv
+from .tables.tabulate import tabulate as tabulate
 from .testing.check_vector_env import check_vector_env as check_vector_env
 from .vector_env import SpanControlVectorEnv as SpanControlVectorEnv

@@ -10,13 +10,13 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
-from spangym.envs.core import SpanControlCore
+from spangym.envs.core import EpisodeCore
 from spangym.envs.lookahead import action_coverages, lookahead, one_step_rewards, predictor_action
 from spangym.envs.soft_span import soft_span_loss
 
 
 class BatchedEnvMixin:
-    """Methods on top of `SpanControlCore`; none of the queries changes the environment.
+    """Methods on top of `EpisodeCore`; none of the queries changes the environment.
 
     Queries return arrays, or lists, whose first dimension is the environment. The scalar
     `SpanControlEnv` returns the same without that dimension.
@@ -26,7 +26,7 @@ class BatchedEnvMixin:
         action_space: Action space, with a random generator of its own.
     """
 
-    core: SpanControlCore
+    core: EpisodeCore
     action_space: Any
     _generators: list[np.random.Generator]
     _spec: EnvSpec | None = None

@@ -20,6 +20,7 @@ from spangym.envs.data.dataset import sample_streams
 from spangym.envs.env_config import CUSTOM, EnvComponents, EnvConfig
 from spangym.envs.levels import draw_levels, sample_levels
 from spangym.envs.model.build_model import build_model
+from spangym.envs.model.stack import LayerStack
 from spangym.envs.observations import make_observation_space, to_observations
 from spangym.envs.state import Episode, State, state_from_dict, tree_map
 from spangym.envs.transition import TransitionModel, metrics_to_info
@@ -79,6 +80,8 @@ class EpisodeCore(ABC):
         step_count: Steps taken in the episode.
         episode_length: Steps in an episode.
         milliseconds: Wall time of the last step of all environments, in ms.
+        stack: The live layers with embedding and task head.
+        transition_model: What runs them.
 
     Raises:
         TypeError: ``num_envs`` is no integer.
@@ -86,6 +89,9 @@ class EpisodeCore(ABC):
     """
 
     __repr__ = readable_repr
+
+    stack: LayerStack
+    transition_model: TransitionModel
 
     def __init__(
         self,
@@ -144,8 +150,27 @@ class EpisodeCore(ABC):
 
     @property
     @abstractmethod
+    def episode(self) -> Episode | None:
+        """Content of the episode; None before the first reset."""
+
+    @property
+    @abstractmethod
+    def state(self) -> State:
+        """The current state of the live layers.
+
+        Raises:
+            RuntimeError: No episode is running.
+        """
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the live layers."""
+        return self.stack.device
+
+    @property
     def layers(self) -> list[Any]:
         """The live layers."""
+        return [*self.stack.layers]
 
     @abstractmethod
     def output_observations(self) -> NDArray[Any]:
@@ -262,9 +287,6 @@ class SpanControlCore(EpisodeCore):
     """Runs streams of content through a stack of live layers; see `EpisodeCore`.
 
     Keys and values of the global paths are carried from chunk to chunk.
-
-    Attributes:
-        episode: Content of the episode; None before the first reset.
     """
 
     def __init__(
@@ -278,9 +300,8 @@ class SpanControlCore(EpisodeCore):
         self.stack = build_model(config, components.layers, self.dataset.channels)
         if self.reward.needs_task and not self.stack.num_classes:
             raise ValueError("layers were trained on no task: use a checkpoint, or another reward")
-        self.device = self.stack.device
         self.transition_model = TransitionModel(config, self.stack, self.reward)
-        self.episode: Episode | None = None
+        self._episode: Episode | None = None
         self._state: State | None = None
         self._local_output: Tensor | None = None
 
@@ -310,8 +331,8 @@ class SpanControlCore(EpisodeCore):
         self, content_types: list[tuple[str, ...]], content: Tensor, targets: Tensor | None
     ) -> tuple[NDArray[Any], list[dict[str, Any]]]:
         self._content_types = content_types
-        self.episode = tree_map(lambda each: each.to(self.device), Episode(content, targets))
-        self._state = self.transition_model.initial_state(self.episode)
+        self._episode = tree_map(lambda each: each.to(self.device), Episode(content, targets))
+        self._state = self.transition_model.initial_state(self._episode)
         if self.step_count != self.episode_length:
             # After a complete episode `output_observations` is still of its last step.
             self._local_output = None
@@ -357,17 +378,13 @@ class SpanControlCore(EpisodeCore):
         )
 
     @property
-    def layers(self) -> list[Any]:
-        """The live layers."""
-        return [*self.stack.layers]
+    def episode(self) -> Episode | None:
+        """See `EpisodeCore.episode`."""
+        return self._episode
 
     @property
     def state(self) -> State:
-        """The current state.
-
-        Raises:
-            RuntimeError: No episode is running.
-        """
+        """See `EpisodeCore.state`."""
         self._check_running()
         assert self._state is not None
         return self._state
@@ -397,7 +414,7 @@ class SpanControlCore(EpisodeCore):
         """See `EpisodeCore.load_state_dict`."""
         self._check_compat(state_dict)
         episode, state, local_output = map(state_dict.get, ("episode", "state", "local_output"))
-        self.episode, self._state, self._local_output = tree_map(
+        self._episode, self._state, self._local_output = tree_map(
             lambda each: each.to(self.device, copy=True),
             (episode and Episode(**episode), state and state_from_dict(state), local_output),
         )

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spangym.envs.core import SpanControlCore
+from spangym.envs.core import EpisodeCore
 from spangym.envs.state import State, tree_map
 from spangym.utils.scalars import as_int
 
@@ -22,7 +22,7 @@ _MAX_BATCH = 400
 """Maximum number of plans in a batch; larger batches only take more memory."""
 
 
-def all_actions(core: SpanControlCore) -> NDArray[np.int64]:
+def all_actions(core: EpisodeCore) -> NDArray[np.int64]:
     """All actions of one environment, shape (num_actions,).
 
     With ``control_kv_cache`` the shape is (4 * num_actions, 3), in lexicographic order.
@@ -34,13 +34,13 @@ def all_actions(core: SpanControlCore) -> NDArray[np.int64]:
 
 
 @torch.no_grad()
-def one_step_rewards(core: SpanControlCore) -> NDArray[np.float32]:
+def one_step_rewards(core: EpisodeCore) -> NDArray[np.float32]:
     """Reward of each action at the next step, shape (num_envs, actions) as in `all_actions`."""
     return _per_env(core, lambda state: _try_all_actions(core, state, core.layer)[1])
 
 
 @torch.no_grad()
-def action_coverages(core: SpanControlCore) -> NDArray[np.float32]:
+def action_coverages(core: EpisodeCore) -> NDArray[np.float32]:
     """Share of full attention's weight within the span of each action, (num_envs, actions).
 
     It is `spangym.attention.AttentionStats.coverage`, in [0, 1]. Of an original layer only the keys
@@ -59,7 +59,7 @@ def action_coverages(core: SpanControlCore) -> NDArray[np.float32]:
 
 
 @torch.no_grad()
-def predictor_action(core: SpanControlCore) -> NDArray[np.int64]:
+def predictor_action(core: EpisodeCore) -> NDArray[np.int64]:
     """Action whose span scale is nearest to the next layer's own prediction, shape (num_envs,).
 
     It is the last one where actions are fractions of the prediction.
@@ -73,7 +73,7 @@ def predictor_action(core: SpanControlCore) -> NDArray[np.int64]:
 
 
 @torch.no_grad()
-def lookahead(core: SpanControlCore, beam: int = 10) -> NDArray[np.float32]:
+def lookahead(core: EpisodeCore, beam: int = 10) -> NDArray[np.float32]:
     """Best return of each action up to the end of the chunk, (num_envs, actions).
 
     All plans (one action per layer) through the next two layers are tried. Beyond two layers only
@@ -112,7 +112,7 @@ def lookahead(core: SpanControlCore, beam: int = 10) -> NDArray[np.float32]:
     return _per_env(core, best_returns)
 
 
-def _per_env(core: SpanControlCore, function: Callable[[State], Tensor]) -> NDArray[np.float32]:
+def _per_env(core: EpisodeCore, function: Callable[[State], Tensor]) -> NDArray[np.float32]:
     """Apply a function to the state of one environment at a time, and stack the results."""
     # Only later chunks need the caches at full span.
     state = dataclasses.replace(core.state, full_caches=())
@@ -125,14 +125,14 @@ def _select(state: State, rows: Tensor) -> State:
     return tree_map(lambda tensor: tensor[rows], state)
 
 
-def _try_all_actions(core: SpanControlCore, state: State, layer: int) -> tuple[State, Tensor]:
+def _try_all_actions(core: EpisodeCore, state: State, layer: int) -> tuple[State, Tensor]:
     """Take every action in every environment: the next states, and the rewards in float64."""
     states, actions = _repeat_for_actions(core, state)
     transition = core.transition_model.step(states, layer, actions)
     return transition.state, transition.reward_components.double().sum(-1)
 
 
-def _repeat_for_actions(core: SpanControlCore, state: State) -> tuple[State, Tensor]:
+def _repeat_for_actions(core: EpisodeCore, state: State) -> tuple[State, Tensor]:
     actions = torch.from_numpy(all_actions(core)).to(core.device)
     repeated = tree_map(lambda each: each.repeat_interleave(len(actions), dim=0), state)
     return repeated, actions.repeat(len(state.hidden), *[1] * (actions.ndim - 1))

@@ -41,6 +41,24 @@ class RewardContext:
     full_qk_pairs: int
     excess_loss: Tensor | None = None
 
+    @property
+    def qk_pairs(self) -> Tensor:
+        """Query-key pairs scored, over all refinement passes, int64 of shape (num_envs,)."""
+        return self.layer_output.qk_pairs
+
+    @property
+    def output_quality(self) -> tuple[Tensor, Tensor]:
+        """Coverage and entropy of the local output, of shape (num_envs,) each."""
+        terms = quality(self.layer_output.local_output)
+        return terms.coverage, terms.entropy
+
+    @property
+    def attention_quality(self) -> tuple[Tensor, Tensor]:
+        """Coverage and entropy of the attention weights, with ``needs_statistics``."""
+        stats = self.layer_output.stats
+        assert stats is not None
+        return stats.coverage, stats.entropy
+
 
 class Reward(ABC):
     """Base class of rewards. A custom reward only needs `components` and `__call__`.
@@ -51,6 +69,9 @@ class Reward(ABC):
         needs_statistics: Whether ``layer_output.stats`` is used, which costs a pass of full
             attention.
         needs_task: Whether ``excess_loss`` is used, which costs a pass of the stack at full span.
+        needs_layer_output: Whether ``layer_output`` is used, and not only the other attributes of
+            the context. A table (`spangym.envs.tabulate`) then holds the components of this very
+            reward; otherwise it serves the reward with any coefficients.
 
     Args:
         cost_coef: Cost of scoring, in every layer of a chunk, the query-key pairs of one full
@@ -71,6 +92,7 @@ class Reward(ABC):
     platform_dependent: bool = True
     needs_statistics: bool = False
     needs_task: bool = False
+    needs_layer_output: bool = True
     cost_coef: float = 0.0
 
     def __init__(self, cost_coef: float = 0.0) -> None:
@@ -86,7 +108,7 @@ class Reward(ABC):
         The sum over the layers is minus ``cost_coef`` times the mean share of query-key pairs.
         """
         pairs = context.full_qk_pairs * context.num_layers
-        return 0.0 - self.cost_coef * context.layer_output.qk_pairs / pairs
+        return 0.0 - self.cost_coef * context.qk_pairs / pairs
 
 
 class _CoverageReward(Reward):
@@ -99,6 +121,7 @@ class _CoverageReward(Reward):
     """
 
     components = ("coverage", "entropy", "cost")
+    needs_layer_output = False
 
     def __init__(
         self, cost_coef: float = 0.0, coverage_weight: float = 1.0, entropy_weight: float = 0.1
@@ -130,8 +153,7 @@ class QualityReward(_CoverageReward):
     """
 
     def _terms(self, context: RewardContext) -> tuple[Tensor, Tensor]:
-        terms = quality(context.layer_output.local_output)
-        return terms.coverage, terms.entropy
+        return context.output_quality
 
 
 class AttentionReward(_CoverageReward):
@@ -145,9 +167,7 @@ class AttentionReward(_CoverageReward):
     needs_statistics = True
 
     def _terms(self, context: RewardContext) -> tuple[Tensor, Tensor]:
-        stats = context.layer_output.stats
-        assert stats is not None
-        return stats.coverage, stats.entropy
+        return context.attention_quality
 
 
 class TaskReward(Reward):
@@ -158,6 +178,7 @@ class TaskReward(Reward):
 
     components = ("task", "cost")
     needs_task = True
+    needs_layer_output = False
 
     def __call__(self, context: RewardContext) -> Tensor:
         """Compute minus the excess loss, and minus the cost, shape (num_envs, 2)."""

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvStepReturn
 
 from spangym.envs.batched_mixin import BatchedEnvMixin
-from spangym.envs.core import SpanControlCore
+from spangym.envs.core import EpisodeCore
 from spangym.envs.env_config import EnvComponents, EnvConfig, make_spec
+from spangym.envs.make_core import make_core
 from spangym.utils.readable_repr import readable_repr
 from spangym.utils.scalars import as_int
 
@@ -59,10 +60,8 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
         self._generators = [seeding.np_random(None)[0] for _ in range(n_envs)]
         super().__init__(n_envs, self.core.observation_space, self.core.action_space)
 
-    def _make_core(
-        self, config: EnvConfig, n_envs: int, components: EnvComponents
-    ) -> SpanControlCore:
-        return SpanControlCore(config, n_envs, components)
+    def _make_core(self, config: EnvConfig, n_envs: int, components: EnvComponents) -> EpisodeCore:
+        return make_core(config, n_envs, components)
 
     @property
     def config(self) -> EnvConfig:

@@ -12,10 +12,10 @@ import dataclasses
 from torch import Tensor, nn
 
 from spangym.attention import LocalGlobalAttention
-from spangym.envs.core import SpanControlCore
+from spangym.envs.core import EpisodeCore
 
 
-def soft_span_loss(core: SpanControlCore, scales: Tensor) -> Tensor:
+def soft_span_loss(core: EpisodeCore, scales: Tensor) -> Tensor:
     """Compute the loss of the next chunk at spans with soft edges, differentiably.
 
     Every layer uses its own weights; the edge fades over the ``soft_edge_width`` tokens of its
@@ -39,8 +39,9 @@ def soft_span_loss(core: SpanControlCore, scales: Tensor) -> Tensor:
         >>> import numpy as np
         >>> import torch
         >>> from spangym.envs import make_config
+        >>> from spangym.envs.make_core import make_core
         >>> config = make_config("LongRange-v0", {"chunks_per_episode": 1})
-        >>> core = SpanControlCore(config, num_envs=2)
+        >>> core = make_core(config, num_envs=2)
         >>> _ = core.reset([np.random.default_rng(env_index) for env_index in range(2)])
         >>> scales = torch.tensor([0.5, 0.5], requires_grad=True)
         >>> soft_span_loss(core, scales).mean().backward()

@@ -9,9 +9,9 @@ import gymnasium as gym
 import numpy as np
 
 from spangym.envs.batched_mixin import BatchedEnvMixin
-from spangym.envs.core import SpanControlCore
 from spangym.envs.env_config import parse_env_kwargs
 from spangym.envs.episode_renderer import RENDER_MODES, EpisodeRenderer, check_render_mode
+from spangym.envs.make_core import make_core
 from spangym.utils.scalars import as_int
 
 
@@ -160,7 +160,7 @@ class SpanControlEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
         self.render_mode = check_render_mode(render_mode)
         self.report_step_time = report_step_time
         self.config, components = parse_env_kwargs(kwargs)
-        self.core = SpanControlCore(self.config, 1, components)
+        self.core = make_core(self.config, 1, components)
         self.observation_space = self.core.observation_space
         self.action_space = self.core.action_space
         self.renderer = self._new_renderer()

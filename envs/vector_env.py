@@ -12,9 +12,9 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from spangym.envs.batched_mixin import BatchedEnvMixin
-from spangym.envs.core import SpanControlCore
 from spangym.envs.env_config import parse_env_kwargs
 from spangym.envs.episode_renderer import EpisodeRenderer, check_render_mode
+from spangym.envs.make_core import make_core
 from spangym.envs.span_control import SpanControlEnv
 from spangym.utils.readable_repr import short_repr
 from spangym.utils.scalars import as_int
@@ -77,7 +77,7 @@ class SpanControlVectorEnv(  # pyright: ignore[reportIncompatibleVariableOverrid
         self.report_step_time = report_step_time
         self.config, components = parse_env_kwargs(kwargs)
         limit = None if max_episode_steps == -1 else max_episode_steps
-        self.core = SpanControlCore(self.config, num_envs, components, limit)
+        self.core = make_core(self.config, num_envs, components, limit)
         self.num_envs = num_envs = self.core.num_envs
         self.single_observation_space = self.core.observation_space
         self.single_action_space = self.core.action_space

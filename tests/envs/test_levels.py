@@ -11,7 +11,7 @@ import pytest
 from spangym.envs import ENVIRONMENTS, SB3SpanControlVecEnv, SpanControlVectorEnv, make_config
 from spangym.envs.levels import draw_levels
 
-SMALL = {"chunks_per_episode": 3, "num_levels": 5, "start_level": 2}
+SMALL: dict[str, Any] = {"chunks_per_episode": 3, "num_levels": 5, "start_level": 2}
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
@@ -39,7 +39,8 @@ def test_all_interfaces_play_the_same_levels(name: str):
 
 def test_a_level_is_the_same_content_whatever_the_number_of_levels():
     contents: dict[int, set[bytes]] = {}
-    for options in ({"num_levels": 4}, {"num_levels": 3, "start_level": 1}):
+    choices: list[dict[str, Any]] = [{"num_levels": 4}, {"num_levels": 3, "start_level": 1}]
+    for options in choices:
         envs = SpanControlVectorEnv(4, ctx=32, dims=8, heads=2, **options)
         envs.reset(seed=0)
         core: Any = envs.core
@@ -54,7 +55,13 @@ def test_a_level_is_the_same_content_whatever_the_number_of_levels():
 
 
 def test_levels_differ_from_the_stream_of_the_same_seed():
-    options = {"ctx": 32, "dims": 8, "heads": 2, "dataset": "noise", "chunks_per_episode": 1}
+    options: dict[str, Any] = {
+        "ctx": 32,
+        "dims": 8,
+        "heads": 2,
+        "dataset": "noise",
+        "chunks_per_episode": 1,
+    }
     stream = SpanControlVectorEnv(1, **options)
     stream.reset(seed=0)
     levels = SpanControlVectorEnv(1, **options, num_levels=1)

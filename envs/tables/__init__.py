@@ -1,0 +1,1 @@
+"""Tables: exact environments that look up what live layers would compute."""

@@ -1,0 +1,140 @@
+"""Identity of a table: everything that affects its numbers, as JSON values."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import spangym.attention
+import spangym.envs
+from spangym.envs.core import SpanControlCore
+from spangym.envs.levels import sample_levels
+from spangym.envs.rewards import Reward
+from spangym.utils.importing import module_sha256
+from spangym.utils.scalars import plain
+
+NOT_STORED = (
+    *("encoding", "pool_groups", "autocorrelation", "include_layer_index", "num_states"),
+    *("observation_time", "control_kv_cache"),
+    *("chunks_per_episode", "num_levels", "start_level", "backend"),
+    *("reward", "reward_kwargs", "cost_coef"),
+)
+"""Fields of `EnvConfig` on which the numbers of a table do not depend."""
+
+_PROBED_LEVELS = 16
+"""Levels whose content is part of the identity; all others are drawn in the same way."""
+
+_CODE = ("attention", "envs/data", "envs/model", "envs/tables")
+_CODE_FILES = ("envs/levels.py", "envs/rewards.py", "envs/state.py", "envs/transition.py")
+"""Packages and modules that compute the numbers."""
+
+
+def table_identity(core: SpanControlCore) -> dict[str, Any]:
+    """Return everything that affects the numbers of an environment's table.
+
+    It holds the arguments that matter, and hashes of the layers' weights and structure, of the
+    content, of the code, and of a reward that needs the layers' outputs.
+    """
+    arguments = dataclasses.asdict(core.config)
+    for name in NOT_STORED:
+        del arguments[name]
+    identity = {
+        **arguments,
+        "task": has_task(core),
+        "layers_sha256": _stack_sha256(core.stack),
+        "content_sha256": _content_sha256(core),
+        "code_sha256": code_sha256(),
+        "torch": torch.__version__,
+        "device": _device_name(core.device),
+        "reward": _describe_reward(core.reward) if core.reward.needs_layer_output else "",
+    }
+    return json.loads(json.dumps(plain(identity)))
+
+
+def identity_hash(identity: Mapping[str, Any]) -> str:
+    """Return a hash of an identity, 12 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def has_task(core: SpanControlCore) -> bool:
+    """Return whether the layers have a loss on the content."""
+    if not core.stack.num_classes:
+        return False
+    try:
+        _probe(core, core.stack.num_classes)
+    except ValueError:
+        # The content has no targets of these layers, and only the reward `task` needs them.
+        if core.reward.needs_task:
+            raise
+        return False
+    return True
+
+
+def _probe(core: SpanControlCore, num_classes: int | None) -> Any:
+    levels = np.arange(_PROBED_LEVELS)[:, None]
+    return sample_levels(core.dataset, levels, core.config.ctx, num_classes)
+
+
+def _content_sha256(core: SpanControlCore) -> str:
+    content_types, content, targets = _probe(
+        core, core.stack.num_classes if has_task(core) else None
+    )
+    digest = hashlib.sha256(json.dumps([content_types, core.dataset.fingerprint()]).encode())
+    for each in (content, targets):
+        if each is not None:
+            digest.update(each.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _stack_sha256(stack: nn.Module) -> str:
+    digest = hashlib.sha256(repr(stack).encode())
+    for name, tensor in [*stack.named_parameters(), *stack.named_buffers()]:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    for module in sorted({type(each).__module__ for each in stack.modules()}):
+        if module.partition(".")[0] not in ("spangym", "torch"):
+            digest.update(module_sha256(module).encode())
+    return digest.hexdigest()
+
+
+def _describe_reward(reward: Reward) -> dict[str, Any]:
+    cls = type(reward)
+    return {
+        "class": f"{cls.__module__}:{cls.__qualname__}",
+        "arguments": json.loads(json.dumps(vars(reward), default=repr)),
+        "source_sha256": hashlib.sha256(inspect.getsource(cls).encode()).hexdigest(),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@functools.cache
+def code_sha256() -> str:
+    """Return a hash of the modules that compute the numbers of tables."""
+    digest = hashlib.sha256()
+    roots = {
+        "attention": Path(inspect.getfile(spangym.attention)).parent,
+        "envs": Path(inspect.getfile(spangym.envs)).parent,
+    }
+    files = [
+        path
+        for each in _CODE
+        for path in (roots[each.partition("/")[0]] / each.partition("/")[2]).rglob("*.py")
+    ]
+    files += [roots["envs"] / each.partition("/")[2] for each in _CODE_FILES]
+    for path in sorted(files, key=lambda each: each.as_posix()):
+        digest.update(f"{path.parent.name}/{path.name}".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

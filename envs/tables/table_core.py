@@ -1,0 +1,246 @@
+"""The core that looks up what live layers would compute."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spangym.attention import LayerOutput
+from spangym.envs.core import EpisodeCore, SpanControlCore, StepResult
+from spangym.envs.env_config import EnvComponents, EnvConfig, full_qk_pairs
+from spangym.envs.observations import to_observations
+from spangym.envs.rewards import RewardContext
+from spangym.envs.state import Episode, State
+from spangym.envs.tables.identity import identity_hash
+from spangym.envs.tables.table_file import request_table
+from spangym.envs.tables.tabulate import TERMS
+
+_QK_PAIRS = 3
+"""Column of the query-key pairs in the metrics."""
+
+_BLOCK_ROWS = 1 << 14
+"""Rows that are encoded at once."""
+
+
+@dataclass(frozen=True)
+class _StoredContext(RewardContext):
+    """Context of a reward of which only the terms are known."""
+
+    stored_qk_pairs: Tensor = dataclasses.field(default_factory=Tensor)
+    stored_terms: tuple[Tensor, ...] = ()
+
+    @property
+    def qk_pairs(self) -> Tensor:
+        """See `RewardContext`."""
+        return self.stored_qk_pairs
+
+    @property
+    def output_quality(self) -> tuple[Tensor, Tensor]:
+        """See `RewardContext`."""
+        return self.stored_terms[0], self.stored_terms[1]
+
+    @property
+    def attention_quality(self) -> tuple[Tensor, Tensor]:
+        """See `RewardContext`."""
+        return self.stored_terms[2], self.stored_terms[3]
+
+
+class TableCore(EpisodeCore):
+    """Environments that look up all numbers in a table; see `EpisodeCore`.
+
+    Numbers, types and infos are those of the live environment on the same levels, to the bit. What
+    a table does not hold is computed by live layers in the same state (`live`).
+
+    Attributes:
+        table: The table, with exactly the levels of the environment.
+    """
+
+    def __init__(
+        self,
+        config: EnvConfig,
+        num_envs: int,
+        components: EnvComponents = EnvComponents(),  # noqa: B008
+        max_episode_steps: int | None = None,
+    ) -> None:
+        super().__init__(config, num_envs, components, max_episode_steps)
+        live = dataclasses.replace(config, backend="live")
+        parts = EnvComponents(components.layers, self.dataset, self.reward)
+        self._live = SpanControlCore(live, num_envs, parts, max_episode_steps)
+        self.stack, self.transition_model = self._live.stack, self._live.transition_model
+        self.table = request_table(config, self._live, components).load()
+        layers = range(config.num_layers)
+        self._observations = [self._encode_all(f"features_{layer}", layer) for layer in layers]
+        self._components = [self._reward_components(layer) for layer in layers]
+        self._rewards = [each.sum(-1).astype(np.float32) for each in self._components]
+        self._metrics = [self.table.arrays[f"metrics_{layer}"] for layer in layers]
+        self._output_ids: list[NDArray[Any]] | None = None
+        # Prefix of the actions at the layers of the chunk so far, one per environment.
+        self._prefixes = np.zeros(num_envs, np.int64)
+        self._actions: list[NDArray[np.int64]] = []
+        self._last_step: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
+
+    @property
+    def episode(self) -> Episode | None:
+        """See `EpisodeCore.episode`."""
+        return None if self._levels is None else self.live().episode
+
+    @property
+    def state(self) -> State:
+        """See `EpisodeCore.state`; live layers compute it when it is asked for."""
+        self._check_running()
+        return self.live().state
+
+    def reset(
+        self, generators: Sequence[np.random.Generator]
+    ) -> tuple[NDArray[Any], list[dict[str, Any]]]:
+        """See `EpisodeCore.reset`."""
+        levels = self._draw_levels(generators)
+        self._levels = levels
+        names, codes = self.table.content_types, self.table.arrays["content_types"]
+        self._content_types = [
+            tuple(names[code] for code in row)
+            for row in codes[levels - self.table.start_level].tolist()
+        ]
+        self._prefixes = np.zeros(self.num_envs, np.int64)
+        self._actions = []
+        if self.step_count != self.episode_length:
+            # After a complete episode `output_observations` is still of its last step.
+            self._last_step = None
+        self.step_count = 0
+        return self._observe(), self._chunk_infos(0)
+
+    def step(self, actions: NDArray[np.integer[Any]]) -> StepResult:
+        """See `EpisodeCore.step`."""
+        self._check_running()
+        self._check_actions(actions)
+        start = time.perf_counter()
+        chunk, layer = divmod(self.step_count, self.config.num_layers)
+        rows = self._rows(chunk)
+        prefixes = self._prefixes * self.config.num_actions + actions
+        self._last_step = layer, rows, prefixes
+        is_last = layer + 1 == self.config.num_layers
+        self._prefixes = np.zeros_like(prefixes) if is_last else prefixes
+        self._actions.append(actions.astype(np.int64))
+        self.step_count += 1
+        observations = self._observe()
+        infos = self._step_infos(
+            chunk,
+            layer,
+            self._components[layer][rows, prefixes].tolist(),
+            self._metrics[layer][rows, prefixes].tolist(),
+        )
+        rewards = self._rewards[layer][rows, prefixes]
+        self.milliseconds = (time.perf_counter() - start) * 1e3
+        return StepResult(observations, rewards, infos, self.step_count == self.episode_length)
+
+    def output_observations(self) -> NDArray[Any]:
+        """See `EpisodeCore.output_observations`."""
+        if self._last_step is None:
+            raise RuntimeError("no step was taken in this episode: call step() first")
+        layer, rows, prefixes = self._last_step
+        if self.observation_spec.encoding != "state":
+            features = self.table.arrays[f"outputs_{layer}"][rows, prefixes]
+            return self._encode(features, layer)
+        if self._output_ids is None:
+            layers = range(self.config.num_layers)
+            self._output_ids = [self._encode_all(f"outputs_{each}", each) for each in layers]
+        return self._output_ids[layer][rows, prefixes]
+
+    def live(self) -> SpanControlCore:
+        """Return an environment with live layers in the same state, for what no table holds."""
+        assert self._levels is not None
+        live, played = self._live, len(self._actions)
+        same = live._levels is self._levels and live.step_count <= self.step_count
+        if not same:
+            live.start(self._levels)
+        for actions in self._actions[live.step_count : played]:
+            live.step(actions)
+        return live
+
+    def fork(self) -> Self:
+        """See `EpisodeCore.fork`."""
+        other = super().fork()
+        other._live, other._actions = self._live.fork(), [*self._actions]
+        return other
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `EpisodeCore.state_dict`."""
+        last = self._last_step
+        return {
+            "compat_key": self._compat_key(),
+            "step_count": self.step_count,
+            "levels": self._levels,
+            "content_types": [*map(list, self._content_types)],
+            "prefixes": self._prefixes,
+            "actions": [*self._actions],
+            "last_step": None if last is None else [last[0], last[1], last[2]],
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """See `EpisodeCore.load_state_dict`."""
+        self._check_compat(state_dict)
+        levels, last = state_dict["levels"], state_dict["last_step"]
+        self.step_count = state_dict["step_count"]
+        self._levels = None if levels is None else levels.copy()
+        self._content_types = [*map(tuple, state_dict["content_types"])]
+        self._prefixes = state_dict["prefixes"].copy()
+        self._actions = [each.copy() for each in state_dict["actions"]]
+        self._last_step = None if last is None else (last[0], last[1].copy(), last[2].copy())
+
+    def _compat_key(self) -> dict[str, Any]:
+        return {**super()._compat_key(), "table": identity_hash(self.table.identity)}
+
+    def _rows(self, chunk: int) -> NDArray[np.int64]:
+        assert self._levels is not None
+        return self._levels[:, chunk] - self.table.start_level
+
+    def _observe(self) -> NDArray[Any]:
+        chunk, layer = divmod(self.step_count, self.config.num_layers)
+        return self._observations[layer][self._rows(chunk), self._prefixes]
+
+    def _encode_all(self, name: str, layer: int) -> NDArray[Any]:
+        """Observations of all levels and prefixes, the first two dimensions."""
+        features = self.table.arrays[name]
+        rows = features.reshape(-1, features.shape[-1])
+        parts = [
+            self._encode(rows[first : first + _BLOCK_ROWS], layer)
+            for first in range(0, len(rows), _BLOCK_ROWS)
+        ]
+        joined = np.concatenate(parts)
+        return joined.reshape(*features.shape[:2], *joined.shape[1:])
+
+    def _encode(self, features: NDArray[Any], layer: int) -> NDArray[Any]:
+        spec = self.observation_spec
+        # Copied: PyTorch warns of read-only arrays.
+        chosen = spec.select(torch.from_numpy(features.copy()))
+        return to_observations(spec, spec.encode(chosen, layer).numpy())
+
+    def _reward_components(self, layer: int) -> NDArray[np.float64]:
+        """Components of the reward, shape (levels, prefixes, components)."""
+        arrays = self.table.arrays
+        if self.reward.needs_layer_output:
+            return arrays[f"components_{layer}"]
+        terms, metrics = arrays[f"terms_{layer}"], arrays[f"metrics_{layer}"]
+        columns = torch.from_numpy(terms.reshape(-1, len(TERMS)).copy()).unbind(-1)
+        pairs = torch.from_numpy(metrics[..., _QK_PAIRS].astype(np.int64).ravel())
+        is_last = layer + 1 == self.config.num_layers
+        excess_loss = columns[-1] if self.reward.needs_task and is_last else None
+        context = _StoredContext(
+            cast(LayerOutput, None),
+            layer,
+            self.config.num_layers,
+            full_qk_pairs(self.config.ctx, self.layers[layer].config.causal),
+            excess_loss,
+            pairs,
+            columns,
+        )
+        components = self.reward(context).double().numpy()
+        return components.reshape(*terms.shape[:2], -1)

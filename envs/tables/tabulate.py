@@ -1,0 +1,269 @@
+"""Makes tables: evaluates every action sequence of every level.
+
+Arrays of a table with layers ``l`` and ``A`` actions; ``n`` is the number of levels. The prefix of
+``l`` actions before layer ``l`` has the index of its digits in base ``A``, the first action first.
+
+- ``features_l``: features of the input of layer ``l``, means, variances and lag correlations, shape
+  (n, A^l, 2 * dims + 9);
+- ``outputs_l``: the same of its local output, shape (n, A^(l+1), 2 * dims + 9);
+- ``terms_l``: `TERMS`, shape (n, A^(l+1), 5);
+- ``metrics_l``: numbers of the infos, float64 of shape (n, A^(l+1), 6);
+- ``components_l``: components of a reward that needs the layers' outputs, float64;
+- ``content_types``: index of the content type, int32 of shape (n,).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spangym.envs.core import SpanControlCore
+from spangym.envs.env_config import EnvComponents, EnvConfig, parse_env_kwargs
+from spangym.envs.levels import sample_levels
+from spangym.envs.registration import default_kwargs
+from spangym.envs.rewards import Reward, RewardContext
+from spangym.envs.state import Episode, tree_map
+from spangym.envs.tables.identity import has_task
+from spangym.envs.tables.table_file import Table, TableRequest, request_table, write_table
+from spangym.envs.transition import TransitionModel
+from spangym.utils.scalars import as_int
+from spangym.utils.serialization import load_state, save_state
+
+TERMS = (
+    *("output_coverage", "output_entropy"),
+    *("attention_coverage", "attention_entropy"),
+    "excess_loss",
+)
+"""Terms of the builtin rewards; the last is 0 except at the last layer."""
+
+BLOCK = 32
+"""Levels of a block, the unit of interrupted and parallel work."""
+
+_BATCH_ON_CPU = 1
+"""Levels that are evaluated at once on the CPU: larger batches are not faster there."""
+
+
+def _ignore(_: int) -> None:
+    pass
+
+
+def tabulate(
+    env_id: str,
+    num_levels: int,
+    *,
+    start_level: int = 0,
+    progress: Callable[[int], object] = _ignore,
+    **kwargs: Any,
+) -> Table:
+    """Evaluate every action sequence of every level of an environment, for ``backend="table"``.
+
+    The table is stored in the cache folder (``SPANGYM_CACHE``, or the platform's); a stored one is
+    opened. An interrupted call is resumed by the next one. ``spangym tabulate`` does the same in
+    several processes.
+
+    Args:
+        env_id: Registered id, of which ``spangym/`` may be omitted.
+        num_levels: Number of levels.
+        start_level: First level.
+        progress: Function of the number of finished levels.
+        **kwargs: Arguments of the environment, which may be objects (``layers``, ``dataset``,
+            ``reward``). Arguments of the observation, the reward's coefficients and the length of
+            episodes make no difference.
+
+    Raises:
+        TypeError: An argument is unknown, or of another type.
+        ValueError: An argument is invalid, chunks of the environment are not independent, or a
+            result is NaN or infinite.
+
+    Example:
+        >>> import os, tempfile
+        >>> import gymnasium as gym
+        >>> os.environ["SPANGYM_CACHE"] = tempfile.mkdtemp()
+        >>> table = tabulate("LongRange-v0", num_levels=2)
+        >>> table.arrays["features_1"].shape
+        (2, 10, 73)
+        >>> env = gym.make("spangym/LongRange-v0", backend="table", num_levels=2)
+        >>> observation, info = env.reset(seed=0)
+        >>> observation, reward, terminated, truncated, info = env.step(5)
+        >>> info["level"], info["span"]
+        (1, 80)
+    """
+    levels = {"num_levels": as_int("num_levels", num_levels, 1), "start_level": start_level}
+    arguments = {**default_kwargs(env_id), **kwargs, **levels, "backend": "table"}
+    config, components = parse_env_kwargs(arguments)
+    core = make_live_core(config, components)
+    request = request_table(config, core, components)
+    if (found := request.find()) is not None:
+        return Table.open(found)
+    done, began = 0, time.perf_counter()
+    for block in blocks_of(request):
+        path = block_path(request, block)
+        if not path.exists():
+            write_block(path, core, block)
+        done += len(block)
+        progress(done)
+    return Table.open(merge_blocks(request, time.perf_counter() - began))
+
+
+def make_live_core(config: EnvConfig, components: EnvComponents | None = None) -> SpanControlCore:
+    """Make the environment whose layers fill the table, one stream wide."""
+    live = dataclasses.replace(config, backend="live")
+    return SpanControlCore(live, 1, components or EnvComponents())
+
+
+def blocks_of(request: TableRequest) -> list[range]:
+    """Return the levels of each block."""
+    end = request.start_level + request.num_levels
+    return [
+        range(first, min(first + BLOCK, end)) for first in range(request.start_level, end, BLOCK)
+    ]
+
+
+def block_path(request: TableRequest, levels: range) -> Path:
+    """Return the file of a finished block of a table that is not complete."""
+    return parts_dir(request) / f"{levels[0]}-{levels[-1]}" / "block.safetensors"
+
+
+def parts_dir(request: TableRequest) -> Path:
+    """Return the folder of the blocks of a table that is not complete."""
+    return request.path.with_name(f"{request.path.name}.parts")
+
+
+def write_block(
+    path: Path,
+    core: SpanControlCore,
+    levels: range,
+    progress: Callable[[int], object] = _ignore,
+) -> None:
+    """Evaluate a block of levels, and write it atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_state(path, tabulate_levels(core, levels, progress))
+
+
+def merge_blocks(request: TableRequest, seconds: float) -> Path:
+    """Write the table from its finished blocks, and remove them; returns its folder."""
+
+    def read() -> Iterator[dict[str, Any]]:
+        for block in blocks_of(request):
+            yield load_state(block_path(request, block))
+
+    metadata = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds, 1),
+    }
+    path = write_table(request, read(), metadata)
+    shutil.rmtree(parts_dir(request))
+    return path
+
+
+@torch.no_grad()
+def tabulate_levels(
+    core: SpanControlCore, levels: range, progress: Callable[[int], object] = _ignore
+) -> dict[str, Any]:
+    """Evaluate all action sequences of some levels.
+
+    Returns:
+        ``content_types``, one per level, and ``arrays`` by name, whose first dimension is the
+        level.
+
+    Raises:
+        ValueError: A result is NaN or infinite.
+    """
+    config = dataclasses.replace(
+        core.config,
+        encoding="features",
+        pool_groups=0,
+        autocorrelation=True,
+        include_layer_index=False,
+    )
+    needs_task = has_task(core)
+    model = TransitionModel(config, core.stack, _AllTerms(core.reward, needs_task))
+    batch = len(levels) if core.device.type != "cpu" else _BATCH_ON_CPU
+    content_types: list[str] = []
+    parts: list[dict[str, NDArray[Any]]] = []
+    for start in range(0, len(levels), batch):
+        numbers = np.array(levels[start : start + batch])[:, None]
+        classes = core.stack.num_classes if needs_task else None
+        types, content, targets = sample_levels(core.dataset, numbers, config.ctx, classes)
+        episode = tree_map(lambda each: each.to(core.device), Episode(content, targets))
+        arrays = _evaluate(model, episode)
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                hint = "check the weights of the layers, the reward and the dataset"
+                raise ValueError(f"{name} of levels {numbers[0]} are NaN or infinite: {hint}")
+        content_types += [only for (only,) in types]
+        parts.append(arrays)
+        progress(len(content_types))
+    names = parts[0]
+    return {
+        "content_types": content_types,
+        "arrays": {name: np.concatenate([part[name] for part in parts]) for name in names},
+    }
+
+
+def _evaluate(model: TransitionModel, episode: Episode) -> dict[str, NDArray[Any]]:
+    num_actions, levels = model.config.num_actions, len(episode.content)
+    precision = next(model.stack.parameters()).dtype
+    dtype = np.float64 if precision == torch.float64 else np.float32
+    state = dataclasses.replace(model.initial_state(episode), full_caches=())
+    arrays: dict[str, NDArray[Any]] = {}
+
+    def store(name: str, numbers: Tensor, dtype: Any) -> None:
+        rows = numbers.view(levels, -1, numbers.shape[-1]).cpu().numpy()
+        arrays[name] = rows.astype(dtype)
+
+    for layer in range(model.config.num_layers):
+        store(f"features_{layer}", model.observe(state, layer), dtype)
+        actions = torch.arange(num_actions, device=episode.content.device)
+        states = tree_map(lambda each: each.repeat_interleave(num_actions, dim=0), state)
+        transition = model.step(states, layer, actions.repeat(len(state.hidden)))
+        terms, components = transition.reward_components.split(
+            [len(TERMS), transition.reward_components.shape[1] - len(TERMS)], dim=1
+        )
+        store(f"terms_{layer}", terms, dtype)
+        if components.shape[1]:
+            store(f"components_{layer}", components, np.float64)
+        store(f"metrics_{layer}", transition.metrics, np.float64)
+        store(f"outputs_{layer}", model.observe_output(transition.local_output, layer), dtype)
+        # A chunk does not depend on the caches of the one before it.
+        state = dataclasses.replace(transition.state, caches=(None,) * model.config.num_layers)
+    return arrays
+
+
+class _AllTerms(Reward):
+    """`TERMS`, and the components of a reward that needs the layers' outputs."""
+
+    needs_statistics = True
+
+    def __init__(self, reward: Reward, needs_task: bool) -> None:
+        super().__init__()
+        self._reward = reward if reward.needs_layer_output else None
+        self.needs_task = needs_task
+        self.components = (*TERMS, *(reward.components if self._reward else ()))
+
+    def __call__(self, context: RewardContext) -> Tensor:
+        """Compute the terms, and the components, in float64."""
+        terms = [*context.output_quality, *context.attention_quality]
+        excess = context.excess_loss
+        terms.append(torch.zeros_like(terms[0]) if excess is None else excess)
+        numbers = torch.stack([each.double() for each in terms], dim=-1)
+        if self._reward is None:
+            return numbers
+        # Exactly what it gets in the live environment.
+        layer_output = context.layer_output
+        if not self._reward.needs_statistics:
+            layer_output = dataclasses.replace(layer_output, stats=None)
+        if not self._reward.needs_task:
+            excess = None
+        own = dataclasses.replace(context, layer_output=layer_output, excess_loss=excess)
+        return torch.cat([numbers, self._reward(own).double()], dim=-1)

@@ -268,7 +268,9 @@ class Run:
             names = {"environments": results.environments, "agents": agents}
         # The study of a summary may be of an earlier version.
         if not self._is_summary:
-            names["seeds"] = self.study.seeds
+            study = self.study
+            own = () if self._is_pilot else (each.seeds for each in study.environments)
+            names["seeds"] = tuple(sorted({*study.seeds}.union(*own)))
         return {"folder": self._folder.name} | {
             what: ", ".join(map(str, each)) for what, each in names.items()
         }

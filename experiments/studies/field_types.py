@@ -91,9 +91,11 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1), _PLAIN]
 Seeds = Annotated[
     tuple[Seed, ...], Field(min_length=1, max_length=MAX_SEEDS), BeforeValidator(_as_seeds)
 ]
+SeedsOrNone = Annotated[tuple[Seed, ...], Field(max_length=MAX_SEEDS), BeforeValidator(_as_seeds)]
 Level = Annotated[int, Field(ge=0, le=2**31 - 1), _PLAIN]
 NumLevels = Annotated[int, Field(ge=0, le=2**31), _PLAIN]
 Steps = Annotated[int, Field(ge=1, le=MAX_STEPS), _PLAIN]
+StepsOrZero = Annotated[int, Field(ge=0, le=MAX_STEPS), _PLAIN]
 Episodes = Annotated[int, Field(ge=1, le=MAX_EPISODES), _PLAIN]
 Size = Annotated[int, Field(ge=1, le=2**20), _PLAIN]
 SizeOrZero = Annotated[int, Field(ge=0, le=2**20), _PLAIN]

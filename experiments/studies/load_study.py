@@ -162,7 +162,8 @@ def _normalize_env(environment: StudyEnv) -> StudyEnv:
     try:
         with preserve_process_state():
             if environment.is_foreign:
-                return _normalize_foreign_env(StudyEnv(env_id, name, environment.kwargs))
+                named = dataclasses.replace(environment, id=env_id, name=name)
+                return _normalize_foreign_env(named)
             config = dataclasses.asdict(make_config(environment.id, environment.kwargs))
     except (TypeError, ValueError) as error:
         raise UserError(f"environment {name!r}: {error}") from error
@@ -182,7 +183,7 @@ def _normalize_env(environment: StudyEnv) -> StudyEnv:
         value = config[key]
         if isinstance(value, str) and value and value not in builtin and not is_import_path(value):
             config[key] = str(Path(value).resolve())
-    return StudyEnv(env_id, name, config)
+    return dataclasses.replace(environment, id=env_id, name=name, kwargs=config)
 
 
 def _normalize_foreign_env(environment: StudyEnv) -> StudyEnv:
@@ -193,30 +194,36 @@ def _normalize_foreign_env(environment: StudyEnv) -> StudyEnv:
 
 
 def _check_budget(study: Study) -> None:
-    steps, evaluation = study.total_timesteps, study.evaluation
-    if len(set(study.seeds)) < len(study.seeds):
-        raise UserError(f"seeds must differ, got {list(study.seeds)}")
-    if steps % study.n_envs:
-        raise UserError(
-            f"total_timesteps must be a multiple of n_envs, got total_timesteps={steps}, "
-            f"n_envs={study.n_envs}"
-        )
-    earlier = study.resumed_from_steps
+    evaluation = study.evaluation
+    for environment in study.environments:
+        _check_training(study, environment)
+    steps, earlier = study.total_timesteps, study.resumed_from_steps
     if earlier != tuple(sorted({*earlier, steps}))[:-1]:
         raise UserError(
             f"resumed_from_steps must ascend and stay below total_timesteps={steps}, "
             f"got {list(earlier)}"
         )
-    least = max(each.episode_steps for each in study.environments) * study.n_envs
-    if steps < least:
-        raise UserError(
-            f"total_timesteps must be at least {least}, one episode in each environment, "
-            f"got {steps}"
-        )
     if evaluation.regret_episodes > evaluation.episodes:
         raise UserError(
             f"evaluation: regret_episodes must be at most episodes={evaluation.episodes}, "
             f"got {evaluation.regret_episodes}"
+        )
+
+
+def _check_training(study: Study, environment: StudyEnv) -> None:
+    steps, seeds = study.steps_in(environment), study.seeds_in(environment)
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds must differ, got {list(seeds)}")
+    if steps % study.n_envs:
+        raise UserError(
+            f"total_timesteps must be a multiple of n_envs, got total_timesteps={steps}, "
+            f"n_envs={study.n_envs}"
+        )
+    least = environment.episode_steps * study.n_envs
+    if steps < least:
+        raise UserError(
+            f"total_timesteps must be at least {least}, one episode in each environment, "
+            f"got {steps}"
         )
 
 
@@ -265,7 +272,8 @@ def override_study(
         settings: Values by key: ``AGENT.option`` is a hyperparameter or an attribute of a
             `StudyAgent`; ``ENV.argument`` is an argument of an environment, by name or id, and
             ``argument`` of all environments; ``evaluation.KEY``, ``n_envs``, ``total_timesteps``,
-            ``seeds`` and ``name`` are keys of the study. Dots lead into nested tables.
+            ``seeds`` and ``name`` are keys of the study; ``ENV.seeds`` and ``ENV.total_timesteps``
+            are for one environment. Dots lead into nested tables.
 
     Raises:
         UserError: A value is not valid, a key is unknown, or two arguments set the same value.
@@ -332,7 +340,8 @@ def _with_names(study: Study) -> Study:
         study,
         agents=tuple(dataclasses.replace(each, name=_agent_name(each)) for each in study.agents),
         environments=tuple(
-            StudyEnv(full_id(each.id), _env_name(each), each.kwargs) for each in study.environments
+            dataclasses.replace(each, id=full_id(each.id), name=_env_name(each))
+            for each in study.environments
         ),
     )
 
@@ -344,6 +353,9 @@ def _with_settings(study: Study, settings: Mapping[str, Any]) -> Study:
         environments=tuple(map(_without_derived, study.environments)),
     )
     data = TypeAdapter(Study).dump_python(study, mode="json")
+    for each in data["environments"]:
+        # A setting of the whole study is for every environment.
+        each |= {name: empty for name, empty in _ENV_TRAINING.items() if name in settings}
     scopes = [
         Scope("", [data], _STUDY_KEYS),
         Scope("evaluation", [data["evaluation"]], field_names(EvalConfig), "evaluation.KEY"),
@@ -355,6 +367,7 @@ def _with_settings(study: Study, settings: Mapping[str, Any]) -> Study:
             if agent.name == name
         ]
         scopes += agent_scopes(name, *zip(*chosen, strict=True))
+    scopes += [Scope(each["name"], [each], _ENV_TRAINING) for each in data["environments"]]
     scopes += _env_scopes(study.environments, [each["kwargs"] for each in data["environments"]])
     apply_settings(settings, scopes, lambda: validate(data, Study))
     return validate(data, Study)
@@ -411,6 +424,9 @@ def _env_scopes(environments: Sequence[StudyEnv], tables: Sequence[dict[str, Any
     common = set.intersection(*known) if known else None
     return [*scopes, Scope("", tables, common, "ARGUMENT")]
 
+
+_ENV_TRAINING: dict[str, Any] = {"seeds": [], "total_timesteps": 0}
+"""Attributes of the trainings in one environment, which replace those of the study."""
 
 _STUDY_KEYS = ("name", "total_timesteps", "seeds", "n_envs")
 

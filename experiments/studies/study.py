@@ -41,8 +41,10 @@ from spangym.experiments.studies.field_types import (
     NumLevels,
     Seed,
     Seeds,
+    SeedsOrNone,
     SizeOrZero,
     Steps,
+    StepsOrZero,
     StudyName,
     Text,
 )
@@ -98,6 +100,8 @@ class StudyEnv:
     id: Text
     name: DisplayName = ""
     kwargs: EnvKwargs = field(default_factory=dict)
+    seeds: SeedsOrNone = ()
+    total_timesteps: StepsOrZero = 0
 
     @property
     def slug(self) -> str:
@@ -360,6 +364,14 @@ class Study:
     def device(self) -> str:
         """Torch device of the layers of the first environment."""
         return self.environments[0].device
+
+    def seeds_in(self, environment: StudyEnv) -> tuple[int, ...]:
+        """Return the training seeds in an environment."""
+        return environment.seeds or self.seeds
+
+    def steps_in(self, environment: StudyEnv) -> int:
+        """Return the steps of each training in an environment."""
+        return environment.total_timesteps or self.total_timesteps
 
     def agents_in(self, environment: StudyEnv) -> tuple[StudyAgent, ...]:
         """Return the agents compared in an environment, then the baselines."""

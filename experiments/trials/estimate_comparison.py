@@ -19,11 +19,11 @@ def estimate_comparison(study: Study) -> Workload:
         length = environment.episode_steps
         for agent in study.agents_in(environment):
             spec = agent.spec()
-            number = len(study.seeds) if spec.is_stochastic else 1
+            number = len(study.seeds_in(environment)) if spec.is_stochastic else 1
             looked_at = evaluation.regret_episodes
             looked_at += evaluation.episodes * (agent.algo in ("oracle", "myopic"))
             trials += number
-            steps["training steps"] += number * study.total_timesteps * spec.is_trainable
+            steps["training steps"] += number * study.steps_in(environment) * spec.is_trainable
             steps["evaluation steps"] += number * evaluation.episodes * length
             steps["steps with lookahead"] += number * looked_at * length
             peak = max(peak, _peak_bytes(study, environment, agent, spec.is_trainable))
@@ -38,7 +38,7 @@ def _peak_bytes(study: Study, environment: StudyEnv, agent: StudyAgent, learns: 
     envs, observations = study.evaluation.episodes, 0
     if learns:
         envs = max(envs, study.n_envs)
-        rows = _rows_held(agent.hyperparameters, study.n_envs, study.total_timesteps)
+        rows = _rows_held(agent.hyperparameters, study.n_envs, study.steps_in(environment))
         observations = rows * len(config.observation_spec.nvec)
     # Projections of the global path, and that of both paths' outputs.
     weights = 6 * config.num_layers * config.dims**2

@@ -84,6 +84,11 @@ def resume_comparison(
             f"{stored.total_timesteps}"
         )
     if total_timesteps not in (None, stored.total_timesteps):
+        if own := [each.name for each in stored.environments if each.total_timesteps]:
+            raise UserError(
+                f"--total-timesteps: the run in {folder.name!r} has environments with their own "
+                f"total_timesteps, which cannot be raised: {', '.join(own)}"
+            )
         earlier = (*stored.resumed_from_steps, stored.total_timesteps)
         study = replace(stored, total_timesteps=total_timesteps, resumed_from_steps=earlier)
     try:

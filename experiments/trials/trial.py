@@ -280,7 +280,7 @@ def make_trial(study: Study, environment: StudyEnv, agent: StudyAgent, seed: int
         environment,
         agent,
         seed,
-        total_timesteps=study.total_timesteps if learns else 0,
+        total_timesteps=study.steps_in(environment) if learns else 0,
         n_envs=study.n_envs if learns else 1,
         evaluation=study.evaluation,
         resumed_from_steps=study.resumed_from_steps if learns else (),
@@ -293,6 +293,6 @@ def trials_of(study: Study) -> list[Trial]:
         make_trial(study, environment, agent, seed)
         for environment in study.environments
         for agent in study.agents_in(environment)
-        for seed in (study.seeds if agent.spec().is_stochastic else (0,))
+        for seed in (study.seeds_in(environment) if agent.spec().is_stochastic else (0,))
     ]
     return sorted(trials, key=lambda trial: -trial.total_timesteps)

@@ -145,12 +145,14 @@ def build_search(
         entry.spec().check_options({name.partition(".")[0]: None for name in search_space})
     except ValueError as error:
         raise UserError(f"search space: {error}") from error
+    (environment,) = _environments_of(study, entry)
     trial_study = dataclasses.replace(
         study,
         name=f"{study.name}-tune",
+        total_timesteps=study.steps_in(environment),
         agents=(entry,),
         seeds=tuple(range(seeds)),
-        environments=_environments_of(study, entry),
+        environments=(dataclasses.replace(environment, seeds=(), total_timesteps=0),),
         evaluation=EvalConfig(EVAL_SEED, episodes, regret_episodes=0, split="train"),
     )
     return Search(normalize_study(trial_study), entry, search_space, num_trials, seed)

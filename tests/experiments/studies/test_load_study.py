@@ -429,3 +429,33 @@ def test_the_label_refiner_stands_for_the_originals_rule(name: str):
     for label, agent in labeled:
         if label in ("refiner", "focus-refiner"):
             assert agent == replace(normalize_agent(StudyAgent("refiner")), name=agent.name)
+
+
+def test_seeds_and_steps_of_one_environment():
+    text = """
+        name = "two"
+        total_timesteps = 64
+        seeds = 4
+        [[agents]]
+        algo = "dqn"
+        [[environments]]
+        id = "SpanControl-v0"
+        seeds = [7, 8]
+        total_timesteps = 32
+        [[environments]]
+        id = "LongRange-v0"
+    """
+    study = parse_study(text, "two.toml")
+    trials = [each for each in trials_of(study) if each.agent.name == "dqn"]
+    found = {(each.environment.name, each.seed, each.total_timesteps) for each in trials}
+    assert found == {
+        *(("SpanControl-v0", seed, 32) for seed in (7, 8)),
+        *(("LongRange-v0", seed, 64) for seed in range(4)),
+    }
+    same = override_study(study, seeds=1, settings={"SpanControl-v0.total_timesteps": 48})
+    steps = {each.name: (same.seeds_in(each), same.steps_in(each)) for each in same.environments}
+    assert steps == {"SpanControl-v0": ((0,), 48), "LongRange-v0": ((0,), 64)}
+    with pytest.raises(UserError, match="seeds must differ"):
+        parse_study(text.replace("[7, 8]", "[7, 7]"), "two.toml")
+    with pytest.raises(UserError, match="at least 16"):
+        parse_study(text.replace("= 32", "= 8"), "two.toml")

@@ -38,6 +38,8 @@ _EVALUATION_METRICS = ("score", "regret", "mean_span", "qk_pairs", "seconds")
 _COST_METRICS = ("parameters", "milliseconds", "time_ratio", "qk_share", "span")
 _NAMED_BASELINES = ("threshold", "random", "oracle")
 _FEW_SEEDS = 5
+_FEW_ENVIRONMENTS = 3
+"""Environments up to which every outcome has a headline."""
 
 FOOTNOTES = (
     "Intervals are 95 % confidence intervals over training seeds: Student's t for one environment, "
@@ -268,9 +270,10 @@ def wide_summary(summary: pd.DataFrame) -> pd.DataFrame:
 def headlines(data: PlotData) -> list[str]:
     """One line for each learner: its outcome against the best fixed span or the baseline.
 
-    Several environments are counted by outcome. The last split of a pilot counts.
+    A few environments have lines of their own; of many, the outcomes are counted. The last split of
+    a pilot counts.
     """
-    results, lines = data.results, []
+    results = data.results
     split = results.splits[-1] if results.splits else ""
     references = {each: data.best_fixed(each) for each in results.environments}
     if data.is_pilot:
@@ -280,17 +283,23 @@ def headlines(data: PlotData) -> list[str]:
         for row in to_records(data.statistics.differences)
         if row["split"] == split and row["baseline"] == references[row["environment"]]
     ]
-    for group in results.learners:
-        own = [row for row in rows if row["group"] == group]
-        if not own:
-            lines.append(f"{group}: not compared")
-        elif len(results.environments) == 1:
-            lines.append(_headline(data, own[0]))
-        else:
-            counts = Counter(row["outcome"] for row in own)
-            counted = ", ".join(f"{name} in {counts[name]}" for name in sorted(counts))
-            lines.append(f"{group}: {counted} of {len(own)} environments vs. best fixed")
-    return lines
+    by_group = {group: [row for row in rows if row["group"] == group] for group in results.learners}
+    missing = [f"{group}: not compared" for group, own in by_group.items() if not own]
+    if len(results.environments) > _FEW_ENVIRONMENTS:
+        return [_count_outcomes(group, own) for group, own in by_group.items() if own] + missing
+    return [
+        _headline(data, row)
+        for environment in results.environments
+        for own in by_group.values()
+        for row in own
+        if row["environment"] == environment
+    ] + missing
+
+
+def _count_outcomes(group: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    counts = Counter(row["outcome"] for row in rows)
+    counted = ", ".join(f"{name} in {counts[name]}" for name in sorted(counts))
+    return f"{group}: {counted} of {len(rows)} environments vs. best fixed"
 
 
 def footnotes(data: PlotData) -> list[str]:
@@ -315,8 +324,9 @@ def _headline(data: PlotData, row: Mapping[str, Any]) -> str:
     unit = f" {info.difference_unit}" if info.difference_unit else ""
     interval = "" if math.isnan(numbers[1]) else f", 95 % CI {low} to {high}"
     where = f" on {data.split_label(row['split'])}" if len(data.results.splits) > 1 else ""
+    place = f"{row['environment']}, " if len(data.results.environments) > 1 else ""
     return (
-        f"{row['group']}: {row['outcome']} vs. {row['baseline']}{where} "
+        f"{place}{row['group']}: {row['outcome']} vs. {row['baseline']}{where} "
         f"(difference {difference}{unit}{interval}, n = {row['n']})"
     )
 

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from spangym.experiments.analysis.results import Results
+from spangym.experiments.plots.panels import to_records
 from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.reports.result_tables import (
     aggregate_table,
@@ -233,9 +234,27 @@ class TestHeadlines:
             assert numbers == pytest.approx(expected, abs=0.001)
             assert "n = 5" in line
 
-    def test_several_environments_are_counted(self, data: PlotData):
+    def test_a_few_environments_have_lines_of_their_own(self, data: PlotData):
+        lines = headlines(data)
+        places = [line.split(": ")[0].split(", ") for line in lines]
+        assert places == [
+            [environment, learner]
+            for environment in data.results.environments
+            for learner in data.results.learners
+        ]
         table = data.statistics.differences
-        for learner, line in zip(data.results.learners, headlines(data), strict=True):
+        for (environment, learner), line in zip(places, lines, strict=True):
+            own = table[(table["group"] == learner) & (table["environment"] == environment)]
+            (row,) = to_records(pd.DataFrame(own[own["baseline"] == "fixed:6"]))
+            assert f": {row['outcome']} vs. fixed:6 " in line
+            assert f"{abs(row['difference']):.3f}" in line
+
+    def test_many_environments_are_counted(self):
+        environments = tuple(f"e{index}" for index in range(5))
+        data = plot_data_of(make_results(environments=environments, episodes=4))
+        table = data.statistics.differences
+        lines = headlines(data)
+        for learner, line in zip(data.results.learners, lines, strict=True):
             own = table[(table["group"] == learner) & (table["baseline"] == "fixed:6")]
             for outcome, count in Counter(own["outcome"]).items():
                 assert f"{outcome} in {count}" in line

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import inspect
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-import spangym.attention
-import spangym.envs
 from spangym.envs.core import SpanControlCore
 from spangym.envs.levels import sample_levels
 from spangym.envs.rewards import Reward
+from spangym.envs.tables.table_folder import current_versions
 from spangym.utils.importing import module_sha256
 from spangym.utils.scalars import plain
 
@@ -33,10 +30,6 @@ NOT_STORED = (
 
 _PROBED_LEVELS = 16
 """Levels whose content is part of the identity; all others are drawn in the same way."""
-
-_CODE = ("attention", "envs/data", "envs/model", "envs/tables")
-_CODE_FILES = ("envs/levels.py", "envs/rewards.py", "envs/state.py", "envs/transition.py")
-"""Packages and modules that compute the numbers."""
 
 
 def table_identity(core: SpanControlCore) -> dict[str, Any]:
@@ -53,8 +46,7 @@ def table_identity(core: SpanControlCore) -> dict[str, Any]:
         "task": has_task(core),
         "layers_sha256": _stack_sha256(core.stack),
         "content_sha256": _content_sha256(core),
-        "code_sha256": code_sha256(),
-        "torch": torch.__version__,
+        **current_versions(),
         "device": _device_name(core.device),
         "reward": _describe_reward(core.reward) if core.reward.needs_layer_output else "",
     }
@@ -118,23 +110,3 @@ def _describe_reward(reward: Reward) -> dict[str, Any]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-@functools.cache
-def code_sha256() -> str:
-    """Return a hash of the modules that compute the numbers of tables."""
-    digest = hashlib.sha256()
-    roots = {
-        "attention": Path(inspect.getfile(spangym.attention)).parent,
-        "envs": Path(inspect.getfile(spangym.envs)).parent,
-    }
-    files = [
-        path
-        for each in _CODE
-        for path in (roots[each.partition("/")[0]] / each.partition("/")[2]).rglob("*.py")
-    ]
-    files += [roots["envs"] / each.partition("/")[2] for each in _CODE_FILES]
-    for path in sorted(files, key=lambda each: each.as_posix()):
-        digest.update(f"{path.parent.name}/{path.name}".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

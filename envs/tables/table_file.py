@@ -16,12 +16,15 @@ from spangym.envs.core import SpanControlCore
 from spangym.envs.env_config import EnvComponents, EnvConfig, make_spec
 from spangym.envs.registration import ENVIRONMENTS
 from spangym.envs.tables.identity import NOT_STORED, identity_hash, table_identity
-from spangym.utils.cache import cache_dir
+from spangym.envs.tables.table_folder import (
+    METADATA_FILE,
+    PARTS,
+    list_tables,
+    read_metadata,
+    tables_dir,
+)
 from spangym.utils.readable_repr import readable_repr, short_repr
 from spangym.utils.text import shell_join
-
-METADATA_FILE = "table.json"
-"""File of a table's metadata; it exists exactly if the table is complete."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -114,6 +117,21 @@ class TableRequest:
         levels = f"{self.start_level}-{self.start_level + self.num_levels - 1}"
         return tables_dir() / f"{name}-{identity_hash(self.identity)}-levels-{levels}"
 
+    @property
+    def parts_dir(self) -> Path:
+        """Folder of the finished blocks, while the table is not complete."""
+        return self.path.with_name(f"{self.path.name}{PARTS}")
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The table in words and numbers, for JSON."""
+        return {
+            "env_id": self.env_id,
+            "start_level": self.start_level,
+            "num_levels": self.num_levels,
+            "identity": self.identity,
+        }
+
     def covers(self, metadata: Mapping[str, Any]) -> bool:
         """Return whether a table, given by its metadata, has the levels of the request."""
         end = metadata["start_level"] + metadata["num_levels"]
@@ -124,11 +142,12 @@ class TableRequest:
 
     def find(self) -> Path | None:
         """Return the folder of a complete table that serves the request, None if there is none."""
-        own = identity_hash(self.identity)
-        for path in sorted(tables_dir().glob(f"*-{own}-levels-*")):
-            if (path / METADATA_FILE).exists() and self.covers(read_metadata(path)):
-                return path
-        return None
+        found = (
+            path
+            for path, metadata in list_tables().items()
+            if metadata["identity"] == self.identity and self.covers(metadata)
+        )
+        return next(found, None)
 
     def load(self) -> Table:
         """Open the table; its levels are those of the request.
@@ -222,32 +241,6 @@ def check_independent(core: SpanControlCore) -> None:
             )
 
 
-def tables_dir() -> Path:
-    """Return the folder of all tables."""
-    return cache_dir() / "tables"
-
-
-def list_tables() -> dict[Path, dict[str, Any]]:
-    """Return the metadata of all complete tables by folder."""
-    paths = sorted(path.parent for path in tables_dir().glob(f"*/{METADATA_FILE}"))
-    return {path: read_metadata(path) for path in paths}
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """Read the metadata of a table.
-
-    Raises:
-        ValueError: The folder holds no complete table.
-    """
-    try:
-        metadata = json.loads((path / METADATA_FILE).read_text("utf-8"))
-        if not isinstance(metadata, dict) or "identity" not in metadata:
-            raise ValueError("it has no identity")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{str(path)!r} is no complete table: {error}") from error
-    return metadata
-
-
 def write_table(
     request: TableRequest, blocks: Iterable[Mapping[str, Any]], metadata: Mapping[str, Any]
 ) -> Path:
@@ -284,12 +277,9 @@ def write_table(
     for target in targets.values():
         target.flush()
     content = {
-        "env_id": request.env_id,
-        "start_level": request.start_level,
-        "num_levels": request.num_levels,
+        **request.metadata,
         "content_types": names,
         "arrays": [*targets, "content_types"],
-        "identity": request.identity,
         **metadata,
     }
     (tmp / METADATA_FILE).write_text(json.dumps(content, indent=2) + "\n", "utf-8")

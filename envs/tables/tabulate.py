@@ -14,7 +14,10 @@ Arrays of a table with layers ``l`` and ``A`` actions; ``n`` is the number of le
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import Timeout
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -35,7 +39,9 @@ from spangym.envs.rewards import Reward, RewardContext
 from spangym.envs.state import Episode, tree_map
 from spangym.envs.tables.identity import has_task
 from spangym.envs.tables.table_file import Table, TableRequest, request_table, write_table
+from spangym.envs.tables.table_folder import REQUEST_FILE, table_lock
 from spangym.envs.transition import TransitionModel
+from spangym.utils.atomic_io import atomic_write
 from spangym.utils.scalars import as_int
 from spangym.utils.serialization import load_state, save_state
 
@@ -46,11 +52,17 @@ TERMS = (
 )
 """Terms of the builtin rewards; the last is 0 except at the last layer."""
 
-BLOCK = 32
-"""Levels of a block, the unit of interrupted and parallel work."""
+BLOCK_FILE = "block.safetensors"
+"""File of a finished block in its folder."""
+
+_MOST_BLOCKS = 128
+_BLOCK_LEVELS = (4, 256)
+"""Bounds of the number of levels of a block, the unit of interrupted and parallel work."""
 
 _BATCH_ON_CPU = 1
 """Levels that are evaluated at once on the CPU: larger batches are not faster there."""
+
+_BATCH_ON_GPU = 32
 
 
 def _ignore(_: int) -> None:
@@ -105,14 +117,17 @@ def tabulate(
     request = request_table(config, core, components)
     if (found := request.find()) is not None:
         return Table.open(found)
-    done, began = 0, time.perf_counter()
-    for block in blocks_of(request):
-        path = block_path(request, block)
-        if not path.exists():
-            write_block(path, core, block)
-        done += len(block)
-        progress(done)
-    return Table.open(merge_blocks(request, time.perf_counter() - began))
+    with prepare_parts(request) as found:
+        if found is not None:
+            return Table.open(found)
+        done = 0
+        for block in blocks_of(request):
+            path = block_path(request, block)
+            if not path.exists():
+                write_block(path, core, block)
+            done += len(block)
+            progress(done)
+        return Table.open(merge_blocks(request))
 
 
 def make_live_core(config: EnvConfig, components: EnvComponents | None = None) -> SpanControlCore:
@@ -121,22 +136,51 @@ def make_live_core(config: EnvConfig, components: EnvComponents | None = None) -
     return SpanControlCore(live, 1, components or EnvComponents())
 
 
+@contextlib.contextmanager
+def prepare_parts(
+    request: TableRequest, on_wait: Callable[[], object] = lambda: None
+) -> Iterator[Path | None]:
+    """Lock a table, and prepare the folder of its blocks if it is not complete.
+
+    Args:
+        request: The request that the table serves.
+        on_wait: Called if another process has the lock, before it is awaited.
+
+    Yields:
+        Folder of a complete table that serves the request, None if there is none.
+    """
+    request.path.parent.mkdir(parents=True, exist_ok=True)
+    lock = table_lock(request.path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        on_wait()
+        lock.acquire()
+    try:
+        if (found := request.find()) is None:
+            request.parts_dir.mkdir(exist_ok=True)
+            with atomic_write(request.parts_dir / REQUEST_FILE) as tmp:
+                tmp.write_text(json.dumps(request.metadata, indent=2) + "\n", "utf-8")
+        yield found
+    finally:
+        lock.release()
+
+
 def blocks_of(request: TableRequest) -> list[range]:
-    """Return the levels of each block."""
+    """Return the levels of each block.
+
+    The number of levels determines them, so that any number of processes resumes what another has
+    begun.
+    """
+    least, most = _BLOCK_LEVELS
+    size = min(max(math.ceil(request.num_levels / _MOST_BLOCKS), least), most)
     end = request.start_level + request.num_levels
-    return [
-        range(first, min(first + BLOCK, end)) for first in range(request.start_level, end, BLOCK)
-    ]
+    return [range(first, min(first + size, end)) for first in range(request.start_level, end, size)]
 
 
 def block_path(request: TableRequest, levels: range) -> Path:
     """Return the file of a finished block of a table that is not complete."""
-    return parts_dir(request) / f"{levels[0]}-{levels[-1]}" / "block.safetensors"
-
-
-def parts_dir(request: TableRequest) -> Path:
-    """Return the folder of the blocks of a table that is not complete."""
-    return request.path.with_name(f"{request.path.name}.parts")
+    return request.parts_dir / f"{levels[0]}-{levels[-1]}" / BLOCK_FILE
 
 
 def write_block(
@@ -146,23 +190,27 @@ def write_block(
     progress: Callable[[int], object] = _ignore,
 ) -> None:
     """Evaluate a block of levels, and write it atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_state(path, tabulate_levels(core, levels, progress))
+    began = time.perf_counter()
+    block = tabulate_levels(core, levels, progress)
+    path.parent.mkdir(exist_ok=True)
+    save_state(path, {**block, "seconds": time.perf_counter() - began})
 
 
-def merge_blocks(request: TableRequest, seconds: float) -> Path:
+def merge_blocks(request: TableRequest) -> Path:
     """Write the table from its finished blocks, and remove them; returns its folder."""
+    metadata: dict[str, Any] = {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": 0.0,
+    }
 
     def read() -> Iterator[dict[str, Any]]:
         for block in blocks_of(request):
-            yield load_state(block_path(request, block))
+            content = load_state(block_path(request, block))
+            metadata["seconds"] += content["seconds"]
+            yield content
 
-    metadata = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 1),
-    }
     path = write_table(request, read(), metadata)
-    shutil.rmtree(parts_dir(request))
+    shutil.rmtree(request.parts_dir)
     return path
 
 
@@ -188,7 +236,7 @@ def tabulate_levels(
     )
     needs_task = has_task(core)
     model = TransitionModel(config, core.stack, _AllTerms(core.reward, needs_task))
-    batch = len(levels) if core.device.type != "cpu" else _BATCH_ON_CPU
+    batch = _BATCH_ON_GPU if core.device.type != "cpu" else _BATCH_ON_CPU
     content_types: list[str] = []
     parts: list[dict[str, NDArray[Any]]] = []
     for start in range(0, len(levels), batch):

@@ -30,6 +30,7 @@ COMMANDS = {
     "clean": "Remove superseded trials and temporary files from the folder of a run.",
     "export": "Export a trained agent to a file for spangym.attention.load_controller.",
     "pretrain": "Train the layers of an environment at random spans, on one CPU core.",
+    "tabulate": "Evaluate every action sequence of an environment's levels into a table.",
     "baselines": "Measure the returns of non-learning baselines and of the best possible policy.",
     "defects": "Measure the effect of each defect of the original layer.",
     "bench": "Measure speed and memory, as ratios.",
@@ -39,7 +40,7 @@ COMMANDS = {
 PANELS = {
     "Compare": ("list", "compare", "tune", "pilot"),
     "Results": ("show", "curves", "leaderboard", "validate", "watch", "clean"),
-    "Models": ("export", "pretrain"),
+    "Models": ("export", "pretrain", "tabulate"),
     "Measure": ("baselines", "defects", "bench"),
 }
 """Commands by their heading on the help page."""
@@ -53,6 +54,7 @@ OTHER_WORDS = {
     "validate": "eval evaluate test check replay verify reproduce",
     "watch": "enjoy play render video record visualize",
     "export": "save convert",
+    "tabulate": "precompute cache memoize enumerate",
     "baselines": "baseline random",
     "bench": "benchmark perf speed profile",
     "show": "results table tables print summary report cat view",

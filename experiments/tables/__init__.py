@@ -1,0 +1,1 @@
+"""Tables of environments: made by jobs, listed and removed."""

@@ -23,7 +23,7 @@ from spangym.envs.model.build_model import build_model
 from spangym.envs.model.stack import LayerStack
 from spangym.envs.observations import make_observation_space, to_observations
 from spangym.envs.state import Episode, State, state_from_dict, tree_map
-from spangym.envs.transition import TransitionModel, metrics_to_info
+from spangym.envs.transition import TransitionModel, metrics_to_columns
 from spangym.utils.readable_repr import readable_repr, short_repr
 from spangym.utils.scalars import as_int
 
@@ -222,30 +222,32 @@ class EpisodeCore(ABC):
         return draw_levels(generators, self.config.start_level, self.config.num_levels, chunks)
 
     def _chunk_infos(self, chunk: int) -> list[dict[str, Any]]:
-        """Content type, and the level if there are levels, of a chunk in every environment."""
-        infos: list[dict[str, Any]] = [
-            {"content_type": each[chunk]} for each in self._content_types
-        ]
+        """Infos of a chunk: content type, and the level if there are levels."""
+        return _columns_to_infos(self._chunk_columns(chunk))
+
+    def _chunk_columns(self, chunk: int) -> dict[str, list[Any]]:
+        columns: dict[str, list[Any]] = {
+            "content_type": [types[chunk] for types in self._content_types]
+        }
         if self._levels is not None:
-            for info, level in zip(infos, self._levels[:, chunk].tolist(), strict=True):
-                info["level"] = level
-        return infos
+            columns["level"] = self._levels[:, chunk].tolist()
+        return columns
 
     def _step_infos(
-        self, chunk: int, layer: int, components: list[list[float]], metrics: list[list[float]]
+        self, chunk: int, layer: int, components: NDArray[Any], metrics: NDArray[np.float64]
     ) -> list[dict[str, Any]]:
         """Infos of a step, from one row of numbers per environment."""
-        names, ctx = self.reward.components, self.config.ctx
-        return [
-            {
-                **info,
-                "chunk": chunk,
-                "layer": layer,
-                "reward_components": dict(zip(names, values, strict=True)),
-                **metrics_to_info(row, ctx),
-            }
-            for info, values, row in zip(self._chunk_infos(chunk), components, metrics, strict=True)
-        ]
+        names = self.reward.components
+        columns = {
+            **self._chunk_columns(chunk),
+            "chunk": [chunk] * self.num_envs,
+            "layer": [layer] * self.num_envs,
+            "reward_components": [
+                dict(zip(names, row, strict=True)) for row in components.tolist()
+            ],
+            **metrics_to_columns(metrics, self.config.ctx),
+        }
+        return _columns_to_infos(columns)
 
     def _check_running(self) -> None:
         if self.step_count == self.episode_length:
@@ -273,14 +275,20 @@ class EpisodeCore(ABC):
         high = space.nvec if isinstance(space, spaces.MultiDiscrete) else space.n
         if (
             actions.shape != (self.num_envs, *(space.shape or ()))
-            or not np.issubdtype(actions.dtype, np.integer)
-            or ((actions < 0) | (actions >= high)).any()
+            or actions.dtype.kind not in "iu"
+            or actions.min() < 0
+            or (actions >= high).any()
         ):
             wanted = f"an integer in 0..{self.config.num_actions - 1}"
             if self.config.control_kv_cache:
                 wanted += ", 0 or 1, and 0 or 1,"
             wanted += f" for each of {self.num_envs} environments"
             raise ValueError(f"action must be {wanted}, got {short_repr(actions.tolist())}")
+
+
+def _columns_to_infos(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    rows = zip(*columns.values(), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 class SpanControlCore(EpisodeCore):
@@ -373,7 +381,7 @@ class SpanControlCore(EpisodeCore):
         return StepResult(
             observations=to_observations(self.observation_spec, host_numbers),
             rewards=components.sum(1).astype(np.float32),
-            infos=self._step_infos(chunk, layer, components.tolist(), metrics.tolist()),
+            infos=self._step_infos(chunk, layer, components, metrics),
             truncated=self.step_count == self.episode_length,
         )
 

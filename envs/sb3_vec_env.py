@@ -95,13 +95,14 @@ class SB3SpanControlVecEnv(BatchedEnvMixin, VecEnv):
         """Run the next layer: observations, rewards (float32), dones, infos of all environments."""
         result = self.core.step(self._actions)
         observations, infos = result.observations, result.infos
-        for info, last_observation in zip(infos, result.observations, strict=True):
-            if result.truncated:
-                info["terminal_observation"] = last_observation
-            info["TimeLimit.truncated"] = result.truncated
-            info["milliseconds"] = self.core.milliseconds
         if result.truncated:
+            for info, last_observation in zip(infos, observations, strict=True):
+                info["terminal_observation"] = last_observation
             observations = self._reset_all()
+        milliseconds = self.core.milliseconds
+        for info in infos:
+            info["TimeLimit.truncated"] = result.truncated
+            info["milliseconds"] = milliseconds
         dones = np.full(self.num_envs, result.truncated)
         return observations, result.rewards, dones, infos
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from spangym.attention import LayerCache, LayerOutput
@@ -24,6 +26,8 @@ _SERIAL_NUMBERS = 1 << 15
 _OUTPUT_METRICS = ("span_scale", "window", "span", "qk_pairs", "num_refinement_steps")
 """Fields of a `LayerOutput`, one number per environment each."""
 _METRICS = (*_OUTPUT_METRICS, "output_norm")
+_FLOATS = ("span_scale", "output_norm")
+"""Metrics that are no integers."""
 _RECOMPUTE_METRICS = ("recomputed_keys", "recomputed_values", "key_staleness", "value_staleness")
 
 
@@ -33,7 +37,7 @@ class Transition(NamedTuple):
     Attributes:
         state: The next state.
         reward_components: Components of the reward, shape (num_envs, components).
-        metrics: Numbers for the infos (`metrics_to_info`), float64 of shape (num_envs, metrics).
+        metrics: Numbers for the infos (`metrics_to_columns`), float64 of shape (num_envs, metrics).
         local_output: Output of the layer's local path, shape (num_envs, tokens, dims).
     """
 
@@ -262,17 +266,19 @@ def _collect_metrics(layer_output: LayerOutput, index: int, staleness: Tensor | 
     return torch.stack([each.double() for each in metrics], dim=-1)
 
 
-def metrics_to_info(row: Sequence[float], ctx: int) -> dict[str, Any]:
-    """Name one environment's row of `Transition.metrics`, as in ``info``.
+def metrics_to_columns(metrics: NDArray[np.float64], ctx: int) -> dict[str, list[Any]]:
+    """Name the columns of `Transition.metrics`, as in ``info``.
 
     Example:
-        >>> metrics_to_info([0.5, 8.0, 12.0, 64.0, 1.0, 2.5], ctx=16)["span"]
-        12
+        >>> metrics_to_columns(np.array([[0.5, 8.0, 12.0, 64.0, 1.0, 2.5]]), ctx=16)["span"]
+        [12]
     """
-    floats = ("span_scale", "output_norm")
-    names = (*_METRICS, *_RECOMPUTE_METRICS)[: len(row)]
-    pairs = zip(names, row, strict=True)
-    info: dict[str, Any] = {name: x if name in floats else int(x) for name, x in pairs}
-    if len(row) > len(_METRICS):
-        info["recompute_cost"] = ctx * (info["recomputed_keys"] + info["recomputed_values"])
-    return info
+    names = (*_METRICS, *_RECOMPUTE_METRICS)[: metrics.shape[1]]
+    columns = {
+        name: column if name in _FLOATS else column.astype(np.int64)
+        for name, column in zip(names, metrics.T, strict=True)
+    }
+    if len(names) > len(_METRICS):
+        recomputed = columns["recomputed_keys"] + columns["recomputed_values"]
+        columns["recompute_cost"] = ctx * recomputed
+    return {name: column.tolist() for name, column in columns.items()}

@@ -21,7 +21,6 @@ from spangym.envs.rewards import RewardContext
 from spangym.envs.state import Episode, State
 from spangym.envs.tables.identity import identity_hash
 from spangym.envs.tables.table_file import request_table
-from spangym.envs.tables.tabulate import TERMS
 
 _QK_PAIRS = 3
 """Column of the query-key pairs in the metrics."""
@@ -80,12 +79,13 @@ class TableCore(EpisodeCore):
         self._observations = [self._encode_all(f"features_{layer}", layer) for layer in layers]
         self._components = [self._reward_components(layer) for layer in layers]
         self._rewards = [each.sum(-1).astype(np.float32) for each in self._components]
-        self._metrics = [self.table.arrays[f"metrics_{layer}"] for layer in layers]
+        self._metrics = [self._rows(f"metrics_{layer}") for layer in layers]
         self._output_ids: list[NDArray[Any]] | None = None
-        # Prefix of the actions at the layers of the chunk so far, one per environment.
-        self._prefixes = np.zeros(num_envs, np.int64)
+        # Row of the arrays of the current layer (level, then prefix), one per environment.
+        self._nodes = np.zeros(num_envs, np.int64)
         self._actions: list[NDArray[np.int64]] = []
-        self._last_step: tuple[int, NDArray[np.int64], NDArray[np.int64]] | None = None
+        # Layer of the last step, and rows of the arrays of its results.
+        self._last_step: tuple[int, NDArray[np.int64]] | None = None
 
     @property
     def episode(self) -> Episode | None:
@@ -109,7 +109,7 @@ class TableCore(EpisodeCore):
             tuple(names[code] for code in row)
             for row in codes[levels - self.table.start_level].tolist()
         ]
-        self._prefixes = np.zeros(self.num_envs, np.int64)
+        self._nodes = levels[:, 0] - self.table.start_level
         self._actions = []
         if self.step_count != self.episode_length:
             # After a complete episode `output_observations` is still of its last step.
@@ -121,23 +121,20 @@ class TableCore(EpisodeCore):
         """See `EpisodeCore.step`."""
         self._check_running()
         self._check_actions(actions)
+        assert self._levels is not None
         start = time.perf_counter()
         chunk, layer = divmod(self.step_count, self.config.num_layers)
-        rows = self._rows(chunk)
-        prefixes = self._prefixes * self.config.num_actions + actions
-        self._last_step = layer, rows, prefixes
+        actions = actions.astype(np.int64)
+        self._actions.append(actions)
+        taken = self._nodes * self.config.num_actions + actions
+        self._last_step = layer, taken
         is_last = layer + 1 == self.config.num_layers
-        self._prefixes = np.zeros_like(prefixes) if is_last else prefixes
-        self._actions.append(actions.astype(np.int64))
+        self._nodes = self._levels[:, chunk + 1] - self.table.start_level if is_last else taken
         self.step_count += 1
         observations = self._observe()
-        infos = self._step_infos(
-            chunk,
-            layer,
-            self._components[layer][rows, prefixes].tolist(),
-            self._metrics[layer][rows, prefixes].tolist(),
-        )
-        rewards = self._rewards[layer][rows, prefixes]
+        components = self._components[layer].take(taken, 0)
+        infos = self._step_infos(chunk, layer, components, self._metrics[layer].take(taken, 0))
+        rewards = self._rewards[layer].take(taken)
         self.milliseconds = (time.perf_counter() - start) * 1e3
         return StepResult(observations, rewards, infos, self.step_count == self.episode_length)
 
@@ -145,14 +142,13 @@ class TableCore(EpisodeCore):
         """See `EpisodeCore.output_observations`."""
         if self._last_step is None:
             raise RuntimeError("no step was taken in this episode: call step() first")
-        layer, rows, prefixes = self._last_step
+        layer, taken = self._last_step
         if self.observation_spec.encoding != "state":
-            features = self.table.arrays[f"outputs_{layer}"][rows, prefixes]
-            return self._encode(features, layer)
+            return self._encode(self._rows(f"outputs_{layer}").take(taken, 0), layer)
         if self._output_ids is None:
             layers = range(self.config.num_layers)
             self._output_ids = [self._encode_all(f"outputs_{each}", each) for each in layers]
-        return self._output_ids[layer][rows, prefixes]
+        return self._output_ids[layer].take(taken)
 
     def live(self) -> SpanControlCore:
         """Return an environment with live layers in the same state, for what no table holds."""
@@ -179,9 +175,9 @@ class TableCore(EpisodeCore):
             "step_count": self.step_count,
             "levels": self._levels,
             "content_types": [*map(list, self._content_types)],
-            "prefixes": self._prefixes,
+            "nodes": self._nodes,
             "actions": [*self._actions],
-            "last_step": None if last is None else [last[0], last[1], last[2]],
+            "last_step": None if last is None else [*last],
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -191,31 +187,29 @@ class TableCore(EpisodeCore):
         self.step_count = state_dict["step_count"]
         self._levels = None if levels is None else levels.copy()
         self._content_types = [*map(tuple, state_dict["content_types"])]
-        self._prefixes = state_dict["prefixes"].copy()
+        self._nodes = state_dict["nodes"].copy()
         self._actions = [each.copy() for each in state_dict["actions"]]
-        self._last_step = None if last is None else (last[0], last[1].copy(), last[2].copy())
+        self._last_step = None if last is None else (last[0], last[1].copy())
 
     def _compat_key(self) -> dict[str, Any]:
         return {**super()._compat_key(), "table": identity_hash(self.table.identity)}
 
-    def _rows(self, chunk: int) -> NDArray[np.int64]:
-        assert self._levels is not None
-        return self._levels[:, chunk] - self.table.start_level
+    def _rows(self, name: str) -> NDArray[Any]:
+        """Return an array with one row for each level and prefix."""
+        array = self.table.arrays[name]
+        return array.reshape(-1, array.shape[-1])
 
     def _observe(self) -> NDArray[Any]:
-        chunk, layer = divmod(self.step_count, self.config.num_layers)
-        return self._observations[layer][self._rows(chunk), self._prefixes]
+        return self._observations[self.layer].take(self._nodes, 0)
 
     def _encode_all(self, name: str, layer: int) -> NDArray[Any]:
-        """Observations of all levels and prefixes, the first two dimensions."""
-        features = self.table.arrays[name]
-        rows = features.reshape(-1, features.shape[-1])
+        """Observations of all levels and prefixes, one row each."""
+        rows = self._rows(name)
         parts = [
             self._encode(rows[first : first + _BLOCK_ROWS], layer)
             for first in range(0, len(rows), _BLOCK_ROWS)
         ]
-        joined = np.concatenate(parts)
-        return joined.reshape(*features.shape[:2], *joined.shape[1:])
+        return np.concatenate(parts)
 
     def _encode(self, features: NDArray[Any], layer: int) -> NDArray[Any]:
         spec = self.observation_spec
@@ -224,13 +218,11 @@ class TableCore(EpisodeCore):
         return to_observations(spec, spec.encode(chosen, layer).numpy())
 
     def _reward_components(self, layer: int) -> NDArray[np.float64]:
-        """Components of the reward, shape (levels, prefixes, components)."""
-        arrays = self.table.arrays
+        """Components of the reward, one row for each level and prefix."""
         if self.reward.needs_layer_output:
-            return arrays[f"components_{layer}"]
-        terms, metrics = arrays[f"terms_{layer}"], arrays[f"metrics_{layer}"]
-        columns = torch.from_numpy(terms.reshape(-1, len(TERMS)).copy()).unbind(-1)
-        pairs = torch.from_numpy(metrics[..., _QK_PAIRS].astype(np.int64).ravel())
+            return self._rows(f"components_{layer}")
+        columns = torch.from_numpy(self._rows(f"terms_{layer}").copy()).unbind(-1)
+        pairs = torch.from_numpy(self._rows(f"metrics_{layer}")[:, _QK_PAIRS].astype(np.int64))
         is_last = layer + 1 == self.config.num_layers
         excess_loss = columns[-1] if self.reward.needs_task and is_last else None
         context = _StoredContext(
@@ -242,5 +234,4 @@ class TableCore(EpisodeCore):
             pairs,
             columns,
         )
-        components = self.reward(context).double().numpy()
-        return components.reshape(*terms.shape[:2], -1)
+        return self.reward(context).double().numpy()

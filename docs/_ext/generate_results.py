@@ -13,7 +13,10 @@ from stored_tables import RESULTS, TABLES, format_value, markdown, read
 from spangym.experiments.analysis.results import COMPARISON_METRICS, PILOT_METRICS, MetricInfo
 from spangym.experiments.plots.style import percent
 
-_COMPARED = ("return", "score", "regret", "mean_span", "qk_pairs", "seconds")
+_COMPARED = (
+    *("return", "score", "regret", "generalization_gap"),
+    *("mean_span", "qk_pairs", "seconds"),
+)
 _PILOT_QUALITY = ("error", "character_error", "loss")
 _PILOT_COST = ("parameters", "milliseconds", "time_ratio", "qk_share", "span")
 
@@ -240,10 +243,16 @@ def _comparison(name: str) -> str:
         parts.append(f"## Scores over all environments\n\n{_aggregates(summary)}")
     for environment, rows in groupby(summary["groups"], key=lambda row: row["environment"]):
         listed = sorted(rows, key=lambda row: -row["return"])
-        parts.append(f"## {environment}\n\n{_groups(listed, COMPARISON_METRICS, _COMPARED)}")
+        names = [each for each in _COMPARED if each != "generalization_gap" or _has_gap(summary)]
+        parts.append(f"## {environment}\n\n{_groups(listed, COMPARISON_METRICS, names)}")
         parts.append(_learning(listed))
         parts.append(_differences(summary, environment, COMPARISON_METRICS["return"]))
     return "\n\n".join(part for part in parts if part)
+
+
+def _has_gap(summary: Mapping[str, Any]) -> bool:
+    """Whether an environment of a comparison has levels."""
+    return any(row.get("generalization_gap_n") for row in summary["groups"])
 
 
 def _pilot(name: str) -> str:

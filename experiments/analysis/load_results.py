@@ -114,7 +114,8 @@ def _load_comparisons(
                     {
                         **dict(zip(KEYS, key, strict=True)),
                         "return": evaluation["return"].mean(),
-                        "regret": np.nan if result["regret"] is None else result["regret"],
+                        "regret": _number(result["regret"]),
+                        "generalization_gap": _number(result.get("generalization_gap")),
                         "mean_span": evaluation["mean_span"].mean(),
                         "qk_pairs": evaluation["qk_pairs"].mean() / trial.environment.episode_steps,
                         "full_qk_pairs": result["full_qk_pairs"],
@@ -124,6 +125,8 @@ def _load_comparisons(
                 )
     baselines = tuple(each for each in baseline_names(MAX_ACTIONS) if each in names.agents)
     wide = add_normalized_scores(pd.DataFrame(trials, columns=[*KEYS, *_STORED]))
+    if not wide["generalization_gap"].notna().to_numpy().any():
+        wide = wide.drop(columns="generalization_gap")
     training = curves.concat(["step", "return", "qk_pairs", "wall_seconds"])
     wide = wide.merge(learning_speed(training, wide), on=[*KEYS], how="left")
     return Results(
@@ -143,7 +146,14 @@ def _load_comparisons(
     )
 
 
-_STORED = ("return", "regret", "mean_span", "qk_pairs", "full_qk_pairs", "seconds", "steps")
+_STORED = (
+    *("return", "regret", "generalization_gap", "mean_span", "qk_pairs", "full_qk_pairs"),
+    *("seconds", "steps"),
+)
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
 
 
 def add_normalized_scores(trials: pd.DataFrame) -> pd.DataFrame:

@@ -68,6 +68,7 @@ COMPARISON_METRICS = {
     "return": MetricInfo("mean return", "return"),
     "score": MetricInfo("score", decimals=2),
     "regret": MetricInfo("regret", decimals=3, higher_is_better=False),
+    "generalization_gap": MetricInfo("generalization gap", higher_is_better=False),
     "mean_span": MetricInfo("mean span", decimals=0),
     "qk_pairs": MetricInfo("query-key pairs", decimals=0, higher_is_better=False),
     "full_qk_pairs": MetricInfo("query-key pairs of full attention", decimals=0),

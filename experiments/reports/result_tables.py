@@ -34,7 +34,8 @@ from spangym.experiments.reports.tables import (
 )
 from spangym.utils.text import slug
 
-_EVALUATION_METRICS = ("score", "regret", "mean_span", "qk_pairs", "seconds")
+GAP = "generalization_gap"
+_EVALUATION_METRICS = ("score", "regret", GAP, "mean_span", "qk_pairs", "seconds")
 _COST_METRICS = ("parameters", "milliseconds", "time_ratio", "qk_share", "span")
 _NAMED_BASELINES = ("threshold", "random", "oracle")
 _FEW_SEEDS = 5
@@ -53,6 +54,11 @@ COMPARISON_FOOTNOTES = (
     "Scores are 0 for the mean return of random and 1 for that of the oracle; their intervals take "
     "both as known.",
     "The mean span is the one that actions ask for, in tokens, which may exceed the chunk.",
+)
+GAP_FOOTNOTE = (
+    "The generalization gap is the mean return on the levels of the training minus that of the "
+    "evaluation. A dash means that the environment has no levels. The gap of a fixed span, which "
+    "is not trained, is due to the content alone."
 )
 PILOT_FOOTNOTES = (
     *FOOTNOTES,
@@ -80,7 +86,7 @@ def summary_table(data: PlotData, environment: str) -> Table:
     if data.is_pilot:
         metrics, split, last = _COST_METRICS, ALL_SPLITS, results.splits[-1:]
     else:
-        metrics, split, last = _EVALUATION_METRICS, EVALUATION, ()
+        metrics, split, last = _shown_metrics(data), EVALUATION, ()
         returns = data.means(environment)
         groups.sort(key=lambda group: returns[group], reverse=True)
     columns: dict[str, Column] = {}
@@ -97,7 +103,8 @@ def summary_table(data: PlotData, environment: str) -> Table:
         columns[name] = _difference_column(data, environment, baseline, each, note=False)
     for metric in metrics:
         name = results.metrics[metric].label
-        columns[name] = _metric_column(data, environment, groups, metric, split)
+        cells = _metric_column(data, environment, groups, metric, split, interval=metric == GAP)
+        columns[name] = _with_reason(cells) if metric == GAP else cells
     columns["seeds"] = {each: number_cell(seeds[each], 0) for each in groups}
     return _table(data, environment, groups, columns)
 
@@ -305,6 +312,8 @@ def _count_outcomes(group: str, rows: Sequence[Mapping[str, Any]]) -> str:
 def footnotes(data: PlotData) -> list[str]:
     """Notes on the statistics, and the number of inconclusive differences with few seeds."""
     notes = [*(PILOT_FOOTNOTES if data.is_pilot else COMPARISON_FOOTNOTES)]
+    if not data.is_pilot and GAP in _shown_metrics(data):
+        notes.append(GAP_FOOTNOTE)
     table = data.statistics.differences
     few = table[table["n"] < _FEW_SEEDS]
     inconclusive = [*few["outcome"]].count("inconclusive")
@@ -314,6 +323,13 @@ def footnotes(data: PlotData) -> list[str]:
             f"than {_FEW_SEEDS} seeds."
         )
     return notes
+
+
+def _shown_metrics(data: PlotData) -> tuple[str, ...]:
+    """Metrics of an evaluation; the generalization gap only if some environment has levels."""
+    summary = data.statistics.summary
+    has_gap = bool((summary["n"][summary["metric"] == GAP] > 0).any())
+    return tuple(each for each in _EVALUATION_METRICS if each != GAP or has_gap)
 
 
 def _headline(data: PlotData, row: Mapping[str, Any]) -> str:
@@ -351,6 +367,13 @@ def _metric_column(
         low, high = (low, high) if interval else (math.nan, math.nan)
         column[group] = mean_ci_cell(mean, low, high, decimals)
     return column
+
+
+def _with_reason(gaps: Column) -> Column:
+    return {
+        group: replace(cell, note="no levels") if math.isnan(float(cell.value)) else cell
+        for group, cell in gaps.items()
+    }
 
 
 def _difference_column(

@@ -267,7 +267,8 @@ class RunDir(Generic[S, J]):
     def result(self, job: J) -> dict[str, Any]:
         """Read ``result.json`` of a finished job."""
         name = f"{self._folder_name(job)}/{RESULT_FILE}"
-        content = self._read_json(name, [*self.kind.result.model_fields])
+        fields = self.kind.result.model_fields
+        content = self._read_json(name, [key for key in fields if fields[key].is_required()])
         self._check_types(name, content, self.kind.result)
         return self._checked(job, name, content)
 

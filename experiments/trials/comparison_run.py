@@ -27,6 +27,8 @@ class _Result(BaseModel, strict=True):
     wall_seconds: float
     regret: float | None
     full_qk_pairs: float
+    training_return: float | None = None
+    generalization_gap: float | None = None
 
 
 def _to_row(trial: Trial) -> dict[str, Any]:

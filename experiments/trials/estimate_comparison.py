@@ -20,11 +20,13 @@ def estimate_comparison(study: Study) -> Workload:
         for agent in study.agents_in(environment):
             spec = agent.spec()
             number = len(study.seeds_in(environment)) if spec.is_stochastic else 1
+            # With levels the agent plays as many episodes on those of the training.
+            episodes = evaluation.episodes * (2 if environment.levels else 1)
             looked_at = evaluation.regret_episodes
-            looked_at += evaluation.episodes * (agent.algo in ("oracle", "myopic"))
+            looked_at += episodes * (agent.algo in ("oracle", "myopic"))
             trials += number
             steps["training steps"] += number * study.steps_in(environment) * spec.is_trainable
-            steps["evaluation steps"] += number * evaluation.episodes * length
+            steps["evaluation steps"] += number * episodes * length
             steps["steps with lookahead"] += number * looked_at * length
             peak = max(peak, _peak_bytes(study, environment, agent, spec.is_trainable))
     return Workload(trials, steps, peak)

@@ -69,21 +69,22 @@ class TrialLogger:
         hyperparameters: Mapping[str, Any],
         episodes: pd.DataFrame,
         action_counts: pd.DataFrame,
-        regret: float | None,
+        measures: Mapping[str, float | None],
         num_actions: int,
         steps: int,
     ) -> None:
         """Log the evaluation of an agent after its training steps.
 
-        Episodes are rows of `evaluate`, counts those of `count_actions`; ``regret`` is the mean of
-        the decisions, None if it was not measured.
+        Episodes are rows of `evaluate`, counts those of `count_actions`; further measures, such as
+        the regret, are None if they were not taken.
         """
         metrics = {
             f"evaluation/{name}": float(episodes[name].to_numpy(float).mean())
             for name in ("return", "mean_span", "qk_pairs")
         }
-        if regret is not None:
-            metrics["evaluation/regret"] = regret
+        metrics |= {
+            f"evaluation/{name}": value for name, value in measures.items() if value is not None
+        }
         for name, value in metrics.items():
             self._events.add_scalar(name, value, steps)
         counts = np.zeros(num_actions, np.int64)

@@ -41,9 +41,10 @@ def least_seconds(trials: Sequence[Trial]) -> list[float]:
         speed, evaluation = measured[name], trial.evaluation
         length = trial.environment.episode_steps
         looks = evaluation.episodes if trial.agent.algo in ("oracle", "myopic") else 0
+        on_levels = trial.eval_steps if trial.environment.levels else 0
         seconds.append(
-            trial.total_timesteps * speed.training
-            + evaluation.episodes * length * speed.evaluation
+            (trial.total_timesteps + on_levels) * speed.training
+            + trial.eval_steps * speed.evaluation
             + (looks + evaluation.regret_episodes) * length * speed.lookahead
         )
     return seconds

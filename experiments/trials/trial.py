@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,12 @@ class Trial:
     @property
     def total(self) -> int:
         """Steps of training and evaluation together."""
-        return self.total_timesteps + self.evaluation.episodes * self.environment.episode_steps
+        return self.total_timesteps + self.eval_steps * (2 if self.environment.levels else 1)
+
+    @property
+    def eval_steps(self) -> int:
+        """Steps of the evaluation, and as many on the levels of the training."""
+        return self.evaluation.episodes * self.environment.episode_steps
 
     @property
     def device(self) -> str:
@@ -135,6 +140,8 @@ class Trial:
     ) -> None:
         """Train the agent, save it, evaluate it and write the results; see `Job.run`.
 
+        If the environment has levels, as many episodes are played on the levels of the training.
+
         The files are, in this order: ``job.json`` (everything that affects the results),
         ``curve.csv`` and TensorBoard events, ``checkpoints/`` (if the agent is resumable),
         ``agent.*``, ``evaluation.csv``, ``action_counts.csv``, ``regret.csv`` and ``result.json``.
@@ -150,23 +157,25 @@ class Trial:
             start_time = time.perf_counter()
             save_agent(agent, folder)
 
-            config, evaluation = self.eval_config(), self.evaluation
-            rows = evaluate(
-                agent,
-                config,
-                evaluation.seed,
-                evaluation.episodes,
-                lambda steps: progress(self.total_timesteps + steps),
-            )
+            config, start = self.eval_config(), self.total_timesteps
+            rows = self._play(agent, config, progress, start)
             episodes = pd.DataFrame(rows)
             action_counts = count_actions(rows)
-            regret = measure_regret(config, rows[: evaluation.regret_episodes])
-            mean_regret = float(regret["regret"].to_numpy(float).mean()) if len(regret) else None
+            regret = measure_regret(config, rows[: self.evaluation.regret_episodes])
+            mean_return, on_levels = _mean_return(rows), None
+            if self.environment.levels:
+                start += self.eval_steps
+                on_levels = _mean_return(self._play(agent, self.train_config(), progress, start))
+            measures = {
+                "regret": float(regret["regret"].to_numpy(float).mean()) if len(regret) else None,
+                "training_return": on_levels,
+                "generalization_gap": None if on_levels is None else on_levels - mean_return,
+            }
             logger.log_evaluation(
                 self.hyperparameters(),
                 episodes,
                 action_counts,
-                mean_regret,
+                measures,
                 config.num_actions,
                 self.total_timesteps,
             )
@@ -178,12 +187,19 @@ class Trial:
         save_csv(folder / "regret.csv", regret)
         result = {
             "total_timesteps": self.total_timesteps,
-            "evaluation_return": float(episodes["return"].to_numpy(float).mean()),
-            "regret": mean_regret,
+            "evaluation_return": mean_return,
+            **measures,
             "full_qk_pairs": config.full_qk_pairs,
             "wall_seconds": round(seconds + time.perf_counter() - start_time, 3),
         }
         save_json(folder / RESULT_FILE, result)
+
+    def _play(
+        self, agent: Agent, config: AnyConfig, progress: Callable[[int], None], start: int
+    ) -> list[dict[str, Any]]:
+        """Play the episodes of the evaluation; progress counts from the step ``start``."""
+        seed, episodes = self.evaluation.seed, self.evaluation.episodes
+        return evaluate(agent, config, seed, episodes, lambda steps: progress(start + steps))
 
     def hyperparameters(self) -> dict[str, Any]:
         """Return the settings by which TensorBoard's HParams tab distinguishes trials."""
@@ -258,6 +274,10 @@ def learn(
 
     agent.learn(recorder, steps, save_checkpoint)
     checkpoints.prune()
+
+
+def _mean_return(episodes: Sequence[Mapping[str, Any]]) -> float:
+    return float(np.mean([each["return"] for each in episodes]))
 
 
 def env_seed(training_seed: int) -> int:

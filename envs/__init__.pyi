@@ -13,6 +13,8 @@ from .rewards import Reward as Reward
 from .rewards import RewardContext as RewardContext
 from .sb3_vec_env import SB3SpanControlVecEnv as SB3SpanControlVecEnv
 from .span_control import SpanControlEnv as SpanControlEnv
+from .tables.table_core import TableCore as TableCore
+from .tables.table_file import Table as Table
 from .tables.tabulate import tabulate as tabulate
 from .testing.check_vector_env import check_vector_env as check_vector_env
 from .vector_env import SpanControlVectorEnv as SpanControlVectorEnv

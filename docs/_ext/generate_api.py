@@ -42,6 +42,7 @@ SECTIONS: dict[str, dict[str, tuple[str, list[str]]]] = {
         "": ("Environments and rewards", ["spangym.envs.state.State"]),
         "data": ("Datasets", []),
         "model": ("Models", []),
+        "tables": ("Tables", []),
         "testing": ("Testing", []),
     },
     "agents": {

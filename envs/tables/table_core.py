@@ -88,6 +88,23 @@ class TableCore(EpisodeCore):
         self._last_step: tuple[int, NDArray[np.int64]] | None = None
 
     @property
+    def observations(self) -> list[NDArray[Any]]:
+        """Observations of all levels, read-only, by layer: shape (levels, A^layer, ...).
+
+        ``A`` is the number of actions; the actions before the layer are the digits, in base ``A``,
+        of the second index.
+        """
+        return [self._by_level(each) for each in self._observations]
+
+    @property
+    def rewards(self) -> list[NDArray[np.float32]]:
+        """Rewards of all levels, read-only, by layer: shape (levels, A^(layer + 1)).
+
+        The last digit of the second index is the action of the layer.
+        """
+        return [self._by_level(each) for each in self._rewards]
+
+    @property
     def episode(self) -> Episode | None:
         """See `EpisodeCore.episode`."""
         return None if self._levels is None else self.live().episode
@@ -193,6 +210,12 @@ class TableCore(EpisodeCore):
 
     def _compat_key(self) -> dict[str, Any]:
         return {**super()._compat_key(), "table": identity_hash(self.table.identity)}
+
+    def _by_level(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Return a read-only view of rows with a dimension for the levels."""
+        view = rows.reshape(self.table.num_levels, -1, *rows.shape[1:])
+        view.flags.writeable = False
+        return view
 
     def _rows(self, name: str) -> NDArray[Any]:
         """Return an array with one row for each level and prefix."""

@@ -61,3 +61,26 @@ def assert_equal(one: Any, two: Any) -> None:
             assert_equal(each, other)
     else:
         assert one == two
+
+
+@pytest.mark.parametrize("encoding", ["box", "state"])
+def test_observations_and_rewards_of_all_levels_are_those_of_the_steps(encoding: str):
+    arguments: dict[str, Any] = {"num_levels": LEVELS, "chunks_per_episode": 3}
+    tabulate("LongRange-v0", LEVELS)
+    env: Any = gym.make(
+        "spangym/LongRange-v0", backend="table", encoding=encoding, **arguments
+    ).unwrapped
+    observations, rewards = env.core.observations, env.core.rewards
+    assert [each.shape[:2] for each in observations] == [(LEVELS, 1), (LEVELS, 10)]
+    assert [each.shape for each in rewards] == [(LEVELS, 10), (LEVELS, 100)]
+    observation, _ = env.reset(seed=3)
+    for first, second in ((3, 7), (9, 0), (0, 2)):
+        inner, reward, *_, info = env.step(first)
+        level = info["level"]
+        assert_equal(observation, observations[0][level, 0])
+        assert_equal(inner, observations[1][level, first])
+        assert reward == rewards[0][level, first]
+        observation, reward, *_ = env.step(second)
+        assert reward == rewards[1][level, 10 * first + second]
+    with pytest.raises(ValueError, match="read-only"):
+        rewards[0][0, 0] = 1

@@ -1,6 +1,6 @@
-"""One thread per process, reproducible hypothesis examples, and the golden data."""
+"""One thread per process, reproducible hypothesis examples, a cache folder, the golden data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,15 @@ settings.load_profile("reproducible")
 
 Golden = Callable[[str], Any]
 """Opens a recording of what the original code computes, by its name."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of the tests, so that the user's stays as it is."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("SPANGYM_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture

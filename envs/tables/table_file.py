@@ -176,7 +176,7 @@ class TableRequest:
     def _differences(self, metadata: Mapping[str, Any]) -> list[str]:
         stored = metadata["identity"]
         differences = [
-            f"another {name.removesuffix('_sha256')}"
+            f"other {name.removesuffix('_sha256')}"
             if name.endswith("sha256")
             else f"{name} = {short_repr(stored.get(name))} instead of {short_repr(value)}"
             for name, value in self.identity.items()

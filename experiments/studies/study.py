@@ -93,6 +93,9 @@ class StudyEnv:
         kwargs: Arguments of `spangym.envs.EnvConfig`, except those of the observation, which belong
             to the agents, and the split. ``num_levels``, ``start_level`` and ``backend`` are those
             of the training.
+        seeds: Training seeds in this environment; those of the study if empty.
+        total_timesteps: Environment steps of each training in this environment; those of the study
+            if 0.
     """
 
     __repr__ = readable_repr

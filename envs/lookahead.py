@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spangym.envs.core import EpisodeCore
-from spangym.envs.state import State, tree_map
+from spangym.envs.state import State, select_rows
 from spangym.utils.scalars import as_int
 
 _MAX_BATCH = 400
@@ -48,9 +48,9 @@ def action_coverages(core: EpisodeCore) -> NDArray[np.float32]:
     """
 
     def covered(state: State) -> Tensor:
-        states, actions = _repeat_for_actions(core, state)
+        actions = _actions_of_each(core, state)
         layer_output = core.transition_model.run_layer(
-            states, core.layer, actions, return_stats=True
+            state, core.layer, actions, return_stats=True
         )
         assert layer_output.stats is not None
         return layer_output.stats.coverage
@@ -101,11 +101,11 @@ def lookahead(core: EpisodeCore, beam: int = 10) -> NDArray[np.float32]:
             kept = plans.topk(min(beam, plans.shape[1]), dim=1).indices
             offsets = torch.arange(num_actions, device=kept.device)[:, None] * plans.shape[1]
             rows = (kept + offsets).flatten()
-            states, returns = _select(states, rows), plans.flatten()[rows]
+            states, returns = select_rows(states, rows), plans.flatten()[rows]
         size = max(1, _MAX_BATCH // core.config.num_actions)
         groups = torch.arange(len(returns), device=returns.device).split(size)
         rewards = torch.cat(
-            [_try_all_actions(core, _select(states, rows), last)[1] for rows in groups]
+            [_try_all_actions(core, select_rows(states, rows), last)[1] for rows in groups]
         )
         return (returns[:, None] + rewards.view(len(returns), -1)).view(num_actions, -1).amax(1)
 
@@ -117,22 +117,18 @@ def _per_env(core: EpisodeCore, function: Callable[[State], Tensor]) -> NDArray[
     # Only later chunks need the caches at full span.
     state = dataclasses.replace(core.state, full_caches=())
     indices = torch.arange(core.num_envs, device=core.device).split(1)
-    values = torch.cat([function(_select(state, index)) for index in indices])
+    values = torch.cat([function(select_rows(state, index)) for index in indices])
     return values.view(core.num_envs, -1).cpu().numpy().astype(np.float32)
-
-
-def _select(state: State, rows: Tensor) -> State:
-    return tree_map(lambda tensor: tensor[rows], state)
 
 
 def _try_all_actions(core: EpisodeCore, state: State, layer: int) -> tuple[State, Tensor]:
     """Take every action in every environment: the next states, and the rewards in float64."""
-    states, actions = _repeat_for_actions(core, state)
-    transition = core.transition_model.step(states, layer, actions)
+    actions = _actions_of_each(core, state)
+    transition = core.transition_model.step(state, layer, actions)
     return transition.state, transition.reward_components.double().sum(-1)
 
 
-def _repeat_for_actions(core: EpisodeCore, state: State) -> tuple[State, Tensor]:
+def _actions_of_each(core: EpisodeCore, state: State) -> Tensor:
+    """All actions for every environment, shape (num_envs, actions) or (num_envs, actions, 3)."""
     actions = torch.from_numpy(all_actions(core)).to(core.device)
-    repeated = tree_map(lambda each: each.repeat_interleave(len(actions), dim=0), state)
-    return repeated, actions.repeat(len(state.hidden), *[1] * (actions.ndim - 1))
+    return actions.expand(len(state.hidden), *actions.shape)

@@ -100,6 +100,37 @@ def concat_trees(trees: list[T]) -> T:
     return tree_map(lambda *tensors: torch.cat(tensors), *trees)
 
 
+def select_row(tree: T, row: int) -> T:
+    """Select one environment of all tensors in a tree, as views with a first dimension of 1."""
+    return tree_map(lambda each: each[row : row + 1], tree)
+
+
+def select_rows(tree: T, rows: Tensor) -> T:
+    """Select environments of all tensors in a tree by index, as copies.
+
+    Example:
+        >>> episode = Episode(torch.arange(3).view(3, 1, 1), None)
+        >>> select_rows(episode, torch.tensor([2, 2, 0])).content.flatten().tolist()
+        [2, 2, 0]
+    """
+    return tree_map(lambda each: each[rows], tree)
+
+
+def repeat_rows(tree: T, times: int) -> T:
+    """Repeat each environment of all tensors in a tree; a single one as views.
+
+    Example:
+        >>> episode = Episode(torch.arange(2).view(2, 1, 1), None)
+        >>> repeat_rows(episode, 3).content.flatten().tolist()
+        [0, 0, 0, 1, 1, 1]
+    """
+
+    def repeat(each: Tensor) -> Tensor:
+        return each[:, None].expand(-1, times, *each.shape[1:]).flatten(0, 1)
+
+    return tree_map(repeat, tree)
+
+
 def state_from_dict(values: Mapping[str, Any]) -> State:
     """Restore a state of which `dataclasses.asdict` gave the values."""
 

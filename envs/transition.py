@@ -13,10 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spangym.attention import LayerCache, LayerOutput
+from spangym.attention.layers.local_global import PreparedInput
 from spangym.envs.env_config import EnvConfig, full_qk_pairs
 from spangym.envs.model.stack import LayerStack, join_outputs
 from spangym.envs.rewards import Reward, RewardContext
-from spangym.envs.state import Episode, State, concat_trees, tree_map
+from spangym.envs.state import (
+    Episode,
+    State,
+    concat_trees,
+    repeat_rows,
+    select_row,
+    select_rows,
+    tree_map,
+)
 
 T = TypeVar("T")
 
@@ -28,6 +37,9 @@ _OUTPUT_METRICS = ("span_scale", "window", "span", "qk_pairs", "num_refinement_s
 _METRICS = (*_OUTPUT_METRICS, "output_norm")
 _FLOATS = ("span_scale", "output_norm")
 """Metrics that are no integers."""
+_RECOMPUTE_CHOICES = ((False, False), (False, True), (True, False), (True, True))
+"""Choices of recomputed keys, and values; choice ``2 * keys + values`` at that index."""
+
 _RECOMPUTE_METRICS = ("recomputed_keys", "recomputed_values", "key_staleness", "value_staleness")
 
 
@@ -144,23 +156,57 @@ class TransitionModel:
         Actions are integers in ``0..num_actions - 1`` of shape (num_envs,), with
         ``control_kv_cache`` (num_envs, 3), on the device; the span predictor decides if None. With
         ``return_stats`` statistics of the local attention weights are computed.
+
+        Actions of shape (num_envs, k), with ``control_kv_cache`` (num_envs, k, 3), are k actions in
+        every environment: the result has num_envs * k rows, those of an environment together. What
+        does not depend on the span is computed once. Every row is bit-identical to that of its
+        action alone.
         """
         run = functools.partial(self._run_layer, index=index, return_stats=return_stats)
-        return self._per_env(len(state.hidden), run, join_outputs, state, actions)
+        states, prepared, spans = self._fan_out(state, index, actions)
+        return self._per_env(len(states.hidden), run, join_outputs, prepared, spans)
+
+    def _fan_out(
+        self, state: State, index: int, actions: Tensor | None
+    ) -> tuple[State, PreparedInput, Tensor | None]:
+        """One row for each action: states, prepared inputs of a layer, and spans' actions."""
+        spans, recompute_kv = actions, None
+        if self.config.control_kv_cache and actions is not None:
+            spans, recompute_kv = actions[..., 0], actions[..., 1:] > 0
+        if spans is None or spans.ndim == 1:
+            return state, self._prepare(state, index, recompute_kv), spans
+        num_envs, times = spans.shape
+        states = repeat_rows(state, times)
+        if recompute_kv is None:
+            prepared = repeat_rows(self._prepare(state, index, None), times)
+        else:
+            choices = torch.tensor(_RECOMPUTE_CHOICES, device=spans.device)
+            each_choice = choices.repeat(num_envs, 1)
+            prepared = self._prepare(repeat_rows(state, len(choices)), index, each_choice)
+            first = len(choices) * torch.arange(num_envs, device=spans.device)
+            choice = 2 * recompute_kv[..., 0] + recompute_kv[..., 1]
+            prepared = select_rows(prepared, (first[:, None] + choice).flatten())
+        return states, prepared, spans.flatten()
+
+    def _prepare(self, state: State, index: int, recompute_kv: Tensor | None) -> PreparedInput:
+        """The part of a layer's pass that does not depend on the spans."""
+
+        def prepare(
+            hidden: Tensor, cache: LayerCache | None, recompute_kv: Tensor | None
+        ) -> PreparedInput:
+            return self.stack.prepare_layer(index, hidden, recompute_kv=recompute_kv, cache=cache)
+
+        trees = (state.hidden, state.caches[index], recompute_kv)
+        return self._per_env(len(state.hidden), prepare, concat_trees, *trees)
 
     def _run_layer(
-        self, state: State, actions: Tensor | None, index: int, return_stats: bool
+        self, prepared: PreparedInput, spans: Tensor | None, index: int, return_stats: bool
     ) -> LayerOutput:
-        recompute_kv = None
-        if self.config.control_kv_cache and actions is not None:
-            actions, recompute_kv = actions[:, 0], actions[:, 1:] > 0
-        return self.stack.run_layer(
+        return self.stack.run_prepared(
             index,
-            state.hidden,
-            actions,
+            prepared,
+            spans,
             num_actions=self.config.num_actions,
-            recompute_kv=recompute_kv,
-            cache=state.caches[index],
             return_stats=return_stats,
         )
 
@@ -171,11 +217,12 @@ class TransitionModel:
             ValueError: The reward did not return a tensor of shape (num_envs, components).
         """
         step = functools.partial(self._step, index=index)
-        return Transition(*self._per_env(len(actions), step, concat_trees, state, actions))
+        trees = self._fan_out(state, index, actions)
+        return Transition(*self._per_env(len(trees[0].hidden), step, concat_trees, *trees))
 
-    def _step(self, state: State, actions: Tensor, index: int) -> Transition:
+    def _step(self, state: State, prepared: PreparedInput, spans: Tensor, index: int) -> Transition:
         with_stats = self.reward.needs_statistics
-        layer_output = self._run_layer(state, actions, index, with_stats)
+        layer_output = self._run_layer(prepared, spans, index, with_stats)
         prev_features = state.prev_features
         if self.config.observation_time == "previous":
             features = self.observation_spec.extract_from_input(layer_output.local_input)
@@ -210,7 +257,7 @@ class TransitionModel:
         # Copies are aligned in memory, on which the rounding of matrix products may depend.
         results = []
         for row in range(num_envs):
-            own = tree_map(lambda each, row=row: each[row : row + 1].clone(), trees)
+            own = tree_map(torch.clone, select_row(trees, row))
             results.append(function(*own))
         return join(results)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from spangym.attention.features import (
 )
 from spangym.attention.geometry import NUM_ACTIONS
 from spangym.attention.layers.adaptive_span import AdaptiveSpan
-from spangym.attention.layers.cached_attention import AdaptiveUpdateAttention
+from spangym.attention.layers.cached_attention import AdaptiveUpdateAttention, KeyValueCache
 from spangym.attention.layers.modules import (
     CastingLayerNorm,
     CastingLinear,
@@ -31,10 +32,12 @@ from spangym.attention.layers.sliding_window import SlidingWindowAttention
 from spangym.attention.outputs import LayerCache, LayerOutput, check_cache
 from spangym.attention.span_config import SpanConfig
 from spangym.attention.validation import Inputs, check_actions, check_recompute_kv, check_sizes
+from spangym.utils.readable_repr import readable_repr
 from spangym.utils.scalars import as_int
 
 
-class ControllerInput(NamedTuple):
+@dataclass(frozen=True)
+class ControllerInput:
     """Normalized input of a pass and its features, from which an action is chosen.
 
     Attributes:
@@ -46,10 +49,40 @@ class ControllerInput(NamedTuple):
         lengths: Unpadded length of each sequence, shape (batch,); None without padding.
     """
 
+    __repr__ = readable_repr
+
     local_input: Tensor
     moments: Tensor
     obs_features: Tensor
     lengths: Tensor | None
+
+
+@dataclass(frozen=True)
+class PreparedInput:
+    """The part of a pass that does not depend on the action: `LocalGlobalAttention.prepare`.
+
+    Attributes:
+        inputs: Inputs of the pass, checked.
+        observed: Normalized input of the local path and its features.
+        local_xa: Normalized cross-attention input of the local path; None for self-attention.
+        projected: Queries, keys and values of the local path, shape (batch, tokens, dims) each;
+            None where it has no projections.
+        global_output: Output of the global path, shape (batch, tokens, dims).
+        global_mean: Its token mean, shape (batch, dims).
+        key_value: Keys and values of the global path; None if it keeps none.
+        predicted_scale: Span scale that the span predictor gives, shape (batch,).
+    """
+
+    __repr__ = readable_repr
+
+    inputs: Inputs
+    observed: ControllerInput
+    local_xa: Tensor | None
+    projected: tuple[Tensor, Tensor, Tensor] | None
+    global_output: Tensor
+    global_mean: Tensor
+    key_value: KeyValueCache | None
+    predicted_scale: Tensor
 
 
 class LocalGlobalAttention(nn.Module):
@@ -267,19 +300,70 @@ class LocalGlobalAttention(nn.Module):
         Raises:
             ValueError: A shape, type or value is wrong, or the layer keeps no keys and values.
         """
+        prepared = self.prepare(
+            x,
+            xa,
+            mask,
+            recompute_kv=recompute_kv,
+            lengths=lengths,
+            xa_lengths=xa_lengths,
+            cache=cache,
+        )
+        return self.forward_prepared(
+            prepared, action, num_actions=num_actions, return_stats=return_stats
+        )
+
+    def prepare(
+        self,
+        x: Tensor,
+        xa: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        recompute_kv: Tensor | None = None,
+        lengths: Tensor | None = None,
+        xa_lengths: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> PreparedInput:
+        """Run the part of `forward_with_action` that does not depend on the action.
+
+        Raises:
+            ValueError: A shape, type or value is wrong, or the layer keeps no keys and values.
+
+        Example:
+            >>> layer = LocalGlobalAttention(64, 32, 4)
+            >>> prepared = layer.prepare(torch.randn(2, 48, 32))
+            >>> [int(layer.forward_prepared(prepared, action).window.max()) for action in (0, 9)]
+            [1, 128]
+        """
         inputs = Inputs(x, xa, mask, lengths, xa_lengths).validated(self.ctx, self.dims, self.head)
-        fraction = None if action is None else self._span_fraction(action, x, num_actions)
         if recompute_kv is not None:
             if not isinstance(self.attn_global, AdaptiveUpdateAttention):
                 name = type(self).__name__
                 raise ValueError(f"recompute_kv must be None: {name} keeps no keys and values")
             check_recompute_kv(recompute_kv, x.shape[0])
         observed = self._observe(inputs.x, inputs.lengths, cache)
-        return self._run(inputs, observed, cache, return_stats, fraction, recompute_kv)
+        return self._prepare(inputs, observed, cache, recompute_kv)
+
+    def forward_prepared(
+        self,
+        prepared: PreparedInput,
+        action: Tensor | int | None = None,
+        *,
+        num_actions: int | None = None,
+        return_stats: bool = False,
+    ) -> LayerOutput:
+        """Run the rest of a pass under given actions: see `forward_with_action`.
+
+        Raises:
+            ValueError: A shape, type or value is wrong.
+        """
+        x = prepared.inputs.x
+        fraction = None if action is None else self._span_fraction(action, x, num_actions)
+        return self._run(prepared, fraction, return_stats)
 
     def _step(self, inputs: Inputs, cache: LayerCache | None, return_stats: bool) -> LayerOutput:
         observed = self._observe(inputs.x, inputs.lengths, cache)
-        return self._run(inputs, observed, cache, return_stats)
+        return self._run(self._prepare(inputs, observed, cache), None, return_stats)
 
     def _observe(
         self, x: Tensor, lengths: Tensor | None, cache: LayerCache | None
@@ -294,16 +378,14 @@ class LocalGlobalAttention(nn.Module):
             obs_features = token_moments(first) if cache is None else cache.obs_features
         return ControllerInput(local_input, moments, obs_features, lengths)
 
-    def _run(
+    def _prepare(
         self,
         inputs: Inputs,
         observed: ControllerInput,
         cache: LayerCache | None,
-        return_stats: bool,
-        fraction: Tensor | None = None,
         recompute_kv: Tensor | None = None,
-    ) -> LayerOutput:
-        """Second part of a pass, under an action: a fraction of the span, shape (batch,)."""
+    ) -> PreparedInput:
+        """Second part of a pass: everything else that does not depend on the action."""
         mask, lengths, key_lengths = inputs.mask, inputs.lengths, inputs.key_lengths
 
         # Global path.
@@ -322,21 +404,48 @@ class LocalGlobalAttention(nn.Module):
         else:
             global_out = self.attn_global(globe, globe_xa, mask=mask, key_lengths=key_lengths)
 
-        # Span predictor and span scale.
+        # Span predictor.
         global_mean = token_mean(global_out, lengths)
         predictor_input = global_mean
         if self.config.causal:
             predictor_input = global_out[:, 0] if cache is None else cache.global_mean
-        scale = self._span_scale(self.span_pred(predictor_input[:, None])[:, 0], fraction)
+        predicted_scale = self.span_pred(predictor_input[:, None])[:, 0]
+
+        # Local path, up to the span.
+        local_xa = None if inputs.xa is None else self.ln_a(inputs.xa)
+        projected = None
+        if self.attn_local.projections is not None:
+            projected = self.attn_local.project(
+                observed.local_input, local_xa, lengths=lengths, key_lengths=key_lengths
+            )
+        return PreparedInput(
+            inputs,
+            observed,
+            local_xa,
+            projected,
+            global_out,
+            global_mean,
+            key_value,
+            predicted_scale,
+        )
+
+    def _run(
+        self, prepared: PreparedInput, fraction: Tensor | None, return_stats: bool
+    ) -> LayerOutput:
+        """Last part of a pass, under an action: a fraction of the span, shape (batch,)."""
+        inputs, observed, global_out = prepared.inputs, prepared.observed, prepared.global_output
+        lengths = inputs.lengths
+        scale = self._span_scale(prepared.predicted_scale, fraction)
 
         # Local path.
         local = self.attn_local(
             observed.local_input,
             scale,
-            None if inputs.xa is None else self.ln_a(inputs.xa),
-            mask=mask,
+            prepared.local_xa,
+            mask=inputs.mask,
             lengths=lengths,
-            key_lengths=key_lengths,
+            key_lengths=inputs.key_lengths,
+            projected=prepared.projected,
             return_stats=return_stats,
         )
 
@@ -356,8 +465,8 @@ class LocalGlobalAttention(nn.Module):
             num_refinement_steps=local.num_refinement_steps,
             obs_features=observed.obs_features,
             cache=LayerCache(
-                key_value,
-                global_mean.detach(),
+                prepared.key_value,
+                prepared.global_mean.detach(),
                 observed.moments,
                 self._controller_obs_for_cache(observed),
             ),
@@ -443,7 +552,8 @@ class LocalGlobalAttention(nn.Module):
             return torch.where(is_token[:, None, :, None], weights, 0)
         observed = self._observe(x, inputs.lengths, None)
         if scale is None:
-            scale = self._run(inputs, observed, None, return_stats=False).span_scale
+            prepared = self._prepare(inputs, observed, None)
+            scale = self._span_scale(prepared.predicted_scale, None)
         local = self.attn_local(
             observed.local_input,
             scale,

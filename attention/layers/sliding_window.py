@@ -60,21 +60,22 @@ class SlidingWindowAttention(AdaptiveSpan):
         mask: Tensor | None = None,
         lengths: Tensor | None = None,
         key_lengths: Tensor | None = None,
+        projected: tuple[Tensor, Tensor, Tensor] | None = None,
         return_stats: bool = False,
         return_weights: bool = False,
     ) -> LocalAttentionOutput:
         """Attend from ``x`` to ``xa``, or to ``x`` itself if None; see `AdaptiveSpan.forward`.
 
         Cross-attention pairs positions: a window of ``x`` attends to its interval of ``xa``, and
-        to all of that interval with ``causal`` too.
+        to all of that interval with ``causal`` too. ``projected`` is the result of `project` for
+        these inputs, if it is known.
         """
         source = x if xa is None else xa
         self._check(x, source, source, scale, mask, lengths, key_lengths)
-        queries = zero_padding(x, lengths)
-        shared = xa is None and key_lengths is lengths
-        source = queries if shared else zero_padding(source, key_lengths).to(x.dtype)
+        if projected is None:
+            projected = self.project(x, xa, lengths=lengths, key_lengths=key_lengths)
         return self._attend(
-            *self.project(queries, source),
+            *projected,
             scale,
             mask,
             lengths,
@@ -85,14 +86,24 @@ class SlidingWindowAttention(AdaptiveSpan):
             return_weights,
         )
 
-    def project(self, x: Tensor, xa: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each of shape (batch, tokens, dims)."""
-        source = x if xa is None else xa
+    def project(
+        self,
+        x: Tensor,
+        xa: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        key_lengths: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each of shape (batch, tokens, dims); arguments of `forward`."""
+        queries = zero_padding(x, lengths)
+        source = queries
+        if xa is not None or key_lengths is not lengths:
+            source = zero_padding(x if xa is None else xa, key_lengths).to(x.dtype)
         if self.projections is None:
-            return x, self._shift(source), source
+            return queries, self._shift(source), source
         query, key, value = self.projections.values()
         keys = self._shift(merge_heads(key(source)))
-        return merge_heads(query(x)), keys, merge_heads(value(source))
+        return merge_heads(query(queries)), keys, merge_heads(value(source))
 
     def _shift(self, keys: Tensor) -> Tensor:
         """Keys with those of the induction heads moved to the next token."""

@@ -43,6 +43,7 @@ since it concerns refiners in layers. What a cache could save (11) is an option:
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import cast
 
@@ -203,7 +204,7 @@ class OriginalDefects(LocalGlobalAttention):
     ) -> ControllerInput:
         observed = super()._observe(x, lengths, cache)
         moments = self._output_class.moments(observed.local_input.detach())
-        return observed._replace(obs_features=moments)
+        return dataclasses.replace(observed, obs_features=moments)
 
     def _span_scale(self, predicted: Tensor, fraction: Tensor | None) -> Tensor:
         scale = super()._span_scale(predicted, fraction)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +18,11 @@ from spangym.attention import (
     LocalGlobalAttention,
     SpanConfig,
 )
+from spangym.attention.layers.local_global import PreparedInput
 from spangym.attention.layers.modules import ProjectionModule, init_linear, init_projection
 from spangym.attention.temperature import TemperatureLaw
 from spangym.envs.data.dataset import BYTES, NO_TARGET
-from spangym.envs.state import concat_trees, tree_map
+from spangym.envs.state import concat_trees, select_row
 from spangym.utils.scalars import NonNegativeFloat, PositiveInt, normalize_fields
 
 
@@ -83,30 +83,54 @@ class LayerStack(nn.Module, ABC):
             cache: Cache of the layer's previous chunk; None at the start of a stream.
             return_stats: Whether to return statistics of the local attention weights.
         """
+        prepared = self.prepare_layer(index, hidden, recompute_kv=recompute_kv, cache=cache)
+        return self.run_prepared(
+            index, prepared, actions, num_actions=num_actions, return_stats=return_stats
+        )
+
+    def prepare_layer(
+        self,
+        index: int,
+        hidden: Tensor,
+        *,
+        recompute_kv: Tensor | None = None,
+        cache: LayerCache | None = None,
+    ) -> PreparedInput:
+        """Run the part of layer `index` that does not depend on its span; see `run_layer`."""
         layer = self.layer(index)
+
+        def prepare(
+            hidden: Tensor, recompute_kv: Tensor | None, cache: LayerCache | None
+        ) -> PreparedInput:
+            return layer.prepare(hidden, recompute_kv=recompute_kv, cache=cache)
+
+        arguments = (hidden, recompute_kv, cache)
         if not layer.single_span_per_batch:
-            return layer.forward_with_action(
-                hidden,
-                actions,
-                num_actions=num_actions,
-                recompute_kv=recompute_kv,
-                cache=cache,
-                return_stats=return_stats,
+            return prepare(*arguments)
+        rows = range(len(hidden))
+        return concat_trees([prepare(*select_row(arguments, row)) for row in rows])
+
+    def run_prepared(
+        self,
+        index: int,
+        prepared: PreparedInput,
+        actions: Tensor | None = None,
+        *,
+        num_actions: int | None = None,
+        return_stats: bool = False,
+    ) -> LayerOutput:
+        """Run the rest of layer `index` after `prepare_layer`; see `run_layer`."""
+        layer = self.layer(index)
+
+        def run(prepared: PreparedInput, actions: Tensor | None) -> LayerOutput:
+            return layer.forward_prepared(
+                prepared, actions, num_actions=num_actions, return_stats=return_stats
             )
-        arguments, outputs = (hidden, actions, recompute_kv, cache), []
-        for row in range(len(hidden)):
-            select = operator.itemgetter(slice(row, row + 1))
-            x, action, recompute, own_cache = tree_map(select, arguments)
-            output = layer.forward_with_action(
-                x,
-                action,
-                num_actions=num_actions,
-                recompute_kv=recompute,
-                cache=own_cache,
-                return_stats=return_stats,
-            )
-            outputs.append(output)
-        return join_outputs(outputs)
+
+        if not layer.single_span_per_batch:
+            return run(prepared, actions)
+        rows = range(len(prepared.predicted_scale))
+        return join_outputs([run(*select_row((prepared, actions), row)) for row in rows])
 
     @abstractmethod
     def embed(self, content: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spangym.attention import LayerOutput
+from spangym.attention.layers.local_global import PreparedInput
 from spangym.envs import SB3SpanControlVecEnv
 from spangym.envs.core import SpanControlCore, StepResult
 from spangym.envs.env_config import EnvComponents, EnvConfig
@@ -88,10 +89,10 @@ class OnlineTransitionModel(TransitionModel):
         )
 
     def _run_layer(
-        self, state: State, actions: Tensor | None, index: int, return_stats: bool
+        self, prepared: PreparedInput, spans: Tensor | None, index: int, return_stats: bool
     ) -> LayerOutput:
         """Run a layer, and keep its output until the end of the chunk."""
-        layer_output = super()._run_layer(state, actions, index, return_stats)
+        layer_output = super()._run_layer(prepared, spans, index, return_stats)
         if not layer_output.output.isfinite().all():
             raise TrainingDiverged(f"the output of layer {index} was not finite")
         self._layer_outputs.append(layer_output)

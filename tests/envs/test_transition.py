@@ -1,0 +1,101 @@
+"""Many actions of one state give the same numbers, to the bit, as each action alone."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from spangym.envs import ENVIRONMENTS, SpanControlVectorEnv
+from spangym.envs.core import EpisodeCore
+from spangym.envs.lookahead import all_actions
+from spangym.envs.state import State, tree_map
+from tests.factories import small_env_kwargs
+
+TILES: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 16, "num_actions": 4, "cost_coef": 0.7}
+ODD: dict[str, Any] = {**TILES, "dims": 10, "ctx": 19}
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"reward": "attention", "num_layers": 3},
+    {"control_kv_cache": True},
+    {"layer_variant": "original"},
+    {"layer_variant": "original", "fixes": "cut", "reward": "attention", "control_kv_cache": True},
+    {"layer_class": "focus"},
+    {"layer_class": "focus", "layer_variant": "original"},
+    {"layer_class": "hybrid"},
+    {"observation_time": "previous", "autocorrelation": True},
+]
+CASES = [
+    *({**arguments, **small_env_kwargs(name)} for name, arguments in ENVIRONMENTS.items()),
+    {**ENVIRONMENTS["spangym/SpanBudget-v0"], "ctx": 39, "num_actions": 3},
+    *({**TILES, **variant} for variant in VARIANTS),
+    *({**ODD, **variant} for variant in VARIANTS),
+]
+
+
+def leaves(*trees: Any) -> list[Tensor]:
+    """All tensors of trees."""
+    found: list[Tensor] = []
+    tree_map(lambda each: (found.append(each), each)[1], trees)
+    return found
+
+
+def repeated(core: EpisodeCore, state: State) -> tuple[State, Tensor]:
+    """The plain way: a copy of the state for every action."""
+    actions = torch.from_numpy(all_actions(core))
+    states = tree_map(lambda each: each.repeat_interleave(len(actions), dim=0), state)
+    return states, actions.repeat(len(state.hidden), *[1] * (actions.ndim - 1))
+
+
+@torch.no_grad()
+def plain_lookahead(core: EpisodeCore, state: State) -> Tensor:
+    """The best sum of rewards over all plans to the end of the chunk, (num_envs, actions)."""
+    num_envs, model = len(state.hidden), core.transition_model
+    total = torch.zeros(num_envs, dtype=torch.float64)
+    for layer in range(core.layer, core.config.num_layers):
+        states, actions = repeated(core, state)
+        step = model.step(states, layer, actions)
+        times = len(actions) // len(state.hidden)
+        total = total.repeat_interleave(times) + step.reward_components.double().sum(-1)
+        state = step.state
+    return total.view(num_envs, len(all_actions(core)), -1).amax(-1)
+
+
+@pytest.mark.parametrize("arguments", CASES, ids=str)
+def test_all_actions_at_once_are_each_action_alone(arguments: dict[str, Any]):
+    envs = SpanControlVectorEnv(2, **{**arguments, "chunks_per_episode": 2})
+    core, model = envs.core, envs.core.transition_model
+    envs.reset(seed=3)
+    envs.action_space.seed(0)
+    for _ in range(core.config.num_layers):
+        envs.step(envs.action_space.sample())
+    for _ in range(core.config.num_layers):
+        state, layer = core.state, core.layer
+        states, actions = repeated(core, state)
+        fan_out = torch.from_numpy(all_actions(core)).expand(2, *all_actions(core).shape)
+        with torch.no_grad():
+            plain = model.step(states, layer, actions)
+            stats = model.run_layer(states, layer, actions, return_stats=True).stats
+            at_once = model.step(state, layer, fan_out)
+        for one, other in zip(leaves(*plain), leaves(*at_once), strict=True):
+            assert torch.equal(one, other)
+        assert stats is not None
+        peeked = plain.reward_components.double().sum(-1).view(2, -1).float().numpy()
+        np.testing.assert_array_equal(envs.peek(), peeked)
+        np.testing.assert_array_equal(envs.action_coverages(), stats.coverage.view(2, -1).numpy())
+        if core.config.num_layers - layer <= 2 and not core.config.control_kv_cache:
+            best = plain_lookahead(core, state).float().numpy()
+            np.testing.assert_array_equal(envs.lookahead(), best)
+        envs.step(envs.action_space.sample())
+
+
+def test_what_does_not_depend_on_the_span_is_computed_once():
+    envs = SpanControlVectorEnv(2, **TILES)
+    envs.reset(seed=0)
+    batches: list[int] = []
+    layer = envs.core.layers[0]
+    for module in (layer.ln_a, layer.ln_b, layer.attn_global, layer.span_pred):
+        module.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
+    envs.peek()
+    assert batches == [1] * 8

@@ -273,8 +273,7 @@ def _evaluate(model: TransitionModel, episode: Episode) -> dict[str, NDArray[Any
     for layer in range(model.config.num_layers):
         store(f"features_{layer}", model.observe(state, layer), dtype)
         actions = torch.arange(num_actions, device=episode.content.device)
-        states = tree_map(lambda each: each.repeat_interleave(num_actions, dim=0), state)
-        transition = model.step(states, layer, actions.repeat(len(state.hidden)))
+        transition = model.step(state, layer, actions.expand(len(state.hidden), -1))
         terms, components = transition.reward_components.split(
             [len(TERMS), transition.reward_components.shape[1] - len(TERMS)], dim=1
         )

@@ -15,12 +15,16 @@ _LENGTH_SALT = _PRIME_5 ^ 3527539
 _ROTATION = 31
 _HASH_OF_MINUS_ONE = 1546275796
 
+_MANY_ROWS = 1024
+"""Rows from which tensor arithmetic on the CPU is faster than Python's hash."""
+
 
 @torch.library.custom_op("spangym::tuple_hash_states", mutates_args=())
 def tuple_hash_states(digits: Tensor, num_states: int = NUM_STATES) -> Tensor:
     """`spangym.attention.features.tuple_hash_id` of each row, without a copy between devices.
 
-    The CPU calls Python's hash. Other devices compute it digit by digit, a few microseconds each.
+    The CPU calls Python's hash for a few rows. Many rows, and other devices, compute it digit by
+    digit, a few microseconds each.
 
     Args:
         digits: Nonnegative integers, int64 of shape (batch, numbers).
@@ -33,7 +37,7 @@ def tuple_hash_states(digits: Tensor, num_states: int = NUM_STATES) -> Tensor:
         >>> tuple_hash_states(torch.full((2, 32), 5)).tolist()
         [2495, 2495]
     """
-    if digits.device.type == "cpu":
+    if digits.device.type == "cpu" and len(digits) < _MANY_ROWS:
         ids = [tuple_hash_id(row, num_states) for row in digits.tolist()]
         return torch.tensor(ids, dtype=torch.int64)
     return cpython_tuple_hash(digits, num_states)

@@ -55,6 +55,18 @@ def envs(quick: Quick = False, json: Json = None, threads: Threads = 1) -> None:
 
 
 @command.command(cls=HelpCommand)
+def tables(quick: Quick = False, json: Json = None, threads: Threads = 1) -> None:
+    """Measure environments and trainings on a table relative to live layers.
+
+    Examples:
+        spangym bench tables --quick
+    """
+    from spangym.experiments.benchmarks import bench_tables
+
+    _run(bench_tables.run(quick), threads, json)
+
+
+@command.command(cls=HelpCommand)
 def agents(quick: Quick = False, json: Json = None, threads: Threads = 1) -> None:
     """Measure the cost of a decision relative to its layer, and the speed of tabular learning.
 
@@ -147,6 +159,7 @@ def _run(rows: Iterable[BenchRow], threads: int, json: Path | None) -> None:
     requirements = {
         "CUDA": "a CUDA device",
         "local-attention": "the package local-attention (extra dev)",
+        "processes": "Linux",
     }
     needed = [need for word, need in requirements.items() if any(word in name for name in missing)]
     if missing:

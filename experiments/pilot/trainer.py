@@ -140,7 +140,7 @@ class Trainer:
             )
             row = {"update": self.updates, "seconds": seconds, "split": split, **metrics}
             self.tables["evaluation"].append(row)
-            self.logger.log_scalars(f"evaluation/{split}", metrics, self.updates)
+            self.logger.log_scalars(f"evaluation/{split}", self.updates, metrics)
         paused = time.perf_counter() - start_time
         self._start_time += paused
         self._last_update_time += paused
@@ -185,5 +185,5 @@ class Trainer:
             for row in rows
             for name in ("span", "qk_pairs")
         }
-        self.logger.log_scalars("training", {"loss": loss, **by_layer}, self.updates)
+        self.logger.log_scalars("training", self.updates, {"loss": loss, **by_layer})
         self._sums = None

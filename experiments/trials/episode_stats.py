@@ -31,10 +31,11 @@ class EpisodeStats:
         """Add one step."""
         self._steps += 1
         self._span += info["span"]
-        self._totals["return"] += reward
+        totals, components = self._totals, info["reward_components"]
+        totals["return"] += reward
         for name, column in self._components.items():
-            self._totals[column] += info["reward_components"][name]
-        self._totals["qk_pairs"] += info["qk_pairs"]
+            totals[column] += components[name]
+        totals["qk_pairs"] += info["qk_pairs"]
 
     def row(self) -> dict[str, Any]:
         """Return sums by column, with the mean span in tokens."""

@@ -78,7 +78,7 @@ class EpisodeRecorder(VecEnvWrapper):
             cast(SB3SpanControlVecEnv, venv).load_state_dict(state["environment"])
         with atomic_write(self._path) as tmp:
             tmp.write_text(rows, "utf-8")
-        self._file = self._path.open("a", 1, "utf-8", newline="")
+        self._file = self._path.open("a", encoding="utf-8", newline="")
         self._writer = csv.DictWriter(self._file, self._columns, lineterminator="\n")
         logger.open(self.steps)
         self._start_time = time.perf_counter() - seconds
@@ -121,12 +121,14 @@ class EpisodeRecorder(VecEnvWrapper):
         """Return the results of the step, and record them."""
         observations, rewards, dones, infos = self.venv.step_wait()
         self.steps += self.num_envs
-        np.add.at(self._action_counts, self._last_actions, 1)
-        for env_index, info in enumerate(infos):
-            self._stats[env_index].add(float(rewards[env_index]), info)
-        for env_index in np.flatnonzero(dones):
-            self._write(self._stats[env_index].row())
-            self._stats[env_index] = EpisodeStats(self._components)
+        self._action_counts += np.bincount(self._last_actions, minlength=len(self._action_counts))
+        for stats, reward, info in zip(self._stats, rewards.tolist(), infos, strict=True):
+            stats.add(reward, info)
+        if dones.any():
+            ended = np.flatnonzero(dones).tolist()
+            self._write([self._stats[env_index].row() for env_index in ended])
+            for env_index in ended:
+                self._stats[env_index] = EpisodeStats(self._components)
         self._progress(self.steps)
         return observations, rewards, dones, infos
 
@@ -135,13 +137,15 @@ class EpisodeRecorder(VecEnvWrapper):
         self._file.close()
         super().close()
 
-    def _write(self, stats: dict[str, Any]) -> None:
+    def _write(self, episodes: list[dict[str, Any]]) -> None:
         seconds = round(self.seconds, 3)
-        row = {"step": self.steps, "episode": self._episode, **stats, "wall_seconds": seconds}
-        self._writer.writerow(row)
-        self._logger.log_scalars("training", stats, self.steps)
+        for number, stats in enumerate(episodes, self._episode):
+            row = {"step": self.steps, "episode": number, **stats, "wall_seconds": seconds}
+            self._writer.writerow(row)
+        self._file.flush()
+        self._logger.log_scalars("training", self.steps, *episodes)
         if self.steps // self._histogram_period > self._last_histogram:
             self._last_histogram = self.steps // self._histogram_period
             self._logger.log_action_histogram(self._action_counts, self.steps)
             self._action_counts[:] = 0
-        self._episode += 1
+        self._episode += len(episodes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
@@ -41,11 +43,16 @@ class TrialLogger:
         if self._writer is not None:
             self._writer.close()
 
-    def log_scalars(self, phase: str, values: Mapping[str, float], steps: int) -> None:
-        """Log values as ``PHASE/NAME`` at a training step; NaN is left out."""
-        for name, value in values.items():
-            if not math.isnan(value):
-                self._events.add_scalar(printable(f"{phase}/{name}"), value, steps)
+    def log_scalars(self, phase: str, steps: int, *rows: Mapping[str, float]) -> None:
+        """Log the values of each row as ``PHASE/NAME`` at a training step; NaN is left out."""
+        values = [
+            Summary.Value(tag=_tag(phase, name), simple_value=value)
+            for row in rows
+            for name, value in row.items()
+            if not math.isnan(value)
+        ]
+        # One event: SummaryWriter.add_scalar opens the file again for each value.
+        self._events._get_file_writer().add_summary(Summary(value=values), steps)
 
     def log_action_histogram(
         self, counts: NDArray[np.int64], steps: int, phase: str = "training"
@@ -104,6 +111,11 @@ class TrialLogger:
     def _events(self) -> SummaryWriter:
         assert self._writer is not None, "call open() first"
         return self._writer
+
+
+@functools.cache
+def _tag(phase: str, name: str) -> str:
+    return printable(f"{phase}/{name}")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:

@@ -36,7 +36,7 @@ def run(tiny: Study, tmp_path: Path) -> ComparisonDir:
             folder = run.folder_of(trial)
             logger = TrialLogger(folder)
             logger.open(0)
-            logger.log_scalars("training", {"return": 1.0}, 1)
+            logger.log_scalars("training", 1, {"return": 1.0})
             logger.close()
             (folder / RESULT_FILE).write_text("{}")
     return run

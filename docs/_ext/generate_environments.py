@@ -143,8 +143,21 @@ def _facts(name: str, config: EnvConfig) -> str:
         ["Episode", steps],
         ["Content", f"`dataset={config.dataset!r}`"],
         ["Reward", f"`reward={config.reward!r}`, `cost_coef={config.cost_coef:g}`"],
+        [
+            "[Table](../../guides/tables.md)",
+            f"`spangym tabulate {_short(name)} --num-levels N`; "
+            f"{config.num_actions**config.num_layers} action sequences and "
+            f"{_level_bytes(config) / 1e3:.0f} kB a level",
+        ],
     ]
     return markdown(["", ""], rows, text_columns=2)
+
+
+def _level_bytes(config: EnvConfig) -> int:
+    """Size of a level in a table, see `docs/guides/tables.md`."""
+    actions, features = config.num_actions, 2 * config.dims + 9
+    layer = 4 * features + actions * (4 * features + 68)
+    return sum(actions**index * layer for index in range(config.num_layers))
 
 
 def _shape(space: spaces.Space[Any]) -> str:

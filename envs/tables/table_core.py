@@ -89,7 +89,7 @@ class TableCore(EpisodeCore):
 
     @property
     def observations(self) -> list[NDArray[Any]]:
-        """Observations of all levels, read-only, by layer: shape (levels, A^layer, ...).
+        """Observations of all levels by layer, read-only, of shape (levels, A^layer, ...).
 
         ``A`` is the number of actions; the actions before the layer are the digits, in base ``A``,
         of the second index.
@@ -98,7 +98,7 @@ class TableCore(EpisodeCore):
 
     @property
     def rewards(self) -> list[NDArray[np.float32]]:
-        """Rewards of all levels, read-only, by layer: shape (levels, A^(layer + 1)).
+        """Rewards of all levels by layer, read-only, of shape (levels, A^(layer + 1)).
 
         The last digit of the second index is the action of the layer.
         """

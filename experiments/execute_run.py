@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from spangym.envs.tables.identity import identity_hash
 from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.reports.write_outputs import write_outputs
 from spangym.experiments.runner.folder_watch import FolderWatch
@@ -15,6 +16,7 @@ from spangym.experiments.runner.progress import show_progress
 from spangym.experiments.runner.run_dir import RunDir
 from spangym.experiments.runner.run_job import run_jobs
 from spangym.experiments.runner.workload import Workload
+from spangym.experiments.tables.build_tables import build_tables, tables_of
 from spangym.utils.errors import RunError, UserError
 from spangym.utils.text import printable
 
@@ -55,6 +57,7 @@ def _execute(
         for change in folder.changes():
             line = printable(f"resumed with a change: {change}")
             console.print(line, markup=False, highlight=False)
+        _make_tables(folder, executor, console)
         with show_progress(console, jobs, finished) as show:
 
             def show_in_place(event: Event) -> None:
@@ -66,8 +69,10 @@ def _execute(
         if len(failed) == len(jobs):
             raise RunError(f"every job failed, the first with: {next(iter(failed.values()))}")
         return write_outputs(folder, failed)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         watch.check()
+        if interrupt.args:
+            raise
         raise KeyboardInterrupt(
             f"interrupted: {len(folder.finished())} of {len(jobs)} jobs are finished; "
             f"resume with: {folder.resume_command}"
@@ -84,3 +89,16 @@ def _execute(
         raise RunError(
             f"{cause}; finished jobs are kept, resume with: {folder.resume_command}"
         ) from None
+
+
+def _make_tables(folder: RunDir[Any, Any], executor: Executor, console: Console) -> None:
+    """Make the tables that unfinished jobs need, and name them in the manifest."""
+    builds = tables_of(job for job, _ in folder.unfinished())
+    paths = build_tables(builds, executor, console, folder.resume_command)
+    if builds:
+        folder.add_tables(
+            {
+                path.name: identity_hash(build.request.identity)
+                for path, build in zip(paths, builds, strict=True)
+            }
+        )

@@ -9,6 +9,7 @@ NAME is made of the environment, a hash of everything that affects the numbers, 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -48,7 +49,7 @@ def table_lock(path: Path) -> FileLock:
 
 
 def list_tables() -> dict[Path, dict[str, Any]]:
-    """Return the metadata of all complete tables by folder."""
+    """Return the metadata of all complete tables by folder; damaged ones are left out."""
     return _read_all(METADATA_FILE)
 
 
@@ -58,9 +59,13 @@ def list_parts() -> dict[Path, dict[str, Any]]:
 
 
 def _read_all(file: str) -> dict[Path, dict[str, Any]]:
-    paths = sorted(path.parent for path in tables_dir().glob(f"*/{file}"))
-    # A hidden folder is being written.
-    return {path: read_metadata(path, file) for path in paths if not path.name.startswith(".")}
+    found = {}
+    for path in sorted(each.parent for each in tables_dir().glob(f"*/{file}")):
+        # A hidden folder is being written.
+        if not path.name.startswith("."):
+            with contextlib.suppress(ValueError):
+                found[path] = read_metadata(path, file)
+    return found
 
 
 def read_metadata(path: Path, file: str = METADATA_FILE) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from spangym.experiments.cli.help_page import HelpCommand, HelpGroup
 from spangym.utils.suggestions import closest
 
 COMMANDS = {
-    "list": "List the environments, agents, studies and search spaces by name.",
+    "list": "List the environments, agents, studies, search spaces and tables by name.",
     "compare": "Train and evaluate the agents of a study and compare them.",
     "tune": "Search for hyperparameters of a study's agent with Optuna.",
     "pilot": "Train models with controlled attention spans and compare them with plain attention.",
@@ -27,7 +27,7 @@ COMMANDS = {
     "leaderboard": "Replay the evaluation episodes of runs and rank the agents by score.",
     "validate": "Replay a run's evaluation episodes and compare the results with the stored ones.",
     "watch": "Play one evaluation episode as a video or as text.",
-    "clean": "Remove superseded trials and temporary files from the folder of a run.",
+    "clean": "Remove what is of no use from the folder of a run, or from the stored tables.",
     "export": "Export a trained agent to a file for spangym.attention.load_controller.",
     "pretrain": "Train the layers of an environment at random spans, on one CPU core.",
     "tabulate": "Evaluate every action sequence of an environment's levels into a table.",

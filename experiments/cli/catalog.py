@@ -9,6 +9,7 @@ from spangym.agents.agent_names import BUILTIN_AGENTS, registered_agents
 from spangym.envs.registration import DESCRIPTIONS
 from spangym.experiments.cli.terminal import completion_help
 from spangym.experiments.plots.plot_names import TITLES
+from spangym.experiments.tables.stored_tables import stored_tables
 from spangym.utils.toml import builtin_texts
 
 
@@ -43,6 +44,11 @@ def spaces() -> dict[str, str]:
     return {name: ", ".join(dict.fromkeys(keys[name])) for name in sorted(keys)}
 
 
+def tables() -> dict[str, str]:
+    """Return the stored tables of `spangym tabulate`, with environment, levels, size and state."""
+    return {each.path.name: each.description for each in stored_tables()}
+
+
 def figures() -> dict[str, str]:
     """Return the figures of `spangym curves`, with their titles."""
     titles = {name: title.format(Metric="Error or loss") for name, title in TITLES.items()}
@@ -55,6 +61,7 @@ CATALOG: dict[str, Callable[[], dict[str, str]]] = {
     "studies": studies,
     "pilots": pilots,
     "spaces": spaces,
+    "tables": tables,
 }
 """What `spangym list` lists, as functions that return descriptions by name."""
 

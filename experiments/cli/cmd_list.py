@@ -1,4 +1,4 @@
-"""``spangym list``: names of environments, agents, studies and search spaces."""
+"""``spangym list``: names of environments, agents, studies, search spaces and tables."""
 
 from __future__ import annotations
 
@@ -20,17 +20,20 @@ _HEADINGS = {
     "studies": "Studies of spangym compare, to which your own TOML files are added",
     "pilots": "Studies of spangym pilot",
     "spaces": "Search spaces of spangym tune, with their hyperparameters",
+    "tables": "Tables of spangym tabulate",
 }
 
 
 def command(
     kind: Annotated[
-        Literal["envs", "agents", "studies", "pilots", "spaces"] | None,
+        Literal["envs", "agents", "studies", "pilots", "spaces", "tables"] | None,
         typer.Argument(help="What to list; default: everything."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON: descriptions by name.")] = False,
 ) -> None:
-    """List the environments, agents, studies and search spaces by name.
+    """List the environments, agents, studies, search spaces and tables by name.
+
+    A table is stale if the installed code cannot use it: `spangym clean --tables` removes it.
 
     Examples:
         spangym list
@@ -40,6 +43,9 @@ def command(
     names = {each: CATALOG[each]() for each in ([kind] if kind else CATALOG)}
     if json:
         print(json_module.dumps(names[kind] if kind else names, indent=2))
+        return
+    if kind and not names[kind]:
+        echo(f"there are no {kind}", error=True)
         return
     console = make_console()
     if kind and not console.is_terminal:
@@ -53,7 +59,7 @@ def command(
                 for name, description in _merge_numbers(names[each])
             ]
             for each, heading in _HEADINGS.items()
-            if each in names
+            if names.get(each)
         }
         print_lists(console, rows)
 

@@ -69,7 +69,6 @@ def command(
     from spangym.experiments.cli.running import make_executor
     from spangym.experiments.runner.job import CHECKPOINT_SECONDS
     from spangym.experiments.runner.manifest import available_cpus
-    from spangym.experiments.runner.run_plan import format_seconds
     from spangym.experiments.studies.load_study import set_arguments
     from spangym.experiments.studies.settings import parse_settings
     from spangym.experiments.tables.build_tables import build_tables, plan_tables
@@ -89,22 +88,16 @@ def command(
     levels: dict[str, Any] = {"num_levels": num_levels, "start_level": start_level}
     arguments |= {**levels, "backend": "table"} | ({"device": device} if device else {})
     try:
-        builds = plan_tables([make_config(environment, arguments)])
+        config = make_config(environment, arguments)
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from error
-    (build,) = builds
+    (build,) = builds = plan_tables([config])
     if build.request.find() is not None:
         _describe(build, "exists already", quiet)
         return
     if dry_run:
         torch.set_num_threads(1)
-        missing, num_workers = build.missing_levels(), workers or available_cpus()
-        seconds = missing * build.measure_level() / num_workers
-        echo(f"table {build.name}: {missing:,} of {pluralize(num_levels, 'level')} are missing")
-        echo(
-            f"time: about {format_seconds(seconds)} with {pluralize(num_workers, 'worker')}, from "
-            "the time of a level, measured now"
-        )
+        echo(build.describe_plan(workers or available_cpus()))
         echo("dry run: nothing is written")
         return
     began = time.perf_counter()
@@ -124,8 +117,8 @@ def command(
 
 
 def _describe(build: TableBuild, what: str, quiet: bool) -> None:
-    from spangym.experiments.runner.clean_run import folder_size
     from spangym.experiments.runner.workload import format_bytes
+    from spangym.utils.folders import folder_size
 
     path = build.request.find()
     if path is not None and not quiet:

@@ -14,7 +14,7 @@ from spangym.experiments.cli.catalog import agents, complete, spaces, studies
 from spangym.experiments.cli.options import Set, Workers
 from spangym.experiments.cli.terminal import echo, make_console, make_progress
 from spangym.experiments.studies.field_types import MAX_EPISODES, MAX_SEEDS, MAX_STEPS
-from spangym.utils.errors import UserError
+from spangym.utils.errors import RunError, UserError
 from spangym.utils.text import printable, shell_join
 
 
@@ -82,10 +82,12 @@ def command(
         spangym tune long-range --agent dqn --seeds 3 --set n_envs=4
     """
     from spangym.experiments.runner.folder_watch import FolderWatch
+    from spangym.experiments.runner.local_executor import LocalExecutor
     from spangym.experiments.runner.manifest import available_cpus
     from spangym.experiments.runner.workload import Workload, machine_memory
     from spangym.experiments.studies.load_study import load_study, override_study
     from spangym.experiments.studies.settings import parse_settings
+    from spangym.experiments.tables.build_tables import build_tables
     from spangym.experiments.trials.estimate_comparison import estimate_comparison
     from spangym.experiments.trials.smoke_test import smoke_test
     from spangym.experiments.tuning.search_space import load_search_space
@@ -96,6 +98,7 @@ def command(
         optimize,
         rank,
         save_best,
+        tables_of_search,
         trials_table,
     )
 
@@ -124,7 +127,10 @@ def command(
     folder.mkdir(parents=True, exist_ok=True)
     watch = FolderWatch(folder, *_command_without_out())
     tried: list[TrialResult] = []
+    num_workers = workers or available_cpus()
+    command = shell_join([*_command_without_out(), folder])
     try:
+        build_tables(tables_of_search(search), LocalExecutor(num_workers), console, command)
         with make_progress(console) as bars:
             bar = bars.add_task("steps", total=trials * seeds * search.study.total_timesteps)
 
@@ -133,7 +139,7 @@ def command(
                 bars.update(bar, completed=done)
 
             path = folder.absolute()
-            for each in optimize(search, path, workers or available_cpus(), progress):
+            for each in optimize(search, path, num_workers, progress):
                 watch.check()
                 tried.append(each)
                 line = printable(each)
@@ -144,9 +150,11 @@ def command(
             raise typer.Exit(1) from None
         if isinstance(error, OSError):
             raise
-        command = shell_join([*_command_without_out(), folder])
-        echo(f"interrupted: resume with: {command}", error=True)
+        echo(error if error.args else f"interrupted: resume with: {command}", error=True)
         raise typer.Exit(INTERRUPTED) from None
+    except RunError as error:
+        echo(f"spangym: {error}", error=True)
+        raise typer.Exit(1) from None
     finally:
         watch.close()
     if not (ranked := rank(tried)):

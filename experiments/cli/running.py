@@ -18,6 +18,7 @@ from spangym.experiments.runner.manifest import available_cpus
 from spangym.experiments.runner.run_dir import RunDir
 from spangym.experiments.runner.run_plan import describe_time, plan_table
 from spangym.experiments.runner.workload import Workload, machine_memory
+from spangym.experiments.tables.build_tables import tables_of
 from spangym.utils.errors import RunError, UserError
 from spangym.utils.text import printable, shell_join
 
@@ -48,7 +49,7 @@ def print_plan(
     num_workers: int,
     least_seconds: Callable[[Sequence[Any]], Sequence[float]] | None = None,
 ) -> None:
-    """Print the jobs of a study and an estimate of their time; nothing is run or written.
+    """Print the jobs and tables of a study and an estimate of their time; nothing is written.
 
     Raises:
         UserError: The folder holds another study, or cannot be written.
@@ -61,7 +62,10 @@ def print_plan(
         f"{sum(each.state == state for each in plan):,} {words}"
         for state, words in (("finished", "finished"), ("resume", "to resume"), ("run", "to run"))
     )
-    for line in (str(work), f"{states}, in {folder.name}", time, "dry run: nothing is written"):
+    tables = tables_of(each.job for each in plan if each.state != "finished")
+    lines = [each.describe_plan(num_workers) for each in tables]
+    lines += [str(work), f"{states}, in {folder.name}", time, "dry run: nothing is written"]
+    for line in lines:
         console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
 

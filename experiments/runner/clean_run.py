@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from filelock import Timeout
 
 from spangym.experiments.runner.job_files import job_lock
 from spangym.experiments.runner.run_dir import RunDir
+from spangym.utils.folders import folder_size, remove
 
 _TEMPORARY = re.compile(r"\.\d+-(.+)")
 """Names of temporary files and folders, by the id of the process that writes them."""
@@ -63,7 +63,7 @@ def remove_leftovers(run: RunDir[Any, Any], leftovers: list[Leftover]) -> Iterat
     """
     for each in leftovers:
         if not each.is_job:
-            _remove(each.path)
+            remove(each.path)
             yield each
             continue
         lock = job_lock(each.path)
@@ -77,7 +77,7 @@ def remove_leftovers(run: RunDir[Any, Any], leftovers: list[Leftover]) -> Iterat
             # The folder of a job is never seen half removed.
             doomed = each.path.with_name(f".{os.getpid()}-{each.path.name}")
             each.path.rename(doomed)
-            _remove(doomed)
+            remove(doomed)
         finally:
             lock.release()
             Path(lock.lock_file).unlink(missing_ok=True)
@@ -86,19 +86,3 @@ def remove_leftovers(run: RunDir[Any, Any], leftovers: list[Leftover]) -> Iterat
             with contextlib.suppress(OSError):
                 (run.path / parent).rmdir()
         yield each
-
-
-def folder_size(path: Path) -> int:
-    """Return the size of a file, or of all files in a folder, in bytes."""
-    size = path.lstat().st_size if not path.is_dir() else 0
-    for each in path.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            size += each.lstat().st_size
-    return size
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -292,6 +292,13 @@ class RunDir(Generic[S, J]):
         changed = last.get("changed") if isinstance(last, dict) else None
         return [*map(str, changed)] if isinstance(changed, list) else []
 
+    def add_tables(self, tables: Mapping[str, str]) -> None:
+        """Add tables that the run uses to the manifest, as hashes of their identity by name."""
+        manifest = self.manifest()
+        known = manifest.get("tables")
+        manifest["tables"] = {**(known if isinstance(known, dict) else {}), **tables}
+        save_json(self.path / "manifest.json", manifest)
+
     def copy_checkpoints(self, study: S) -> None:
         """Copy checkpoints to the folders that a study with longer trainings will have."""
         rows = self._make_rows(self.kind.jobs(study))

@@ -9,19 +9,30 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 
 from spangym.envs import EnvConfig
 from spangym.envs.tables.table_file import TableRequest
 from spangym.envs.tables.tabulate import merge_blocks, prepare_parts, tabulate_levels
-from spangym.experiments.runner.job import Executor
+from spangym.experiments.runner.job import Executor, Job
 from spangym.experiments.runner.progress import show_progress
 from spangym.experiments.runner.run_job import run_jobs
+from spangym.experiments.runner.run_plan import format_seconds
 from spangym.experiments.tables.table_job import find_request, is_complete, jobs_of, live_core
-from spangym.utils.errors import RunError
+from spangym.utils.errors import RunError, UserError
 from spangym.utils.process_state import preserve_process_state
 from spangym.utils.text import pluralize, printable
+
+
+@runtime_checkable
+class UsesTables(Protocol):
+    """A job that may read tables."""
+
+    def table_configs(self) -> list[EnvConfig]:
+        """Return the environments that look everything up in tables."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,19 @@ class TableBuild:
         jobs = jobs_of(self.config, self.request)
         return sum(job.total for job, folder in jobs if not is_complete(folder))
 
-    def measure_level(self) -> float:
+    def describe_plan(self, num_workers: int) -> str:
+        """Say in a line what is missing, and estimate the time that it takes."""
+        levels = pluralize(self.request.num_levels, "level")
+        if (path := self.request.find()) is not None:
+            return f"table {path.name}: exists already"
+        missing = self.missing_levels()
+        seconds = missing * self._measure_level() / num_workers
+        return (
+            f"table {self.name}: {missing:,} of {levels} are to be made, which takes about "
+            f"{format_seconds(seconds)} with {pluralize(num_workers, 'worker')}"
+        )
+
+    def _measure_level(self) -> float:
         """Measure the seconds of a level."""
         core, start = live_core(self.config), self.request.start_level
         with preserve_process_state():
@@ -63,19 +86,29 @@ def plan_tables(configs: Iterable[EnvConfig]) -> list[TableBuild]:
     """Return the tables that environments need, made or not, each once.
 
     Raises:
-        ValueError: An environment cannot be made, or its chunks are not independent.
+        UserError: An environment cannot be made, or its chunks are not independent.
     """
     builds: list[TableBuild] = []
     tabulated = [each for each in configs if each.backend == "table"]
     for config in sorted(tabulated, key=lambda each: -each.num_levels):
         config = _without_observation(config)
-        request = find_request(config)
+        try:
+            with preserve_process_state():
+                request = find_request(config)
+        except (TypeError, ValueError) as error:
+            raise UserError(str(error)) from error
         if not any(
             each.request.identity == request.identity and request.covers(each.request.metadata)
             for each in builds
         ):
             builds.append(TableBuild(config, request))
     return builds
+
+
+def tables_of(jobs: Iterable[Job]) -> list[TableBuild]:
+    """Return the tables that jobs need, made or not, each once; see `plan_tables`."""
+    users = (job for job in jobs if isinstance(job, UsesTables))
+    return plan_tables(config for job in users for config in job.table_configs())
 
 
 def _without_observation(config: EnvConfig) -> EnvConfig:

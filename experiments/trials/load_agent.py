@@ -9,7 +9,7 @@ from spangym.agents import Agent
 from spangym.envs import EnvConfig
 from spangym.envs.registration import full_id
 from spangym.experiments.trials.comparison_run import ComparisonDir
-from spangym.experiments.trials.players import AnyConfig
+from spangym.experiments.trials.players import AnyConfig, as_live
 from spangym.experiments.trials.trial import Trial
 from spangym.utils.errors import UserError, report_user_code
 from spangym.utils.suggestions import did_you_mean
@@ -109,8 +109,11 @@ def find_trial(
 
 
 def stored_eval_config(trial: Trial) -> AnyConfig:
-    """Return the evaluation configuration of a stored trial; UserError if it cannot be made."""
+    """Return the evaluation configuration of a stored trial; UserError if it cannot be made.
+
+    It is live, which gives the same numbers as a table.
+    """
     try:
-        return trial.eval_config()
+        return as_live(trial.eval_config())
     except (TypeError, ValueError) as error:
         raise UserError(f"the study's environment cannot be made: {error}") from error

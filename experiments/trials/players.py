@@ -16,6 +16,13 @@ from spangym.experiments.studies.foreign_env import ForeignEnv
 AnyConfig = EnvConfig | ForeignEnv
 
 
+def as_live(config: AnyConfig) -> AnyConfig:
+    """Return an environment with the same numbers that needs no table."""
+    if isinstance(config, EnvConfig):
+        return dataclasses.replace(config, backend="live")
+    return config
+
+
 def make_training_env(config: AnyConfig, num_envs: int = 1) -> VecEnv:
     """Make the parallel environments of a training."""
     if isinstance(config, EnvConfig):

@@ -13,7 +13,8 @@ from spangym.agents.agent_class import action_problem
 from spangym.agents.base import notify_episode_start, num_actions_in
 from spangym.agents.tabular.controller_agent import TabularAgent
 from spangym.experiments.studies.study import Study
-from spangym.experiments.trials.players import make_training_env
+from spangym.experiments.tables.build_tables import tables_of
+from spangym.experiments.trials.players import as_live, make_training_env
 from spangym.experiments.trials.trial import make_trial
 from spangym.utils.errors import report_user_code
 from spangym.utils.process_state import preserve_process_state
@@ -21,21 +22,26 @@ from spangym.utils.signatures import source_location
 
 
 def smoke_test(study: Study) -> None:
-    """Make the environments and networks of a study; a UserError names one that fails."""
+    """Make the environments and networks of a study; a UserError names one that fails.
+
+    Tables need not exist: their environments are made live.
+    """
     for environment in study.environments:
         trials = [make_trial(study, environment, each, 0) for each in study.agents_in(environment)]
         with _reported(f"environment {environment.name!r}"):
-            make_training_env(trials[-1].eval_config(), study.evaluation.episodes).reset()
-            make_training_env(trials[-1].train_config(), study.n_envs).reset()
+            _ = tables_of(trials)
+            evaluation = as_live(trials[-1].eval_config())
+            make_training_env(evaluation, study.evaluation.episodes).reset()
+            make_training_env(as_live(trials[-1].train_config()), study.n_envs).reset()
         for trial in trials:
             if trial.total_timesteps:
                 with _reported(f"agent {trial.agent.name!r}"):
                     agent = trial.make_agent()
                     if isinstance(agent, SB3Agent):
-                        env = make_training_env(trial.train_config(), trial.n_envs)
+                        env = make_training_env(as_live(trial.train_config()), trial.n_envs)
                         agent.make_model(env, trial.total_timesteps)
                     elif trial.agent.spec().module_sha256:
-                        _check_actions(agent, make_training_env(trial.train_config()))
+                        _check_actions(agent, make_training_env(as_live(trial.train_config())))
 
 
 def _check_actions(agent: Agent, env: VecEnv) -> None:

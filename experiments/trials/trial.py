@@ -119,13 +119,22 @@ class Trial:
         }
 
     def train_config(self) -> AnyConfig:
-        """Return the configuration of the training environment."""
-        return self.agent.config_in(self.environment, "train")
+        """Return the configuration of the training environment.
+
+        It is live if nothing is learned: no table is made for it.
+        """
+        live = {} if self.total_timesteps else {"backend": "live"}
+        return self.agent.config_in(self.environment, "train", live)
 
     def eval_config(self) -> AnyConfig:
         """Return the configuration of the evaluation, whose content is not the training's."""
         evaluation = self.evaluation
         return self.agent.config_in(self.environment, evaluation.split, evaluation.level_arguments)
+
+    def table_configs(self) -> list[EnvConfig]:
+        """Return the environments of training and evaluation that look everything up in tables."""
+        configs = (self.train_config(), self.eval_config())
+        return [each for each in configs if isinstance(each, EnvConfig) and each.backend == "table"]
 
     def make_agent(self) -> Agent:
         """Make the untrained agent."""

@@ -21,6 +21,7 @@ from spangym.experiments.runner.local_executor import LocalExecutor
 from spangym.experiments.studies.load_study import normalize_study
 from spangym.experiments.studies.settings import with_nested
 from spangym.experiments.studies.study import EvalConfig, Study, StudyAgent, StudyEnv
+from spangym.experiments.tables.build_tables import TableBuild, tables_of
 from spangym.experiments.trials.trial import make_trial
 from spangym.experiments.tuning.search_space import Distribution, flatten
 from spangym.utils.atomic_io import atomic_write
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 EVAL_SEED = 2_000_000
 """First evaluation seed: streams of the training split that no training reads."""
+
+
+_MAX_EVAL_LEVELS = 1024
+"""Most levels of an evaluation in a table."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,13 @@ class Search:
 
     def describe(self) -> str:
         """Describe the budget of the search."""
-        study = self.study
+        study, levels = self.study, self.study.evaluation.num_levels
+        content = pluralize(levels, "level") if levels else "the training split"
         return (
             f"{pluralize(self.num_trials, 'trial')} by Optuna's TPE (seed {self.seed}), each of "
             f"{study.total_timesteps:,} steps in {pluralize(study.n_envs, 'environment')} for "
             f"{pluralize(len(study.seeds), 'training seed')}, evaluated on "
-            f"{pluralize(study.evaluation.episodes, 'episode')} "
-            "of the training split that no training reads"
+            f"{pluralize(study.evaluation.episodes, 'episode')} of {content} that no training reads"
         )
 
 
@@ -153,9 +158,32 @@ def build_search(
         agents=(entry,),
         seeds=tuple(range(seeds)),
         environments=(dataclasses.replace(environment, seeds=(), total_timesteps=0),),
-        evaluation=EvalConfig(EVAL_SEED, episodes, regret_episodes=0, split="train"),
+        evaluation=_evaluation(environment, episodes),
     )
     return Search(normalize_study(trial_study), entry, search_space, num_trials, seed)
+
+
+def _evaluation(environment: StudyEnv, episodes: int) -> EvalConfig:
+    """Return an evaluation on data of the training split that no training reads.
+
+    If the training looks everything up in a table, so does the evaluation: in a table of the levels
+    after those of the training, as many as there are chunks.
+    """
+    levels: dict[str, Any] = {}
+    if not environment.is_foreign and environment.kwargs["backend"] == "table":
+        chunks = episodes * environment.kwargs["chunks_per_episode"]
+        levels = {
+            "num_levels": min(chunks, _MAX_EVAL_LEVELS),
+            "start_level": environment.levels.stop,
+            "backend": "table",
+        }
+    return EvalConfig(EVAL_SEED, episodes, regret_episodes=0, split="train", **levels)
+
+
+def tables_of_search(search: Search) -> list[TableBuild]:
+    """Return the tables that all trials of a search share."""
+    (environment,) = search.study.environments
+    return tables_of([make_trial(search.study, environment, search.entry, seed=0)])
 
 
 def optimize(

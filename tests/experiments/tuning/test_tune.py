@@ -18,6 +18,7 @@ from spangym.experiments.tuning.tune import (
     build_search,
     optimize,
     rank,
+    tables_of_search,
     trials_table,
 )
 from spangym.utils.errors import UserError
@@ -146,3 +147,18 @@ def test_settings_change_the_study_of_a_search(
     for wrong in ("seeds=3", "evaluation.episodes=2", "total_timesteps=32", "pooled.alfa=1"):
         assert run_here(monkeypatch, *command, "--set", wrong) == 2
         assert wrong.partition("=")[0] in capsys.readouterr().err
+
+
+def test_a_search_on_a_table_is_evaluated_on_levels_after_those_of_the_training(tiny: Study):
+    (environment,) = tiny.environments
+    kwargs = {**environment.kwargs, "backend": "table", "num_levels": 6, "start_level": 2}
+    study = dataclasses.replace(
+        tiny, environments=(dataclasses.replace(environment, kwargs=kwargs),)
+    )
+    space = {"gamma": Distribution(choices=(0.5,))}
+    search = make_search(study, "dqn", space, episodes=3)
+    assert search.study.evaluation.levels == range(8, 14)
+    assert "3 episodes of 6 levels that no training reads" in search.describe()
+    tables = tables_of_search(search)
+    assert [each.request.start_level for each in tables] == [2, 8]
+    assert {each.config.backend for each in tables} == {"table"}

@@ -2,7 +2,7 @@
 
 This machine must be one of the nodes. Each node needs spangym, Ray and torch in the versions of
 this machine, and the files that jobs read (datasets, users' agents) at the same paths; nodes on
-which a job would have other results are refused.
+which a job would have other results are refused. Tables are copied to the cache folders of nodes.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ from spangym.experiments.runner.job_files import (
 )
 from spangym.experiments.runner.manifest import available_cpus
 from spangym.experiments.runner.run_job import run_job
+from spangym.experiments.tables.build_tables import tables_of
+from spangym.experiments.tables.copy_table import install_table, pack_table
 from spangym.utils.errors import UserError
 from spangym.utils.streams import replace_unprintable
 from spangym.utils.text import collapse_whitespace, printable
@@ -69,6 +71,9 @@ _PACKAGES = ("torch", "numpy")
 
 _Files = dict[str, bytes]
 """Content of all files of a folder, by relative path."""
+
+_Tables = dict[str, list[ray.ObjectRef]]
+"""Files of tables in the object store, by the table's name; a list keeps Ray from sending them."""
 
 
 @dataclass(eq=False)
@@ -118,6 +123,7 @@ class RayExecutor:
         self._address = address
         self._num_workers = num_workers
         self._checkpoint_seconds = checkpoint_seconds
+        self._tables: dict[Path, ray.ObjectRef] = {}
 
     def run(self, jobs: Sequence[PlacedJob]) -> Generator[Event, None, None]:
         """Run jobs in parallel; UserError if the cluster cannot be used, or lacks a needed GPU."""
@@ -133,6 +139,7 @@ class RayExecutor:
         running: dict[ray.ObjectRefGenerator, _Run] = {}
         try:
             # Disconnecting ends the tasks, so that they end before the locks are released.
+            self._tables.clear()
             with _connected(self._address, self._num_workers or available_cpus()):
                 # Ray would wait for a node with a GPU to join.
                 needs_gpu = any(_num_gpus(run.job) for run in waiting)
@@ -195,8 +202,21 @@ class RayExecutor:
         if run.job.has_user_code:
             options["max_calls"] = 1
         task: Any = ray.remote(num_cpus=1, **options)(run_remote_job)
-        files = read_files(run.folder)
-        return task.remote(run.job, files, run.fingerprint, self._checkpoint_seconds)
+        files, tables = read_files(run.folder), self._store_tables(run.job)
+        return task.remote(run.job, files, run.fingerprint, self._checkpoint_seconds, tables)
+
+    def _store_tables(self, job: Job) -> _Tables:
+        """Put the tables of a job into the object store, each once.
+
+        A cluster on this machine alone reads them where they are.
+        """
+        if self._address is None:
+            return {}
+        paths = [path for each in tables_of([job]) if (path := each.request.find()) is not None]
+        for path in paths:
+            if path not in self._tables:
+                self._tables[path] = ray.put(pack_table(path))
+        return {path.name: [self._tables[path]] for path in paths}
 
     def _receive(
         self, task: ray.ObjectRefGenerator, running: dict[ray.ObjectRefGenerator, _Run]
@@ -243,7 +263,11 @@ def _cancel(tasks: Sequence[ray.ObjectRefGenerator]) -> None:
 
 
 def run_remote_job(
-    job: Job, files: _Files, fingerprint: dict[str, str], checkpoint_seconds: float
+    job: Job,
+    files: _Files,
+    fingerprint: dict[str, str],
+    checkpoint_seconds: float,
+    tables: _Tables,
 ) -> Iterator[Event | _Files]:
     """Run one attempt at a job in a temporary folder on a node: the Ray task.
 
@@ -261,6 +285,8 @@ def run_remote_job(
                 f"{name}: {here} on node {socket.gethostname()}, {fingerprint[name]} on the "
                 "runner's machine; they must be equal"
             )
+    for name, (content,) in tables.items():
+        install_table(name, lambda content=content: ray.get(content))
     with tempfile.TemporaryDirectory(prefix="spangym-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary, "job")
         replace_files(folder, files)

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import ray
 from ray.cluster_utils import Cluster
+from rich.console import Console
 
 from spangym.experiments.cli.running import make_executor
 from spangym.experiments.runner import ray_executor
@@ -23,6 +24,7 @@ from spangym.experiments.runner.job_files import is_locked, job_lock
 from spangym.experiments.runner.ray_executor import RayExecutor
 from spangym.experiments.studies.load_study import normalize_study
 from spangym.experiments.studies.study import Study, StudyAgent
+from spangym.experiments.tables.build_tables import build_tables, tables_of
 from spangym.experiments.trials.trial import Trial, make_trial
 from spangym.utils.errors import UserError
 
@@ -82,6 +84,8 @@ def cluster() -> Iterator[Cluster]:
         # For leftovers of killed tasks, and a token that Ray would store in the home folder.
         patch.setenv("TMPDIR", place)
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(16))
+        # Not that of the runner, as on other machines.
+        patch.setenv("SPANGYM_CACHE", f"{place}/cache")
         there = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE})
         there.add_node(num_cpus=1, **NODE)
         yield there
@@ -168,6 +172,33 @@ def test_study_survives_the_death_of_a_node(
         folder.mkdir(parents=True)
         trial.run(folder)
     same_files(jobs, others)
+
+
+def test_tables_are_made_on_nodes_and_copied_to_nodes(
+    tiny: Study, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cache_of_nodes = Path(os.environ["SPANGYM_CACHE"]) / "tables"
+    monkeypatch.setenv("SPANGYM_CACHE", str(tmp_path / "cache"))
+    (environment,) = tiny.environments
+    kwargs = {**environment.kwargs, "num_actions": 2, "num_levels": 5, "backend": "table"}
+    study = dataclasses.replace(
+        tiny, environments=(dataclasses.replace(environment, kwargs=kwargs),)
+    )
+    trial, folder = trial_of(study, "dqn"), tmp_path / "a" / "dqn"
+    executor = RayExecutor(cluster.address)
+    (path,) = build_tables(tables_of([trial]), executor, Console(quiet=True), "")
+    assert path.parent == tmp_path / "cache" / "tables"
+    assert not (cache_of_nodes / path.name).exists()
+    assert [*executor.run([(trial, folder)])][-1] == Finished(trial)
+    assert files_in(cache_of_nodes / path.name) == files_in(path)
+    other = tmp_path / "b" / "dqn"
+    other.mkdir(parents=True)
+    trial.run(other)
+    same_files([(trial, folder)], [(trial, other)])
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {each.name: each.read_bytes() for each in folder.iterdir()}
 
 
 @pytest.mark.slow

@@ -119,12 +119,8 @@ class Trial:
         }
 
     def train_config(self) -> AnyConfig:
-        """Return the configuration of the training environment.
-
-        It is live if nothing is learned: no table is made for it.
-        """
-        live = {} if self.total_timesteps else {"backend": "live"}
-        return self.agent.config_in(self.environment, "train", live)
+        """Return the configuration of the training environment."""
+        return self.agent.config_in(self.environment, "train")
 
     def eval_config(self) -> AnyConfig:
         """Return the configuration of the evaluation, whose content is not the training's."""

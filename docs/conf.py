@@ -33,8 +33,10 @@ default_role = "py:obj"
 nitpick_ignore_regex = [
     ("py:obj", r".*"),
     ("py:.*", r"(?!spangym\.).*"),
-    # Results of methods that are not meant for users.
+    # Results and attributes that are not meant for users.
     ("py:class", r"spangym\.experiments\.studies\.foreign_env\.ForeignEnv"),
+    ("py:class", r"spangym\.envs\.transition\.TransitionModel"),
+    ("py:class", r"spangym\.attention\.layers\.local_global\.PreparedInput"),
 ]
 
 autodoc_default_options = {"members": True, "show-inheritance": True}

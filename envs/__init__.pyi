@@ -1,3 +1,4 @@
+from .core import EpisodeCore as EpisodeCore
 from .core import SpanControlCore as SpanControlCore
 from .core import StepResult as StepResult
 from .data.dataset import Dataset as Dataset

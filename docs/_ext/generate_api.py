@@ -39,7 +39,10 @@ SECTIONS: dict[str, dict[str, tuple[str, list[str]]]] = {
         "controllers": ("Controllers", []),
     },
     "envs": {
-        "": ("Environments and rewards", ["spangym.envs.state.State"]),
+        "": (
+            "Environments and rewards",
+            ["spangym.envs.state.Episode", "spangym.envs.state.State"],
+        ),
         "data": ("Datasets", []),
         "model": ("Models", []),
         "tables": ("Tables", []),

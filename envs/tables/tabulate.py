@@ -92,6 +92,9 @@ def tabulate(
             ``reward``). Arguments of the observation, the reward's coefficients and the length of
             episodes make no difference.
 
+    Returns:
+        The table, with exactly these levels; the stored one may have more.
+
     Raises:
         TypeError: An argument is unknown, or of another type.
         ValueError: An argument is invalid, chunks of the environment are not independent, or a
@@ -115,11 +118,11 @@ def tabulate(
     config, components = parse_env_kwargs(arguments)
     core = make_live_core(config, components)
     request = request_table(config, core, components)
-    if (found := request.find()) is not None:
-        return Table.open(found)
+    if request.find() is not None:
+        return request.load()
     with prepare_parts(request) as found:
         if found is not None:
-            return Table.open(found)
+            return request.load()
         done = 0
         for block in blocks_of(request):
             path = block_path(request, block)

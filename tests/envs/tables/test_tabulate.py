@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from filelock import FileLock
 
@@ -72,3 +73,11 @@ def test_an_interrupted_call_is_resumed(monkeypatch: pytest.MonkeyPatch):
     table = tabulate("SpanControl-v0", 6, **SIZES)
     assert evaluated == [range(4, 6)]
     assert [*list_tables()] == [table.path]
+
+
+def test_a_part_of_a_stored_table_has_the_levels_that_were_asked_for():
+    whole = tabulate("SpanControl-v0", 6, **SIZES)
+    part = tabulate("SpanControl-v0", 2, start_level=3, **SIZES)
+    assert part.path == whole.path
+    assert (part.start_level, part.num_levels) == (3, 2)
+    np.testing.assert_array_equal(part.arrays["terms_1"], whole.arrays["terms_1"][3:5])

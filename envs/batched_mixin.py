@@ -60,7 +60,7 @@ class BatchedEnvMixin:
     def peek(self) -> Any:
         """Reward of each action at the next step, float32 of shape (num_envs, actions).
 
-        Actions are ordered as by `spangym.envs.lookahead.all_actions`.
+        Actions are ordered as by `spangym.envs.core.EpisodeCore.all_actions`.
         """
         return self._unbatch(one_step_rewards(self.core))
 

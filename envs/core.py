@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -161,6 +162,49 @@ class EpisodeCore(ABC):
         Raises:
             RuntimeError: No episode is running.
         """
+
+    @property
+    @abstractmethod
+    def search_state(self) -> Any:
+        """State from which actions are tried, a tree of tensors, the environments first.
+
+        Raises:
+            RuntimeError: No episode is running.
+        """
+
+    @abstractmethod
+    def try_all_actions(self, state: Any, layer: int) -> tuple[Any, Tensor]:
+        """Take every action of `all_actions` in every environment, without a change of this one.
+
+        Args:
+            state: `search_state`, or a result of this method.
+            layer: Index of the layer.
+
+        Returns:
+            Next states, and rewards in float64, of ``num_envs * actions`` environments.
+        """
+
+    @abstractmethod
+    def coverages(self, state: Any) -> Tensor:
+        """Share of full attention's weight within the span of each action at the next layer.
+
+        Args:
+            state: `search_state`.
+
+        Returns:
+            Shape (num_envs * actions,).
+        """
+
+    @property
+    def all_actions(self) -> NDArray[np.int64]:
+        """All actions of one environment, shape (num_actions,).
+
+        With ``control_kv_cache`` the shape is (4 * num_actions, 3), in lexicographic order.
+        """
+        spans = range(self.config.num_actions)
+        if not self.config.control_kv_cache:
+            return np.array(spans)
+        return np.array([*itertools.product(spans, range(2), range(2))])
 
     @property
     def device(self) -> torch.device:
@@ -396,6 +440,32 @@ class SpanControlCore(EpisodeCore):
         self._check_running()
         assert self._state is not None
         return self._state
+
+    @property
+    def search_state(self) -> State:
+        """See `EpisodeCore.search_state`."""
+        # Only later chunks need the caches at full span.
+        return dataclasses.replace(self.state, full_caches=())
+
+    @torch.no_grad()
+    def try_all_actions(self, state: State, layer: int) -> tuple[State, Tensor]:
+        """See `EpisodeCore.try_all_actions`."""
+        transition = self.transition_model.step(state, layer, self._all_actions_in(state))
+        return transition.state, transition.reward_components.double().sum(-1)
+
+    @torch.no_grad()
+    def coverages(self, state: State) -> Tensor:
+        """See `EpisodeCore.coverages`."""
+        actions = self._all_actions_in(state)
+        layer_output = self.transition_model.run_layer(
+            state, self.layer, actions, return_stats=True
+        )
+        assert layer_output.stats is not None
+        return layer_output.stats.coverage
+
+    def _all_actions_in(self, state: State) -> Tensor:
+        actions = torch.from_numpy(self.all_actions).to(self.device)
+        return actions.expand(len(state.hidden), *actions.shape)
 
     @torch.no_grad()
     def output_observations(self) -> NDArray[Any]:

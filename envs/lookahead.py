@@ -5,9 +5,8 @@ The environments do not change. All functions raise a `RuntimeError` while no ep
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,28 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spangym.envs.core import EpisodeCore
-from spangym.envs.state import State, select_rows
+from spangym.envs.state import select_rows
 from spangym.utils.scalars import as_int
 
 _MAX_BATCH = 400
 """Maximum number of plans in a batch; larger batches only take more memory."""
 
 
-def all_actions(core: EpisodeCore) -> NDArray[np.int64]:
-    """All actions of one environment, shape (num_actions,).
-
-    With ``control_kv_cache`` the shape is (4 * num_actions, 3), in lexicographic order.
-    """
-    spans = range(core.config.num_actions)
-    if not core.config.control_kv_cache:
-        return np.array(spans)
-    return np.array([*itertools.product(spans, range(2), range(2))])
-
-
 @torch.no_grad()
 def one_step_rewards(core: EpisodeCore) -> NDArray[np.float32]:
-    """Reward of each action at the next step, shape (num_envs, actions) as in `all_actions`."""
-    return _per_env(core, lambda state: _try_all_actions(core, state, core.layer)[1])
+    """Reward of each of `EpisodeCore.all_actions` at the next step, shape (num_envs, actions)."""
+    return _per_env(core, lambda state: core.try_all_actions(state, core.layer)[1])
 
 
 @torch.no_grad()
@@ -46,16 +34,7 @@ def action_coverages(core: EpisodeCore) -> NDArray[np.float32]:
     It is `spangym.attention.AttentionStats.coverage`, in [0, 1]. Of an original layer only the keys
     count that its truncation leaves.
     """
-
-    def covered(state: State) -> Tensor:
-        actions = _actions_of_each(core, state)
-        layer_output = core.transition_model.run_layer(
-            state, core.layer, actions, return_stats=True
-        )
-        assert layer_output.stats is not None
-        return layer_output.stats.coverage
-
-    return _per_env(core, covered)
+    return _per_env(core, core.coverages)
 
 
 @torch.no_grad()
@@ -90,13 +69,13 @@ def lookahead(core: EpisodeCore, beam: int = 10) -> NDArray[np.float32]:
     beam = as_int("beam", beam, 1)
     last = core.config.num_layers - 1
 
-    def best_returns(state: State) -> Tensor:
+    def best_returns(state: Any) -> Tensor:
         if core.layer == last:
-            return _try_all_actions(core, state, last)[1]
-        states, returns = _try_all_actions(core, state, core.layer)
+            return core.try_all_actions(state, last)[1]
+        states, returns = core.try_all_actions(state, core.layer)
         num_actions = len(returns)
         for layer in range(core.layer + 1, last):
-            states, rewards = _try_all_actions(core, states, layer)
+            states, rewards = core.try_all_actions(states, layer)
             plans = (returns[:, None] + rewards.view(len(returns), -1)).view(num_actions, -1)
             kept = plans.topk(min(beam, plans.shape[1]), dim=1).indices
             offsets = torch.arange(num_actions, device=kept.device)[:, None] * plans.shape[1]
@@ -105,30 +84,16 @@ def lookahead(core: EpisodeCore, beam: int = 10) -> NDArray[np.float32]:
         size = max(1, _MAX_BATCH // core.config.num_actions)
         groups = torch.arange(len(returns), device=returns.device).split(size)
         rewards = torch.cat(
-            [_try_all_actions(core, select_rows(states, rows), last)[1] for rows in groups]
+            [core.try_all_actions(select_rows(states, rows), last)[1] for rows in groups]
         )
         return (returns[:, None] + rewards.view(len(returns), -1)).view(num_actions, -1).amax(1)
 
     return _per_env(core, best_returns)
 
 
-def _per_env(core: EpisodeCore, function: Callable[[State], Tensor]) -> NDArray[np.float32]:
+def _per_env(core: EpisodeCore, function: Callable[[Any], Tensor]) -> NDArray[np.float32]:
     """Apply a function to the state of one environment at a time, and stack the results."""
-    # Only later chunks need the caches at full span.
-    state = dataclasses.replace(core.state, full_caches=())
+    state = core.search_state
     indices = torch.arange(core.num_envs, device=core.device).split(1)
     values = torch.cat([function(select_rows(state, index)) for index in indices])
     return values.view(core.num_envs, -1).cpu().numpy().astype(np.float32)
-
-
-def _try_all_actions(core: EpisodeCore, state: State, layer: int) -> tuple[State, Tensor]:
-    """Take every action in every environment: the next states, and the rewards in float64."""
-    actions = _actions_of_each(core, state)
-    transition = core.transition_model.step(state, layer, actions)
-    return transition.state, transition.reward_components.double().sum(-1)
-
-
-def _actions_of_each(core: EpisodeCore, state: State) -> Tensor:
-    """All actions for every environment, shape (num_envs, actions) or (num_envs, actions, 3)."""
-    actions = torch.from_numpy(all_actions(core)).to(core.device)
-    return actions.expand(len(state.hidden), *actions.shape)

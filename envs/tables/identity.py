@@ -92,7 +92,7 @@ def _stack_sha256(stack: nn.Module) -> str:
     digest = hashlib.sha256(repr(stack).encode())
     for name, tensor in [*stack.named_parameters(), *stack.named_buffers()]:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     for module in sorted({type(each).__module__ for each in stack.modules()}):
         if module.partition(".")[0] not in ("spangym", "torch"):
             digest.update(module_sha256(module).encode())

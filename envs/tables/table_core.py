@@ -21,9 +21,12 @@ from spangym.envs.rewards import RewardContext
 from spangym.envs.state import Episode, State
 from spangym.envs.tables.identity import identity_hash
 from spangym.envs.tables.table_file import request_table
+from spangym.envs.tables.tabulate import TERMS
 
 _QK_PAIRS = 3
 """Column of the query-key pairs in the metrics."""
+
+_COVERAGE = TERMS.index("attention_coverage")
 
 _BLOCK_ROWS = 1 << 14
 """Rows that are encoded at once."""
@@ -78,7 +81,9 @@ class TableCore(EpisodeCore):
         layers = range(config.num_layers)
         self._observations = [self._encode_all(f"features_{layer}", layer) for layer in layers]
         self._components = [self._reward_components(layer) for layer in layers]
-        self._rewards = [each.sum(-1).astype(np.float32) for each in self._components]
+        sums = [each.sum(-1) for each in self._components]
+        self._rewards = [each.astype(np.float32) for each in sums]
+        self._exact_rewards = [torch.from_numpy(each) for each in sums]
         self._metrics = [self._rows(f"metrics_{layer}") for layer in layers]
         self._output_ids: list[NDArray[Any]] | None = None
         # Row of the arrays of the current layer (level, then prefix), one per environment.
@@ -114,6 +119,26 @@ class TableCore(EpisodeCore):
         """See `EpisodeCore.state`; live layers compute it when it is asked for."""
         self._check_running()
         return self.live().state
+
+    @property
+    def search_state(self) -> Tensor:
+        """See `EpisodeCore.search_state`: rows of the arrays of the layer."""
+        self._check_running()
+        return torch.from_numpy(self._nodes)
+
+    def try_all_actions(self, state: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """See `EpisodeCore.try_all_actions`."""
+        taken = self._all_taken(state)
+        return taken, self._exact_rewards[layer][taken]
+
+    def coverages(self, state: Tensor) -> Tensor:
+        """See `EpisodeCore.coverages`."""
+        terms = self._rows(f"terms_{self.layer}")
+        return torch.from_numpy(terms[self._all_taken(state).numpy(), _COVERAGE])
+
+    def _all_taken(self, state: Tensor) -> Tensor:
+        actions = torch.from_numpy(self.all_actions)
+        return (state[:, None] * len(actions) + actions).flatten()
 
     def reset(
         self, generators: Sequence[np.random.Generator]

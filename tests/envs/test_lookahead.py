@@ -18,7 +18,6 @@ from spangym.envs import (
     SpanControlVectorEnv,
     make_config,
 )
-from spangym.envs.lookahead import all_actions
 
 TINY: dict[str, Any] = {"dims": 8, "heads": 2, "ctx": 16, "chunks_per_episode": 2, "cost_coef": 0.7}
 NAME = "spangym/SpanControl-v0"
@@ -57,7 +56,7 @@ def test_peek_is_what_each_action_earns(variant: dict[str, Any]):
     env.step(env.action_space.sample())
     seen = env.peek()
     assert seen.dtype == np.float32
-    assert seen.tolist() == [after(env, [action]) for action in all_actions(env.core)]
+    assert seen.tolist() == [after(env, [action]) for action in env.core.all_actions]
 
 
 KINDS = pytest.mark.parametrize(
@@ -151,7 +150,7 @@ def test_coverages_are_those_that_each_action_leads_to(variant: dict[str, Any]):
     assert seen.dtype == np.float32
     led_to = [
         env.fork().step(action)[4]["reward_components"]["coverage"]
-        for action in all_actions(env.core)
+        for action in env.core.all_actions
     ]
     np.testing.assert_array_equal(seen, np.array(led_to, np.float32))
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from spangym.envs import ENVIRONMENTS, SpanControlVectorEnv
 from spangym.envs.core import EpisodeCore
-from spangym.envs.lookahead import all_actions
 from spangym.envs.state import State, tree_map
 from tests.factories import small_env_kwargs
 
@@ -43,7 +42,7 @@ def leaves(*trees: Any) -> list[Tensor]:
 
 def repeated(core: EpisodeCore, state: State) -> tuple[State, Tensor]:
     """The plain way: a copy of the state for every action."""
-    actions = torch.from_numpy(all_actions(core))
+    actions = torch.from_numpy(core.all_actions)
     states = tree_map(lambda each: each.repeat_interleave(len(actions), dim=0), state)
     return states, actions.repeat(len(state.hidden), *[1] * (actions.ndim - 1))
 
@@ -59,7 +58,7 @@ def plain_lookahead(core: EpisodeCore, state: State) -> Tensor:
         times = len(actions) // len(state.hidden)
         total = total.repeat_interleave(times) + step.reward_components.double().sum(-1)
         state = step.state
-    return total.view(num_envs, len(all_actions(core)), -1).amax(-1)
+    return total.view(num_envs, len(core.all_actions), -1).amax(-1)
 
 
 @pytest.mark.parametrize("arguments", CASES, ids=str)
@@ -73,7 +72,7 @@ def test_all_actions_at_once_are_each_action_alone(arguments: dict[str, Any]):
     for _ in range(core.config.num_layers):
         state, layer = core.state, core.layer
         states, actions = repeated(core, state)
-        fan_out = torch.from_numpy(all_actions(core)).expand(2, *all_actions(core).shape)
+        fan_out = torch.from_numpy(core.all_actions).expand(2, *core.all_actions.shape)
         with torch.no_grad():
             plain = model.step(states, layer, actions)
             stats = model.run_layer(states, layer, actions, return_stats=True).stats

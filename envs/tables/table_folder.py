@@ -33,8 +33,11 @@ REQUEST_FILE = "request.json"
 PARTS = ".parts"
 """Suffix of the folder of a table that is not complete."""
 
-_CODE = ("attention", "envs/data", "envs/model", "envs/tables")
-_CODE_FILES = ("envs/levels.py", "envs/rewards.py", "envs/state.py", "envs/transition.py")
+_CODE = ("attention", "envs/data", "envs/model")
+_CODE_FILES = (
+    *("envs/levels.py", "envs/rewards.py", "envs/state.py"),
+    *("envs/tables/tabulate.py", "envs/transition.py"),
+)
 """Packages and modules that compute the numbers."""
 
 

@@ -58,7 +58,7 @@ class _StoredContext(RewardContext):
 class TableCore(EpisodeCore):
     """Environments that look up all numbers in a table; see `EpisodeCore`.
 
-    Numbers, types and infos are those of the live environment on the same levels, to the bit. What
+    Numbers, types and infos are bit-equal to those of the live environment on the same levels. What
     a table does not hold is computed by live layers in the same state (`live`).
 
     Attributes:

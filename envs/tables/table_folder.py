@@ -30,6 +30,9 @@ METADATA_FILE = "table.json"
 REQUEST_FILE = "request.json"
 """File of the metadata of a table that is not complete."""
 
+BLOCK_FILE = "block.safetensors"
+"""File of a finished block in its folder, which is named after its first and last level."""
+
 PARTS = ".parts"
 """Suffix of the folder of a table that is not complete."""
 

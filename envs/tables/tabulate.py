@@ -39,7 +39,7 @@ from spangym.envs.rewards import Reward, RewardContext
 from spangym.envs.state import Episode, tree_map
 from spangym.envs.tables.identity import has_task
 from spangym.envs.tables.table_file import Table, TableRequest, request_table, write_table
-from spangym.envs.tables.table_folder import REQUEST_FILE, table_lock
+from spangym.envs.tables.table_folder import BLOCK_FILE, REQUEST_FILE, table_lock
 from spangym.envs.transition import TransitionModel
 from spangym.utils.atomic_io import atomic_write
 from spangym.utils.scalars import as_int
@@ -51,9 +51,6 @@ TERMS = (
     "excess_loss",
 )
 """Terms of the builtin rewards; the last is 0 except at the last layer."""
-
-BLOCK_FILE = "block.safetensors"
-"""File of a finished block in its folder."""
 
 _MOST_BLOCKS = 128
 _BLOCK_LEVELS = (4, 256)

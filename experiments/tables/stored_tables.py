@@ -11,6 +11,7 @@ from typing import Any, Literal
 from filelock import Timeout
 
 from spangym.envs.tables.table_folder import (
+    BLOCK_FILE,
     METADATA_FILE,
     PARTS,
     REQUEST_FILE,
@@ -66,8 +67,14 @@ def _read(path: Path) -> StoredTable:
     if reasons:
         return StoredTable(path, "stale", size, f"{text}, stale: made by {' and '.join(reasons)}")
     if is_incomplete:
-        return StoredTable(path, "incomplete", size, f"{text}, incomplete")
+        done = f"{_count_levels(path):,} of {number:,} levels are done"
+        return StoredTable(path, "incomplete", size, f"{text}, incomplete: {done}")
     return StoredTable(path, "usable", size, text)
+
+
+def _count_levels(parts: Path) -> int:
+    bounds = (path.parent.name.partition("-") for path in parts.glob(f"*/{BLOCK_FILE}"))
+    return sum(int(last) - int(first) + 1 for first, _, last in bounds)
 
 
 def _differences(metadata: dict[str, Any]) -> list[str]:

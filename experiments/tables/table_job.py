@@ -13,7 +13,8 @@ from typing import Any
 
 from spangym.envs import EnvComponents, EnvConfig, SpanControlCore
 from spangym.envs.tables.table_file import TableRequest, request_table
-from spangym.envs.tables.tabulate import BLOCK_FILE, blocks_of, make_live_core, write_block
+from spangym.envs.tables.table_folder import BLOCK_FILE
+from spangym.envs.tables.tabulate import blocks_of, make_live_core, write_block
 from spangym.experiments.runner.fingerprint import DatasetHashes
 from spangym.experiments.runner.job import PlacedJob
 from spangym.experiments.runner.job_files import RESULT_FILE, save_json

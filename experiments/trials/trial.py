@@ -129,6 +129,8 @@ class Trial:
 
     def table_configs(self) -> list[EnvConfig]:
         """Return the environments of training and evaluation that look everything up in tables."""
+        if "table" not in (self.environment.kwargs.get("backend"), self.evaluation.backend):
+            return []
         configs = (self.train_config(), self.eval_config())
         return [each for each in configs if isinstance(each, EnvConfig) and each.backend == "table"]
 

@@ -65,7 +65,7 @@ def test_a_table_is_resumed_after_an_interrupt(
     made = tabulate("SpanControl-v0", 4, start_level=5, **SIZES)
     for name, array in made.arrays.items():
         if name != "content_types":
-            np.testing.assert_array_equal(array, found.arrays[name][2:6])
+            np.testing.assert_array_equal(array, found.arrays[name])
 
 
 def test_python_resumes_what_the_command_has_begun(monkeypatch: pytest.MonkeyPatch):

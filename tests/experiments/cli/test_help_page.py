@@ -145,6 +145,8 @@ def test_errors_are_one_line_that_says_what_would_be_right(
         ("spangym curves run --figure par", {"pareto"}),
         ("spangym bench at", {"attention"}),
         ("spangym list st", {"studies"}),
+        ("spangym list ta", {"tables"}),
+        ("spangym tabulate spangym/L", {"spangym/LongRange-v0"}),
     ],
 )
 def test_completion(

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,11 +12,14 @@ import pytest
 import spangym
 from spangym.envs.tables.table_folder import list_tables
 from spangym.experiments import compare as module
+from spangym.experiments.runner.job import Event, Failed, PlacedJob, Started
 from spangym.experiments.studies.load_study import normalize_study, parse_study
 from spangym.experiments.studies.study import Study, StudyAgent
 from spangym.experiments.tables.build_tables import tables_of
 from spangym.experiments.trials.trial import trials_of
+from spangym.utils.errors import RunError, UserError
 
+from ..conftest import run_here
 from ..inline_executor import InlineExecutor
 
 TABLED = """
@@ -106,6 +111,41 @@ def test_a_comparison_makes_its_table_first_and_has_the_numbers_of_the_live_one(
         drop = ["wall_seconds"] if name == "curve.csv" else []
         pd.testing.assert_frame_equal(one.drop(columns=drop), two.drop(columns=drop))
     assert run(study, tmp_path / "table", monkeypatch).ran == []
+
+
+def test_a_block_that_fails_ends_the_run(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class Fails:
+        def run(self, jobs: Sequence[PlacedJob]) -> Iterator[Event]:
+            for job, _ in jobs:
+                yield Started(job)
+                yield Failed(job, "ValueError: terms_0 of levels [0] are NaN")
+
+    monkeypatch.setattr(module, "LocalExecutor", lambda _: Fails())
+    with pytest.raises(RunError, match=r"a table cannot be made: .*/0-3: ValueError: terms_0"):
+        spangym.compare(study, out=tmp_path / "run", quiet=True)
+
+
+def test_a_dry_run_names_the_tables_and_writes_nothing(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    Path("tabled.toml").write_text(TABLED)
+    assert run_here(monkeypatch, "compare", "tabled.toml", "--dry-run", "--workers", 2) == 0
+    said = capsys.readouterr().out
+    assert re.search(
+        r"^table SpanControl-v0-\w{12}-levels-0-5: 6 of 6 levels are to be made", said, re.M
+    )
+    assert not cache.exists()
+
+
+def test_layers_that_cannot_have_a_table_are_refused_before_anything_is_written(
+    study: Study, tmp_path: Path
+):
+    with pytest.raises(UserError, match="backend 'table' needs at most 3 layers"):
+        spangym.compare(with_kwargs(study, num_layers=4), out=tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_evaluations_have_tables_of_their_own(study: Study):

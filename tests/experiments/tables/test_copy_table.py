@@ -20,8 +20,10 @@ def test_a_copy_is_found_and_has_the_same_numbers(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setenv("SPANGYM_CACHE", str(tmp_path / "there"))
     asked: list[bool] = []
-    for _ in range(2):
-        path = install_table(table.path.name, lambda: asked.append(True) or files)
+    path, again = (
+        install_table(table.path.name, lambda: asked.append(True) or files) for _ in range(2)
+    )
+    assert path == again
     assert asked == [True]
     assert {each.name: each.read_bytes() for each in path.iterdir()} == {
         each.name: each.read_bytes() for each in table.path.iterdir()

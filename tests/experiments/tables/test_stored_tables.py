@@ -53,7 +53,7 @@ def test_tables_are_listed_with_what_they_are_good_for(
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert lines[usable.name].startswith("SpanControl-v0, levels 0 to 2, ")
     assert lines[usable.name].endswith(" KiB")
-    assert lines[parts.name].endswith(" KiB, incomplete")
+    assert lines[parts.name].endswith(" KiB, incomplete: 4 of 8 levels are done")
     reason = "stale: made by other code of spangym and another version of torch"
     assert lines[stale.name].endswith(reason)
     assert run_here(monkeypatch, "list") == 0

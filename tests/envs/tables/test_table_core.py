@@ -32,6 +32,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory):
         yield folder
 
 
+@pytest.fixture(scope="module")
+def long_range() -> None:
+    tabulate("LongRange-v0", LEVELS)
+
+
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_every_id_is_bit_equal_on_its_levels(name: str):
     tabulate(name, LEVELS)
@@ -95,6 +100,7 @@ def test_observations_and_rewards_of_all_levels_are_those_of_the_steps(encoding:
         rewards[0][0, 0] = 1
 
 
+@pytest.mark.usefixtures("long_range")
 def test_what_a_table_does_not_hold_is_computed_live():
     arguments: dict[str, Any] = {"num_levels": LEVELS, "chunks_per_episode": 2}
     live: Any = gym.make_vec("spangym/LongRange-v0", 2, **arguments)
@@ -110,6 +116,7 @@ def test_what_a_table_does_not_hold_is_computed_live():
     assert_equal(live.step(np.array([1, 2])), table.step(np.array([1, 2])))
 
 
+@pytest.mark.usefixtures("long_range")
 @pytest.mark.parametrize("encoding", ["state", "features"])
 def test_states_and_forks_continue_bit_exactly(encoding: str):
     arguments: dict[str, Any] = {
@@ -140,6 +147,7 @@ def test_states_and_forks_continue_bit_exactly(encoding: str):
         other.load_state_dict(stored)
 
 
+@pytest.mark.usefixtures("long_range")
 def test_a_table_serves_fewer_levels():
     arguments: dict[str, Any] = {"num_levels": 1, "start_level": 1, "chunks_per_episode": 2}
     live: Any = gym.make_vec("spangym/LongRange-v0", 2, **arguments)
@@ -205,6 +213,7 @@ def test_tables_of_own_layers_and_datasets_are_found_by_their_content():
             gym.make(name, backend="table", **{**own, **changes})
 
 
+@pytest.mark.usefixtures("long_range")
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,6 +1,7 @@
 """Imports run experiments -> agents, envs -> attention -> utils; there is no cycle."""
 
 import ast
+import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -107,3 +108,9 @@ def test_no_two_modules_share_a_name():
 
 def _packages() -> set[str]:
     return {name.rpartition(".")[0] for name in DATASETS} | {f"spangym.{each}" for each in PACKAGES}
+
+
+def test_every_package_is_installed():
+    """A package that is missing in the list works in a checkout only."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert {*listed} == _packages()

@@ -23,7 +23,10 @@ METAVARS = {
 
 PAGES = [
     *([name] for name in COMMANDS),
-    *(["bench", name] for name in ("attention", "envs", "agents", "experiments", "pilot")),
+    *(
+        ["bench", name]
+        for name in ("attention", "envs", "tables", "agents", "experiments", "pilot")
+    ),
 ]
 BY_NAME = pytest.mark.parametrize("words", PAGES, ids=" ".join)
 

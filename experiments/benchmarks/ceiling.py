@@ -52,9 +52,13 @@ class CeilingRow:
     policies: tuple[float, ...]
 
     @property
-    def share(self) -> float:
-        """Share of the way from the best fixed sequence to the oracle, in the mean of seeds."""
-        return (fmean(self.policies) - self.best_fixed) / (self.oracle - self.best_fixed)
+    def share(self) -> float | None:
+        """Share of the way from the best fixed sequence to the oracle, in the mean of seeds.
+
+        None if there is no way between them.
+        """
+        way = self.oracle - self.best_fixed
+        return (fmean(self.policies) - self.best_fixed) / way if way else None
 
 
 @dataclass(frozen=True)
@@ -247,7 +251,7 @@ def ceiling_table(rows: Sequence[CeilingRow]) -> RichTable:
             row.levels,
             f"{row.num_levels:,}",
             *(f"{mean:.4f}" for mean in means),
-            f"{row.share:.3f}",
+            "-" if row.share is None else f"{row.share:.3f}",
             f"{spread:.4f}",
         )
     return table

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spangym.experiments.cli.catalog import complete
+from spangym.experiments.cli.catalog import envs as env_ids
 from spangym.experiments.cli.help_page import HelpCommand, HelpGroup
-from spangym.experiments.cli.options import Json, Quick, TaskName, Threads
+from spangym.experiments.cli.options import (
+    Json,
+    Quick,
+    SetArgument,
+    TaskName,
+    Threads,
+    Workers,
+)
 from spangym.experiments.cli.terminal import echo, make_console
 from spangym.utils.errors import UserError
 
@@ -18,7 +27,7 @@ if TYPE_CHECKING:
 
 command = typer.Typer(
     cls=HelpGroup,
-    help="""Measure speed and memory, as ratios.
+    help="""Measure speed and memory, as ratios, and what an observation is worth.
 
     Examples:
         spangym bench attention --quick
@@ -132,6 +141,68 @@ def pilot(
     console.print(to_rich_table(long_inputs_table(measured)))
     if json is not None:
         save_bench(json, machine, measured)
+        echo(f"written: {json}")
+
+
+@command.command(cls=HelpCommand)
+def ceiling(
+    environment: Annotated[
+        str,
+        typer.Argument(
+            metavar="ENV_ID", autocompletion=complete(env_ids), help="An environment with tables."
+        ),
+    ] = "SpanBudget-v0",
+    num_levels: Annotated[
+        int,
+        typer.Option(metavar="N", min=20, max=10**6, help="Levels of the training split."),
+    ] = 8192,
+    eval_levels: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, max=10**6, help="Levels of the evaluation split."),
+    ] = 1024,
+    seeds: Annotated[
+        int, typer.Option(metavar="N", min=1, max=100, help="Trainings for each observation.")
+    ] = 3,
+    settings: SetArgument = None,
+    workers: Workers = None,
+    json: Json = None,
+    threads: Threads = 1,
+) -> None:
+    """Measure the best return of policies that see an observation, by supervised learning.
+
+    Networks are trained on the returns of all action sequences, with early stopping on a tenth of
+    the levels, and evaluated on another tenth and on the evaluation split. Missing tables are made
+    first.
+
+    Examples:
+        spangym bench ceiling SpanBudget-v0 --num-levels 20000
+        spangym bench ceiling LongRange-v0 --num-levels 256 --eval-levels 64
+    """
+    from dataclasses import asdict
+
+    import torch
+
+    from spangym.experiments.benchmarks.ceiling import CeilingBench, CeilingRow, ceiling_table
+    from spangym.experiments.benchmarks.measure import describe_bench, save_bench
+    from spangym.experiments.cli.running import make_executor, make_tables
+    from spangym.experiments.runner.job import CHECKPOINT_SECONDS
+    from spangym.experiments.studies.load_study import set_arguments
+    from spangym.experiments.studies.settings import parse_settings
+    from spangym.experiments.tables.build_tables import plan_tables
+
+    torch.set_num_threads(threads)
+    (arguments,) = set_arguments([environment], parse_settings(settings or ()))
+    bench = CeilingBench(environment, arguments, num_levels, eval_levels, seeds)
+    console = make_console(160)
+    executor = make_executor("local", None, workers, CHECKPOINT_SECONDS)
+    make_tables(plan_tables(bench.configs()), executor, console)
+    done: list[CeilingRow] = []
+    with console.status("training") as status:
+        done += bench.measure(lambda what: status.update(f"training: {what}"))
+    console.print(ceiling_table(done))
+    if json is not None:
+        rows = [{**asdict(row), "share": row.share} for row in done]
+        save_bench(json, describe_bench(torch.device("cpu")), rows)
         echo(f"written: {json}")
 
 

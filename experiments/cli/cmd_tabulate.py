@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from spangym.experiments.cli import options
-from spangym.experiments.cli.app import INTERRUPTED
 from spangym.experiments.cli.catalog import complete, envs
 from spangym.experiments.cli.terminal import echo, make_console
-from spangym.utils.errors import RunError, UserError
-from spangym.utils.text import pluralize, shell_join
+from spangym.utils.errors import UserError
+from spangym.utils.text import pluralize
 
 if TYPE_CHECKING:
     from spangym.experiments.tables.build_tables import TableBuild
@@ -66,12 +64,12 @@ def command(
 
     from spangym.envs import make_config
     from spangym.envs.registration import default_kwargs
-    from spangym.experiments.cli.running import make_executor
+    from spangym.experiments.cli.running import make_executor, make_tables
     from spangym.experiments.runner.job import CHECKPOINT_SECONDS
     from spangym.experiments.runner.manifest import available_cpus
     from spangym.experiments.studies.load_study import set_arguments
     from spangym.experiments.studies.settings import parse_settings
-    from spangym.experiments.tables.build_tables import build_tables, plan_tables
+    from spangym.experiments.tables.build_tables import plan_tables
 
     job_executor = make_executor(executor, address, workers, CHECKPOINT_SECONDS)
     changes = parse_settings(settings or ())
@@ -101,18 +99,7 @@ def command(
         echo("dry run: nothing is written")
         return
     began = time.perf_counter()
-    try:
-        build_tables(
-            builds, job_executor, make_console(quiet=quiet), shell_join(["spangym", *sys.argv[1:]])
-        )
-    except KeyboardInterrupt as interrupt:
-        if not interrupt.args:
-            raise
-        echo(interrupt, error=True)
-        raise typer.Exit(INTERRUPTED) from None
-    except RunError as error:
-        echo(f"spangym: {error}", error=True)
-        raise typer.Exit(1) from None
+    make_tables(builds, job_executor, make_console(quiet=quiet))
     _describe(build, f"made in {time.perf_counter() - began:.1f} s", quiet)
 
 

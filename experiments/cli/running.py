@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
+from rich.console import Console
 
 from spangym.experiments.cli.app import INTERRUPTED
 from spangym.experiments.cli.options import ExecutorName
@@ -18,7 +20,7 @@ from spangym.experiments.runner.manifest import available_cpus
 from spangym.experiments.runner.run_dir import RunDir
 from spangym.experiments.runner.run_plan import describe_time, plan_table
 from spangym.experiments.runner.workload import Workload, machine_memory
-from spangym.experiments.tables.build_tables import tables_of
+from spangym.experiments.tables.build_tables import TableBuild, build_tables, tables_of
 from spangym.utils.errors import RunError, UserError
 from spangym.utils.text import printable, shell_join
 
@@ -35,6 +37,20 @@ def make_executor(
     from spangym.experiments.runner.ray_executor import RayExecutor
 
     return RayExecutor(address, workers, checkpoint_seconds)
+
+
+def make_tables(builds: Sequence[TableBuild], executor: Executor, console: Console) -> None:
+    """Make the tables that are missing; a failure or Ctrl-C ends the command with a message."""
+    try:
+        build_tables(builds, executor, console, shell_join(["spangym", *sys.argv[1:]]))
+    except KeyboardInterrupt as interrupt:
+        if not interrupt.args:
+            raise
+        echo(interrupt, error=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except RunError as error:
+        echo(f"spangym: {error}", error=True)
+        raise typer.Exit(1) from None
 
 
 def memory_limit(executor: ExecutorName) -> int | None:

@@ -28,6 +28,9 @@ OBSERVATIONS: dict[str, dict[str, Any]] = {
 _TRAIN, _STOP = 0.8, 0.1
 """Shares of the levels to train on, and to choose the epoch by; the rest is reported."""
 
+_ANNEALING = 0.7
+"""Share of the epochs in which the entropy is rewarded, less and less."""
+
 
 @dataclass(frozen=True)
 class CeilingRow:
@@ -71,8 +74,7 @@ class CeilingBench:
         num_levels: Levels of the training split.
         eval_levels: Levels of the evaluation split.
         seeds: Trainings for each observation.
-        epochs: Maximum number of passes through the levels.
-        patience: Epochs without improvement after which a training ends.
+        epochs: Passes through the levels.
         batch: Levels of a gradient step.
         hidden: Width of the two hidden layers.
     """
@@ -82,8 +84,7 @@ class CeilingBench:
     num_levels: int = 8_192
     eval_levels: int = 1_024
     seeds: int = 3
-    epochs: int = 300
-    patience: int = 40
+    epochs: int = 60
     batch: int = 256
     hidden: int = 128
 
@@ -127,25 +128,29 @@ class CeilingBench:
                 yield CeilingRow(name, which, len(each.returns), *each.bounds(), returns)
 
     def train(self, levels: Levels, stop: Levels, seed: int) -> Policy:
-        """Train a policy by gradient ascent on its expected return over all action sequences."""
+        """Train a policy by gradient ascent on its expected return over all action sequences.
+
+        The entropy of the sequences is rewarded at first, without which policies end in local
+        optima. The policy of the best epoch on other levels is kept.
+        """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             policy = Policy(levels, self.hidden)
             optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, weight_decay=1e-2)
-            best, kept, waited = -np.inf, policy, 0
-            for _ in range(self.epochs):
+            spread = float(levels.returns.std(1).mean())
+            best, kept = -np.inf, policy
+            for epoch in range(self.epochs):
+                temperature = spread * max(0.0, 1 - epoch / (_ANNEALING * self.epochs))
                 for rows in torch.randperm(len(levels.returns)).split(self.batch):
                     batch = levels.select(rows)
-                    loss = -(policy.probabilities(batch) * batch.returns).sum(1).mean()
+                    chosen = policy.probabilities(batch)
+                    value = batch.returns - temperature * chosen.clamp_min(1e-12).log()
+                    loss = -(chosen * value).sum(1).mean()
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
-                reached = policy.greedy_return(stop)
-                waited += 1
-                if reached > best:
-                    best, kept, waited = reached, copy.deepcopy(policy), 0
-                if waited == self.patience:
-                    break
+                if (reached := policy.greedy_return(stop)) > best:
+                    best, kept = reached, copy.deepcopy(policy)
         return kept
 
 

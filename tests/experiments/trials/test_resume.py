@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
+from spangym.envs import tabulate
 from spangym.experiments.studies.load_study import parse_study
 from spangym.experiments.studies.study import Study
 from spangym.experiments.trials.checkpoints import Checkpoints
@@ -116,6 +117,28 @@ def test_interrupted_trial_is_resumed(
     trial.run(tmp_path, seen.append)
     assert seen[0] > min(steps, trial.total_timesteps) - 2 * 32
     assert_equal_results(uninterrupted(algo), tmp_path)
+
+
+@pytest.mark.parametrize("algo", AGENTS)
+def test_training_on_a_table_equals_the_live_one_and_is_resumed(
+    study: Study, algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The original Refiner reads observations of the layers' outputs, too."""
+    monkeypatch.setenv("SPANGYM_CACHE", str(tmp_path / "cache"))
+    kwargs = study.environments[0].kwargs
+    tabulate("SpanControl-v0", **(kwargs | {"num_levels": 4, "backend": "live"}))
+    folders = {}
+    for backend in ("live", "table"):
+        own = kwargs | {"num_levels": 4, "backend": backend}
+        environment = dataclasses.replace(study.environments[0], kwargs=own)
+        on_levels = dataclasses.replace(study, environments=(environment,))
+        folders[backend] = folder = tmp_path / backend
+        folder.mkdir()
+        trial = trial_of(on_levels, algo)
+        if backend == "table":
+            run_until(trial, folder, 102)
+        trial.run(folder)
+    assert_equal_results(folders["live"], folders["table"])
 
 
 def work(trial: Trial, folder: Path, connection: Any) -> None:

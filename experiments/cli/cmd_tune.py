@@ -51,9 +51,23 @@ def command(
         int, typer.Option(metavar="N", min=1, max=MAX_SEEDS, help="Training seeds of each trial.")
     ] = 1,
     episodes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=MAX_EPISODES,
+            help="Evaluation episodes of a trial; default: 32, on a table 128.",
+        ),
+    ] = None,
+    eval_levels: Annotated[
         int,
-        typer.Option(metavar="N", min=1, max=MAX_EPISODES, help="Evaluation episodes of a trial."),
-    ] = 32,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=10**6,
+            help="Levels of the evaluation on a table, those after the training's.",
+        ),
+    ] = 512,
     search_space: Annotated[
         Path | None,
         typer.Option(
@@ -113,8 +127,9 @@ def command(
         load_search_space(str(search_space or algo)),
         num_trials=trials,
         seeds=seeds,
-        episodes=episodes,
         seed=seed,
+        episodes=episodes,
+        eval_levels=eval_levels,
     )
     # Search trials are studies of one agent, without baselines.
     steps = {"training steps": trials * seeds * search.study.total_timesteps}

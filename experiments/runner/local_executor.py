@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import ModuleType
+from typing import Self
 
 from spangym.experiments.runner.job import (
     CHECKPOINT_SECONDS,
@@ -38,11 +39,25 @@ class LocalExecutor:
 
     A process runs one job after the other, except for jobs with a user's code: each of them has a
     new process, which is killed at its end together with the processes that it has started.
+    Processes end with a call of `run`; in a ``with`` statement they serve the next call.
     """
 
     def __init__(self, num_workers: int, checkpoint_seconds: float = CHECKPOINT_SECONDS) -> None:
         self._num_workers = num_workers
         self._checkpoint_seconds = checkpoint_seconds
+        self._keeps_workers = False
+        self._idle: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        """Keep processes between calls of `run`."""
+        self._keeps_workers = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the processes."""
+        self._keeps_workers = False
+        while self._idle:
+            self._idle.pop().kill()
 
     def run(self, jobs: Sequence[PlacedJob]) -> Generator[Event, None, None]:
         """Run jobs in parallel; see `spangym.experiments.runner.job.Executor`."""
@@ -52,7 +67,7 @@ class LocalExecutor:
         workers: list[_Worker] = []
         try:
             for _ in range(min(self._num_workers, len(waiting))):
-                workers.append(worker := _Worker())
+                workers.append(worker := self._idle.pop() if self._idle else _Worker())
                 yield from self._dispatch(worker, waiting)
             while busy := [worker for worker in workers if worker.job is not None]:
                 wait([worker.connection for worker in busy], _POLL_SECONDS)
@@ -63,7 +78,10 @@ class LocalExecutor:
                             yield from self._dispatch(worker, waiting)
         finally:
             for worker in workers:
-                worker.kill()
+                if self._keeps_workers and worker.is_reusable:
+                    self._idle.append(worker)
+                else:
+                    worker.kill()
 
     def _dispatch(self, worker: _Worker, waiting: list[PlacedJob]) -> Iterator[Event]:
         worker.job = None
@@ -84,6 +102,11 @@ class _Worker:
 
     def __init__(self) -> None:
         self._start_process()
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the process waits for a job, and has not run a user's code."""
+        return self.job is None and not self._ran_user_code
 
     def start(self, job: Job, folder: Path, checkpoint_seconds: float) -> None:
         """Send a job to the process, or to a new one."""

@@ -35,9 +35,11 @@ if TYPE_CHECKING:
 EVAL_SEED = 2_000_000
 """First evaluation seed: streams of the training split that no training reads."""
 
+EVAL_LEVELS = 512
+"""Levels of the evaluation in a table, by default."""
 
-_MAX_EVAL_LEVELS = 1024
-"""Most levels of an evaluation in a table."""
+_EPISODES, _TABLE_EPISODES = 32, 128
+"""Evaluation episodes by default; those in a table take hardly any time."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +138,15 @@ def build_search(
     *,
     num_trials: int,
     seeds: int,
-    episodes: int,
     seed: int,
+    episodes: int | None = None,
+    eval_levels: int = EVAL_LEVELS,
 ) -> Search:
     """Build a search for an agent of a normalized study; UserError if the options do not fit.
 
-    ``seeds`` and ``episodes`` are those of each trial, ``seed`` is that of the sampler.
+    ``seeds`` and ``episodes`` are those of each trial, ``seed`` is that of the sampler. If the
+    training looks everything up in a table, so does the evaluation, on the ``eval_levels`` levels
+    after those of the training.
     """
     if importlib.util.find_spec("optuna") is None:
         raise UserError("tune needs Optuna, which is not installed: pip install 'spangym[tune]'")
@@ -158,26 +163,24 @@ def build_search(
         agents=(entry,),
         seeds=tuple(range(seeds)),
         environments=(dataclasses.replace(environment, seeds=(), total_timesteps=0),),
-        evaluation=_evaluation(environment, episodes),
+        evaluation=_evaluation(environment, episodes, eval_levels),
     )
     return Search(normalize_study(trial_study), entry, search_space, num_trials, seed)
 
 
-def _evaluation(environment: StudyEnv, episodes: int) -> EvalConfig:
-    """Return an evaluation on data of the training split that no training reads.
-
-    If the training looks everything up in a table, so does the evaluation: in a table of the levels
-    after those of the training, as many as there are chunks.
-    """
-    levels: dict[str, Any] = {}
-    if not environment.is_foreign and environment.kwargs["backend"] == "table":
-        chunks = episodes * environment.kwargs["chunks_per_episode"]
-        levels = {
-            "num_levels": min(chunks, _MAX_EVAL_LEVELS),
-            "start_level": environment.levels.stop,
-            "backend": "table",
-        }
-    return EvalConfig(EVAL_SEED, episodes, regret_episodes=0, split="train", **levels)
+def _evaluation(environment: StudyEnv, episodes: int | None, eval_levels: int) -> EvalConfig:
+    """Return an evaluation on data of the training split that no training reads."""
+    if environment.is_foreign or environment.kwargs["backend"] != "table":
+        return EvalConfig(EVAL_SEED, episodes or _EPISODES, regret_episodes=0, split="train")
+    return EvalConfig(
+        EVAL_SEED,
+        episodes or _TABLE_EPISODES,
+        regret_episodes=0,
+        split="train",
+        num_levels=eval_levels,
+        start_level=environment.levels.stop,
+        backend="table",
+    )
 
 
 def tables_of_search(search: Search) -> list[TableBuild]:
@@ -220,28 +223,29 @@ def optimize(
         )
     steps_per_trial = search.study.total_timesteps * len(search.study.seeds)
     batch_size = max(1, workers // len(search.study.seeds))
-    for done in range(len(earlier), search.num_trials, batch_size):
-        # Trials of a batch are sampled before any of them has finished.
-        batch = [
-            optimizer.ask({name: each.to_optuna() for name, each in space.items()})
-            for _ in range(min(batch_size, search.num_trials - done))
-        ]
-        candidates = {f"trial-{trial.number}": _decode(search, trial.params) for trial in batch}
-        steps_before = (done - len(earlier)) * steps_per_trial
-        outcomes = _train(
-            search,
-            [search.agent_with(params, name) for name, params in candidates.items()],
-            folder / "trials",
-            workers,
-            lambda steps, steps_before=steps_before: progress(steps_before + steps),
-        )
-        for trial, outcome in zip(batch, outcomes, strict=True):
-            if isinstance(outcome, str):
-                trial.set_user_attr("error", outcome)
-                optimizer.tell(trial, state=optuna.trial.TrialState.FAIL)
-            else:
-                optimizer.tell(trial, outcome)
-            yield _to_result(search, optimizer.trials[trial.number])
+    with LocalExecutor(workers) as executor:
+        for done in range(len(earlier), search.num_trials, batch_size):
+            # Trials of a batch are sampled before any of them has finished.
+            batch = [
+                optimizer.ask({name: each.to_optuna() for name, each in space.items()})
+                for _ in range(min(batch_size, search.num_trials - done))
+            ]
+            candidates = {f"trial-{trial.number}": _decode(search, trial.params) for trial in batch}
+            steps_before = (done - len(earlier)) * steps_per_trial
+            outcomes = _train(
+                search,
+                [search.agent_with(params, name) for name, params in candidates.items()],
+                folder / "trials",
+                executor,
+                lambda steps, steps_before=steps_before: progress(steps_before + steps),
+            )
+            for trial, outcome in zip(batch, outcomes, strict=True):
+                if isinstance(outcome, str):
+                    trial.set_user_attr("error", outcome)
+                    optimizer.tell(trial, state=optuna.trial.TrialState.FAIL)
+                else:
+                    optimizer.tell(trial, outcome)
+                yield _to_result(search, optimizer.trials[trial.number])
 
 
 def save_best(path: Path, search: Search, best: TrialResult) -> None:
@@ -282,7 +286,7 @@ def _train(
     search: Search,
     agents: list[StudyAgent],
     folder: Path,
-    workers: int,
+    executor: LocalExecutor,
     progress: Callable[[int], None],
 ) -> list[float | str]:
     """Train agents; return the mean return of each, or its error."""
@@ -296,7 +300,7 @@ def _train(
     errors: dict[str, str] = {}
     names = {trial.job_id: trial.agent.name for trial in trials}
     shutil.rmtree(folder, ignore_errors=True)
-    for event in LocalExecutor(workers).run([(each, folder / each.job_id) for each in trials]):
+    for event in executor.run([(each, folder / each.job_id) for each in trials]):
         job_id = event.job.job_id
         if isinstance(event, Progress):
             steps[job_id] = min(event.done, study.total_timesteps)

@@ -394,3 +394,21 @@ def test_a_script_needs_no_main_guard(tmp_path: Path):
     command = [sys.executable, "script.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.stdout.split() == ["script", "Finished"], done.stderr
+
+
+def test_in_a_with_statement_processes_serve_the_next_call(
+    acts: Callable[..., Any], tmp_path: Path
+):
+    code = '(folder / "pid").write_text(str(os.getpid()))'
+    codes = {"a": code, "b": code, "user": code, "dies": "os._exit(3)", "c": code}
+    with LocalExecutor(1) as executor:
+        for name, each in codes.items():
+            job = acts(name, each, has_user_code=name == "user")
+            *_, last = executor.run([(job, tmp_path / name)])
+            assert isinstance(last, Failed if name == "dies" else Finished)
+    pids = {name: int((tmp_path / name / "pid").read_text()) for name in codes if name != "dies"}
+    assert pids["a"] == pids["b"]
+    assert len({*pids.values()}) == 3
+    for pid in pids.values():
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)

@@ -156,9 +156,10 @@ def test_a_search_on_a_table_is_evaluated_on_levels_after_those_of_the_training(
         tiny, environments=(dataclasses.replace(environment, kwargs=kwargs),)
     )
     space = {"gamma": Distribution(choices=(0.5,))}
-    search = make_search(study, "dqn", space, episodes=3)
-    assert search.study.evaluation.levels == range(8, 14)
-    assert "3 episodes of 6 levels that no training reads" in search.describe()
+    assert make_search(study, "dqn", space).study.evaluation.num_levels == 512
+    search = make_search(study, "dqn", space, episodes=3, eval_levels=4)
+    assert search.study.evaluation.levels == range(8, 12)
+    assert "3 episodes of 4 levels that no training reads" in search.describe()
     tables = tables_of_search(search)
     assert [each.request.start_level for each in tables] == [2, 8]
     assert {each.config.backend for each in tables} == {"table"}

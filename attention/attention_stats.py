@@ -48,7 +48,7 @@ class AttentionStats:
 
 @torch.no_grad()
 def compute_attention_stats(
-    inputs: KernelInputs, kernel_output: KernelOutput
+    inputs: KernelInputs, kernel_output: KernelOutput, full_lse: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Entropy, effective span and coverage of a kernel's output.
 
@@ -60,6 +60,7 @@ def compute_attention_stats(
     Args:
         inputs: Inputs of the kernel.
         kernel_output: Output of the kernel, with the log-sum-exp and the last queries.
+        full_lse: `full_log_sum_exp` of the last queries, if it is known.
 
     Returns:
         Three tensors of shape (batch,), at least float32.
@@ -77,9 +78,8 @@ def compute_attention_stats(
     if spans.edge is not None or (mask is not None and mask.dtype != torch.bool):
         mean_score = mean_score + _by_blocks(_mean_bias, q, k, spans, mask)
     entropy = (lse - mean_score).clamp_min(0)
-    full_span = SpanGeometry.full(spans, max(q.shape[-2], k.shape[-2]))
-    full_lse = attend(replace(last_pass, spans=full_span, return_lse=True)).log_sum_exp
-    assert full_lse is not None
+    if full_lse is None:
+        full_lse = full_log_sum_exp(last_pass)
     coverage = (lse - full_lse).exp().clamp_max(1)
     first, end = spans.intervals(q.shape[-2], k.shape[-2])
     has_keys = (end > first)[:, None].expand_as(lse)
@@ -92,6 +92,16 @@ def compute_attention_stats(
 
     entropy = mean(entropy)
     return entropy, torch.where(count > 0, entropy.exp(), 0), mean(coverage)
+
+
+@torch.no_grad()
+def full_log_sum_exp(inputs: KernelInputs) -> Tensor:
+    """Log-sum-exp of one pass of full attention, shape (batch, heads, queries)."""
+    full_span = SpanGeometry.full(inputs.spans, max(inputs.q.shape[-2], inputs.k.shape[-2]))
+    one_pass = replace(inputs, spans=full_span, steps=1, return_lse=True)
+    full_lse = select_kernel(inputs.q)(one_pass).log_sum_exp
+    assert full_lse is not None
+    return full_lse
 
 
 def _by_blocks(

@@ -163,38 +163,42 @@ class TransitionModel:
         action alone.
         """
         run = functools.partial(self._run_layer, index=index, return_stats=return_stats)
-        states, prepared, spans = self._fan_out(state, index, actions)
+        states, prepared, spans = self._fan_out(state, index, actions, return_stats)
         return self._per_env(len(states.hidden), run, join_outputs, prepared, spans)
 
     def _fan_out(
-        self, state: State, index: int, actions: Tensor | None
+        self, state: State, index: int, actions: Tensor | None, return_stats: bool
     ) -> tuple[State, PreparedInput, Tensor | None]:
         """One row for each action: states, prepared inputs of a layer, and spans' actions."""
         spans, recompute_kv = actions, None
         if self.config.control_kv_cache and actions is not None:
             spans, recompute_kv = actions[..., 0], actions[..., 1:] > 0
+        prepare = functools.partial(self._prepare, index=index, return_stats=return_stats)
         if spans is None or spans.ndim == 1:
-            return state, self._prepare(state, index, recompute_kv), spans
+            return state, prepare(state, recompute_kv), spans
         num_envs, times = spans.shape
         states = repeat_rows(state, times)
         if recompute_kv is None:
-            prepared = repeat_rows(self._prepare(state, index, None), times)
+            prepared = repeat_rows(prepare(state, None), times)
         else:
             choices = torch.tensor(_RECOMPUTE_CHOICES, device=spans.device)
-            each_choice = choices.repeat(num_envs, 1)
-            prepared = self._prepare(repeat_rows(state, len(choices)), index, each_choice)
+            prepared = prepare(repeat_rows(state, len(choices)), choices.repeat(num_envs, 1))
             first = len(choices) * torch.arange(num_envs, device=spans.device)
             choice = 2 * recompute_kv[..., 0] + recompute_kv[..., 1]
             prepared = select_rows(prepared, (first[:, None] + choice).flatten())
         return states, prepared, spans.flatten()
 
-    def _prepare(self, state: State, index: int, recompute_kv: Tensor | None) -> PreparedInput:
+    def _prepare(
+        self, state: State, recompute_kv: Tensor | None, index: int, return_stats: bool
+    ) -> PreparedInput:
         """The part of a layer's pass that does not depend on the spans."""
 
         def prepare(
             hidden: Tensor, cache: LayerCache | None, recompute_kv: Tensor | None
         ) -> PreparedInput:
-            return self.stack.prepare_layer(index, hidden, recompute_kv=recompute_kv, cache=cache)
+            return self.stack.prepare_layer(
+                index, hidden, recompute_kv=recompute_kv, cache=cache, return_stats=return_stats
+            )
 
         trees = (state.hidden, state.caches[index], recompute_kv)
         return self._per_env(len(state.hidden), prepare, concat_trees, *trees)
@@ -217,7 +221,7 @@ class TransitionModel:
             ValueError: The reward did not return a tensor of shape (num_envs, components).
         """
         step = functools.partial(self._step, index=index)
-        trees = self._fan_out(state, index, actions)
+        trees = self._fan_out(state, index, actions, self.reward.needs_statistics)
         return Transition(*self._per_env(len(trees[0].hidden), step, concat_trees, *trees))
 
     def _step(self, state: State, prepared: PreparedInput, spans: Tensor, index: int) -> Transition:

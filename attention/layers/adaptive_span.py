@@ -10,7 +10,11 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from spangym.attention.attention_stats import AttentionStats, compute_attention_stats
+from spangym.attention.attention_stats import (
+    AttentionStats,
+    compute_attention_stats,
+    full_log_sum_exp,
+)
 from spangym.attention.features import zero_padding
 from spangym.attention.geometry import SoftEdge, SpanGeometry
 from spangym.attention.kernels.interface import KernelInputs
@@ -192,13 +196,12 @@ class AdaptiveSpan(nn.Module):
         is_cross: bool,
         return_stats: bool,
         return_weights: bool,
+        full_lse: Tensor | None = None,
     ) -> LocalAttentionOutput:
         """`forward` with checked arguments and finite padding."""
         spans = self.spans(scale, lengths, key_lengths, is_cross=is_cross)
 
-        dtype = q.dtype
-        if torch.is_autocast_enabled(q.device.type) and dtype != torch.float64:
-            dtype = torch.get_autocast_dtype(q.device.type)
+        dtype = _attention_dtype(q)
         query, key = (split_heads(each, self.head).to(dtype) for each in (q, k))
         value = key if v is k else split_heads(v, self.head).to(dtype)
         gain = None
@@ -224,7 +227,7 @@ class AdaptiveSpan(nn.Module):
         steps = kernel_output.passes.amax(-1)
         stats = weights = None
         if return_stats:
-            weight_stats = compute_attention_stats(inputs, kernel_output)
+            weight_stats = compute_attention_stats(inputs, kernel_output, full_lse)
             stats = AttentionStats(spans.window, spans.span, qk_pairs, steps, *weight_stats)
         if return_weights:
             assert kernel_output.last_query is not None
@@ -233,6 +236,17 @@ class AdaptiveSpan(nn.Module):
             weights = weights if gain is None else weights * gain
         output = merge_heads(kernel_output.output)
         return LocalAttentionOutput(output, spans, qk_pairs, steps, stats, weights)
+
+    def full_log_sum_exp(self, q: Tensor, k: Tensor) -> Tensor | None:
+        """Log-sum-exp of full attention, to which coverage refers, shape (batch, heads, queries).
+
+        It is None where it depends on the span: with a temperature, or several refinement passes.
+        """
+        if self.config.temperature_law != "none" or self.config.num_refinement_steps > 1:
+            return None
+        dtype = _attention_dtype(q)
+        query, key = (split_heads(each, self.head).to(dtype) for each in (q, k))
+        return full_log_sum_exp(KernelInputs(query, key, key, self.spans(q.new_ones(len(q)))))
 
     def reset_parameters(self) -> None:
         """Set learned temperatures to 1."""
@@ -311,6 +325,12 @@ class AdaptiveSpan(nn.Module):
         check_mask(mask, (*q.shape[:1], self.head, q.shape[1], k.shape[1]))
         check_lengths("lengths", lengths, *q.shape[:2])
         check_lengths("key_lengths", key_lengths, *k.shape[:2])
+
+
+def _attention_dtype(x: Tensor) -> torch.dtype:
+    if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
 
 
 class OriginalAdaptiveSpan(AdaptiveSpan):

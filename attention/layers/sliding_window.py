@@ -61,14 +61,15 @@ class SlidingWindowAttention(AdaptiveSpan):
         lengths: Tensor | None = None,
         key_lengths: Tensor | None = None,
         projected: tuple[Tensor, Tensor, Tensor] | None = None,
+        full_lse: Tensor | None = None,
         return_stats: bool = False,
         return_weights: bool = False,
     ) -> LocalAttentionOutput:
         """Attend from ``x`` to ``xa``, or to ``x`` itself if None; see `AdaptiveSpan.forward`.
 
         Cross-attention pairs positions: a window of ``x`` attends to its interval of ``xa``, and
-        to all of that interval with ``causal`` too. ``projected`` is the result of `project` for
-        these inputs, if it is known.
+        to all of that interval with ``causal`` too. ``projected`` and ``full_lse`` are the results
+        of `project` and `full_log_sum_exp` for these inputs, if they are known.
         """
         source = x if xa is None else xa
         self._check(x, source, source, scale, mask, lengths, key_lengths)
@@ -84,6 +85,7 @@ class SlidingWindowAttention(AdaptiveSpan):
             xa is not None,
             return_stats,
             return_weights,
+            full_lse,
         )
 
     def project(

@@ -50,6 +50,32 @@ def test_same_generator_same_weights():
         assert torch.equal(a, b)
 
 
+ONE_PASS = {"local_projections": True, "num_refinement_steps": 1, "temperature_law": "none"}
+
+
+@pytest.mark.parametrize(
+    ("options", "known"),
+    [(ONE_PASS, True), ({**ONE_PASS, "causal": True, "num_induction_heads": 2}, True), ({}, False)],
+    ids=["one pass", "causal", "refinement"],
+)
+def test_a_prepared_pass_is_the_pass_of_each_action(
+    options: dict[str, Any], known: bool, x: Tensor
+):
+    """With the log-sum-exp of full attention, where it does not depend on the action."""
+    layer = make_layer(**options)
+    prepared = layer.prepare(x, return_stats=True)
+    assert (prepared.full_lse is not None) == known
+    without = layer.prepare(x)
+    assert without.full_lse is None
+    for action in (0, 4, 9):
+        alone = layer.forward_with_action(x, action, return_stats=True)
+        for each in (prepared, without):
+            again = layer.forward_prepared(each, action, return_stats=True)
+            assert torch.equal(again.output, alone.output)
+            assert torch.equal(again.stats.coverage, alone.stats.coverage)
+            assert torch.equal(again.stats.entropy, alone.stats.entropy)
+
+
 class TestMasks:
     @LAYERS
     def test_mask_of_padding_equals_lengths(self, layer_class: Any, x: Tensor):

@@ -28,7 +28,14 @@ from spangym.utils.text import pluralize, printable
 
 @runtime_checkable
 class UsesTables(Protocol):
-    """A job that may read tables."""
+    """A job that may read tables.
+
+    Attributes:
+        tables_key: Jobs of a run with equal keys read the same tables.
+    """
+
+    @property
+    def tables_key(self) -> str: ...  # noqa: D102  (see Attributes)
 
     def table_configs(self) -> list[EnvConfig]:
         """Return the environments that look everything up in tables."""
@@ -107,8 +114,8 @@ def plan_tables(configs: Iterable[EnvConfig]) -> list[TableBuild]:
 
 def tables_of(jobs: Iterable[Job]) -> list[TableBuild]:
     """Return the tables that jobs need, made or not, each once; see `plan_tables`."""
-    users = (job for job in jobs if isinstance(job, UsesTables))
-    return plan_tables(config for job in users for config in job.table_configs())
+    users = {job.tables_key: job for job in jobs if isinstance(job, UsesTables)}
+    return plan_tables(config for job in users.values() for config in job.table_configs())
 
 
 def _without_observation(config: EnvConfig) -> EnvConfig:

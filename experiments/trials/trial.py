@@ -127,12 +127,19 @@ class Trial:
         evaluation = self.evaluation
         return self.agent.config_in(self.environment, evaluation.split, evaluation.level_arguments)
 
+    @property
+    def tables_key(self) -> str:
+        """Environment and agent: all seeds read the same tables."""
+        return f"{self.environment.slug}/{self.agent.slug}"
+
     def table_configs(self) -> list[EnvConfig]:
         """Return the environments of training and evaluation that look everything up in tables."""
-        if "table" not in (self.environment.kwargs.get("backend"), self.evaluation.backend):
-            return []
-        configs = (self.train_config(), self.eval_config())
-        return [each for each in configs if isinstance(each, EnvConfig) and each.backend == "table"]
+        configs = []
+        if self.environment.kwargs.get("backend") == "table":
+            configs.append(self.train_config())
+        if self.evaluation.backend == "table":
+            configs.append(self.eval_config())
+        return [each for each in configs if isinstance(each, EnvConfig)]
 
     def make_agent(self) -> Agent:
         """Make the untrained agent."""

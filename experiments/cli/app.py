@@ -33,7 +33,7 @@ COMMANDS = {
     "tabulate": "Evaluate every action sequence of an environment's levels into a table.",
     "baselines": "Measure the returns of non-learning baselines and of the best possible policy.",
     "defects": "Measure the effect of each defect of the original layer.",
-    "bench": "Measure speed and memory, as ratios.",
+    "bench": "Measure speed, memory, and what an observation is worth.",
 }
 """Help texts by name: `spangym --help` imports none of the commands."""
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 command = typer.Typer(
     cls=HelpGroup,
-    help="""Measure speed and memory, as ratios, and what an observation is worth.
+    help="""Measure speed, memory, and what an observation is worth.
 
     Examples:
         spangym bench attention --quick

@@ -25,7 +25,7 @@ PAGES = [
     *([name] for name in COMMANDS),
     *(
         ["bench", name]
-        for name in ("attention", "envs", "tables", "agents", "experiments", "pilot")
+        for name in ("attention", "envs", "tables", "agents", "experiments", "pilot", "ceiling")
     ),
 ]
 BY_NAME = pytest.mark.parametrize("words", PAGES, ids=" ".join)

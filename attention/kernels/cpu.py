@@ -113,8 +113,7 @@ def _blocks(inputs: KernelInputs) -> Iterator[tuple[Tensor, ...]]:
             if windows is None:
                 yield _empty_output(q, min(window, num_queries - start))
             else:
-                for converged in refine(windows, inputs.steps):
-                    yield converged.tokens()
+                yield from refine(windows, inputs.steps)
         if num_queries < queries:
             yield _empty_output(q, queries - num_queries)
 

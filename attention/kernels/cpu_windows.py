@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spangym.attention.kernels.reference import softmax_attention
-from spangym.attention.kernels.refinement import not_converged
+from spangym.attention.kernels.refinement import convergence_threshold, not_converged
 
 _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 
@@ -111,9 +111,55 @@ class Pass(NamedTuple):
         return self.out.flatten(0, 1), passes, self.lse.flatten(0, 1), self.windows.q.flatten(0, 1)
 
 
-def refine(windows: Windows, steps: int) -> Iterator[Pass]:
-    """Refine windows until each has converged, at most ``steps`` passes; yields them in order."""
-    yield from _refine(Pass.initial(windows), steps - 1)
+def refine(windows: Windows, steps: int) -> Iterator[tuple[Tensor, ...]]:
+    """Refine windows until each has converged, at most ``steps`` passes.
+
+    Yields:
+        Output, passes, log-sum-exp and queries of consecutive tokens.
+    """
+    if windows.per_query_convergence or torch.is_grad_enabled():
+        yield from (each.tokens() for each in _refine(Pass.initial(windows), steps - 1))
+    else:
+        yield from _refine_in_place(windows, None, 1, steps)
+
+
+def _refine_in_place(
+    windows: Windows, prev_out: Tensor | None, number: int, steps: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """`_refine` of windows from pass ``number`` on, without gradients, in few small operations."""
+    q, factor = windows.q, windows.inverse_temperature
+    key, value = windows.k.transpose(1, 2), windows.v.transpose(1, 2)
+    precise = torch.promote_types(q.dtype, torch.float32)
+    threshold = convergence_threshold(precise)
+    while True:
+        out, lse = _fused(
+            q.transpose(1, 2), key, value, 0.0, windows.triangle, attn_mask=windows.bias
+        )
+        out = out.transpose(1, 2)
+        if number == steps:
+            yield _tokens(q, out, lse, number)
+            return
+        change = out.abs() if prev_out is None else prev_out.sub_(out).abs_()
+        changes = change.flatten(1).mean(-1, dtype=precise).tolist()
+        is_left = [each >= threshold for each in changes]
+        if not all(is_left):
+            break
+        # Queries divided by a temperature are a copy that nothing else refers to.
+        q = q + out if factor is None else q.addcmul_(out, factor)
+        prev_out, number = out, number + 1
+    start = 0
+    for left, run in itertools.groupby(is_left):
+        rows = slice(start, start := start + len(list(run)))
+        if left:
+            selected = windows._replace(q=q).select(rows).with_updated_queries(out[rows])
+            yield from _refine_in_place(selected, out[rows], number + 1, steps)
+        else:
+            yield _tokens(q[rows], out[rows], lse[rows], number)
+
+
+def _tokens(q: Tensor, out: Tensor, lse: Tensor, number: int) -> tuple[Tensor, ...]:
+    passes = torch.full((out.shape[0] * out.shape[1],), number)
+    return out.flatten(0, 1), passes, lse.transpose(1, 2).flatten(0, 1), q.flatten(0, 1)
 
 
 def _refine(state: Pass, steps_left: int) -> Iterator[Pass]:

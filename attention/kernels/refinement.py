@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -14,6 +15,20 @@ from spangym.attention.kernels.interface import KernelInputs, KernelOutput
 def not_converged(change: Tensor) -> Tensor:
     """Whether a mean absolute change of the output requires another pass."""
     return change >= 1e-4 + 0.1 * change
+
+
+@functools.cache
+def convergence_threshold(dtype: torch.dtype) -> float:
+    """Smallest change of this dtype that requires another pass, exactly as `not_converged` rounds.
+
+    Example:
+        >>> convergence_threshold(torch.float64)
+        0.00011111111111111112
+    """
+    low, high = torch.tensor([0.0, 1.0], dtype=dtype)
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (low, middle) if not_converged(middle) else (middle, high)
+    return high.item()
 
 
 def refine_masked(

@@ -9,7 +9,7 @@ from spangym.agents.agent_names import BUILTIN_AGENTS, registered_agents
 from spangym.envs.registration import DESCRIPTIONS
 from spangym.experiments.cli.terminal import completion_help
 from spangym.experiments.plots.plot_names import TITLES
-from spangym.experiments.tables.stored_tables import stored_tables
+from spangym.utils.cache import cache_dir
 from spangym.utils.toml import builtin_texts
 
 
@@ -46,6 +46,11 @@ def spaces() -> dict[str, str]:
 
 def tables() -> dict[str, str]:
     """Return the stored tables of `spangym tabulate`, with environment, levels, size and state."""
+    if not (cache_dir() / "tables").is_dir():
+        return {}
+    # Most calls have no table to read.
+    from spangym.experiments.tables.stored_tables import stored_tables
+
     return {each.path.name: each.description for each in stored_tables()}
 
 

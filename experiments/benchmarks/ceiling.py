@@ -84,7 +84,7 @@ class CeilingBench:
     num_levels: int = 8_192
     eval_levels: int = 1_024
     seeds: int = 3
-    epochs: int = 60
+    epochs: int = 100
     batch: int = 256
     hidden: int = 128
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,8 @@ OBSERVATIONS: dict[str, dict[str, Any]] = {
 }
 """Observations by name, as arguments of the environment; all contain the layer index."""
 
-_TRAIN, _STOP = 0.8, 0.1
-"""Shares of the levels to train on, and to choose the epoch by; the rest is reported."""
+_ENDS = (0.8, 0.9)
+"""Shares of the levels at which those to train on, and those to choose the epoch by, end."""
 
 _ANNEALING = 0.7
 """Share of the epochs in which the entropy is rewarded, less and less."""
@@ -80,7 +80,7 @@ class CeilingBench:
     """
 
     env_id: str = "SpanBudget-v0"
-    kwargs: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
     num_levels: int = 8_192
     eval_levels: int = 1_024
     seeds: int = 3
@@ -113,10 +113,9 @@ class CeilingBench:
         """
         for name, observation in OBSERVATIONS.items():
             levels = read_levels(self.config("train", observation))
-            ends = [round(share * self.num_levels) for share in (_TRAIN, _TRAIN + _STOP)]
-            rest = slice(ends[1], None)
-            train, stop, held_out = map(
-                levels.select, (slice(ends[0]), slice(ends[0], ends[1]), rest)
+            ends = [round(share * self.num_levels) for share in (0, *_ENDS, 1)]
+            train, stop, held_out = (
+                levels.select(slice(*each)) for each in itertools.pairwise(ends)
             )
             policies = []
             for seed in range(self.seeds):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from spangym.experiments.studies.load_study import builtin_studies, load_study
+from spangym.experiments.studies.load_study import load_study
 
 ROOT = Path(__file__).parents[1]
 GENERATED = ROOT / "docs" / "reference"
@@ -42,18 +42,14 @@ def test_readme_runs_from_top_to_bottom(tmp_path: Path):
     refiner = next(text for text in python if text.startswith("# my_refiner.py"))
     (tmp_path / "my_refiner.py").write_text(refiner)
     commands = "".join(blocks(readme, "sh"))
-    # A smaller quickstart: the oracle alone takes a minute of the shipped one.
-    quick = builtin_studies()["quickstart"]
-    for name, usual, less in (("episodes", 8, 2), ("ctx", 256, 64), ("chunks_per_episode", 8, 2)):
-        assert f"{name} = {usual}\n" in quick
-        quick = quick.replace(f"{name} = {usual}\n", f"{name} = {less}\n")
-    (tmp_path / "quick.toml").write_text(quick)
-    for usual, less in (
-        ("compare --agent", "compare quick.toml --workers 1 --agent"),
+    # Smaller: the oracle alone takes a minute.
+    less = "--set ctx=64 --set chunks_per_episode=2 --set evaluation.episodes=2 --workers 1"
+    for usual, smaller in (
+        ("compare span-control --agent", f"compare span-control {less} --agent"),
         ("--total-timesteps 320 --seeds 2", "--total-timesteps 64 --seeds 1"),
     ):
         assert usual in commands
-        commands = commands.replace(usual, less)
+        commands = commands.replace(usual, smaller)
     printed = run(["bash", "-euc", commands], tmp_path)
     assert re.search(r"^ +my_refiner:MyRefiner +\d", printed, re.MULTILINE)
     # A later block loads what was exported.

@@ -74,7 +74,7 @@ RESULT_PAGES: dict[str, ResultPage] = {
     "quickstart": _run(
         "quickstart",
         "Quickstart",
-        "The comparison that `spangym compare` runs by default, in `SpanControl-v0`.",
+        "The comparison that `spangym compare` runs by default.",
         "spangym compare",
         figure="reward_curves.png",
     ),

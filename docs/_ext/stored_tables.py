@@ -131,9 +131,9 @@ def stored_table(study: str, environment: str = "", without: str = "(?!)") -> st
     It is the first one, or the one under the name of an environment.
     """
     text = (RESULTS / study / "table.md").read_text("utf-8")
-    table = without_heading(text[text.index(environment) :]).partition("\n\n")[0] + "\n"
-    lines = table.splitlines(keepends=True)
-    return "".join(each for each in lines if not re.match(rf"\| {without} \|", each))
+    table = without_heading(text[text.index(environment) :]).partition("\n\n")[0].rstrip()
+    lines = table.splitlines()
+    return "".join(f"{each}\n" for each in lines if not re.match(rf"\| {without} \|", each))
 
 
 def aggregates(study: str, without: str = "(?!)") -> str:

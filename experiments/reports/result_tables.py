@@ -326,10 +326,10 @@ def footnotes(data: PlotData) -> list[str]:
 
 
 def _shown_metrics(data: PlotData) -> tuple[str, ...]:
-    """Metrics of an evaluation; the generalization gap only if some environment has levels."""
+    """Metrics of an evaluation that were measured, the generalization gap only with levels."""
     summary = data.statistics.summary
-    has_gap = bool((summary["n"][summary["metric"] == GAP] > 0).any())
-    return tuple(each for each in _EVALUATION_METRICS if each != GAP or has_gap)
+    measured = {*summary["metric"][summary["n"] > 0]}
+    return tuple(each for each in _EVALUATION_METRICS if each in measured)
 
 
 def _headline(data: PlotData, row: Mapping[str, Any]) -> str:

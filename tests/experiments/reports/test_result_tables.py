@@ -77,10 +77,14 @@ class TestComparison:
     def test_missing_numbers_are_dashes(self):
         results = make_results(learners=("dqn",), seeds=1, episodes=4)
         values = results.values.copy()
-        values.loc[values["metric"] == "regret", "value"] = math.nan
+        is_regret = values["metric"] == "regret"
+        values.loc[is_regret & (values["group"] != "dqn"), "value"] = math.nan
         data = plot_data_of(dataclasses.replace(results, values=values))
         table = summary_table(data, *results.environments)
-        assert set(texts_of(table, "regret")) == {DASH}
+        assert {*texts_of(table, "regret")} - {row_of(table, "dqn").cells[3].text} == {DASH}
+        values.loc[is_regret, "value"] = math.nan
+        without = plot_data_of(dataclasses.replace(results, values=values))
+        assert "regret" not in summary_table(without, *results.environments).columns
         # A single seed has no interval.
         assert "±" not in row_of(table, "dqn").cells[1].text
 

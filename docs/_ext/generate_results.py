@@ -148,6 +148,7 @@ RESULT_PAGES: dict[str, ResultPage] = {
         pages=("performance",),
     ),
     "bench-envs": _bench("envs", "Bench: environments", "What environments add to their layers."),
+    "bench-tables": _bench("tables", "Bench: tables", "Speed of trainings that read a table."),
     "bench-agents": _bench("agents", "Bench: agents", "Time of a decision."),
     "bench-experiments": _bench(
         "experiments", "Bench: runner", "What the runner adds to its trials."

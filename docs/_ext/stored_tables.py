@@ -214,6 +214,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pilot-speech-quick": lambda: stored_table("pilot-speech-quick"),
     "bench-attention": bench_attention,
     "bench-envs": lambda: bench("envs"),
+    "bench-tables": lambda: bench("tables"),
     "bench-agents": lambda: bench("agents"),
     "bench-experiments": lambda: bench("experiments"),
     "bench-pilot": bench_pilot,

@@ -22,6 +22,8 @@ from tests.factories import as_env_config
 
 from ..conftest import TINY
 
+RESULTS = Path(__file__).parents[3] / "experiments" / "results"
+
 
 def test_toml_round_trip(tiny: Study):
     assert parse_study(tiny.to_toml(), "again") == tiny
@@ -459,3 +461,11 @@ def test_seeds_and_steps_of_one_environment():
         parse_study(text.replace("[7, 8]", "[7, 7]"), "two.toml")
     with pytest.raises(UserError, match="at least 16"):
         parse_study(text.replace("= 32", "= 8"), "two.toml")
+
+
+@pytest.mark.parametrize(
+    "path", sorted(RESULTS.glob("*/study.toml")), ids=lambda each: each.parent.name
+)
+def test_stored_studies_can_be_run_again(path: Path):
+    load = load_pilot_study if path.parent.name.startswith("pilot-") else load_study
+    assert load(str(path)).seeds

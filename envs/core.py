@@ -23,7 +23,7 @@ from spangym.envs.levels import draw_levels, sample_levels
 from spangym.envs.model.build_model import build_model
 from spangym.envs.model.stack import LayerStack
 from spangym.envs.observations import make_observation_space, to_observations
-from spangym.envs.state import Episode, State, state_from_dict, tree_map
+from spangym.envs.state import Episode, State, state_from_dict, state_to_dict, tree_map
 from spangym.envs.transition import TransitionModel, metrics_to_columns
 from spangym.utils.readable_repr import readable_repr, short_repr
 from spangym.utils.scalars import as_int
@@ -389,6 +389,7 @@ class SpanControlCore(EpisodeCore):
             # After a complete episode `output_observations` is still of its last step.
             self._local_output = None
         self.step_count = 0
+        self._state = self.transition_model.prepare_layer(self._state, 0)
         numbers = self.transition_model.observe(self._state, 0).cpu().numpy()
         return to_observations(self.observation_spec, numbers), self._chunk_infos(0)
 
@@ -408,6 +409,8 @@ class SpanControlCore(EpisodeCore):
         if next_layer == 0:
             assert self.episode is not None
             next_state = self.transition_model.start_chunk(self.episode, next_state, chunk + 1)
+        if self.step_count + 1 < self.episode_length:
+            next_state = self.transition_model.prepare_layer(next_state, next_layer)
         numbers = self.transition_model.observe(next_state, next_layer)
 
         # The only copy to the host; float64 holds every count exactly.
@@ -484,7 +487,7 @@ class SpanControlCore(EpisodeCore):
             "levels": self._levels,
             "content_types": [*map(list, self._content_types)],
             "episode": self.episode and dataclasses.asdict(self.episode),
-            "state": self._state and dataclasses.asdict(self._state),
+            "state": self._state and state_to_dict(self._state),
             "local_output": None if self._local_output is None else self._local_output.clone(),
         }
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spangym.attention import LayerCache
 from spangym.attention.layers.cached_attention import KeyValueCache
+from spangym.attention.layers.local_global import PreparedInput
 from spangym.utils.readable_repr import readable_repr
 
 T = TypeVar("T")
@@ -49,6 +50,9 @@ class State:
         full_span_loss: Loss of the chunk at full span in bits a target, shape (num_envs,); None
             without a task.
         full_caches: Like ``caches``, of the stack at full span.
+        prepared: The part of the next layer's pass that does not depend on its span; None where it
+            is not computed yet.
+        weights_version: Version of the layer's weights that computed it.
     """
 
     __repr__ = readable_repr
@@ -60,6 +64,8 @@ class State:
     targets: Tensor | None
     full_span_loss: Tensor | None
     full_caches: tuple[LayerCache | None, ...]
+    prepared: PreparedInput | None = None
+    weights_version: int | None = None
 
 
 def tree_map(function: Callable[..., Tensor], tree: T, *others: T) -> T:
@@ -131,8 +137,15 @@ def repeat_rows(tree: T, times: int) -> T:
     return tree_map(repeat, tree)
 
 
+def state_to_dict(state: State) -> dict[str, Any]:
+    """Convert a state to nested dicts; ``prepared``, which can be computed again, is left out."""
+    values = dataclasses.asdict(dataclasses.replace(state, prepared=None))
+    del values["prepared"], values["weights_version"]
+    return values
+
+
 def state_from_dict(values: Mapping[str, Any]) -> State:
-    """Restore a state of which `dataclasses.asdict` gave the values."""
+    """Restore a state of which `state_to_dict` gave the values."""
 
     def restore(cache: Mapping[str, Any] | None) -> LayerCache | None:
         if cache is None:

@@ -86,6 +86,9 @@ class TransitionModel:
         self.stack = stack
         self.reward = reward
         self.observation_spec = config.observation_spec
+        self._weights = [
+            [module._parameters for module in layer.modules()] for layer in stack.layers
+        ]
         self._is_batched = stack.device.type != "cpu" or is_batch_invariant(config.ctx, config.dims)
 
     def initial_state(self, episode: Episode) -> State:
@@ -107,22 +110,64 @@ class TransitionModel:
     def _start_chunk(self, episode: Episode, state: State, chunk: int) -> State:
         hidden = self.stack.embed(episode.content[:, chunk])
         state = dataclasses.replace(state, hidden=hidden)
-        if episode.targets is None:
+        # The last chunk is observed only.
+        if episode.targets is None or chunk == self.config.chunks_per_episode:
             return state
+        # The first layer's input and cache are those of the pass at full span.
+        first, version = None, self._weights_version(0)
+        if version is not None:
+            first = self.stack.prepare_layer(0, hidden, cache=state.caches[0])
         caches: list[LayerCache | None] = []
         num_actions = self.config.num_actions
         actions = torch.full((len(hidden),), num_actions - 1, device=hidden.device)
         for index, cache in enumerate(state.full_caches):
-            layer_output = self.stack.run_layer(
-                index, hidden, actions, num_actions=num_actions, cache=cache
+            if index or first is None:
+                prepared = self.stack.prepare_layer(index, hidden, cache=cache)
+            else:
+                prepared = first
+            layer_output = self.stack.run_prepared(
+                index, prepared, actions, num_actions=num_actions
             )
             hidden = self.stack.connect(index, hidden, layer_output.output)
             caches.append(layer_output.cache)
         targets = episode.targets[:, chunk]
-        full_span_loss = self.stack.loss_bits(hidden, targets)
         return dataclasses.replace(
-            state, targets=targets, full_span_loss=full_span_loss, full_caches=tuple(caches)
+            state,
+            targets=targets,
+            full_span_loss=self.stack.loss_bits(hidden, targets),
+            full_caches=tuple(caches),
+            prepared=first,
+            weights_version=version,
         )
+
+    def prepare_layer(self, state: State, index: int) -> State:
+        """Compute, before layer ``index``, what the observation and the step share.
+
+        Nothing is shared where the agent decides about keys and values, and if the weights have
+        changed before the step.
+        """
+        version = self._weights_version(index)
+        if version is None or self._prepared(state, index) is not None:
+            return state
+        prepared = self._prepare(state, None, index)
+        return dataclasses.replace(state, prepared=prepared, weights_version=version)
+
+    def _weights_version(self, index: int) -> int | None:
+        """A number that differs after a change of a layer's weights; None to share nothing."""
+        if self.config.control_kv_cache:
+            return None
+        weights = (each for own in self._weights[index] for each in own.values())
+        try:
+            return sum(id(each) + each._version for each in weights if each is not None)
+        except RuntimeError:
+            # Inference tensors have no version.
+            return None
+
+    def _prepared(self, state: State, index: int) -> PreparedInput | None:
+        """What was prepared with the weights that the layer still has."""
+        if state.prepared is None or state.weights_version != self._weights_version(index):
+            return None
+        return state.prepared
 
     def observe(self, state: State, index: int) -> Tensor:
         """Encode the observation before layer ``index``, float64 of shape (num_envs, numbers)."""
@@ -139,14 +184,20 @@ class TransitionModel:
         return self._per_env(len(local_output), encode, torch.cat, local_output)
 
     def _observe(self, state: State, index: int) -> Tensor:
-        features, hidden = None, state.hidden
+        return self.observation_spec.encode(self._features(state, index), index)
+
+    def _features(self, state: State, index: int) -> Tensor:
+        spec, ln_a = self.observation_spec, self.stack.layer(index).ln_a
         if self.config.observation_time == "previous":
+            features = state.prev_features[index]
+            if features is not None:
+                return features
             # Without a previous chunk it is the first token, which every token may see.
-            features, hidden = state.prev_features[index], hidden[:, :1]
-        if features is None:
-            local_input = self.stack.layer(index).ln_a(hidden)
-            features = self.observation_spec.extract_from_input(local_input)
-        return self.observation_spec.encode(features, index)
+            return spec.extract_from_input(ln_a(state.hidden[:, :1]))
+        prepared = self._prepared(state, index)
+        if prepared is None:
+            return spec.extract_from_input(ln_a(state.hidden))
+        return spec.extract(prepared.observed.moments, prepared.observed.local_input)
 
     def run_layer(
         self, state: State, index: int, actions: Tensor | None, *, return_stats: bool = False
@@ -175,9 +226,10 @@ class TransitionModel:
             spans, recompute_kv = actions[..., 0], actions[..., 1:] > 0
         prepare = functools.partial(self._prepare, index=index, return_stats=return_stats)
         if spans is None or spans.ndim == 1:
-            return state, prepare(state, recompute_kv), spans
+            prepared = prepare(state, recompute_kv)
+            return dataclasses.replace(state, prepared=None), prepared, spans
         num_envs, times = spans.shape
-        states = repeat_rows(state, times)
+        states = repeat_rows(dataclasses.replace(state, prepared=None), times)
         if recompute_kv is None:
             prepared = repeat_rows(prepare(state, None), times)
         else:
@@ -189,19 +241,23 @@ class TransitionModel:
         return states, prepared, spans.flatten()
 
     def _prepare(
-        self, state: State, recompute_kv: Tensor | None, index: int, return_stats: bool
+        self, state: State, recompute_kv: Tensor | None, index: int, return_stats: bool = False
     ) -> PreparedInput:
         """The part of a layer's pass that does not depend on the spans."""
+        num_envs, prepared = len(state.hidden), self._prepared(state, index)
 
         def prepare(
             hidden: Tensor, cache: LayerCache | None, recompute_kv: Tensor | None
         ) -> PreparedInput:
-            return self.stack.prepare_layer(
-                index, hidden, recompute_kv=recompute_kv, cache=cache, return_stats=return_stats
-            )
+            return self.stack.prepare_layer(index, hidden, recompute_kv=recompute_kv, cache=cache)
 
-        trees = (state.hidden, state.caches[index], recompute_kv)
-        return self._per_env(len(state.hidden), prepare, concat_trees, *trees)
+        if prepared is None:
+            trees = (state.hidden, state.caches[index], recompute_kv)
+            prepared = self._per_env(num_envs, prepare, concat_trees, *trees)
+        if not return_stats:
+            return prepared
+        prepare_stats = self.stack.layer(index).prepare_stats
+        return self._per_env(num_envs, prepare_stats, concat_trees, prepared)
 
     def _run_layer(
         self, prepared: PreparedInput, spans: Tensor | None, index: int, return_stats: bool
@@ -229,7 +285,8 @@ class TransitionModel:
         layer_output = self._run_layer(prepared, spans, index, with_stats)
         prev_features = state.prev_features
         if self.config.observation_time == "previous":
-            features = self.observation_spec.extract_from_input(layer_output.local_input)
+            observed = prepared.observed
+            features = self.observation_spec.extract(observed.moments, observed.local_input)
             prev_features = _replace_at(prev_features, index, features)
         hidden = self.stack.connect(index, state.hidden, layer_output.output)
         excess_loss = self._excess_loss(state, index, hidden)

@@ -128,24 +128,25 @@ def _refine_in_place(
 ) -> Iterator[tuple[Tensor, ...]]:
     """`_refine` of windows from pass ``number`` on, without gradients, in few small operations."""
     q, factor = windows.q, windows.inverse_temperature
-    key, value = windows.k.transpose(1, 2), windows.v.transpose(1, 2)
+    query, key, value = (each.transpose(1, 2) for each in (q, windows.k, windows.v))
     precise = torch.promote_types(q.dtype, torch.float32)
-    threshold = convergence_threshold(precise)
+    threshold = convergence_threshold(q[0].numel(), precise)
     while True:
-        out, lse = _fused(
-            q.transpose(1, 2), key, value, 0.0, windows.triangle, attn_mask=windows.bias
-        )
+        out, lse = _fused(query, key, value, 0.0, windows.triangle, attn_mask=windows.bias)
         out = out.transpose(1, 2)
         if number == steps:
             yield _tokens(q, out, lse, number)
             return
         change = out.abs() if prev_out is None else prev_out.sub_(out).abs_()
-        changes = change.flatten(1).mean(-1, dtype=precise).tolist()
-        is_left = [each >= threshold for each in changes]
+        is_left = [each >= threshold for each in change.flatten(1).sum(1, dtype=precise).tolist()]
         if not all(is_left):
             break
-        # Queries divided by a temperature are a copy that nothing else refers to.
-        q = q + out if factor is None else q.addcmul_(out, factor)
+        if factor is None:
+            q = q + out
+            query = q.transpose(1, 2)
+        else:
+            # Queries divided by a temperature are a copy that nothing else refers to.
+            q.addcmul_(out, factor)
         prev_out, number = out, number + 1
     start = 0
     for left, run in itertools.groupby(is_left):

@@ -18,16 +18,19 @@ def not_converged(change: Tensor) -> Tensor:
 
 
 @functools.cache
-def convergence_threshold(dtype: torch.dtype) -> float:
-    """Smallest change of this dtype that requires another pass, exactly as `not_converged` rounds.
+def convergence_threshold(count: int, dtype: torch.dtype) -> float:
+    """Smallest sum of absolute changes whose mean requires another pass.
+
+    It is exact: sums of this dtype are at least the threshold if and only if `not_converged` holds
+    for their quotient by ``count``, with all its roundings.
 
     Example:
-        >>> convergence_threshold(torch.float64)
-        0.00011111111111111112
+        >>> round(convergence_threshold(1000, torch.float32), 5)
+        0.11111
     """
-    low, high = torch.tensor([0.0, 1.0], dtype=dtype)
+    low, high = count * torch.tensor([1e-4, 2e-4], dtype=dtype)
     while low < (middle := (low + high) / 2) < high:
-        low, high = (low, middle) if not_converged(middle) else (middle, high)
+        low, high = (low, middle) if not_converged(middle / count) else (middle, high)
     return high.item()
 
 

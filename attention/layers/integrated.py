@@ -175,8 +175,7 @@ class IntegratedAttention(LocalGlobalAttention):
         observed = self._observe(inputs.x, inputs.lengths, cache)
         action = self._select_actions(observed, cache)
         fraction = None if action is None else self._span_fraction(action, inputs.x)
-        prepared = self._prepare(inputs, observed, cache, return_stats)
-        layer_output = self._run(prepared, fraction, return_stats)
+        layer_output = self._run(self._prepare(inputs, observed, cache), fraction, return_stats)
         if action is not None and (self.training or self._learns_in_eval):
             self.update_controller(layer_output, action)
         return layer_output

@@ -67,12 +67,12 @@ class PreparedInput:
         local_xa: Normalized cross-attention input of the local path; None for self-attention.
         projected: Queries, keys and values of the local path, shape (batch, tokens, dims) each;
             None where it has no projections.
-        full_lse: Log-sum-exp of the local path's full attention, shape (batch, heads, tokens); None
-            where it is not known.
         global_output: Output of the global path, shape (batch, tokens, dims).
         global_mean: Its token mean, shape (batch, dims).
         key_value: Keys and values of the global path; None if it keeps none.
         predicted_scale: Span scale that the span predictor gives, shape (batch,).
+        full_lse: Log-sum-exp of the local path's full attention, shape (batch, heads, tokens); None
+            where it is not known: see `LocalGlobalAttention.prepare_stats`.
     """
 
     __repr__ = readable_repr
@@ -81,11 +81,11 @@ class PreparedInput:
     observed: ControllerInput
     local_xa: Tensor | None
     projected: tuple[Tensor, Tensor, Tensor] | None
-    full_lse: Tensor | None
     global_output: Tensor
     global_mean: Tensor
     key_value: KeyValueCache | None
     predicted_scale: Tensor
+    full_lse: Tensor | None = None
 
 
 class LocalGlobalAttention(nn.Module):
@@ -311,7 +311,6 @@ class LocalGlobalAttention(nn.Module):
             lengths=lengths,
             xa_lengths=xa_lengths,
             cache=cache,
-            return_stats=return_stats,
         )
         return self.forward_prepared(
             prepared, action, num_actions=num_actions, return_stats=return_stats
@@ -327,11 +326,8 @@ class LocalGlobalAttention(nn.Module):
         lengths: Tensor | None = None,
         xa_lengths: Tensor | None = None,
         cache: LayerCache | None = None,
-        return_stats: bool = False,
     ) -> PreparedInput:
         """Run the part of `forward_with_action` that does not depend on the action.
-
-        ``return_stats`` says whether `forward_prepared` is called with it.
 
         Raises:
             ValueError: A shape, type or value is wrong, or the layer keeps no keys and values.
@@ -349,7 +345,19 @@ class LocalGlobalAttention(nn.Module):
                 raise ValueError(f"recompute_kv must be None: {name} keeps no keys and values")
             check_recompute_kv(recompute_kv, x.shape[0])
         observed = self._observe(inputs.x, inputs.lengths, cache)
-        return self._prepare(inputs, observed, cache, return_stats, recompute_kv)
+        return self._prepare(inputs, observed, cache, recompute_kv)
+
+    def prepare_stats(self, prepared: PreparedInput) -> PreparedInput:
+        """Add the part of the statistics that does not depend on the action, where there is one.
+
+        It saves time if `forward_prepared` is called with ``return_stats`` for many actions.
+        """
+        inputs, projected = prepared.inputs, prepared.projected
+        is_plain = inputs.mask is inputs.xa is inputs.lengths is None
+        if projected is None or prepared.full_lse is not None or not is_plain:
+            return prepared
+        full_lse = self.attn_local.full_log_sum_exp(*projected[:2])
+        return dataclasses.replace(prepared, full_lse=full_lse)
 
     def forward_prepared(
         self,
@@ -370,8 +378,7 @@ class LocalGlobalAttention(nn.Module):
 
     def _step(self, inputs: Inputs, cache: LayerCache | None, return_stats: bool) -> LayerOutput:
         observed = self._observe(inputs.x, inputs.lengths, cache)
-        prepared = self._prepare(inputs, observed, cache, return_stats)
-        return self._run(prepared, None, return_stats)
+        return self._run(self._prepare(inputs, observed, cache), None, return_stats)
 
     def _observe(
         self, x: Tensor, lengths: Tensor | None, cache: LayerCache | None
@@ -391,7 +398,6 @@ class LocalGlobalAttention(nn.Module):
         inputs: Inputs,
         observed: ControllerInput,
         cache: LayerCache | None,
-        return_stats: bool,
         recompute_kv: Tensor | None = None,
     ) -> PreparedInput:
         """Second part of a pass: everything else that does not depend on the action."""
@@ -422,19 +428,16 @@ class LocalGlobalAttention(nn.Module):
 
         # Local path, up to the span.
         local_xa = None if inputs.xa is None else self.ln_a(inputs.xa)
-        projected = full_lse = None
+        projected = None
         if self.attn_local.projections is not None:
             projected = self.attn_local.project(
                 observed.local_input, local_xa, lengths=lengths, key_lengths=key_lengths
             )
-            if return_stats and mask is lengths is key_lengths is local_xa is None:
-                full_lse = self.attn_local.full_log_sum_exp(*projected[:2])
         return PreparedInput(
             inputs,
             observed,
             local_xa,
             projected,
-            full_lse,
             global_out,
             global_mean,
             key_value,
@@ -565,7 +568,7 @@ class LocalGlobalAttention(nn.Module):
             return torch.where(is_token[:, None, :, None], weights, 0)
         observed = self._observe(x, inputs.lengths, None)
         if scale is None:
-            prepared = self._prepare(inputs, observed, None, return_stats=False)
+            prepared = self._prepare(inputs, observed, None)
             scale = self._span_scale(prepared.predicted_scale, None)
         local = self.attn_local(
             observed.local_input,

@@ -83,9 +83,7 @@ class LayerStack(nn.Module, ABC):
             cache: Cache of the layer's previous chunk; None at the start of a stream.
             return_stats: Whether to return statistics of the local attention weights.
         """
-        prepared = self.prepare_layer(
-            index, hidden, recompute_kv=recompute_kv, cache=cache, return_stats=return_stats
-        )
+        prepared = self.prepare_layer(index, hidden, recompute_kv=recompute_kv, cache=cache)
         return self.run_prepared(
             index, prepared, actions, num_actions=num_actions, return_stats=return_stats
         )
@@ -97,7 +95,6 @@ class LayerStack(nn.Module, ABC):
         *,
         recompute_kv: Tensor | None = None,
         cache: LayerCache | None = None,
-        return_stats: bool = False,
     ) -> PreparedInput:
         """Run the part of layer `index` that does not depend on its span; see `run_layer`."""
         layer = self.layer(index)
@@ -105,9 +102,7 @@ class LayerStack(nn.Module, ABC):
         def prepare(
             hidden: Tensor, recompute_kv: Tensor | None, cache: LayerCache | None
         ) -> PreparedInput:
-            return layer.prepare(
-                hidden, recompute_kv=recompute_kv, cache=cache, return_stats=return_stats
-            )
+            return layer.prepare(hidden, recompute_kv=recompute_kv, cache=cache)
 
         arguments = (hidden, recompute_kv, cache)
         if not layer.single_span_per_batch:

@@ -271,6 +271,7 @@ def _evaluate(model: TransitionModel, episode: Episode) -> dict[str, NDArray[Any
         arrays[name] = rows.astype(dtype)
 
     for layer in range(model.config.num_layers):
+        state = model.prepare_layer(state, layer)
         store(f"features_{layer}", model.observe(state, layer), dtype)
         actions = torch.arange(num_actions, device=episode.content.device)
         transition = model.step(state, layer, actions.expand(len(state.hidden), -1))

@@ -88,6 +88,11 @@ class OnlineTransitionModel(TransitionModel):
             full_span_loss=None if ema_loss is None else hidden.new_full((len(hidden),), ema_loss),
         )
 
+    def _weights_version(self, index: int) -> int | None:
+        """Return None, to share nothing: the whole pass needs gradients."""
+        del index
+        return None
+
     def _run_layer(
         self, prepared: PreparedInput, spans: Tensor | None, index: int, return_stats: bool
     ) -> LayerOutput:

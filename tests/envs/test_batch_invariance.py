@@ -92,7 +92,7 @@ def test_shipped_shapes_are_run_in_one_batch(name: str):
     envs = gym.make_vec(name, 5, chunks_per_episode=1)
     assert isinstance(envs, SpanControlVectorEnv)
     calls = []
-    envs.core.layers[0].attn_global.register_forward_hook(lambda *_: calls.append(1))
+    envs.core.layers[0].attn_local.register_forward_hook(lambda *_: calls.append(1))
     envs.reset(seed=0)
     calls.clear()
     envs.step(envs.action_space.sample())

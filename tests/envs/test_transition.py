@@ -1,5 +1,6 @@
 """Many actions of one state give the same numbers, to the bit, as each action alone."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spangym.envs import ENVIRONMENTS, SpanControlVectorEnv
+from spangym.envs import ENVIRONMENTS, SpanControlEnv, SpanControlVectorEnv
 from spangym.envs.core import EpisodeCore
 from spangym.envs.state import State, tree_map
 from tests.factories import small_env_kwargs
@@ -44,6 +45,7 @@ def repeated(core: EpisodeCore, state: State) -> tuple[State, Tensor]:
     """The plain way: a copy of the state for every action."""
     actions = torch.from_numpy(core.all_actions)
     states = tree_map(lambda each: each.repeat_interleave(len(actions), dim=0), state)
+    states = dataclasses.replace(states, prepared=None)
     return states, actions.repeat(len(state.hidden), *[1] * (actions.ndim - 1))
 
 
@@ -89,12 +91,53 @@ def test_all_actions_at_once_are_each_action_alone(arguments: dict[str, Any]):
         envs.step(envs.action_space.sample())
 
 
-def test_what_does_not_depend_on_the_span_is_computed_once():
-    envs = SpanControlVectorEnv(2, **TILES)
-    envs.reset(seed=0)
+def batches_of(layer: Any) -> list[int]:
+    """Batch sizes of all later passes through the part that does not depend on the span."""
     batches: list[int] = []
-    layer = envs.core.layers[0]
     for module in (layer.ln_a, layer.ln_b, layer.attn_global, layer.span_pred):
         module.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
+    return batches
+
+
+def test_what_does_not_depend_on_the_span_is_computed_once():
+    envs = SpanControlVectorEnv(2, **TILES)
+    first, second = map(batches_of, envs.core.layers)
+    envs.reset(seed=0)
     envs.peek()
-    assert batches == [1] * 8
+    envs.action_coverages()
+    assert second == []
+    envs.lookahead()
+    assert second == 2 * 4 * [4]
+    envs.step(np.array([1, 3]))
+    # The first layer of the first chunk, for everything that was asked.
+    assert first == 4 * [2]
+
+
+def test_a_trained_chunk_runs_each_layer_once_more_at_full_span():
+    env = SpanControlEnv(**{**ENVIRONMENTS["spangym/LongRange-v0"], "chunks_per_episode": 1})
+    batches, calls = [batches_of(layer) for layer in env.core.layers], []
+    for act in (lambda: env.reset(seed=0), lambda: env.step(1), lambda: env.step(2)):
+        act()
+        calls.append([len(each) // 4 for each in batches])
+    # The first layer's input is that of the full span; the last observation needs no pass.
+    assert calls == [[1, 1], [1, 2], [1, 2]]
+
+
+def test_weights_that_change_before_the_step_are_those_of_the_step():
+    envs, others = (SpanControlVectorEnv(2, **TILES, encoding="features") for _ in range(2))
+    for each in (envs, others):
+        each.reset(seed=0)
+    with torch.no_grad():
+        for layer in (*envs.core.layers, *others.core.layers):
+            layer.ln_b.weight.mul_(2)
+    others.load_state_dict(others.state_dict())
+    one, other = (each.step(np.array([1, 3])) for each in (envs, others))
+    np.testing.assert_array_equal(one[0], other[0])
+    np.testing.assert_array_equal(one[1], other[1])
+
+
+def test_state_dicts_leave_out_what_can_be_computed_again():
+    env = SpanControlEnv(**TILES)
+    env.reset(seed=0)
+    assert env.core.state.prepared is not None
+    assert "prepared" not in env.state_dict()["state"]

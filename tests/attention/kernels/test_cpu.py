@@ -11,6 +11,7 @@ from spangym.attention import SpanGeometry
 from spangym.attention.geometry import SoftEdge
 from spangym.attention.kernels import cpu, cpu_dense, reference
 from spangym.attention.kernels.interface import KernelInputs
+from spangym.attention.kernels.refinement import convergence_threshold, not_converged
 
 from .test_kernels import select
 
@@ -53,6 +54,34 @@ def test_blocks_of_windows_are_joined_in_order(generator: torch.Generator):
     torch.testing.assert_close(got.output, expected.output)
     assert torch.equal(got.passes, expected.passes)
     assert len(set(got.passes[0].tolist())) > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("with_temperature", [False, True])
+def test_without_gradients_every_bit_is_the_same(
+    dtype: torch.dtype, with_temperature: bool, generator: torch.Generator
+):
+    """Refinement in place, beside the one that gradients flow through."""
+    q = torch.randn(2, 2, 300, 8, generator=generator).to(dtype)
+    q[:, :, 100:170] = 0.0  # Windows of zeros converge at once.
+    spans = SpanGeometry(torch.tensor([7, 100]), torch.tensor([20, 130]))
+    inverse = torch.tensor([0.9, 1.1], dtype=dtype) if with_temperature else None
+    inputs = KernelInputs(q, q, q, spans, None, 10, inverse, return_lse=True)
+    expected = cpu.attend_windows(inputs)
+    with torch.no_grad():
+        got = cpu.attend_windows(inputs)
+    for one, other in zip(got, expected, strict=True):
+        assert torch.equal(one, other)
+    assert len(set(got.passes[0].tolist())) > 1
+
+
+@pytest.mark.parametrize("count", [1, 37, 4096])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_threshold_of_a_sum_is_exact(count: int, dtype: torch.dtype):
+    threshold = torch.tensor(convergence_threshold(count, dtype), dtype=dtype)
+    ulp = torch.nextafter(threshold, torch.ones((), dtype=dtype)) - threshold
+    sums = threshold + torch.arange(-100, 101) * ulp
+    assert torch.equal(not_converged(sums / count), torch.arange(-100, 101) >= 0)
 
 
 @pytest.mark.parametrize("causal", [False, True])

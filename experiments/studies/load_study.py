@@ -281,7 +281,7 @@ def override_study(
     Example:
         >>> study = load_study("quickstart")
         >>> changed = override_study(study, settings={"dqn.gamma": 0.5, "ctx": 128, "n_envs": 2})
-        >>> changed.agents[2].hyperparameters["gamma"], changed.environments[0].kwargs["ctx"]
+        >>> changed.agents[3].hyperparameters["gamma"], changed.environments[0].kwargs["ctx"]
         (0.5, 128)
     """
     settings = with_arguments(

@@ -119,11 +119,13 @@ def test_built_in_studies_are_valid(name: str):
 
 def test_quickstart_is_the_documented_study():
     study = load_study("quickstart")
-    (environment,) = study.environments
-    kwargs = environment.kwargs
-    assert [kwargs[each] for each in ("num_layers", "dims", "heads", "ctx")] == [2, 64, 4, 256]
-    assert [entry.algo for entry in study.agents] == ["refiner", "refiner", "dqn", "ppo"]
-    assert len(study.seeds) == 3
+    live, table = study.environments
+    assert (live.name, live.kwargs["backend"]) == ("SpanControl-v0", "live")
+    assert (table.name, table.kwargs["backend"]) == ("LongRange-v0", "table")
+    assert (len(study.seeds_in(live)), len(study.seeds_in(table))) == (3, 10)
+    for environment in study.environments:
+        agents = study.agents_in(environment)[:4]
+        assert [each.name for each in agents] == ["refiner", "refiner-kmeans", "dqn", "ppo"]
 
 
 def test_override_study(tiny: Study):

@@ -27,7 +27,7 @@ def test_numbers_of_steps(tiny: Study):
 
 def test_quickstart():
     work = estimate_comparison(load_study("quickstart"))
-    assert (work.trials, work.steps["training steps"]) == (27, 48_000)
+    assert (work.trials, work.steps["training steps"]) == (89, 4 * (3 * 2_048 + 10 * 20_480))
 
 
 def test_memory_grows_with_what_is_held_at_once(tiny: Study):

@@ -149,6 +149,14 @@ RESULT_PAGES: dict[str, ResultPage] = {
     ),
     "bench-envs": _bench("envs", "Bench: environments", "What environments add to their layers."),
     "bench-tables": _bench("tables", "Bench: tables", "Speed of trainings that read a table."),
+    "ceiling": ResultPage(
+        "What an observation is worth",
+        "Policies that were trained on the returns of all action sequences, in `SpanBudget-v0`.",
+        "spangym bench ceiling SpanBudget-v0 --num-levels 2336 --eval-levels 256",
+        "ceiling-cpu.json",
+        lambda: TABLES["ceiling"](),
+        pages=("agents",),
+    ),
     "bench-agents": _bench("agents", "Bench: agents", "Time of a decision."),
     "bench-experiments": _bench(
         "experiments", "Bench: runner", "What the runner adds to its trials."

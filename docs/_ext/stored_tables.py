@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from spangym.envs.registration import DESCRIPTIONS
@@ -84,6 +85,25 @@ def tuned() -> str:
         for row in read("tuned.json")["rows"]
     ]
     return markdown(header, rows, text_columns=2)
+
+
+def ceiling() -> str:
+    """Returns of a chunk of policies that were trained on the returns of all action sequences."""
+    header = ["observation", "levels", "number", "best fixed", "content", "policy", "oracle"]
+    rows = [
+        [
+            row["observation"],
+            row["levels"],
+            str(row["num_levels"]),
+            f"{row['best_fixed']:.3f}",
+            f"{row['content_oracle']:.3f}",
+            f"{fmean(row['policies']):.3f}",
+            f"{row['oracle']:.3f}",
+            f"{100 * row['share']:.0f} %",
+        ]
+        for row in read("ceiling-cpu.json")["rows"]
+    ]
+    return markdown([*header, "share of the gap"], rows, text_columns=2)
 
 
 def defects() -> str:
@@ -210,6 +230,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "suite-all": lambda: aggregates("suite"),
     "baselines": baselines,
     "tuned": tuned,
+    "ceiling": ceiling,
     "defects": defects,
     "pilot-speech-quick": lambda: stored_table("pilot-speech-quick"),
     "bench-attention": bench_attention,

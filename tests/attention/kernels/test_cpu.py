@@ -71,6 +71,8 @@ def test_without_gradients_every_bit_is_the_same(
     with torch.no_grad():
         got = cpu.attend_windows(inputs)
     for one, other in zip(got, expected, strict=True):
+        assert one is not None
+        assert other is not None
         assert torch.equal(one, other)
     assert len(set(got.passes[0].tolist())) > 1
 

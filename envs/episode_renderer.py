@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -291,6 +290,9 @@ def _paint(decision: LayerDecision, options: SpanConfig, ctx: int, color: str) -
 
 @functools.cache
 def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
+    # Only for its fonts; most environments are never drawn.
+    import matplotlib as mpl
+
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(Path(mpl.get_data_path(), "fonts", "ttf", name), size)
 

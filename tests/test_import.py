@@ -32,6 +32,26 @@ def test_import_is_light_and_registers_the_ids(folder: str, tmp_path: Path):
     assert done.returncode == 0, done.stderr
 
 
+USE = """
+import sys
+import gymnasium
+from spangym.envs import SpanControlEnv, SpanControlVectorEnv
+for env in (SpanControlEnv(), SpanControlVectorEnv(2)):
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    env.peek()
+heavy = {"torch._dynamo", "sympy", "matplotlib", "pandas", "scipy", "sklearn", "pydantic", "optuna"}
+heavy |= {"stable_baselines3", "spangym.agents", "spangym.experiments"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+
+
+def test_environments_import_little_but_torch():
+    """PyTorch's compiler and drawing would each take longer than everything else."""
+    done = subprocess.run([sys.executable, "-c", USE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_python_m_spangym(tmp_path: Path):
     command = [sys.executable, "-m", "spangym", "--version"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -27,7 +27,6 @@ _BLOCK = 256
 """Tokens of a block of windows with refinement; four times as many with a single pass."""
 
 
-@torch.compiler.disable(reason="windows depend on spans that are read on the host")
 def attend(inputs: KernelInputs) -> KernelOutput:
     """Attention of every query over its interval; no gradient flows through the log-sum-exp."""
     inputs = _with_contiguous_heads(inputs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,10 @@ def select_kernel(x: Tensor) -> Kernel:
     if not torch.compiler.is_compiling() and not torch.backends.cuda.flash_sdp_enabled():
         return reference.attend
     if x.device.type == "cpu":
+        if "torch._dynamo" in sys.modules:
+            from spangym.attention.kernels import cpu_untraced
+
+            return cpu_untraced.attend
         return cpu.attend
     if x.device.type == "cuda" and flex.unsupported_reason(x) is None:
         return flex.attend

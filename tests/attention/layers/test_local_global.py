@@ -63,7 +63,7 @@ def test_a_prepared_pass_is_the_pass_of_each_action(
 ):
     """With the log-sum-exp of full attention, where it does not depend on the action."""
     layer = make_layer(**options)
-    prepared = layer.prepare(x, return_stats=True)
+    prepared = layer.prepare_stats(layer.prepare(x))
     assert (prepared.full_lse is not None) == known
     without = layer.prepare(x)
     assert without.full_lse is None

@@ -18,7 +18,7 @@ from spangym.experiments.pilot.pilot_study import (
 )
 from spangym.experiments.pilot.synthetic_speech import SyntheticSpeechConfig
 from spangym.experiments.studies.load_study import parse_study
-from spangym.experiments.studies.study import EvalConfig, Study, StudyAgent
+from spangym.experiments.studies.study import EvalConfig, Study, StudyAgent, StudyEnv
 from spangym.experiments.tuning.search_space import Distribution
 from spangym.utils.errors import UserError
 from spangym.utils.toml import parse_toml
@@ -30,6 +30,7 @@ CLASSES = {
     "": Study,
     "evaluation.": EvalConfig,
     "agents.": StudyAgent,
+    "environments.": StudyEnv,
     "environments.kwargs.": EnvConfig,
 }
 PILOT_CLASSES = {

@@ -441,7 +441,7 @@ class TestSignals:
         (["compare", "--seeds", "0"], ["'--seeds'", "in 1..10000"]),
         (["compare", "--total-timesteps", "many"], ["'--total-timesteps'", "valid integer"]),
         (["compare", "--stepz", "5"], ["no option", "--stepz"]),
-        (["compare", "--total-timesteps", "5"], ["total_timesteps", "at least 16"]),
+        (["compare", "--total-timesteps", "16"], ["total_timesteps", "at least 256"]),
         (["compare", ""], ["study ''"]),
         (["compare", "quickstrat"], ["did you mean 'quickstart'"]),
         (["compare", "bad.toml"], ["bad.toml", "'total_timestepz'", "'total_timesteps'"]),

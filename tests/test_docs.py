@@ -55,9 +55,10 @@ def test_readme_runs_from_top_to_bottom(tmp_path: Path):
     # A later block loads what was exported.
     assert (tmp_path / "refiner.safetensors").exists()
     script = "\n".join(each for each in python if each is not refiner)
-    usual = "total_timesteps=512"
+    usual = "total_timesteps=2048"
     assert usual in script
-    less = 'total_timesteps=16, settings={"chunks_per_episode": 2, "evaluation.episodes": 2}'
+    settings = {"chunks_per_episode": 2, "evaluation.episodes": 2, "dqn.learning_starts": 16}
+    less = f"total_timesteps=64, settings={settings}"
     run([sys.executable, "-c", script.replace(usual, less)], tmp_path)
 
 

@@ -55,12 +55,6 @@ def test_pages_load_nothing_from_the_network():
     assert {path: each for path, each in found.items() if each} == {}
 
 
-def test_properties_are_described_by_sentences():
-    """A colon in the first line of a property would make the words before it a type."""
-    for path in (SITE / "reference" / "api").glob("*.html"):
-        assert 'Type<span class="colon">' not in path.read_text("utf-8"), path.name
-
-
 def test_references_have_all_that_exists():
     assert {f"spangym-{each}" for each in COMMANDS} <= heading_ids("reference/command-line.html")
     studies = heading_ids("reference/studies.html") | heading_ids("reference/pilot-studies.html")

@@ -1,5 +1,6 @@
 """Code and docs use the terms of the field, plain words and American spelling."""
 
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -66,3 +67,17 @@ def test_terms_of_the_field(folder: str):
 @pytest.mark.parametrize("planted", ["a lane", "goes on\n  with", "behaviour", "full_keys"])
 def test_planted_words_are_found(planted: str):
     assert len(found(f"A line.\n{planted}\n")) == 1
+
+
+def test_properties_are_described_by_sentences():
+    """In the API reference a colon in the first line makes the words before it a type."""
+    with_colon = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in files()
+        if path.suffix == ".py" and ROOT / "tests" not in path.parents
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef)
+        and any("property" in ast.unparse(each) for each in node.decorator_list)
+        and ": " in (ast.get_docstring(node) or "").partition("\n")[0]
+    ]
+    assert with_colon == []

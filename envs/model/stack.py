@@ -254,7 +254,7 @@ class TransformerConfig:
 
     @property
     def max_dist(self) -> int:
-        """Upper bound on the span, in tokens: the longest span."""
+        """Upper bound on the span, in tokens, which is the longest span."""
         return self.max_span
 
 

@@ -122,7 +122,7 @@ class TableCore(EpisodeCore):
 
     @property
     def search_state(self) -> Tensor:
-        """See `EpisodeCore.search_state`: rows of the arrays of the layer."""
+        """Rows of the arrays of the layer; see `EpisodeCore.search_state`."""
         self._check_running()
         return torch.from_numpy(self._nodes)
 

@@ -207,5 +207,5 @@ class Results:
 
     @property
     def finished(self) -> pd.DataFrame:
-        """Finished jobs, one row each: ``environment``, ``group``, ``seed``."""
+        """Finished jobs, one row each, with ``environment``, ``group`` and ``seed``."""
         return pd.DataFrame(self.values[[*KEYS]]).drop_duplicates()

@@ -83,7 +83,7 @@ class BaselineReturns:
 
     @property
     def score(self) -> float:
-        """Score of the best fixed action: 0 is random, 1 the oracle."""
+        """Score of the best fixed action, where 0 is random and 1 the oracle."""
         return (self.best_fixed - self.random) / (self.oracle - self.random)
 
     def to_row(self) -> tuple[str, ...]:

@@ -129,7 +129,7 @@ class Trial:
 
     @property
     def tables_key(self) -> str:
-        """Environment and agent: all seeds read the same tables."""
+        """Environment and agent, since all seeds read the same tables."""
         return f"{self.environment.slug}/{self.agent.slug}"
 
     def table_configs(self) -> list[EnvConfig]:

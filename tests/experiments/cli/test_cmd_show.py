@@ -35,7 +35,7 @@ def test_text_is_that_of_the_end_of_the_run(
     ("format_name", "start", "row"),
     [
         ("markdown", "### SpanControl-v0\n\n| agent |", r"^\| dqn \| -?[\d.]+ ± "),
-        ("latex", "\\begin{tabular}{lrrrrrrr}\n\\toprule\n", r"^dqn & \S+ \$\\pm\$ "),
+        ("latex", "\\begin{tabular}{lrrrrrr}\n\\toprule\n", r"^dqn & \S+ \$\\pm\$ "),
         ("csv", "environment,group,split,return,return_low,", r"^SpanControl-v0,dqn,evaluation,"),
     ],
 )

@@ -34,7 +34,8 @@ _SERIAL_NUMBERS = 1 << 15
 
 _OUTPUT_METRICS = ("span_scale", "window", "span", "qk_pairs", "num_refinement_steps")
 """Fields of a `LayerOutput`, one number per environment each."""
-_METRICS = (*_OUTPUT_METRICS, "output_norm")
+METRICS = (*_OUTPUT_METRICS, "output_norm")
+"""Numbers of the infos of a step, in the order of `Transition.metrics`."""
 _FLOATS = ("span_scale", "output_norm")
 """Metrics that are no integers."""
 _RECOMPUTE_CHOICES = ((False, False), (False, True), (True, False), (True, True))
@@ -381,12 +382,12 @@ def metrics_to_columns(metrics: NDArray[np.float64], ctx: int) -> dict[str, list
         >>> metrics_to_columns(np.array([[0.5, 8.0, 12.0, 64.0, 1.0, 2.5]]), ctx=16)["span"]
         [12]
     """
-    names = (*_METRICS, *_RECOMPUTE_METRICS)[: metrics.shape[1]]
+    names = (*METRICS, *_RECOMPUTE_METRICS)[: metrics.shape[1]]
     columns = {
         name: column if name in _FLOATS else column.astype(np.int64)
         for name, column in zip(names, metrics.T, strict=True)
     }
-    if len(names) > len(_METRICS):
+    if len(names) > len(METRICS):
         recomputed = columns["recomputed_keys"] + columns["recomputed_values"]
         columns["recompute_cost"] = ctx * recomputed
     return {name: column.tolist() for name, column in columns.items()}

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from spangym.envs.core import SpanControlCore
+from spangym.envs.data.dataset import Dataset
 from spangym.envs.levels import sample_levels
 from spangym.envs.rewards import Reward
 from spangym.envs.tables.table_folder import current_versions
@@ -41,11 +42,12 @@ def table_identity(core: SpanControlCore) -> dict[str, Any]:
     arguments = dataclasses.asdict(core.config)
     for name in NOT_STORED:
         del arguments[name]
+    content = _probe(core)
     identity = {
         **arguments,
-        "task": has_task(core),
+        "task": content[2] is not None,
         "layers_sha256": _stack_sha256(core.stack),
-        "content_sha256": _content_sha256(core),
+        "content_sha256": _content_sha256(core.dataset, *content),
         **current_versions(),
         "device": _device_name(core.device),
         "reward": _describe_reward(core.reward) if core.reward.needs_layer_output else "",
@@ -60,28 +62,29 @@ def identity_hash(identity: Mapping[str, Any]) -> str:
 
 def has_task(core: SpanControlCore) -> bool:
     """Return whether the layers have a loss on the content."""
-    if not core.stack.num_classes:
-        return False
-    try:
-        _probe(core, core.stack.num_classes)
-    except ValueError:
-        # The content has no targets of these layers, and only the reward `task` needs them.
-        if core.reward.needs_task:
-            raise
-        return False
-    return True
+    return bool(core.stack.num_classes) and _probe(core)[2] is not None
 
 
-def _probe(core: SpanControlCore, num_classes: int | None) -> Any:
-    levels = np.arange(_PROBED_LEVELS)[:, None]
-    return sample_levels(core.dataset, levels, core.config.ctx, num_classes)
+def _probe(core: SpanControlCore) -> tuple[list[tuple[str, ...]], Tensor, Tensor | None]:
+    """Content types, content and targets of the first levels; None if the layers have no loss."""
+    levels, ctx = np.arange(_PROBED_LEVELS)[:, None], core.config.ctx
+    if core.stack.num_classes:
+        try:
+            return sample_levels(core.dataset, levels, ctx, core.stack.num_classes)
+        except ValueError:
+            # The content has no targets of these layers, and only the reward `task` needs them.
+            if core.reward.needs_task:
+                raise
+    return sample_levels(core.dataset, levels, ctx, None)
 
 
-def _content_sha256(core: SpanControlCore) -> str:
-    content_types, content, targets = _probe(
-        core, core.stack.num_classes if has_task(core) else None
-    )
-    digest = hashlib.sha256(json.dumps([content_types, core.dataset.fingerprint()]).encode())
+def _content_sha256(
+    dataset: Dataset,
+    content_types: list[tuple[str, ...]],
+    content: Tensor,
+    targets: Tensor | None,
+) -> str:
+    digest = hashlib.sha256(json.dumps([content_types, dataset.fingerprint()]).encode())
     for each in (content, targets):
         if each is not None:
             digest.update(each.numpy().tobytes())

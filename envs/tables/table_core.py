@@ -22,10 +22,9 @@ from spangym.envs.state import Episode, State
 from spangym.envs.tables.identity import identity_hash
 from spangym.envs.tables.table_file import request_table
 from spangym.envs.tables.tabulate import TERMS
+from spangym.envs.transition import METRICS
 
-_QK_PAIRS = 3
-"""Column of the query-key pairs in the metrics."""
-
+_QK_PAIRS = METRICS.index("qk_pairs")
 _COVERAGE = TERMS.index("attention_coverage")
 
 _BLOCK_ROWS = 1 << 14

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import typer
@@ -41,16 +42,8 @@ def make_executor(
 
 def make_tables(builds: Sequence[TableBuild], executor: Executor, console: Console) -> None:
     """Make the tables that are missing; a failure or Ctrl-C ends the command with a message."""
-    try:
+    with _failures_reported():
         build_tables(builds, executor, console, shell_join(["spangym", *sys.argv[1:]]))
-    except KeyboardInterrupt as interrupt:
-        if not interrupt.args:
-            raise
-        echo(interrupt, error=True)
-        raise typer.Exit(INTERRUPTED) from None
-    except RunError as error:
-        echo(f"spangym: {error}", error=True)
-        raise typer.Exit(1) from None
 
 
 def memory_limit(executor: ExecutorName) -> int | None:
@@ -96,8 +89,21 @@ def run_and_report(
             reason is printed.
     """
     console = make_console(quiet=quiet)
-    try:
+    with _failures_reported():
         data = execute_run(folder, work, executor, console)
+    succeeded = print_results(console, data)
+    command = shell_join(["tensorboard", "--logdir", folder.name])
+    line = f"written: {folder.name} (open report.html; {command})"
+    console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+    if not succeeded:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _failures_reported() -> Iterator[None]:
+    """Print why jobs ended early, and end the command."""
+    try:
+        yield
     except KeyboardInterrupt as interrupt:
         if not interrupt.args:
             raise
@@ -106,9 +112,3 @@ def run_and_report(
     except RunError as error:
         echo(f"spangym: {error}", error=True)
         raise typer.Exit(1) from None
-    succeeded = print_results(console, data)
-    command = shell_join(["tensorboard", "--logdir", folder.name])
-    line = f"written: {folder.name} (open report.html; {command})"
-    console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
-    if not succeeded:
-        raise typer.Exit(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from filelock import Timeout
 
 from spangym.experiments.runner.job_files import job_lock
 from spangym.experiments.runner.run_dir import RunDir
-from spangym.utils.folders import folder_size, remove
+from spangym.utils.folders import folder_size, remove, remove_at_once
 
 _TEMPORARY = re.compile(r"\.\d+-(.+)")
 """Names of temporary files and folders, by the id of the process that writes them."""
@@ -74,10 +73,7 @@ def remove_leftovers(run: RunDir[Any, Any], leftovers: list[Leftover]) -> Iterat
         try:
             if each.path not in run.superseded():
                 continue
-            # The folder of a job is never seen half removed.
-            doomed = each.path.with_name(f".{os.getpid()}-{each.path.name}")
-            each.path.rename(doomed)
-            remove(doomed)
+            remove_at_once(each.path)
         finally:
             lock.release()
             Path(lock.lock_file).unlink(missing_ok=True)

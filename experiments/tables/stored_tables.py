@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from spangym.envs.tables.table_folder import (
     tables_dir,
 )
 from spangym.experiments.runner.workload import format_bytes
-from spangym.utils.folders import folder_size, remove
+from spangym.utils.folders import folder_size, remove_at_once
 
 _OTHER = {"code_sha256": "other code of spangym", "torch": "another version of torch"}
 
@@ -93,10 +92,7 @@ def remove_tables(tables: list[StoredTable]) -> Iterator[StoredTable]:
         except Timeout:
             continue
         try:
-            # A table is never seen half removed.
-            doomed = each.path.with_name(f".{os.getpid()}-{each.path.name}")
-            each.path.rename(doomed)
-            remove(doomed)
+            remove_at_once(each.path)
         finally:
             lock.release()
             Path(lock.lock_file).unlink(missing_ok=True)

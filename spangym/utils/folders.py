@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
 
@@ -22,3 +23,10 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_at_once(folder: Path) -> None:
+    """Remove a folder that nobody sees half removed: it is hidden first."""
+    hidden = folder.with_name(f".{os.getpid()}-{folder.name}")
+    folder.rename(hidden)
+    remove(hidden)

@@ -1,4 +1,4 @@
-"""Many actions of one state give the same numbers, to the bit, as each action alone."""
+"""Many actions of one state give bit-identical numbers to each action alone."""
 
 import dataclasses
 from typing import Any

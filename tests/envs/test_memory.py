@@ -18,7 +18,7 @@ PAGE = 4096
 
 @pytest.fixture
 def env() -> SB3SpanControlVecEnv:
-    env = SB3SpanControlVecEnv(EnvConfig(dims=8, heads=2, ctx=16, chunks_per_episode=4), n_envs=2)
+    env = SB3SpanControlVecEnv(EnvConfig(dims=8, heads=2, ctx=64, chunks_per_episode=4), n_envs=2)
     env.seed(0)
     env.reset()
     return env
@@ -46,8 +46,9 @@ def test_no_object_is_left_behind(env: SB3SpanControlVecEnv):
         tensors = sum(issubclass(type(each), torch.Tensor) for each in gc.get_objects())
         sizes.append((tensors, tracemalloc.get_traced_memory()[0]))
     assert sizes[1][0] == sizes[4][0]
-    # A leak of one float for each token would show in every episode: 128 bytes a step.
-    assert min(after[1] - before[1] for before, after in itertools.pairwise(sizes)) < 48 * 64
+    # A leak of one float for each token would show in every episode: 512 bytes a step. NumPy and
+    # PyTorch keep up to 4 KB more of small blocks from one episode to the next.
+    assert min(after[1] - before[1] for before, after in itertools.pairwise(sizes)) < 48 * 256
 
 
 @pytest.mark.slow
@@ -59,5 +60,5 @@ def test_resident_memory_does_not_grow(env: SB3SpanControlVecEnv):
     play(env, 1_000)
     before = resident()
     play(env, 10_000)
-    # A leak of 128 bytes a step would show.
+    # A leak of one float for each fifth token would show: 100 bytes a step.
     assert resident() - before < 1_000_000

@@ -22,6 +22,9 @@ NUM_STATES = 10_000
 MAX_STATES = 1_000_000
 """Largest number of states: a table of actions has one entry for each id."""
 
+_DIMS_AT_ONCE = 64
+"""Number of dimensions whose spectra are computed at once."""
+
 
 class Quality(NamedTuple):
     """Quality of a local output and its components, each of shape (batch,).
@@ -61,7 +64,9 @@ def token_moments(x: Tensor, lengths: Tensor | None = None) -> Tensor:
     """Means of all dimensions over the tokens, then population variances: (batch, 2 * dims)."""
     x = x.to(_accumulation_dtype(x))
     if lengths is None:
-        variance, mean = torch.var_mean(x, dim=-2, correction=0)
+        # A tenth of the time of `torch.var_mean`.
+        mean = x.mean(-2)
+        variance = (x - mean[..., None, :]).square().mean(-2)
     else:
         mean = token_mean(x, lengths)
         deviation = zero_padding(x - mean[:, None], lengths)
@@ -96,10 +101,18 @@ def autocorrelation_buckets(x: Tensor, buckets: int, lengths: Tensor | None = No
     """
     tokens = x.shape[-2]
     x = zero_padding(x, lengths).to(_accumulation_dtype(x))
-    unit = torch.nn.functional.normalize(x, dim=-1).transpose(-1, -2)
-    # Twice the length, so that the end is not correlated with the beginning.
-    spectrum = torch.view_as_real(torch.fft.rfft(unit, n=2 * tokens)).square().sum(-1)
-    sums = torch.fft.irfft(spectrum.sum(-2), n=2 * tokens)[..., :tokens]
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
+    power = torch.zeros((), dtype=x.dtype, device=x.device)
+    # Blocks, whose spectra fit in a cache and in memory that the allocator keeps.
+    for block in x.split(_DIMS_AT_ONCE, dim=-1):
+        unit = (block / norm).transpose(-1, -2)
+        # Twice the length, so that the end is not correlated with the beginning.
+        spectrum = torch.view_as_real(torch.fft.rfft(unit, n=2 * tokens))
+        power = power + spectrum.square_().sum(-3)
+    # Last the sum over pairs of numbers, which takes ten times as long as over dimensions.
+    power = power.sum(-1)
+    # Two copies: with several threads, MKL rounds a single short transform differently from many.
+    sums = torch.fft.irfft(torch.stack([power, power]), n=2 * tokens)[0, ..., :tokens]
     pairs = torch.arange(tokens, 0, -1, device=x.device)
     if lengths is None:
         means = sums / pairs

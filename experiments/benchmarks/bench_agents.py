@@ -163,7 +163,7 @@ def run(quick: bool, bench: AgentsBench | None = None) -> Iterator[BenchRow]:
     layer, x = bench.controlled_layer("ppo", {"autocorrelation": True})
     alone = bench.over_forward(lambda: layer.select_actions(x), layer, x)
     name = f"decision over forward, ppo with autocorrelation, {sizes}"
-    yield BenchRow(name, alone, None, "lower")
+    yield BenchRow(name, alone, DECISION_GOAL, "lower")
     yield from _cuda(bench, sizes)
     speed = bench.speed_over_original()
     yield BenchRow("choose and update, speed against the original", speed, TABLE_GOAL, "higher")

@@ -96,6 +96,32 @@ def test_autocorrelations_ignore_padding(generator: torch.Generator):
         torch.testing.assert_close(got[index], alone, rtol=1e-4, atol=1e-6)
 
 
+@given(
+    tokens=st.sampled_from([1, 3, 16, 32, 48, 128, 300]),
+    dims=st.sampled_from([5, 16, 64, 100]),
+    batch=st.integers(2, 9),
+    threads=st.sampled_from([1, 3]),
+)
+def test_features_of_a_sequence_do_not_depend_on_the_batch(
+    tokens: int, dims: int, batch: int, threads: int
+):
+    x = torch.randn(batch, tokens, dims, generator=torch.Generator().manual_seed(tokens))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for features in (token_moments, lambda each: autocorrelation_buckets(each, 9)):
+            together = features(x)
+            alone = torch.cat([features(x[index : index + 1]) for index in range(batch)])
+            assert torch.equal(together, alone)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_gradient_of_autocorrelations(generator: torch.Generator):
+    x = torch.randn(2, 9, 70, dtype=torch.float64, generator=generator, requires_grad=True)
+    torch.autograd.gradcheck(lambda x: autocorrelation_buckets(x, 4), x)
+
+
 def test_weights_of_quality():
     output = torch.rand(2, 5, 4, generator=torch.Generator().manual_seed(0))
     default, other = quality(output), quality(output, coverage_weight=0.5, entropy_weight=2.0)

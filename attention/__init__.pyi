@@ -17,6 +17,7 @@ from .layers.modules import Predictor as Predictor
 from .layers.modules import ProjectionModule as ProjectionModule
 from .layers.modules import RefreshPredictor as RefreshPredictor
 from .layers.multi_head import MultiHeadAttention as MultiHeadAttention
+from .layers.pooled_attention import PooledAttention as PooledAttention
 from .layers.sliding_window import SlidingWindowAttention as SlidingWindowAttention
 from .layers.variants import FocusAttention as FocusAttention
 from .layers.variants import HybridAttention as HybridAttention

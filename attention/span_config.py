@@ -16,6 +16,8 @@ from spangym.utils.suggestions import did_you_mean
 
 ActionScale = Literal["relative", "absolute"]
 
+GlobalPath = Literal["full", "pooled", "none"]
+
 
 @dataclass(frozen=True)
 class SpanConfig:
@@ -37,6 +39,10 @@ class SpanConfig:
         local_projections: Whether the local path learns query, key and value projections.
         num_refinement_steps: Largest number of refinement passes, at least 1.
         num_induction_heads: Number of local heads with shifted keys (`SlidingWindowAttention`).
+        global_path: What the global path attends to: ``full``, to every token; ``pooled``, to means
+            of blocks of tokens (`PooledAttention`); ``none``: there is no global path, and the span
+            predictor reads its input.
+        pool: Tokens of a block of the pooled global path, at least 1.
         use_refresh_predictors: Whether the global path's refresh predictors decide which keys and
             values of a stream are recomputed (`AdaptiveUpdateAttention`). Nothing here trains
             them; all are recomputed by default.
@@ -61,6 +67,8 @@ class SpanConfig:
     local_projections: bool = False
     num_refinement_steps: PositiveInt = 10
     num_induction_heads: int = 0
+    global_path: GlobalPath = "full"
+    pool: PositiveInt = 16
     use_refresh_predictors: bool = False
 
     def __post_init__(self) -> None:
@@ -73,7 +81,11 @@ class SpanConfig:
                 (dist >= window, f"max_dist must be at least win_size, got {dist}, {and_window}"),
             ]
         )
-        for name, known in (("temperature_law", TemperatureLaw), ("action_scale", ActionScale)):
+        for name, known in (
+            ("temperature_law", TemperatureLaw),
+            ("action_scale", ActionScale),
+            ("global_path", GlobalPath),
+        ):
             value, names = getattr(self, name), get_args(known)
             if value not in names:
                 hint = did_you_mean(str(value), names)

@@ -33,7 +33,7 @@ from spangym.attention.features import MAX_STATES, NUM_STATES
 from spangym.attention.geometry import MAX_ACTIONS
 from spangym.attention.observation_spec import ENCODINGS
 from spangym.attention.original.truncation import parse_fixes
-from spangym.attention.span_config import ActionScale, SpanConfig
+from spangym.attention.span_config import ActionScale, GlobalPath, SpanConfig
 from spangym.attention.temperature import TemperatureLaw
 from spangym.attention.validation import check_sizes
 from spangym.envs.data.dataset import SPLITS, Dataset
@@ -73,9 +73,12 @@ _CHECKPOINT_SIZES = ("num_layers", "dims", "heads", "ctx", *_SPAN_SIZES)
 _LAW_OPTIONS = ("temp_scale", "temperature_law")
 """Arguments of layers with random weights and of trained ones; live layers bring their own."""
 
-_SPAN_OPTIONS = (*_SPAN_SIZES, *_LAW_OPTIONS, "action_scale")
+GLOBAL_PATH_OPTIONS = ("global_path", "pool")
+
+_SPAN_OPTIONS = (*_SPAN_SIZES, *_LAW_OPTIONS, "action_scale", *GLOBAL_PATH_OPTIONS)
 _RANDOM_LAYER_FIELDS = (
     "action_scale",
+    *GLOBAL_PATH_OPTIONS,
     "layer_class",
     "layer_variant",
     "fixes",
@@ -115,6 +118,9 @@ class EnvConfig:
             do not depend on it.
         action_scale: Whether actions are fractions of the predicted span (``relative``, default) or
             of the longest span (``absolute``). Trained layers are always ``absolute``.
+        global_path: What the global path of layers attends to: ``full`` (default) to every token,
+            ``pooled`` to means of blocks of tokens, ``none`` for layers without a global path.
+        pool: Tokens of a block of the pooled global path, default 16.
         layers: ``module:function`` that returns layers or a `LayerStack` of the user's own; default
             ``""``. They set the sizes; only ``ctx`` may be reduced.
         layers_kwargs: Arguments of the function.
@@ -173,6 +179,8 @@ class EnvConfig:
     layer_variant: str = "default"
     fixes: tuple[str, ...] = ()
     action_scale: ActionScale = "relative"
+    global_path: GlobalPath = "full"
+    pool: Annotated[int, Interval(ge=1, le=2**31 - 1)] = 16
     weights_seed: Annotated[int, Interval(ge=0, le=2**63 - 1)] = 0
     checkpoint: str = ""
     dataset: str | tuple[str, ...] = "text"
@@ -224,6 +232,8 @@ class EnvConfig:
             raise ValueError(
                 f"fixes is for layer_variant 'original', not {self.layer_variant!r}: omit fixes"
             )
+        if self.global_path != "full" and self.layer_variant == "original":
+            raise ValueError("global_path must be 'full' with layer_variant 'original': omit it")
         for name in ("dataset", "reward"):
             if getattr(self, name) == CUSTOM and getattr(self, f"{name}_kwargs"):
                 raise ValueError(f"{name}_kwargs is for a {name} by name: omit it with an object")

@@ -20,8 +20,7 @@ from spangym.attention.controllers.protocol import (
 )
 from spangym.attention.features import token_moments
 from spangym.attention.layers.cached_attention import AdaptiveUpdateAttention
-from spangym.attention.layers.local_global import ControllerInput, LocalGlobalAttention
-from spangym.attention.layers.multi_head import MultiHeadAttention
+from spangym.attention.layers.local_global import ControllerInput, LocalGlobalAttention, Paths
 from spangym.attention.layers.sliding_window import SlidingWindowAttention
 from spangym.attention.original.layer import OriginalDefects
 from spangym.attention.outputs import LayerCache, LayerOutput
@@ -64,7 +63,8 @@ class IntegratedAttention(LocalGlobalAttention):
     ``layer.update_controller(layer_output, action)``.
 
     **Distributed training** needs ``find_unused_parameters=True``: the refresh predictors have no
-    gradient, the span predictor has one with ``soft_span`` only.
+    gradient; the span predictor, and ``ln_b`` without a global path, have one with ``soft_span``
+    only.
 
     Args:
         ctx: Largest number of tokens.
@@ -150,7 +150,9 @@ class IntegratedAttention(LocalGlobalAttention):
             ctx, dims, head, fused, options, refiner=refiner, generator=generator
         )
 
-    def _make_paths(self, config: SpanConfig) -> tuple[SlidingWindowAttention, MultiHeadAttention]:
+    def _make_paths(self, config: SpanConfig) -> Paths:
+        if config.global_path != "full":
+            return super()._make_paths(config)
         local = SlidingWindowAttention(self.dims, self.head, config)
         attn_global = AdaptiveUpdateAttention(
             self.dims, self.head, config.causal, config.use_refresh_predictors

@@ -28,12 +28,16 @@ from spangym.attention.layers.modules import (
     init_linear,
 )
 from spangym.attention.layers.multi_head import MultiHeadAttention
+from spangym.attention.layers.pooled_attention import PooledAttention
 from spangym.attention.layers.sliding_window import SlidingWindowAttention
 from spangym.attention.outputs import LayerCache, LayerOutput, check_cache
 from spangym.attention.span_config import SpanConfig
 from spangym.attention.validation import Inputs, check_actions, check_recompute_kv, check_sizes
 from spangym.utils.readable_repr import readable_repr
 from spangym.utils.scalars import as_int
+
+Paths = tuple[SlidingWindowAttention, MultiHeadAttention | None]
+"""The local path and the global path, None without one."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ class PreparedInput:
         local_xa: Normalized cross-attention input of the local path; None for self-attention.
         projected: Queries, keys and values of the local path, shape (batch, tokens, dims) each;
             None where it has no projections.
-        global_output: Output of the global path, shape (batch, tokens, dims).
-        global_mean: Its token mean, shape (batch, dims).
+        global_output: Output of the global path, shape (batch, tokens, dims); None without one.
+        global_mean: Token mean of what the span predictor reads, shape (batch, dims).
         key_value: Keys and values of the global path; None if it keeps none.
         predicted_scale: Span scale that the span predictor gives, shape (batch,).
         full_lse: Log-sum-exp of the local path's full attention, shape (batch, heads, tokens); None
@@ -81,7 +85,7 @@ class PreparedInput:
     observed: ControllerInput
     local_xa: Tensor | None
     projected: tuple[Tensor, Tensor, Tensor] | None
-    global_output: Tensor
+    global_output: Tensor | None
     global_mean: Tensor
     key_value: KeyValueCache | None
     predicted_scale: Tensor
@@ -96,6 +100,10 @@ class LocalGlobalAttention(nn.Module):
     3. the span predictor maps the token mean of the global output to the span scale ``m``;
     4. the local path attends to ``local`` in windows, within the span that ``m`` gives;
     5. ``y = projection([local output, global output])``.
+
+    ``SpanConfig.global_path`` replaces the full attention of step 2 by attention to blocks of
+    tokens (`PooledAttention`), so that the layer becomes cheaper than full attention, or leaves it
+    out; step 3 then reads ``globe``, and ``y = projection(local output)``.
 
     Each sequence of a batch has its own span and is independent of the other sequences.
 
@@ -149,7 +157,8 @@ class LocalGlobalAttention(nn.Module):
         with torch.random.fork_rng(devices=[]):
             self.span_pred = Predictor(dims)
             self.attn_local, self.attn_global = self._make_paths(config or self.default_config)
-            self.projection = CastingLinear(2 * dims, dims)
+            num_paths = 1 if self.attn_global is None else 2
+            self.projection = CastingLinear(num_paths * dims, dims)
             self.ln_a = CastingLayerNorm(dims)
             self.ln_b = CastingLayerNorm(dims)
         self.reset_parameters(generator)
@@ -158,14 +167,19 @@ class LocalGlobalAttention(nn.Module):
         """Sizes."""
         return f"ctx={self.ctx}, dims={self.dims}, head={self.head}"
 
-    def _make_paths(self, config: SpanConfig) -> tuple[SlidingWindowAttention, MultiHeadAttention]:
+    def _make_paths(self, config: SpanConfig) -> Paths:
         if config.use_refresh_predictors:
-            name = type(self).__name__
+            name = f"{type(self).__name__} with global_path={config.global_path!r}"
             raise ValueError(
                 f"use_refresh_predictors must be false: {name} keeps no keys and values"
             )
         local = SlidingWindowAttention(self.dims, self.head, config)
-        return local, MultiHeadAttention(self.dims, self.head, config.causal)
+        if config.global_path == "none":
+            return local, None
+        sizes = (self.dims, self.head, config.causal)
+        if config.global_path == "pooled":
+            return local, PooledAttention(*sizes, config.pool)
+        return local, MultiHeadAttention(*sizes)
 
     @classmethod
     def _make_original(
@@ -405,8 +419,10 @@ class LocalGlobalAttention(nn.Module):
 
         # Global path.
         globe = self.ln_b(inputs.x)
-        globe_xa = None if inputs.xa is None else self.ln_b(inputs.xa)
-        key_value = None
+        globe_xa = None
+        if inputs.xa is not None and self.attn_global is not None:
+            globe_xa = self.ln_b(inputs.xa)
+        global_out = key_value = None
         if isinstance(self.attn_global, AdaptiveUpdateAttention):
             global_out, key_value = self.attn_global(
                 globe,
@@ -416,14 +432,15 @@ class LocalGlobalAttention(nn.Module):
                 cache=None if cache is None else cache.key_value,
                 recompute_kv=recompute_kv,
             )
-        else:
+        elif self.attn_global is not None:
             global_out = self.attn_global(globe, globe_xa, mask=mask, key_lengths=key_lengths)
 
         # Span predictor.
-        global_mean = token_mean(global_out, lengths)
+        source = globe if global_out is None else global_out
+        global_mean = token_mean(source, lengths)
         predictor_input = global_mean
         if self.config.causal:
-            predictor_input = global_out[:, 0] if cache is None else cache.global_mean
+            predictor_input = source[:, 0] if cache is None else cache.global_mean
         predicted_scale = self.span_pred(predictor_input[:, None])[:, 0]
 
         # Local path, up to the span.
@@ -466,9 +483,11 @@ class LocalGlobalAttention(nn.Module):
         )
 
         # Projection.
-        # Autocast cannot concatenate two half-precision types.
-        paths = [local.output.to(global_out.dtype), global_out]
-        output = zero_padding(self.projection(torch.cat(paths, dim=-1)), lengths)
+        joined = local.output
+        if global_out is not None:
+            # Autocast cannot concatenate two half-precision types.
+            joined = torch.cat([joined.to(global_out.dtype), global_out], dim=-1)
+        output = zero_padding(self.projection(joined), lengths)
 
         return self._output_class(
             output=output,
@@ -548,7 +567,8 @@ class LocalGlobalAttention(nn.Module):
         No refiner is asked. Other arguments are those of `forward`.
 
         Returns:
-            Shape (batch, heads, tokens, keys). Rows sum to 1, to 0 where nothing is attended to and
+            Shape (batch, heads, tokens, keys); of a pooled global path, a block's weight divided by
+            its number of tokens. Rows sum to 1, to 0 where nothing is attended to and
             in the padding. Local rows sum to ``1 / m`` with ``scale_weights``.
 
         Raises:
@@ -559,6 +579,8 @@ class LocalGlobalAttention(nn.Module):
             raise ValueError(f"path must be 'local' or 'global', got {path!r}")
         x, xa = inputs.x, inputs.xa
         if path == "global":
+            if self.attn_global is None:
+                raise ValueError("path must be 'local': the layer has no global path")
             globe_xa = None if xa is None else self.ln_b(xa)
             weights = self.attn_global.weights(self.ln_b(x), globe_xa, mask, inputs.key_lengths)
             if inputs.lengths is None:

@@ -34,6 +34,10 @@ class MultiHeadAttention(nn.Module):
         """Causality."""
         return "causal=True" if self.causal else ""
 
+    def qk_pairs(self, tokens: int) -> int:
+        """Query-key pairs of self-attention over so many tokens."""
+        return tokens * (tokens + 1) // 2 if self.causal else tokens**2
+
     def forward(
         self,
         x: Tensor,

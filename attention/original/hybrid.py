@@ -20,8 +20,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from spangym.attention.layers.multi_head import MultiHeadAttention
-from spangym.attention.layers.sliding_window import SlidingWindowAttention
+from spangym.attention.layers.local_global import Paths
 from spangym.attention.original.layer import OriginalMultiHeadAttention, OriginalPlainDefects
 from spangym.attention.original.truncation import OriginalSpanConfig
 from spangym.attention.span_config import SpanConfig
@@ -60,7 +59,7 @@ class HybridDefects(OriginalPlainDefects):
         self.ln_local = cast(nn.LayerNorm, self._modules.pop("ln_a"))
         self.ln_global = cast(nn.LayerNorm, self._modules.pop("ln_b"))
 
-    def _make_paths(self, config: SpanConfig) -> tuple[SlidingWindowAttention, MultiHeadAttention]:
+    def _make_paths(self, config: SpanConfig) -> Paths:
         attn_local, attn_global = super()._make_paths(config)
         attn_local.multihead_attn = _UnusedAttention(self.dims, self.head)
         return attn_local, attn_global

@@ -52,7 +52,7 @@ from torch import Tensor, nn
 
 from spangym.attention.features import quality, token_moments
 from spangym.attention.layers.cached_attention import AdaptiveUpdateAttention, KeyValueCache
-from spangym.attention.layers.local_global import ControllerInput, LocalGlobalAttention
+from spangym.attention.layers.local_global import ControllerInput, LocalGlobalAttention, Paths
 from spangym.attention.layers.modules import (
     CastingLinear,
     ProjectionModule,
@@ -62,7 +62,6 @@ from spangym.attention.layers.modules import (
     split_heads,
 )
 from spangym.attention.layers.multi_head import MultiHeadAttention
-from spangym.attention.layers.sliding_window import SlidingWindowAttention
 from spangym.attention.original.local_path import OriginalSlidingWindowAttention
 from spangym.attention.original.truncation import OriginalSpanConfig
 from spangym.attention.outputs import LayerCache, LayerOutput
@@ -188,7 +187,7 @@ class OriginalDefects(LocalGlobalAttention):
     _learns_in_eval = True
     _output_class = OriginalLayerOutput
 
-    def _make_paths(self, config: SpanConfig) -> tuple[SlidingWindowAttention, MultiHeadAttention]:
+    def _make_paths(self, config: SpanConfig) -> Paths:
         fixes = cast(OriginalSpanConfig, config).fixes
         attn_global = OriginalAdaptiveUpdateAttention(
             self.dims,
@@ -218,7 +217,7 @@ class OriginalDefects(LocalGlobalAttention):
 class OriginalPlainDefects(OriginalDefects):
     """`OriginalDefects` with a plain multi-head global path, without a cache."""
 
-    def _make_paths(self, config: SpanConfig) -> tuple[SlidingWindowAttention, MultiHeadAttention]:
+    def _make_paths(self, config: SpanConfig) -> Paths:
         attn_local = OriginalSlidingWindowAttention(self.dims, self.head, config)
         return attn_local, cast(
             MultiHeadAttention, OriginalMultiHeadAttention(self.dims, self.head)

@@ -24,6 +24,7 @@ _LACKED_OPTIONS = (
     "soft_span",
     "local_projections",
     "num_induction_heads",
+    "global_path",
 )
 
 

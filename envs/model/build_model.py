@@ -11,7 +11,14 @@ import torch
 
 from spangym.attention import AdaptiveUpdateAttention, LocalGlobalAttention
 from spangym.envs.data.dataset import BYTES
-from spangym.envs.env_config import CUSTOM, LAYER_CLASSES, EnvConfig, Layers, unwrap_layers
+from spangym.envs.env_config import (
+    CUSTOM,
+    GLOBAL_PATH_OPTIONS,
+    LAYER_CLASSES,
+    EnvConfig,
+    Layers,
+    unwrap_layers,
+)
 from spangym.envs.model.model_checkpoint import load_stack
 from spangym.envs.model.stack import AttentionOnlyStack, LayerStack
 
@@ -87,6 +94,8 @@ def _make_layer(config: EnvConfig, generator: torch.Generator) -> LocalGlobalAtt
     sizes = (config.ctx, config.dims, config.heads)
     layer_class, options = LAYER_CLASSES[config.layer_class], config.span_options
     if config.layer_variant == "original":
+        for name in GLOBAL_PATH_OPTIONS:
+            del options[name]
         return layer_class.original(*sizes, **options, fixes=config.fixes, generator=generator)
     span_config = dataclasses.replace(layer_class.default_config, **options)
     return layer_class(*sizes, span_config, generator=generator)

@@ -98,6 +98,7 @@ def pretrain(config: PretrainConfig, progress: Callable[[int, float], None]) -> 
     if config.freeze_global_qk:
         for index in range(model.num_layers):
             attention = stack.layer(index).attn_global
+            assert attention is not None
             attention.query_module.requires_grad_(False)
             attention.key_module.requires_grad_(False)
     optimizer = ModelOptimizer(stack, config.steps, config.learning_rate)

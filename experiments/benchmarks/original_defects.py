@@ -255,6 +255,7 @@ def _reach(local: SlidingWindowAttention) -> tuple[float, float]:
 
 def _global_scores(layer: IntegratedAttention, x: Tensor) -> Tensor:
     attention, globe = layer.attn_global, layer.ln_b(x)
+    assert attention is not None
     query, key = attention.query_module(globe), attention.key_module(globe)
     return query @ key.transpose(-1, -2) * split_heads(globe, HEADS).shape[-1] ** -0.5
 

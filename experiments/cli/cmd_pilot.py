@@ -28,8 +28,8 @@ def command(
         typer.Argument(
             metavar="STUDY",
             autocompletion=_complete_study,
-            help="A TOML file or a built-in study: quick, laws, voices or full for speech, quick "
-            "or full for text; default: quick.",
+            help="A TOML file or a built-in study: quick, laws, voices or full for speech, quick, "
+            "long or full for text; default: quick.",
         ),
     ] = None,
     data: Annotated[

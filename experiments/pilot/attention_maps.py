@@ -52,10 +52,9 @@ def capture_attention_maps(
                 assert layer_output is not None
                 span_policy.observe(layer, layer_output)
                 scale = layer_output.span_scale.expand(len(hidden))
-                paths = {
-                    "local": attention.attention_weights(hidden, scale=scale, path="local"),
-                    "global": attention.attention_weights(hidden, path="global"),
-                }
+                paths = {"local": attention.attention_weights(hidden, scale=scale, path="local")}
+                if attention.attn_global is not None:
+                    paths["global"] = attention.attention_weights(hidden, path="global")
             for path, weights in paths.items():
                 for text, own in zip(examples.texts, weights, strict=True):
                     entropy = -torch.xlogy(own, own).sum(-1).mean().item()

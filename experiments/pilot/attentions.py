@@ -69,6 +69,8 @@ def make_attention(
         action_scale="absolute",
         local_projections=config.local_projections,
         num_refinement_steps=config.num_refinement_steps,
+        global_path=variant.global_path,
+        pool=variant.pool,
     )
     if variant.attention == "original":
         attention = IntegratedAttention.original(
@@ -84,6 +86,8 @@ def make_attention(
     nn.init.zeros_(attention.projection.weight)
     nn.init.zeros_(attention.projection.bias)
     global_path = attention.attn_global
+    if global_path is None:
+        return attention
     for module in (global_path.query_module, global_path.key_module, global_path.value_module):
         nn.init.xavier_uniform_(module.proj.weight)
     nn.init.xavier_uniform_(global_path.combiner.out.weight)

@@ -114,6 +114,8 @@ def _normalize_variant(variant: VariantConfig) -> VariantConfig:
     name, agent = f"variant {variant.name!r}", variant.agent
     if variant.soft_span and variant.attention not in ("hybrid", *CONTROLLABLE_ATTENTION):
         raise UserError(f"{name}: soft_span is not available for {variant.attention} attention")
+    if variant.global_path != "full" and variant.attention in ("standard", "original"):
+        raise UserError(f"{name}: global_path must be 'full' for {variant.attention} attention")
     if agent is None:
         return variant
     if variant.attention not in CONTROLLABLE_ATTENTION:

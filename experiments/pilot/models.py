@@ -77,9 +77,9 @@ class PilotModel(ResidualTransformer):
     ) -> AttentionOutput:
         """Run the attention of block `index`; see `run_layer` for the arguments."""
         attention = self.attention(index)
-        full = full_qk_pairs(hidden.shape[1], self.causal)
+        pairs = self._global_qk_pairs(attention, hidden.shape[1])
         if isinstance(attention, PlainAttention):
-            return AttentionOutput(attention(hidden), hidden.new_full((len(hidden),), full), None)
+            return AttentionOutput(attention(hidden), hidden.new_full((len(hidden),), pairs), None)
         if attention.single_span_per_batch:
             # The cache of the original layer mixes batch elements.
             cache = None
@@ -91,8 +91,14 @@ class PilotModel(ResidualTransformer):
         else:
             assert isinstance(attention, IntegratedAttention)
             layer_output = attention.forward_with_action(hidden, actions, cache=cache)
-        qk_pairs = layer_output.qk_pairs.expand(len(hidden)) + full
+        qk_pairs = layer_output.qk_pairs.expand(len(hidden)) + pairs
         return AttentionOutput(layer_output.output, qk_pairs, layer_output)
+
+    def _global_qk_pairs(self, attention: Attention, tokens: int) -> int:
+        """Query-key pairs of full attention, or of what replaces it in the global path."""
+        if isinstance(attention, PlainAttention) or attention.config.global_path == "full":
+            return full_qk_pairs(tokens, self.causal)
+        return 0 if attention.attn_global is None else attention.attn_global.qk_pairs(tokens)
 
     def forward(self, content: Tensor) -> Tensor:
         """Read content at the layers' own spans; returns the last block's output."""

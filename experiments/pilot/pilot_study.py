@@ -76,6 +76,10 @@ class VariantConfig:
         heads: Number of attention heads; the model's if 0.
         temperature_law: Spans with sharper scores: ``longer`` or ``shorter``.
         soft_span: Whether spans have a soft edge, so that the span predictor learns.
+        global_path: What the global path attends to: ``full`` to every token, ``pooled`` to means
+            of blocks of tokens, ``none`` for no global path. It is full in ``standard`` and
+            ``original`` attention.
+        pool: Tokens of a block of the pooled global path.
         cost_coef: Cost of the query-key pairs of full attention in the agent's reward; with a soft
             edge, cost of the longest span in the loss, in bits.
         agent: Controller of ``focus`` and ``integrated`` attention; the span predictor by default.
@@ -92,6 +96,8 @@ class VariantConfig:
     heads: Annotated[SizeOrZero, Field(le=2**16)] = 0
     temperature_law: Literal["longer", "shorter"] = "longer"
     soft_span: Flag = False
+    global_path: Literal["full", "pooled", "none"] = "full"
+    pool: Size = 16
     cost_coef: NonNegativeFloat = 0.0
     agent: StudyAgent | None = None
     learns: Literal["online", "environment"] = "online"
@@ -101,6 +107,11 @@ class VariantConfig:
     def slug(self) -> str:
         """Name of its folder."""
         return slug(self.name)
+
+    @property
+    def layer(self) -> tuple[str | int, ...]:
+        """What determines its layer apart from the controller and the edge of the spans."""
+        return (self.attention, self.heads, self.temperature_law, self.global_path, self.pool)
 
 
 @dataclass(frozen=True, config=_STRICT_CONFIG)
@@ -178,7 +189,10 @@ class PilotStudy:
         return {
             each.name: f"sharper for {each.temperature_law}"
             for each in self.variants
-            if each.attention == "hybrid" and not each.soft_span and not each.heads
+            if each.attention == "hybrid"
+            and not each.soft_span
+            and not each.heads
+            and each.global_path == "full"
         }
 
     @property
@@ -191,8 +205,7 @@ class PilotStudy:
             if each.agent is not None
             and other.agent is None
             and not other.soft_span
-            and (each.attention, each.heads, each.temperature_law)
-            == (other.attention, other.heads, other.temperature_law)
+            and each.layer == other.layer
         }
 
     def to_toml(self) -> str:

@@ -211,6 +211,21 @@ def test_layers_are_of_the_class_with_its_defaults(layer_class: str, variant: st
 
 
 @pytest.mark.parametrize("layer_class", LAYER_CLASSES)
+def test_layers_have_the_named_global_path(layer_class: str):
+    name, sizes = "spangym/SpanControl-v0", {"dims": 16, "heads": 2, "layer_class": layer_class}
+    for arguments in ({"global_path": "pooled", "pool": 5}, {"global_path": "none"}):
+        env = gym.make(name, **sizes, **arguments)
+        for layer in env.unwrapped.core.layers:  # pyright: ignore[reportAttributeAccessIssue]
+            assert (layer.attn_global is None) == (arguments["global_path"] == "none")
+            if layer.attn_global is not None:
+                assert layer.attn_global.pool == 5
+        with pytest.raises(ValueError, match=r"control_kv_cache .*no keys and values"):
+            gym.make(name, **sizes, **arguments, control_kv_cache=True)
+    with pytest.raises(ValueError, match="'full' with layer_variant 'original'"):
+        gym.make(name, **sizes, global_path="none", layer_variant="original")
+
+
+@pytest.mark.parametrize("layer_class", LAYER_CLASSES)
 @pytest.mark.parametrize("variant", ["default", "original"])
 def test_an_action_multiplies_the_prediction(layer_class: str, variant: str):
     """In layers with an agent of their own and without."""
@@ -369,6 +384,13 @@ def test_a_bad_action_is_an_error(action: float):
         ({"layer_class": "hibrid"}, ValueError, "layer_class 'hibrid' .*'hybrid'"),
         ({"layer_class": HybridAttention}, TypeError, "layer_class .*str.* HybridAttention"),
         ({"fixes": 1}, TypeError, "fixes must be names"),
+        ({"global_path": "pool"}, ValueError, "global_path must be one of .*'pooled'"),
+        ({"pool": 0}, ValueError, "pool"),
+        (
+            {"checkpoint": "span-budget", "global_path": "none"},
+            ValueError,
+            "global_path .*random weights",
+        ),
         (
             {"checkpoint": "span-budget", "layer_class": "hybrid"},
             ValueError,

@@ -47,6 +47,8 @@ NAME = "spangym/SpanControl-v0"
             for variant in ("default", "original")
         ),
         (NAME, {"action_scale": "absolute"}),
+        (NAME, {"global_path": "pooled", "pool": 5, "reward": "attention"}),
+        (NAME, {"global_path": "none", "layer_class": "focus"}),
     ],
 )
 def test_envs_are_scalar_environments_bit_exactly(name: str, more: dict[str, Any]):

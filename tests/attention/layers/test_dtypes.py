@@ -40,6 +40,9 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "integrated causal": lambda: make_layer(**OPTIONS, causal=True, soft_span=True),
     "focus": lambda: make_layer(FocusAttention, **OPTIONS),
     "hybrid": lambda: make_layer(HybridAttention, **OPTIONS, soft_span=True),
+    "pooled": lambda: make_layer(**OPTIONS, global_path="pooled"),
+    "pooled causal": lambda: make_layer(**OPTIONS, causal=True, global_path="pooled", pool=4),
+    "no global path": lambda: make_layer(FocusAttention, **OPTIONS, global_path="none"),
     "original": make_original,
     "original focus": lambda: make_original(FocusAttention),
     "original hybrid": lambda: make_original(HybridAttention),
@@ -97,7 +100,7 @@ def test_entry_points(name: str, dtype: torch.dtype, x: Tensor):
         xa = x[:, :30].to(other)
         assert layer(half, xa).dtype == dtype
         assert torch.equal(layer(half, xa), layer(half, xa.to(dtype)))
-    for path in ("local", "global"):
+    for path in ("local",) if layer.attn_global is None else ("local", "global"):
         assert layer.attention_weights(half, path=path).dtype == dtype
 
 

@@ -34,8 +34,13 @@ def test_kernels_agree(x: Tensor, monkeypatch: pytest.MonkeyPatch):
     assert torch.equal(fast.qk_pairs, plain.qk_pairs)
 
 
-def test_sequences_are_independent(x: Tensor):
-    layer, action = make_layer(), torch.tensor([1, 6, 9])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"global_path": "pooled"}, {"global_path": "pooled", "causal": True}],
+    ids=["full", "pooled", "pooled causal"],
+)
+def test_sequences_are_independent(options: dict[str, Any], x: Tensor):
+    layer, action = make_layer(**options), torch.tensor([1, 6, 9])
     batch = layer.forward_with_action(x, action)
     for index in range(3):
         one = slice(index, index + 1)
@@ -85,8 +90,10 @@ class TestMasks:
         torch.testing.assert_close(layer(x, mask=mask)[0], layer(x, lengths=lengths)[0])
 
     @LAYERS
-    def test_padding_changes_nothing(self, layer_class: Any, x: Tensor):
-        layer, lengths = make_layer(layer_class), torch.tensor([70, 33, 16])
+    @pytest.mark.parametrize("global_path", ["full", "pooled", "none"])
+    def test_padding_changes_nothing(self, layer_class: Any, global_path: str, x: Tensor):
+        layer = make_layer(layer_class, global_path=global_path)
+        lengths = torch.tensor([70, 33, 16])
         padded = layer.step(x, lengths=lengths)
         other = torch.where((torch.arange(70) < lengths[:, None])[..., None], x, 7.0)
         assert torch.equal(padded.output, layer(other, lengths=lengths))
@@ -184,7 +191,7 @@ class TestCausality:
         torch.testing.assert_close(one[:, :30], other[:, :30], rtol=1e-5, atol=1e-6)
         assert not torch.equal(one[:, 30:], other[:, 30:])
         changed_end = xa.clone()
-        changed_end[:, -1] += 5
+        changed_end[:, -1] *= -1
         assert not torch.equal(one[:, 0], layer(x, changed_end)[:, 0])
 
     @LAYERS
@@ -330,6 +337,9 @@ class TestTraining:
             ("eager", {}),
             ("aot_eager", {"causal": True, "soft_span": True}),
             ("aot_eager", {"temperature_law": "learned"}),
+            ("aot_eager", {"global_path": "pooled"}),
+            ("aot_eager", {"global_path": "pooled", "causal": True}),
+            ("eager", {"global_path": "none"}),
         ],
     )
     def test_compiled(self, backend: str, options: dict[str, Any], x: Tensor):
@@ -346,7 +356,16 @@ class TestTraining:
             if parameter.grad is not None:
                 torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-4)
 
-    @pytest.mark.parametrize("options", [{}, {"causal": True}, {"soft_span": True}])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"causal": True},
+            {"soft_span": True},
+            {"global_path": "pooled", "pool": 2},
+            {"global_path": "pooled", "pool": 2, "causal": True},
+        ],
+    )
     @pytest.mark.parametrize("layer_class", [IntegratedAttention, FocusAttention])
     def test_double_backward(
         self, layer_class: Any, options: dict[str, Any], generator: torch.Generator

@@ -29,6 +29,9 @@ OPTIONS: list[dict[str, Any]] = [
     {"causal": True, "soft_span": True, "num_refinement_steps": 2},
     {"local_projections": True, "num_induction_heads": 1, "num_refinement_steps": 1},
     {"num_induction_heads": 2, "scale_weights": True, "num_refinement_steps": 2},
+    {"num_refinement_steps": 1, "global_path": "pooled", "pool": 4},
+    {"causal": True, "num_refinement_steps": 1, "global_path": "pooled"},
+    {"num_refinement_steps": 1, "global_path": "none"},
 ]
 
 
@@ -74,7 +77,8 @@ def assert_padding_has_no_effect(run: Any, *inputs: tuple[Tensor, Tensor]) -> No
 def test_of_layers(
     layer_class: Any, cross: bool, options: dict[str, Any], generator: torch.Generator
 ):
-    layer, paths = make_layer(layer_class, **options), ("local", "global")
+    layer = make_layer(layer_class, **options)
+    paths = ("local",) if layer.attn_global is None else ("local", "global")
     x, xa = (torch.randn(4, tokens, 32, generator=generator) for tokens in (40, 30))
 
     def run(x: Tensor, xa: Tensor | None = None) -> list[Tensor]:

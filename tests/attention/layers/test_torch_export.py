@@ -31,6 +31,9 @@ def export(layer: torch.nn.Module, dynamic: dict[str, Any], *args: Any, **kwargs
             HybridAttention,
             {"temperature_law": "learned", "local_projections": True, "num_induction_heads": 2},
         ),
+        (IntegratedAttention, {"global_path": "pooled"}),
+        (FocusAttention, {"global_path": "pooled", "pool": 5, "causal": True}),
+        (HybridAttention, {"global_path": "none"}),
     ],
 )
 def test_equals_the_layer_at_every_length(

@@ -68,6 +68,8 @@ def test_weights_equal_those_of_the_default(x: Tensor):
     )
     assert torch.equal(default.span_pred.linear.weight, original.span_pred.linear.weight)
     assert torch.equal(default.projection.weight, original.projection.weight)
+    assert default.attn_global is not None
+    assert original.attn_global is not None
     torch.testing.assert_close(default.attn_global(x), original.attn_global(x))
 
 

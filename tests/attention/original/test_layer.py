@@ -23,7 +23,7 @@ from ...conftest import Golden
 LOCAL_FIXES = ("temperature", "local_causal", "cut")
 
 
-def make_original(fixes: str | Iterable[str] = (), **options: Any) -> IntegratedAttention:
+def make_original(fixes: str | Iterable[str] = (), **options: Any) -> Any:
     generator = torch.Generator().manual_seed(0)
     sizes = {"win_size": 8, "max_span": 14, "temp_scale": 0.7, **options}
     return IntegratedAttention.original(30, 16, 2, **sizes, fixes=fixes, generator=generator).eval()

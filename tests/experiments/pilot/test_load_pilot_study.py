@@ -97,6 +97,13 @@ def test_plans_are_of_a_task(tmp_path: Path):
         load_pilot_study("nothing", "speech")
 
 
+def test_only_two_path_attention_has_another_global_path():
+    for attention in ("standard", "original"):
+        variant = f'[[variants]]\nname = "x"\nattention = "{attention}"\nglobal_path = "none"'
+        with pytest.raises(UserError, match=f"'x': global_path .*'full' for {attention}"):
+            parse_pilot_study(TINY_PILOT + variant, "tiny")
+
+
 def test_laws_and_agents_are_told_by_their_variants():
     study = tiny_pilot_study()
     assert study.temperature_law_pairs == {

@@ -18,7 +18,13 @@ from spangym.experiments.pilot.span_policies import FixedSpans, SpanPolicy
 from tests.factories import tiny_pilot_study
 
 STUDY = tiny_pilot_study()
-VARIANTS = pytest.mark.parametrize("variant", STUDY.variants, ids=lambda each: each.slug)
+GLOBAL_PATHS = (
+    VariantConfig("pooled", "integrated", global_path="pooled", pool=4),
+    VariantConfig("none", "hybrid", global_path="none"),
+)
+VARIANTS = pytest.mark.parametrize(
+    "variant", [*STUDY.variants, *GLOBAL_PATHS], ids=lambda each: each.slug
+)
 
 
 def made(variant: VariantConfig, task: Literal["speech", "text"] = "text") -> PilotModel:
@@ -59,6 +65,16 @@ def test_text_is_read_causally(variant: VariantConfig):
     before, after = model(content), model(changed)
     torch.testing.assert_close(before[:, :13], after[:, :13])
     assert not torch.allclose(before[:, 13:], after[:, 13:])
+
+
+def test_pairs_of_the_global_path_are_counted():
+    """Of 24 causal tokens: all earlier ones, the earlier blocks of 4, or none."""
+    hidden = torch.randn(2, 24, STUDY.model.dims, generator=torch.Generator().manual_seed(0))
+    for variant, expected in zip((named("predictor"), *GLOBAL_PATHS), (300, 60, 0), strict=True):
+        model = made(variant)
+        _, pairs, layer_output = model.attend(0, hidden)
+        assert layer_output is not None
+        assert (pairs - layer_output.qk_pairs).tolist() == [expected] * 2
 
 
 def test_the_speech_loss_is_that_of_all_alignments():

@@ -12,7 +12,14 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
-from spangym.attention import SlidingWindowAttention, SpanConfig, SpanGeometry
+from spangym.attention import (
+    NUM_ACTIONS,
+    IntegratedAttention,
+    MultiHeadAttention,
+    SlidingWindowAttention,
+    SpanConfig,
+    SpanGeometry,
+)
 from spangym.attention.kernels import cpu, flex
 from spangym.attention.kernels.interface import KernelInputs
 from spangym.attention.layers.modules import merge_heads, split_heads
@@ -20,6 +27,18 @@ from spangym.experiments.benchmarks.measure import BenchRow, interleaved_timing,
 
 PASS_GOALS = {256: 1.15, 128: 1.2, 64: 1.45, 32: 1.8}
 """Time of one pass over proportional cost, by window."""
+
+LAYER_GOALS = {
+    (64, 1024): 1.0,
+    (64, 2048): 1.0,
+    (256, 2048): 1.0,
+    (64, 8192): 0.35,
+    (256, 8192): 0.35,
+    (64, 32768): 0.15,
+    (256, 32768): 0.15,
+}
+"""Time of a layer with a pooled global path over that of multi-head attention, by window and
+length."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +155,54 @@ class AttentionBench:
         name = f"ctx {contexts[-1]}, window 64"
         yield BenchRow(f"local path, peak extra memory over the input, {name}", extra, 2.0, "lower")
 
+    @torch.enable_grad()
+    def whole_layer(self, contexts: Sequence[int], causal: bool) -> Iterator[BenchRow]:
+        """A whole layer, projections included, against multi-head attention of the same width.
+
+        The global path is pooled; the local path has its longest span and one pass.
+        """
+        plain = MultiHeadAttention(self.dims, self.heads, causal)
+        for tokens in contexts:
+            x = self._input(tokens)
+            for window in (64, 256):
+                options = SpanConfig(
+                    win_size=window,
+                    max_span=window * 3 // 2,
+                    causal=causal,
+                    action_scale="absolute",
+                    num_refinement_steps=1,
+                    global_path="pooled",
+                )
+                layer = IntegratedAttention(tokens, self.dims, self.heads, options)
+
+                kind = "causal layer" if causal else "layer"
+                goal = LAYER_GOALS.get((window, tokens))
+                for phase, ratio in self._over_plain(layer, plain, x).items():
+                    name = f"{phase} over multi-head attention's, ctx {tokens}, window {window}"
+                    yield BenchRow(f"pooled {kind}, {name}", ratio, goal, "lower")
+
+    def _over_plain(
+        self, layer: IntegratedAttention, plain: MultiHeadAttention, x: Tensor
+    ) -> dict[str, float]:
+        """Time of a layer at its longest span over that of multi-head attention, by phase."""
+
+        def layer_output() -> Tensor:
+            return layer.forward_with_action(x, NUM_ACTIONS - 1).output
+
+        def plain_output() -> Tensor:
+            return plain(x)
+
+        def train(forward: Callable[[], Tensor]) -> Callable[[], None]:
+            return lambda: forward().sum().backward()
+
+        # One turn of the longest takes a minute.
+        rounds = self.rounds if x.shape[1] <= 8192 else 2
+        trained = self._time(train(layer_output), train(plain_output), rounds=rounds)
+        with torch.no_grad():
+            inferred = self._time(layer_output, plain_output, rounds=rounds)
+        phases = {"training step": trained, "inference": inferred}
+        return {phase: one / other for phase, (one, other) in phases.items()}
+
     def batching(self, batch: int = 16, tokens: int = 512) -> Iterator[BenchRow]:
         """One call for a batch against one call for each of its elements."""
         path = SlidingWindowAttention(self.dims, self.heads, SpanConfig())
@@ -200,6 +267,8 @@ def run(quick: bool, bench: AttentionBench | None = None) -> Iterator[BenchRow]:
         yield from bench.whole_path((1024,) if quick else (1024, 4096))
         yield from bench.local_attention(1024 if quick else 4096)
         yield from bench.growth(contexts)
+        for causal in (False, True):
+            yield from bench.whole_layer((1024,) if quick else (1024, 2048, 8192, 32768), causal)
         yield from bench.batching()
         yield from _cuda(quick)
 

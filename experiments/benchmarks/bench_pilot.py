@@ -55,6 +55,8 @@ class Variant:
 
 _STANDARD = VariantConfig("standard", "standard")
 _INTEGRATED = VariantConfig("integrated", "integrated")
+_POOLED = VariantConfig("pooled", "integrated", global_path="pooled")
+_NONE = VariantConfig("none", "integrated", global_path="none")
 
 VARIANTS = (
     Variant(FULL, _STANDARD),
@@ -66,6 +68,8 @@ VARIANTS = (
     ),
     *(Variant(f"integrated, fixed:{action}", _INTEGRATED, action) for action in (1, 4, 9)),
     Variant("integrated, fixed:9, ten passes", _INTEGRATED, 9, SpanConfig.num_refinement_steps),
+    *(Variant(f"integrated, pooled, fixed:{action}", _POOLED, action) for action in (1, 4, 9)),
+    Variant("integrated, no global path, fixed:9", _NONE, 9),
     Variant("original", VariantConfig("original", "original")),
     *(
         Variant(f"local path alone, fixed:{action}", _STANDARD, action, local_only=True)
@@ -80,7 +84,7 @@ VARIANTS = (
     ),
     Variant("neither path", _STANDARD, 0, local_only=True),
 )
-"""The pilot's layers, whose global path is full attention, then their local path without it."""
+"""The pilot's layers, by default with full attention as global path, then their parts alone."""
 
 
 class LocalAttention(nn.Module):

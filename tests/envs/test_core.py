@@ -212,8 +212,10 @@ def test_layers_are_of_the_class_with_its_defaults(layer_class: str, variant: st
 
 @pytest.mark.parametrize("layer_class", LAYER_CLASSES)
 def test_layers_have_the_named_global_path(layer_class: str):
-    name, sizes = "spangym/SpanControl-v0", {"dims": 16, "heads": 2, "layer_class": layer_class}
-    for arguments in ({"global_path": "pooled", "pool": 5}, {"global_path": "none"}):
+    name = "spangym/SpanControl-v0"
+    sizes: dict[str, Any] = {"dims": 16, "heads": 2, "layer_class": layer_class}
+    options: list[dict[str, Any]] = [{"global_path": "pooled", "pool": 5}, {"global_path": "none"}]
+    for arguments in options:
         env = gym.make(name, **sizes, **arguments)
         for layer in env.unwrapped.core.layers:  # pyright: ignore[reportAttributeAccessIssue]
             assert (layer.attn_global is None) == (arguments["global_path"] == "none")

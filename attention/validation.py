@@ -157,7 +157,11 @@ def check_actions(action: Tensor | int, num_actions: int, like: Tensor) -> Tenso
         raise ValueError(
             f"action must be an integer in 0..{num_actions - 1}, got {short_repr(action)}"
         )
-    actions = torch.as_tensor(action, device=like.device)
+    if isinstance(action, int):
+        # Without a copy to the device, which would wait for it.
+        actions = torch.full((), action, device=like.device)
+    else:
+        actions = torch.as_tensor(action, device=like.device)
     if actions.shape not in ((), (1,), tuple(like.shape[:1])) or not _is_integer(actions):
         raise ValueError(
             f"action has shape {tuple(actions.shape)} and type {actions.dtype}; it must be one "

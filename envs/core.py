@@ -467,7 +467,7 @@ class SpanControlCore(EpisodeCore):
         return layer_output.stats.coverage
 
     def _all_actions_in(self, state: State) -> Tensor:
-        actions = torch.from_numpy(self.all_actions).to(self.device)
+        actions = torch.from_numpy(self.all_actions).to(self.device, non_blocking=True)
         return actions.expand(len(state.hidden), *actions.shape)
 
     @torch.no_grad()

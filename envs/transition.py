@@ -38,9 +38,6 @@ METRICS = (*_OUTPUT_METRICS, "output_norm")
 """Numbers of the infos of a step, in the order of `Transition.metrics`."""
 _FLOATS = ("span_scale", "output_norm")
 """Metrics that are no integers."""
-_RECOMPUTE_CHOICES = ((False, False), (False, True), (True, False), (True, True))
-"""Choices of recomputed keys, and values; choice ``2 * keys + values`` at that index."""
-
 _RECOMPUTE_METRICS = ("recomputed_keys", "recomputed_values", "key_staleness", "value_staleness")
 
 
@@ -234,7 +231,9 @@ class TransitionModel:
         if recompute_kv is None:
             prepared = repeat_rows(prepare(state, None), times)
         else:
-            choices = torch.tensor(_RECOMPUTE_CHOICES, device=spans.device)
+            # Whether keys and values are recomputed, in choice ``2 * keys + values``.
+            number = torch.arange(4, device=spans.device)
+            choices = torch.stack([number >= 2, number % 2 > 0], dim=-1)
             prepared = prepare(repeat_rows(state, len(choices)), choices.repeat(num_envs, 1))
             first = len(choices) * torch.arange(num_envs, device=spans.device)
             choice = 2 * recompute_kv[..., 0] + recompute_kv[..., 1]

@@ -10,6 +10,7 @@ from .layers.adaptive_span import AdaptiveSpan as AdaptiveSpan
 from .layers.adaptive_span import LocalAttentionOutput as LocalAttentionOutput
 from .layers.cached_attention import AdaptiveUpdateAttention as AdaptiveUpdateAttention
 from .layers.cached_attention import KeyValueCache as KeyValueCache
+from .layers.decoding_cache import DecodingCache as DecodingCache
 from .layers.integrated import IntegratedAttention as IntegratedAttention
 from .layers.local_global import LocalGlobalAttention as LocalGlobalAttention
 from .layers.modules import AttentionCombiner as AttentionCombiner

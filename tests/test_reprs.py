@@ -59,6 +59,8 @@ def make_objects() -> list[Any]:
     with_policy.refiner = make_exported_policy()
     with_refiner.refiner = Refiner(epsilon=0.5)
     output = with_policy.step(torch.randn(20, 24, 16), return_stats=True)
+    causal = IntegratedAttention(24, 16, 4, SpanConfig(causal=True))
+    causal.refiner = Refiner()
     core = SpanControlCore(config, 2)
     _, infos = core.reset([np.random.default_rng(seed) for seed in range(2)])
     del infos
@@ -85,6 +87,7 @@ def make_objects() -> list[Any]:
         output.cache,
         output.cache.key_value,
         output.stats,
+        causal.decode(torch.randn(20, 24, 16))[1],
         with_policy.attn_local.spans(torch.ones(2)),
         with_policy.attn_local(torch.randn(20, 24, 16), torch.ones(20)),
         config,

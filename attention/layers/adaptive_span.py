@@ -201,15 +201,11 @@ class AdaptiveSpan(nn.Module):
         """`forward` with checked arguments and finite padding."""
         spans = self.spans(scale, lengths, key_lengths, is_cross=is_cross)
 
-        dtype = _attention_dtype(q)
+        dtype = attention_dtype(q)
         query, key = (split_heads(each, self.head).to(dtype) for each in (q, k))
         value = key if v is k else split_heads(v, self.head).to(dtype)
-        gain = None
-        if self.config.scale_weights:
-            # The span is at least one token, and a sequence that is off has no weights to scale.
-            factor = torch.where(scale > 0, scale.clamp_min(1 / self.config.max_span), 1)
-            gain = factor.reciprocal().to(dtype)[:, None, None, None]
-            value = value * gain
+        gain = self._gain(scale, dtype)
+        value = value if gain is None else value * gain
         inputs = KernelInputs(
             query,
             key,
@@ -237,6 +233,14 @@ class AdaptiveSpan(nn.Module):
         output = merge_heads(kernel_output.output)
         return LocalAttentionOutput(output, spans, qk_pairs, steps, stats, weights)
 
+    def _gain(self, scale: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """Factor of the weights, shape (batch, 1, 1, 1); None if they are not scaled."""
+        if not self.config.scale_weights:
+            return None
+        # The span is at least one token, and a sequence that is off has no weights to scale.
+        factor = torch.where(scale > 0, scale.clamp_min(1 / self.config.max_span), 1)
+        return factor.reciprocal().to(dtype)[:, None, None, None]
+
     def full_log_sum_exp(self, q: Tensor, k: Tensor) -> Tensor | None:
         """Log-sum-exp of full attention, to which coverage refers, shape (batch, heads, queries).
 
@@ -244,7 +248,7 @@ class AdaptiveSpan(nn.Module):
         """
         if self.config.temperature_law != "none" or self.config.num_refinement_steps > 1:
             return None
-        dtype = _attention_dtype(q)
+        dtype = attention_dtype(q)
         query, key = (split_heads(each, self.head).to(dtype) for each in (q, k))
         return full_log_sum_exp(KernelInputs(query, key, key, self.spans(q.new_ones(len(q)))))
 
@@ -327,7 +331,8 @@ class AdaptiveSpan(nn.Module):
         check_lengths("key_lengths", key_lengths, *k.shape[:2])
 
 
-def _attention_dtype(x: Tensor) -> torch.dtype:
+def attention_dtype(x: Tensor) -> torch.dtype:
+    """Dtype of the queries, keys and values of an input: autocast's, if it is on."""
     if torch.is_autocast_enabled(x.device.type) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(x.device.type)
     return x.dtype

@@ -20,6 +20,7 @@ from spangym.attention.controllers.protocol import (
 )
 from spangym.attention.features import token_moments
 from spangym.attention.layers.cached_attention import AdaptiveUpdateAttention
+from spangym.attention.layers.decoding_cache import DecodingCache, WindowDecisions
 from spangym.attention.layers.local_global import ControllerInput, LocalGlobalAttention, Paths
 from spangym.attention.layers.sliding_window import SlidingWindowAttention
 from spangym.attention.original.layer import OriginalDefects
@@ -223,6 +224,10 @@ class IntegratedAttention(LocalGlobalAttention):
         if self._has_batch_controller:
             controller = cast(BatchController, self.refiner)
             return controller.actions(self._controller_obs(controller, observed, cache))
+        return self._choose_actions(observed.obs_features)
+
+    def _choose_actions(self, features: Tensor) -> Tensor:
+        """Actions of a `SpanController` in the states of features, shape (batch, 2 * dims)."""
         if torch.compiler.is_exporting():
             raise RuntimeError(
                 "torch.export cannot record a refiner, which reads states on the host: export the "
@@ -230,7 +235,7 @@ class IntegratedAttention(LocalGlobalAttention):
             )
         name = "greedy_action" if self._is_greedy else "choose_action"
         choose = getattr(self.refiner, name)
-        states = self._output_class.state_ids(observed.obs_features, self._num_states)
+        states = self._output_class.state_ids(features, self._num_states)
         chosen = [choose(state) for state in states]
         try:
             # Integers of any library, zero-dimensional arrays included.
@@ -240,7 +245,58 @@ class IntegratedAttention(LocalGlobalAttention):
         highest = self.num_actions - 1
         if not all(0 <= action <= highest for action in actions):
             raise ValueError(f"refiner must choose actions in 0..{highest}, chose {chosen}")
-        return torch.tensor(actions, device=observed.local_input.device)
+        return torch.tensor(actions, device=features.device)
+
+    def _decode_local(
+        self, local_input: Tensor, cache: DecodingCache, fraction: Tensor | None
+    ) -> Tensor:
+        is_controlled = fraction is None and self.refiner is not None
+        if cache.num_tokens and is_controlled != (cache.decisions is not None):
+            raise ValueError(
+                "actions are given for a whole text or for none of it: start without a cache"
+            )
+        if not is_controlled:
+            return super()._decode_local(local_input, cache, fraction)
+        if cache.decisions is None:
+            cache.decisions = WindowDecisions.initial(local_input, self.config.win_size)
+        outputs, rest = [], local_input
+        while rest.shape[1]:
+            self._decide(cache, rest[:, :1])
+            # The next token at which a window begins, in any of the sequences.
+            tokens = min(cache.decisions.ends) - cache.num_tokens
+            tokens_of_windows, rest = rest[:, :tokens], rest[:, tokens:]
+            cache.decisions.inputs.append(tokens_of_windows)
+            fraction = self._span_fraction(cache.decisions.actions, local_input)
+            outputs.append(super()._decode_local(tokens_of_windows, cache, fraction))
+        return torch.cat(outputs, dim=1)
+
+    def _decide(self, cache: DecodingCache, first: Tensor) -> None:
+        """Choose the actions of the windows that begin at the next token.
+
+        ``first`` is the normalized input of that token, shape (batch, 1, dims), which the first
+        windows of a text observe.
+        """
+        decisions, position = cache.decisions, cache.num_tokens
+        assert decisions is not None
+        beginning = [index for index, end in enumerate(decisions.ends) if end == position]
+        if not beginning:
+            return
+        lengths = [decisions.windows[index] for index in beginning]
+        seen = {each: decisions.inputs.last(each) if each else first for each in {*lengths}}
+        observed = [seen[each][[index]] for index, each in zip(beginning, lengths, strict=True)]
+        moments = [token_moments(each) for each in observed]
+        if self._has_batch_controller:
+            controller = cast(BatchController, self.refiner)
+            pairs = zip(moments, observed, strict=True)
+            actions = torch.cat([controller.actions(controller.observe(*each)) for each in pairs])
+        else:
+            actions = self._choose_actions(torch.cat(moments))
+        decisions.actions[beginning] = actions
+        fraction = self._span_fraction(decisions.actions, first)
+        spans = self.attn_local.spans(self._span_scale(cache.predicted_scale, fraction))
+        decisions.windows = spans.window.tolist()
+        for index in beginning:
+            decisions.ends[index] = position + decisions.windows[index]
 
     def _controller_obs(
         self, controller: BatchController, observed: ControllerInput, cache: LayerCache | None

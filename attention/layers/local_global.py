@@ -20,6 +20,7 @@ from spangym.attention.features import (
 from spangym.attention.geometry import NUM_ACTIONS
 from spangym.attention.layers.adaptive_span import AdaptiveSpan
 from spangym.attention.layers.cached_attention import AdaptiveUpdateAttention, KeyValueCache
+from spangym.attention.layers.decoding_cache import DecodingCache
 from spangym.attention.layers.modules import (
     CastingLayerNorm,
     CastingLinear,
@@ -32,7 +33,13 @@ from spangym.attention.layers.pooled_attention import PooledAttention
 from spangym.attention.layers.sliding_window import SlidingWindowAttention
 from spangym.attention.outputs import LayerCache, LayerOutput, check_cache
 from spangym.attention.span_config import SpanConfig
-from spangym.attention.validation import Inputs, check_actions, check_recompute_kv, check_sizes
+from spangym.attention.validation import (
+    Inputs,
+    check,
+    check_actions,
+    check_recompute_kv,
+    check_sizes,
+)
 from spangym.utils.readable_repr import readable_repr
 from spangym.utils.scalars import as_int
 
@@ -390,6 +397,86 @@ class LocalGlobalAttention(nn.Module):
         fraction = None if action is None else self._span_fraction(action, x, num_actions)
         return self._run(prepared, fraction, return_stats)
 
+    @torch.no_grad()
+    def decode(
+        self,
+        x: Tensor,
+        cache: DecodingCache | None = None,
+        action: Tensor | int | None = None,
+        *,
+        num_actions: int | None = None,
+    ) -> tuple[Tensor, DecodingCache]:
+        """Run a causal layer on the next tokens of a text, one or several, without gradients.
+
+        The output is that of one pass over the whole text (`forward_with_action`, without a cache)
+        to rounding, with any numbers of tokens in the calls. All sequences of a batch advance
+        together, each with its own span. The span predictor reads the first token. An action that
+        differs from the one before starts a new window at the first token of ``x``.
+
+        The cache holds as many keys and values as the longest span reaches back, and those of the
+        global path: one a block if it is pooled; one a token if it is full, and then a text has at
+        most ``ctx`` tokens.
+
+        Args:
+            x: Next tokens, shape (batch, tokens, dims), at most ``ctx``.
+            cache: Cache of the tokens before, which is updated; None at the first token.
+            action: Integers in ``0..num_actions - 1``, one or one for each sequence; the predictor
+                alone sets the span if None.
+            num_actions: Number of actions; that of the layer if None.
+
+        Returns:
+            Output, shape (batch, tokens, dims), and the cache.
+
+        Raises:
+            ValueError: A shape, type or value is wrong, the layer is not causal, or the text is
+                too long.
+
+        Example:
+            >>> layer = LocalGlobalAttention(64, 32, 4, SpanConfig(causal=True))
+            >>> x = torch.randn(2, 48, 32)
+            >>> first, cache = layer.decode(x[:, :40], action=4)
+            >>> second, cache = layer.decode(x[:, 40:], cache, action=4)
+            >>> whole = layer.forward_with_action(x, action=4).output
+            >>> torch.allclose(torch.cat([first, second], dim=1), whole, atol=1e-5)
+            True
+        """
+        check([(self.config.causal, "decoding needs a causal layer: SpanConfig(causal=True)")])
+        x = Inputs(x).validated(self.ctx, self.dims, self.head).x
+        self._check_decoding_cache(x, cache)
+        fraction = None if action is None else self._span_fraction(action, x, num_actions)
+        local_input = self.ln_a(x)
+        global_out = global_cache = None
+        if self.attn_global is not None:
+            global_cache = None if cache is None else cache.global_path
+            global_out, global_cache = self.attn_global.decode(self.ln_b(x), global_cache)
+        if cache is None:
+            first = self.ln_b(x[:, :1]) if global_out is None else global_out[:, :1]
+            predicted_scale = self.span_pred(first)[:, 0]
+            local_cache = self.attn_local.new_decoding_cache(predicted_scale)
+            cache = DecodingCache(local_cache, global_cache, predicted_scale)
+        local_out = self._decode_local(local_input, cache, fraction)
+        return self._project(local_out, global_out), cache
+
+    def _check_decoding_cache(self, x: Tensor, cache: DecodingCache | None) -> None:
+        if cache is None:
+            return
+        if not isinstance(cache, DecodingCache):
+            raise ValueError(f"cache is a {type(cache).__name__}; it must be that of `decode`")
+        batch, cached = len(x), len(cache.predicted_scale)
+        check([(cached == batch, f"cache has {cached} sequences and x {batch}: they must agree")])
+        if self.config.global_path != "full":
+            return
+        tokens = cache.num_tokens + x.shape[1]
+        too_long = f"a full global path holds at most ctx={self.ctx} tokens, got {tokens}"
+        check([(tokens <= self.ctx, too_long)])
+
+    def _decode_local(
+        self, local_input: Tensor, cache: DecodingCache, fraction: Tensor | None
+    ) -> Tensor:
+        """Output of the local path for the next tokens, shape (batch, tokens, dims)."""
+        scale = self._span_scale(cache.predicted_scale, fraction)
+        return self.attn_local.decode(local_input, scale, cache.local)[0]
+
     def _step(self, inputs: Inputs, cache: LayerCache | None, return_stats: bool) -> LayerOutput:
         observed = self._observe(inputs.x, inputs.lengths, cache)
         return self._run(self._prepare(inputs, observed, cache), None, return_stats)
@@ -483,11 +570,7 @@ class LocalGlobalAttention(nn.Module):
         )
 
         # Projection.
-        joined = local.output
-        if global_out is not None:
-            # Autocast cannot concatenate two half-precision types.
-            joined = torch.cat([joined.to(global_out.dtype), global_out], dim=-1)
-        output = zero_padding(self.projection(joined), lengths)
+        output = zero_padding(self._project(local.output, global_out), lengths)
 
         return self._output_class(
             output=output,
@@ -509,6 +592,13 @@ class LocalGlobalAttention(nn.Module):
             stats=local.stats,
             num_states=self._num_states,
         )
+
+    def _project(self, local_out: Tensor, global_out: Tensor | None) -> Tensor:
+        """Output of the layer from the outputs of its paths."""
+        if global_out is not None:
+            # Autocast cannot concatenate two half-precision types.
+            local_out = torch.cat([local_out.to(global_out.dtype), global_out], dim=-1)
+        return self.projection(local_out)
 
     def _span_fraction(
         self, action: Tensor | int, x: Tensor, num_actions: int | None = None

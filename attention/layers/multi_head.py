@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from spangym.attention.features import zero_padding
 from spangym.attention.kernels.reference import attention_weights, to_additive_mask
+from spangym.attention.layers.decoding_cache import GlobalDecodingCache
 from spangym.attention.layers.modules import AttentionCombiner, ProjectionModule
-from spangym.attention.validation import check_floats, check_lengths, check_mask, check_sizes
+from spangym.attention.validation import check, check_floats, check_lengths, check_mask, check_sizes
 
 
 class MultiHeadAttention(nn.Module):
@@ -77,6 +78,37 @@ class MultiHeadAttention(nn.Module):
         query, key = self.query_module(x), self.key_module(source)
         bias = self._bias(query, key, mask, key_lengths, self.causal and xa is None)
         return attention_weights(query, key, query.new_zeros(1) if bias is None else bias)
+
+    @torch.no_grad()
+    def decode(
+        self, x: Tensor, cache: GlobalDecodingCache | None = None
+    ) -> tuple[Tensor, GlobalDecodingCache]:
+        """Attend like `forward` from the next tokens of a sequence, without gradients.
+
+        Args:
+            x: Next tokens, shape (batch, tokens, dims).
+            cache: Cache of the tokens before, which is updated; None at the first token.
+
+        Returns:
+            Output, shape (batch, tokens, dims), and the cache.
+
+        Raises:
+            ValueError: A type is wrong, or the layer is not causal.
+        """
+        check_floats(x=x)
+        check([(self.causal, "decoding needs a causal layer: causal=True")])
+        query, key, value = self.query_module(x), self.key_module(x), self.value_module(x)
+        cache = GlobalDecodingCache() if cache is None else cache
+        first, tokens = cache.keys.num_appended, x.shape[1]
+        cache.keys.append(key)
+        cache.values.append(value)
+        if first == 0:
+            return self._attend(query, key, value, None, None, True), cache
+        keys, values = cache.keys.entries(), cache.values.entries()
+        mask = None
+        if tokens > 1:
+            mask = torch.ones(tokens, first + tokens, dtype=torch.bool, device=x.device).tril(first)
+        return self._attend(query, keys, values, mask, None, False), cache
 
     @staticmethod
     def _sources(x: Tensor, xa: Tensor | None, key_lengths: Tensor | None) -> tuple[Tensor, Tensor]:

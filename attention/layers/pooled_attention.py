@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from spangym.attention.kernels.reference import attention_weights, to_additive_mask
+from spangym.attention.layers.decoding_cache import GlobalDecodingCache, PooledDecodingCache
 from spangym.attention.layers.multi_head import MultiHeadAttention
-from spangym.attention.validation import check_mask
+from spangym.attention.validation import check, check_floats, check_mask
 from spangym.utils.scalars import as_int
 
 
@@ -78,6 +79,50 @@ class PooledAttention(MultiHeadAttention):
         blind = (bias == -torch.inf).all(-1, keepdim=True)
         out = attend(query, key, value, attn_mask=bias.masked_fill(blind, 0.0))
         return self.combiner(out.masked_fill(blind, 0.0))
+
+    @torch.no_grad()
+    def decode(
+        self, x: Tensor, cache: GlobalDecodingCache | None = None
+    ) -> tuple[Tensor, GlobalDecodingCache]:
+        """Attend from the next tokens like `MultiHeadAttention.decode`.
+
+        The cache holds one key and one value a complete block.
+        """
+        check_floats(x=x)
+        check([(self.causal, "decoding needs a causal layer: causal=True")])
+        cache = PooledDecodingCache() if cache is None else cast(PooledDecodingCache, cache)
+        first, tokens = cache.num_tokens, x.shape[1]
+        self._append_blocks(x, cache)
+        query, blocks = self.query_module(x), (first + tokens - 1) // self.pool
+        keys, values = (each.entries()[..., :blocks, :] for each in (cache.keys, cache.values))
+        attend = nn.functional.scaled_dot_product_attention
+        if blocks == 0:
+            out = torch.zeros_like(query)
+        elif first == 0:
+            out = _attend_to_earlier(query, keys, values, self.pool)
+        elif tokens == 1:
+            out = attend(query, keys, values)
+        else:
+            own = torch.arange(first, first + tokens, device=x.device)[:, None] // self.pool
+            visible = torch.arange(blocks, device=x.device) < own
+            out = attend(query, keys, values, attn_mask=visible | (own == 0))
+            out = out.masked_fill(own == 0, 0.0)
+        return self.combiner(out), cache
+
+    def _append_blocks(self, x: Tensor, cache: PooledDecodingCache) -> None:
+        """Append the blocks that the next tokens complete."""
+        source = x.to(torch.promote_types(x.dtype, torch.float32))
+        incomplete = cache.num_tokens % self.pool
+        if incomplete and cache.rest is not None:
+            zeros = (0, 0, 0, incomplete - 1)
+            source = torch.cat([nn.functional.pad(cache.rest, zeros), source], dim=1)
+        cache.num_tokens += x.shape[1]
+        complete = source.shape[1] // self.pool * self.pool
+        if complete:
+            means = (self._sums(source[:, :complete], source.dtype) / self.pool).to(x.dtype)
+            cache.keys.append(self.key_module(means))
+            cache.values.append(self.value_module(means))
+        cache.rest = source[:, complete:].sum(1, keepdim=True)
 
     def weights(
         self, x: Tensor, xa: Tensor | None, mask: Tensor | None, key_lengths: Tensor | None

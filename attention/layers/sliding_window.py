@@ -6,10 +6,20 @@ import torch
 from torch import Tensor, nn
 
 from spangym.attention.features import zero_padding
-from spangym.attention.layers.adaptive_span import AdaptiveSpan, LocalAttentionOutput
-from spangym.attention.layers.modules import ProjectionModule, merge_heads
+from spangym.attention.kernels.decoding import attend_to_cache
+from spangym.attention.kernels.interface import KernelInputs
+from spangym.attention.layers.adaptive_span import (
+    AdaptiveSpan,
+    LocalAttentionOutput,
+    attention_dtype,
+)
+from spangym.attention.layers.decoding_cache import LocalDecodingCache, RollingBuffer
+from spangym.attention.layers.modules import ProjectionModule, merge_heads, split_heads
 from spangym.attention.span_config import SpanConfig
 from spangym.attention.validation import check, check_sizes
+
+_BLOCK = 128
+"""Tokens that are decoded together."""
 
 
 class SlidingWindowAttention(AdaptiveSpan):
@@ -101,16 +111,105 @@ class SlidingWindowAttention(AdaptiveSpan):
         source = queries
         if xa is not None or key_lengths is not lengths:
             source = zero_padding(x if xa is None else xa, key_lengths).to(x.dtype)
-        if self.projections is None:
-            return queries, self._shift(source), source
-        query, key, value = self.projections.values()
-        keys = self._shift(merge_heads(key(source)))
-        return merge_heads(query(queries)), keys, merge_heads(value(source))
+        query, key, value = self._project(queries, source)
+        return query, self._shift(key), value
 
-    def _shift(self, keys: Tensor) -> Tensor:
-        """Keys with those of the induction heads moved to the next token."""
+    def _project(self, queries: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`project` before the keys of the induction heads are shifted."""
+        if self.projections is None:
+            return queries, source, source
+        query, key, value = self.projections.values()
+        return merge_heads(query(queries)), merge_heads(key(source)), merge_heads(value(source))
+
+    def _shift(self, keys: Tensor, last_keys: Tensor | None = None) -> Tensor:
+        """Keys with those of the induction heads moved to the next token.
+
+        ``last_keys`` are those of the token before the first one, shape (batch, 1, dims); 0 if
+        None.
+        """
         if not self.config.num_induction_heads:
             return keys
         width = keys.shape[-1] // self.head * self.config.num_induction_heads
-        moved = nn.functional.pad(keys[..., :width], (0, 0, 1, 0))[:, :-1]
-        return torch.cat([moved, keys[..., width:]], dim=-1)
+        moved = keys[..., :width]
+        if last_keys is None:
+            moved = nn.functional.pad(moved, (0, 0, 1, 0))
+        else:
+            moved = torch.cat([last_keys[..., :width], moved], dim=1)
+        return torch.cat([moved[:, :-1], keys[..., width:]], dim=-1)
+
+    @torch.no_grad()
+    def decode(
+        self, x: Tensor, scale: Tensor, cache: LocalDecodingCache | None = None
+    ) -> tuple[Tensor, LocalDecodingCache]:
+        """Attend like `forward` from the next tokens of a sequence, without gradients.
+
+        Windows follow one another from the first token on, in calls with any numbers of tokens.
+        Where the span scale of a sequence is not that of the previous call, a new window begins at
+        the first token of ``x``.
+
+        Args:
+            x: Next tokens, shape (batch, tokens, dims).
+            scale: Span scale of each sequence, shape (batch,), in [0, 1].
+            cache: Cache of the tokens before, which is updated; None at the first token.
+
+        Returns:
+            Output, shape (batch, tokens, dims), and the cache.
+
+        Raises:
+            ValueError: A shape, type or value is wrong, or the layer is not causal.
+        """
+        self._check(x, x, x, scale, None, None, None)
+        check([(self.config.causal, "decoding needs a causal layer: SpanConfig(causal=True)")])
+        cache = self.new_decoding_cache(scale) if cache is None else cache
+        cache.set_scale(scale)
+        q, new_keys, v = self._project(x, x)
+        k = self._shift(new_keys, cache.last_keys)
+        dtype = attention_dtype(x)
+        query, key = (split_heads(each, self.head).to(dtype) for each in (q, k))
+        value = key if v is k else split_heads(v, self.head).to(dtype)
+        if cache.num_tokens == 0:
+            # The first tokens of a sequence are a whole one, which all kernels take.
+            steps = self.config.num_refinement_steps
+            output = self._attend(q, k, v, scale, None, None, None, steps, False, False, False)
+            output = output.output
+            cache.append(key, value)
+        else:
+            output = self._decode_heads(query, key, value, cache)
+        if self.config.num_induction_heads:
+            cache.last_keys = new_keys[:, -1:].clone()
+        return output, cache
+
+    def _decode_heads(
+        self, query: Tensor, key: Tensor, value: Tensor, cache: LocalDecodingCache
+    ) -> Tensor:
+        """Attend from next tokens, shape (batch, heads, tokens, head size), to cached ones too."""
+        scale, dtype = cache.scale, query.dtype
+        spans, gain = self.spans(scale), self._gain(scale, dtype)
+        inverse_temperature = self._inverse_temperature(scale, dtype)
+        outputs = []
+        # With short blocks the number of scored pairs grows linearly with the number of tokens.
+        for block in zip(*(each.split(_BLOCK, dim=2) for each in (query, key, value)), strict=True):
+            block_query, *block_key_value = block
+            first, count = cache.num_tokens, block_query.shape[2]
+            keys, values, positions = cache.extend(*block_key_value)
+            inputs = KernelInputs(
+                block_query,
+                keys,
+                values if gain is None else values * gain,
+                spans,
+                steps=self.config.num_refinement_steps,
+                inverse_temperature=inverse_temperature,
+            )
+            queries = torch.arange(first, first + count, device=query.device)
+            outputs.append(attend_to_cache(inputs, queries, positions, cache.first_window))
+        return merge_heads(torch.cat(outputs, dim=2))
+
+    def new_decoding_cache(self, scale: Tensor) -> LocalDecodingCache:
+        """An empty cache of `decode` for sequences of these span scales, shape (batch,)."""
+        config = self.config
+        longest = min(config.max_span, config.max_dist)
+        capacity = longest + config.soft_edge_width * config.soft_span
+        keys = values = RollingBuffer(capacity)
+        if config.local_projections or config.num_induction_heads:
+            values = RollingBuffer(capacity)
+        return LocalDecodingCache(keys, values, scale, torch.zeros_like(scale, dtype=torch.int64))

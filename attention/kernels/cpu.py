@@ -2,19 +2,20 @@
 
 All refinement passes run on a block of windows (`spangym.attention.kernels.cpu_blocks`) before the
 next block, so that its queries and outputs stay in the cache of a core
-(`spangym.attention.kernels.cpu_windows`). Short sequences are scored densely
+(`spangym.attention.kernels.cpu_windows`; `spangym.attention.kernels.cpu_products` where heads are
+small and no gradient is needed). Short sequences are scored densely
 (`spangym.attention.kernels.cpu_dense`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from spangym.attention.kernels import cpu_dense
+from spangym.attention.kernels import cpu_dense, cpu_products
 from spangym.attention.kernels.cpu_blocks import blocks
 from spangym.attention.kernels.cpu_windows import refine
 from spangym.attention.kernels.interface import KernelInputs, KernelOutput
@@ -31,11 +32,13 @@ def attend_windows(inputs: KernelInputs) -> KernelOutput:
     inputs = _with_contiguous_heads(inputs)
     batch, _, queries, _ = inputs.q.shape
     columns = 4 if inputs.return_lse else 2
-    parts = (part[:columns] for part in _results(inputs))
     edge = inputs.spans.edge
     tracked = (inputs.q, inputs.k, inputs.v, inputs.mask, inputs.inverse_temperature)
     tracked += () if edge is None else (edge.span,)
-    if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tracked):
+    tracked = tuple(each for each in tracked if each is not None and each.requires_grad)
+    needs_gradient = torch.is_grad_enabled() and bool(tracked)
+    parts = (part[:columns] for part in _results(inputs, needs_gradient))
+    if needs_gradient:
         results = [torch.cat(column) for column in zip(*parts, strict=True)]
     else:
         results, start = [], 0
@@ -50,13 +53,16 @@ def attend_windows(inputs: KernelInputs) -> KernelOutput:
     return KernelOutput(out.transpose(1, 2), passes, *(each.transpose(1, 2) for each in more))
 
 
-def _results(inputs: KernelInputs) -> Iterator[tuple[Tensor, ...]]:
+def _results(inputs: KernelInputs, needs_gradient: bool) -> Iterator[Sequence[Tensor]]:
     """Output, passes, log-sum-exp and last queries of consecutive tokens of all sequences."""
-    for block in blocks(inputs):
-        if isinstance(block, int):
-            yield _empty_output(inputs.q, block)
+    parts = blocks(inputs)
+    for part in parts if needs_gradient else cpu_products.join(parts, inputs.steps):
+        if isinstance(part, int):
+            yield _empty_output(inputs.q, part)
+        elif isinstance(part, list):
+            yield cpu_products.refine(part, inputs.steps, inputs.return_lse)
         else:
-            yield from refine(block.windows(), inputs.steps)
+            yield from refine(part.windows(), inputs.steps)
 
 
 def _with_contiguous_heads(inputs: KernelInputs) -> KernelInputs:

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from spangym.attention import SpanGeometry
 from spangym.attention.geometry import SoftEdge
-from spangym.attention.kernels import cpu, cpu_dense, reference
+from spangym.attention.kernels import cpu, cpu_dense, cpu_products, reference
 from spangym.attention.kernels.interface import KernelInputs
 from spangym.attention.kernels.refinement import convergence_threshold, not_converged
 
@@ -17,7 +17,7 @@ from .test_kernels import select
 
 
 class CountQKPairs(TorchDispatchMode):
-    """Counts the query-key pairs of each fused call."""
+    """Counts the query-key pairs of each fused call, or of each product with one head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,11 +29,15 @@ class CountQKPairs(TorchDispatchMode):
         if "scaled_dot_product" in str(func):
             q, k = args[:2]
             self.calls.append(q.shape[0] * q.shape[2] * k.shape[2])
+        elif "baddbmm" in str(func):
+            q, k = args[1:3]
+            self.calls.append(q.shape[0] * q.shape[1] * k.shape[2])
         return func(*args, **(kwargs or {}))
 
 
-def test_windows_score_their_intervals_and_stop_when_they_have_converged():
-    q = torch.randn(2, 1, 8, 4, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("size", [4, cpu_products.MAX_HEAD_SIZE + 4])
+def test_windows_score_their_intervals_and_stop_when_they_have_converged(size: int):
+    q = torch.randn(2, 1, 8, size, generator=torch.Generator().manual_seed(1))
     q[:, :, 4:] = 0.0  # A window of zeros converges at once.
     spans = SpanGeometry(torch.tensor([4, 4]), torch.tensor([4, 4]))
     with CountQKPairs() as counter:
@@ -61,8 +65,8 @@ def test_blocks_of_windows_are_joined_in_order(generator: torch.Generator):
 def test_without_gradients_every_bit_is_the_same(
     dtype: torch.dtype, with_temperature: bool, generator: torch.Generator
 ):
-    """Refinement in place, beside the one that gradients flow through."""
-    q = torch.randn(2, 2, 300, 8, generator=generator).to(dtype)
+    """Refinement in place, beside the one that gradients flow through, of heads of this size."""
+    q = torch.randn(2, 2, 300, cpu_products.MAX_HEAD_SIZE + 8, generator=generator).to(dtype)
     q[:, :, 100:170] = 0.0  # Windows of zeros converge at once.
     spans = SpanGeometry(torch.tensor([7, 100]), torch.tensor([20, 130]))
     inverse = torch.tensor([0.9, 1.1], dtype=dtype) if with_temperature else None

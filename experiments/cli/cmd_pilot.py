@@ -10,6 +10,7 @@ import typer
 
 from spangym.experiments.cli import options
 from spangym.experiments.cli.catalog import pilots
+from spangym.experiments.cli.terminal import echo
 from spangym.experiments.runner.job import CHECKPOINT_SECONDS
 from spangym.experiments.studies.field_types import MAX_STEPS
 from spangym.utils.errors import UserError
@@ -59,6 +60,14 @@ def command(
     out: options.Out = None,
     resume: options.Resume = None,
     checkpoint_seconds: options.CheckpointSeconds = CHECKPOINT_SECONDS,
+    generate: Annotated[
+        str | None,
+        typer.Option(metavar="PROMPT", help="Let each trained model of text continue this prompt."),
+    ] = None,
+    num_bytes: Annotated[
+        int,
+        typer.Option("--bytes", metavar="N", min=1, help="Bytes that --generate writes."),
+    ] = 200,
     dry_run: options.DryRun = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -71,9 +80,11 @@ def command(
         spangym pilot text
         spangym pilot text full --variant dqn --seeds 3 --dry-run
         spangym pilot text --set model.dims=64 --set dqn.agent.gamma=0.5
+        spangym pilot --resume runs/text-quick --generate "def main("
     """
     from spangym.experiments.cli.running import make_executor, print_plan, run_and_report
     from spangym.experiments.pilot.estimate_pilot import estimate_pilot
+    from spangym.experiments.pilot.generate_text import check_prompt, generate_texts
     from spangym.experiments.pilot.load_pilot_study import (
         load_pilot_study,
         normalize_pilot_study,
@@ -105,7 +116,7 @@ def command(
         if dry_run or any(each is not None for each in given):
             raise UserError(
                 "--resume runs the folder's own study: combine it only with --workers, "
-                "--executor, --address, --checkpoint-seconds and --quiet"
+                "--executor, --address, --checkpoint-seconds, --generate, --bytes and --quiet"
             )
         folder = RunDir.open(resume, PILOT)
         folder.check_writable()
@@ -113,6 +124,8 @@ def command(
             chosen = normalize_pilot_study(folder.study())
         except UserError as error:
             raise UserError(f"{folder.path / 'study.toml'}: {error}") from error
+    if generate is not None:
+        check_prompt(chosen, generate, num_bytes)
     try:
         # Speech is synthesized here, before the jobs need it.
         validate_task(chosen)
@@ -127,3 +140,12 @@ def command(
         chosen, make_manifest(sys.argv, workers, chosen.device, {"content_sha256": content})
     )
     run_and_report(folder, estimate_pilot(chosen), job_executor, quiet)
+    if generate is not None:
+        texts = generate_texts(folder, generate, num_bytes)
+        for name, text in texts.items():
+            for line in ("", f"--- {name} ---", *(generate + text).split("\n")):
+                echo(line)
+        silent = [each.name for each in chosen.variants if each.name not in texts]
+        if silent:
+            echo("")
+            echo(f"no text of {', '.join(silent)}: not causal, failed or diverged")

@@ -12,6 +12,7 @@ from spangym.attention import (
     MultiHeadAttention,
     SpanConfig,
 )
+from spangym.attention.layers.decoding_cache import GlobalDecodingCache
 from spangym.attention.layers.modules import init_linear
 from spangym.experiments.pilot.pilot_study import ModelConfig, VariantConfig
 
@@ -30,6 +31,12 @@ class PlainAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend; input and output have shape (batch, tokens, dims)."""
         return self.attention(self.ln(x))
+
+    def decode(
+        self, x: Tensor, cache: GlobalDecodingCache | None = None
+    ) -> tuple[Tensor, GlobalDecodingCache]:
+        """Attend from the next tokens of a text; see `MultiHeadAttention.decode`."""
+        return self.attention.decode(self.ln(x), cache)
 
     def weights(self, x: Tensor) -> Tensor:
         """Return the attention weights, shape (batch, heads, queries, keys)."""

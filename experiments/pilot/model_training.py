@@ -24,7 +24,7 @@ from spangym.experiments.pilot.evaluate_model import eval_mode, evaluate_model
 from spangym.experiments.pilot.models import PilotModel, make_model, num_parameters
 from spangym.experiments.pilot.online_env import ONLINE_REWARDS, OnlineQualityReward, OnlineVecEnv
 from spangym.experiments.pilot.pilot_study import CONTROLLABLE_ATTENTION, PilotStudy, VariantConfig
-from spangym.experiments.pilot.pilot_tasks import fingerprint, make_task
+from spangym.experiments.pilot.pilot_tasks import Task, fingerprint, make_task
 from spangym.experiments.pilot.span_policies import AgentSpans, FixedSpans, SpanPolicy
 from spangym.experiments.pilot.trainer import Trainer
 from spangym.experiments.runner.fingerprint import DatasetHashes
@@ -270,17 +270,7 @@ class ModelTraining:
 
     def env_arguments(self, reward: Reward) -> tuple[EnvConfig, int, EnvComponents]:
         """Return the arguments of a vector environment of the model's layers."""
-        config, components = parse_env_kwargs(
-            {
-                "layers": self.model,
-                "dataset": self.task.dataset,
-                "reward": reward,
-                "ctx": self.task.ctx,
-                "chunks_per_episode": self.task.chunks,
-                "observation_time": "previous" if self.model.causal else "current",
-                **{name: getattr(self.variant.agent, name) for name in OBS_FIELDS},
-            }
-        )
+        config, components = make_env_config(self.variant, self.model, self.task, reward)
         return config, self.study.batch, components
 
     def evaluate_fixed_spans(self) -> list[dict[str, Any]]:
@@ -315,6 +305,23 @@ class ModelTraining:
             "stopped": stopped,
         }
         save_json(self.folder / RESULT_FILE, result)
+
+
+def make_env_config(
+    variant: VariantConfig, model: PilotModel, task: Task, reward: Reward
+) -> tuple[EnvConfig, EnvComponents]:
+    """Return the configuration of an environment of a model's layers, as its agent observes it."""
+    return parse_env_kwargs(
+        {
+            "layers": model,
+            "dataset": task.dataset,
+            "reward": reward,
+            "ctx": task.ctx,
+            "chunks_per_episode": task.chunks,
+            "observation_time": "previous" if model.causal else "current",
+            **{name: getattr(variant.agent, name) for name in OBS_FIELDS},
+        }
+    )
 
 
 def attach_refiners(model: PilotModel, seed: int) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,24 @@ class AttentionOutput(NamedTuple):
     layer_output: LayerOutput | None
 
 
+@dataclass
+class ModelDecodingCache:
+    """What `PilotModel.decode` keeps of the tokens so far.
+
+    Attributes:
+        num_tokens: Number of tokens decoded so far.
+        attentions: Cache of the attention of each block; None before the first token.
+    """
+
+    num_tokens: int
+    attentions: list[Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the buffers in bytes."""
+        return sum(each.nbytes for each in self.attentions)
+
+
 class PilotModel(ResidualTransformer):
     """A front end, sinusoidal positions, residual blocks and a classification head.
 
@@ -63,10 +82,10 @@ class PilotModel(ResidualTransformer):
         """Return the attention of a block."""
         return cast(Attention, self.layers[index])
 
-    def embed(self, content: Tensor) -> Tensor:
-        """Embed content at its positions, shape (batch, tokens, dims)."""
+    def embed(self, content: Tensor, first: int = 0) -> Tensor:
+        """Embed content from a position on, shape (batch, tokens, dims)."""
         tokens = self.frontend(content)
-        return tokens + sinusoidal_positions(tokens.shape[1], self.dims).to(tokens)
+        return tokens + sinusoidal_positions(tokens.shape[1], self.dims, first).to(tokens)
 
     def attend(
         self,
@@ -106,6 +125,26 @@ class PilotModel(ResidualTransformer):
         for index in range(self.num_layers):
             hidden = self.connect(index, hidden, self.attend(index, hidden).output)
         return hidden
+
+    @torch.no_grad()
+    def decode(
+        self, content: Tensor, cache: ModelDecodingCache | None = None
+    ) -> tuple[Tensor, ModelDecodingCache]:
+        """Read the next bytes of texts, with shapes and result of `forward`, and update the cache.
+
+        The layers, or the controllers in them, set the spans. Raises a ValueError for a model that
+        is not causal.
+        """
+        if cache is None:
+            cache = ModelDecodingCache(0, [None] * self.num_layers)
+        hidden = self.embed(content, cache.num_tokens)
+        for index in range(self.num_layers):
+            output, cache.attentions[index] = self.attention(index).decode(
+                hidden, cache.attentions[index]
+            )
+            hidden = self.connect(index, hidden, output)
+        cache.num_tokens += content.shape[1]
+        return hidden, cache
 
 
 class SpeechModel(PilotModel):
@@ -155,10 +194,10 @@ class ConvFrontend(nn.Module):
         return self.ln(self.third(tokens).transpose(1, 2))
 
 
-def sinusoidal_positions(tokens: int, dims: int) -> Tensor:
+def sinusoidal_positions(tokens: int, dims: int, first: int = 0) -> Tensor:
     """Return sinusoids of the positions (Vaswani et al., 2017), float32 of shape (tokens, dims)."""
     rates = torch.exp(torch.arange(0, dims, 2) * (-math.log(10_000) / dims))
-    angles = torch.arange(tokens)[:, None] * rates
+    angles = torch.arange(first, first + tokens)[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)[:, :dims]
 
 

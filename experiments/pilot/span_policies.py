@@ -7,6 +7,7 @@ from torch import Tensor
 
 from spangym.agents import Agent, SB3Agent
 from spangym.attention import NUM_ACTIONS, IntegratedAttention, LayerOutput, ObservationSpec
+from spangym.attention.controllers.protocol import ObservationTime
 from spangym.envs.observations import to_observations
 
 
@@ -79,9 +80,7 @@ class AgentSpans(SpanPolicy):
         if features is None:
             tokens = hidden[:, :1] if self.previous else hidden
             features = self.observation_spec.extract_from_input(layer.ln_a(tokens))
-        numbers = self.observation_spec.encode(features, index).cpu().numpy()
-        actions = self.agent.predict(to_observations(self.observation_spec, numbers))
-        return torch.as_tensor(actions, device=hidden.device)
+        return _predict(self.agent, self.observation_spec, features, index)
 
     @torch.no_grad()
     def observe(self, index: int, layer_output: LayerOutput) -> None:
@@ -90,3 +89,38 @@ class AgentSpans(SpanPolicy):
             self._prev_features[index] = self.observation_spec.extract_from_input(
                 layer_output.local_input
             )
+
+
+class AgentController:
+    """An agent that does not learn as the controller of one layer: a `BatchController`.
+
+    A layer that decodes asks it at each window, for which it observes the window before.
+    """
+
+    observation_time: ObservationTime = "previous"
+
+    def __init__(self, agent: Agent, observation_spec: ObservationSpec, index: int) -> None:
+        self.agent = agent
+        self.observation_spec = observation_spec
+        self.index = index
+
+    def observe(
+        self, features: Tensor, local_input: Tensor, lengths: Tensor | None = None
+    ) -> Tensor:
+        """Return the features of the layer's normalized input."""
+        del features, lengths
+        return self.observation_spec.extract_from_input(local_input)
+
+    def actions(self, obs: Tensor) -> Tensor:
+        """Return the agent's actions."""
+        return _predict(self.agent, self.observation_spec, obs, self.index)
+
+    def check(self, dims: int, action_scale: str) -> None:
+        """Accept the layers of a pilot."""
+
+
+def _predict(agent: Agent, spec: ObservationSpec, features: Tensor, index: int) -> Tensor:
+    """Return the actions of an agent in layer ``index``, integers of shape (batch,)."""
+    numbers = spec.encode(features, index).cpu().numpy()
+    actions = agent.predict(to_observations(spec, numbers))
+    return torch.as_tensor(actions, device=features.device)

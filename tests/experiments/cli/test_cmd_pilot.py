@@ -116,6 +116,49 @@ def test_a_killed_pilot_is_resumed(run: Run, tmp_path: Path):
         assert updates == [*range(1, 41)]
 
 
+def test_trained_models_write_text(run: Run, tmp_path: Path):
+    """At the end of a run and from a stored one; the same text for the same prompt."""
+    study = study_of(tmp_path, "standard", "predictor", "refiner", "original")
+    out = tmp_path / "out"
+    done = run("pilot", "text", study, "--out", out, "--workers", 1, "--generate=a b", "--bytes=20")
+    assert done.code == 0, done.err
+    stored = json.loads((out / "generated.json").read_text())
+    assert stored["prompt"] == "a b"
+    assert [*stored["texts"]] == ["standard", "predictor", "refiner"]
+    for name, text in stored["texts"].items():
+        assert 0 < len(text) <= 20
+        assert f"--- {name} ---\na b" in done.out
+    assert "no text of original: not causal" in done.out
+    again = run("pilot", "--resume", out, "--generate=a b", "--bytes=20")
+    assert again.code == 0, again.err
+    assert json.loads((out / "generated.json").read_text()) == stored
+    run("pilot", "--resume", out, "--generate=import", "--bytes=18")
+    assert json.loads((out / "generated.json").read_text())["texts"] != stored["texts"]
+
+    (weights,) = out.glob("jobs/predictor/*/model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    damaged = run("pilot", "--resume", out, "--generate=a", "--bytes=5")
+    assert damaged.code == 2
+    assert "predictor/seed-0 cannot be read" in damaged.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["text", "--generate="], "at least one byte"),
+        (["text", "--generate=ab", "--bytes=255"], "set --bytes to at most 254"),
+        (["speech", "--generate=ab"], "for models of text"),
+    ],
+)
+def test_prompts_that_no_model_continues(
+    run: Run, tmp_path: Path, arguments: list[str], message: str
+):
+    done = run("pilot", *arguments, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert message in done.err
+    assert not (tmp_path / "out").exists()
+
+
 DIVERGING = """
 from spangym.agents import Refiner
 from spangym.envs.model.model_optimizer import TrainingDiverged

@@ -5,6 +5,7 @@ from typing import Literal
 import pytest
 import torch
 
+from spangym.attention import LocalGlobalAttention
 from spangym.experiments.pilot.corpus import BLANK
 from spangym.experiments.pilot.evaluate_model import run_model
 from spangym.experiments.pilot.models import (
@@ -65,6 +66,29 @@ def test_text_is_read_causally(variant: VariantConfig):
     before, after = model(content), model(changed)
     torch.testing.assert_close(before[:, :13], after[:, :13])
     assert not torch.allclose(before[:, 13:], after[:, 13:])
+
+
+@VARIANTS
+def test_a_decoded_text_is_one_that_is_read(variant: VariantConfig):
+    model = made(variant).eval()
+    content = torch.randint(256, (2, 24), generator=torch.Generator().manual_seed(0))
+    if variant.attention == "original":
+        with pytest.raises(ValueError, match="needs a causal layer"):
+            model.decode(content)
+        return
+    for layer in model.layers:
+        if isinstance(layer, LocalGlobalAttention):
+            # It starts at zero, and the attention would not matter.
+            generator = torch.Generator().manual_seed(1)
+            torch.nn.init.normal_(layer.projection.weight, std=0.3, generator=generator)
+    outputs, cache = [], None
+    for block in content.split([5, 1, 1, 10, 1, 6], dim=1):
+        hidden, cache = model.decode(block, cache)
+        outputs.append(hidden)
+    assert cache is not None
+    assert cache.num_tokens == 24
+    assert cache.nbytes > 0
+    torch.testing.assert_close(torch.cat(outputs, dim=1), model(content), rtol=1e-4, atol=1e-5)
 
 
 def test_pairs_of_the_global_path_are_counted():

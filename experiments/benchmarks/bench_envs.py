@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from spangym.attention import NUM_ACTIONS
+from spangym.attention.kernels.interface import KernelInputs
+from spangym.attention.layers.modules import split_heads
 from spangym.envs import (
     RewardContext,
     SB3SpanControlVecEnv,
@@ -26,11 +28,14 @@ from spangym.experiments.benchmarks.measure import (
     d2h_copies_and_utilization,
     interleaved_timing,
 )
+from spangym.experiments.benchmarks.products_alone import products_alone
 
 IDS = ("spangym/SpanControl-v0", "spangym/SpanBudget-v0")
 
 OVERHEAD_GOALS = {1: 1.10, 16: 1.05}
 """Time of a step over the time of the bare layer and reward, by number of environments."""
+BOUND_GOAL = 1.5
+"""Time of the local path over that of its matrix products and exponentials alone."""
 DUMMY_GOAL = 1.5
 BUSY_GOAL = 0.9
 
@@ -86,6 +91,23 @@ class EnvsBench:
 
         whole, alone = self._time(with_env, bare)
         return whole / alone
+
+    @torch.no_grad()
+    def local_path_over_bound(self) -> float:
+        """Time of the local path of a step with each of the actions over that of its products."""
+        envs = SpanControlVectorEnv(NUM_ACTIONS, ctx=self.ctx, dims=self.dims)
+        envs.reset(seed=self.seed)
+        state, layer = envs.core.state, envs.core.stack.layer(envs.core.layer)
+        path, calls = layer.attn_local, []
+        hook = path.register_forward_pre_hook(lambda _, args: calls.append(args))
+        layer.forward_with_action(state.hidden, torch.arange(NUM_ACTIONS))
+        hook.remove()
+        ((x, scale, *_),) = calls
+        q, k, v = (split_heads(each, path.head) for each in path.project(x))
+        steps, inverse = path.config.num_refinement_steps, path.temperature(scale).reciprocal()
+        inputs = KernelInputs(q, k, v, path.spans(scale), None, steps, inverse)
+        local, bound = self._time(lambda: path(x, scale), products_alone(inputs))
+        return local / bound
 
     def rate(self, envs: SpanControlVectorEnv) -> float:
         """Median steps per second, all environments together."""
@@ -150,6 +172,8 @@ def run(quick: bool, bench: EnvsBench | None = None) -> Iterator[BenchRow]:
     for num_envs, goal in OVERHEAD_GOALS.items():
         name = f"step over bare layer and reward, {sizes}, environments {num_envs}"
         yield BenchRow(name, bench.overhead(num_envs), goal, "lower")
+    name = f"local path of SpanControl-v0 over its bound, {sizes}, one step of each action"
+    yield BenchRow(name, bench.local_path_over_bound(), BOUND_GOAL, "lower")
     for num_envs in (1, 16) if quick else (1, 2, 4, 8, 16, 32, 64):
         envs = SpanControlVectorEnv(num_envs, ctx=bench.ctx, dims=bench.dims)
         rate = bench.rate(envs)

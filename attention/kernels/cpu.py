@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from spangym.attention.kernels import cpu_dense, cpu_products
+from spangym.attention.geometry import SoftEdge, SpanGeometry
+from spangym.attention.kernels import cpu_backward, cpu_dense, cpu_products
 from spangym.attention.kernels.cpu_blocks import blocks
 from spangym.attention.kernels.cpu_windows import refine
 from spangym.attention.kernels.interface import KernelInputs, KernelOutput
@@ -30,39 +33,129 @@ def attend(inputs: KernelInputs) -> KernelOutput:
 def attend_windows(inputs: KernelInputs) -> KernelOutput:
     """`attend` with windows for sequences of any length."""
     inputs = _with_contiguous_heads(inputs)
-    batch, _, queries, _ = inputs.q.shape
-    columns = 4 if inputs.return_lse else 2
-    edge = inputs.spans.edge
-    tracked = (inputs.q, inputs.k, inputs.v, inputs.mask, inputs.inverse_temperature)
-    tracked += () if edge is None else (edge.span,)
-    tracked = tuple(each for each in tracked if each is not None and each.requires_grad)
-    needs_gradient = torch.is_grad_enabled() and bool(tracked)
-    parts = (part[:columns] for part in _results(inputs, needs_gradient))
-    if needs_gradient:
-        results = [torch.cat(column) for column in zip(*parts, strict=True)]
+    v, edge = None if inputs.v is inputs.k else inputs.v, inputs.spans.edge
+    edge_span, edge_width = (None, 0) if edge is None else (edge.span, edge.soft_edge_width)
+    tensors = (inputs.q, inputs.k, v, inputs.mask, inputs.inverse_temperature, edge_span)
+    if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in tensors):
+        spans = replace(inputs.spans, edge=None)
+        options = (spans, edge_width, inputs.steps, inputs.return_lse)
+        results = _WindowedAttention.apply(*tensors, *options)[: _columns(inputs.return_lse)]
     else:
-        results, start = [], 0
-        for part in parts:
-            if not results:
-                results = [x.new_empty(batch * queries, *x.shape[1:]) for x in part]
-            end = start + len(part[0])
-            for result, own in zip(results, part, strict=True):
-                result[start:end] = own
-            start = end
-    out, passes, *more = (result.unflatten(0, (batch, queries)) for result in results)
+        results = _results(inputs)
+    out, passes, *more = (each.unflatten(0, inputs.q.shape[::2]) for each in results)
     return KernelOutput(out.transpose(1, 2), passes, *(each.transpose(1, 2) for each in more))
 
 
-def _results(inputs: KernelInputs, needs_gradient: bool) -> Iterator[Sequence[Tensor]]:
-    """Output, passes, log-sum-exp and last queries of consecutive tokens of all sequences."""
+class _WindowedAttention(torch.autograd.Function):
+    """Windowed attention with gradients with respect to all floating inputs.
+
+    What is kept are the inputs and the queries of every refinement pass but the first. Their memory
+    is that of one output each; without them a training step would take a tenth longer.
+    """
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, ...]:
+        return tuple(_results(_kernel_inputs(*args), keep_queries=True))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        tensors, ctx.options = inputs[:6], inputs[6:]
+        return_lse = inputs[-1]
+        results, queries = output[: _columns(return_lse)], output[_columns(return_lse) :]
+        # Output and last queries have gradients.
+        ctx.mark_non_differentiable(*results[1:3], *queries)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors, results[1], *queries)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # type: ignore[override]
+        ctx: Any, grad_out: Tensor | None, *grads: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        *tensors, passes = (saved := ctx.saved_tensors)[:7]
+        inputs = _kernel_inputs(*tensors, *ctx.options)
+        q, _, v, mask, factor, _ = tensors
+        if grad_out is None:
+            grad_out = torch.zeros(len(passes), *q.shape[1::2], dtype=q.dtype)
+        grad_last_query = grads[2] if inputs.return_lse else None
+
+        def by_sequence(x: Tensor) -> Tensor:
+            return x.unflatten(0, q.shape[::2])
+
+        found = cpu_backward.gradients(
+            inputs,
+            cpu_backward.ForwardResult(
+                by_sequence(passes),
+                [by_sequence(each) for each in saved[7:]],
+                by_sequence(grad_out),
+                None if grad_last_query is None else by_sequence(grad_last_query),
+            ),
+            *ctx.needs_input_grad[3:6],
+        )
+        grad_factor, grad_mask = found.inverse_temperature, found.mask
+        if grad_factor is not None:
+            grad_factor = grad_factor if factor.ndim == 2 else grad_factor.sum(1)
+        results = (
+            found.q.transpose(1, 2),
+            found.k.transpose(1, 2),
+            None if v is None else found.v.transpose(1, 2),
+            None if grad_mask is None else grad_mask.view(mask.shape),
+            grad_factor,
+            found.edge_span,
+        )
+        pairs = zip(results, tensors, strict=True)
+        cast = (None if grad is None else grad.to(x.dtype) for grad, x in pairs)
+        return *cast, None, None, None, None
+
+
+def _kernel_inputs(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    mask: Tensor | None,
+    inverse_temperature: Tensor | None,
+    edge_span: Tensor | None,
+    spans: SpanGeometry,
+    edge_width: int,
+    steps: int,
+    return_lse: bool,
+) -> KernelInputs:
+    """Inputs of the kernel from the arguments of `_WindowedAttention`."""
+    if edge_span is not None:
+        spans = replace(spans, edge=SoftEdge(edge_span, edge_width))
+    v = k if v is None else v
+    return KernelInputs(q, k, v, spans, mask, steps, inverse_temperature, return_lse)
+
+
+def _columns(return_lse: bool) -> int:
+    """Number of results: output, passes and, if asked for, log-sum-exp and last queries."""
+    return 4 if return_lse else 2
+
+
+def _results(inputs: KernelInputs, keep_queries: bool = False) -> list[Tensor]:
+    """Results of the tokens of all sequences, and the queries of every pass but the first."""
+    columns = _columns(inputs.return_lse)
+    results, tokens, start = [], inputs.q.shape[0] * inputs.q.shape[2], 0
+    for part in _parts(inputs, keep_queries):
+        end = start + len(part[0])
+        for number, own in enumerate((*part[:columns], *part[4:])):
+            if number == len(results):
+                results.append(own.new_empty(tokens, *own.shape[1:]))
+            results[number][start:end] = own
+        start = end
+    return results
+
+
+def _parts(inputs: KernelInputs, keep_queries: bool) -> Iterator[Sequence[Tensor]]:
+    """Output, passes, log-sum-exp, last queries and kept queries of consecutive tokens."""
     parts = blocks(inputs)
-    for part in parts if needs_gradient else cpu_products.join(parts, inputs.steps):
+    for part in parts if keep_queries else cpu_products.join(parts, inputs.steps):
         if isinstance(part, int):
             yield _empty_output(inputs.q, part)
         elif isinstance(part, list):
             yield cpu_products.refine(part, inputs.steps, inputs.return_lse)
         else:
-            yield from refine(part.windows(), inputs.steps)
+            yield from refine(part.windows(), inputs.steps, keep_queries)
 
 
 def _with_contiguous_heads(inputs: KernelInputs) -> KernelInputs:

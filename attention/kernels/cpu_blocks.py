@@ -30,7 +30,7 @@ class Sequence:
     q: Tensor
     k: Tensor
     v: Tensor
-    mask: Tensor | None
+    mask: Tensor | None  # that of all sequences, with four dimensions
     inverse_temperature: Tensor | None  # shape () or (heads, 1)
     spans: SpanGeometry
     edge_span: Tensor | None
@@ -62,40 +62,65 @@ class Block:
         """Keys of each window; not positive if there are none."""
         return min(self.start + self.sequence.ahead, len(self.sequence.k)) - self.first_key
 
+    @property
+    def tokens(self) -> int:
+        """Queries of all windows."""
+        return self.count * self.queries
+
     def windows(self) -> Windows:
         """The windows, as views of the sequence where possible."""
+        return self.windows_with(self.mask_part(self.sequence.mask), self.sequence.edge_span)
+
+    def windows_with(self, mask: Tensor | None, edge_span: Tensor | None) -> Windows:
+        """The windows with this `mask_part` and this span of the soft edge."""
         sequence, factor = self.sequence, self.sequence.inverse_temperature
         start, width, first, length = self.start, self.queries, self.first_key, self.keys
-        geometry = (sequence.window, self.count)
+        spans, geometry = sequence.spans, (sequence.window, self.count)
         q = overlapping(sequence.q, start, width, *geometry)
         # Dividing the queries by T divides the scores by T, exactly and in every kernel.
         q = q if factor is None else q * factor
         k = overlapping(sequence.k, first, length, *geometry)
         is_value = sequence.v is sequence.k
         v = k if is_value else overlapping(sequence.v, first, length, *geometry)
-        bias = self._bias()
-        causal = sequence.spans.causal
+        bias = self._bias(mask, edge_span)
         # The fused call masks a triangle that begins at the first query by itself.
-        triangle = causal and bias is None and first == start
-        if causal and not triangle and sequence.window > 1:
+        triangle = spans.causal and bias is None and first == start
+        if spans.causal and not triangle and sequence.window > 1:
             key, query = torch.arange(first, first + length), torch.arange(start, start + width)
             past = to_additive_mask(key <= query[:, None], q.dtype)[None, None]
             bias = past if bias is None else bias + past
-        return Windows(q, k, v, bias, triangle, factor, sequence.spans.per_query_convergence)
+        return Windows(q, k, v, bias, triangle, factor, spans.per_query_convergence)
 
-    def _bias(self) -> Tensor | None:
+    def mask_part(self, mask: Tensor | None) -> Tensor | None:
+        """View of what the windows read of a mask of four dimensions, each of which may be 1."""
+        if mask is None:
+            return None
+        last = (self.count - 1) * self.sequence.window
+        parts = (
+            slice(self.sequence.index, self.sequence.index + 1),
+            slice(None),
+            slice(self.start, self.start + last + self.queries),
+            slice(self.first_key, self.first_key + last + self.keys),
+        )
+        sizes = zip(parts, mask.shape, strict=True)
+        return mask[tuple(part if size > 1 else slice(None) for part, size in sizes)]
+
+    def _bias(self, mask: Tensor | None, edge_span: Tensor | None) -> Tensor | None:
         """Sum of soft edge and mask, broadcastable to (windows, heads, queries, keys)."""
-        sequence, window = self.sequence, self.sequence.window
-        start, width, first, length = self.start, self.queries, self.first_key, self.keys
-        parts = []
-        edge = sequence.spans.edge
-        if edge is not None and sequence.edge_span is not None:
-            key = torch.arange(first - start, first - start + length)
-            weights = edge.log_mask(key, window, sequence.edge_span)
+        sequence, window, width, length = (
+            self.sequence,
+            self.sequence.window,
+            self.queries,
+            self.keys,
+        )
+        edge, parts = sequence.spans.edge, []
+        if edge is not None and edge_span is not None:
+            key = torch.arange(length) - (self.start - self.first_key)
+            weights = edge.log_mask(key, window, edge_span)
             parts.append(weights.to(sequence.q.dtype)[None])
-        if sequence.mask is not None:
+        if mask is not None:
             last = (self.count - 1) * window
-            rows = sequence.mask[:, start : start + last + width, first : first + last + length]
+            rows = mask[0].expand(-1, last + width, last + length)
             tiles = rows.unfold(1, width, window).unfold(2, length, window)
             # The queries of window i meet the keys of window i.
             tiles = tiles.diagonal(dim1=1, dim2=2).permute(3, 0, 1, 2)
@@ -118,7 +143,7 @@ def blocks(inputs: KernelInputs) -> Iterator[Block | int]:
         strict=True,
     )
     if mask is not None:
-        mask = mask[(None,) * (4 - mask.ndim)].expand(batch, -1, queries, keys)
+        mask = mask[(None,) * (4 - mask.ndim)]
     for index, (window, span, num_queries, num_keys) in enumerate(on_host):
         if span == 0 or num_keys == 0 or num_queries == 0:
             yield queries
@@ -132,7 +157,7 @@ def blocks(inputs: KernelInputs) -> Iterator[Block | int]:
             q=q[index, :, :num_queries].transpose(0, 1),
             k=own_k,
             v=own_k if v is k else v[index, :, :num_keys].transpose(0, 1),
-            mask=None if mask is None else mask[index, :, :num_queries, :num_keys],
+            mask=mask,
             inverse_temperature=factor,
             spans=spans,
             edge_span=None if spans.edge is None else spans.edge.span[index],

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from spangym.attention.kernels.reference import softmax_attention
 from spangym.attention.kernels.refinement import convergence_threshold, not_converged
 
 _fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -25,25 +24,32 @@ class Windows(NamedTuple):
     triangle: bool  # query i sees the keys up to i, without a bias
     inverse_temperature: Tensor | None
     per_query_convergence: bool
+    earlier: tuple[Tensor, ...] | None = None  # queries of the passes before, if they are kept
 
     def attend(self) -> tuple[Tensor, Tensor]:
         """Output, shaped like the queries, and log-sum-exp (windows, queries, heads)."""
         q, k, v = self.q.transpose(1, 2), self.k.transpose(1, 2), self.v.transpose(1, 2)
-        if self.bias is not None and self.bias.requires_grad:
-            out, lse = softmax_attention(q, k, v, self.bias)
-        else:
-            out, lse = _fused(q, k, v, 0.0, self.triangle, attn_mask=self.bias)
+        out, lse = _fused(q, k, v, 0.0, self.triangle, attn_mask=self.bias)
         return out.transpose(1, 2), lse.transpose(1, 2)
 
     def with_updated_queries(self, out: Tensor) -> Windows:
         """Add the last output to the queries."""
-        factor = self.inverse_temperature
+        factor, earlier = self.inverse_temperature, self.earlier
+        if earlier is not None:
+            earlier = (*earlier, self.q)
         if factor is None:
-            return self._replace(q=self.q + out)
-        if torch.is_grad_enabled() or self.per_query_convergence:
-            return self._replace(q=torch.addcmul(self.q, out, factor))
-        # Queries divided by a temperature are a copy that nothing else refers to.
-        return self._replace(q=self.q.addcmul_(out, factor))
+            q = self.q + out
+        elif earlier is not None or self.per_query_convergence:
+            q = torch.addcmul(self.q, out, factor)
+        else:
+            # Queries divided by a temperature are a copy that nothing else refers to.
+            q = self.q.addcmul_(out, factor)
+        return self._replace(q=q, earlier=earlier)
+
+    @property
+    def kept(self) -> tuple[Tensor, ...]:
+        """Queries of every pass but the first, if they are kept."""
+        return (*self.earlier[1:], self.q) if self.earlier else ()
 
     def select(self, rows: slice) -> Windows:
         """Consecutive windows."""
@@ -53,6 +59,7 @@ class Windows(NamedTuple):
             k=k,
             v=k if self.v is self.k else self.v[rows],
             bias=bias if bias is None or len(bias) == 1 else bias[rows],
+            earlier=self.earlier and tuple(each[rows] for each in self.earlier),
         )
 
 
@@ -105,19 +112,25 @@ class Pass(NamedTuple):
             self.windows.select(rows), self.out[rows], self.lse[rows], prev_out, self.passes[rows]
         )
 
-    def tokens(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Output, passes, log-sum-exp and queries of the tokens of all windows in order."""
-        passes = self.passes.expand(self.out.shape[:2]).flatten()
-        return self.out.flatten(0, 1), passes, self.lse.flatten(0, 1), self.windows.q.flatten(0, 1)
+    def tokens(self) -> tuple[Tensor, ...]:
+        """Results of the tokens of all windows in order; see `refine`."""
+        passes, windows = self.passes.expand(self.out.shape[:2]), self.windows
+        results = (self.out, passes, self.lse, windows.q, *windows.kept)
+        return tuple(each.flatten(0, 1) for each in results)
 
 
-def refine(windows: Windows, steps: int) -> Iterator[tuple[Tensor, ...]]:
+def refine(
+    windows: Windows, steps: int, keep_queries: bool = False
+) -> Iterator[tuple[Tensor, ...]]:
     """Refine windows until each has converged, at most ``steps`` passes.
 
     Yields:
-        Output, passes, log-sum-exp and queries of consecutive tokens.
+        Output, passes, log-sum-exp and last queries of consecutive tokens; and if they are kept,
+        the queries of every pass but the first.
     """
-    if windows.per_query_convergence or torch.is_grad_enabled():
+    if keep_queries:
+        windows = windows._replace(earlier=())
+    if windows.per_query_convergence:
         yield from (each.tokens() for each in _refine(Pass.initial(windows), steps - 1))
     else:
         yield from _refine_in_place(windows, None, 1, steps)
@@ -126,41 +139,37 @@ def refine(windows: Windows, steps: int) -> Iterator[tuple[Tensor, ...]]:
 def _refine_in_place(
     windows: Windows, prev_out: Tensor | None, number: int, steps: int
 ) -> Iterator[tuple[Tensor, ...]]:
-    """`_refine` of windows from pass ``number`` on, without gradients, in few small operations."""
-    q, factor = windows.q, windows.inverse_temperature
-    query, key, value = (each.transpose(1, 2) for each in (q, windows.k, windows.v))
-    precise = torch.promote_types(q.dtype, torch.float32)
-    threshold = convergence_threshold(q[0].numel(), precise)
+    """`_refine` of windows that stop together, from pass ``number`` on, in few small operations."""
+    query, key, value = (each.transpose(1, 2) for each in windows[:3])
+    precise = torch.promote_types(windows.q.dtype, torch.float32)
+    threshold = convergence_threshold(windows.q[0].numel(), precise)
     while True:
         out, lse = _fused(query, key, value, 0.0, windows.triangle, attn_mask=windows.bias)
-        out = out.transpose(1, 2)
+        out, lse = out.transpose(1, 2), lse.transpose(1, 2)
         if number == steps:
-            yield _tokens(q, out, lse, number)
+            yield _tokens(windows, out, lse, number)
             return
         change = out.abs() if prev_out is None else prev_out.sub_(out).abs_()
         is_left = [each >= threshold for each in change.flatten(1).sum(1, dtype=precise).tolist()]
         if not all(is_left):
             break
-        if factor is None:
-            q = q + out
-            query = q.transpose(1, 2)
-        else:
-            # Queries divided by a temperature are a copy that nothing else refers to.
-            q.addcmul_(out, factor)
+        windows = windows.with_updated_queries(out)
+        query = windows.q.transpose(1, 2)
         prev_out, number = out, number + 1
     start = 0
     for left, run in itertools.groupby(is_left):
         rows = slice(start, start := start + len(list(run)))
+        selected = windows.select(rows)
         if left:
-            selected = windows._replace(q=q).select(rows).with_updated_queries(out[rows])
+            selected = selected.with_updated_queries(out[rows])
             yield from _refine_in_place(selected, out[rows], number + 1, steps)
         else:
-            yield _tokens(q[rows], out[rows], lse[rows], number)
+            yield _tokens(selected, out[rows], lse[rows], number)
 
 
-def _tokens(q: Tensor, out: Tensor, lse: Tensor, number: int) -> tuple[Tensor, ...]:
-    passes = torch.full((out.shape[0] * out.shape[1],), number)
-    return out.flatten(0, 1), passes, lse.transpose(1, 2).flatten(0, 1), q.flatten(0, 1)
+def _tokens(windows: Windows, out: Tensor, lse: Tensor, number: int) -> tuple[Tensor, ...]:
+    passes = torch.full(out.shape[:2], number)
+    return tuple(each.flatten(0, 1) for each in (out, passes, lse, windows.q, *windows.kept))
 
 
 def _refine(state: Pass, steps_left: int) -> Iterator[Pass]:

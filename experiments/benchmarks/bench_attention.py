@@ -30,6 +30,12 @@ PASS_GOALS = {256: 1.15, 128: 1.2, 64: 1.45, 32: 1.8}
 FUSED_GOALS = {128: 1.15, 64: 1.15, 32: 1.15}
 """Time of one pass over that of the fused call alone, for a query-key pair, by window."""
 
+TRAINING_MEMORY_GOAL = 14.0
+"""Peak extra memory of a training step over that of the input, with up to ten passes.
+
+The queries of nine passes are kept; the output and two gradients have the size of the input too.
+"""
+
 LAYER_GOALS = {
     (64, 1024): 1.0,
     (64, 2048): 1.0,
@@ -111,6 +117,53 @@ class AttentionBench:
                 goal = 3.0 if window <= 32 else 1.0
                 row = f"local path, speed against a loop, {name}"
                 yield BenchRow(row, looped / local, goal, "higher")
+
+    @torch.enable_grad()
+    def training_step(self, contexts: Sequence[int]) -> Iterator[BenchRow]:
+        """Forward and backward of the local path against a loop over windows."""
+        for tokens in contexts:
+            x = self._input(tokens).requires_grad_()
+            grad = torch.randn(x.shape, generator=self.generator)
+            for window in (256, 128, 64, 32, 16):
+                path = self._path(window)
+                temperature = path.temperature(torch.ones(1)).item()
+
+                def step(
+                    x: Tensor = x, grad: Tensor = grad, path: SlidingWindowAttention = path
+                ) -> Tensor:
+                    return torch.autograd.grad(path(x, torch.ones(1)).output, x, grad)[0]
+
+                def loop(
+                    x: Tensor = x, grad: Tensor = grad, w: int = window, t: float = temperature
+                ) -> Tensor:
+                    return torch.autograd.grad(self._loop(x, w, w * 3 // 2, t), x, grad)[0]
+
+                torch.testing.assert_close(step(), loop(), rtol=1e-2, atol=1e-3)
+                local, looped = self._time(step, loop)
+                row = f"training step, speed against a loop, ctx {tokens}, window {window}"
+                yield BenchRow(f"local path, {row}", looped / local, 1.0, "higher")
+
+    @torch.enable_grad()
+    def training_growth(self, contexts: Sequence[int]) -> Iterator[BenchRow]:
+        """Growth of time and memory of forward and backward with the length."""
+        path = self._path(64)
+        seconds, extra = [], 0.0
+        for tokens in contexts:
+            x = self._input(tokens).requires_grad_()
+            grad = torch.randn(x.shape, generator=self.generator)
+
+            def step(x: Tensor = x, grad: Tensor = grad) -> Tensor:
+                return torch.autograd.grad(path(x, torch.ones(1)).output, x, grad)[0]
+
+            seconds.append(sum(self._time(step, step, rounds=max(2, self.rounds // 2))) / 2)
+            extra = peak_memory(step) / (x.numel() * x.element_size())
+        exponent = float(np.polyfit(np.log(contexts), np.log(seconds), 1)[0])
+        name = f"ctx {contexts[0]} to {contexts[-1]}, window 64"
+        row = f"local path, training step, exponent of time by ctx, {name}"
+        yield BenchRow(row, exponent, 1.1, "lower")
+        name = f"ctx {contexts[-1]}, window 64"
+        row = f"local path, training step, peak extra memory over the input, {name}"
+        yield BenchRow(row, extra, TRAINING_MEMORY_GOAL, "lower")
 
     def local_attention(self, tokens: int) -> Iterator[BenchRow]:
         """Against the package; each window attends to itself and the one on either side."""
@@ -224,7 +277,7 @@ class AttentionBench:
 
     def _loop(self, x: Tensor, window: int, span: int, temperature: float) -> Tensor:
         """The local path as the original computes it: a fused call for each window and step."""
-        out = torch.empty_like(x)
+        results = []
         for start in range(0, x.shape[1], window):
             here = slice(start, start + window)
             keys = split_heads(x[:, max(0, start - span + window) : start + span], self.heads)
@@ -233,12 +286,12 @@ class AttentionBench:
             for step in range(SpanConfig.num_refinement_steps):
                 scaled = split_heads(queries / temperature, self.heads)
                 now = merge_heads(scaled_dot_product_attention(scaled, keys, keys))
-                change = (now - before).abs().mean()
+                change = (now - before).detach().abs().mean()
                 if step + 1 == SpanConfig.num_refinement_steps or change < 1e-4 + 0.1 * change:
                     break
                 queries, before = queries + now, now
-            out[:, here] = now
-        return out
+            results.append(now)
+        return torch.cat(results, dim=1)
 
     def _time(self, *functions: Callable[[], object], rounds: int | None = None) -> list[float]:
         rounds = rounds or self.rounds
@@ -270,8 +323,10 @@ def run(quick: bool, bench: AttentionBench | None = None) -> Iterator[BenchRow]:
         torch.empty(31 * 2**20, dtype=torch.uint8).fill_(1)
         yield from bench.one_pass(contexts)
         yield from bench.whole_path((1024,) if quick else (1024, 4096))
+        yield from bench.training_step((1024,) if quick else (1024, 4096))
         yield from bench.local_attention(1024 if quick else 4096)
         yield from bench.growth(contexts)
+        yield from bench.training_growth(contexts if quick else (*contexts, 16384, 32768))
         for causal in (False, True):
             yield from bench.whole_layer((1024,) if quick else (1024, 2048, 8192, 32768), causal)
         yield from bench.batching()

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PACKAGES := $(shell find spangym attention envs agents experiments -type d -not -name __pycache__)
 INSTALL := $(BIN)/pip install --quiet --constraint constraints.txt --config-settings editable_mode=strict
 
-.PHONY: compare docs docs-links test test-slow clean
+.PHONY: compare docs docs-links gpu test test-slow clean
 
 compare: $(VENV)/.installed
 	$(BIN)/spangym compare
@@ -33,6 +33,10 @@ docs-links: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(INSTALL) --editable ".[dev,clients]"
 	$(BIN)/pytest -m slow
+
+# Installs nothing: needs an environment with spangym, pytest and PyTorch for CUDA.
+gpu:
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -m spangym bench gpu
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -141,18 +141,22 @@ class AgentsBench:
         return original / ours
 
 
-def run(quick: bool, bench: AgentsBench | None = None) -> Iterator[BenchRow]:
-    """Measure on the CPU, and on a CUDA device if there is one.
+def run(quick: bool, bench: AgentsBench | None = None, device: str = "cpu") -> Iterator[BenchRow]:
+    """Measure on a device.
 
     Args:
         quick: Whether to use fewer rounds.
         bench: Sizes; the defaults if None.
+        device: The CPU, or a CUDA device, where copies to the host are counted.
 
     Yields:
         Figures in the order of measurement.
     """
     bench = bench or AgentsBench(rounds=3 if quick else 9)
     sizes = f"ctx {bench.ctx}, dims {bench.dims}"
+    if torch.device(device).type == "cuda":
+        yield from _cuda(bench, sizes, device)
+        return
     for agent in ("dqn", "ppo", "refiner"):
         layer, x = bench.controlled_layer(agent, {})
         alone = bench.over_forward(lambda layer=layer, x=x: layer.select_actions(x), layer, x)
@@ -164,27 +168,25 @@ def run(quick: bool, bench: AgentsBench | None = None) -> Iterator[BenchRow]:
     alone = bench.over_forward(lambda: layer.select_actions(x), layer, x)
     name = f"decision over forward, ppo with autocorrelation, {sizes}"
     yield BenchRow(name, alone, DECISION_GOAL, "lower")
-    yield from _cuda(bench, sizes)
     speed = bench.speed_over_original()
     yield BenchRow("choose and update, speed against the original", speed, TABLE_GOAL, "higher")
 
 
-def _cuda(bench: AgentsBench, sizes: str) -> Iterator[BenchRow]:
-    """The same on CUDA; the Refiner observes four groups, since its hash is sequential."""
+def _cuda(bench: AgentsBench, sizes: str, device: str) -> Iterator[BenchRow]:
+    """The decisions on CUDA; the Refiner observes four groups, since its hash is sequential."""
     for agent, observation, name in (
         ("dqn", {}, "dqn"),
         ("ppo", {}, "ppo"),
+        ("ppo", {"autocorrelation": True}, "ppo with autocorrelation"),
         ("refiner", {"pool_groups": 4}, "refiner of 4 groups"),
     ):
-        alone = copies = None
-        if torch.cuda.is_available():
-            layer, x = bench.controlled_layer(agent, observation, "cuda")
+        layer, x = bench.controlled_layer(agent, observation, device)
 
-            def decide(layer: IntegratedAttention = layer, x: Tensor = x) -> object:
-                return layer.select_actions(x)
+        def decide(layer: IntegratedAttention = layer, x: Tensor = x) -> object:
+            return layer.select_actions(x)
 
-            alone = bench.over_forward(decide, layer, x, torch.cuda.synchronize)
-            copies = d2h_copies_and_utilization(decide)[0]
+        alone = bench.over_forward(decide, layer, x, torch.cuda.synchronize)
+        copies = d2h_copies_and_utilization(decide)[0]
         row = f"decision over forward, CUDA, {name}, {sizes}"
         yield BenchRow(row, alone, DECISION_GOAL, "lower")
         yield BenchRow(f"copies to the host in a decision, CUDA, {name}", copies, 0, "lower")

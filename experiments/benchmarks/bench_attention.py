@@ -306,16 +306,23 @@ class AttentionBench:
         return SlidingWindowAttention(self.dims, self.heads, config)
 
 
-def run(quick: bool, bench: AttentionBench | None = None) -> Iterator[BenchRow]:
-    """Measure on the CPU, and on a CUDA device if there is one.
+def run(
+    quick: bool, bench: AttentionBench | None = None, device: str = "cpu"
+) -> Iterator[BenchRow]:
+    """Measure on a device.
 
     Args:
         quick: Whether to use shorter sequences and fewer rounds.
         bench: Sizes; the defaults if None.
+        device: The CPU, or a CUDA device, where the kernel of accelerators is measured.
 
     Yields:
         Figures in the order of measurement.
     """
+    if torch.device(device).type == "cuda":
+        with torch.no_grad():
+            yield from _cuda(quick, torch.device(device))
+        return
     bench = bench or AttentionBench(rounds=3 if quick else 9)
     contexts = (1024, 2048) if quick else (1024, 2048, 4096, 8192)
     with torch.no_grad():
@@ -330,7 +337,6 @@ def run(quick: bool, bench: AttentionBench | None = None) -> Iterator[BenchRow]:
         for causal in (False, True):
             yield from bench.whole_layer((1024,) if quick else (1024, 2048, 8192, 32768), causal)
         yield from bench.batching()
-        yield from _cuda(quick)
 
 
 def _fused_alone(k: Tensor, window: int) -> tuple[Callable[[], object], int]:
@@ -345,7 +351,7 @@ def _fused_alone(k: Tensor, window: int) -> tuple[Callable[[], object], int]:
     return lambda: scaled_dot_product_attention(queries, rows, rows), count * window * keys
 
 
-def _cuda(quick: bool) -> Iterator[BenchRow]:
+def _cuda(quick: bool, device: torch.device) -> Iterator[BenchRow]:
     """FlexAttention over its query-key pairs against its own dense rate, in bfloat16."""
     sizes = [
         (tokens, batch, head_dim)
@@ -354,18 +360,17 @@ def _cuda(quick: bool) -> Iterator[BenchRow]:
     ]
     for tokens, batch, head_dim in sizes[:1] if quick else sizes:
         name = f"CUDA, {batch} batch elements, ctx {tokens}, heads of {head_dim}"
-        teraflops = rate = compilations = synchronizations = None
-        if torch.cuda.is_available():
-            teraflops, rate, compilations, synchronizations = _flex(tokens, batch, head_dim)
+        teraflops, rate, compilations, synchronizations = _flex(tokens, batch, head_dim, device)
         yield BenchRow(f"TFLOP/s over query-key pairs, {name}", teraflops, None, "higher")
         yield BenchRow(f"rate against dense FlexAttention, {name}", rate, 0.7, "higher")
         yield BenchRow(f"compilations after the first, {name}", compilations, 0.0, "lower")
         yield BenchRow(f"synchronizations inside a pass, {name}", synchronizations, 0.0, "lower")
 
 
-def _flex(tokens: int, batch: int, head_dim: int) -> tuple[float, float, float, float]:
+def _flex(
+    tokens: int, batch: int, head_dim: int, device: torch.device
+) -> tuple[float, float, float, float]:
     """TFLOP/s, their share of the dense rate, compilations after the first, synchronizations."""
-    device = torch.device("cuda")
     generator = torch.Generator(device).manual_seed(0)
     shape = (batch, 6, tokens, head_dim)
     q = torch.randn(shape, device=device, dtype=torch.bfloat16, generator=generator)

@@ -38,6 +38,8 @@ BOUND_GOAL = 1.5
 """Time of the local path over that of its matrix products and exponentials alone."""
 DUMMY_GOAL = 1.5
 BUSY_GOAL = 0.9
+BUSY_FROM = 256
+"""Number of environments from which on a CUDA device is to be busy."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,9 @@ class EnvsBench:
         one, other = self._time(play(vectorized), play(dummy))
         return other / one
 
-    def on_cuda(self, num_envs: int) -> tuple[float, float, float]:
+    def on_cuda(self, num_envs: int, device: str) -> tuple[float, float, float]:
         """Steps per second, copies to the host in a step, and utilization of the device."""
-        envs = SpanControlVectorEnv(num_envs, ctx=self.ctx, dims=self.dims, device="cuda")
+        envs = SpanControlVectorEnv(num_envs, ctx=self.ctx, dims=self.dims, device=device)
         rate, core, action = self.rate(envs), envs.core, self._actions(num_envs)[0]
         envs.reset(seed=self.seed)
         copies, busy = d2h_copies_and_utilization(lambda: core.step(action))
@@ -157,17 +159,27 @@ class EnvsBench:
         return rng.integers(NUM_ACTIONS, size=(self.steps, num_envs))
 
 
-def run(quick: bool, bench: EnvsBench | None = None) -> Iterator[BenchRow]:
-    """Measure on the CPU, and on a CUDA device if there is one.
+def run(quick: bool, bench: EnvsBench | None = None, device: str = "cpu") -> Iterator[BenchRow]:
+    """Measure on a device.
 
     Args:
         quick: Whether to use fewer rounds and environments.
         bench: Sizes; the defaults if None.
+        device: The CPU, or a CUDA device, where copies to the host are counted.
 
     Yields:
         Figures in the order of measurement.
     """
     bench = bench or EnvsBench(rounds=3 if quick else 9)
+    if torch.device(device).type == "cuda":
+        for num_envs in (16, 1024) if quick else (16, 64, 256, 1024):
+            rate, copies, busy = bench.on_cuda(num_envs, device)
+            where = f"CUDA, environments {num_envs}"
+            yield BenchRow(f"steps per second, {where}", rate, None, "higher")
+            yield BenchRow(f"copies to the host per step, {where}", copies, 1, "lower")
+            goal = BUSY_GOAL if num_envs >= BUSY_FROM else None
+            yield BenchRow(f"device utilization in a step, {where}", busy, goal, "higher")
+        return
     sizes = f"ctx {bench.ctx}, dims {bench.dims}"
     for num_envs, goal in OVERHEAD_GOALS.items():
         name = f"step over bare layer and reward, {sizes}, environments {num_envs}"
@@ -182,11 +194,3 @@ def run(quick: bool, bench: EnvsBench | None = None) -> Iterator[BenchRow]:
         speed = bench.speed_over_dummy(name, 16)
         row = f"SB3 interface over DummyVecEnv, {name}, environments 16"
         yield BenchRow(row, speed, DUMMY_GOAL, "higher")
-    for num_envs in (16, 1024) if quick else (16, 64, 256, 1024):
-        rate = copies = busy = None
-        if torch.cuda.is_available():
-            rate, copies, busy = bench.on_cuda(num_envs)
-        where = f"CUDA, environments {num_envs}"
-        yield BenchRow(f"steps per second, {where}", rate, None, "higher")
-        yield BenchRow(f"copies to the host per step, {where}", copies, 1, "lower")
-        yield BenchRow(f"device utilization in a step, {where}", busy, BUSY_GOAL, "higher")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
 import re
 import tempfile
@@ -54,6 +55,7 @@ class TablesBench:
         steps: Steps of a training with a table.
         min_seconds: Duration of a turn.
         env_id: Id of the environment.
+        device: Device of the live layers.
     """
 
     rounds: int = 5
@@ -63,6 +65,7 @@ class TablesBench:
     steps: int = 4_096
     min_seconds: float = 0.5
     env_id: str = "SpanBudget-v0"
+    device: str = "cpu"
 
     def make(
         self, backend: str, observation: dict[str, Any], zeros: bool = False
@@ -70,6 +73,7 @@ class TablesBench:
         """Make environments on the levels of the table."""
         make = ZerosVecEnv if zeros else SB3SpanControlVecEnv
         arguments = {**observation, "num_levels": self.num_levels, "backend": backend}
+        arguments["device"] = self.device
         return make(make_config(self.env_id, arguments), self.n_envs)
 
     def steps_over_live(self) -> float:
@@ -169,18 +173,20 @@ class ZerosVecEnv(SB3SpanControlVecEnv):
         return self._zeros.copy(), rewards, np.full(self.num_envs, ends), infos
 
 
-def run(quick: bool, bench: TablesBench | None = None) -> Iterator[BenchRow]:
-    """Make a small table, and measure on the CPU.
+def run(quick: bool, bench: TablesBench | None = None, device: str = "cpu") -> Iterator[BenchRow]:
+    """Make a small table, and measure; agents compute on the CPU.
 
     Args:
         quick: Whether to use fewer levels, rounds and steps.
         bench: Sizes; the defaults if None.
+        device: Device of the live layers.
 
     Yields:
         Figures in the order of measurement.
     """
     bench = bench or (TablesBench(1, 32, steps=2_048) if quick else TablesBench())
-    tabulate(bench.env_id, bench.num_levels)
+    bench = dataclasses.replace(bench, device=device)
+    tabulate(bench.env_id, bench.num_levels, device=device)
     sizes = f"{bench.env_id}, environments {bench.n_envs}"
     yield BenchRow(
         f"steps, speed over live, {sizes}", bench.steps_over_live(), STEPS_GOAL, "higher"

@@ -25,6 +25,10 @@ from spangym.utils.errors import UserError
 if TYPE_CHECKING:
     from spangym.experiments.benchmarks.measure import BenchRow
 
+BenchDevice = Annotated[
+    str, typer.Option(metavar="DEVICE", help="PyTorch device, e.g. cpu or cuda:0.")
+]
+
 command = typer.Typer(
     cls=HelpGroup,
     help="""Measure speed, memory, and what an observation is worth.
@@ -39,7 +43,9 @@ command = typer.Typer(
 
 
 @command.command(cls=HelpCommand)
-def attention(quick: Quick = False, json: Json = None, threads: Threads = 1) -> None:
+def attention(
+    quick: Quick = False, json: Json = None, threads: Threads = 1, device: BenchDevice = "cpu"
+) -> None:
     """Measure local attention against the compute cost of its query-key pairs.
 
     Examples:
@@ -48,11 +54,13 @@ def attention(quick: Quick = False, json: Json = None, threads: Threads = 1) -> 
     """
     from spangym.experiments.benchmarks import bench_attention
 
-    _run(bench_attention.run(quick), threads, json)
+    _run(bench_attention.run(quick, device=device), threads, json, device)
 
 
 @command.command(cls=HelpCommand)
-def envs(quick: Quick = False, json: Json = None, threads: Threads = 1) -> None:
+def envs(
+    quick: Quick = False, json: Json = None, threads: Threads = 1, device: BenchDevice = "cpu"
+) -> None:
     """Measure the overhead of the environment over its layers.
 
     Examples:
@@ -60,11 +68,13 @@ def envs(quick: Quick = False, json: Json = None, threads: Threads = 1) -> None:
     """
     from spangym.experiments.benchmarks import bench_envs
 
-    _run(bench_envs.run(quick), threads, json)
+    _run(bench_envs.run(quick, device=device), threads, json, device)
 
 
 @command.command(cls=HelpCommand)
-def tables(quick: Quick = False, json: Json = None, threads: Threads = 1) -> None:
+def tables(
+    quick: Quick = False, json: Json = None, threads: Threads = 1, device: BenchDevice = "cpu"
+) -> None:
     """Measure environments and trainings on a table relative to live layers.
 
     Examples:
@@ -72,19 +82,80 @@ def tables(quick: Quick = False, json: Json = None, threads: Threads = 1) -> Non
     """
     from spangym.experiments.benchmarks import bench_tables
 
-    _run(bench_tables.run(quick), threads, json)
+    _run(bench_tables.run(quick, device=device), threads, json, device)
 
 
 @command.command(cls=HelpCommand)
-def agents(quick: Quick = False, json: Json = None, threads: Threads = 1) -> None:
+def agents(
+    quick: Quick = False, json: Json = None, threads: Threads = 1, device: BenchDevice = "cpu"
+) -> None:
     """Measure the cost of a decision relative to its layer, and the speed of tabular learning.
 
     Examples:
         spangym bench agents --quick
+        spangym bench agents --device cuda
     """
     from spangym.experiments.benchmarks import bench_agents
 
-    _run(bench_agents.run(quick), threads, json)
+    _run(bench_agents.run(quick, device=device), threads, json, device)
+
+
+@command.command(cls=HelpCommand)
+def compare(json: Json = None, device: BenchDevice = "cuda") -> None:
+    """Measure whether agents decide on a device as they do on the CPU, in a small comparison.
+
+    Examples:
+        spangym bench compare --device cuda
+    """
+    from spangym.experiments.benchmarks import bench_compare
+
+    _run(bench_compare.run(device), 1, json, device)
+
+
+@command.command(cls=HelpCommand)
+def gpu(
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder of gpu-NAME.json and gpu-NAME.md.")
+    ] = Path("experiments/results"),
+    device: BenchDevice = "cuda",
+) -> None:
+    """Run the tests and measurements that need a CUDA device, in at most 8 minutes.
+
+    It runs in the project's folder, whose tests it needs; ``make gpu`` is the same. The exit code
+    is 1 if a step fails.
+
+    Examples:
+        spangym bench gpu
+        spangym bench gpu --device cuda:1
+    """
+    from spangym.experiments.benchmarks import bench_gpu
+
+    folder = Path("tests")
+    if not folder.is_dir():
+        raise UserError("bench gpu needs the folder tests: run it in the project's folder")
+    steps = bench_gpu.make_steps(_check_cuda(device), folder)
+    report = bench_gpu.GpuReport.for_device(device, out)
+    for step in steps:
+        echo(f"{step.name}: at most {step.limit:.0f} s")
+        result = report.run(step)
+        echo(f"{step.name}: {result.status} after {result.seconds:.0f} s{result.reason}")
+    for path in report.paths:
+        echo(f"written: {path}")
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def _check_cuda(device: str) -> str:
+    """Check that a device is a CUDA device of this machine."""
+    from spangym.envs.env_config import check_device
+
+    try:
+        is_cuda = check_device(device).type == "cuda"
+    except ValueError as error:
+        raise UserError(f"bench gpu needs a CUDA device: {error}") from error
+    if not is_cuda:
+        raise UserError(f"bench gpu needs a CUDA device, not {device!r}")
+    return device
 
 
 @command.command(cls=HelpCommand)
@@ -96,7 +167,7 @@ def experiments(quick: Quick = False, json: Json = None, threads: Threads = 1) -
     """
     from spangym.experiments.benchmarks import bench_experiments
 
-    _run(bench_experiments.run(quick), threads, json)
+    _run(bench_experiments.run(quick), threads, json, "cpu")
 
 
 @command.command(cls=HelpCommand)
@@ -107,9 +178,7 @@ def pilot(
     quick: Quick = False,
     json: Json = None,
     threads: Threads = 1,
-    device: Annotated[
-        str, typer.Option(metavar="DEVICE", help="PyTorch device, e.g. cpu or cuda:0.")
-    ] = "cpu",
+    device: BenchDevice = "cpu",
 ) -> None:
     """Measure the cost of a pilot's models on long inputs, relative to full attention.
 
@@ -206,9 +275,10 @@ def ceiling(
         echo(f"written: {json}")
 
 
-def _run(rows: Iterable[BenchRow], threads: int, json: Path | None) -> None:
+def _run(rows: Iterable[BenchRow], threads: int, json: Path | None, device: str) -> None:
     import torch
 
+    from spangym.envs.env_config import check_device
     from spangym.experiments.benchmarks.measure import (
         bench_table,
         describe_bench,
@@ -217,24 +287,29 @@ def _run(rows: Iterable[BenchRow], threads: int, json: Path | None) -> None:
     )
 
     torch.set_num_threads(threads)
-    machine = describe_bench(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        machine = describe_bench(check_device(device))
+    except ValueError as error:
+        raise UserError(str(error)) from error
     console = make_console()
     done: list[BenchRow] = []
     with console.status("measuring") as status:
         for row in rows:
             done.append(row)
             status.update(f"measured: {row.name}: {format_value(row.value)}")
+            if json is not None:
+                # After each row, so that an interrupted measurement is not lost.
+                save_bench(json, machine, [each.as_json() for each in done])
     echo(", ".join(f"{name} {value}" for name, value in machine.items()))
     console.print(bench_table([row for row in done if row.value is not None]))
     missing = [row.name for row in done if row.value is None]
     requirements = {
-        "CUDA": "a CUDA device",
         "local-attention": "the package local-attention (extra dev)",
         "processes": "Linux",
     }
     needed = [need for word, need in requirements.items() if any(word in name for name in missing)]
     if missing:
-        echo(f"not measured: {len(missing)} figures that need {' or '.join(needed)}")
+        need = f" that need {' or '.join(needed)}" if needed else ""
+        echo(f"not measured: {len(missing)} figures{need}")
     if json is not None:
-        save_bench(json, machine, [row.as_json() for row in done])
         echo(f"written: {json}")

@@ -25,7 +25,10 @@ PAGES = [
     *([name] for name in COMMANDS),
     *(
         ["bench", name]
-        for name in ("attention", "envs", "tables", "agents", "experiments", "pilot", "ceiling")
+        for name in (
+            *("attention", "envs", "tables", "agents", "compare", "gpu"),
+            *("experiments", "pilot", "ceiling"),
+        )
     ),
 ]
 BY_NAME = pytest.mark.parametrize("words", PAGES, ids=" ".join)

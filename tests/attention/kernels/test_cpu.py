@@ -65,15 +65,14 @@ def test_blocks_of_windows_are_joined_in_order(generator: torch.Generator):
 def test_without_gradients_every_bit_is_the_same(
     dtype: torch.dtype, with_temperature: bool, generator: torch.Generator
 ):
-    """Refinement in place, beside the one that gradients flow through, of heads of this size."""
+    """The queries of all passes are kept or not, with heads of this size."""
     q = torch.randn(2, 2, 300, cpu_products.MAX_HEAD_SIZE + 8, generator=generator).to(dtype)
     q[:, :, 100:170] = 0.0  # Windows of zeros converge at once.
     spans = SpanGeometry(torch.tensor([7, 100]), torch.tensor([20, 130]))
     inverse = torch.tensor([0.9, 1.1], dtype=dtype) if with_temperature else None
     inputs = KernelInputs(q, q, q, spans, None, 10, inverse, return_lse=True)
-    expected = cpu.attend_windows(inputs)
-    with torch.no_grad():
-        got = cpu.attend_windows(inputs)
+    expected = cpu.attend_windows(replace(inputs, q=q.clone().requires_grad_()))
+    got = cpu.attend_windows(inputs)
     for one, other in zip(got, expected, strict=True):
         assert one is not None
         assert other is not None

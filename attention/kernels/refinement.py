@@ -35,7 +35,9 @@ def convergence_threshold(count: int, dtype: torch.dtype) -> float:
 
 
 def refine_masked(
-    attend_once: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]], inputs: KernelInputs
+    attend_once: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]],
+    inputs: KernelInputs,
+    stop_early: bool = False,
 ) -> KernelOutput:
     """Refine all sequences in parallel and mask those that have converged, without host reads.
 
@@ -43,6 +45,7 @@ def refine_masked(
         attend_once: One pass: from queries and whether they are active, (batch, queries), to the
             output and optionally the log-sum-exp.
         inputs: Inputs of the kernel.
+        stop_early: Whether to end when every query has converged, with a host read in each pass.
     """
     spans, factor, dtype = inputs.spans, inputs.inverse_temperature, inputs.q.dtype
     first, end = spans.intervals(inputs.q.shape[-2], inputs.k.shape[-2])
@@ -57,6 +60,8 @@ def refine_masked(
         if not spans.per_query_convergence:
             change = _window_mean(change, active, spans)
         active = active & not_converged(change)
+        if stop_early and not active.any():
+            break
         chosen = active[:, None, :, None]
         added = out if factor is None else (out * factor).to(dtype)
         q = torch.where(chosen, q + added, q)

@@ -23,6 +23,7 @@ from spangym.attention import (
 from spangym.attention.kernels import cpu, flex
 from spangym.attention.kernels.interface import KernelInputs
 from spangym.attention.layers.modules import merge_heads, split_heads
+from spangym.experiments.benchmarks.decoding import decoding
 from spangym.experiments.benchmarks.measure import BenchRow, interleaved_timing, peak_memory
 
 PASS_GOALS = {256: 1.15, 128: 1.2, 64: 1.45, 32: 1.8}
@@ -337,6 +338,8 @@ def run(
         for causal in (False, True):
             yield from bench.whole_layer((1024,) if quick else (1024, 2048, 8192, 32768), causal)
         yield from bench.batching()
+        sizes = (bench.dims, bench.heads, bench.rounds, bench.min_seconds)
+        yield from decoding((1,) if quick else (1, 16), *sizes)
 
 
 def _fused_alone(k: Tensor, window: int) -> tuple[Callable[[], object], int]:

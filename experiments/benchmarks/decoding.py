@@ -1,0 +1,60 @@
+"""Decoding token by token with bounded caches, against a full key-value cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+
+from spangym.attention import NUM_ACTIONS, IntegratedAttention, MultiHeadAttention, SpanConfig
+from spangym.experiments.benchmarks.measure import BenchRow, interleaved_timing
+
+CONTEXT, WINDOW, DIMS, HEADS = 4096, 256, 384, 6
+LONGEST = NUM_ACTIONS - 1
+
+BOUNDED: dict[Literal["pooled", "none"], float] = {"pooled": 0.15, "none": 0.1}
+"""Global paths whose caches are bounded, with the goal for their memory."""
+
+
+@torch.no_grad()
+def decoding(batches: Sequence[int], rounds: int) -> Iterator[BenchRow]:
+    """Speed and memory after 4,096 tokens, relative to multi-head attention of the same width.
+
+    The layers have a window of 256, their longest span and one pass; projections are included.
+    """
+    full = MultiHeadAttention(DIMS, HEADS, causal=True)
+    layers = {path: _layer(path) for path in BOUNDED}
+    for batch in batches:
+        text, token = torch.randn(batch, CONTEXT, DIMS), torch.randn(batch, 1, DIMS)
+        _, full_cache = full.decode(text)
+        caches = {path: layers[path].decode(text, None, LONGEST)[1] for path in BOUNDED}
+        shares = {path: cache.nbytes / full_cache.nbytes for path, cache in caches.items()}
+        turns = [partial(layers[path].decode, token, caches[path], LONGEST) for path in BOUNDED]
+        seconds, *bounded = interleaved_timing(
+            partial(full.decode, token, full_cache), *turns, rounds=rounds, min_seconds=0.02
+        )
+        name = f"batch elements {batch}, ctx {CONTEXT}"
+        row = f"decoding, tokens per second, full cache, {name}"
+        yield BenchRow(row, batch / seconds, None, "higher")
+        for path, own in zip(BOUNDED, bounded, strict=True):
+            own_name = f"global path {path}, window {WINDOW}, {name}"
+            row = f"decoding, tokens per second, {own_name}"
+            yield BenchRow(row, batch / own, None, "higher")
+            row = f"decoding, speed against a full cache, {own_name}"
+            yield BenchRow(row, seconds / own, 1.0, "higher")
+            row = f"decoding, memory over a full cache's, {own_name}"
+            yield BenchRow(row, shares[path], BOUNDED[path], "lower")
+
+
+def _layer(path: Literal["pooled", "none"]) -> IntegratedAttention:
+    config = SpanConfig(
+        win_size=WINDOW,
+        max_span=WINDOW * 3 // 2,
+        causal=True,
+        action_scale="absolute",
+        num_refinement_steps=1,
+        global_path=path,
+    )
+    return IntegratedAttention(CONTEXT, DIMS, HEADS, config)

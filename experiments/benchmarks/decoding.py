@@ -11,7 +11,7 @@ import torch
 from spangym.attention import NUM_ACTIONS, IntegratedAttention, MultiHeadAttention, SpanConfig
 from spangym.experiments.benchmarks.measure import BenchRow, interleaved_timing
 
-CONTEXT, WINDOW, DIMS, HEADS = 4096, 256, 384, 6
+CONTEXT, WINDOW = 4096, 256
 LONGEST = NUM_ACTIONS - 1
 
 BOUNDED: dict[Literal["pooled", "none"], float] = {"pooled": 0.15, "none": 0.1}
@@ -19,21 +19,28 @@ BOUNDED: dict[Literal["pooled", "none"], float] = {"pooled": 0.15, "none": 0.1}
 
 
 @torch.no_grad()
-def decoding(batches: Sequence[int], rounds: int) -> Iterator[BenchRow]:
+def decoding(
+    batches: Sequence[int], dims: int, heads: int, rounds: int, min_seconds: float
+) -> Iterator[BenchRow]:
     """Speed and memory after 4,096 tokens, relative to multi-head attention of the same width.
 
     The layers have a window of 256, their longest span and one pass; projections are included.
     """
-    full = MultiHeadAttention(DIMS, HEADS, causal=True)
-    layers = {path: _layer(path) for path in BOUNDED}
+    generator = torch.Generator().manual_seed(0)
+    full = MultiHeadAttention(dims, heads, causal=True)
+    layers = {path: _layer(path, dims, heads) for path in BOUNDED}
     for batch in batches:
-        text, token = torch.randn(batch, CONTEXT, DIMS), torch.randn(batch, 1, DIMS)
+        text = torch.randn(batch, CONTEXT, dims, generator=generator)
+        token = torch.randn(batch, 1, dims, generator=generator)
         _, full_cache = full.decode(text)
         caches = {path: layers[path].decode(text, None, LONGEST)[1] for path in BOUNDED}
         shares = {path: cache.nbytes / full_cache.nbytes for path, cache in caches.items()}
         turns = [partial(layers[path].decode, token, caches[path], LONGEST) for path in BOUNDED]
         seconds, *bounded = interleaved_timing(
-            partial(full.decode, token, full_cache), *turns, rounds=rounds, min_seconds=0.02
+            partial(full.decode, token, full_cache),
+            *turns,
+            rounds=rounds,
+            min_seconds=min_seconds,
         )
         name = f"batch elements {batch}, ctx {CONTEXT}"
         row = f"decoding, tokens per second, full cache, {name}"
@@ -48,7 +55,7 @@ def decoding(batches: Sequence[int], rounds: int) -> Iterator[BenchRow]:
             yield BenchRow(row, shares[path], BOUNDED[path], "lower")
 
 
-def _layer(path: Literal["pooled", "none"]) -> IntegratedAttention:
+def _layer(path: Literal["pooled", "none"], dims: int, heads: int) -> IntegratedAttention:
     config = SpanConfig(
         win_size=WINDOW,
         max_span=WINDOW * 3 // 2,
@@ -57,4 +64,4 @@ def _layer(path: Literal["pooled", "none"]) -> IntegratedAttention:
         num_refinement_steps=1,
         global_path=path,
     )
-    return IntegratedAttention(CONTEXT, DIMS, HEADS, config)
+    return IntegratedAttention(CONTEXT, dims, heads, config)

@@ -23,7 +23,7 @@ from spangym.attention import (
 from spangym.attention.kernels import cpu, flex
 from spangym.attention.kernels.interface import KernelInputs
 from spangym.attention.layers.modules import merge_heads, split_heads
-from spangym.experiments.benchmarks.decoding import decoding
+from spangym.experiments.benchmarks.decoding_speed import decoding
 from spangym.experiments.benchmarks.measure import BenchRow, interleaved_timing, peak_memory
 
 PASS_GOALS = {256: 1.15, 128: 1.2, 64: 1.45, 32: 1.8}

@@ -18,7 +18,7 @@ from ..conftest import run_here
 
 METAVARS = {
     *("RUN", "STUDY", "ENV_ID", "ENV_ID|RUN", "AGENT", "VARIANT", "FIGURE", "DEVICE", "SEEDS"),
-    *("FILE", "FOLDER", "PATH", "N", "SECONDS", "FRACTION", "KEY=VALUE", "HOST:PORT"),
+    *("FILE", "FOLDER", "PATH", "N", "SECONDS", "FRACTION", "KEY=VALUE", "HOST:PORT", "PROMPT"),
 }
 
 PAGES = [

@@ -24,6 +24,10 @@ from spangym.attention.kernels.refinement import refine_masked
 BLOCK_SIZE = 128
 """Queries and keys of a tile."""
 
+MAX_COMPILATIONS = 128
+"""Most kinds of calls in a process: dtypes, head sizes and kinds of masks are compiled for each.
+PyTorch raises an error after 8 by default."""
+
 
 def unsupported_reason(x: Tensor) -> str | None:
     """Why the compiled kernel does not take queries like these; None if it does."""
@@ -137,4 +141,5 @@ def _score_mod(
 @functools.cache
 def _compiled() -> Callable[..., Any]:
     # A partial compilation would fall back to operations that materialize all scores.
-    return torch.compile(flex_attention, fullgraph=True)
+    compiled = torch.compile(flex_attention, fullgraph=True)
+    return torch._dynamo.config.patch(recompile_limit=MAX_COMPILATIONS)(compiled)

@@ -1,5 +1,8 @@
 """FlexAttention: its block mask, its refinement, and how often it is compiled."""
 
+import functools
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -119,6 +122,25 @@ def test_compiled_flex_takes_layers_of_every_kind(
             inputs = KernelInputs(q, keys, values, spans, mask=seen)
             got, expected = flex.attend(inputs), reference.attend(inputs)
             torch.testing.assert_close(got.output, expected.output, rtol=1e-4, atol=1e-5)
+
+
+def test_many_kinds_of_calls_are_compiled(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+):
+    eager = functools.partial(torch.compile, backend="aot_eager")
+    monkeypatch.setattr(torch, "compile", eager)
+    compiled = flex._compiled.__wrapped__()
+    monkeypatch.setattr(flex, "flex_attention", compiled)
+    spans = SpanGeometry(torch.tensor([8]), torch.tensor([12]))
+    torch.compiler.reset()
+    with torch.no_grad(), torch.compiler.set_stance("default"):
+        for dtype, size, return_lse in itertools.product(
+            (torch.float32, torch.bfloat16), (16, 32, 64), (False, True)
+        ):
+            q = torch.randn(1, 1, 20, size, generator=generator).to(dtype)
+            inputs = KernelInputs(q, q, q, spans, return_lse=return_lse)
+            expected = reference.attend(inputs).output
+            torch.testing.assert_close(flex.attend(inputs).output, expected, rtol=0, atol=3e-2)
 
 
 def test_unsupported_dtypes_and_head_sizes_are_named():

@@ -3,8 +3,8 @@
 All refinement passes run on a block of windows (`spangym.attention.kernels.cpu_blocks`) before the
 next block, so that its queries and outputs stay in the cache of a core
 (`spangym.attention.kernels.cpu_windows`; `spangym.attention.kernels.cpu_products` where heads are
-small and no gradient is needed). Short sequences are scored densely
-(`spangym.attention.kernels.cpu_dense`).
+small and no gradient is needed; `spangym.attention.kernels.cpu_single_pass` where there is one pass
+only). Short sequences are scored densely (`spangym.attention.kernels.cpu_dense`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from spangym.attention.geometry import SoftEdge, SpanGeometry
-from spangym.attention.kernels import cpu_backward, cpu_dense, cpu_products
+from spangym.attention.kernels import cpu_backward, cpu_dense, cpu_products, cpu_single_pass
 from spangym.attention.kernels.cpu_blocks import blocks
 from spangym.attention.kernels.cpu_windows import refine
 from spangym.attention.kernels.interface import KernelInputs, KernelOutput
@@ -134,6 +134,8 @@ def _columns(return_lse: bool) -> int:
 
 def _results(inputs: KernelInputs, keep_queries: bool = False) -> list[Tensor]:
     """Results of the tokens of all sequences, and the queries of every pass but the first."""
+    if cpu_single_pass.is_supported(inputs):
+        return cpu_single_pass.attend(inputs)
     columns = _columns(inputs.return_lse)
     results, tokens, start = [], inputs.q.shape[0] * inputs.q.shape[2], 0
     for part in _parts(inputs, keep_queries):

@@ -131,10 +131,16 @@ class Block:
         return bias[(None,) * (4 - bias.ndim)]
 
 
-def blocks(inputs: KernelInputs) -> Iterator[Block | int]:
-    """The blocks of all sequences in order; for tokens without visible keys, their number."""
+def blocks(inputs: KernelInputs, max_tokens: int | None = None) -> Iterator[Block | int]:
+    """The blocks of all sequences in order; for tokens without visible keys, their number.
+
+    A block of several windows has at most ``max_tokens`` tokens; by default as many as the fused
+    call is fastest with.
+    """
     q, k, v, spans, mask = inputs.q, inputs.k, inputs.v, inputs.spans, inputs.mask
     (batch, _, queries, _), keys = q.shape, k.shape[2]
+    if max_tokens is None:
+        max_tokens = _BLOCK if inputs.steps > 1 else 4 * _BLOCK
     on_host = zip(
         spans.window.tolist(),
         spans.span.tolist(),
@@ -165,8 +171,7 @@ def blocks(inputs: KernelInputs) -> Iterator[Block | int]:
             reach=span - window + spans.soft_margin,
             ahead=window if spans.causal else span + spans.soft_margin,
         )
-        windows_per_block = max(1, (_BLOCK if inputs.steps > 1 else 4 * _BLOCK) // window)
-        for block in _blocks(sequence, windows_per_block):
+        for block in _blocks(sequence, max(1, max_tokens // window)):
             yield block if block.keys > 0 else block.queries
         if num_queries < queries:
             yield queries - num_queries

@@ -39,7 +39,7 @@ MAX_SCORES = 1 << 16
 _MAX_TOKENS = 256
 """Tokens of the blocks that are refined together, as of one block."""
 
-_SAFE_SUMS = (2.0**-64, 2.0**64)
+SAFE_SUMS = (2.0**-64, 2.0**64)
 """Sums of weights within which nothing underflows or overflows that affects the output."""
 
 
@@ -225,7 +225,7 @@ class _Refinement:
         """Run a pass over the windows that have not converged."""
         self._weigh()
         low, high = self.sums.aminmax()
-        if not _SAFE_SUMS[0] <= low.item() <= high.item() <= _SAFE_SUMS[1]:
+        if not SAFE_SUMS[0] <= low.item() <= high.item() <= SAFE_SUMS[1]:
             for _, products in self.chunks:
                 for each in products:
                     torch.bmm(each.q, each.k, out=each.scores)

@@ -22,6 +22,7 @@ class CountQKPairs(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[int] = []
+        self.is_product: list[bool] = []
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -29,9 +30,11 @@ class CountQKPairs(TorchDispatchMode):
         if "scaled_dot_product" in str(func):
             q, k = args[:2]
             self.calls.append(q.shape[0] * q.shape[2] * k.shape[2])
+            self.is_product.append(False)
         elif "baddbmm" in str(func):
             q, k = args[1:3]
             self.calls.append(q.shape[0] * q.shape[1] * k.shape[2])
+            self.is_product.append(True)
         return func(*args, **(kwargs or {}))
 
 

@@ -28,7 +28,7 @@ def make_envs(env_id: str, arguments: dict[str, Any], device: str) -> SpanContro
 @pytest.mark.parametrize(("env_id", "arguments"), CASES)
 def test_steps_are_those_of_the_cpu(env_id: str, arguments: dict[str, Any]):
     found, expected = (make_envs(env_id, arguments, each) for each in (DEVICE, "cpu"))
-    close = {"rtol": 1e-3, "atol": 1e-3}
+    close: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-3}
     np.testing.assert_allclose(found.reset(seed=0)[0], expected.reset(seed=0)[0], **close)
     expected.action_space.seed(0)
     # The last step starts the next episode.

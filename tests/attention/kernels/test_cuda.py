@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -65,17 +64,27 @@ def make_case(kind: str, dtype: torch.dtype, size: int) -> KernelInputs:
 
 
 def on_device(case: KernelInputs, dtype: torch.dtype) -> KernelInputs:
-    def move(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.to(DEVICE, dtype if value.is_floating_point() else None)
-        return value
+    def optional(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value.to(DEVICE)
 
-    edge = case.spans.edge
-    if edge is not None:
-        edge = replace(edge, span=edge.span.to(DEVICE))
-    spans = {name: move(value) for name, value in vars(case.spans).items()}
-    inputs = {name: move(value) for name, value in vars(case).items()}
-    return KernelInputs(**inputs | {"spans": SpanGeometry(**spans | {"edge": edge})})
+    spans, edge = case.spans, case.spans.edge
+    return KernelInputs(
+        case.q.to(DEVICE, dtype),
+        case.k.to(DEVICE, dtype),
+        case.v.to(DEVICE, dtype),
+        replace(
+            spans,
+            window=spans.window.to(DEVICE),
+            span=spans.span.to(DEVICE),
+            query_lengths=optional(spans.query_lengths),
+            key_lengths=optional(spans.key_lengths),
+            edge=None if edge is None else replace(edge, span=edge.span.to(DEVICE)),
+        ),
+        optional(case.mask),
+        case.steps,
+        optional(case.inverse_temperature),
+        case.return_lse,
+    )
 
 
 def kernel_of(dtype: torch.dtype) -> Kernel:
@@ -84,15 +93,15 @@ def kernel_of(dtype: torch.dtype) -> Kernel:
 
 def with_gradients(case: KernelInputs, kernel: Kernel) -> list[Tensor]:
     """Output and gradients, in float64 on the CPU."""
-    given = [each.detach().requires_grad_() for each in (case.q, case.k, case.v)]
+    q, k, v = (each.detach().requires_grad_() for each in (case.q, case.k, case.v))
     spans = case.spans
     edge = []
     if spans.edge is not None:
         edge = [spans.edge.span.detach().requires_grad_()]
         spans = replace(spans, edge=replace(spans.edge, span=edge[0]))
-    output = kernel(KernelInputs(*given, spans, case.mask)).output
+    output = kernel(KernelInputs(q, k, v, spans, case.mask)).output
     weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(1))
-    gradients = torch.autograd.grad((output * weights.to(output)).sum(), [*given, *edge])
+    gradients = torch.autograd.grad((output * weights.to(output)).sum(), [q, k, v, *edge])
     return [each.detach().cpu().double() for each in (output, *gradients)]
 
 

@@ -49,23 +49,25 @@ def attend_windows(inputs: KernelInputs) -> KernelOutput:
 class _WindowedAttention(torch.autograd.Function):
     """Windowed attention with gradients with respect to all floating inputs.
 
-    What is kept are the inputs and the queries of every refinement pass but the first. Their memory
-    is that of one output each; without them a training step would take a tenth longer.
+    What is kept are the inputs and the queries of every refinement pass but the first, which have
+    the size of the output each. Without them a training step would take a tenth longer.
     """
 
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:
-        return tuple(_results(_kernel_inputs(*args), keep_queries=True))
+        kept: list[Tensor] = []
+        results = _results(_kernel_inputs(*args), kept)
+        return *results, *kept
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         tensors, ctx.options = inputs[:6], inputs[6:]
         return_lse = inputs[-1]
-        results, queries = output[: _columns(return_lse)], output[_columns(return_lse) :]
+        results, kept = output[: _columns(return_lse)], output[_columns(return_lse) :]
         # Output and last queries have gradients.
-        ctx.mark_non_differentiable(*results[1:3], *queries)
+        ctx.mark_non_differentiable(*results[1:3], *kept)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*tensors, results[1], *queries)
+        ctx.save_for_backward(*tensors, results[1], *kept)
 
     @staticmethod
     @once_differentiable
@@ -86,7 +88,7 @@ class _WindowedAttention(torch.autograd.Function):
             inputs,
             cpu_backward.ForwardResult(
                 by_sequence(passes),
-                [by_sequence(each) for each in saved[7:]],
+                iter(saved[7:]),
                 by_sequence(grad_out),
                 None if grad_last_query is None else by_sequence(grad_last_query),
             ),
@@ -132,24 +134,26 @@ def _columns(return_lse: bool) -> int:
     return 4 if return_lse else 2
 
 
-def _results(inputs: KernelInputs, keep_queries: bool = False) -> list[Tensor]:
-    """Results of the tokens of all sequences, and the queries of every pass but the first."""
+def _results(inputs: KernelInputs, kept: list[Tensor] | None = None) -> list[Tensor]:
+    """Results of the tokens of all sequences; adds the queries of further passes to ``kept``."""
     if cpu_single_pass.is_supported(inputs):
         return cpu_single_pass.attend(inputs)
     columns = _columns(inputs.return_lse)
     results, tokens, start = [], inputs.q.shape[0] * inputs.q.shape[2], 0
-    for part in _parts(inputs, keep_queries):
+    for part in _parts(inputs, kept is not None):
+        if not results:
+            results = [x.new_empty(tokens, *x.shape[1:]) for x in part[:columns]]
         end = start + len(part[0])
-        for number, own in enumerate((*part[:columns], *part[4:])):
-            if number == len(results):
-                results.append(own.new_empty(tokens, *own.shape[1:]))
-            results[number][start:end] = own
+        for result, own in zip(results, part[:columns], strict=True):
+            result[start:end] = own
+        if kept is not None:
+            kept += part[4:]
         start = end
     return results
 
 
 def _parts(inputs: KernelInputs, keep_queries: bool) -> Iterator[Sequence[Tensor]]:
-    """Output, passes, log-sum-exp, last queries and kept queries of consecutive tokens."""
+    """Results of consecutive tokens, as of `refine`."""
     parts = blocks(inputs)
     for part in parts if keep_queries else cpu_products.join(parts, inputs.steps):
         if isinstance(part, int):

@@ -44,14 +44,13 @@ class ForwardResult:
 
     Attributes:
         passes: Number of passes of each query, shape (batch, queries), int64.
-        queries: Queries of every pass but the first, divided by the temperature, each of shape
-            (batch, queries, heads, head size). Those of windows that have stopped are not read.
+        kept: Queries that `refine` has kept, of all blocks in order.
         grad_out: Gradient with respect to the output, shaped like the queries.
         grad_last_query: Gradient with respect to the queries of the last pass; none if None.
     """
 
     passes: Tensor
-    queries: Sequence[Tensor]
+    kept: Iterator[Tensor]
     grad_out: Tensor
     grad_last_query: Tensor | None
 
@@ -142,9 +141,7 @@ def _add_block(result: Gradients, block: Block, forward: ForwardResult, buffer: 
     bias, grad_bias = windows.bias, None
     if bias is not None and leaves:
         grad_bias = torch.zeros(bias.shape, dtype=result.q.dtype)
-    differentiate = _BlockBackward(result, block, windows, forward, grad_bias, buffer)
-    for rows, heads, passes in differentiate.chunks():
-        differentiate.add(rows, heads, passes)
+    _BlockBackward(result, block, windows, forward, grad_bias, buffer).run()
     if bias is not None and grad_bias is not None:
         grads = torch.autograd.grad(bias, leaves, grad_bias.to(bias.dtype))
         for total, grad in zip(totals, grads, strict=True):
@@ -172,7 +169,7 @@ class _BlockBackward:
 
         self._block, self._windows, self._buffer = block, windows, buffer
         self._passes = own(forward.passes)
-        self._queries = [windows.q, *map(own, forward.queries)]
+        self._kept = forward.kept
         self._grad_out, last = own(forward.grad_out), forward.grad_last_query
         self._grad_last_query = None if last is None else own(last)
         self._grad_q = own(result.q)
@@ -186,25 +183,33 @@ class _BlockBackward:
         self._bias = None if bias is None else bias.detach()
         self._grad_bias = grad_bias
 
-    def chunks(self) -> Iterator[tuple[slice, slice, int]]:
-        """Windows, heads and number of passes of each `add`."""
+    def run(self) -> None:
+        """Add the gradients of all windows."""
         _, queries, num_heads, _ = self._windows.q.shape
         fitting = max(1, _CHUNK_SCORES // (queries * self._windows.k.shape[1]))
         step, end = max(1, fitting // num_heads), 0
-        for passes, run in itertools.groupby(self._passes.amax(1).tolist()):
-            start, end = end, end + len(list(run))
+        for passes, windows in itertools.groupby(self._passes.amax(1).tolist()):
+            start, end = end, end + len(list(windows))
+            kept = [self._windows.q[start:end], *itertools.islice(self._kept, passes - 1)]
             for window in range(start, end, step):
                 rows = slice(window, min(window + step, end))
+                own = [each[rows.start - start : rows.stop - start] for each in kept]
                 for head in range(0, num_heads, fitting):
-                    yield rows, slice(head, head + fitting), passes
+                    self._add(rows, slice(head, head + fitting), own)
 
-    def add(self, rows: slice, heads: slice, passes: int) -> None:
-        """Add the gradients of consecutive windows with an equal number of passes."""
+    def _add(self, rows: slice, heads: slice, queries: Sequence[Tensor]) -> None:
+        """Add the gradients of some heads of consecutive windows.
+
+        Args:
+            rows: The windows.
+            heads: The heads.
+            queries: Queries of the windows in each pass, (windows, queries, heads, head size).
+        """
         dtype, windows, count = self._grad_k.dtype, self._windows, rows.stop - rows.start
 
         def matrices(x: Tensor) -> Tensor:
             """Contiguous copy, (windows * heads, tokens, size)."""
-            x = x[rows, :, heads].transpose(1, 2)
+            x = x[:, :, heads].transpose(1, 2)
             return torch.empty(x.shape, dtype=dtype).copy_(x).flatten(0, 1)
 
         def by_window(x: Tensor) -> Tensor:
@@ -216,9 +221,9 @@ class _BlockBackward:
             x = x[rows] if len(x) > 1 else x
             return x[:, heads] if x.shape[1] > 1 else x
 
-        k = matrices(windows.k)
-        v = k if windows.v is windows.k else matrices(windows.v)
-        grad_out = matrices(self._grad_out)
+        k = matrices(windows.k[rows])
+        v = k if windows.v is windows.k else matrices(windows.v[rows])
+        grad_out = matrices(self._grad_out[rows])
         grad_q = torch.zeros_like(grad_out)
         scores, grad_scores = self._buffer.empty(2, len(k), grad_out.shape[1], k.shape[1])
         bias = None if self._bias is None else part(self._bias)
@@ -229,13 +234,15 @@ class _BlockBackward:
             factor = factor[heads].repeat(count, 1)[..., None] if factor.ndim else factor
             scaled_k = k * factor
         if self._grad_last_query is not None:
-            grad_q = matrices(self._grad_last_query)
+            grad_q = matrices(self._grad_last_query[rows])
             grad_q = grad_q if factor is None else grad_q * factor
-            self._add_to_factor(heads, by_window(grad_q * matrices(self._queries[passes - 1])))
+            self._add_to_factor(heads, by_window(grad_q * matrices(queries[-1])))
         stops = self._passes[rows, None, :, None].expand(-1, len(k) // count, -1, 1).flatten(0, 1)
         grad_now = grad_out
-        for number in range(passes, 0, -1):
-            q = matrices(self._queries[number - 1])
+        q = torch.empty_like(grad_out)
+        q_by_window = by_window(q)
+        for number in range(len(queries), 0, -1):
+            q_by_window.copy_(queries[number - 1][:, :, heads])
             if windows.per_query_convergence:
                 grad_now = torch.where(stops == number, grad_out, grad_q)
                 grad_now = grad_now.masked_fill_(stops < number, 0.0)

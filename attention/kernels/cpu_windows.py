@@ -24,7 +24,7 @@ class Windows(NamedTuple):
     triangle: bool  # query i sees the keys up to i, without a bias
     inverse_temperature: Tensor | None
     per_query_convergence: bool
-    earlier: tuple[Tensor, ...] | None = None  # queries of the passes before, if they are kept
+    kept: tuple[Tensor, ...] | None = None  # queries of every pass but the first, if kept
 
     def attend(self) -> tuple[Tensor, Tensor]:
         """Output, shaped like the queries, and log-sum-exp (windows, queries, heads)."""
@@ -32,24 +32,24 @@ class Windows(NamedTuple):
         out, lse = _fused(q, k, v, 0.0, self.triangle, attn_mask=self.bias)
         return out.transpose(1, 2), lse.transpose(1, 2)
 
-    def with_updated_queries(self, out: Tensor) -> Windows:
-        """Add the last output to the queries."""
-        factor, earlier = self.inverse_temperature, self.earlier
-        if earlier is not None:
-            earlier = (*earlier, self.q)
+    def updated_queries(self, out: Tensor) -> Tensor:
+        """The queries of the next pass: the sum of those of this pass and its output."""
+        factor = self.inverse_temperature
         if factor is None:
-            q = self.q + out
-        elif earlier is not None or self.per_query_convergence:
-            q = torch.addcmul(self.q, out, factor)
-        else:
-            # Queries divided by a temperature are a copy that nothing else refers to.
-            q = self.q.addcmul_(out, factor)
-        return self._replace(q=q, earlier=earlier)
+            return self.q + out
+        if self.kept is not None or self.per_query_convergence:
+            return torch.addcmul(self.q, out, factor)
+        # Queries divided by a temperature are a copy that nothing else refers to.
+        return self.q.addcmul_(out, factor)
 
-    @property
-    def kept(self) -> tuple[Tensor, ...]:
-        """Queries of every pass but the first, if they are kept."""
-        return (*self.earlier[1:], self.q) if self.earlier else ()
+    def with_queries(self, q: Tensor) -> Windows:
+        """The windows with the queries of the next pass."""
+        return self._replace(q=q, kept=None if self.kept is None else (*self.kept, q))
+
+    def results(self, out: Tensor, passes: Tensor, lse: Tensor) -> tuple[Tensor, ...]:
+        """What `refine` yields."""
+        tokens = (each.flatten(0, 1) for each in (out, passes, lse, self.q))
+        return *tokens, *(self.kept or ())
 
     def select(self, rows: slice) -> Windows:
         """Consecutive windows."""
@@ -59,50 +59,43 @@ class Windows(NamedTuple):
             k=k,
             v=k if self.v is self.k else self.v[rows],
             bias=bias if bias is None or len(bias) == 1 else bias[rows],
-            earlier=self.earlier and tuple(each[rows] for each in self.earlier),
+            kept=self.kept and tuple(each[rows] for each in self.kept),
         )
 
 
 class Pass(NamedTuple):
-    """State of some windows after a refinement pass."""
+    """State of windows whose queries stop separately, after a refinement pass."""
 
     windows: Windows  # with the queries of the pass
     out: Tensor  # (windows, queries, heads, head size)
     lse: Tensor  # (windows, queries, heads)
     prev_out: Tensor | None  # None after the first pass
-    passes: Tensor  # (windows, queries) where each query stops by itself, else (windows, 1)
+    passes: Tensor  # (windows, queries)
 
     @classmethod
     def initial(cls, windows: Windows) -> Pass:
         """The first pass."""
         out, lse = windows.attend()
-        shape = out.shape[:2] if windows.per_query_convergence else (len(out), 1)
-        return cls(windows, out, lse, None, torch.ones(shape, dtype=torch.int64))
+        return cls(windows, out, lse, None, torch.ones(out.shape[:2], dtype=torch.int64))
 
-    @torch.no_grad()
     def unconverged(self) -> Tensor:
-        """Which windows or queries need another pass, boolean, shaped like ``passes``.
+        """Which queries need another pass, boolean, shaped like ``passes``.
 
         A query that has stopped keeps its output, whose change is therefore 0.
         """
         change = self.out.abs() if self.prev_out is None else (self.out - self.prev_out).abs_()
-        change = change.flatten(2 if self.windows.per_query_convergence else 1)
         # The sums are long: at least single precision.
-        change = change.mean(-1, dtype=torch.promote_types(change.dtype, torch.float32))
-        return not_converged(change.view(len(self.out), -1))
+        precise = torch.promote_types(change.dtype, torch.float32)
+        return not_converged(change.flatten(2).mean(-1, dtype=precise))
 
     def next_pass(self, unconverged: Tensor) -> Pass:
         """The next pass over windows each of which has something unconverged."""
-        windows = self.windows.with_updated_queries(self.out)
-        if not windows.per_query_convergence:
-            out, lse = windows.attend()
-        else:
-            chosen = unconverged[..., None]
-            q = torch.where(chosen[..., None], windows.q, self.windows.q)
-            windows = windows._replace(q=q)
-            out, lse = windows.attend()
-            out = torch.where(chosen[..., None], out, self.out)
-            lse = torch.where(chosen, lse, self.lse)
+        chosen = unconverged[..., None]
+        q = self.windows.updated_queries(self.out)
+        windows = self.windows.with_queries(torch.where(chosen[..., None], q, self.windows.q))
+        out, lse = windows.attend()
+        out = torch.where(chosen[..., None], out, self.out)
+        lse = torch.where(chosen, lse, self.lse)
         return Pass(windows, out, lse, self.out, self.passes + unconverged)
 
     def select(self, rows: slice) -> Pass:
@@ -112,12 +105,6 @@ class Pass(NamedTuple):
             self.windows.select(rows), self.out[rows], self.lse[rows], prev_out, self.passes[rows]
         )
 
-    def tokens(self) -> tuple[Tensor, ...]:
-        """Results of the tokens of all windows in order; see `refine`."""
-        passes, windows = self.passes.expand(self.out.shape[:2]), self.windows
-        results = (self.out, passes, self.lse, windows.q, *windows.kept)
-        return tuple(each.flatten(0, 1) for each in results)
-
 
 def refine(
     windows: Windows, steps: int, keep_queries: bool = False
@@ -125,13 +112,15 @@ def refine(
     """Refine windows until each has converged, at most ``steps`` passes.
 
     Yields:
-        Output, passes, log-sum-exp and last queries of consecutive tokens; and if they are kept,
-        the queries of every pass but the first.
+        Output, passes, log-sum-exp and last queries of the tokens of consecutive windows, which
+        have the same largest number of passes; with ``keep_queries`` also their queries in every
+        pass but the first, each of shape (windows, queries, heads, head size).
     """
     if keep_queries:
-        windows = windows._replace(earlier=())
+        windows = windows._replace(kept=())
     if windows.per_query_convergence:
-        yield from (each.tokens() for each in _refine(Pass.initial(windows), steps - 1))
+        for each in _refine(Pass.initial(windows), steps - 1):
+            yield each.windows.results(each.out, each.passes, each.lse)
     else:
         yield from _refine_in_place(windows, None, 1, steps)
 
@@ -147,13 +136,13 @@ def _refine_in_place(
         out, lse = _fused(query, key, value, 0.0, windows.triangle, attn_mask=windows.bias)
         out, lse = out.transpose(1, 2), lse.transpose(1, 2)
         if number == steps:
-            yield _tokens(windows, out, lse, number)
+            yield windows.results(out, torch.full(out.shape[:2], number), lse)
             return
         change = out.abs() if prev_out is None else prev_out.sub_(out).abs_()
         is_left = [each >= threshold for each in change.flatten(1).sum(1, dtype=precise).tolist()]
         if not all(is_left):
             break
-        windows = windows.with_updated_queries(out)
+        windows = windows.with_queries(windows.updated_queries(out))
         query = windows.q.transpose(1, 2)
         prev_out, number = out, number + 1
     start = 0
@@ -161,15 +150,11 @@ def _refine_in_place(
         rows = slice(start, start := start + len(list(run)))
         selected = windows.select(rows)
         if left:
-            selected = selected.with_updated_queries(out[rows])
+            selected = selected.with_queries(selected.updated_queries(out[rows]))
             yield from _refine_in_place(selected, out[rows], number + 1, steps)
         else:
-            yield _tokens(selected, out[rows], lse[rows], number)
-
-
-def _tokens(windows: Windows, out: Tensor, lse: Tensor, number: int) -> tuple[Tensor, ...]:
-    passes = torch.full(out.shape[:2], number)
-    return tuple(each.flatten(0, 1) for each in (out, passes, lse, windows.q, *windows.kept))
+            passes = torch.full(selected.q.shape[:2], number)
+            yield selected.results(out[rows], passes, lse[rows])
 
 
 def _refine(state: Pass, steps_left: int) -> Iterator[Pass]:

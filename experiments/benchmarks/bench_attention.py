@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ TRAINING_MEMORY_GOAL = 14.0
 The queries of nine passes are kept; the output and two gradients have the size of the input too.
 """
 
+LAYER_WINDOWS = (64, 256)
 LAYER_GOALS = {
     (64, 1024): 1.0,
     (64, 2048): 1.0,
@@ -223,7 +225,8 @@ class AttentionBench:
         plain = MultiHeadAttention(self.dims, self.heads, causal)
         for tokens in contexts:
             x = self._input(tokens)
-            for window in (64, 256):
+            forwards: list[Callable[[], Tensor]] = [functools.partial(plain, x)]
+            for window in LAYER_WINDOWS:
                 options = SpanConfig(
                     win_size=window,
                     max_span=window * 3 // 2,
@@ -233,34 +236,22 @@ class AttentionBench:
                     global_path="pooled",
                 )
                 layer = IntegratedAttention(tokens, self.dims, self.heads, options)
-
-                kind = "causal layer" if causal else "layer"
-                goal = LAYER_GOALS.get((window, tokens))
-                for phase, ratio in self._over_plain(layer, plain, x).items():
+                forwards.append(
+                    lambda x=x, own=layer: own.forward_with_action(x, NUM_ACTIONS - 1).output
+                )
+            # One turn of the longest takes minutes.
+            rounds = self.rounds if tokens <= 2048 else max(2, self.rounds // 3)
+            rounds = rounds if tokens <= 8192 else 2
+            steps = [lambda run=run: run().sum().backward() for run in forwards]
+            trained = self._time(*steps, rounds=rounds)
+            with torch.no_grad():
+                inferred = self._time(*forwards, rounds=rounds)
+            kind = "causal layer" if causal else "layer"
+            for phase, seconds in (("training step", trained), ("inference", inferred)):
+                for window, own in zip(LAYER_WINDOWS, seconds[1:], strict=True):
                     name = f"{phase} over multi-head attention's, ctx {tokens}, window {window}"
-                    yield BenchRow(f"pooled {kind}, {name}", ratio, goal, "lower")
-
-    def _over_plain(
-        self, layer: IntegratedAttention, plain: MultiHeadAttention, x: Tensor
-    ) -> dict[str, float]:
-        """Time of a layer at its longest span over that of multi-head attention, by phase."""
-
-        def layer_output() -> Tensor:
-            return layer.forward_with_action(x, NUM_ACTIONS - 1).output
-
-        def plain_output() -> Tensor:
-            return plain(x)
-
-        def train(forward: Callable[[], Tensor]) -> Callable[[], None]:
-            return lambda: forward().sum().backward()
-
-        # One turn of the longest takes a minute.
-        rounds = self.rounds if x.shape[1] <= 8192 else 2
-        trained = self._time(train(layer_output), train(plain_output), rounds=rounds)
-        with torch.no_grad():
-            inferred = self._time(layer_output, plain_output, rounds=rounds)
-        phases = {"training step": trained, "inference": inferred}
-        return {phase: one / other for phase, (one, other) in phases.items()}
+                    goal = LAYER_GOALS.get((window, tokens))
+                    yield BenchRow(f"pooled {kind}, {name}", own / seconds[0], goal, "lower")
 
     def batching(self, batch: int = 16, tokens: int = 512) -> Iterator[BenchRow]:
         """One call for a batch against one call for each of its elements."""
@@ -335,8 +326,9 @@ def run(
         yield from bench.local_attention(1024 if quick else 4096)
         yield from bench.growth(contexts)
         yield from bench.training_growth(contexts if quick else (*contexts, 16384, 32768))
-        for causal in (False, True):
-            yield from bench.whole_layer((1024,) if quick else (1024, 2048, 8192, 32768), causal)
+        lengths = (1024,) if quick else (1024, 2048, 8192)
+        yield from bench.whole_layer(lengths if quick else (*lengths, 32768), causal=False)
+        yield from bench.whole_layer(lengths, causal=True)
         yield from bench.batching()
         sizes = (bench.dims, bench.heads, bench.rounds, bench.min_seconds)
         yield from decoding((1,) if quick else (1, 16), *sizes)

@@ -59,6 +59,12 @@ class IntegratedAttention(LocalGlobalAttention):
     whole input, in a causal layer too. A layer without a controller makes an `ExportedPolicy` from
     a state dict that contains one; any other controller must be assigned before it is loaded.
 
+    **Decoding.** Without an action, `decode` asks the controller for each window of each sequence.
+    It observes the tokens of the window before, or for the first window the first token of the
+    text, whatever its ``observation_time`` is. The action sets window, span and temperature of the
+    next window, together with what the span predictor gave for the first token. In train mode a
+    controller explores, but it does not learn.
+
     **Gradient checkpointing** repeats a pass, which changes a learning refiner only. Checkpoint
     ``layer.forward_with_action(x, action)`` with ``action = layer.select_actions(x)``, then call
     ``layer.update_controller(layer_output, action)``.

@@ -410,8 +410,9 @@ class LocalGlobalAttention(nn.Module):
 
         The output is that of one pass over the whole text (`forward_with_action`, without a cache)
         to rounding, with any numbers of tokens in the calls. All sequences of a batch advance
-        together, each with its own span. The span predictor reads the first token. An action that
-        differs from the one before starts a new window at the first token of ``x``.
+        together, each with its own span; there are no masks, no padding and no cross-attention. The
+        span predictor reads the first token. An action that differs from the one before starts a
+        new window at the first token of ``x``.
 
         The cache holds as many keys and values as the longest span reaches back, and those of the
         global path: one a block if it is pooled; one a token if it is full, and then a text has at
@@ -420,8 +421,8 @@ class LocalGlobalAttention(nn.Module):
         Args:
             x: Next tokens, shape (batch, tokens, dims), at most ``ctx``.
             cache: Cache of the tokens before, which is updated; None at the first token.
-            action: Integers in ``0..num_actions - 1``, one or one for each sequence; the predictor
-                alone sets the span if None.
+            action: Integers in ``0..num_actions - 1``, one or one for each sequence; if None the
+                layer's refiner decides, or the predictor alone where there is none.
             num_actions: Number of actions; that of the layer if None.
 
         Returns:

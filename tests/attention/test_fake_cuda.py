@@ -97,6 +97,23 @@ def test_layers(name: str, config: str, kind: str, dtype: torch.dtype):
         run_layer(make_layer(name, CONFIGS[config]), kind, dtype)
 
 
+@pytest.mark.parametrize("config", [each for each in CONFIGS if "causal" in each])
+@pytest.mark.parametrize("name", LAYERS)
+def test_decoding(name: str, config: str):
+    """A block, tokens and another block, under changing actions, without waiting."""
+    layer = make_layer(name, {**CONFIGS[config], "num_induction_heads": 1})
+    with fake_cuda() as transfers:
+        to_fake_cuda(layer)
+        x = make_inputs("plain", torch.bfloat16)["x"]
+        action, cache = torch.zeros(BATCH, dtype=torch.int64, device=DEVICE), None
+        for tokens in x.split([60, 1, 1, CTX - 62], dim=1):
+            output, cache = layer.decode(tokens, cache, action)
+            assert (output.shape, output.dtype) == (tokens.shape, torch.bfloat16)
+            assert output.device == DEVICE
+            action = action + 1
+    assert transfers.to_host == transfers.waiting == []
+
+
 @pytest.mark.skipif(torch.version.cuda is None, reason="PyTorch is built without CUDA")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", INPUTS)

@@ -289,6 +289,25 @@ def test_memory_is_bounded(global_path: Any, entries: int, generator: torch.Gene
         assert cache.num_tokens == 96
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("global_path", ["full", "pooled", "none"])
+def test_on_a_cuda_device(global_path: str, x: Tensor):
+    """Tokens are decoded without waiting for the device."""
+    layer = make_causal(num_refinement_steps=1, soft_span=True, global_path=global_path)
+    actions = torch.tensor([2, 5, 9])
+    expected = copy.deepcopy(layer).double().forward_with_action(x.double(), actions).output
+    layer, x, actions = layer.cuda(), x.cuda(), actions.cuda()
+    outputs, cache = [], None
+    try:
+        for tokens in x.split([30, 1, 1, 28, *[1] * 10], dim=1):
+            output, cache = layer.decode(tokens, cache, actions)
+            outputs.append(output)
+            torch.cuda.set_sync_debug_mode("error")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert relative_error(torch.cat(outputs, dim=1).cpu().double(), expected) < 1e-4
+
+
 class TestRollingBuffer:
     @given(
         capacity=st.sampled_from([None, 1, 3, 8, 300]),
@@ -329,9 +348,10 @@ class ByState(RecordingController):
 
 def dense_windows(layer: Any, x: Tensor) -> tuple[Tensor, list[int], list[int]]:
     """One sequence, (tokens, dims), window by window: output, states and starts of windows."""
-    local, globe = layer.ln_a(x), layer.attn_global(layer.ln_b(x)[None])
-    if isinstance(globe, tuple):
-        globe = globe[0]
+    local, globe = layer.ln_a(x), layer.ln_b(x)[None]
+    if layer.attn_global is not None:
+        globe = layer.attn_global(globe)
+        globe = globe[0] if isinstance(globe, tuple) else globe
     predicted = layer.span_pred(globe[:, :1])[0, 0].item()
     config = layer.config
     out, states, starts = torch.zeros_like(local), [], []
@@ -347,17 +367,20 @@ def dense_windows(layer: Any, x: Tensor) -> tuple[Tensor, list[int], list[int]]:
         starts.append(start)
         observed = local[start : start + window]
         start += window
-    output = layer.projection(torch.cat([out, globe[0]], dim=-1))
-    return output, states, starts
+    joined = out if layer.attn_global is None else torch.cat([out, globe[0]], dim=-1)
+    return layer.projection(joined), states, starts
 
 
 class TestController:
     @pytest.mark.parametrize("layer_class", [IntegratedAttention, FocusAttention])
+    @pytest.mark.parametrize("global_path", ["full", "pooled", "none"])
     @pytest.mark.parametrize("sizes", [[70], [1] * 70, [5, 1, 30, 34]])
     @torch.no_grad()
-    def test_equal_to_a_dense_reference(self, layer_class: Any, sizes: list[int], x: Tensor):
+    def test_equal_to_a_dense_reference(
+        self, layer_class: Any, global_path: str, sizes: list[int], x: Tensor
+    ):
         layer, x = (
-            make_causal(layer_class).double(),
+            make_causal(layer_class, global_path=global_path).double(),
             x.double() * torch.linspace(0.1, 3, 70)[:, None],
         )
         layer.refiner = controller = ByState()

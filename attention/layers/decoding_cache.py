@@ -173,7 +173,7 @@ class LocalDecodingCache:
         """Start new windows at the next token in the sequences whose span scale changes."""
         changed = scale != self.scale
         self.first_window = torch.where(changed, self.num_tokens, self.first_window)
-        self.scale = scale
+        self.scale = scale.clone()
 
     def append(self, keys: Tensor, values: Tensor) -> None:
         """Append keys and values, shape (batch, heads, tokens, head size)."""

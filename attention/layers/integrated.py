@@ -253,15 +253,20 @@ class IntegratedAttention(LocalGlobalAttention):
             raise ValueError(f"refiner must choose actions in 0..{highest}, chose {chosen}")
         return torch.tensor(actions, device=features.device)
 
-    def _decode_local(
-        self, local_input: Tensor, cache: DecodingCache, fraction: Tensor | None
-    ) -> Tensor:
-        is_controlled = fraction is None and self.refiner is not None
-        if cache.num_tokens and is_controlled != (cache.decisions is not None):
+    def _check_decoding_cache(
+        self, x: Tensor, cache: DecodingCache | None, action: Tensor | int | None
+    ) -> None:
+        super()._check_decoding_cache(x, cache, action)
+        is_controlled = action is None and self.refiner is not None
+        if cache is not None and is_controlled != (cache.decisions is not None):
             raise ValueError(
                 "actions are given for a whole text or for none of it: start without a cache"
             )
-        if not is_controlled:
+
+    def _decode_local(
+        self, local_input: Tensor, cache: DecodingCache, fraction: Tensor | None
+    ) -> Tensor:
+        if fraction is not None or self.refiner is None:
             return super()._decode_local(local_input, cache, fraction)
         if cache.decisions is None:
             cache.decisions = WindowDecisions.initial(local_input, self.config.win_size)
@@ -297,7 +302,7 @@ class IntegratedAttention(LocalGlobalAttention):
             actions = torch.cat([controller.actions(controller.observe(*each)) for each in pairs])
         else:
             actions = self._choose_actions(torch.cat(moments))
-        decisions.actions[beginning] = actions
+        decisions.actions[beginning] = actions.to(decisions.actions)
         fraction = self._span_fraction(decisions.actions, first)
         spans = self.attn_local.spans(self._span_scale(cache.predicted_scale, fraction))
         decisions.windows = spans.window.tolist()

@@ -443,7 +443,7 @@ class LocalGlobalAttention(nn.Module):
         """
         check([(self.config.causal, "decoding needs a causal layer: SpanConfig(causal=True)")])
         x = Inputs(x).validated(self.ctx, self.dims, self.head).x
-        self._check_decoding_cache(x, cache)
+        self._check_decoding_cache(x, cache, action)
         fraction = None if action is None else self._span_fraction(action, x, num_actions)
         local_input = self.ln_a(x)
         global_out = global_cache = None
@@ -458,7 +458,11 @@ class LocalGlobalAttention(nn.Module):
         local_out = self._decode_local(local_input, cache, fraction)
         return self._project(local_out, global_out), cache
 
-    def _check_decoding_cache(self, x: Tensor, cache: DecodingCache | None) -> None:
+    def _check_decoding_cache(
+        self, x: Tensor, cache: DecodingCache | None, action: Tensor | int | None
+    ) -> None:
+        """Raise a ValueError for a cache that does not fit, before anything is appended to it."""
+        del action
         if cache is None:
             return
         if not isinstance(cache, DecodingCache):

@@ -106,13 +106,16 @@ class TestOnePass:
 
     @pytest.mark.parametrize("global_path", ["full", "pooled", "none"])
     @pytest.mark.parametrize("steps", [1, 10])
-    @pytest.mark.parametrize("action", [*range(10), None])
+    @pytest.mark.parametrize("actions", [None, (0, 1, 2), (3, 4, 5), (6, 7, 8), (9, 0, 5)])
     def test_single_precision_token_by_token(
-        self, action: int | None, steps: int, global_path: str, x: Tensor
+        self, actions: tuple[int, ...] | None, steps: int, global_path: str, x: Tensor
     ):
         layer = make_causal(num_refinement_steps=steps, global_path=global_path)
+        action = None if actions is None else torch.tensor(actions)
         found, _ = decode(layer, x.split(1, dim=1), action)
-        assert relative_error(found, layer.forward_with_action(x, action).output) < 1e-5
+        expected = layer.forward_with_action(x, action).output
+        for index in range(3):
+            assert relative_error(found[index], expected[index]) < 1e-5
 
     @pytest.mark.parametrize("global_path", ["full", "pooled", "none"])
     def test_long_blocks(self, global_path: Any, generator: torch.Generator):
@@ -266,6 +269,10 @@ class TestErrors:
             _, cache = layer.decode(x[:, :20], None, first)
             with pytest.raises(ValueError, match="a whole text or for none of it"):
                 layer.decode(x[:, 20:], cache, second)
+            # The refused call has changed nothing.
+            found, _ = layer.decode(x[:, 20:], cache, first)
+            expected, _ = layer.decode(x, None, first)
+            torch.testing.assert_close(found, expected[:, 20:], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("global_path", "entries"), [("full", 96), ("pooled", 24), ("none", 0)])

@@ -24,9 +24,9 @@ from spangym.attention.kernels.cpu_windows import Windows
 from spangym.attention.kernels.interface import KernelInputs
 from spangym.attention.kernels.reference import to_additive_mask
 
-_CHUNK_SCORES = 1 << 16
-"""Scores that are differentiated together. They stay in the cache of a core with their gradients,
-half a megabyte in single precision. One head of one window may have more."""
+_CHUNK_SCORES = 1 << 17
+"""Scores that are differentiated together: with their gradients a megabyte in single precision, the
+cache of a core. One head of one window may have more."""
 
 _TRANSPOSED_KEYS = 256
 """Keys from which on gradients of keys are accumulated transposed.
@@ -76,6 +76,7 @@ class Gradients:
     edge_span: Tensor | None
 
 
+@torch.autocast("cpu", enabled=False)
 def gradients(
     inputs: KernelInputs,
     forward: ForwardResult,

@@ -227,6 +227,18 @@ def test_checkpointing_gives_the_same_gradients(generator: torch.Generator):
     assert torch.equal(torch.func.grad(output)(x.detach()), plain)
 
 
+def test_autocast_does_not_change_gradients(generator: torch.Generator):
+    """Of a backward pass within it; its forward pass casts the inputs of the kernel."""
+    spans = SpanGeometry(torch.tensor([8]), torch.tensor([12]))
+    q = torch.randn(1, 2, 40, 8, generator=generator)
+    inputs = KernelInputs(q, q, q, spans, None, 3, torch.tensor([[0.8, 1.2]]), return_lse=True)
+    expected = gradients(cpu.attend_windows, inputs)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = gradients(cpu.attend_windows, inputs)
+    for name, grad in got.items():
+        assert torch.equal(grad, expected[name]), name
+
+
 def test_second_derivatives_are_an_error():
     spans = SpanGeometry(torch.tensor([8]), torch.tensor([12]))
     x = torch.ones(1, 1, 20, 4, requires_grad=True)

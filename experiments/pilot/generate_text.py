@@ -20,7 +20,7 @@ from spangym.utils.serialization import load_state, report_damage
 
 GENERATED_FILE = "generated.json"
 
-SAMPLING_TEMPERATURE = 0.7
+SAMPLING_TEMPERATURE = 0.8
 """Divisor of the logits; below 1, probable bytes are drawn more often than the model expects."""
 
 

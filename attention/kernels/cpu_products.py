@@ -20,21 +20,19 @@ from spangym.attention.kernels.cpu_windows import Windows
 from spangym.attention.kernels.refinement import convergence_threshold
 
 MAX_HEAD_SIZE = 32
-"""Largest head size.
-
-Measured on one core, 10 passes over 256 and 1,024 tokens, windows of 4 to 128 tokens, against the
-fused call: 0.75 to 1 of its time with heads of 8 and 16, 0.75 to 1.05 with heads of 32, 0.85 to 1.2
-with heads of 64. With windows of 1 and 2 tokens it takes up to twice the time, and so it does with
-a single pass, whose keys and values are copied for nothing.
-"""
-
 MIN_WINDOW = 4
+"""Largest head size and shortest window.
 
-MAX_SCORES = 1 << 16
-"""Scores in the buffer, and largest number of query-key pairs of a window and head.
-
-256 KiB in single precision: slower by a tenth with four times as many where the cache is shared.
+Measured on one core of an AMD EPYC (Zen 5), 10 passes over 256 and 1,024 tokens, windows of 4 to
+128 tokens, against the fused call: 0.65 to 1 of its time with heads of 8 and 16, 0.75 to 1 with
+heads of 32, 0.95 to 1.2 with heads of 64. Windows of 1 and 2 tokens take up to twice the time.
 """
+
+_MAX_QK_PAIRS = 1 << 16
+"""Largest number of query-key pairs of a window and head; more gain nothing."""
+
+_MAX_SCORES = 1 << 17
+"""Scores of one product: 512 KiB in single precision, faster than half and as fast as twice."""
 
 _MAX_TOKENS = 256
 """Tokens of the blocks that are refined together, as of one block."""
@@ -69,7 +67,7 @@ def _is_supported(block: Block) -> bool:
         and sequence.q.dtype.itemsize > 2
         and sequence.q.shape[-1] <= MAX_HEAD_SIZE
         and sequence.window >= MIN_WINDOW
-        and block.queries * block.keys <= MAX_SCORES
+        and block.queries * block.keys <= _MAX_QK_PAIRS
     )
 
 
@@ -107,7 +105,7 @@ class _Group(NamedTuple):
     queries: int
     threshold: float  # sum of absolute changes from which on a window needs another pass
     q: Tensor  # (matrices, queries, head size)
-    k: Tensor  # (matrices, head size, keys), scaled
+    k: Tensor  # (matrices, head size, keys)
     v: Tensor  # (matrices, keys, head size)
     offset: Tensor  # (matrices, queries, 1)
     sums: Tensor  # (matrices, queries, 1)
@@ -155,7 +153,9 @@ class _Refinement:
         buffers = first.new_empty(4, rows, self.size)
         self.q, self.out, self.prev_out, self.weighted = buffers
         self.offset, self.sums = first.new_zeros(2, rows, 1)
-        self.scores = first.new_empty(MAX_SCORES)
+        self.scores = first.new_empty(_MAX_SCORES)
+        # PyTorch leaves powers of e to a library that is slow on some processors.
+        self.scale = math.log2(math.e) / math.sqrt(self.size)
         self.window_numel = queries * self.heads * self.size
         self.groups = list(self._groups(windows))
         self.factor = self._by_row(windows[0].inverse_temperature)
@@ -167,8 +167,6 @@ class _Refinement:
         self.chunks = list(self._chunks())
 
     def _groups(self, windows: list[Windows]) -> Iterator[_Group]:
-        # PyTorch leaves powers of e to a library that is slow on some processors.
-        scale = math.log2(math.e) / math.sqrt(self.size)
         window = row = 0
         for each in windows:
             count, queries = each.q.shape[:2]
@@ -176,7 +174,7 @@ class _Refinement:
             rows = slice(row, row + matrices * queries)
             q = self.q[rows].view(count, self.heads, queries, -1).copy_(each.q.transpose(1, 2))
             v = each.v.transpose(1, 2).contiguous()
-            k = v * scale if each.k is each.v else each.k.transpose(1, 2).contiguous() * scale
+            k = v if each.k is each.v else each.k.transpose(1, 2).contiguous()
             yield _Group(
                 window,
                 row,
@@ -207,7 +205,7 @@ class _Refinement:
             shape = group.queries, group.v.shape[1]
             first, stop = start * self.heads, end * self.heads
             while first < stop:
-                count = min((MAX_SCORES - used) // math.prod(shape), stop - first)
+                count = min((_MAX_SCORES - used) // math.prod(shape), stop - first)
                 if count == 0:
                     yield self.scores[:used], products
                     products, used = [], 0
@@ -228,7 +226,7 @@ class _Refinement:
         if not SAFE_SUMS[0] <= low.item() <= high.item() <= SAFE_SUMS[1]:
             for _, products in self.chunks:
                 for each in products:
-                    torch.bmm(each.q, each.k, out=each.scores)
+                    self._score(each, beta=0)
                     torch.amax(each.scores, -1, keepdim=True, out=each.offset).neg_()
             self._weigh()
         self.out, self.prev_out = self.prev_out, self.out
@@ -238,11 +236,16 @@ class _Refinement:
         """Compute the sums of the weights and of the weighted values."""
         for scores, products in self.chunks:
             for each in products:
-                torch.baddbmm(each.offset, each.q, each.k, out=each.scores)
+                self._score(each, beta=1)
             scores.exp2_()
             for each in products:
                 torch.sum(each.scores, -1, keepdim=True, out=each.sums)
                 torch.bmm(each.scores, each.v, out=each.weighted)
+
+    def _score(self, product: _Product, *, beta: int) -> None:
+        """Compute scores and add ``beta`` times their offsets."""
+        offset, q, k, scores = product.offset, product.q, product.k, product.scores
+        torch.baddbmm(offset, q, k, beta=beta, alpha=self.scale, out=scores)
 
     def store_converged(self, number: int) -> None:
         """Store the windows that need no pass after pass ``number``."""

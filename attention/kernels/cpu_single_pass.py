@@ -88,13 +88,14 @@ def _attend(block: Block, results: list[Tensor], buffer: Tensor) -> bool:
     bias = buffer.new_zeros(1, 1, 1) if windows.bias is None else windows.bias[0]
     beta = int(windows.bias is not None)
     for first in range(0, count, most):
-        some = slice(first, first + most)
+        number = min(most, count - first)
+        some = slice(first, first + number)
         for head in range(heads):
             q, k, v = (each[some, :, head] for each in windows[:3])
-            weights = buffer[: len(q) * queries * keys].view(len(q), queries, keys)
+            weights = buffer[: number * queries * keys].view(number, queries, keys)
             torch.baddbmm(bias, q, k.transpose(1, 2), beta=beta, alpha=scale, out=weights)
             weights.exp2_()
-            own_sums, own_out = sums[head, some], weighted[: len(q)]
+            own_sums, own_out = sums[head, some], weighted[:number]
             torch.sum(weights, -1, keepdim=True, out=own_sums)
             torch.bmm(weights, v, out=own_out)
             torch.div(own_out, own_sums, out=out[some, :, head])

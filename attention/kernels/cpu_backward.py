@@ -29,7 +29,7 @@ _CHUNK_SCORES = 1 << 17
 cache of a core. One head of one window may have more."""
 
 _TRANSPOSED_KEYS = 256
-"""Keys from which on gradients of keys are accumulated transposed.
+"""Keys from which on gradients of keys are accumulated transposed over several passes.
 
 The product with transposed scores reads them by columns. Where their rows are a power of two apart,
 as with the default spans, that is slower by a fifth.
@@ -181,7 +181,11 @@ class _BlockBackward:
         if windows.triangle:
             visible = torch.ones(block.queries, block.keys, dtype=torch.bool).tril_()
             bias = to_additive_mask(visible, result.q.dtype)[None, None]
-        self._bias = None if bias is None else bias.detach()
+        self._bias = self._blind = None
+        if bias is not None:
+            self._bias = bias.detach()
+            blind = (self._bias == -torch.inf).all(-1, keepdim=True)
+            self._blind = blind if blind.any() else None
         self._grad_bias = grad_bias
 
     def run(self) -> None:
@@ -228,7 +232,9 @@ class _BlockBackward:
         grad_q = torch.zeros_like(grad_out)
         scores, grad_scores = self._buffer.empty(2, len(k), grad_out.shape[1], k.shape[1])
         bias = None if self._bias is None else part(self._bias)
-        attention = _Attention(k, v, scores, grad_scores, bias, count)
+        blind = None if self._blind is None else part(self._blind)
+        is_transposed = len(queries) > 1 and k.shape[1] >= _TRANSPOSED_KEYS
+        attention = _Attention(k, v, scores, grad_scores, bias, blind, count, is_transposed)
         scaled_k, factor = k, windows.inverse_temperature
         if factor is not None:
             # One factor for all, or one for each matrix.
@@ -244,7 +250,7 @@ class _BlockBackward:
         q_by_window = by_window(q)
         for number in range(len(queries), 0, -1):
             q_by_window.copy_(queries[number - 1][:, :, heads])
-            if windows.per_query_convergence:
+            if windows.per_query_convergence and len(queries) > 1:
                 grad_now = torch.where(stops == number, grad_out, grad_q)
                 grad_now = grad_now.masked_fill_(stops < number, 0.0)
             grad_scores = attention.differentiate(q, grad_now)
@@ -279,7 +285,9 @@ class _Attention:
         scores: Memory of shape (matrices, queries, keys).
         grad_scores: Likewise.
         bias: Added to the scores, broadcastable to (windows, heads, queries, keys); none if None.
+        blind: Which queries have no visible keys, broadcastable likewise; none if None.
         windows: Number of windows.
+        is_transposed: Whether to accumulate the gradients of keys and values transposed.
     """
 
     def __init__(
@@ -289,13 +297,15 @@ class _Attention:
         scores: Tensor,
         grad_scores: Tensor,
         bias: Tensor | None,
+        blind: Tensor | None,
         windows: int,
+        is_transposed: bool,
     ) -> None:
         self.scale = k.shape[2] ** -0.5
         self._k, self._v, self._scores, self._grad_scores = k.mT, v.mT, scores, grad_scores
-        self._bias, self._by_head = bias, scores.unflatten(0, (windows, -1))
-        self._blind = None if bias is None else (bias == -torch.inf).all(-1, keepdim=True)
-        self._transposed = k.shape[1] >= _TRANSPOSED_KEYS
+        self._bias, self._blind = bias, blind
+        self._by_head = scores.unflatten(0, (windows, -1))
+        self._transposed = is_transposed
         self._grad_k = k.new_zeros(k.mT.shape) if self._transposed else torch.zeros_like(k)
         self._grad_v = self._grad_k if v is k else torch.zeros_like(self._grad_k)
 

@@ -26,7 +26,18 @@ SECTIONS: dict[str, dict[str, tuple[str, list[str]]]] = {
         "utils": ("Errors", ["spangym.utils.errors.UserError"]),
     },
     "attention": {
-        "layers": ("Layers", []),
+        "layers": (
+            "Layers",
+            [
+                f"spangym.attention.layers.decoding_cache.{name}"
+                for name in (
+                    "LocalDecodingCache",
+                    "GlobalDecodingCache",
+                    "WindowDecisions",
+                    "RollingBuffer",
+                )
+            ],
+        ),
         "original": (
             "The original layers",
             [

@@ -66,3 +66,45 @@ def test_each_stored_result_has_a_page(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(results, "RESULT_PAGES", removed)
     with pytest.raises(ValueError, match=r"defects\.json"):
         results.pages()
+
+
+def test_each_bench_has_figures_in_both_themes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
+    benches, drawn = (
+        importlib.import_module(name) for name in ("generate_benches", "bench_figures")
+    )
+    tables = importlib.import_module("stored_tables")
+    names = [f"time, ctx {tokens}, window {window}" for tokens in (8, 16, 32) for window in (4, 8)]
+    rows = [
+        *({"name": name, "value": 2.0, "goal": 1.0, "met": False} for name in names),
+        {"name": "copies", "value": 0, "goal": 0, "met": True},
+        {"name": "speed", "value": 3.0, "goal": None, "met": None},
+        {"name": "not measured", "value": None, "goal": 1.0, "met": None},
+    ]
+    stored = {"rows": [{**row, "direction": "lower"} for row in rows]}
+    (tmp_path / "bench-agents-cpu.json").write_text(json.dumps(stored))
+    (tmp_path / "gpu-NVIDIA-X.json").write_text(json.dumps(stored))
+    for module in (tables, drawn):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    pages = benches.pages()
+    kinds = [f"{kind}-{theme}" for kind in ("goals", "growth") for theme in ("light", "dark")]
+    parts = {"agents": "bench-agents-cpu", "gpu": "gpu-NVIDIA-X"}
+    for part, stem in parts.items():
+        for kind in kinds:
+            assert pages[f"benches/{stem}-{kind}.svg"].startswith(b"<?xml")
+            assert f"/reference/benches/{stem}-{kind}.svg" in pages[f"benches/{part}.inc"]
+    # A bench without a file has no figure, and its part is empty.
+    assert pages["benches/attention.inc"] == ""
+    goals, growth = drawn.figures(tmp_path / "bench-agents-cpu.json").values()
+    texts = [each.get_text() for each in goals.axes[0].texts]
+    assert texts == ["time", "2\n(goal ≤ 1)", "copies", "0\n(goal ≤ 0)"]
+    lines = {tuple(each.get_ydata()) for each in goals.axes[0].lines if len(each.get_xdata())}
+    assert lines >= {(0,) * 6, (1,)}
+    assert [each.get_text() for each in growth.legends[0].texts] == ["window 4", "window 8"]
+
+
+def test_every_stored_bench_is_on_the_page():
+    page = (ROOT / "docs" / "performance.md").read_text()
+    for path in (ROOT / "experiments" / "results").glob("bench-*-cpu.json"):
+        name = path.stem.removeprefix("bench-").removesuffix("-cpu")
+        assert f"reference/benches/{name}.inc" in page

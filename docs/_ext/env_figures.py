@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from functools import partial
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from themed_svgs import themed_svgs
 
 from spangym.attention import NUM_ACTIONS
 from spangym.experiments.benchmarks.baselines import BaselineReturns
 from spangym.experiments.plots.panels import Panel, render_panel
-from spangym.experiments.plots.style import BG, COLORS, FG, MUTED, SMALL, STYLE, format_tick
-
-DARK = {FG: "#eeeef0", MUTED: "#a6a6ac", BG: "#131416", **COLORS}
-"""Colors on a dark page by those on a light one."""
+from spangym.experiments.plots.style import COLORS, FG, MUTED, SMALL, format_tick
 
 BLUE, ORANGE, GREEN, PINK, *_ = COLORS
 _ACTIONS = range(NUM_ACTIONS)
@@ -30,19 +26,9 @@ def figures(row: BaselineReturns) -> dict[str, bytes]:
         "returns": Panel("", partial(_draw_returns, row), height=330, top=28, bottom=92),
         "spans": Panel("", partial(_draw_spans, row), height=330, left=112, top=28, bottom=92),
     }
-    files = {}
+    files: dict[str, bytes] = {}
     for name, panel in panels.items():
-        figure = render_panel(panel)
-        figure.patch.set_visible(False)
-        written = io.BytesIO()
-        # Text as paths: an image cannot use the fonts of the page.
-        with mpl.rc_context({**STYLE, "svg.fonttype": "path", "svg.hashsalt": name}):
-            figure.savefig(written, format="svg", metadata={"Date": None, "Creator": None})
-        svg = written.getvalue().decode()
-        files[f"{name}-light.svg"] = svg.encode()
-        for light, dark in DARK.items():
-            svg = svg.replace(light, dark)
-        files[f"{name}-dark.svg"] = svg.encode()
+        files |= themed_svgs(render_panel(panel), name)
     return files
 
 

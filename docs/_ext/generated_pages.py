@@ -17,6 +17,7 @@ from sphinx.application import Sphinx
 GENERATORS = (
     "generate_agents",
     "generate_api",
+    "generate_benches",
     "generate_cli",
     "generate_environments",
     "generate_results",

@@ -76,10 +76,14 @@ def legend_swatch(line_style: LineStyle) -> Figure:
 
 
 def render_grid(
-    panels: Sequence[Panel], title: str, caption: str, legend: Sequence[tuple[str, LineStyle]]
+    panels: Sequence[Panel],
+    title: str,
+    caption: str,
+    legend: Sequence[tuple[str, LineStyle]],
+    columns: int = _COLUMNS,
 ) -> Figure:
-    """Render one or more panels in a grid with title, legend and, below them, a caption."""
-    columns = 2 if len(panels) in (2, 4) else min(_COLUMNS, len(panels))
+    """Render panels in a grid of at most ``columns``, with title, legend and a caption below."""
+    columns = 2 if len(panels) in (2, 4) else min(columns, len(panels))
     rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
     names = {panel.title: textwrap.fill(panel.title, 44) for panel in panels}
     heads = [max(_LINE * (names[each.title].count("\n") + 1) for each in row) + 6 for row in rows]

@@ -24,8 +24,9 @@ ERRORS = {torch.float32: 2e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2, torch.
 """Largest relative error of the outputs; of the gradients three times as much."""
 # Each is compiled, which takes seconds: dtypes and head sizes take turns.
 CASES = [
-    *((dtype, "plain", size) for dtype in ERRORS for size in SIZES),
-    *(([*ERRORS][number % 4], kind, SIZES[number % 3]) for number, kind in enumerate(KINDS)),
+    (torch.float64, "mask", 64),
+    *((torch.bfloat16, "plain", size) for size in SIZES),
+    *(([*ERRORS][number % 3], kind, SIZES[number // 2 % 3]) for number, kind in enumerate(KINDS)),
 ]
 
 

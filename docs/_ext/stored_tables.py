@@ -126,18 +126,73 @@ def bench_attention() -> str:
     """The main figures of local attention at 4,096 tokens, by window."""
     names = [
         "one pass over proportional cost",
-        "fused call alone over proportional cost",
+        "one pass over the fused call alone",
         "local path over proportional cost",
         "local path, speed against a loop",
+        "local path, training step, speed against a loop",
         "speed against local-attention",
         "peak memory over local-attention's",
     ]
-    values = {row["name"]: row["value"] for row in read("bench-attention-cpu.json")["rows"]}
+    values = bench_values("attention")
     rows = []
     for window in (256, 128, 64, 32, 16):
         found = [values.get(f"{name}, ctx 4096, window {window}") for name in names]
-        rows.append([str(window), *("" if each is None else f"{each:.3g}" for each in found)])
+        rows.append([str(window), *map(three_digits, found)])
     return markdown(["window", *names], rows)
+
+
+def bench_layers() -> str:
+    """Time of whole layers over that of multi-head attention, by length."""
+    values = bench_values("attention")
+    columns = [
+        (kind, phase, window)
+        for kind in ("layer", "causal layer")
+        for phase in ("training step", "inference")
+        for window in (64, 256)
+    ]
+    rows = []
+    for tokens in (1024, 2048, 8192, 32768):
+        where = f"over multi-head attention's, ctx {tokens}, window"
+        found = [values.get(f"pooled {k}, {phase} {where} {w}") for k, phase, w in columns]
+        rows.append([f"{tokens:,}", *map(three_digits, found)])
+    return markdown(["tokens", *(f"{k}, {phase}, window {w}" for k, phase, w in columns)], rows)
+
+
+def bench_missed(name: str) -> str:
+    """The figures of a bench that miss their goals."""
+    rows = [
+        [row["name"], three_digits(row["value"]), f"{row['goal']:g}"]
+        for row in read(f"bench-{name}-cpu.json")["rows"]
+        if row["met"] is False
+    ]
+    return markdown(["figure", "value", "goal"], rows)
+
+
+def bench_values(name: str) -> dict[str, float | None]:
+    """Figures of a bench by name."""
+    return {row["name"]: row["value"] for row in read(f"bench-{name}-cpu.json")["rows"]}
+
+
+def three_digits(value: float | None) -> str:
+    """A figure to three digits; nothing for one that was not measured."""
+    return "" if value is None else f"{value:.3g}"
+
+
+def bench_decoding() -> str:
+    """Decoding after 4,096 tokens, by number of batch elements and cache."""
+    values = bench_values("attention")
+    names = ["tokens per second", "speed against a full cache", "memory over a full cache's"]
+    rows = []
+    for batch in (1, 16):
+        for cache in (
+            "full cache",
+            "global path pooled, window 256",
+            "global path none, window 256",
+        ):
+            where = f"{cache}, batch elements {batch}, ctx 4096"
+            found = [values.get(f"decoding, {name}, {where}") for name in names]
+            rows.append([cache, str(batch), *map(three_digits, found)])
+    return markdown(["cache", "batch elements", *names], rows)
 
 
 def bench_pilot() -> str:
@@ -234,6 +289,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "defects": defects,
     "pilot-speech-quick": lambda: stored_table("pilot-speech-quick"),
     "bench-attention": bench_attention,
+    "bench-attention-missed": lambda: bench_missed("attention"),
+    "bench-layers": bench_layers,
+    "bench-decoding": bench_decoding,
     "bench-envs": lambda: bench("envs"),
     "bench-tables": lambda: bench("tables"),
     "bench-agents": lambda: bench("agents"),

@@ -37,8 +37,20 @@ _MAX_SCORES = 1 << 17
 _MAX_TOKENS = 256
 """Tokens of the blocks that are refined together, as of one block."""
 
+_MAX_POWERS = 1 << 15
+"""Numbers of one call that takes powers: PyTorch gives so many to one thread.
+
+The last few numbers of a thread are rounded differently, and results must not depend on threads.
+"""
+
 SAFE_SUMS = (2.0**-64, 2.0**64)
 """Sums of weights within which nothing underflows or overflows that affects the output."""
+
+
+def exp2_(x: Tensor) -> None:
+    """Powers of two of a one-dimensional tensor, in place; the same with any number of threads."""
+    for part in x.split(_MAX_POWERS):
+        part.exp2_()
 
 
 def join(blocks: Iterable[Block | int], steps: int) -> Iterator[Block | int | list[Block]]:
@@ -237,7 +249,7 @@ class _Refinement:
         for scores, products in self.chunks:
             for each in products:
                 self._score(each, beta=1)
-            scores.exp2_()
+            exp2_(scores)
             for each in products:
                 torch.sum(each.scores, -1, keepdim=True, out=each.sums)
                 torch.bmm(each.scores, each.v, out=each.weighted)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spangym.attention.kernels.cpu_blocks import Block, blocks
-from spangym.attention.kernels.cpu_products import SAFE_SUMS
+from spangym.attention.kernels.cpu_products import SAFE_SUMS, exp2_
 from spangym.attention.kernels.cpu_windows import refine
 from spangym.attention.kernels.interface import KernelInputs
 
@@ -92,9 +92,10 @@ def _attend(block: Block, results: list[Tensor], buffer: Tensor) -> bool:
         some = slice(first, first + number)
         for head in range(heads):
             q, k, v = (each[some, :, head] for each in windows[:3])
-            weights = buffer[: number * queries * keys].view(number, queries, keys)
+            powers = buffer[: number * queries * keys]
+            weights = powers.view(number, queries, keys)
             torch.baddbmm(bias, q, k.transpose(1, 2), beta=beta, alpha=scale, out=weights)
-            weights.exp2_()
+            exp2_(powers)
             own_sums, own_out = sums[head, some], weighted[:number]
             torch.sum(weights, -1, keepdim=True, out=own_sums)
             torch.bmm(weights, v, out=own_out)

@@ -102,6 +102,30 @@ def test_a_sequence_gives_the_same_alone(inputs: KernelInputs):
                 assert torch.equal(one[index], other[0])
 
 
+@pytest.mark.parametrize(
+    ("tokens", "steps", "windows"),
+    [(256, 4, [(26, 53), (65, 131), (113, 169)]), (1100, 1, [(13, 29), (28, 42), (67, 101)])],
+    ids=["refinement", "a single pass"],
+)
+def test_results_do_not_depend_on_the_number_of_threads(
+    tokens: int, steps: int, windows: list[tuple[int, int]], generator: torch.Generator
+):
+    before = torch.get_num_threads()
+    inputs = self_attention(tokens, 16, 1, generator, steps)
+    try:
+        for window, span in windows:
+            spanned, results = replace(inputs, spans=of_all(window, span)), []
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                results.append(cpu.attend_windows(spanned))
+            for result in results[1:]:
+                for one, other in zip(result, results[0], strict=True):
+                    assert one is not None
+                    assert torch.equal(one, other)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_change_no_sequence_of_a_batch(threads: int, generator: torch.Generator):
     before = torch.get_num_threads()

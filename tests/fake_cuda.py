@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention.flex_attention import AuxOutput, BlockMask
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from spangym.attention.kernels import flex
@@ -64,12 +65,29 @@ def fake_cuda() -> Iterator[Transfers]:
         if torch.version.cuda is None:
             # These methods take a device guard, which the build does not have.
             patch.setattr(Tensor, "contiguous", lambda x, **_: torch.ops.aten.contiguous(x))
-            patch.setattr(Tensor, "__invert__", lambda x: torch.bitwise_not(x))
-            patch.setattr(Tensor, "__getitem__", _getitem)
-            patch.setattr(Tensor, "__setitem__", _setitem)
+            operators: dict[Any, Callable[..., Any]] = {
+                Tensor.__invert__: torch.bitwise_not,
+                Tensor.__getitem__: _getitem,
+                Tensor.__setitem__: _setitem,
+            }
+            stack.enter_context(_ReplacedOperators(operators))
             stack.enter_context(torch.no_grad())
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         yield stack.enter_context(Transfers())
+
+
+class _ReplacedOperators(TorchFunctionMode):
+    """Calls functions in place of operators of tensors.
+
+    They are not patched: a class keeps slots of operators that were set and deleted again.
+    """
+
+    def __init__(self, operators: dict[Any, Callable[..., Any]]) -> None:
+        super().__init__()
+        self._operators = operators
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._operators.get(func, func)(*args, **(kwargs or {}))
 
 
 def to_fake_cuda(module: nn.Module) -> Any:

@@ -47,6 +47,12 @@ CASES = [
 ]
 
 
+def test_tensors_are_as_before_afterwards():
+    with fake_cuda():
+        pass
+    assert torch.tensor([[torch.tensor(1.0)]]).tolist() == [[1.0]]
+
+
 def make_inputs(kind: str, dtype: torch.dtype) -> dict[str, Any]:
     def zeros(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=DEVICE)

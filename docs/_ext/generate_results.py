@@ -138,6 +138,14 @@ RESULT_PAGES: dict[str, ResultPage] = {
         "spangym pilot text",
         "pilot",
     ),
+    "pilot-text-long": _run(
+        "pilot-text-long",
+        "Pilot: long text",
+        "Full attention and a pooled global path, with 2,048 bytes of context.",
+        "spangym pilot text long",
+        "pilot",
+        figure="error_wall.png",
+    ),
     "bench-attention": _bench("attention", "Bench: attention", "Speed of local attention."),
     "bench-attention-2-threads": ResultPage(
         "Bench: attention, two threads",

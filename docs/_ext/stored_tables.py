@@ -288,6 +288,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ceiling": ceiling,
     "defects": defects,
     "pilot-speech-quick": lambda: stored_table("pilot-speech-quick"),
+    "pilot-text-long": lambda: stored_table("pilot-text-long"),
     "bench-attention": bench_attention,
     "bench-attention-missed": lambda: bench_missed("attention"),
     "bench-layers": bench_layers,

@@ -137,7 +137,7 @@ def bench_attention() -> str:
     rows = []
     for window in (256, 128, 64, 32, 16):
         found = [values.get(f"{name}, ctx 4096, window {window}") for name in names]
-        rows.append([str(window), *map(three_digits, found)])
+        rows.append([str(window), *map(figure, found)])
     return markdown(["window", *names], rows)
 
 
@@ -154,14 +154,14 @@ def bench_layers() -> str:
     for tokens in (1024, 2048, 8192, 32768):
         where = f"over multi-head attention's, ctx {tokens}, window"
         found = [values.get(f"pooled {k}, {phase} {where} {w}") for k, phase, w in columns]
-        rows.append([f"{tokens:,}", *map(three_digits, found)])
+        rows.append([f"{tokens:,}", *map(figure, found)])
     return markdown(["tokens", *(f"{k}, {phase}, window {w}" for k, phase, w in columns)], rows)
 
 
 def bench_missed(name: str) -> str:
     """The figures of a bench that miss their goals."""
     rows = [
-        [row["name"], three_digits(row["value"]), f"{row['goal']:g}"]
+        [row["name"], figure(row["value"]), f"{row['goal']:g}"]
         for row in read(f"bench-{name}-cpu.json")["rows"]
         if row["met"] is False
     ]
@@ -173,9 +173,9 @@ def bench_values(name: str) -> dict[str, float | None]:
     return {row["name"]: row["value"] for row in read(f"bench-{name}-cpu.json")["rows"]}
 
 
-def three_digits(value: float | None) -> str:
+def figure(value: float | None) -> str:
     """A figure to three digits; nothing for one that was not measured."""
-    return "" if value is None else f"{value:.3g}"
+    return "" if value is None else format_value(value)
 
 
 def bench_decoding() -> str:
@@ -191,7 +191,7 @@ def bench_decoding() -> str:
         ):
             where = f"{cache}, batch elements {batch}, ctx 4096"
             found = [values.get(f"decoding, {name}, {where}") for name in names]
-            rows.append([cache, str(batch), *map(three_digits, found)])
+            rows.append([cache, str(batch), *map(figure, found)])
     return markdown(["cache", "batch elements", *names], rows)
 
 

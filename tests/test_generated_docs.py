@@ -68,6 +68,15 @@ def test_each_stored_result_has_a_page(monkeypatch: pytest.MonkeyPatch):
         results.pages()
 
 
+def test_stored_values_do_not_begin_a_line(monkeypatch: pytest.MonkeyPatch):
+    """Markdown takes a comment at the beginning of a line as a block of its own."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
+    tables = importlib.import_module("stored_tables")
+    for page in tables.pages():
+        lines = page.read_text("utf-8").splitlines()
+        assert [line for line in lines if line.lstrip().startswith("<!-- value")] == [], page
+
+
 def test_each_bench_has_figures_in_both_themes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
     benches, drawn = (

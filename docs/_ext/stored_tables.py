@@ -144,18 +144,16 @@ def bench_attention() -> str:
 def bench_layers() -> str:
     """Time of whole layers over that of multi-head attention, by length."""
     values = bench_values("attention")
-    columns = [
-        (kind, phase, window)
-        for kind in ("layer", "causal layer")
-        for phase in ("training step", "inference")
-        for window in (64, 256)
-    ]
+    columns = [(phase, window) for phase in ("training step", "inference") for window in (64, 256)]
     rows = []
-    for tokens in (1024, 2048, 8192, 32768):
-        where = f"over multi-head attention's, ctx {tokens}, window"
-        found = [values.get(f"pooled {k}, {phase} {where} {w}") for k, phase, w in columns]
-        rows.append([f"{tokens:,}", *map(figure, found)])
-    return markdown(["tokens", *(f"{k}, {phase}, window {w}" for k, phase, w in columns)], rows)
+    for kind in ("layer", "causal layer"):
+        for tokens in (1024, 2048, 8192, 32768):
+            where = f"over multi-head attention's, ctx {tokens}, window"
+            found = [values.get(f"pooled {kind}, {phase} {where} {w}") for phase, w in columns]
+            if any(each is not None for each in found):
+                rows.append([kind, f"{tokens:,}", *map(figure, found)])
+    header = ["layer", "tokens", *(f"{phase}, window {window}" for phase, window in columns)]
+    return markdown(header, rows)
 
 
 def bench_missed(name: str) -> str:

@@ -87,7 +87,9 @@ class _ReplacedOperators(TorchFunctionMode):
         self._operators = operators
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self._operators.get(func, func)(*args, **(kwargs or {}))
+        if func in self._operators:
+            func = self._operators[func]
+        return func(*args, **(kwargs or {}))
 
 
 def to_fake_cuda(module: nn.Module) -> Any:

@@ -21,6 +21,11 @@ MAX_ACTIONS = 1000
 """Largest number of actions: lookahead runs a layer for each of them."""
 
 
+def full_qk_pairs(tokens: int, causal: bool) -> int:
+    """Query-key pairs of one pass of full self-attention over so many tokens."""
+    return tokens * (tokens + 1) // 2 if causal else tokens**2
+
+
 @dataclass(frozen=True)
 class SoftEdge:
     """An interval whose edge fades out, so that the span has a gradient.

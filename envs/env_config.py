@@ -30,7 +30,7 @@ from spangym.attention import (
 )
 from spangym.attention.controllers.protocol import num_actions_of, num_states_of
 from spangym.attention.features import MAX_STATES, NUM_STATES
-from spangym.attention.geometry import MAX_ACTIONS
+from spangym.attention.geometry import MAX_ACTIONS, full_qk_pairs
 from spangym.attention.observation_spec import ENCODINGS
 from spangym.attention.original.truncation import parse_fixes
 from spangym.attention.span_config import ActionScale, GlobalPath, SpanConfig
@@ -451,11 +451,6 @@ def module_hashes(arguments: Mapping[str, Any]) -> dict[str, str]:
         for name in ("dataset", "reward", "layers")
         if isinstance(path := arguments.get(name, ""), str) and is_import_path(path)
     }
-
-
-def full_qk_pairs(ctx: int, causal: bool) -> int:
-    """Query-key pairs of one pass of full attention over ``ctx`` tokens."""
-    return ctx * (ctx + 1) // 2 if causal else ctx**2
 
 
 def check_device(name: str) -> torch.device:

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from spangym.attention.geometry import SoftEdge, SpanGeometry
+from spangym.attention.geometry import SoftEdge, SpanGeometry, full_qk_pairs
 from spangym.attention.span_config import SpanConfig
-from spangym.envs.env_config import EnvConfig, full_qk_pairs
+from spangym.envs.env_config import EnvConfig
 from spangym.utils.readable_repr import short_repr
 
 RENDER_MODES = ("ansi", "rgb_array")

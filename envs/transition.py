@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spangym.attention import LayerCache, LayerOutput
+from spangym.attention.geometry import full_qk_pairs
 from spangym.attention.layers.local_global import PreparedInput
-from spangym.envs.env_config import EnvConfig, full_qk_pairs
+from spangym.envs.env_config import EnvConfig
 from spangym.envs.model.stack import LayerStack, join_outputs
 from spangym.envs.rewards import Reward, RewardContext
 from spangym.envs.state import (

@@ -68,6 +68,18 @@ class RecordingController:
 POLICY_DIMS = 16
 
 
+def make_full_observation_spec(dims: int, encoding: str) -> ObservationSpec:
+    """All that an encoding can have: pooled features, lag correlations and the layer's index."""
+    return ObservationSpec(
+        dims,
+        num_layers=3,
+        encoding=encoding,
+        pool_groups=4,
+        autocorrelation=encoding != "state",
+        include_layer_index=True,
+    )
+
+
 def make_policy_head(observation: ObservationSpec, kind: str = "mlp", **options: Any) -> PolicyHead:
     generator = torch.Generator().manual_seed(3)
     if kind == "lookup":

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from spangym.attention.features import zero_padding
+from spangym.attention.geometry import full_qk_pairs
 from spangym.attention.kernels.reference import attention_weights, to_additive_mask
 from spangym.attention.layers.decoding_cache import GlobalDecodingCache
 from spangym.attention.layers.modules import AttentionCombiner, ProjectionModule
@@ -37,7 +38,7 @@ class MultiHeadAttention(nn.Module):
 
     def qk_pairs(self, tokens: int) -> int:
         """Query-key pairs of self-attention over so many tokens."""
-        return tokens * (tokens + 1) // 2 if self.causal else tokens**2
+        return full_qk_pairs(tokens, self.causal)
 
     def forward(
         self,

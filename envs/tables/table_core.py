@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spangym.attention import LayerOutput
+from spangym.attention.geometry import full_qk_pairs
 from spangym.envs.core import EpisodeCore, SpanControlCore, StepResult
-from spangym.envs.env_config import EnvComponents, EnvConfig, full_qk_pairs
+from spangym.envs.env_config import EnvComponents, EnvConfig
 from spangym.envs.observations import to_observations
 from spangym.envs.rewards import RewardContext
 from spangym.envs.state import Episode, State

@@ -15,7 +15,6 @@ from torch.nn.functional import layer_norm, scaled_dot_product_attention
 
 from spangym.attention import (
     NUM_ACTIONS,
-    IntegratedAttention,
     MultiHeadAttention,
     SlidingWindowAttention,
     SpanConfig,
@@ -24,7 +23,7 @@ from spangym.attention import (
 from spangym.attention.kernels import cpu, flex
 from spangym.attention.kernels.interface import KernelInputs
 from spangym.attention.layers.modules import merge_heads, split_heads
-from spangym.experiments.benchmarks.decoding_speed import decoding
+from spangym.experiments.benchmarks.decoding_speed import decoding, one_pass_layer
 from spangym.experiments.benchmarks.measure import BenchRow, interleaved_timing, peak_memory
 
 PASS_GOALS = {256: 1.15, 128: 1.2, 64: 1.45, 32: 1.8}
@@ -229,15 +228,7 @@ class AttentionBench:
             x = self._input(tokens)
             forwards: list[Callable[[], Tensor]] = [functools.partial(plain, x)]
             for window in LAYER_WINDOWS:
-                options = SpanConfig(
-                    win_size=window,
-                    max_span=window * 3 // 2,
-                    causal=causal,
-                    action_scale="absolute",
-                    num_refinement_steps=1,
-                    global_path="pooled",
-                )
-                layer = IntegratedAttention(tokens, self.dims, self.heads, options)
+                layer = one_pass_layer("pooled", window, causal, (tokens, self.dims, self.heads))
                 forwards.append(
                     lambda x=x, own=layer: own.forward_with_action(x, NUM_ACTIONS - 1).output
                 )

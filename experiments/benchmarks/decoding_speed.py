@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Literal
 
 import torch
 
 from spangym.attention import NUM_ACTIONS, IntegratedAttention, MultiHeadAttention, SpanConfig
+from spangym.attention.span_config import GlobalPath
 from spangym.experiments.benchmarks.measure import BenchRow, interleaved_timing
 
 CONTEXT, WINDOW = 4096, 256
 LONGEST = NUM_ACTIONS - 1
 
-BOUNDED: dict[Literal["pooled", "none"], float] = {"pooled": 0.15, "none": 0.1}
+BOUNDED: dict[GlobalPath, float] = {"pooled": 0.15, "none": 0.1}
 """Global paths whose caches are bounded, with the goal for their memory."""
 
 
@@ -28,7 +28,7 @@ def decoding(
     """
     generator = torch.Generator().manual_seed(0)
     full = MultiHeadAttention(dims, heads, causal=True)
-    layers = {path: _layer(path, dims, heads) for path in BOUNDED}
+    layers = {path: one_pass_layer(path, WINDOW, True, (CONTEXT, dims, heads)) for path in BOUNDED}
     for batch in batches:
         text = torch.randn(batch, CONTEXT, dims, generator=generator)
         token = torch.randn(batch, 1, dims, generator=generator)
@@ -55,13 +55,16 @@ def decoding(
             yield BenchRow(row, shares[path], BOUNDED[path], "lower")
 
 
-def _layer(path: Literal["pooled", "none"], dims: int, heads: int) -> IntegratedAttention:
+def one_pass_layer(
+    path: GlobalPath, window: int, causal: bool, sizes: tuple[int, int, int]
+) -> IntegratedAttention:
+    """A layer of ``sizes`` (ctx, dims, head) whose longest span is 1.5 windows, with one pass."""
     config = SpanConfig(
-        win_size=WINDOW,
-        max_span=WINDOW * 3 // 2,
-        causal=True,
+        win_size=window,
+        max_span=window * 3 // 2,
+        causal=causal,
         action_scale="absolute",
         num_refinement_steps=1,
         global_path=path,
     )
-    return IntegratedAttention(CONTEXT, dims, heads, config)
+    return IntegratedAttention(*sizes, config)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from spangym.agents import Agent, Refiner
 from spangym.agents.base import ResumableAgent, is_resumable
 from spangym.attention import NUM_ACTIONS, IntegratedAttention
+from spangym.attention.geometry import full_qk_pairs
 from spangym.envs import EnvComponents, EnvConfig, Reward, SB3SpanControlVecEnv, parse_env_kwargs
-from spangym.envs.env_config import full_qk_pairs
 from spangym.envs.model.model_optimizer import TrainingDiverged
 from spangym.envs.rewards import QualityReward, TaskReward
 from spangym.experiments.pilot.attention_maps import capture_attention_maps, save_attention_maps

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from spangym.attention import IntegratedAttention, LayerCache, LayerOutput
+from spangym.attention.geometry import full_qk_pairs
 from spangym.envs.data.dataset import BYTES, NO_TARGET
 from spangym.envs.data.log_mel import MELS
-from spangym.envs.env_config import full_qk_pairs
 from spangym.envs.model.stack import ResidualTransformer, join_outputs
 from spangym.experiments.pilot.attentions import Attention, PlainAttention, make_attention
 from spangym.experiments.pilot.corpus import BLANK

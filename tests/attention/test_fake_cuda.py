@@ -16,9 +16,8 @@ from spangym.attention import (
 from spangym.attention.controllers.exported import ExportedPolicy
 from spangym.attention.kernels import flex
 from spangym.attention.layers.local_global import LocalGlobalAttention
-from spangym.attention.observation_spec import ObservationSpec
 
-from ..factories import make_policy_head
+from ..factories import make_full_observation_spec, make_policy_head
 from ..fake_cuda import DEVICE, fake_cuda, to_fake_cuda
 
 BATCH, CTX, DIMS, HEADS = 2, 200, 64, 4
@@ -139,14 +138,7 @@ def test_layers_with_gradients(name: str, config: str, kind: str):
     ],
 )
 def test_controllers(kind: str, encoding: str, observation_time: Any, causal: bool):
-    spec = ObservationSpec(
-        DIMS,
-        num_layers=3,
-        encoding=encoding,
-        pool_groups=4,
-        autocorrelation=encoding != "state",
-        include_layer_index=True,
-    )
+    spec = make_full_observation_spec(DIMS, encoding)
     layer = make_layer("integrated", {"causal": causal, "use_refresh_predictors": True})
     head = make_policy_head(spec, kind)
     layer.refiner = ExportedPolicy(spec, head, layer=1, observation_time=observation_time)

@@ -1,6 +1,5 @@
 """Kernels of a CUDA device against the float64 reference on the CPU."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -14,7 +13,7 @@ from spangym.attention.kernels.interface import Kernel, KernelInputs
 
 from ...factories import relative_error
 
-pytestmark = pytest.mark.cuda
+pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("exact_products")]
 
 DEVICE = "cuda"
 BATCH, HEADS, TOKENS = 4, 2, 400
@@ -28,15 +27,6 @@ CASES = [
     *((torch.bfloat16, "plain", size) for size in SIZES),
     *(([*ERRORS][number % 3], kind, SIZES[number // 2 % 3]) for number, kind in enumerate(KINDS)),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _exact_products() -> Iterator[None]:
-    """Products of float32 without TensorFloat-32."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 def make_case(kind: str, dtype: torch.dtype, size: int) -> KernelInputs:

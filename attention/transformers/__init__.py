@@ -1,0 +1,1 @@
+"""Span control of pretrained Transformers models."""

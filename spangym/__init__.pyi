@@ -6,6 +6,8 @@ from . import envs as envs
 from . import experiments as experiments
 from .agents.agent_names import list_agents as list_agents
 from .agents.registry import make_agent as make_agent
+from .attention.transformers.control import SpanControl as SpanControl
+from .attention.transformers.control import control as control
 from .envs.registration import list_envs as list_envs
 from .experiments.compare import compare as compare
 from .experiments.run import Run as Run

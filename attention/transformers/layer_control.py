@@ -1,0 +1,202 @@
+"""Attention modules under control: the decisions of their groups, and attention within the span."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from spangym.attention.kernels.sliding_sinks import Window, attend
+from spangym.attention.transformers.attention_modules import AttentionModule
+from spangym.attention.transformers.sliding_plans import SlidingPlans
+from spangym.attention.transformers.span_choosers import GroupInput, SpanChooser
+
+Attend = Callable[..., tuple[Tensor, None]]
+
+
+class GroupControl:
+    """Attention modules whose spans are one decision.
+
+    Args:
+        index: Index of the group.
+        chooser: Chooses the spans.
+        members: The modules, in the order in which the model calls them.
+        plans: What all layers share in a pass.
+
+    Attributes:
+        observed: Group whose input is observed, by default this one.
+        input: Input of the last decision; None if the chooser needs none.
+        layers: The modules' controls.
+    """
+
+    def __init__(
+        self, index: int, chooser: SpanChooser, members: list[AttentionModule], plans: SlidingPlans
+    ) -> None:
+        self.index, self.chooser, self.members, self.plans = index, chooser, members, plans
+        self.observed = self
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all layers and decisions."""
+        self.layers: list[LayerControl] = []
+        self.input: GroupInput | None = None
+        self._spans: Tensor | None = None
+        self._hidden: Tensor | None = None
+        self._is_decided = False
+
+    def add_layer(self) -> LayerControl:
+        """Make the control of the next module."""
+        self.layers.append(LayerControl(self))
+        return self.layers[-1]
+
+    def begin_pass(self, owner: nn.Module) -> None:
+        """Begin a pass of a model that contains some of the modules."""
+        self._is_decided, self._hidden = False, None
+        for layer, member in zip(self.layers, self.members, strict=True):
+            if member.owner is owner:
+                layer.begin_pass()
+
+    def before_layer(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Keep the input of the first layer in a pass; a forward pre-hook of all modules."""
+        del module
+        if self._hidden is None:
+            self._hidden = args[0] if args else kwargs["hidden_states"]
+
+    @property
+    def last_spans(self) -> Tensor:
+        """Spans of the last pass, int64 of shape (batch,).
+
+        Raises:
+            RuntimeError: There was no pass.
+        """
+        if self._spans is None:
+            raise RuntimeError("no pass has run under this control: call the model first")
+        return self._spans
+
+    def spans(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+        """Spans of each sequence, which the first call in a pass decides."""
+        if self._is_decided:
+            return self.last_spans
+        batch = len(query)
+        starts_stream = query.shape[2] == key.shape[2]
+        if starts_stream or self._spans is None or len(self._spans) != batch:
+            self._spans = self._decide(mask)
+        self._is_decided = True
+        return self._spans
+
+    def _decide(self, mask: Tensor | None) -> Tensor:
+        hidden = self.observed._hidden
+        assert hidden is not None
+        is_token = None
+        if mask is not None:
+            is_token = self.plans.tokens(mask)[:, -hidden.shape[1] :].expand(len(hidden), -1)
+        self.chooser.check(hidden.shape[-1])
+        group_input = GroupInput(hidden, is_token)
+        self.input = group_input if self.chooser.needs_input else None
+        return self.chooser.choose(group_input, self.index)
+
+
+class LayerControl:
+    """An attention module under control.
+
+    Args:
+        group: The group that it belongs to.
+
+    Attributes:
+        qk_pairs: Query-key pairs scored in the last pass, int64 of shape (batch,).
+        full_qk_pairs: The same at full span.
+    """
+
+    def __init__(self, group: GroupControl) -> None:
+        self.group = group
+        self.begin_pass()
+
+    def begin_pass(self) -> None:
+        """Count from 0."""
+        self.qk_pairs = torch.zeros(1, dtype=torch.int64)
+        self.full_qk_pairs = torch.zeros(1, dtype=torch.int64)
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        *,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        position_bias: Tensor | None = None,
+        is_causal: bool | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        """Attention within the span; the interface is that of Transformers' attention functions."""
+        plans, (batch, _, queries, _) = self.group.plans, query.shape
+        spans = self.group.spans(query, key, mask)
+        causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        if mask is None and causal and 1 < queries < key.shape[2]:
+            # A static cache at its first tokens: its other entries are no keys yet.
+            key, value = key[:, :, :queries], value[:, :, :queries]
+        attend_fully = functools.partial(
+            sdpa_attention_forward, module, dropout=dropout, scaling=scaling, **kwargs
+        )
+        full_pairs = plans.full_qk_pairs(query, key, mask, causal).expand(batch)
+        if position_bias is not None or not _is_on_host(query):
+            visible = plans.visible(query, key, mask, spans, causal)
+            pairs = visible[:, 0].sum((-2, -1)).expand(batch)
+            if mask is not None and mask.dtype != torch.bool:
+                visible = mask.masked_fill(~visible, -torch.inf)
+            bias = {} if position_bias is None else {"position_bias": position_bias}
+            output = attend_fully(query, key, value, visible, **bias)[0]
+        else:
+            windows = plans.windows(spans, mask, causal, queries, key.shape[2])
+            if [*windows] == [None]:
+                pairs = full_pairs
+                output = attend_fully(query, key, value, mask, is_causal=is_causal)[0]
+            else:
+                pairs, output = self._attend_windows(
+                    windows, (query, key, value), mask, full_pairs, attend_fully, dropout, scaling
+                )
+        self.qk_pairs = self.qk_pairs + pairs
+        self.full_qk_pairs = self.full_qk_pairs + full_pairs
+        return output, None
+
+    def _attend_windows(
+        self,
+        windows: Mapping[Window | None, list[int]],
+        tensors: tuple[Tensor, Tensor, Tensor],
+        mask: Tensor | None,
+        full_pairs: Tensor,
+        attend_fully: Attend,
+        dropout: float,
+        scaling: float | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Query-key pairs and output of sequences, those with equal windows at once."""
+        pairs, outputs = torch.empty_like(full_pairs), []
+        batch = len(full_pairs)
+        for window, rows in windows.items():
+            is_all = len(rows) == batch
+            query, key, value = (each if is_all else each[rows] for each in tensors)
+            own_mask = mask if mask is None or is_all or len(mask) == 1 else mask[rows]
+            if window is None:
+                pairs[rows] = full_pairs[rows]
+                outputs.append(attend_fully(query, key, value, own_mask)[0])
+                continue
+            plan = self.group.plans.plan(query, key, window, own_mask, mask, tuple(rows))
+            pairs[rows] = plan.qk_pairs
+            output = attend(query, key, value, plan, scale=scaling, dropout=dropout)
+            outputs.append(output.transpose(1, 2))
+        order = torch.tensor([row for rows in windows.values() for row in rows]).argsort()
+        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)[order]
+        return pairs, output.contiguous()
+
+
+def _is_on_host(x: Tensor) -> bool:
+    """Whether spans can be read without waiting for a device, or breaking a compiled graph."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -55,11 +55,13 @@ class AttentionModule:
         name: Name in the model.
         module: The module.
         owner: The innermost Transformers model that contains it, whose passes are its passes.
+        num_calls: Number of times that it is called in a pass.
     """
 
     name: str
     module: nn.Module
     owner: PreTrainedModel
+    num_calls: int
 
 
 def unwrap_model(model: nn.Module) -> PreTrainedModel:
@@ -160,7 +162,7 @@ def find_attention_modules(
         if module in recorder.calls and not recorder.crosses[module]:
             # The innermost owner is the last one whose name begins the module's.
             owner = [each for prefix, each in owners if not prefix or name.startswith(prefix + ".")]
-            found.append(AttentionModule(name, module, owner[-1]))
+            found.append(AttentionModule(name, module, owner[-1], recorder.calls[module]))
     return found
 
 

@@ -190,7 +190,7 @@ class SpanControl:
             del module, args
             self._plans.clear()
             for group in groups:
-                group.begin_pass(owner)
+                group.begin_pass()
 
         return hook
 
@@ -206,13 +206,13 @@ class SpanControl:
 
     @property
     def qk_pairs(self) -> Tensor:
-        """Query-key pairs scored in the last pass by all controlled layers, int64, (batch,)."""
-        return torch.stack([each.qk_pairs for each in self._layers]).sum(0)
+        """Query-key pairs scored in the last pass by all controlled layers, int64 (batch,)."""
+        return torch.stack([each.qk_pairs.cpu() for each in self._layers]).sum(0)
 
     @property
     def full_qk_pairs(self) -> Tensor:
         """Query-key pairs of the last pass at full span, int64 of shape (batch,)."""
-        return torch.stack([each.full_qk_pairs for each in self._layers]).sum(0)
+        return torch.stack([each.full_qk_pairs.cpu() for each in self._layers]).sum(0)
 
     @property
     def _layers(self) -> list[LayerControl]:

@@ -50,15 +50,12 @@ class GroupControl:
 
     def add_layer(self) -> LayerControl:
         """Make the control of the next module."""
-        self.layers.append(LayerControl(self))
+        self.layers.append(LayerControl(self, self.members[len(self.layers)].num_calls))
         return self.layers[-1]
 
-    def begin_pass(self, owner: nn.Module) -> None:
+    def begin_pass(self) -> None:
         """Begin a pass of a model that contains some of the modules."""
         self._is_decided, self._hidden = False, None
-        for layer, member in zip(self.layers, self.members, strict=True):
-            if member.owner is owner:
-                layer.begin_pass()
 
     def before_layer(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -107,20 +104,17 @@ class LayerControl:
 
     Args:
         group: The group that it belongs to.
+        num_calls: Number of calls in a pass.
 
     Attributes:
         qk_pairs: Query-key pairs scored in the last pass, int64 of shape (batch,).
         full_qk_pairs: The same at full span.
     """
 
-    def __init__(self, group: GroupControl) -> None:
+    def __init__(self, group: GroupControl, num_calls: int) -> None:
         self.group = group
-        self.begin_pass()
-
-    def begin_pass(self) -> None:
-        """Count from 0."""
-        self.qk_pairs = torch.zeros(1, dtype=torch.int64)
-        self.full_qk_pairs = torch.zeros(1, dtype=torch.int64)
+        self.qk_pairs = self.full_qk_pairs = torch.zeros(1, dtype=torch.int64)
+        self._num_calls, self._calls = num_calls, 0
 
     def attend(
         self,
@@ -163,9 +157,15 @@ class LayerControl:
                 pairs, output = self._attend_windows(
                     windows, (query, key, value), mask, full_pairs, attend_fully, dropout, scaling
                 )
-        self.qk_pairs = self.qk_pairs + pairs
-        self.full_qk_pairs = self.full_qk_pairs + full_pairs
+        self._count(pairs, full_pairs)
         return output, None
+
+    def _count(self, pairs: Tensor, full_pairs: Tensor) -> None:
+        """Add up the calls of a pass; activation checkpoints repeat a pass."""
+        if self._calls % self._num_calls:
+            pairs, full_pairs = self.qk_pairs + pairs, self.full_qk_pairs + full_pairs
+        self.qk_pairs, self.full_qk_pairs = pairs, full_pairs
+        self._calls += 1
 
     def _attend_windows(
         self,

@@ -110,7 +110,7 @@ class SlidingPlans:
         queries, keys = query.shape[2], key.shape[2]
         position = torch.arange(keys, device=query.device)
         distance = position[keys - queries :, None] - position
-        span = spans[:, None, None, None]
+        span = spans.to(query.device)[:, None, None, None]
         first = 0 if mask is None else self._first_key(mask)[:, None, None, None]
         is_sink = (position >= first) & (position < first + self.sinks)
         visible = (distance < span) & (distance > -span) | is_sink

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -236,7 +236,7 @@ def _make_chooser(controller: Any, group: int, spans: Sequence[Span] | None) -> 
             spans = controller.metadata.get("spans")
         return ChosenByAgent(controller, spans or DEFAULT_SPANS)
     if callable(controller):
-        return ChosenByFunction(controller)
+        return ChosenByFunction(cast(SpanFunction, controller))
     raise TypeError(
         "controller must be a span, 'full', a function, an agent, the path of an exported agent, "
         f"or a list of one for each group, got {describe(controller)}"

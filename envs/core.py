@@ -17,7 +17,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spangym.envs.data.dataset import sample_streams
+from spangym.envs.data.dataset import BYTES, sample_streams
 from spangym.envs.env_config import CUSTOM, EnvComponents, EnvConfig
 from spangym.envs.levels import draw_levels, sample_levels
 from spangym.envs.model.build_model import build_model
@@ -349,6 +349,8 @@ class SpanControlCore(EpisodeCore):
         max_episode_steps: int | None = None,
     ) -> None:
         super().__init__(config, num_envs, components, max_episode_steps)
+        if self.dataset.vocab_size != BYTES:
+            raise ValueError("dataset must be of bytes or frames for these layers, got token ids")
         self.stack = build_model(config, components.layers, self.dataset.channels)
         if self.reward.needs_task and not self.stack.num_classes:
             raise ValueError("layers were trained on no task: use a checkpoint, or another reward")

@@ -32,11 +32,11 @@ class Stream(NamedTuple):
     """The consecutive chunks of one episode.
 
     Attributes:
-        content: Bytes, uint8 of shape (chunks, ctx), or frames, float32 of shape (chunks, ctx,
-            channels).
+        content: Bytes, uint8 of shape (chunks, ctx); token ids, int64 of the same shape; or frames,
+            float32 of shape (chunks, ctx, channels).
         content_types: Content type of each chunk, for ``info``, where it is printable.
         targets: Target class of each token, int64 of shape (chunks, ctx), `NO_TARGET` for none; the
-            next byte of the chunk if None.
+            next byte or token of the chunk if None.
     """
 
     __repr__ = readable_repr
@@ -50,7 +50,8 @@ class Dataset(ABC):
     """Samples streams. A custom dataset only needs `sample`.
 
     Attributes:
-        channels: Channels of a frame; 0 for datasets of bytes.
+        channels: Channels of a frame; 0 for datasets of bytes or token ids.
+        vocab_size: Number of different tokens; 256 for bytes, unused for frames.
 
     Example:
         >>> class Ramp(Dataset):
@@ -65,6 +66,7 @@ class Dataset(ABC):
     __repr__ = readable_repr
 
     channels: int = 0
+    vocab_size: int = BYTES
 
     @abstractmethod
     def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
@@ -162,7 +164,7 @@ class RepetitionDataset(Dataset):
     previous repeat are equally frequent.
 
     Args:
-        dataset: Dataset of bytes to sample passages from.
+        dataset: Dataset of bytes or tokens to sample passages from.
         shortest: Tokens of the shortest passage, default 8.
         longest: Tokens of the longest passage, default 192; at most three quarters of a chunk.
 
@@ -172,8 +174,9 @@ class RepetitionDataset(Dataset):
 
     def __init__(self, dataset: Dataset, shortest: int = 8, longest: int = 192) -> None:
         if dataset.channels:
-            raise ValueError("dataset must be of bytes, it is of frames")
+            raise ValueError("dataset must be of bytes or tokens, it is of frames")
         self._dataset, self._longest = dataset, as_int("longest", longest, 1)
+        self.vocab_size = dataset.vocab_size
         self._shortest = as_int("shortest", shortest, 1, self._longest)
 
     def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
@@ -197,11 +200,13 @@ class MixtureDataset(Dataset):
     """Chunks that are each drawn from one of several datasets.
 
     Args:
-        datasets: Datasets of bytes, or of frames with the same number of channels.
+        datasets: Datasets of bytes, of tokens with the same size of the vocabulary, or of frames
+            with the same number of channels.
         weights: Relative frequency of each dataset; equal if None.
 
     Raises:
-        ValueError: There is no dataset, a weight is negative or all are 0, or the channels differ.
+        ValueError: There is no dataset, a weight is negative or all are 0, or the channels or the
+            sizes of the vocabulary differ.
 
     Example:
         >>> mixture = MixtureDataset([NoiseDataset(b"01", "bits"), RepeatedLetterDataset()], [3, 1])
@@ -219,9 +224,11 @@ class MixtureDataset(Dataset):
             raise ValueError(f"weights must be {wanted}, got {odds.tolist()}")
         if len({*(channels := [dataset.channels for dataset in datasets])}) > 1:
             raise ValueError(f"datasets of a mixture must have the same channels, got {channels}")
+        if len({*(sizes := [dataset.vocab_size for dataset in datasets])}) > 1:
+            raise ValueError(f"datasets of a mixture must have the same vocab_size, got {sizes}")
         self._datasets = tuple(datasets)
         self._odds = odds / odds.sum()
-        self.channels = datasets[0].channels
+        self.channels, self.vocab_size = datasets[0].channels, datasets[0].vocab_size
 
     def sample(self, generator: np.random.Generator, chunks: int, ctx: int) -> Stream:
         """Sample each chunk from one of the datasets.
@@ -278,9 +285,9 @@ def sample_streams(
         if not isinstance(stream, Stream):
             raise ValueError(f"{name} must give a Stream, it gave a {type(stream).__name__}")
         try:
-            _check_content(stream, chunks, ctx, dataset.channels)
+            _check_content(stream, chunks, ctx, dataset)
             if num_classes is not None:
-                _check_targets(stream, num_classes)
+                _check_targets(stream, num_classes, dataset.vocab_size)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     stacked = np.stack([stream.content for stream in streams])
@@ -293,30 +300,32 @@ def sample_streams(
     return content_types, content, targets
 
 
-def _check_content(stream: Stream, chunks: int, ctx: int, channels: int) -> None:
-    content, size = stream.content, (chunks, ctx, channels) if channels else (chunks, ctx)
+def _check_content(stream: Stream, chunks: int, ctx: int, dataset: Dataset) -> None:
+    content, channels, vocab_size = stream.content, dataset.channels, dataset.vocab_size
+    size = (chunks, ctx, channels) if channels else (chunks, ctx)
     if not isinstance(content, np.ndarray):
         raise ValueError(f"content must be a NumPy array, it is a {type(content).__name__}")
     types = len(stream.content_types)
     if content.shape != size or types != chunks:
         wanted = f"shape {size} and {chunks} content types"
         raise ValueError(f"content must have {wanted}, it has {content.shape} and {types}")
-    wanted = "floating frames" if channels else "bytes, integers in 0..255"
+    name = "bytes" if vocab_size == BYTES else "token ids"
+    wanted = "floating frames" if channels else f"{name}, integers in 0..{vocab_size - 1}"
     if not np.issubdtype(content.dtype, np.floating if channels else np.integer):
         raise ValueError(f"content must be {wanted}, it is {content.dtype}")
     if channels and not np.isfinite(content).all():
         raise ValueError("content must be finite numbers, it holds NaN or infinite ones")
-    if not channels and not 0 <= content.min() <= content.max() <= 255:
+    if not channels and not 0 <= content.min() <= content.max() < vocab_size:
         raise ValueError(f"content must be {wanted}, it is in {content.min()}..{content.max()}")
 
 
-def _check_targets(stream: Stream, num_classes: int) -> None:
+def _check_targets(stream: Stream, num_classes: int, vocab_size: int) -> None:
     content, targets = stream.content, stream.targets
     if targets is None:
-        if content.ndim > 2 or num_classes != BYTES:
+        if content.ndim > 2 or num_classes != vocab_size:
             raise ValueError(
                 f"streams have no targets, but the layers have {num_classes} classes, not next "
-                "bytes: add targets, or use another reward than 'task' or other layers"
+                "tokens: add targets, or use another reward than 'task' or other layers"
             )
         return
     classes = targets[targets != NO_TARGET]
@@ -330,7 +339,7 @@ def _check_targets(stream: Stream, num_classes: int) -> None:
 
 
 def next_token_targets(content: Tensor) -> Tensor:
-    """Next token of bytes, int64 (..., ctx), as targets; none for the last token of a chunk."""
+    """Next tokens, int64 (..., ctx), as targets; none for the last token of a chunk."""
     return torch.nn.functional.pad(content[..., 1:], (0, 1), value=NO_TARGET)
 
 

@@ -124,8 +124,9 @@ class TextTask(Task):
 
     def __init__(self, config: TextConfig) -> None:
         self.dataset = make_dataset(config.dataset, "train")
-        if self.dataset.channels:
-            raise ValueError(f"dataset {config.dataset!r} must be of bytes, got frames")
+        if self.dataset.channels or self.dataset.vocab_size != BYTES:
+            found = "frames" if self.dataset.channels else "token ids"
+            raise ValueError(f"dataset {config.dataset!r} must be of bytes, got {found}")
         self.ctx, self.chunks = config.ctx, config.chunks
         generators = [
             np.random.default_rng(_EVAL_SEED + index) for index in range(config.evaluation_streams)

@@ -17,6 +17,7 @@ from spangym.attention.transformers.attention_modules import (
     select_modules,
     unwrap_model,
 )
+from spangym.attention.transformers.cache_control import CacheControl, CacheMode
 from spangym.attention.transformers.layer_control import GroupControl, LayerControl
 from spangym.attention.transformers.sliding_plans import SlidingPlans
 from spangym.attention.transformers.span_choosers import Controller, Span, make_choosers
@@ -36,6 +37,8 @@ def control(
     where: str = "all",
     observe: Observe = "input",
     spans: Sequence[Span] | None = None,
+    cache: CacheMode = "read",
+    interval: int = 64,
     example: Mapping[str, Any] | None = None,
 ) -> SpanControl:
     """Control the spans of a pretrained model's self-attention.
@@ -43,7 +46,8 @@ def control(
     A query at position ``q`` sees a key at ``k`` if the model itself lets it, and if ``|q - k|`` is
     less than the span or the key is one of the sinks. At full span the model computes what it
     computes without control. The controller decides for each sequence and each group of layers,
-    when the first layer of the group is called.
+    when the first layer of the group is called: once in a pass without past keys, and then every
+    ``interval`` tokens while the model decodes.
 
     Args:
         model: A model of ``transformers>=5`` that calls registered attention functions, or a
@@ -60,6 +64,10 @@ def control(
             ``embeddings``, the input of the first layer of the first group.
         spans: Spans that the actions of an agent stand for; None for those of an exported agent,
             or 16, 32, 64, 128, 256 and full.
+        cache: What happens to the keys of a cache outside the span: ``read``: they are kept, and
+            a later decision may reach back to them; ``trim``: they are dropped after the pass, and
+            the memory is freed.
+        interval: Tokens that are decoded between two decisions, which observe these tokens.
         example: Keyword inputs of the model for the pass that finds its attention modules; made
             from its configuration if None.
 
@@ -90,6 +98,8 @@ def control(
         where=where,
         observe=observe,
         spans=spans,
+        cache=cache,
+        interval=interval,
         example=example,
     )
 
@@ -115,14 +125,13 @@ class SpanControl:
         where: str,
         observe: Observe,
         spans: Sequence[Span] | None,
+        cache: CacheMode,
+        interval: int,
         example: Mapping[str, Any] | None,
     ) -> None:
         self._model = unwrap_model(model)
-        if observe not in get_args(Observe):
-            hint = did_you_mean(str(observe), get_args(Observe))
-            raise ValueError(
-                f"observe must be input or embeddings, got {short_repr(observe)}{hint}"
-            )
+        _check_choice("observe", observe, get_args(Observe))
+        _check_choice("cache", cache, get_args(CacheMode))
         self.sinks = as_int("sinks", sinks, 0)
         context = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         if context is not None and self.sinks >= context:
@@ -143,12 +152,13 @@ class SpanControl:
                 f"{num_groups}"
             )
         self._plans = SlidingPlans(self.sinks)
+        caching = CacheControl(cache, as_int("interval", interval, 1), self.sinks)
         self._groups: list[GroupControl] = []
         for chooser, members in zip(
             choosers, np.array_split(np.arange(len(chosen)), num_groups), strict=True
         ):
             group = GroupControl(
-                len(self._groups), chooser, [chosen[i] for i in members], self._plans
+                len(self._groups), chooser, [chosen[i] for i in members], self._plans, caching
             )
             self._groups.append(group)
             if observe == "embeddings":
@@ -217,3 +227,9 @@ class SpanControl:
     @property
     def _layers(self) -> list[LayerControl]:
         return [each for group in self._groups for each in group.layers]
+
+
+def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        hint = did_you_mean(str(value), choices)
+        raise ValueError(f"{name} must be {' or '.join(choices)}, got {short_repr(value)}{hint}")

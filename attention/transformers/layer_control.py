@@ -11,9 +11,12 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from spangym.attention.kernels.sliding_sinks import Window, attend
-from spangym.attention.transformers.attention_modules import AttentionModule
+from spangym.attention.transformers.attention_modules import ATTRIBUTE, AttentionModule
+from spangym.attention.transformers.cache_control import CacheControl
 from spangym.attention.transformers.sliding_plans import SlidingPlans
+from spangym.attention.transformers.span_cache import SpanCacheLayer, adopt_layer, find_cache
 from spangym.attention.transformers.span_choosers import GroupInput, SpanChooser
+from spangym.attention.transformers.stream_state import StreamState
 
 Attend = Callable[..., tuple[Tensor, None]]
 
@@ -26,6 +29,7 @@ class GroupControl:
         chooser: Chooses the spans.
         members: The modules, in the order in which the model calls them.
         plans: What all layers share in a pass.
+        caching: What happens to the keys of a cache.
 
     Attributes:
         observed: Group whose input is observed, by default this one.
@@ -34,9 +38,15 @@ class GroupControl:
     """
 
     def __init__(
-        self, index: int, chooser: SpanChooser, members: list[AttentionModule], plans: SlidingPlans
+        self,
+        index: int,
+        chooser: SpanChooser,
+        members: list[AttentionModule],
+        plans: SlidingPlans,
+        caching: CacheControl,
     ) -> None:
         self.index, self.chooser, self.members, self.plans = index, chooser, members, plans
+        self.caching = caching
         self.observed = self
         self.reset()
 
@@ -47,6 +57,7 @@ class GroupControl:
         self._spans: Tensor | None = None
         self._hidden: Tensor | None = None
         self._is_decided = False
+        self._owner = object()
 
     def add_layer(self) -> LayerControl:
         """Make the control of the next module."""
@@ -60,10 +71,18 @@ class GroupControl:
     def before_layer(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
-        """Keep the input of the first layer in a pass; a forward pre-hook of all modules."""
-        del module
+        """Keep the input of the first layer in a pass, and find the cache of each layer.
+
+        It is a forward pre-hook of all modules.
+        """
         if self._hidden is None:
             self._hidden = args[0] if args else kwargs["hidden_states"]
+        layer: LayerControl = getattr(module, ATTRIBUTE)
+        cache = find_cache(kwargs)
+        layer.cache = None
+        if cache is not None:
+            layer.cache = adopt_layer(cache, getattr(module, "layer_idx", None))
+            layer.cache.is_admitted = True
 
     @property
     def last_spans(self) -> Tensor:
@@ -76,23 +95,39 @@ class GroupControl:
             raise RuntimeError("no pass has run under this control: call the model first")
         return self._spans
 
-    def spans(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
-        """Spans of each sequence, which the first call in a pass decides."""
+    def spans(self, mask: Tensor | None, queries: int, cache: SpanCacheLayer | None) -> Tensor:
+        """Spans of each sequence, which the first call in a pass decides.
+
+        Args:
+            mask: The model's own mask.
+            queries: Number of queries.
+            cache: The cache of the layer that calls; None without one.
+        """
         if self._is_decided:
             return self.last_spans
-        batch = len(query)
-        starts_stream = query.shape[2] == key.shape[2]
-        if starts_stream or self._spans is None or len(self._spans) != batch:
-            self._spans = self._decide(mask)
+        hidden = self.observed._hidden
+        assert hidden is not None
+        stream = None if cache is None or cache.num_tokens == queries else cache.stream
+        if cache is None or stream is None or stream.owner is not self._owner:
+            is_token = None
+            if mask is not None:
+                is_token = self.plans.tokens(mask)[:, -hidden.shape[1] :].expand(len(hidden), -1)
+            self._spans = self._decide(hidden, is_token)
+            if cache is not None:
+                cache.stream = StreamState(self._owner, self._spans, cache.num_tokens)
+        else:
+            if self.chooser.needs_input:
+                stream.inputs.append(hidden.detach())
+            if cache.num_tokens - stream.decided_at >= self.caching.interval:
+                if self.chooser.needs_input:
+                    hidden = stream.last_inputs(self.caching.interval)
+                spans = self._decide(hidden, None)
+                cache.stream = stream = StreamState(self._owner, spans, cache.num_tokens)
+            self._spans = stream.spans
         self._is_decided = True
         return self._spans
 
-    def _decide(self, mask: Tensor | None) -> Tensor:
-        hidden = self.observed._hidden
-        assert hidden is not None
-        is_token = None
-        if mask is not None:
-            is_token = self.plans.tokens(mask)[:, -hidden.shape[1] :].expand(len(hidden), -1)
+    def _decide(self, hidden: Tensor, is_token: Tensor | None) -> Tensor:
         self.chooser.check(hidden.shape[-1])
         group_input = GroupInput(hidden, is_token)
         self.input = group_input if self.chooser.needs_input else None
@@ -107,6 +142,7 @@ class LayerControl:
         num_calls: Number of calls in a pass.
 
     Attributes:
+        cache: Cache of the layer in the current pass; None without one.
         qk_pairs: Query-key pairs scored in the last pass, int64 of shape (batch,).
         full_qk_pairs: The same at full span.
     """
@@ -115,6 +151,7 @@ class LayerControl:
         self.group = group
         self.qk_pairs = self.full_qk_pairs = torch.zeros(1, dtype=torch.int64)
         self._num_calls, self._calls = num_calls, 0
+        self.cache: SpanCacheLayer | None = None
 
     def attend(
         self,
@@ -132,16 +169,20 @@ class LayerControl:
     ) -> tuple[Tensor, None]:
         """Attention within the span; the interface is that of Transformers' attention functions."""
         plans, (batch, _, queries, _) = self.group.plans, query.shape
-        spans = self.group.spans(query, key, mask)
+        cache, self.cache = self.cache, None
+        spans = self.group.spans(mask, queries, cache)
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        if mask is None and causal and 1 < queries < key.shape[2]:
-            # A static cache at its first tokens: its other entries are no keys yet.
-            key, value = key[:, :, :queries], value[:, :, :queries]
         attend_fully = functools.partial(
             sdpa_attention_forward, module, dropout=dropout, scaling=scaling, **kwargs
         )
         full_pairs = plans.full_qk_pairs(query, key, mask, causal).expand(batch)
-        if position_bias is not None or not _is_on_host(query):
+        if cache is not None and cache.is_new:
+            cache.set_first_key(plans.first_key(mask, batch))
+        if cache is not None and cache.num_tokens > queries:
+            pairs, output = self.group.caching.attend(
+                cache, query, mask, spans, position_bias, attend_fully
+            )
+        elif position_bias is not None or not _is_on_host(query):
             visible = plans.visible(query, key, mask, spans, causal)
             pairs = visible[:, 0].sum((-2, -1)).expand(batch)
             if mask is not None and mask.dtype != torch.bool:
@@ -157,6 +198,8 @@ class LayerControl:
                 pairs, output = self._attend_windows(
                     windows, (query, key, value), mask, full_pairs, attend_fully, dropout, scaling
                 )
+        if cache is not None:
+            self.group.caching.after_attention(cache, spans)
         self._count(pairs, full_pairs)
         return output, None
 

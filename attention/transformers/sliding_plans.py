@@ -45,6 +45,16 @@ class SlidingPlans:
     def _first_key(self, mask: Tensor) -> Tensor:
         return self.tokens(mask).int().argmax(1)
 
+    def first_key(self, mask: Tensor | None, batch: int) -> Tensor | None:
+        """The first unpadded key of each sequence, (batch,), int64; None if it is 0 in all."""
+
+        def find() -> Tensor | None:
+            assert mask is not None
+            first = self._first_key(mask)
+            return first.expand(batch) if first.any() else None
+
+        return None if mask is None else self._once("first of all", mask, find)
+
     def windows(
         self, spans: Tensor, mask: Tensor | None, causal: bool, queries: int, keys: int
     ) -> dict[Window | None, list[int]]:

@@ -15,6 +15,7 @@ from transformers.cache_utils import (
     EncoderDecoderCache,
 )
 
+from spangym.attention.transformers.stream_state import StreamState
 from spangym.utils.readable_repr import readable_repr
 
 _GROWTH = 128
@@ -22,32 +23,6 @@ _GROWTH = 128
 
 _CACHE_NAMES = ("cache", "past_key_values", "past_key_value", "layer_past")
 """Names that attention modules give to the argument with the cache."""
-
-
-@dataclass
-class StreamState:
-    """Decisions for the sequences that a cache holds, and what the next one observes.
-
-    It belongs to the cache layer of the first attention module of a group, so that it is reordered
-    and copied with the sequences, as beam search does.
-
-    Attributes:
-        spans: Span of each sequence, shape (batch,), int64.
-        decided_at: Number of tokens before the pass of the last decision.
-        inputs: Inputs of the tokens since then, shape (batch, tokens, dims).
-    """
-
-    __repr__ = readable_repr
-
-    spans: Tensor
-    decided_at: int
-    inputs: Tensor
-
-    def select(self, index: Tensor) -> StreamState:
-        """The state of some sequences, by index."""
-        spans = self.spans.index_select(0, index.to(self.spans.device))
-        inputs = self.inputs.index_select(0, index.to(self.inputs.device))
-        return StreamState(spans, self.decided_at, inputs)
 
 
 class SpanCacheLayer(DynamicLayer):
@@ -65,8 +40,7 @@ class SpanCacheLayer(DynamicLayer):
         keys: Shape (batch, key-value heads, slots, head size); `positions` are those of the slots.
         values: Likewise.
         num_tokens: Number of tokens so far, including those dropped.
-        first_key: Position of the first unpadded key of each sequence, shape (batch,), int64; None
-            if it is 0 in all of them.
+        is_new: Whether `first_key` was not set since the first token.
         stream: Decisions of the group whose first module this layer belongs to; None elsewhere.
         is_sliding: Whether the model's layer has a native window.
         is_croppable: Whether no key was dropped.
@@ -83,7 +57,8 @@ class SpanCacheLayer(DynamicLayer):
 
     def _forget(self) -> None:
         self.num_tokens = 0
-        self.first_key: Tensor | None = None
+        self.is_new = True
+        self._first_key: Tensor | None = None
         self.stream: StreamState | None = None
         self.is_admitted = False
         self.is_croppable = True
@@ -106,7 +81,8 @@ class SpanCacheLayer(DynamicLayer):
         """A layer with the keys of another one, which continues it."""
         own = cls(getattr(layer, "sliding_window", None))
         if layer.get_seq_length() > 0:
-            assert layer.keys is not None and layer.values is not None
+            assert layer.keys is not None
+            assert layer.values is not None
             own.device, own.is_initialized = layer.keys.device, True
             own.num_tokens = layer.get_seq_length()
             own._storage = (layer.keys, layer.values)
@@ -125,7 +101,20 @@ class SpanCacheLayer(DynamicLayer):
     @property
     def is_uniform(self) -> bool:
         """Whether all sequences hold the same positions and none is padded."""
-        return self.first_key is None and isinstance(self._oldest, int)
+        return self._first_key is None and isinstance(self._oldest, int)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no sequence has dropped a key."""
+        return isinstance(self._oldest, int) and self._oldest == 0
+
+    def set_first_key(self, first_key: Tensor | None) -> None:
+        """Set the position of the first unpadded key of each sequence.
+
+        Args:
+            first_key: Shape (batch,), int64; None if it is 0 in all sequences.
+        """
+        self._first_key, self.is_new = first_key, False
 
     def update(
         self,
@@ -146,8 +135,8 @@ class SpanCacheLayer(DynamicLayer):
         is_admitted, self.is_admitted = self.is_admitted, False
         if self._is_cut and not is_admitted:
             raise ValueError(
-                "this cache dropped keys under spangym.control(..., cache='trim'): continue it in a "
-                "with block of spangym.control, or start with a new cache"
+                "this cache dropped keys under spangym.control(..., cache='trim'): continue it in "
+                "a with block of spangym.control, or start with a new cache"
             )
         count = key_states.shape[-2]
         if self.num_tokens == 0:
@@ -158,7 +147,8 @@ class SpanCacheLayer(DynamicLayer):
         seen, _ = self.get_mask_sizes(count)
         self.num_tokens += count
         self._show()
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         if self._oldest_of_all > 0 and not is_admitted:
             # The module reads the keys itself: in the order of the text.
             self._arrange(self._oldest_of_all, 0)
@@ -222,9 +212,9 @@ class SpanCacheLayer(DynamicLayer):
             storage: Shape (batch, heads, slots, head size).
             count: Number of sinks.
         """
-        if self.first_key is None:
+        if self._first_key is None:
             return storage[..., :count, :]
-        slots = self.first_key[:, None] + torch.arange(count, device=storage.device)
+        slots = self._first_key[:, None] + torch.arange(count, device=storage.device)
         slots = slots.clamp(max=self.num_tokens - 1)[:, None, :, None]
         return storage.gather(-2, slots.expand(-1, storage.shape[1], -1, storage.shape[-1]))
 
@@ -247,7 +237,7 @@ class SpanCacheLayer(DynamicLayer):
         if self.is_uniform:
             ring = torch.where(ring >= self._oldest, ring, -1)
             return torch.cat([slots.new_tensor(range(self._sink_slots)), ring])[None]
-        first = ring.new_zeros(1) if self.first_key is None else self.first_key
+        first = ring.new_zeros(1) if self._first_key is None else self._first_key
         first = first[:, None].to(ring.device)
         oldest = self._oldest if isinstance(self._oldest, int) else self._oldest[:, None]
         is_held = ring >= oldest
@@ -257,42 +247,62 @@ class SpanCacheLayer(DynamicLayer):
         sinks = first + torch.arange(self._sink_slots, device=ring.device)
         return torch.cat([sinks.expand(len(ring), -1), ring], dim=1)
 
-    def select(self, num_queries: int, span: int | Tensor, sinks: int) -> HeldKeys:
-        """Keys and values that the last queries may see, with a span and a number of sinks.
+    def select(
+        self, num_queries: int, span: int | Tensor, sinks: int, needs_positions: bool
+    ) -> HeldKeys:
+        """Keys and values that the last queries may see.
 
         Args:
             num_queries: Number of queries; the last one is at the last key.
             span: Span of all sequences, or of each, shape (batch,).
             sinks: Number of the first unpadded keys that every query sees.
+            needs_positions: Whether positions are returned although all queries see all keys.
         """
         keys, values = self.keys, self.values
-        assert keys is not None and values is not None
+        assert keys is not None
+        assert values is not None
         longest = span if isinstance(span, int) else int(span.max())
         start = max(0, self.num_tokens - num_queries - longest + 1)
-        is_plain = num_queries == 1 and isinstance(span, int) and self.is_uniform
+        is_simple = num_queries == 1 and isinstance(span, int) and self.is_uniform
         if self._oldest_of_all > 0:
-            is_plain &= start <= self._oldest_of_all and self._sink_slots in (0, sinks)
-            return HeldKeys(keys, values, None if is_plain else self.positions())
-        if self.first_key is None:
-            is_short = start <= sinks
-        else:
-            is_short = start <= int(self.first_key.max()) + sinks
-        if is_short:
-            return HeldKeys(keys, values, None if is_plain else self.positions())
-        parts = [
+            is_simple &= start <= self._oldest_of_all and self._sink_slots in (0, sinks)
+            hides = needs_positions or not is_simple
+            return HeldKeys(keys, values, self.positions() if hides else None)
+        hides = needs_positions or not is_simple
+        positions = self.positions() if hides else None
+        last_sink = sinks if self._first_key is None else int(self._first_key.max()) + sinks
+        if start <= last_sink:
+            return HeldKeys(keys, values, positions)
+        keys, values = (
             torch.cat([self._sinks(each, sinks), each[..., start:, :]], dim=-2)
             for each in (keys, values)
-        ]
-        if is_plain:
-            return HeldKeys(parts[0], parts[1], None)
-        positions = self.positions()
-        first = positions.new_zeros(1) if self.first_key is None else self.first_key
-        own = first[:, None] + torch.arange(sinks, device=positions.device)
-        positions = positions[:, start:]
-        own = own.expand(max(len(own), len(positions)), -1)
-        return HeldKeys(
-            parts[0], parts[1], torch.cat([own, positions.expand(len(own), -1)], dim=1)
         )
+        if positions is not None:
+            first = positions.new_zeros(1) if self._first_key is None else self._first_key
+            own = first[:, None] + torch.arange(sinks, device=positions.device)
+            batch = max(len(own), len(positions))
+            parts = own.expand(batch, -1), positions[:, start:].expand(batch, -1)
+            positions = torch.cat(parts, dim=1)
+        return HeldKeys(keys, values, positions)
+
+    def visible(
+        self, positions: Tensor, num_queries: int, span: int | Tensor, sinks: int
+    ) -> Tensor:
+        """Which keys the last queries see, boolean (batch or 1, queries, keys).
+
+        Args:
+            positions: Positions of the keys, (batch or 1, keys), -1 where there is none.
+            num_queries: Number of queries; the last one is at the last key.
+            span: Span of all sequences, or of each, shape (batch,).
+            sinks: Number of the first unpadded keys that every query sees.
+        """
+        key = positions[:, None]
+        first = self.num_tokens - num_queries
+        query = torch.arange(first, self.num_tokens, device=key.device)[:, None]
+        reach = span if isinstance(span, int) else span.to(key.device)[:, None, None]
+        last_sink = sinks if self._first_key is None else self._first_key[:, None, None] + sinks
+        is_near = query - key < reach
+        return (is_near | (key < last_sink)) & (key >= 0) & (key <= query)
 
     def trim(self, span: int | Tensor, sinks: int) -> None:
         """Drop the keys that the next query does not see, and none after it.
@@ -304,7 +314,7 @@ class SpanCacheLayer(DynamicLayer):
         native = 0 if self.sliding_window is None else self.num_tokens - self.sliding_window + 1
         if self._is_cut:
             sinks = self._num_sinks
-        if isinstance(span, int) and isinstance(self._oldest, int) and self.first_key is None:
+        if isinstance(span, int) and isinstance(self._oldest, int) and self._first_key is None:
             oldest = max(self.num_tokens - span + 1, native)
             if oldest <= max(sinks, self._oldest):
                 return
@@ -312,7 +322,7 @@ class SpanCacheLayer(DynamicLayer):
         else:
             oldest, is_cut = self._oldest_by_sequence(span, sinks, native)
             oldest_of_all = int(oldest.min())
-            if self.first_key is None and oldest_of_all == int(oldest.max()):
+            if self._first_key is None and oldest_of_all == int(oldest.max()):
                 oldest = oldest_of_all
         self._oldest = oldest
         self._is_cut |= is_cut
@@ -334,7 +344,7 @@ class SpanCacheLayer(DynamicLayer):
         """The first position of each sequence that stays, and whether the span is the reason."""
         assert self.keys is not None
         device = self.keys.device
-        first = 0 if self.first_key is None else self.first_key.to(device)
+        first = 0 if self._first_key is None else self._first_key.to(device)
         before = torch.as_tensor(self._oldest, device=device).expand(len(self.keys))
         reach = span if isinstance(span, int) else span.to(device)
         by_span = torch.as_tensor(self.num_tokens + 1 - reach, device=device)
@@ -405,8 +415,8 @@ class SpanCacheLayer(DynamicLayer):
         self._storage = own[0], own[1]
         if isinstance(self._oldest, Tensor):
             self._oldest = self._oldest.index_select(0, index.to(self._oldest.device))
-        if self.first_key is not None:
-            self.first_key = self.first_key.index_select(0, index.to(self.first_key.device))
+        if self._first_key is not None:
+            self._first_key = self._first_key.index_select(0, index.to(self._first_key.device))
         if self.stream is not None:
             self.stream = self.stream.select(index)
         self._show()
@@ -427,8 +437,8 @@ class SpanCacheLayer(DynamicLayer):
         self._storage = own[0], own[1]
         if isinstance(self._oldest, Tensor):
             self._oldest = self._oldest.to(device)
-        if self.first_key is not None:
-            self.first_key = self.first_key.to(device)
+        if self._first_key is not None:
+            self._first_key = self._first_key.to(device)
         self._show()
 
 
@@ -440,7 +450,7 @@ class HeldKeys:
         keys: Shape (batch, key-value heads, keys, head size).
         values: Likewise.
         positions: Position of each key, shape (batch or 1, keys), int64, -1 where there is none;
-            None if every query sees every key, as far as the span is concerned.
+            None if every query sees every key.
     """
 
     __repr__ = readable_repr
@@ -484,7 +494,7 @@ def adopt_layer(cache: Cache, layer_index: int | None) -> SpanCacheLayer:
     if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
         raise ValueError(
             f"spans while decoding need a DynamicCache, but layer {layer_index} of the cache is a "
-            f"{type(layer).__name__}: pass use_cache=False, or no cache_implementation"
+            f"{type(layer).__name__}: give no cache_implementation, or use_cache=False"
         )
     own = SpanCacheLayer.replacing(layer)
     cache.layers[layer_index] = own

@@ -8,6 +8,8 @@ from .agents.agent_names import list_agents as list_agents
 from .agents.registry import make_agent as make_agent
 from .attention.transformers.control import SpanControl as SpanControl
 from .attention.transformers.control import control as control
+from .attention.transformers.load_model import load_model as load_model
+from .attention.transformers.span_choosers import LagThreshold as LagThreshold
 from .envs.registration import list_envs as list_envs
 from .experiments.compare import compare as compare
 from .experiments.run import Run as Run

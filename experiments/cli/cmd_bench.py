@@ -113,6 +113,34 @@ def compare(json: Json = None, device: BenchDevice = "cuda") -> None:
 
 
 @command.command(cls=HelpCommand)
+def document(
+    agent: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Agent that `spangym export` wrote; default: none."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="Folder or hub id of a causal language model.")
+    ] = "smollm2-135m",
+    quick: Quick = False,
+    json: Json = None,
+    threads: Threads = 1,
+) -> None:
+    """Measure a pretrained model that reads a document, with fixed spans and with an agent.
+
+    The document has 64 KB of mixed content (4 KB with --quick), in chunks of 512 tokens. The
+    default model needs an extra: pip install 'spangym[smollm]'.
+
+    Examples:
+        spangym bench document
+        spangym bench document --agent ppo.safetensors --json bench-document.json
+    """
+    from spangym.experiments.benchmarks import bench_document
+
+    sizes = {"num_bytes": 4096, "rounds": 1} if quick else {}
+    _run(bench_document.run(agent, model, **sizes), threads, json, "cpu")
+
+
+@command.command(cls=HelpCommand)
 def gpu(
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Folder of gpu-NAME.json and gpu-NAME.md.")

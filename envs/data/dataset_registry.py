@@ -16,6 +16,7 @@ from spangym.envs.data.dataset import (
     TextDataset,
     default_mixture,
 )
+from spangym.envs.data.pretrained_mixture import make_pretrained_mixture
 from spangym.envs.data.tasks import (
     CollapseDataset,
     HierarchyDataset,
@@ -37,6 +38,7 @@ DATASETS: dict[str, Callable[[str], Dataset]] = {
     "letters": lambda _: RepeatedLetterDataset(),
     "repetition": lambda split: RepetitionDataset(TextDataset(split)),
     "mixed": default_mixture,
+    "pretrained-mixture": make_pretrained_mixture,
     "long-range": lambda _: LongRangeDataset(),
     "collapse": lambda _: CollapseDataset(),
     "precision": lambda _: PrecisionDataset(),

@@ -75,11 +75,11 @@ class SlidingPlan:
 
     Attributes:
         blocks: The blocks.
-        qk_pairs: Query-key pairs that are visible in each sequence, int64 of shape (1 or batch,).
+        seen_keys: Number of keys that each query sees, int64 of shape (1 or batch, queries).
     """
 
     blocks: tuple[QueryBlock, ...]
-    qk_pairs: Tensor
+    seen_keys: Tensor
 
 
 def make_plan(
@@ -95,22 +95,22 @@ def make_plan(
             keys); None for none.
         dtype: Floating type of the scores.
     """
-    blocks, pairs = [], torch.zeros(1, dtype=torch.int64)
+    blocks, seen_keys = [], []
     shared: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
     for queries_of, keys_of, sinks in _cut(queries, keys, window):
         # Blocks away from the start have equal masks.
         key = (queries_of.stop - queries_of.start, keys_of.stop - keys_of.start)
         key = (*key, queries_of.start - keys_of.start, -1 if sinks is None else sinks.start)
         if mask is None and sinks is not None and key in shared:
-            bias, own_pairs = shared[key]
+            bias, seen = shared[key]
         else:
             visible = _visible(queries_of, keys_of, sinks, keys - queries, window)
             own_mask = None if mask is None else _mask_part(mask, queries_of, keys_of, sinks)
-            bias, own_pairs = _combine(visible, own_mask, dtype)
-            shared[key] = bias, own_pairs
+            bias, seen = _combine(visible, own_mask, dtype)
+            shared[key] = bias, seen
         blocks.append(QueryBlock(queries_of, keys_of, sinks, bias))
-        pairs = pairs + own_pairs
-    return SlidingPlan(tuple(blocks), pairs)
+        seen_keys.append(seen)
+    return SlidingPlan(tuple(blocks), torch.cat(seen_keys, dim=1))
 
 
 def _cut(queries: int, keys: int, window: Window) -> Iterator[tuple[slice, slice, slice | None]]:
@@ -150,7 +150,7 @@ def _mask_part(mask: Tensor, queries: slice, keys: slice, sinks: slice | None) -
 
 
 def _combine(visible: Tensor, mask: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Bias of the scores, and visible pairs of the first head."""
+    """Bias of the scores, and how many keys each query sees in the first head."""
     if mask is None:
         bias = to_additive_mask(visible, dtype)
     elif mask.dtype == torch.bool:
@@ -159,7 +159,7 @@ def _combine(visible: Tensor, mask: Tensor | None, dtype: torch.dtype) -> tuple[
     else:
         bias = to_additive_mask(visible, dtype) + mask.to(dtype)
         visible = visible & is_visible(mask)
-    return bias, visible[:, 0].sum((-2, -1))
+    return bias, visible[:, 0].sum(-1)
 
 
 def is_visible(mask: Tensor) -> Tensor:

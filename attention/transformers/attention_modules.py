@@ -5,18 +5,24 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from spangym.utils.errors import describe_error
 from spangym.utils.suggestions import did_you_mean
+
+try:
+    from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+except ImportError as error:
+    raise ImportError(
+        "spangym.control needs the extra transformers: pip install 'spangym[transformers]'"
+    ) from error
 
 IMPLEMENTATION = "spangym"
 """Name of the attention function and of the mask function that are registered."""
@@ -62,6 +68,33 @@ class AttentionModule:
     module: nn.Module
     owner: PreTrainedModel
     num_calls: int
+
+
+class PreHook:
+    """A forward pre-hook that copies of the model do not have.
+
+    Args:
+        hook: The function that is called.
+    """
+
+    def __init__(self, hook: Callable[..., None]) -> None:
+        self._hook = hook
+
+    def __call__(self, *args: Any) -> None:
+        """Call the function."""
+        self._hook(*args)
+
+    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
+        """Copy and pickle a hook that does nothing."""
+        return _make_noop, ()
+
+
+def _make_noop() -> Callable[..., None]:
+    return _noop
+
+
+def _noop(*args: object) -> None:
+    del args
 
 
 def unwrap_model(model: nn.Module) -> PreTrainedModel:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from spangym.attention.transformers.attention_modules import (
     ATTRIBUTE,
+    PreHook,
     attention_implementation,
     find_attention_modules,
     select_modules,
@@ -22,7 +23,7 @@ from spangym.attention.transformers.layer_control import GroupControl, LayerCont
 from spangym.attention.transformers.sliding_plans import SlidingPlans
 from spangym.attention.transformers.span_choosers import Controller, Span, make_choosers
 from spangym.utils.readable_repr import readable_repr, short_repr
-from spangym.utils.scalars import as_int
+from spangym.utils.scalars import as_int, as_str
 from spangym.utils.suggestions import did_you_mean
 
 Observe = Literal["input", "embeddings"]
@@ -140,12 +141,12 @@ class SpanControl:
             )
         num_groups = as_int("groups", groups, 1)
         choosers = make_choosers(controller, num_groups, spans)
-        if any(ATTRIBUTE in each.__dict__ for each in self._model.modules()):
+        if any(getattr(each, ATTRIBUTE, None) for each in self._model.modules()):
             raise ValueError(
                 f"{type(self._model).__name__} is under control already: leave that context first"
             )
         found = find_attention_modules(self._model, example)
-        chosen = select_modules(self._model, found, where)
+        chosen = select_modules(self._model, found, as_str("where", where))
         if num_groups > len(chosen):
             raise ValueError(
                 f"groups must be at most {len(chosen)}, the number of attention modules, got "
@@ -161,6 +162,9 @@ class SpanControl:
                 len(self._groups), chooser, [chosen[i] for i in members], self._plans, caching
             )
             self._groups.append(group)
+            width = getattr(group.members[0].owner.config, "hidden_size", None)
+            if width is not None:
+                chooser.check(width)
             if observe == "embeddings":
                 group.observed = self._groups[0]
         self.modules = [[each.name for each in group.members] for group in self._groups]
@@ -168,7 +172,7 @@ class SpanControl:
 
     def __enter__(self) -> Self:
         modules = [each for group in self._groups for each in group.members]
-        if any(ATTRIBUTE in each.module.__dict__ for each in modules):
+        if any(getattr(each.module, ATTRIBUTE, None) for each in modules):
             raise ValueError(
                 f"{type(self._model).__name__} is under control already: leave that context first"
             )
@@ -180,10 +184,13 @@ class SpanControl:
                     module = attention.module
                     setattr(module, ATTRIBUTE, group.add_layer())
                     stack.callback(module.__dict__.pop, ATTRIBUTE)
-                    hook = module.register_forward_pre_hook(group.before_layer, with_kwargs=True)
+                    hook = module.register_forward_pre_hook(
+                        PreHook(group.before_layer), with_kwargs=True
+                    )
                     stack.callback(hook.remove)
             for owner in {id(each.owner): each.owner for each in modules}.values():
-                stack.callback(owner.register_forward_pre_hook(self._before_pass(owner)).remove)
+                hook = PreHook(self._before_pass(owner))
+                stack.callback(owner.register_forward_pre_hook(hook).remove)
             self._stack = stack.pop_all()
         return self
 
@@ -210,9 +217,9 @@ class SpanControl:
         return torch.stack([group.last_spans for group in self._groups])
 
     @property
-    def features(self) -> list[Tensor | None]:
-        """Features of each group's last decision, (batch, 2 * dims + 9); None if none was read."""
-        return [group.input and group.input.features for group in self._groups]
+    def features(self) -> list[Tensor]:
+        """Features of the input of each group's last decision, float32, (batch, 2 * dims + 9)."""
+        return [group.last_input.features for group in self._groups]
 
     @property
     def qk_pairs(self) -> Tensor:

@@ -20,6 +20,8 @@ from spangym.attention.transformers.stream_state import StreamState
 
 Attend = Callable[..., tuple[Tensor, None]]
 
+_NO_PASS = "no pass has run under this control: call the model first"
+
 
 class GroupControl:
     """Attention modules whose spans are one decision.
@@ -33,7 +35,6 @@ class GroupControl:
 
     Attributes:
         observed: Group whose input is observed, by default this one.
-        input: Input of the last decision; None if the chooser needs none.
         layers: The modules' controls.
     """
 
@@ -53,7 +54,7 @@ class GroupControl:
     def reset(self) -> None:
         """Forget all layers and decisions."""
         self.layers: list[LayerControl] = []
-        self.input: GroupInput | None = None
+        self._input: GroupInput | None = None
         self._spans: Tensor | None = None
         self._hidden: Tensor | None = None
         self._is_decided = False
@@ -92,8 +93,19 @@ class GroupControl:
             RuntimeError: There was no pass.
         """
         if self._spans is None:
-            raise RuntimeError("no pass has run under this control: call the model first")
+            raise RuntimeError(_NO_PASS)
         return self._spans
+
+    @property
+    def last_input(self) -> GroupInput:
+        """Input of the last decision.
+
+        Raises:
+            RuntimeError: There was no pass.
+        """
+        if self._input is None:
+            raise RuntimeError(_NO_PASS)
+        return self._input
 
     def spans(self, mask: Tensor | None, queries: int, cache: SpanCacheLayer | None) -> Tensor:
         """Spans of each sequence, which the first call in a pass decides.
@@ -129,9 +141,8 @@ class GroupControl:
 
     def _decide(self, hidden: Tensor, is_token: Tensor | None) -> Tensor:
         self.chooser.check(hidden.shape[-1])
-        group_input = GroupInput(hidden, is_token)
-        self.input = group_input if self.chooser.needs_input else None
-        return self.chooser.choose(group_input, self.index)
+        self._input = GroupInput(hidden, is_token)
+        return self.chooser.choose(self._input, self.index)
 
 
 class LayerControl:
@@ -152,6 +163,10 @@ class LayerControl:
         self.qk_pairs = self.full_qk_pairs = torch.zeros(1, dtype=torch.int64)
         self._num_calls, self._calls = num_calls, 0
         self.cache: SpanCacheLayer | None = None
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """Copy and pickle None: copies of a model are not under control."""
+        return type(None), ()
 
     def attend(
         self,
@@ -184,7 +199,7 @@ class LayerControl:
             )
         elif position_bias is not None or not _is_on_host(query):
             visible = plans.visible(query, key, mask, spans, causal)
-            pairs = visible[:, 0].sum((-2, -1)).expand(batch)
+            pairs = plans.count_pairs(visible[:, 0].sum(-1), mask).expand(batch)
             if mask is not None and mask.dtype != torch.bool:
                 visible = mask.masked_fill(~visible, -torch.inf)
             bias = {} if position_bias is None else {"position_bias": position_bias}
@@ -232,7 +247,7 @@ class LayerControl:
                 outputs.append(attend_fully(query, key, value, own_mask)[0])
                 continue
             plan = self.group.plans.plan(query, key, window, own_mask, mask, tuple(rows))
-            pairs[rows] = plan.qk_pairs
+            pairs[rows] = self.group.plans.count_pairs(plan.seen_keys, mask, rows)
             output = attend(query, key, value, plan, scale=scaling, dropout=dropout)
             outputs.append(output.transpose(1, 2))
         order = torch.tensor([row for rows in windows.values() for row in rows]).argsort()

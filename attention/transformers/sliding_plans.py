@@ -105,10 +105,31 @@ class SlidingPlans:
     ) -> Tensor:
         """Query-key pairs at full span, int64 of shape (1 or batch,)."""
         if mask is not None:
-            return self._once("pairs", mask, lambda: is_visible(mask)[:, 0].sum((-2, -1)))
+            return self._once(
+                "pairs", mask, lambda: self.count_pairs(is_visible(mask)[:, 0].sum(-1), mask)
+            )
         queries, keys = query.shape[2], key.shape[2]
         pairs = full_qk_pairs(keys, causal) if queries == keys else queries * keys
         return torch.full((1,), pairs, device=query.device)
+
+    def count_pairs(
+        self, seen_keys: Tensor, mask: Tensor | None, rows: list[int] | None = None
+    ) -> Tensor:
+        """Query-key pairs of unpadded queries, int64 of shape (1 or batch,).
+
+        Right padding sees keys before it, of which nothing is used.
+
+        Args:
+            seen_keys: Number of keys that each query sees, int64 of shape (1 or batch, queries).
+            mask: Mask of all sequences.
+            rows: The sequences; all if None.
+        """
+        if mask is None:
+            return seen_keys.sum(-1)
+        is_token = self.tokens(mask)[:, -seen_keys.shape[-1] :]
+        if rows is not None and len(is_token) > 1:
+            is_token = is_token[rows]
+        return (seen_keys * is_token).sum(-1)
 
     def visible(
         self, query: Tensor, key: Tensor, mask: Tensor | None, spans: Tensor, causal: bool

@@ -23,7 +23,8 @@ from spangym.attention.controllers.protocol import (
 from spangym.attention.features import autocorrelation_buckets, token_moments, tuple_hash_ids
 from spangym.attention.observation_spec import LAG_BUCKETS
 from spangym.utils.readable_repr import readable_repr, short_repr
-from spangym.utils.scalars import describe
+from spangym.utils.scalars import describe, plain
+from spangym.utils.suggestions import did_you_mean
 
 FULL_SPAN = 2**31 - 1
 """Span of a query that sees every key which the model itself lets it see."""
@@ -49,21 +50,31 @@ class GroupInput:
         is_token: Which tokens are no padding, boolean (batch, tokens); all if None.
 
     Attributes:
-        local_input: The input, normalized over ``dims`` without parameters, float32, shape (batch,
-            tokens, dims); padding is moved to the end.
-        lengths: Number of tokens that are no padding, shape (batch,); None if all.
+        hidden: The input, detached.
     """
 
     __repr__ = readable_repr
 
     def __init__(self, hidden: Tensor, is_token: Tensor | None = None) -> None:
-        hidden = hidden.detach().float()
-        self.lengths = None
-        if is_token is not None:
-            order = (~is_token).to(torch.int8).argsort(dim=1, stable=True)
+        self.hidden = hidden.detach()
+        self._is_token = is_token
+
+    @functools.cached_property
+    def local_input(self) -> Tensor:
+        """The input, normalized over ``dims`` without parameters, with padding at the end.
+
+        float32 of shape (batch, tokens, dims).
+        """
+        hidden = self.hidden.float()
+        if self._is_token is not None:
+            order = (~self._is_token).to(torch.int8).argsort(dim=1, stable=True)
             hidden = hidden.take_along_dim(order[..., None], dim=1)
-            self.lengths = is_token.sum(1)
-        self.local_input = torch.nn.functional.layer_norm(hidden, hidden.shape[-1:])
+        return torch.nn.functional.layer_norm(hidden, hidden.shape[-1:])
+
+    @property
+    def lengths(self) -> Tensor | None:
+        """Number of tokens that are no padding, shape (batch,); None if all."""
+        return None if self._is_token is None else self._is_token.sum(1)
 
     @functools.cached_property
     def moments(self) -> Tensor:
@@ -106,8 +117,8 @@ class FixedSpan(SpanChooser):
     def choose(self, group_input: GroupInput, group: int) -> Tensor:
         """Return the span for each sequence."""
         del group
-        local_input = group_input.local_input
-        return torch.full((len(local_input),), self.span, device=local_input.device)
+        hidden = group_input.hidden
+        return torch.full((len(hidden),), self.span, device=hidden.device)
 
 
 class ChosenByFunction(SpanChooser):
@@ -122,11 +133,12 @@ class ChosenByFunction(SpanChooser):
         spans, batch = self._function(features, group), len(features)
         if not isinstance(spans, Tensor):
             spans = torch.tensor(parse_span(spans, "the controller's span"), device=features.device)
-        is_integer = not spans.is_floating_point() and spans.dtype != torch.bool
-        if not is_integer or spans.shape not in ((), (batch,)):
+        if spans.is_floating_point() or spans.is_complex() or spans.dtype == torch.bool:
+            raise TypeError(f"the controller's spans must be int64, got {spans.dtype}")
+        if spans.shape not in ((), (batch,)):
             raise ValueError(
-                f"the controller must return a span or integers of shape ({batch},), got "
-                f"{spans.dtype} of shape {tuple(spans.shape)}"
+                f"the controller must return a span or spans of shape ({batch},), got shape "
+                f"{tuple(spans.shape)}"
             )
         spans = spans.to(features.device, torch.int64).expand(batch)
         if spans.device.type == "cpu" and batch and int(spans.min()) < 1:
@@ -214,6 +226,8 @@ def make_choosers(controller: Any, groups: int, spans: Sequence[Span] | None) ->
         TypeError: The controller is something else.
         ValueError: A span is not positive, a file cannot be read, or the numbers do not fit.
     """
+    if spans is not None:
+        spans = parse_spans(spans)
     if isinstance(controller, list | tuple):
         if len(controller) != groups:
             raise ValueError(
@@ -227,9 +241,12 @@ def make_choosers(controller: Any, groups: int, spans: Sequence[Span] | None) ->
 def _make_chooser(controller: Any, group: int, spans: Sequence[Span] | None) -> SpanChooser:
     if isinstance(controller, SpanChooser):
         return controller
-    if controller == "full" or isinstance(controller, int):
-        return FixedSpan(controller)
+    if (isinstance(controller, str) and controller == "full") or isinstance(plain(controller), int):
+        return FixedSpan(plain(controller))
     if isinstance(controller, str | PathLike):
+        if not Path(controller).exists():
+            hint = did_you_mean(str(controller), ["full"])
+            raise FileNotFoundError(f"controller {str(controller)!r} is no file{hint}")
         controller = load_controller(Path(controller), layer=group)
     if isinstance(controller, BatchController | SpanController):
         if spans is None and isinstance(controller, ExportedPolicy):
@@ -244,8 +261,15 @@ def _make_chooser(controller: Any, group: int, spans: Sequence[Span] | None) -> 
 
 
 def parse_spans(spans: Sequence[Span]) -> tuple[int, ...]:
-    """Parse the spans that actions stand for; a `ValueError` if they are not ascending."""
-    parsed = tuple(parse_span(each, "a span") for each in spans)
+    """Parse the spans that actions stand for.
+
+    Raises:
+        TypeError: They are something else.
+        ValueError: They are not ascending, not positive, or fewer than two.
+    """
+    if not isinstance(spans, list | tuple):
+        raise TypeError(f"spans must be a list of spans, got {describe(spans)}")
+    parsed = tuple(parse_span(each, "each of spans") for each in spans)
     if len(parsed) < 2 or any(a >= b for a, b in itertools.pairwise(parsed)):
         raise ValueError(f"spans must be at least two, in ascending order, got {short_repr(spans)}")
     return parsed
@@ -256,14 +280,18 @@ def parse_span(span: Any, name: str) -> int:
 
     Raises:
         TypeError: It is something else.
-        ValueError: It is not positive.
+        ValueError: It is not positive, or another word.
 
     Example:
         >>> parse_span(32, "span"), parse_span("full", "span") == FULL_SPAN
         (32, True)
     """
-    if isinstance(span, str) and span == "full":
-        return FULL_SPAN
+    span = plain(span)
+    if isinstance(span, str):
+        if span == "full":
+            return FULL_SPAN
+        hint = did_you_mean(span, ["full"])
+        raise ValueError(f"{name} must be a positive integer or 'full', got {span!r}{hint}")
     if isinstance(span, bool) or not isinstance(span, int):
         raise TypeError(f"{name} must be a positive integer or 'full', got {describe(span)}")
     if span < 1:

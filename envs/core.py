@@ -21,6 +21,7 @@ from spangym.envs.data.dataset import BYTES, sample_streams
 from spangym.envs.env_config import CUSTOM, EnvComponents, EnvConfig
 from spangym.envs.levels import draw_levels, sample_levels
 from spangym.envs.model.build_model import build_model
+from spangym.envs.model.load_pretrained import build_pretrained, load_components, read_as_tokens
 from spangym.envs.model.stack import LayerStack
 from spangym.envs.observations import make_observation_space, to_observations
 from spangym.envs.state import Episode, State, state_from_dict, state_to_dict, tree_map
@@ -106,7 +107,9 @@ class EpisodeCore(ABC):
                 raise ValueError(f"{name} {CUSTOM!r} needs an object in components.{name}")
         self.config = config
         self.num_envs = as_int("num_envs", num_envs, 1)
-        self.dataset = components.dataset or config.make_dataset()
+        self._components = load_components(config, components)
+        dataset = components.dataset or config.make_dataset()
+        self.dataset = read_as_tokens(dataset, self._components) if config.model else dataset
         self.reward = components.reward or config.make_reward()
         self.observation_spec = config.observation_spec
         self.observation_space = make_observation_space(self.observation_spec)
@@ -349,15 +352,22 @@ class SpanControlCore(EpisodeCore):
         max_episode_steps: int | None = None,
     ) -> None:
         super().__init__(config, num_envs, components, max_episode_steps)
-        if self.dataset.vocab_size != BYTES:
-            raise ValueError("dataset must be of bytes or frames for these layers, got token ids")
-        self.stack = build_model(config, components.layers, self.dataset.channels)
-        if self.reward.needs_task and not self.stack.num_classes:
-            raise ValueError("layers were trained on no task: use a checkpoint, or another reward")
+        self.stack = self._build_stack()
         self.transition_model = TransitionModel(config, self.stack, self.reward)
         self._episode: Episode | None = None
         self._state: State | None = None
         self._local_output: Tensor | None = None
+
+    def _build_stack(self) -> LayerStack:
+        needs_task = self.reward.needs_task
+        if self.config.model:
+            return build_pretrained(self.config, self._components, self.dataset, needs_task)
+        if self.dataset.vocab_size != BYTES:
+            raise ValueError("dataset must be of bytes or frames for these layers, got token ids")
+        stack = build_model(self.config, self._components.layers, self.dataset.channels)
+        if needs_task and not stack.num_classes:
+            raise ValueError("layers were trained on no task: use a checkpoint, or another reward")
+        return stack
 
     def reset(
         self, generators: Sequence[np.random.Generator]

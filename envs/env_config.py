@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import gymnasium as gym
 import torch
@@ -35,6 +35,7 @@ from spangym.attention.observation_spec import ENCODINGS
 from spangym.attention.original.truncation import parse_fixes
 from spangym.attention.span_config import ActionScale, GlobalPath, SpanConfig
 from spangym.attention.temperature import TemperatureLaw
+from spangym.attention.transformers.span_choosers import DEFAULT_SPANS, parse_spans
 from spangym.attention.validation import check_sizes
 from spangym.envs.data.dataset import SPLITS, Dataset
 from spangym.envs.data.dataset_registry import (
@@ -43,6 +44,7 @@ from spangym.envs.data.dataset_registry import (
 )
 from spangym.envs.levels import MAX_LEVEL
 from spangym.envs.model.model_checkpoint import load_config
+from spangym.envs.model.pretrained_sizes import PretrainedSizes, read_sizes, sizes_of
 from spangym.envs.model.stack import LayerStack
 from spangym.envs.registration import ENVIRONMENTS, default_kwargs
 from spangym.envs.rewards import Reward, make_reward
@@ -53,6 +55,9 @@ from spangym.utils.scalars import as_int, as_str, describe, normalize_fields, pl
 from spangym.utils.signatures import construct
 from spangym.utils.suggestions import did_you_mean
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 LAYER_CLASSES: dict[str, type[IntegratedAttention] | type[HybridAttention]] = {
     "integrated": IntegratedAttention,
     "focus": FocusAttention,
@@ -61,7 +66,7 @@ LAYER_CLASSES: dict[str, type[IntegratedAttention] | type[HybridAttention]] = {
 """Layers with random weights, by the argument ``layer_class``."""
 
 CUSTOM = "own"
-"""Name of a dataset, a reward or layers that are an object of the user's."""
+"""Name of a dataset, a reward, layers or a model that are an object of the user's."""
 
 MAX_TABLE_LAYERS = 3
 """Largest number of layers of a table, which holds all action sequences of a chunk."""
@@ -72,6 +77,9 @@ _SPAN_SIZES = ("win_size", "max_span", "max_dist")
 _CHECKPOINT_SIZES = ("num_layers", "dims", "heads", "ctx", *_SPAN_SIZES)
 _LAW_OPTIONS = ("temp_scale", "temperature_law")
 """Arguments of layers with random weights and of trained ones; live layers bring their own."""
+
+_MODEL_CTX = 512
+"""Largest default number of tokens in a chunk of a pretrained model."""
 
 GLOBAL_PATH_OPTIONS = ("global_path", "pool")
 
@@ -84,6 +92,13 @@ _RANDOM_LAYER_FIELDS = (
     "fixes",
 )
 """Fields that only layers with random weights have; checkpoints and live layers bring their own."""
+
+
+_MODEL_OPTIONS = ("groups", "spans", "sinks")
+"""Arguments of pretrained models."""
+
+_SET_BY_MODEL = ("num_layers", "num_actions", "dims", "heads", *_SPAN_SIZES, "action_scale")
+"""Fields that a pretrained model and its options determine."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +143,16 @@ class EnvConfig:
         checkpoint: Trained layers: a builtin name, or a file written by ``spangym pretrain``;
             default ``""``, random weights. A checkpoint sets all sizes; only ``ctx`` may be
             reduced.
+        model: A pretrained model of Transformers whose spans are controlled
+            (`spangym.attention.transformers.load_model`): a builtin name, a folder, or the id of a
+            model on a hub; default ``""``, none. It sets the sizes; only ``ctx``, by default at
+            most 512, may be changed. Datasets of bytes are read through its tokenizer.
+        groups: Groups of consecutive layers of the model, each with a decision of its own, which
+            stand for layers; 0 without a model, otherwise at least 1, the default.
+        spans: Span of each action on the model, in tokens, ascending; the last may be ``full``.
+            Default ``()`` without a model, otherwise 16, 32, 64, 128, 256 and ``full``.
+        sinks: First tokens of a chunk that stay visible at every span of the model, less than
+            ``ctx``, default 4.
         dataset: A builtin name, the path of a file or folder, a list of files, or ``module:Class``
             (`spangym.envs.data.dataset_registry`), default ``text``.
         dataset_kwargs: Arguments of a ``module:Class`` other than ``split``.
@@ -138,8 +163,8 @@ class EnvConfig:
             num_levels - 1``. Equal levels have equal content, whatever their number is.
         backend: ``live`` (default), or ``table`` to look everything up that the layers would
             compute, in a table of all action sequences of all levels (`spangym.envs.tabulate`).
-        reward: ``quality`` (default), ``attention`` or ``task``, or the ``module:Class`` of a
-            `spangym.envs.Reward`.
+        reward: ``quality`` (default), ``attention``, ``task`` or ``fidelity``, or the
+            ``module:Class`` of a `spangym.envs.Reward`.
         reward_kwargs: Arguments of the reward other than ``cost_coef``: ``coverage_weight``
             (default 1) and ``entropy_weight`` (default 0.1) of ``quality`` and ``attention``.
         cost_coef: Cost of scoring the query-key pairs of one full attention in every layer of a
@@ -183,6 +208,10 @@ class EnvConfig:
     pool: Annotated[int, Interval(ge=1, le=2**31 - 1)] = 16
     weights_seed: Annotated[int, Interval(ge=0, le=2**63 - 1)] = 0
     checkpoint: str = ""
+    model: str = ""
+    groups: Annotated[int, Interval(ge=0, le=1024)] = 0
+    spans: tuple[int | str, ...] = ()
+    sinks: Annotated[int, Interval(ge=0, le=2**20)] = 4
     dataset: str | tuple[str, ...] = "text"
     split: str = "train"
     num_levels: Annotated[int, Interval(ge=0, le=MAX_LEVEL + 1)] = 0
@@ -210,6 +239,7 @@ class EnvConfig:
             _check_object(name, getattr(self, name))
         normalize_fields(self)
         object.__setattr__(self, "dataset", _as_dataset_name(self.dataset))
+        object.__setattr__(self, "spans", _as_spans(self.spans))
         if self.heads < 1 or self.dims % self.heads:
             raise ValueError(f"heads must divide dims, got heads={self.heads}, dims={self.dims}")
         check_sizes(self.ctx, self.dims, self.heads)
@@ -248,6 +278,7 @@ class EnvConfig:
         if self.checkpoint:
             self._check_checkpoint()
         self._check_layers()
+        self._check_model()
         self._check_levels()
         check_device(self.device)
 
@@ -292,6 +323,43 @@ class EnvConfig:
         for name in (*_RANDOM_LAYER_FIELDS, *_LAW_OPTIONS):
             if getattr(self, name) != getattr(type(self), name):
                 raise ValueError(f"{name} is set by the layers {self.layers!r}: omit it")
+
+    def _check_model(self) -> None:
+        if not self.model:
+            for name in _MODEL_OPTIONS:
+                if getattr(self, name) != getattr(type(self), name):
+                    raise ValueError(f"{name} is for a pretrained model: set model, or omit it")
+            return
+        if self.checkpoint or self.layers:
+            other = "checkpoint" if self.checkpoint else "layers"
+            raise ValueError(f"give either model or {other}, not both")
+        sizes = None if self.model == CUSTOM else read_sizes(self.model)
+        if sizes is not None and self.groups > sizes.num_layers:
+            raise ValueError(
+                f"groups must be at most {sizes.num_layers}, the layers of the model "
+                f"{self.model!r}, got {self.groups}"
+            )
+        if sizes is not None and self.ctx > sizes.ctx:
+            raise ValueError(
+                f"ctx must be at most {sizes.ctx}, as the model {self.model!r} has, got {self.ctx}"
+            )
+        if self.sinks >= self.ctx:
+            raise ValueError(f"sinks must be less than ctx={self.ctx}, got {self.sinks}")
+        own = dataclasses.asdict(self)
+        for name, needed in model_arguments(own, sizes).items():
+            if name in _SET_BY_MODEL and (given := getattr(self, name)) != needed:
+                reason = {"num_layers": "groups", "num_actions": "spans"}.get(name, "model")
+                raise ValueError(
+                    f"{name} is set by {reason}: omit it, or give {needed}, not {given}"
+                )
+        for name in (*_RANDOM_LAYER_FIELDS, *_LAW_OPTIONS, "weights_seed", "control_kv_cache"):
+            if name != "action_scale" and getattr(self, name) != getattr(type(self), name):
+                raise ValueError(f"{name} is not for the model {self.model!r}: omit it")
+        if self.reward in ("quality", "attention"):
+            raise ValueError(
+                f"reward must not be {self.reward!r} with a model, whose attention weights are not "
+                "known: use 'task' or 'fidelity'"
+            )
 
     def _check_levels(self) -> None:
         if self.start_level and not self.num_levels:
@@ -367,7 +435,8 @@ class EnvConfig:
 
         Original layers count as bidirectional, so that their cost has the same unit.
         """
-        causal = False
+        # Models by name predict the next token.
+        causal = bool(self.model)
         if self.layers:
             causal = self._named_layers.causal
         elif self.checkpoint and self.checkpoint != CUSTOM:
@@ -390,6 +459,9 @@ class EnvConfig:
             if name not in known:
                 hint = did_you_mean(name, known)
                 raise TypeError(f"got an unexpected keyword argument {name!r}{hint}")
+        model = plain(arguments.get("model"))
+        if model and model != CUSTOM and isinstance(model, str):
+            arguments = {**model_arguments(arguments, read_sizes(model)), **arguments}
         checkpoint = plain(arguments.get("checkpoint"))
         if checkpoint and checkpoint != CUSTOM and isinstance(checkpoint, str):
             sizes = load_config(checkpoint)
@@ -423,16 +495,18 @@ def make_config(name: str, arguments: Mapping[str, Any]) -> EnvConfig:
 def make_spec(config: EnvConfig, components: EnvComponents) -> EnvSpec:
     """Make the specification from which ``gym.make`` makes an environment.
 
-    The id is the one of the checkpoint, `spangym/SpanControl-v0` for other layers.
+    The id is the one of the checkpoint or of pretrained models, `spangym/SpanControl-v0` for other
+    layers.
     """
-    ids = {arguments.get("checkpoint", ""): name for name, arguments in ENVIRONMENTS.items()}
-    name = ids.get(config.checkpoint, ids[""])
+    name = _find_id(config)
     given = {name: each for name, each in components._asdict().items() if each is not None}
     default = EnvConfig.from_arguments(ENVIRONMENTS[name])
     names = [field.name for field in dataclasses.fields(config)]
     if components.layers is not None:
         of_layers = {*_CHECKPOINT_SIZES, *_RANDOM_LAYER_FIELDS, "device"} - {"ctx"}
         names = [name for name in names if name not in of_layers]
+    if config.model:
+        names = [name for name in names if name not in _SET_BY_MODEL]
     kwargs = {
         name: value
         for name in names
@@ -442,6 +516,44 @@ def make_spec(config: EnvConfig, components: EnvComponents) -> EnvSpec:
     spec.kwargs = {**ENVIRONMENTS[name], **kwargs, **given}
     spec.max_episode_steps = config.chunks_per_episode * config.num_layers
     return spec
+
+
+def _find_id(config: EnvConfig) -> str:
+    for name, arguments in ENVIRONMENTS.items():
+        if config.model:
+            if "model" in arguments:
+                return name
+        elif config.checkpoint and config.checkpoint == arguments.get("checkpoint"):
+            return name
+    return next(iter(ENVIRONMENTS))
+
+
+def model_arguments(arguments: Mapping[str, Any], sizes: PretrainedSizes | None) -> dict[str, Any]:
+    """Return the arguments of `EnvConfig` that a pretrained model and its options determine.
+
+    Args:
+        arguments: Arguments of the environment; those of the model have defaults.
+        sizes: Sizes of the model; None to leave them out.
+    """
+    spans = arguments.get("spans") or DEFAULT_SPANS
+    groups = as_int("groups", arguments.get("groups") or 1)
+    of_model: dict[str, Any] = {}
+    if sizes is not None:
+        of_model = {"dims": sizes.dims, "heads": sizes.heads}
+    ctx = as_int("ctx", arguments.get("ctx", min(_MODEL_CTX, sizes.ctx if sizes else _MODEL_CTX)))
+    return {
+        "groups": groups,
+        "spans": spans,
+        "num_layers": groups,
+        "num_actions": len(spans),
+        **of_model,
+        "ctx": ctx,
+        # Each query is a window of its own.
+        "win_size": 1,
+        "max_span": ctx,
+        "max_dist": ctx,
+        "action_scale": "absolute",
+    }
 
 
 def module_hashes(arguments: Mapping[str, Any]) -> dict[str, str]:
@@ -471,6 +583,15 @@ def check_device(name: str) -> torch.device:
     return device
 
 
+def _as_spans(spans: Any) -> tuple[int | str, ...]:
+    if not isinstance(spans, list | tuple):
+        raise TypeError(f"spans must be a list of integers and 'full', got {describe(spans)}")
+    choices = tuple(plain(each) for each in spans)
+    if choices:
+        parse_spans(choices)
+    return choices
+
+
 def _check_object(name: str, value: object) -> None:
     """Refuse what is neither a name nor an object that `parse_env_kwargs` has replaced by one."""
     is_list = name == "dataset" and isinstance(value, list | tuple)
@@ -498,11 +619,15 @@ class EnvComponents(NamedTuple):
 
     Attributes:
         layers: Live layers, or a stack of them.
+        model: Pretrained model of Transformers.
+        tokenizer: Its tokenizer; None if the dataset gives the tokens that the model reads.
         dataset: Dataset of the streams.
         reward: Reward of the steps.
     """
 
     layers: Layers | None = None
+    model: PreTrainedModel | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
     dataset: Dataset | None = None
     reward: Reward | None = None
 
@@ -510,7 +635,8 @@ class EnvComponents(NamedTuple):
 def parse_env_kwargs(kwargs: Mapping[str, Any]) -> tuple[EnvConfig, EnvComponents]:
     """Separate keyword arguments into a config and the objects for layers, dataset and reward.
 
-    Layers take the place of a checkpoint; a reward brings its own cost coefficient.
+    Layers take the place of a checkpoint, a model and its tokenizer that of the name of a model; a
+    reward brings its own cost coefficient.
 
     Raises:
         TypeError: An argument is unknown, or an object has another type.
@@ -520,6 +646,11 @@ def parse_env_kwargs(kwargs: Mapping[str, Any]) -> tuple[EnvConfig, EnvComponent
     if "layers" in named and not isinstance(named["layers"], str):
         layers = objects["layers"] = _as_layers(named.pop("layers"))
         named = {**_config_of_layers(layers, named), **named, "checkpoint": CUSTOM}
+    if not isinstance(named.get("model", ""), str | PathLike):
+        model = objects["model"] = _as_model(named["model"])
+        objects["tokenizer"] = named.pop("tokenizer", None)
+        sizes, device = sizes_of(model.config), str(model.device)
+        named = {**model_arguments(named, sizes), "device": device, **named, "model": CUSTOM}
     for name, cls in (("dataset", Dataset), ("reward", Reward)):
         if isinstance(named.get(name), cls):
             objects[name] = named[name]
@@ -548,6 +679,12 @@ def make_layers(name: str, kwargs: Mapping[str, Any], seed: int) -> Layers:
         except Exception as error:  # The user's function may raise anything.
             raise ValueError(f"layers {name!r} cannot be made: {describe_error(error)}") from error
     return layers
+
+
+def _as_model(model: Any) -> PreTrainedModel:
+    from spangym.attention.transformers.attention_modules import unwrap_model
+
+    return unwrap_model(model)
 
 
 class _NamedLayers(NamedTuple):

@@ -33,7 +33,11 @@ def action_coverages(core: EpisodeCore) -> NDArray[np.float32]:
 
     It is `spangym.attention.AttentionStats.coverage`, in [0, 1]. Of an original layer only the keys
     count that its truncation leaves.
+
+    Raises:
+        ValueError: The layers are of a pretrained model, whose attention weights are not known.
     """
+    _check_native(core, "coverages of attention weights")
     return _per_env(core, core.coverages)
 
 
@@ -42,13 +46,22 @@ def predictor_action(core: EpisodeCore) -> NDArray[np.int64]:
     """Action whose span scale is nearest to the next layer's own prediction, shape (num_envs,).
 
     It is the last one where actions are fractions of the prediction.
+
+    Raises:
+        ValueError: The layers are of a pretrained model, which predicts no spans.
     """
+    _check_native(core, "predictions of spans")
     state, index, highest = core.state, core.layer, core.config.num_actions - 1
     layer = core.stack.layer(index)
     if layer.config.action_scale == "relative":
         return np.full(core.num_envs, highest)
     predicted = core.transition_model.run_layer(state, index, None).span_scale
     return (highest * predicted).round().long().cpu().numpy()
+
+
+def _check_native(core: EpisodeCore, what: str) -> None:
+    if not core.stack.native_layers:
+        raise ValueError(f"layers of a pretrained model give no {what}")
 
 
 @torch.no_grad()

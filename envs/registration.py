@@ -28,6 +28,15 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "spangym/Precision-v0": _trained("precision", "precision", cost_coef=0.5),
     "spangym/Hierarchy-v0": _trained("hierarchy", "hierarchy", cost_coef=0.5),
     "spangym/Sparsity-v0": _trained("sparsity", "sparsity", cost_coef=1.0),
+    "spangym/Pretrained-v0": {
+        "model": "smollm2-135m",
+        "dataset": "pretrained-mixture",
+        "chunks_per_episode": 4,
+        "reward": "task",
+        "cost_coef": 0.3,
+        "pool_groups": 16,
+        "autocorrelation": True,
+    },
 }
 """Ids, with the arguments that differ from the defaults of `EnvConfig`."""
 
@@ -41,6 +50,8 @@ DESCRIPTIONS: dict[str, str] = {
     "spangym/Precision-v0": "classify entities by one cue in a note, a paragraph or an article",
     "spangym/Hierarchy-v0": "look up in two hops, of which either can be long",
     "spangym/Sparsity-v0": "continue a repeated melody: a local task whose distance changes",
+    "spangym/Pretrained-v0": "match a pretrained language model at full span with fewer query-key "
+    "pairs",
 }
 """Ids, with what an agent is to do there, in one line."""
 

@@ -31,6 +31,9 @@ class RewardContext:
         full_qk_pairs: Query-key pairs of one pass of full attention.
         excess_loss: Loss of the chunk minus its loss at full span, in bits a target, shape
             (num_envs,); None except at the last layer of a chunk if the reward has ``needs_task``.
+        infidelity: 1 minus the cosine of the final outputs to those at full span, mean over the
+            tokens, shape (num_envs,); None except at the last layer of a chunk if the reward has
+            ``needs_fidelity``.
     """
 
     __repr__ = readable_repr
@@ -40,6 +43,7 @@ class RewardContext:
     num_layers: int
     full_qk_pairs: int
     excess_loss: Tensor | None = None
+    infidelity: Tensor | None = None
 
     @property
     def qk_pairs(self) -> Tensor:
@@ -69,6 +73,8 @@ class Reward(ABC):
         needs_statistics: Whether ``layer_output.stats`` is used, which costs a pass of full
             attention.
         needs_task: Whether ``excess_loss`` is used, which costs a pass of the stack at full span.
+        needs_fidelity: Whether ``infidelity`` is used, which costs a pass of the stack at full
+            span.
         needs_layer_output: Whether ``layer_output`` is used, and not only the other attributes of
             the context. A table (`spangym.envs.tabulate`) then holds the components of this very
             reward; otherwise it serves the reward with any coefficients.
@@ -92,6 +98,7 @@ class Reward(ABC):
     platform_dependent: bool = True
     needs_statistics: bool = False
     needs_task: bool = False
+    needs_fidelity: bool = False
     needs_layer_output: bool = True
     cost_coef: float = 0.0
 
@@ -182,16 +189,36 @@ class TaskReward(Reward):
 
     def __call__(self, context: RewardContext) -> Tensor:
         """Compute minus the excess loss, and minus the cost, shape (num_envs, 2)."""
-        cost = self.cost(context)
-        excess = context.excess_loss
-        task = torch.zeros_like(cost) if excess is None else 0.0 - excess.to(cost.dtype)
-        return torch.stack([task, cost], dim=-1)
+        return _loss_and_cost(context.excess_loss, self.cost(context))
+
+
+class FidelityReward(Reward):
+    """Minus the distance of the final outputs to those at full span, minus the cost.
+
+    The component ``fidelity`` is minus ``RewardContext.infidelity``, 0 except at the last layer of
+    a chunk; the cost arises at each layer. It needs no targets.
+    """
+
+    components = ("fidelity", "cost")
+    needs_fidelity = True
+    needs_layer_output = False
+
+    def __call__(self, context: RewardContext) -> Tensor:
+        """Compute minus the infidelity, and minus the cost, shape (num_envs, 2)."""
+        return _loss_and_cost(context.infidelity, self.cost(context))
+
+
+def _loss_and_cost(loss: Tensor | None, cost: Tensor) -> Tensor:
+    """Stack minus a loss, 0 where there is none, and the cost."""
+    first = torch.zeros_like(cost) if loss is None else 0.0 - loss.to(cost.dtype)
+    return torch.stack([first, cost], dim=-1)
 
 
 REWARDS: dict[str, type[Reward]] = {
     "quality": QualityReward,
     "attention": AttentionReward,
     "task": TaskReward,
+    "fidelity": FidelityReward,
 }
 """The builtin rewards by name."""
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from spangym.attention import LayerCache
 from spangym.attention.layers.cached_attention import KeyValueCache
-from spangym.attention.layers.local_global import PreparedInput
+from spangym.attention.layers.local_global import ControllerInput
 from spangym.utils.readable_repr import readable_repr
 
 T = TypeVar("T")
@@ -35,6 +35,18 @@ class Episode:
     targets: Tensor | None
 
 
+class Prepared(Protocol):
+    """The part of a layer's pass that does not depend on its span, a tree of tensors.
+
+    Of layers of this project it is a `spangym.attention.layers.local_global.PreparedInput`.
+    """
+
+    @property
+    def observed(self) -> ControllerInput:
+        """Normalized input of the layer and its features."""
+        ...
+
+
 @dataclass(frozen=True)
 class State:
     """Everything that a step changes, on the device; the first dimension is the environment.
@@ -49,6 +61,8 @@ class State:
         targets: Target classes of the chunk, int64 of shape (num_envs, ctx); None without a task.
         full_span_loss: Loss of the chunk at full span in bits a target, shape (num_envs,); None
             without a task.
+        full_outputs: Final outputs of the chunk at full span, shape (num_envs, tokens, numbers);
+            None unless the reward compares them.
         full_caches: Like ``caches``, of the stack at full span.
         prepared: The part of the next layer's pass that does not depend on its span; None where it
             is not computed yet.
@@ -63,8 +77,9 @@ class State:
     staleness: Tensor | None
     targets: Tensor | None
     full_span_loss: Tensor | None
+    full_outputs: Tensor | None
     full_caches: tuple[LayerCache | None, ...]
-    prepared: PreparedInput | None = None
+    prepared: Prepared | None = None
     weights_version: int | None = None
 
 

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from spangym.attention import LayerCache, LayerOutput
 from spangym.attention.geometry import full_qk_pairs
-from spangym.attention.layers.local_global import PreparedInput
 from spangym.envs.env_config import EnvConfig
 from spangym.envs.model.stack import LayerStack, join_outputs
 from spangym.envs.rewards import Reward, RewardContext
 from spangym.envs.state import (
     Episode,
+    Prepared,
     State,
     concat_trees,
     repeat_rows,
@@ -88,7 +88,9 @@ class TransitionModel:
         self._weights = [
             [module._parameters for module in layer.modules()] for layer in stack.layers
         ]
-        self._is_batched = stack.device.type != "cpu" or is_batch_invariant(config.ctx, config.dims)
+        self._is_batched = stack.device.type != "cpu" or (
+            stack.native_layers and is_batch_invariant(config.ctx, config.dims)
+        )
 
     def initial_state(self, episode: Episode) -> State:
         """The state at the start of an episode."""
@@ -98,11 +100,11 @@ class TransitionModel:
         if self.config.control_kv_cache:
             size = (len(episode.content), layers, 2)
             staleness = torch.zeros(size, dtype=torch.int64, device=episode.content.device)
-        state = State(episode.content, empty, empty, staleness, None, None, empty)
+        state = State(episode.content, empty, empty, staleness, None, None, None, empty)
         return self.start_chunk(episode, state, 0)
 
     def start_chunk(self, episode: Episode, state: State, chunk: int) -> State:
-        """Embed a chunk and, for rewards that need the task, compute its loss at full span."""
+        """Embed a chunk and, for rewards that need it, run it at full span."""
         start = functools.partial(self._start_chunk, chunk=chunk)
         return self._per_env(len(episode.content), start, concat_trees, episode, state)
 
@@ -110,30 +112,31 @@ class TransitionModel:
         hidden = self.stack.embed(episode.content[:, chunk])
         state = dataclasses.replace(state, hidden=hidden)
         # The last chunk is observed only.
-        if episode.targets is None or chunk == self.config.chunks_per_episode:
+        needs_fidelity = self.reward.needs_fidelity
+        needs_full_span = episode.targets is not None or needs_fidelity
+        if not needs_full_span or chunk == self.config.chunks_per_episode:
             return state
         # The first layer's input and cache are those of the pass at full span.
         first, version = None, self._weights_version(0)
         if version is not None:
             first = self.stack.prepare_layer(0, hidden, cache=state.caches[0])
         caches: list[LayerCache | None] = []
-        num_actions = self.config.num_actions
-        actions = torch.full((len(hidden),), num_actions - 1, device=hidden.device)
         for index, cache in enumerate(state.full_caches):
             if index or first is None:
                 prepared = self.stack.prepare_layer(index, hidden, cache=cache)
             else:
                 prepared = first
-            layer_output = self.stack.run_prepared(
-                index, prepared, actions, num_actions=num_actions
-            )
+            layer_output = self.stack.run_full_span(index, prepared, self.config.num_actions)
+            if first is not None and not index:
+                first = self.stack.keep_full_output(first, layer_output)
             hidden = self.stack.connect(index, hidden, layer_output.output)
             caches.append(layer_output.cache)
-        targets = episode.targets[:, chunk]
+        targets = None if episode.targets is None else episode.targets[:, chunk]
         return dataclasses.replace(
             state,
             targets=targets,
-            full_span_loss=self.stack.loss_bits(hidden, targets),
+            full_span_loss=None if targets is None else self.stack.loss_bits(hidden, targets),
+            full_outputs=self.stack.outputs(hidden) if needs_fidelity else None,
             full_caches=tuple(caches),
             prepared=first,
             weights_version=version,
@@ -162,7 +165,7 @@ class TransitionModel:
             # Inference tensors have no version.
             return None
 
-    def _prepared(self, state: State, index: int) -> PreparedInput | None:
+    def _prepared(self, state: State, index: int) -> Prepared | None:
         """What was prepared with the weights that the layer still has."""
         if state.prepared is None or state.weights_version != self._weights_version(index):
             return None
@@ -218,7 +221,7 @@ class TransitionModel:
 
     def _fan_out(
         self, state: State, index: int, actions: Tensor | None, return_stats: bool
-    ) -> tuple[State, PreparedInput, Tensor | None]:
+    ) -> tuple[State, Prepared, Tensor | None]:
         """One row for each action: states, prepared inputs of a layer, and spans' actions."""
         spans, recompute_kv = actions, None
         if self.config.control_kv_cache and actions is not None:
@@ -243,13 +246,13 @@ class TransitionModel:
 
     def _prepare(
         self, state: State, recompute_kv: Tensor | None, index: int, return_stats: bool = False
-    ) -> PreparedInput:
+    ) -> Prepared:
         """The part of a layer's pass that does not depend on the spans."""
         num_envs, prepared = len(state.hidden), self._prepared(state, index)
 
         def prepare(
             hidden: Tensor, cache: LayerCache | None, recompute_kv: Tensor | None
-        ) -> PreparedInput:
+        ) -> Prepared:
             return self.stack.prepare_layer(index, hidden, recompute_kv=recompute_kv, cache=cache)
 
         if prepared is None:
@@ -261,7 +264,7 @@ class TransitionModel:
         return self._per_env(num_envs, prepare_stats, concat_trees, prepared)
 
     def _run_layer(
-        self, prepared: PreparedInput, spans: Tensor | None, index: int, return_stats: bool
+        self, prepared: Prepared, spans: Tensor | None, index: int, return_stats: bool
     ) -> LayerOutput:
         return self.stack.run_prepared(
             index,
@@ -281,7 +284,7 @@ class TransitionModel:
         trees = self._fan_out(state, index, actions, self.reward.needs_statistics)
         return Transition(*self._per_env(len(trees[0].hidden), step, concat_trees, *trees))
 
-    def _step(self, state: State, prepared: PreparedInput, spans: Tensor, index: int) -> Transition:
+    def _step(self, state: State, prepared: Prepared, spans: Tensor, index: int) -> Transition:
         with_stats = self.reward.needs_statistics
         layer_output = self._run_layer(prepared, spans, index, with_stats)
         prev_features = state.prev_features
@@ -291,7 +294,8 @@ class TransitionModel:
             prev_features = _replace_at(prev_features, index, features)
         hidden = self.stack.connect(index, state.hidden, layer_output.output)
         excess_loss = self._excess_loss(state, index, hidden)
-        components = self._reward_components(index, layer_output, excess_loss)
+        infidelity = self._infidelity(state, index, hidden)
+        components = self._reward_components(index, layer_output, excess_loss, infidelity)
         staleness = _update_staleness(state.staleness, index, layer_output)
         next_state = dataclasses.replace(
             state,
@@ -329,11 +333,26 @@ class TransitionModel:
         assert state.full_span_loss is not None
         return self.stack.loss_bits(hidden, state.targets) - state.full_span_loss
 
+    def _infidelity(self, state: State, index: int, hidden: Tensor) -> Tensor | None:
+        if index + 1 < self.config.num_layers or state.full_outputs is None:
+            return None
+        pair = (self.stack.outputs(hidden), state.full_outputs)
+        cosines = torch.nn.functional.cosine_similarity(*(each.double() for each in pair), dim=-1)
+        # At least float32, as the losses.
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        return (1 - cosines.mean(-1)).to(dtype)
+
     def _reward_components(
-        self, index: int, layer_output: LayerOutput, excess_loss: Tensor | None
+        self,
+        index: int,
+        layer_output: LayerOutput,
+        excess_loss: Tensor | None,
+        infidelity: Tensor | None,
     ) -> Tensor:
         pairs = full_qk_pairs(self.config.ctx, self.stack.layer(index).config.causal)
-        context = RewardContext(layer_output, index, self.config.num_layers, pairs, excess_loss)
+        context = RewardContext(
+            layer_output, index, self.config.num_layers, pairs, excess_loss, infidelity
+        )
         components = self.reward(context)
         name = f"reward {type(self.reward).__name__}"
         expected = (len(layer_output.output), len(self.reward.components))

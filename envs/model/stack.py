@@ -22,7 +22,7 @@ from spangym.attention.layers.local_global import PreparedInput
 from spangym.attention.layers.modules import ProjectionModule, init_linear, init_projection
 from spangym.attention.temperature import TemperatureLaw
 from spangym.envs.data.dataset import BYTES, NO_TARGET
-from spangym.envs.state import concat_trees, select_row
+from spangym.envs.state import Prepared, concat_trees, select_row
 from spangym.utils.scalars import NonNegativeFloat, PositiveInt, normalize_fields
 
 
@@ -35,9 +35,12 @@ class LayerStack(nn.Module, ABC):
 
     Attributes:
         num_classes: Number of target classes of `loss_bits`; 0 for a stack without a task.
+        native_layers: Whether the layers are of `spangym.attention`: they have span predictors and
+            soft edges, and give statistics of their attention weights.
     """
 
     num_classes: int = 0
+    native_layers: bool = True
 
     def __init__(self, layers: Sequence[nn.Module], frontend: nn.Module | None = None) -> None:
         super().__init__()
@@ -95,7 +98,7 @@ class LayerStack(nn.Module, ABC):
         *,
         recompute_kv: Tensor | None = None,
         cache: LayerCache | None = None,
-    ) -> PreparedInput:
+    ) -> Prepared:
         """Run the part of layer `index` that does not depend on its span; see `run_layer`."""
         layer = self.layer(index)
 
@@ -113,14 +116,14 @@ class LayerStack(nn.Module, ABC):
     def run_prepared(
         self,
         index: int,
-        prepared: PreparedInput,
+        prepared: Prepared,
         actions: Tensor | None = None,
         *,
         num_actions: int | None = None,
         return_stats: bool = False,
     ) -> LayerOutput:
         """Run the rest of layer `index` after `prepare_layer`; see `run_layer`."""
-        layer = self.layer(index)
+        layer, prepared = self.layer(index), cast(PreparedInput, prepared)
 
         def run(prepared: PreparedInput, actions: Tensor | None) -> LayerOutput:
             return layer.forward_prepared(
@@ -131,6 +134,17 @@ class LayerStack(nn.Module, ABC):
             return run(prepared, actions)
         rows = range(len(prepared.predicted_scale))
         return join_outputs([run(*select_row((prepared, actions), row)) for row in rows])
+
+    def run_full_span(self, index: int, prepared: Prepared, num_actions: int) -> LayerOutput:
+        """Run the rest of layer `index` at full span, which the last action means."""
+        scale = cast(PreparedInput, prepared).predicted_scale
+        actions = torch.full((len(scale),), num_actions - 1, device=scale.device)
+        return self.run_prepared(index, prepared, actions, num_actions=num_actions)
+
+    def keep_full_output(self, prepared: Prepared, layer_output: LayerOutput) -> Prepared:
+        """Return what was prepared with the output at full span, if that can be used again."""
+        del layer_output
+        return prepared
 
     @abstractmethod
     def embed(self, content: Tensor) -> Tensor:
@@ -151,6 +165,17 @@ class LayerStack(nn.Module, ABC):
         """
         del index, hidden
         return output
+
+    def outputs(self, hidden: Tensor) -> Tensor:
+        """Return the final outputs, which `RewardContext.infidelity` compares.
+
+        Args:
+            hidden: Output of the last layer, shape (batch, tokens, dims).
+
+        Returns:
+            Shape (batch, tokens, numbers); by default ``hidden``.
+        """
+        return hidden
 
     def loss_bits(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return the task loss of each batch element, in bits a target, shape (batch,).

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ def table_identity(core: SpanControlCore) -> dict[str, Any]:
         "layers_sha256": _stack_sha256(core.stack),
         "content_sha256": _content_sha256(core.dataset, *content),
         **current_versions(),
+        "transformers": version("transformers") if core.config.model else "",
         "device": _device_name(core.device),
         "reward": _describe_reward(core.reward) if core.reward.needs_layer_output else "",
     }

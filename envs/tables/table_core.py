@@ -26,7 +26,9 @@ from spangym.envs.tables.tabulate import TERMS
 from spangym.envs.transition import METRICS
 
 _QK_PAIRS = METRICS.index("qk_pairs")
-_COVERAGE = TERMS.index("attention_coverage")
+_COVERAGE, _EXCESS_LOSS, _INFIDELITY = map(
+    TERMS.index, ("attention_coverage", "excess_loss", "infidelity")
+)
 
 _BLOCK_ROWS = 1 << 14
 """Rows that are encoded at once."""
@@ -74,7 +76,7 @@ class TableCore(EpisodeCore):
     ) -> None:
         super().__init__(config, num_envs, components, max_episode_steps)
         live = dataclasses.replace(config, backend="live")
-        parts = EnvComponents(components.layers, self.dataset, self.reward)
+        parts = self._components._replace(dataset=self.dataset, reward=self.reward)
         self._live = SpanControlCore(live, num_envs, parts, max_episode_steps)
         self.stack, self.transition_model = self._live.stack, self._live.transition_model
         self.table = request_table(config, self._live, components).load()
@@ -272,13 +274,15 @@ class TableCore(EpisodeCore):
         columns = torch.from_numpy(self._rows(f"terms_{layer}").copy()).unbind(-1)
         pairs = torch.from_numpy(self._rows(f"metrics_{layer}")[:, _QK_PAIRS].astype(np.int64))
         is_last = layer + 1 == self.config.num_layers
-        excess_loss = columns[-1] if self.reward.needs_task and is_last else None
+        excess_loss = columns[_EXCESS_LOSS] if self.reward.needs_task and is_last else None
+        infidelity = columns[_INFIDELITY] if self.reward.needs_fidelity and is_last else None
         context = _StoredContext(
             cast(LayerOutput, None),
             layer,
             self.config.num_layers,
             full_qk_pairs(self.config.ctx, self.layers[layer].config.causal),
             excess_loss,
+            infidelity,
             pairs,
             columns,
         )

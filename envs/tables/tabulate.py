@@ -6,7 +6,7 @@ Arrays of a table with layers ``l`` and ``A`` actions; ``n`` is the number of le
 - ``features_l``: features of the input of layer ``l``, means, variances and lag correlations, shape
   (n, A^l, 2 * dims + 9);
 - ``outputs_l``: the same of its local output, shape (n, A^(l+1), 2 * dims + 9);
-- ``terms_l``: `TERMS`, shape (n, A^(l+1), 5);
+- ``terms_l``: `TERMS`, shape (n, A^(l+1), 6);
 - ``metrics_l``: numbers of the infos, float64 of shape (n, A^(l+1), 6);
 - ``components_l``: components of a reward that needs the layers' outputs, float64;
 - ``content_types``: index of the content type, int32 of shape (n,).
@@ -48,9 +48,13 @@ from spangym.utils.serialization import load_state, save_state
 TERMS = (
     *("output_coverage", "output_entropy"),
     *("attention_coverage", "attention_entropy"),
-    "excess_loss",
+    *("excess_loss", "infidelity"),
 )
-"""Terms of the builtin rewards; the last is 0 except at the last layer."""
+"""Terms of the builtin rewards.
+
+The last two are 0 except at the last layer, the others of pretrained models, where no reward reads
+them.
+"""
 
 _MOST_BLOCKS = 128
 _BLOCK_LEVELS = (4, 256)
@@ -235,7 +239,8 @@ def tabulate_levels(
         include_layer_index=False,
     )
     needs_task = has_task(core)
-    model = TransitionModel(config, core.stack, _AllTerms(core.reward, needs_task))
+    reward = _AllTerms(core.reward, needs_task, core.stack.native_layers)
+    model = TransitionModel(config, core.stack, reward)
     batch = _BATCH_ON_GPU if core.device.type != "cpu" else _BATCH_ON_CPU
     content_types: list[str] = []
     parts: list[dict[str, NDArray[Any]]] = []
@@ -291,19 +296,23 @@ def _evaluate(model: TransitionModel, episode: Episode) -> dict[str, NDArray[Any
 class _AllTerms(Reward):
     """`TERMS`, and the components of a reward that needs the layers' outputs."""
 
-    needs_statistics = True
+    needs_fidelity = True
 
-    def __init__(self, reward: Reward, needs_task: bool) -> None:
+    def __init__(self, reward: Reward, needs_task: bool, native_layers: bool) -> None:
         super().__init__()
+        self.needs_statistics = native_layers
         self._reward = reward if reward.needs_layer_output else None
         self.needs_task = needs_task
         self.components = (*TERMS, *(reward.components if self._reward else ()))
 
     def __call__(self, context: RewardContext) -> Tensor:
         """Compute the terms, and the components, in float64."""
-        terms = [*context.output_quality, *context.attention_quality]
-        excess = context.excess_loss
-        terms.append(torch.zeros_like(terms[0]) if excess is None else excess)
+        zeros = torch.zeros_like(context.layer_output.span_scale)
+        terms = [zeros] * 4
+        if self.needs_statistics:
+            terms = [*context.output_quality, *context.attention_quality]
+        excess, infidelity = context.excess_loss, context.infidelity
+        terms += [zeros if each is None else each for each in (excess, infidelity)]
         numbers = torch.stack([each.double() for each in terms], dim=-1)
         if self._reward is None:
             return numbers
@@ -313,5 +322,9 @@ class _AllTerms(Reward):
             layer_output = dataclasses.replace(layer_output, stats=None)
         if not self._reward.needs_task:
             excess = None
-        own = dataclasses.replace(context, layer_output=layer_output, excess_loss=excess)
+        if not self._reward.needs_fidelity:
+            infidelity = None
+        own = dataclasses.replace(
+            context, layer_output=layer_output, excess_loss=excess, infidelity=infidelity
+        )
         return torch.cat([numbers, self._reward(own).double()], dim=-1)

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import json
 import pickle
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 
 from spangym.attention.observation_spec import ENCODINGS
 from spangym.envs import ENVIRONMENTS, SpanControlEnv, SpanControlVectorEnv, check_vector_env
-from tests.factories import SMALL_ENV_KWARGS, small_env_kwargs
+from tests.factories import PRETRAINED, SMALL_ENV_KWARGS, small_env_kwargs, tiny_model_kwargs
 
 IDS = pytest.mark.parametrize("name", ENVIRONMENTS)
 OBSERVATIONS: list[dict[str, Any]] = [
@@ -96,23 +97,27 @@ def test_a_copy_in_mid_episode_continues_equally(name: str, duplicate: Any):
     assert data_equivalence(env.reset(), twin.reset(), exact=True)
 
 
-TRAJECTORIES = f"""
-import hashlib
+TRAJECTORIES = """
+import hashlib, json, sys
 import gymnasium as gym
-for name in {[*ENVIRONMENTS]}:
-    kwargs = dict(chunks_per_episode=2, encoding="features", autocorrelation=True)
-    env = gym.make(f"spangym.envs:{{name}}", **kwargs)
+for name, kwargs in json.loads(sys.argv[1]).items():
+    kwargs |= dict(chunks_per_episode=4, encoding="features", autocorrelation=True)
+    env = gym.make(f"spangym.envs:{name}", **kwargs)
     digest = hashlib.sha256(env.reset(seed=9)[0].tobytes())
-    for action in [9, 1, 4, 0]:
+    for action in [env.action_space.n - 1, 1, 4, 0]:
         observation, reward, *_ = env.step(action)
         digest.update(observation.tobytes() + repr(reward).encode())
     print(name, digest.hexdigest())
 """
 
 
-def test_made_unaided_in_a_new_process_trajectories_are_the_same(tmp_path: Path):
-    command = [sys.executable, "-c", TRAJECTORIES]
+def test_made_unaided_in_a_new_process_trajectories_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    arguments = {name: tiny_model_kwargs() if name in PRETRAINED else {} for name in ENVIRONMENTS}
+    command = [sys.executable, "-c", TRAJECTORIES, json.dumps(arguments)]
     one = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    monkeypatch.setattr(sys, "argv", command[2:])
     with contextlib.redirect_stdout(io.StringIO()) as output:
         exec(TRAJECTORIES, {})
     other = output.getvalue()

@@ -10,15 +10,17 @@ import pytest
 
 from spangym.envs import ENVIRONMENTS, SB3SpanControlVecEnv, SpanControlVectorEnv, make_config
 from spangym.envs.levels import draw_levels
+from tests.factories import PRETRAINED, tiny_model_kwargs
 
 SMALL: dict[str, Any] = {"chunks_per_episode": 3, "num_levels": 5, "start_level": 2}
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_all_interfaces_play_the_same_levels(name: str):
-    scalar = gym.make(name, **SMALL)
-    batch = gym.make_vec(name, 2, **SMALL)
-    sb3 = SB3SpanControlVecEnv(make_config(name, SMALL), 2)
+    arguments = {**(tiny_model_kwargs() if name in PRETRAINED else {}), **SMALL}
+    scalar = gym.make(name, **arguments)
+    batch = gym.make_vec(name, 2, **arguments)
+    sb3 = SB3SpanControlVecEnv(make_config(name, arguments), 2)
     first, info = scalar.reset(seed=3)
     observations, infos = batch.reset(seed=3)
     sb3.seed(3)

@@ -13,7 +13,7 @@ from spangym.utils.process_state import preserve_process_state
 
 SMALL = {"dims": 8, "heads": 2, "ctx": 16, "win_size": 16, "num_layers": 2}
 CASES = [
-    *((name, {}) for name in ENVIRONMENTS if name != "spangym/SpanControl-v0"),
+    *((name, {}) for name, kwargs in ENVIRONMENTS.items() if "checkpoint" in kwargs),
     ("spangym/SpanControl-v0", SMALL),
     ("spangym/SpanControl-v0", {**SMALL, "layer_variant": "original"}),
     ("spangym/SpanControl-v0", {**SMALL, "layer_class": "hybrid", "reward": "attention"}),

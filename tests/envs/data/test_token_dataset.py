@@ -20,6 +20,7 @@ from spangym.envs.data.dataset import (
 )
 from spangym.envs.data.token_dataset import TokenDataset
 from spangym.envs.levels import sample_levels
+from spangym.envs.span_control import SpanControlEnv
 from tests.attention.transformers.tiny_llama import make_tokenizer
 
 
@@ -147,6 +148,11 @@ def test_frames_and_tokens_are_refused():
         make_dataset(Frames())
     with pytest.raises(ValueError, match="tokens"):
         make_dataset(make_dataset())
+
+
+def test_layers_that_read_bytes_refuse_tokens():
+    with pytest.raises(ValueError, match="token ids"):
+        SpanControlEnv(dataset=make_dataset())
 
 
 def test_wrappers_keep_the_vocabulary():

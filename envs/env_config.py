@@ -275,6 +275,9 @@ class EnvConfig:
                 )
         if self.reward != CUSTOM:
             self.make_reward()
+        for name in ("checkpoint", "layers"):
+            if self.model and getattr(self, name):
+                raise ValueError(f"give either model or {name}, not both")
         if self.checkpoint:
             self._check_checkpoint()
         self._check_layers()
@@ -330,9 +333,6 @@ class EnvConfig:
                 if getattr(self, name) != getattr(type(self), name):
                     raise ValueError(f"{name} is for a pretrained model: set model, or omit it")
             return
-        if self.checkpoint or self.layers:
-            other = "checkpoint" if self.checkpoint else "layers"
-            raise ValueError(f"give either model or {other}, not both")
         sizes = None if self.model == CUSTOM else read_sizes(self.model)
         if sizes is not None and self.groups > sizes.num_layers:
             raise ValueError(
@@ -535,8 +535,8 @@ def model_arguments(arguments: Mapping[str, Any], sizes: PretrainedSizes | None)
         arguments: Arguments of the environment; those of the model have defaults.
         sizes: Sizes of the model; None to leave them out.
     """
-    spans = arguments.get("spans") or DEFAULT_SPANS
-    groups = as_int("groups", arguments.get("groups") or 1)
+    spans = _as_spans(arguments.get("spans") or DEFAULT_SPANS)
+    groups = as_int("groups", arguments.get("groups") or 1, 0, 1024)
     of_model: dict[str, Any] = {}
     if sizes is not None:
         of_model = {"dims": sizes.dims, "heads": sizes.heads}

@@ -224,12 +224,12 @@ class SpanControl:
     @property
     def qk_pairs(self) -> Tensor:
         """Query-key pairs scored in the last pass by all controlled layers, int64 (batch,)."""
-        return torch.stack([each.qk_pairs.cpu() for each in self._layers]).sum(0)
+        return _total([each.qk_pairs for each in self._layers])
 
     @property
     def full_qk_pairs(self) -> Tensor:
         """Query-key pairs of the last pass at full span, int64 of shape (batch,)."""
-        return torch.stack([each.full_qk_pairs.cpu() for each in self._layers]).sum(0)
+        return _total([each.full_qk_pairs for each in self._layers])
 
     @property
     def _layers(self) -> list[LayerControl]:
@@ -240,3 +240,9 @@ def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         hint = did_you_mean(str(value), choices)
         raise ValueError(f"{name} must be {' or '.join(choices)}, got {short_repr(value)}{hint}")
+
+
+def _total(pairs: list[Tensor]) -> Tensor:
+    """Sum over layers on the host; layers that were not called count none, shape (1,)."""
+    counts = torch.broadcast_tensors(*(each.cpu() for each in pairs))
+    return torch.stack(counts).sum(0)

@@ -247,7 +247,8 @@ class PretrainedStack(LayerStack):
         self._given.spans = spans
         with self._control, _layers_running(self._model_layers, start, stop, hidden) as passed:
             _body(self.model)(input_ids=_dummy_tokens(hidden), use_cache=False)
-            return passed.output, self._control.qk_pairs // (stop - start)
+            pairs = self._control.qk_pairs.to(hidden.device)
+        return passed.output, pairs // (stop - start)
 
     def outputs(self, hidden: Tensor) -> Tensor:
         """Return what the head reads: the last layer's output after the model's last norm."""

@@ -356,11 +356,14 @@ class SpanCacheLayer(DynamicLayer):
         """Number of tokens so far, including those dropped."""
         return self.num_tokens
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+    def get_mask_sizes(self, query_length: int | Tensor) -> tuple[int, int]:
         """Number of keys in the model's mask and position of the first one, before an update.
 
-        They are those of the layer that this one replaces.
+        They are those of the layer that this one replaces. Old versions of Transformers pass the
+        positions of the queries.
         """
+        if isinstance(query_length, Tensor):
+            query_length = len(query_length)
         if self.sliding_window is None:
             return self.num_tokens + query_length, 0
         seen = min(self.num_tokens, self.sliding_window - 1)

@@ -53,7 +53,7 @@ class Architecture:
         input: Kind of the (encoder's) input.
         encoder: Regular expression of the names of the encoder's self-attention modules.
         decoder: Likewise of a decoder's, which are causal.
-        calls: How often each of these modules is called in a pass.
+        since: First version of Transformers in which it has attention functions.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Architecture:
     input: Literal["ids", "image", "waveform", "mel"] = "ids"
     encoder: str | None = None
     decoder: str | None = None
-    calls: int = 1
+    since: str = "5"
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -162,13 +162,13 @@ ARCHITECTURES = {
                 "layer_types": ["full_attention", "sliding_attention"],
             },
             encoder=r"layers\.\d+\.attn",
+            since="5.3",
         ),
         Architecture(
             "albert",
             "AlbertModel",
             {**_BERT_LIKE, "embedding_size": 16},
             encoder=r"encoder\.albert_layer_groups\.0\.albert_layers\.0\.attention",
-            calls=2,
         ),
         Architecture(
             "distilbert",
@@ -228,6 +228,7 @@ ARCHITECTURES = {
             },
             encoder=r"encoder\.block\.\d+\.layer\.0\.SelfAttention",
             decoder=r"decoder\.block\.\d+\.layer\.0\.SelfAttention",
+            since="5.15",
         ),
         Architecture(
             "bart",
@@ -306,6 +307,7 @@ def make_model(name: str, **config: Any) -> Any:
     """A new model in eval mode, with weights large enough for attention to matter."""
     transformers = pytest.importorskip("transformers")
     architecture = (ARCHITECTURES | REFUSED)[name]
+    pytest.importorskip("transformers", architecture.since)
     model_class = getattr(transformers, architecture.model_class)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

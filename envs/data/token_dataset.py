@@ -65,7 +65,7 @@ class TokenDataset(Dataset):
 
     def _sample_chunk(self, generator: Generator, ctx: int) -> tuple[NDArray[np.int64], str]:
         state = generator.bit_generator.state
-        size = _BYTES_PER_TOKEN * ctx
+        size, ids = _BYTES_PER_TOKEN * ctx, []
         while size <= _MAX_BYTES_PER_TOKEN * ctx:
             # Sampling again from the same state keeps content types equally frequent, whether
             # their tokens are short or long.

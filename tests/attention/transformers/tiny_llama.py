@@ -38,6 +38,6 @@ def save_tiny_llama(folder: Path) -> Path:
         max_position_embeddings=256,
         dtype="bfloat16",
     )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

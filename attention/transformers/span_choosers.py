@@ -183,7 +183,7 @@ class LagThreshold:
     """A span function: reaches as far as the tokens are correlated with earlier ones.
 
     It chooses the shortest of its spans that covers every bucket of lags whose correlation is at
-    least the threshold, and the longest span if none does. A baseline that learns nothing.
+    least the threshold, and the longest span if none does. A baseline that does not learn.
 
     Args:
         threshold: Correlation in [-1, 1].

@@ -67,15 +67,81 @@ def test_generate_with_full_span_equals_the_default(name: str):
     assert torch.equal(model.generate(**inputs, **options), expected)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "mistral", "gemma3"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "mistral", "gemma3", "t5", "bart"])
 @torch.no_grad()
 def test_generate_reads_the_cache_as_the_mask_says(name: str):
-    model, inputs = shared_model(name), example_inputs(name, "left")
+    model = shared_model(name)
+    side: Padding = "right" if ARCHITECTURES[name].is_encoder_decoder else "left"
+    inputs = {key: value for key, value in example_inputs(name, side).items() if "deco" not in key}
     options = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
-    reference = reference_model(ARCHITECTURES[name], model, 16)
+    reference = reference_model(ARCHITECTURES[name], model, 5, sinks=2)
     expected = reference.generate(**inputs, **options, use_cache=False)
-    with spangym.control(model, 16):
+    with spangym.control(model, 5, sinks=2):
         assert torch.equal(model.generate(**inputs, **options), expected)
+
+
+@torch.no_grad()
+def test_masks_of_the_caller_are_intersected():
+    model, ids = shared_model("llama"), example_inputs("llama")["input_ids"]
+    generator = torch.Generator().manual_seed(0)
+    mask = (torch.rand(3, 1, 80, 80, generator=generator) < 0.5).tril() | torch.eye(80).bool()
+    additive = torch.where(mask, 0.0, torch.finfo(torch.float32).min)
+    reference = reference_model(LLAMA, model, 16)
+    expected = reference(input_ids=ids, attention_mask=additive).logits
+    for each in (mask, additive):
+        with spangym.control(model, 16) as handle:
+            found = model(input_ids=ids, attention_mask=each).logits
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        assert handle.qk_pairs.tolist() == reference_qk_pairs(reference).tolist()
+
+
+@torch.no_grad()
+def test_eager_attention_is_restored():
+    model, inputs = make_model("llama"), example_inputs("llama")
+    model.set_attn_implementation("eager")
+    before, expected = snapshot(model), unpadded_outputs("llama", model, inputs)
+    found = span_outputs(model, "full", inputs)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert snapshot(model) == before
+    assert torch.equal(unpadded_outputs("llama", model, inputs), expected)
+
+
+@torch.no_grad()
+def test_example_for_models_of_several_inputs():
+    transformers = pytest.importorskip("transformers")
+    text, image = (ARCHITECTURES[each].config for each in ("clip", "vit"))
+    config = transformers.CLIPConfig(text_config={**text}, vision_config={**image})
+    model = transformers.CLIPModel(config).eval()
+    with (
+        pytest.raises(ValueError, match=r"CLIPModel.*example="),
+        spangym.control(model, 8),
+    ):
+        pass
+    inputs = {"input_ids": torch.arange(3, 20)[None], "pixel_values": torch.randn(1, 3, 36, 36)}
+    with spangym.control(model, 8, groups=2, example=inputs) as handle:
+        model(**inputs)
+    assert [len(each) for each in handle.modules] == [2, 2]
+    # 17 tokens, and 9 * 9 patches with a class token.
+    text_pairs, image_pairs = 17 * 18 // 2, 82 * 82
+    assert handle.full_qk_pairs.tolist() == [2 * (text_pairs + image_pairs)]
+
+
+@torch.no_grad()
+def test_a_control_can_be_entered_again():
+    model, inputs = shared_model("llama"), example_inputs("llama")
+    expected = span_outputs(model, 8, inputs)
+    control = spangym.control(model, 8)
+    for _ in range(2):
+        with control:
+            assert torch.equal(unpadded_outputs("llama", model, inputs), expected)
+        assert not torch.equal(unpadded_outputs("llama", model, inputs), expected)
+
+
+def test_nothing_is_known_before_the_first_pass():
+    with spangym.control(shared_model("llama"), 8) as handle:
+        for name in ("spans", "features"):
+            with pytest.raises(RuntimeError, match="no pass"):
+                getattr(handle, name)
 
 
 @torch.no_grad()

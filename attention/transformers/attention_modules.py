@@ -217,11 +217,14 @@ class _Recorder:
 
 @contextlib.contextmanager
 def _deterministic(model: nn.Module) -> Iterator[None]:
-    """Evaluate a model without dropout and gradients; afterwards its modes are as before."""
+    """Evaluate a model without dropout, gradients and compilation.
+
+    Afterwards its modes are as before.
+    """
     training = [each for each in model.modules() if each.training]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
             yield
     finally:
         for module in training:

@@ -220,10 +220,11 @@ class LayerControl:
 
     def _count(self, pairs: Tensor, full_pairs: Tensor) -> None:
         """Add up the calls of a pass; activation checkpoints repeat a pass."""
-        if self._calls % self._num_calls:
+        if self._calls:
             pairs, full_pairs = self.qk_pairs + pairs, self.full_qk_pairs + full_pairs
         self.qk_pairs, self.full_qk_pairs = pairs, full_pairs
-        self._calls += 1
+        # A number that does not grow, since a compiled model depends on it.
+        self._calls = (self._calls + 1) % self._num_calls
 
     def _attend_windows(
         self,

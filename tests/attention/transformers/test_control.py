@@ -168,19 +168,32 @@ def test_other_dtypes(dtype: torch.dtype):
     assert error < (0.02 if dtype == torch.bfloat16 else 1e-12)
 
 
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@torch.no_grad()
+def test_compiled_equals_eager():
+    model, inputs = make_model("bert"), example_inputs("bert")
+    with spangym.control(model, 32):
+        expected = unpadded_outputs("bert", model, inputs)
+    model.compile(backend="eager", fullgraph=True)
+    with spangym.control(model, 32) as handle:
+        found = unpadded_outputs("bert", model, inputs)
+        assert handle.spans.tolist() == [[32] * 3]
+        with torch.compiler.set_stance("fail_on_recompile"):
+            again = unpadded_outputs("bert", model, inputs)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    assert torch.equal(again, found)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "bert"])
 @torch.no_grad()
-def test_compiled_equals_eager(name: str, backend: str):
+def test_optimized_equals_eager(name: str):
     model, inputs = make_model(name), example_inputs(name)
     before = unpadded_outputs(name, model, inputs)
     with spangym.control(model, 32):
         expected = unpadded_outputs(name, model, inputs)
-    model.compile(backend=backend)
-    torch.testing.assert_close(unpadded_outputs(name, model, inputs), before, rtol=0, atol=1e-5)
-    with spangym.control(model, 32) as handle:
+    model.compile()
+    with spangym.control(model, 32):
         found = unpadded_outputs(name, model, inputs)
-        assert handle.spans.tolist() == [[32] * 3]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(unpadded_outputs(name, model, inputs), before, rtol=0, atol=1e-5)
 

@@ -17,6 +17,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spangym.attention import SpanConfig
 from spangym.envs.data.dataset import BYTES, sample_streams
 from spangym.envs.env_config import CUSTOM, EnvComponents, EnvConfig
 from spangym.envs.levels import draw_levels, sample_levels
@@ -82,8 +83,6 @@ class EpisodeCore(ABC):
         step_count: Steps taken in the episode.
         episode_length: Steps in an episode.
         milliseconds: Wall time of the last step of all environments, in ms.
-        stack: The live layers with embedding and task head.
-        transition_model: What runs them.
 
     Raises:
         TypeError: ``num_envs`` is no integer.
@@ -91,9 +90,6 @@ class EpisodeCore(ABC):
     """
 
     __repr__ = readable_repr
-
-    stack: LayerStack
-    transition_model: TransitionModel
 
     def __init__(
         self,
@@ -107,9 +103,7 @@ class EpisodeCore(ABC):
                 raise ValueError(f"{name} {CUSTOM!r} needs an object in components.{name}")
         self.config = config
         self.num_envs = as_int("num_envs", num_envs, 1)
-        self._components = load_components(config, components)
-        dataset = components.dataset or config.make_dataset()
-        self.dataset = read_as_tokens(dataset, self._components) if config.model else dataset
+        self.dataset = components.dataset or config.make_dataset()
         self.reward = components.reward or config.make_reward()
         self.observation_spec = config.observation_spec
         self.observation_space = make_observation_space(self.observation_spec)
@@ -151,6 +145,16 @@ class EpisodeCore(ABC):
             ValueError: The actions are not in the action space, or a result is NaN or infinite.
             RuntimeError: No episode is running.
         """
+
+    @property
+    @abstractmethod
+    def stack(self) -> LayerStack:
+        """The live layers with embedding and task head."""
+
+    @property
+    @abstractmethod
+    def transition_model(self) -> TransitionModel:
+        """What runs the live layers."""
 
     @property
     @abstractmethod
@@ -219,6 +223,11 @@ class EpisodeCore(ABC):
         """The live layers."""
         return [*self.stack.layers]
 
+    @property
+    def span_configs(self) -> tuple[SpanConfig, ...]:
+        """Span options of each layer."""
+        return tuple(layer.config for layer in self.layers)
+
     @abstractmethod
     def output_observations(self) -> NDArray[Any]:
         """Encode the local output of the last step as an observation; one row per environment.
@@ -257,6 +266,11 @@ class EpisodeCore(ABC):
         self._check_running()
         chunk = self.step_count // self.config.num_layers
         return [content_types[chunk] for content_types in self._content_types]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether an episode has ended, and no other has started."""
+        return bool(self._content_types) and self.step_count == self.episode_length
 
     def fork(self) -> Self:
         """Make an independent copy in the same state, on the same live layers."""
@@ -352,19 +366,22 @@ class SpanControlCore(EpisodeCore):
         max_episode_steps: int | None = None,
     ) -> None:
         super().__init__(config, num_envs, components, max_episode_steps)
-        self.stack = self._build_stack()
-        self.transition_model = TransitionModel(config, self.stack, self.reward)
+        if config.model:
+            components = load_components(config, components)
+            self.dataset = read_as_tokens(self.dataset, components)
+        self._stack = self._build_stack(components)
+        self._transition_model = TransitionModel(config, self._stack, self.reward)
         self._episode: Episode | None = None
         self._state: State | None = None
         self._local_output: Tensor | None = None
 
-    def _build_stack(self) -> LayerStack:
+    def _build_stack(self, components: EnvComponents) -> LayerStack:
         needs_task = self.reward.needs_task
         if self.config.model:
-            return build_pretrained(self.config, self._components, self.dataset, needs_task)
+            return build_pretrained(self.config, components, self.dataset, needs_task)
         if self.dataset.vocab_size != BYTES:
             raise ValueError("dataset must be of bytes or frames for these layers, got token ids")
-        stack = build_model(self.config, self._components.layers, self.dataset.channels)
+        stack = build_model(self.config, components.layers, self.dataset.channels)
         if needs_task and not stack.num_classes:
             raise ValueError("layers were trained on no task: use a checkpoint, or another reward")
         return stack
@@ -443,6 +460,16 @@ class SpanControlCore(EpisodeCore):
             infos=self._step_infos(chunk, layer, components, metrics),
             truncated=self.step_count == self.episode_length,
         )
+
+    @property
+    def stack(self) -> LayerStack:
+        """See `EpisodeCore.stack`."""
+        return self._stack
+
+    @property
+    def transition_model(self) -> TransitionModel:
+        """See `EpisodeCore.transition_model`."""
+        return self._transition_model
 
     @property
     def episode(self) -> Episode | None:

@@ -60,7 +60,7 @@ def predictor_action(core: EpisodeCore) -> NDArray[np.int64]:
 
 
 def _check_native(core: EpisodeCore, what: str) -> None:
-    if not core.stack.native_layers:
+    if core.config.model:
         raise ValueError(f"layers of a pretrained model give no {what}")
 
 

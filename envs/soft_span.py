@@ -48,6 +48,8 @@ def soft_span_loss(core: EpisodeCore, scales: Tensor) -> Tensor:
         >>> scales.grad.shape
         torch.Size([2])
     """
+    if core.config.model:
+        raise ValueError("soft_span_loss needs layers whose edge can be soft: not pretrained ones")
     state, stack = core.state, core.stack
     if state.targets is None:
         raise ValueError("soft_span_loss needs a loss: use trained layers and the reward 'task'")
@@ -58,8 +60,6 @@ def soft_span_loss(core: EpisodeCore, scales: Tensor) -> Tensor:
     if scales.shape != (layers,) or not scales.is_floating_point():
         found = f"shape {tuple(scales.shape)} and type {scales.dtype}"
         raise ValueError(f"scales must be floating of shape ({layers},), they have {found}")
-    if not stack.native_layers:
-        raise ValueError("soft_span_loss needs layers whose edge can be soft: not pretrained ones")
     if any(stack.layer(index).single_span_per_batch for index in range(layers)):
         raise ValueError("soft_span_loss needs layers whose edge can be soft: not the original's")
     hidden = state.hidden

@@ -234,5 +234,4 @@ class SpanControlEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
         (self._np_random,) = generators
 
     def _new_renderer(self, content_type: str = "") -> EpisodeRenderer:
-        options = tuple(layer.config for layer in self.core.layers)
-        return EpisodeRenderer(self.config, options, content_type)
+        return EpisodeRenderer(self.config, self.core.span_configs, content_type)

@@ -138,8 +138,7 @@ class SpanControlVectorEnv(  # pyright: ignore[reportIncompatibleVariableOverrid
             RuntimeError: No episode is running.
         """
         terminations = np.zeros(self.num_envs, dtype=np.bool_)
-        is_over = self.core.episode is not None and self.core.step_count == self.core.episode_length
-        if is_over and self.autoreset_mode is AutoresetMode.NEXT_STEP:
+        if self.core.is_over and self.autoreset_mode is AutoresetMode.NEXT_STEP:
             observations, infos = self._reset_all()
             rewards = np.zeros(self.num_envs, np.float32)
             return (
@@ -191,8 +190,9 @@ class SpanControlVectorEnv(  # pyright: ignore[reportIncompatibleVariableOverrid
         return observations, infos
 
     def _new_renderers(self, content_types: Sequence[str]) -> tuple[EpisodeRenderer, ...]:
-        options = tuple(layer.config for layer in self.core.layers)
-        return tuple(EpisodeRenderer(self.config, options, each) for each in content_types)
+        return tuple(
+            EpisodeRenderer(self.config, self.core.span_configs, each) for each in content_types
+        )
 
     def _merge_infos(self, infos: list[dict[str, Any]]) -> dict[str, Any]:
         merged: dict[str, Any] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any, NamedTuple
 
+from spangym.attention.span_config import SpanConfig
 from spangym.utils.readable_repr import readable_repr
 
 
@@ -53,3 +54,16 @@ def read_sizes(name: str) -> PretrainedSizes:
     from spangym.attention.transformers.load_model import load_config
 
     return sizes_of(load_config(name))
+
+
+def group_span_config(ctx: int, causal: bool) -> SpanConfig:
+    """Return the span options of layer groups: each query is a window of its own."""
+    return SpanConfig(
+        win_size=1,
+        max_span=ctx,
+        max_dist=ctx,
+        causal=causal,
+        action_scale="absolute",
+        num_refinement_steps=1,
+        global_path="none",
+    )

@@ -26,6 +26,7 @@ from spangym.attention.transformers.span_choosers import (
     parse_spans,
 )
 from spangym.envs.data.dataset import NO_TARGET
+from spangym.envs.model.pretrained_sizes import group_span_config
 from spangym.envs.model.stack import LayerStack
 from spangym.envs.state import Prepared
 
@@ -131,15 +132,7 @@ class PretrainedStack(LayerStack):
                 f"groups must be at most {len(layers)}, the model's layers, got {num_groups}"
             )
         causal = _check_layers(model, layers)
-        config = SpanConfig(
-            win_size=1,
-            max_span=ctx,
-            max_dist=ctx,
-            causal=causal,
-            action_scale="absolute",
-            num_refinement_steps=1,
-            global_path="none",
-        )
+        config = group_span_config(ctx, causal)
         dims = model.config.hidden_size
         parts = np.array_split(np.arange(len(layers)), num_groups)
         super().__init__(

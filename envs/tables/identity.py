@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from spangym.envs.core import SpanControlCore
 from spangym.envs.data.dataset import Dataset
+from spangym.envs.env_config import EnvConfig
 from spangym.envs.levels import sample_levels
 from spangym.envs.rewards import Reward
 from spangym.envs.tables.table_folder import current_versions
@@ -34,18 +35,21 @@ _PROBED_LEVELS = 16
 """Levels whose content is part of the identity; all others are drawn in the same way."""
 
 
+def table_arguments(config: EnvConfig) -> dict[str, Any]:
+    """Return the arguments of an environment on which the numbers of its table depend."""
+    arguments = dataclasses.asdict(config)
+    return {name: value for name, value in arguments.items() if name not in NOT_STORED}
+
+
 def table_identity(core: SpanControlCore) -> dict[str, Any]:
     """Return everything that affects the numbers of an environment's table.
 
     It holds the arguments that matter, and hashes of the layers' weights and structure, of the
     content, of the code, and of a reward that needs the layers' outputs.
     """
-    arguments = dataclasses.asdict(core.config)
-    for name in NOT_STORED:
-        del arguments[name]
     content = _probe(core)
     identity = {
-        **arguments,
+        **table_arguments(core.config),
         "task": content[2] is not None,
         "layers_sha256": _stack_sha256(core.stack),
         "content_sha256": _content_sha256(core.dataset, *content),

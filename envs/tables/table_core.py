@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spangym.attention import LayerOutput
+from spangym.attention import LayerOutput, SpanConfig
 from spangym.attention.geometry import full_qk_pairs
 from spangym.envs.core import EpisodeCore, SpanControlCore, StepResult
 from spangym.envs.env_config import EnvComponents, EnvConfig
+from spangym.envs.model.pretrained_sizes import group_span_config
+from spangym.envs.model.stack import LayerStack
 from spangym.envs.observations import to_observations
 from spangym.envs.rewards import RewardContext
 from spangym.envs.state import Episode, State
 from spangym.envs.tables.identity import identity_hash
-from spangym.envs.tables.table_file import request_table
+from spangym.envs.tables.table_file import open_shipped, request_table
 from spangym.envs.tables.tabulate import TERMS
-from spangym.envs.transition import METRICS
+from spangym.envs.transition import METRICS, TransitionModel
 
 _QK_PAIRS = METRICS.index("qk_pairs")
 _COVERAGE, _EXCESS_LOSS, _INFIDELITY = map(
@@ -75,11 +78,16 @@ class TableCore(EpisodeCore):
         max_episode_steps: int | None = None,
     ) -> None:
         super().__init__(config, num_envs, components, max_episode_steps)
-        live = dataclasses.replace(config, backend="live")
-        parts = self._components._replace(dataset=self.dataset, reward=self.reward)
-        self._live = SpanControlCore(live, num_envs, parts, max_episode_steps)
-        self.stack, self.transition_model = self._live.stack, self._live.transition_model
-        self.table = request_table(config, self._live, components).load()
+        self._make_live = functools.partial(
+            SpanControlCore,
+            dataclasses.replace(config, backend="live"),
+            num_envs,
+            components._replace(dataset=self.dataset, reward=self.reward),
+            max_episode_steps,
+        )
+        self._live: SpanControlCore | None = None
+        shipped = open_shipped(config, components)
+        self.table = shipped or request_table(config, self._live_core, components).load()
         layers = range(config.num_layers)
         self._observations = [self._encode_all(f"features_{layer}", layer) for layer in layers]
         self._components = [self._reward_components(layer) for layer in layers]
@@ -93,6 +101,36 @@ class TableCore(EpisodeCore):
         self._actions: list[NDArray[np.int64]] = []
         # Layer of the last step, and rows of the arrays of its results.
         self._last_step: tuple[int, NDArray[np.int64]] | None = None
+
+    @property
+    def _live_core(self) -> SpanControlCore:
+        # Large layers are only made when they are asked for, if a shipped table has the numbers.
+        if self._live is None:
+            self._live = self._make_live()
+        return self._live
+
+    @property
+    def stack(self) -> LayerStack:
+        """See `EpisodeCore.stack`."""
+        return self._live_core.stack
+
+    @property
+    def transition_model(self) -> TransitionModel:
+        """See `EpisodeCore.transition_model`."""
+        return self._live_core.transition_model
+
+    @property
+    def device(self) -> torch.device:
+        """See `EpisodeCore.device`."""
+        return torch.device("cpu") if self._live is None else self._live.device
+
+    @property
+    def span_configs(self) -> tuple[SpanConfig, ...]:
+        """See `EpisodeCore.span_configs`."""
+        if self._live is None and self.config.model:
+            # A model by name predicts the next token.
+            return (group_span_config(self.config.ctx, causal=True),) * self.config.num_layers
+        return super().span_configs
 
     @property
     def observations(self) -> list[NDArray[Any]]:
@@ -197,7 +235,7 @@ class TableCore(EpisodeCore):
     def live(self) -> SpanControlCore:
         """Return an environment with live layers in the same state, for what no table holds."""
         assert self._levels is not None
-        live, played = self._live, len(self._actions)
+        live, played = self._live_core, len(self._actions)
         same = live._levels is self._levels and live.step_count <= self.step_count
         if not same:
             live.start(self._levels)
@@ -208,7 +246,8 @@ class TableCore(EpisodeCore):
     def fork(self) -> Self:
         """See `EpisodeCore.fork`."""
         other = super().fork()
-        other._live, other._actions = self._live.fork(), [*self._actions]
+        other._live = self._live and self._live.fork()
+        other._actions = [*self._actions]
         return other
 
     def state_dict(self) -> dict[str, Any]:
@@ -280,7 +319,7 @@ class TableCore(EpisodeCore):
             cast(LayerOutput, None),
             layer,
             self.config.num_layers,
-            full_qk_pairs(self.config.ctx, self.layers[layer].config.causal),
+            full_qk_pairs(self.config.ctx, self.span_configs[layer].causal),
             excess_loss,
             infidelity,
             pairs,

@@ -15,15 +15,22 @@ from numpy.typing import NDArray
 from spangym.envs.core import SpanControlCore
 from spangym.envs.env_config import EnvComponents, EnvConfig, make_spec
 from spangym.envs.registration import ENVIRONMENTS
-from spangym.envs.tables.identity import NOT_STORED, identity_hash, table_identity
+from spangym.envs.tables.identity import (
+    NOT_STORED,
+    identity_hash,
+    table_arguments,
+    table_identity,
+)
 from spangym.envs.tables.table_folder import (
     METADATA_FILE,
     PARTS,
+    list_shipped,
     list_tables,
     read_metadata,
     tables_dir,
 )
 from spangym.utils.readable_repr import readable_repr, short_repr
+from spangym.utils.scalars import plain
 from spangym.utils.text import shell_join
 
 Arrays = dict[str, NDArray[Any]]
@@ -186,6 +193,35 @@ class TableRequest:
             end = metadata["start_level"] + metadata["num_levels"]
             differences.append(f"the levels {metadata['start_level']} to {end - 1}")
         return differences
+
+
+def open_shipped(config: EnvConfig, components: EnvComponents) -> Table | None:
+    """Open a table that comes with spangym, if one serves an environment; no layers are made.
+
+    It is found by the arguments of the environment, whatever code, versions and device are
+    installed: they may round differently.
+
+    Args:
+        config: Arguments of the environment.
+        components: Objects of the user's own in it.
+    """
+    reward = components.reward or config.make_reward()
+    if any(each is not None for each in components._replace(reward=None)):
+        return None
+    if reward.needs_layer_output or not config.num_levels:
+        return None
+    arguments = json.loads(json.dumps(plain(table_arguments(config))))
+    del arguments["device"]
+    for path, metadata in list_shipped().items():
+        end = metadata["start_level"] + metadata["num_levels"]
+        identity = metadata["identity"]
+        if (
+            all(identity.get(name) == value for name, value in arguments.items())
+            and metadata["start_level"] <= config.start_level
+            and config.start_level + config.num_levels <= end
+        ):
+            return Table.open(path).select(config.start_level, config.num_levels)
+    return None
 
 
 def request_table(

@@ -44,6 +44,10 @@ _CODE_FILES = (
 """Packages and modules that compute the numbers."""
 
 
+SHIPPED_DIR = Path(__file__).parent / "shipped"
+"""Folder of the tables that come with spangym, each a folder as those in the cache folder."""
+
+
 def tables_dir() -> Path:
     """Return the folder of all tables."""
     return cache_dir() / "tables"
@@ -59,14 +63,19 @@ def list_tables() -> dict[Path, dict[str, Any]]:
     return _read_all(METADATA_FILE)
 
 
+def list_shipped() -> dict[Path, dict[str, Any]]:
+    """Return the metadata of the tables that come with spangym by folder."""
+    return _read_all(METADATA_FILE, SHIPPED_DIR)
+
+
 def list_parts() -> dict[Path, dict[str, Any]]:
     """Return the metadata of all incomplete tables by the folder of their blocks."""
     return _read_all(REQUEST_FILE)
 
 
-def _read_all(file: str) -> dict[Path, dict[str, Any]]:
+def _read_all(file: str, folder: Path | None = None) -> dict[Path, dict[str, Any]]:
     found = {}
-    for path in sorted(each.parent for each in tables_dir().glob(f"*/{file}")):
+    for path in sorted(each.parent for each in (folder or tables_dir()).glob(f"*/{file}")):
         # A hidden folder is being written.
         if not path.name.startswith("."):
             with contextlib.suppress(ValueError):

@@ -13,8 +13,8 @@ from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 
-from spangym.envs import EnvConfig
-from spangym.envs.tables.table_file import TableRequest
+from spangym.envs import EnvComponents, EnvConfig
+from spangym.envs.tables.table_file import TableRequest, open_shipped
 from spangym.envs.tables.tabulate import merge_blocks, prepare_parts, tabulate_levels
 from spangym.experiments.runner.job import Executor, Job
 from spangym.experiments.runner.progress import show_progress
@@ -90,13 +90,17 @@ class TableBuild:
 
 
 def plan_tables(configs: Iterable[EnvConfig]) -> list[TableBuild]:
-    """Return the tables that environments need, made or not, each once.
+    """Return the tables that environments need, made or not, each once; without shipped ones.
 
     Raises:
         UserError: An environment cannot be made, or its chunks are not independent.
     """
     builds: list[TableBuild] = []
-    tabulated = [each for each in configs if each.backend == "table"]
+    tabulated = [
+        each
+        for each in configs
+        if each.backend == "table" and open_shipped(each, EnvComponents()) is None
+    ]
     for config in sorted(tabulated, key=lambda each: -each.num_levels):
         config = _without_observation(config)
         try:

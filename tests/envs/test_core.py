@@ -339,7 +339,7 @@ def test_a_bad_action_is_an_error(action: float):
     [
         ({"encodng": "box"}, TypeError, "'encoding'"),
         ({"encoding": "boxx"}, ValueError, "'box'"),
-        ({"reward": "x"}, ValueError, "attention, quality, task"),
+        ({"reward": "x"}, ValueError, "attention, fidelity, quality, task"),
         ({"num_layers": 0}, ValueError, "num_layers .*1..1024"),
         (
             {"num_layers": "2"},

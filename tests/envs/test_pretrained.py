@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -17,6 +20,7 @@ from spangym.envs import SpanControlEnv, SpanControlVectorEnv, make_config, tabu
 from spangym.envs.data.dataset import Dataset, NoiseDataset, Stream
 from spangym.envs.env_config import EnvConfig
 from spangym.envs.rewards import FidelityReward
+from spangym.experiments.tables.build_tables import plan_tables
 from tests.factories import tiny_model_kwargs
 
 NAME = "spangym/Pretrained-v0"
@@ -143,6 +147,40 @@ def test_one_table_serves_both_rewards(reward: str):
         actions = np.array([action, 9 - action])
         assert data_equivalence(live.peek(), stored.peek(), exact=True)
         assert data_equivalence(live.step(actions), stored.step(actions), exact=True)
+
+
+def test_a_shipped_table_needs_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It serves its levels, whatever code made it; live layers are made on demand."""
+    own = tiny_model_kwargs()
+    table = tabulate(NAME, 4, **own)
+    arguments = {**own, "num_levels": 2, "start_level": 1, "backend": "table", "cost_coef": 0.2}
+    exact: Any = SpanControlVectorEnv(2, **arguments)
+    shutil.copytree(table.path, tmp_path / "any-name")
+    file = tmp_path / "any-name" / "table.json"
+    metadata = json.loads(file.read_text())
+    metadata["identity"] |= {"code_sha256": "other", "torch": "other", "layers_sha256": "other"}
+    file.write_text(json.dumps(metadata))
+    monkeypatch.setattr("spangym.envs.tables.table_folder.SHIPPED_DIR", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("spangym.envs.core.load_components", None)
+        shipped: Any = SpanControlVectorEnv(2, **arguments)
+        assert shipped.core.table.path == tmp_path / "any-name"
+        assert plan_tables([make_config(NAME, arguments)]) == []
+        assert data_equivalence(exact.reset(seed=0), shipped.reset(seed=0), exact=True)
+        assert data_equivalence(exact.lookahead(), shipped.lookahead(), exact=True)
+        for action in ACTIONS[:2]:
+            actions = np.array([action, 9 - action])
+            assert data_equivalence(exact.step(actions), shipped.step(actions), exact=True)
+        with pytest.raises(ValueError, match="give no coverages"):
+            shipped.action_coverages()
+        twin = shipped.fork()
+        assert data_equivalence(twin.step(actions), exact.step(actions), exact=True)
+        shipped.step(actions)
+    assert torch.equal(exact.core.state.hidden, shipped.core.state.hidden)
+    other: Any = SpanControlVectorEnv(2, **{**arguments, "start_level": 0})
+    assert other.core.table.path == tmp_path / "any-name"
+    with pytest.raises(ValueError, match="there is no table of levels 3 to 4"):
+        SpanControlVectorEnv(2, **{**arguments, "start_level": 3})
 
 
 def test_a_stored_state_continues_bit_exactly():

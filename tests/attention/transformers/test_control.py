@@ -345,6 +345,18 @@ def test_function_gets_features_and_group_and_gives_spans():
 
 
 @torch.no_grad()
+def test_lag_threshold_reaches_as_far_as_tokens_repeat():
+    model, ids = shared_model("llama"), example_inputs("llama")["input_ids"]
+    repeating = ids[:, :20].repeat(1, 4)
+    with spangym.control(model, spangym.LagThreshold(0.5)) as handle:
+        model(ids[:1])
+        assert handle.spans.tolist() == [[16]]
+        # Equal tokens are 20, 40 and 60 apart: the last bucket of lags ends at 64.
+        model(repeating[:1])
+        assert handle.spans.tolist() == [[128]]
+
+
+@torch.no_grad()
 def test_one_controller_for_each_group():
     model, inputs = shared_model("llama"), example_inputs("llama")
     with spangym.control(model, [lambda *_: 9, "full"], groups=2) as handle:

@@ -41,6 +41,10 @@ class SpanControlEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
     | 1 .. 8 | windows of ``int(win_size * m)`` queries, spans of ``int(max_span * m)`` keys |
     | 9      | the longest span                                                              |
 
+    With a pretrained model (``model``) an action is one of the spans of the argument ``spans``:
+    every query sees the keys at smaller distances than the span, and the first ``sinks`` of the
+    chunk.
+
     With ``control_kv_cache=True`` it is ``MultiDiscrete([num_actions, 2, 2])``: the span, and
     whether the global path recomputes its keys, and its values (1), or reuses those of the previous
     chunk (0).
@@ -79,7 +83,9 @@ class SpanControlEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
       entropy of the attention weights. Of an original layer only the keys count that its truncation
       leaves.
     * ``task``: minus the excess of the chunk's loss over that at full span, in bits a target, at
-      the chunk's last layer; 0 at the other layers.
+      the chunk's last layer; 0 at the other layers. With a pretrained model it is in bits a byte.
+    * ``fidelity``: minus (1 - cosine) of the chunk's final outputs and those at full span, mean
+      over the tokens, at the chunk's last layer; 0 at the other layers.
 
     The weights of ``quality`` and ``attention`` are arguments:
     ``reward_kwargs={"coverage_weight": 1.0, "entropy_weight": 0.1}``.
@@ -130,6 +136,9 @@ class SpanControlEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
       `spangym.envs.LayerStack`, used as they are, on their device, also while they train; they take
       the place of ``checkpoint``; or ``module:function`` that returns them, with arguments in
       ``layers_kwargs``. Refiners in them set ``num_actions`` and ``num_states``.
+    * ``model``, ``tokenizer``: a name, or a ``transformers.PreTrainedModel``, used as it is, with
+      its tokenizer. Its layers run in ``groups``, which stand for the layers. Environments of
+      pretrained models have no layers of this project: they give no coverages and predictions.
 
     >>> import gymnasium as gym
     >>> env = gym.make("spangym.envs:spangym/SpanControl-v0", encoding="state")

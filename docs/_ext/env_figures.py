@@ -9,13 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from themed_svgs import themed_svgs
 
-from spangym.attention import NUM_ACTIONS
 from spangym.experiments.benchmarks.baselines import BaselineReturns
 from spangym.experiments.plots.panels import Panel, render_panel
 from spangym.experiments.plots.style import COLORS, FG, MUTED, SMALL, format_tick
 
 BLUE, ORANGE, GREEN, PINK, *_ = COLORS
-_ACTIONS = range(NUM_ACTIONS)
 _LARGEST = 150.0
 """Area of a circle that stands for all chunks, in square points."""
 
@@ -40,23 +38,25 @@ def _draw_returns(row: BaselineReturns, axes: Axes) -> None:
         (row.random, "random", MUTED, "--"),
     ):
         axes.axhline(value, color=color, linestyle=style, linewidth=1.8, label=label)
-    axes.plot(_ACTIONS, row.fixed, color=BLUE, marker="o", linewidth=1.8, label="fixed span")
-    axes.set_xlabel("action in both layers")
-    axes.set_xticks(_ACTIONS)
+    actions = range(len(row.fixed))
+    axes.plot(actions, row.fixed, color=BLUE, marker="o", linewidth=1.8, label="fixed span")
+    axes.set_xlabel("action in both layers" if len(row.actions) > 1 else "action")
+    axes.set_xticks(actions)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(format_tick)
     _finish(axes, "Mean return of a chunk", columns=2)
 
 
 def _draw_spans(row: BaselineReturns, axes: Axes) -> None:
-    rows = row.by_content_type
-    for layer, color, offset in ((0, BLUE, -0.18), (1, ORANGE, 0.18)):
+    rows, actions = row.by_content_type, range(len(row.fixed))
+    looks = ((0, BLUE, -0.18), (1, ORANGE, 0.18)) if len(row.actions) > 1 else ((0, BLUE, 0.0),)
+    for layer, color, offset in looks:
         for index, part in enumerate(rows):
             counts = np.array(part.oracle_actions[layer])
             height = index + offset
             axes.scatter(
-                _ACTIONS,
-                [height] * NUM_ACTIONS,
+                actions,
+                [height] * len(actions),
                 s=_LARGEST * counts / counts.sum(),
                 color=color,
                 alpha=0.75,
@@ -67,8 +67,8 @@ def _draw_spans(row: BaselineReturns, axes: Axes) -> None:
     axes.scatter([], [], s=34, marker="+", color=FG, label="best pair for the content type")
     axes.set_yticks(range(len(rows)), [part.content_type for part in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xticks(_ACTIONS)
-    axes.set_xlim(-0.6, NUM_ACTIONS - 0.4)
+    axes.set_xticks(actions)
+    axes.set_xlim(-0.6, len(actions) - 0.4)
     axes.set_xlabel("action")
     axes.grid(visible=False, axis="y")
     for boundary in range(1, len(rows)):

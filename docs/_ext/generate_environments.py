@@ -41,11 +41,14 @@ def pages() -> dict[str, str | bytes]:
         "environments/index.md": _index(),
         "environments/arguments.md": _arguments(),
     }
-    if missing := ENVIRONMENTS.keys() - rows.keys():
+    # Those of pretrained models take hours, and are measured on tables.
+    measured = {name for name, arguments in ENVIRONMENTS.items() if "model" not in arguments}
+    if missing := measured - rows.keys():
         raise ValueError(f"baselines.json has no row of {', '.join(sorted(missing))}")
     for name in ENVIRONMENTS:
-        written[f"environments/{env_slug(name)}.md"] = _page(name, rows[name])
-        for figure, content in env_figures.figures(rows[name]).items():
+        row = rows.get(name)
+        written[f"environments/{env_slug(name)}.md"] = _page(name, row)
+        for figure, content in (env_figures.figures(row) if row else {}).items():
             written[f"environments/{env_slug(name)}-{figure}"] = content
     return written
 
@@ -74,7 +77,7 @@ All environments share the rules for spaces, rewards and infos in the docstring 
 """
 
 
-def _page(name: str, row: BaselineReturns) -> str:
+def _page(name: str, row: BaselineReturns | None) -> str:
     path = TEXTS / f"{env_slug(name)}.md"
     if not path.is_file():
         raise ValueError(f"{name} has no text: write {path.relative_to(ROOT)}")
@@ -91,13 +94,13 @@ def _page(name: str, row: BaselineReturns) -> str:
         "Episode end": _of_docstring("Episode End"),
         "Arguments": _differing_arguments(config),
         "What a good policy does": text["What a good policy does"],
-        "Baselines": _baselines(config, row),
-        "Learned agents": _learners(name, config, row),
+        "Baselines": _baselines(config, row) if row else "Not measured yet.",
+        **({"Learned agents": _learners(name, config, row)} if row else {}),
         "References": text["References"],
         "Version history": "* v0: initial version. Until the first release it may change.",
     }
     title = f"# {_short(name)}\n\n{DESCRIPTIONS[name][0].upper()}{DESCRIPTIONS[name][1:]}.\n"
-    body = [title, _figure(name, row)]
+    body = [title, *([_figure(name, row)] if row else [])]
     for heading, part in parts.items():
         body.append(f"## {heading}\n\n{part.strip()}\n" if heading else part)
     return "\n".join(body)
@@ -132,12 +135,15 @@ def _facts(name: str, config: EnvConfig) -> str:
     space = _shape(make_observation_space(config.observation_spec))
     trained = f"trained (`checkpoint={config.checkpoint!r}`)"
     weights = trained if config.checkpoint else f"random weights, seed {config.weights_seed}"
+    layers = f"{config.num_layers}, {weights}"
+    if config.model:
+        layers = f"all layers of `model={config.model!r}` in groups, `groups={config.groups}`"
     steps = f"{config.chunks_per_episode} chunks, {config.episode_steps} steps"
     rows = [
         ["Action space", f"`Discrete({config.num_actions})`"],
         ["Observation space", f"`{space}` (`encoding={config.encoding!r}`)"],
         ["Import", f'`gym.make("{name}")`, after `import spangym`'],
-        ["Layers", f"{config.num_layers}, {weights}"],
+        ["Layers", layers],
         ["Width", f"`dims={config.dims}`, `heads={config.heads}`"],
         ["Chunk", f"{config.ctx} tokens"],
         ["Episode", steps],
@@ -226,7 +232,30 @@ def _env_of(checkpoint: str) -> str:
     return _short(names[0])
 
 
+def _model_actions(config: EnvConfig) -> str:
+    last = torch.arange(config.ctx)[:, None] - torch.arange(config.ctx)
+    shares = []
+    for span in config.spans:
+        near = (last < (config.ctx if span == "full" else int(span))) | (
+            torch.arange(config.ctx) < config.sinks
+        )
+        shares.append(int((near & (last >= 0)).sum()) / config.full_qk_pairs)
+    table = markdown(
+        ["action", *map(str, range(config.num_actions))],
+        [
+            ["span, tokens", *map(str, config.spans)],
+            ["share of query-key pairs", *(f"{each:.2f}" for each in shares)],
+        ],
+    )
+    return (
+        "An action is one of the spans of the argument `spans`: a query sees the keys at smaller "
+        f"distances, and the first `sinks={config.sinks}` of the chunk.\n\n{table}"
+    )
+
+
 def _actions(config: EnvConfig) -> str:
+    if config.model:
+        return _model_actions(config)
     actions = torch.arange(config.num_actions)
     scale = actions / (config.num_actions - 1)
     if not config.checkpoint:

@@ -16,8 +16,7 @@ from typing import Any
 
 from spangym.envs.registration import DESCRIPTIONS
 from spangym.experiments.analysis.results import PILOT_METRICS
-from spangym.experiments.benchmarks.baselines import COLUMNS as BASELINE_COLUMNS
-from spangym.experiments.benchmarks.baselines import read_baselines
+from spangym.experiments.benchmarks.baselines import baseline_lines, read_baselines
 from spangym.experiments.benchmarks.long_inputs import long_inputs_table
 from spangym.experiments.benchmarks.original_defects import COLUMNS as DEFECT_COLUMNS
 from spangym.experiments.benchmarks.original_defects import Defect
@@ -64,8 +63,7 @@ def environments() -> str:
 
 def baselines() -> str:
     """Returns of the baselines, one column for each id."""
-    columns = [row.to_row() for row in read_baselines(RESULTS / "baselines.json")]
-    lines = list(zip(BASELINE_COLUMNS, *columns, strict=True))
+    lines = baseline_lines(read_baselines(RESULTS / "baselines.json"))
     return markdown(["mean return of a chunk", *lines[0][1:]], lines[1:])
 
 

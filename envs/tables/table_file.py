@@ -216,7 +216,11 @@ def open_shipped(config: EnvConfig, components: EnvComponents) -> Table | None:
         end = metadata["start_level"] + metadata["num_levels"]
         identity = metadata["identity"]
         if (
-            all(identity.get(name) == value for name, value in arguments.items())
+            # Arguments that came later have their defaults in it.
+            all(
+                identity.get(name, getattr(EnvConfig, name, None)) == value
+                for name, value in arguments.items()
+            )
             and metadata["start_level"] <= config.start_level
             and config.start_level + config.num_levels <= end
         ):

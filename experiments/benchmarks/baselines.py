@@ -86,26 +86,26 @@ class BaselineReturns:
         """Score of the best fixed action, where 0 is random and 1 the oracle."""
         return (self.best_fixed - self.random) / (self.oracle - self.random)
 
-    def to_row(self) -> tuple[str, ...]:
-        """The row as text, in the order of `COLUMNS`."""
-        means = (self.random, *self.fixed, self.best_by_layer, self.content_oracle, self.oracle)
-        best = self.fixed.index(self.best_fixed)
-        name = self.id.removeprefix("spangym/")
-        # Adding 0.0 avoids a negative zero.
-        shown = (f"{round(mean, 3) + 0.0:.3f}" for mean in means)
-        return (name, *shown, f"{best}", f"{self.score:.2f}")
+    def to_row(self, num_actions: int = NUM_ACTIONS) -> tuple[str, ...]:
+        """The row as text, in the order of `baseline_lines`; empty for missing actions."""
+        fixed = [*map(_show, self.fixed), *[""] * (num_actions - len(self.fixed))]
+        others = map(_show, (self.best_by_layer, self.content_oracle, self.oracle))
+        best, name = self.fixed.index(self.best_fixed), self.id.removeprefix("spangym/")
+        return (name, _show(self.random), *fixed, *others, f"{best}", f"{self.score:.2f}")
 
 
-COLUMNS = (
-    "id",
-    "random",
-    *(f"fixed:{action}" for action in range(NUM_ACTIONS)),
-    "best by layer",
-    "content oracle",
-    "oracle",
-    "best fixed",
-    "its score",
-)
+def _show(mean: float) -> str:
+    # Adding 0.0 avoids a negative zero.
+    return f"{round(mean, 3) + 0.0:.3f}"
+
+
+def baseline_lines(rows: list[BaselineReturns]) -> list[tuple[str, ...]]:
+    """Return lines of text, one for each policy, with its name and a cell for each row."""
+    num_actions = max(len(row.fixed) for row in rows)
+    fixed = (f"fixed:{action}" for action in range(num_actions))
+    others = ("best by layer", "content oracle", "oracle", "best fixed", "its score")
+    names = ("id", "random", *fixed, *others)
+    return [*zip(names, *(row.to_row(num_actions) for row in rows), strict=True)]
 
 
 def measure_baselines(
@@ -129,14 +129,15 @@ def measure_baselines(
         config = make_config(name, {**kwargs, "split": "evaluation"})
     except (TypeError, ValueError) as error:
         raise UserError(f"environment {name!r}: {error}") from error
-    if config.num_actions != NUM_ACTIONS or config.control_kv_cache or config.num_layers > 2:
+    if config.control_kv_cache or config.num_layers > 2:
         raise UserError(
-            f"environment {name!r}: baselines are measured with {NUM_ACTIONS} actions, one or two "
-            "layers and without control_kv_cache"
+            f"environment {name!r}: baselines are measured with one or two layers and without "
+            "control_kv_cache"
         )
+    num_actions = config.num_actions
     envs = SpanControlVectorEnv(episodes, **asdict(config))
     layers = envs.config.num_layers
-    plans = [*itertools.product(range(NUM_ACTIONS), repeat=layers)]
+    plans = [*itertools.product(range(num_actions), repeat=layers)]
     total = len(plans) + 2
 
     def fixed(plan: tuple[int, ...]) -> NDArray[np.float64]:
@@ -148,12 +149,12 @@ def measure_baselines(
         progress(len(by_plan), total)
     returns = np.stack(by_plan)
     drawn = np.random.default_rng(0)
-    random, content_types, _ = _rollout(envs, lambda _: drawn.integers(NUM_ACTIONS, size=episodes))
+    random, content_types, _ = _rollout(envs, lambda _: drawn.integers(num_actions, size=episodes))
     progress(total - 1, total)
     oracle, _, oracle_actions = _rollout(envs, lambda _: envs.lookahead().argmax(1))
     progress(total, total)
     means = returns.mean((1, 2))
-    uniform = [plans.index((action,) * layers) for action in range(NUM_ACTIONS)]
+    uniform = [plans.index((action,) * layers) for action in range(num_actions)]
     by_content_type = []
     for content_type in np.unique(content_types):
         of_type = content_types == content_type
@@ -169,7 +170,7 @@ def measure_baselines(
                 actions=plans[int(by_plan.argmax())],
                 oracle=float(oracle[of_type].mean()),
                 oracle_actions=tuple(
-                    tuple(np.bincount(chosen[:, layer], minlength=NUM_ACTIONS).tolist())
+                    tuple(np.bincount(chosen[:, layer], minlength=num_actions).tolist())
                     for layer in range(layers)
                 ),
             )
@@ -202,11 +203,11 @@ def baselines_table(rows: list[BaselineReturns]) -> RichTable:
     """The rows for the terminal, one line for each policy."""
     table = RichTable(box=box.SIMPLE_HEAD)
     table.add_column("mean return of a chunk")
-    cells = [row.to_row() for row in rows]
-    for row in cells:
-        table.add_column(row[0], justify="right")
-    for column, name in enumerate(COLUMNS[1:], start=1):
-        table.add_row(name, *(row[column] for row in cells))
+    (_, *ids), *lines = baseline_lines(rows)
+    for name in ids:
+        table.add_column(name, justify="right")
+    for line in lines:
+        table.add_row(*line)
     return table
 
 

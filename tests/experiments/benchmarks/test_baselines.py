@@ -54,7 +54,8 @@ STORED = Path(__file__).parents[3] / "experiments" / "results" / "baselines.json
 
 def test_in_the_stored_baselines_no_fixed_span_is_near_the_oracle():
     rows = read_baselines(STORED)
-    assert [row.id for row in rows] == [*ENVIRONMENTS]
+    measured = [name for name, arguments in ENVIRONMENTS.items() if "model" not in arguments]
+    assert {*measured} <= {row.id for row in rows} <= {*ENVIRONMENTS}
     for row in rows[1:]:
         assert row.oracle - row.best_fixed > 0.05 * abs(row.oracle)
         assert row.score < 0.95

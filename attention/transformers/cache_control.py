@@ -35,7 +35,7 @@ class CacheControl:
         cache: SpanCacheLayer,
         query: Tensor,
         mask: Tensor | None,
-        spans: Tensor,
+        span: int | Tensor,
         position_bias: Tensor | None,
         attend_fully: Callable[..., tuple[Tensor, None]],
     ) -> tuple[Tensor, Tensor]:
@@ -46,7 +46,7 @@ class CacheControl:
             query: Shape (batch, heads, queries, head size).
             mask: The model's own mask, boolean or additive, shape (1 or batch, 1 or heads, queries,
                 keys); None if it hides nothing.
-            spans: Span of each sequence, shape (batch,), int64.
+            span: Span of all sequences, or of each, shape (batch,), int64.
             position_bias: Added to the scores, shape (1 or batch, heads, queries, keys).
             attend_fully: Attention function, called with queries, keys, values and a mask.
 
@@ -54,7 +54,6 @@ class CacheControl:
             Query-key pairs, int64 of shape (batch,), and the output.
         """
         batch, _, queries, _ = query.shape
-        span = _common_span(spans)
         has_mask = mask is not None or position_bias is not None
         held = cache.select(queries, span, self.sinks, has_mask)
         if held.positions is None:
@@ -75,16 +74,16 @@ class CacheControl:
         pairs = visible[:, 0].sum((-2, -1)).expand(batch)
         return pairs, attend_fully(query, held.keys, held.values, own_mask, **bias)[0]
 
-    def after_attention(self, cache: SpanCacheLayer, spans: Tensor) -> None:
+    def after_attention(self, cache: SpanCacheLayer, span: int | Tensor) -> None:
         """Drop the keys that no later query sees."""
         if self.mode == "trim":
-            cache.trim(_common_span(spans), self.sinks)
+            cache.trim(span, self.sinks)
         elif cache.is_sliding:
             cache.trim(FULL_SPAN, self.sinks)
 
 
-def _common_span(spans: Tensor) -> int | Tensor:
-    """The span of all sequences as a number; the spans of each if they differ."""
+def common_span(spans: Tensor) -> int | Tensor:
+    """The span of all sequences as a number; those of each, shape (batch,), if they differ."""
     first, *others = spans.tolist()
     return first if all(each == first for each in others) else spans
 

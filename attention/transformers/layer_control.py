@@ -12,7 +12,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from spangym.attention.kernels.sliding_sinks import Window, attend
 from spangym.attention.transformers.attention_modules import ATTRIBUTE, AttentionModule
-from spangym.attention.transformers.cache_control import CacheControl
+from spangym.attention.transformers.cache_control import CacheControl, common_span
 from spangym.attention.transformers.sliding_plans import SlidingPlans
 from spangym.attention.transformers.span_cache import SpanCacheLayer, adopt_layer, find_cache
 from spangym.attention.transformers.span_choosers import GroupInput, SpanChooser
@@ -58,6 +58,7 @@ class GroupControl:
         self._spans: Tensor | None = None
         self._hidden: Tensor | None = None
         self._is_decided = False
+        self._common_span: int | Tensor | None = None
         self._owner = object()
 
     def add_layer(self) -> LayerControl:
@@ -67,7 +68,7 @@ class GroupControl:
 
     def begin_pass(self) -> None:
         """Begin a pass of a model that contains some of the modules."""
-        self._is_decided, self._hidden = False, None
+        self._is_decided, self._hidden, self._common_span = False, None, None
 
     def before_layer(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -106,6 +107,14 @@ class GroupControl:
         if self._input is None:
             raise RuntimeError(_NO_PASS)
         return self._input
+
+    @property
+    def common_span(self) -> int | Tensor:
+        """The span of the pass if all sequences have the same, otherwise that of each."""
+        if self._common_span is None:
+            # Once in a pass: other devices are waited for.
+            self._common_span = common_span(self.last_spans)
+        return self._common_span
 
     def spans(self, mask: Tensor | None, queries: int, cache: SpanCacheLayer | None) -> Tensor:
         """Spans of each sequence, which the first call in a pass decides.
@@ -195,7 +204,7 @@ class LayerControl:
             cache.set_first_key(plans.first_key(mask, batch))
         if cache is not None and cache.num_tokens > queries:
             pairs, output = self.group.caching.attend(
-                cache, query, mask, spans, position_bias, attend_fully
+                cache, query, mask, self.group.common_span, position_bias, attend_fully
             )
         elif position_bias is not None or not _is_on_host(query):
             visible = plans.visible(query, key, mask, spans, causal)
@@ -214,7 +223,7 @@ class LayerControl:
                     windows, (query, key, value), mask, full_pairs, attend_fully, dropout, scaling
                 )
         if cache is not None:
-            self.group.caching.after_attention(cache, spans)
+            self.group.caching.after_attention(cache, self.group.common_span)
         self._count(pairs, full_pairs)
         return output, None
 

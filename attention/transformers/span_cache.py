@@ -494,7 +494,9 @@ def adopt_layer(cache: Cache, layer_index: int | None) -> SpanCacheLayer:
     layer = cache.layers[layer_index]
     if isinstance(layer, SpanCacheLayer):
         return layer
-    if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer):
+    # Their subclasses hold more than keys and values.
+    is_known = type(layer) in (DynamicLayer, DynamicSlidingWindowLayer)
+    if not isinstance(layer, DynamicLayer) or not is_known:
         raise ValueError(
             f"spans while decoding need a DynamicCache, but layer {layer_index} of the cache is a "
             f"{type(layer).__name__}: give no cache_implementation, or use_cache=False"

@@ -35,7 +35,7 @@ from spangym.experiments.plots.style import (
     style_for,
 )
 
-BENCHES = ("attention", "envs", "tables", "agents", "experiments", "pilot")
+BENCHES = ("attention", "envs", "tables", "agents", "experiments", "transformers", "pilot")
 
 _, ORANGE, GREEN, *_ = COLORS
 _SIZES = re.compile(

@@ -169,6 +169,9 @@ RESULT_PAGES: dict[str, ResultPage] = {
     "bench-experiments": _bench(
         "experiments", "Bench: runner", "What the runner adds to its trials."
     ),
+    "bench-transformers": _bench(
+        "transformers", "Bench: Transformers", "A pretrained model under span control."
+    ),
     "bench-pilot": ResultPage(
         "Bench: long inputs",
         "The pilot's models on long inputs, as shares of full attention's cost.",

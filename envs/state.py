@@ -13,6 +13,7 @@ from torch import Tensor
 from spangym.attention import LayerCache
 from spangym.attention.layers.cached_attention import KeyValueCache
 from spangym.attention.layers.local_global import ControllerInput
+from spangym.envs.model.block_cache import BlockCache
 from spangym.utils.readable_repr import readable_repr
 
 T = TypeVar("T")
@@ -53,14 +54,15 @@ class State:
 
     Attributes:
         hidden: Input of the next layer, shape (num_envs, ctx, dims).
-        caches: Cache of each layer's last chunk; None before the first.
+        caches: Cache of each layer's last chunk; None before the first. Where a layer is a decision
+            about the cache of a document, that of the next decision is what it may trim.
         prev_features: Observation features of each layer's last input, shape (num_envs, numbers);
             None before the first.
         staleness: Chunks since the keys, and the values, of each layer were recomputed, int64 of
             shape (num_envs, layers, 2); None unless recomputation is an action.
         targets: Target classes of the chunk, int64 of shape (num_envs, ctx); None without a task.
-        full_span_loss: Loss of the chunk at full span in bits a target, shape (num_envs,); None
-            without a task.
+        full_span_loss: Loss of the chunk at full span in bits a target, shape (num_envs,), or that
+            of each layer's step, (num_envs, layers); None without a task.
         full_outputs: Final outputs of the chunk at full span, shape (num_envs, tokens, numbers);
             None unless the reward compares them.
         full_caches: Like ``caches``, of the stack at full span.
@@ -72,13 +74,13 @@ class State:
     __repr__ = readable_repr
 
     hidden: Tensor
-    caches: tuple[LayerCache | None, ...]
+    caches: tuple[LayerCache | BlockCache | None, ...]
     prev_features: tuple[Tensor | None, ...]
     staleness: Tensor | None
     targets: Tensor | None
     full_span_loss: Tensor | None
     full_outputs: Tensor | None
-    full_caches: tuple[LayerCache | None, ...]
+    full_caches: tuple[LayerCache | BlockCache | None, ...]
     prepared: Prepared | None = None
     weights_version: int | None = None
 
@@ -162,9 +164,11 @@ def state_to_dict(state: State) -> dict[str, Any]:
 def state_from_dict(values: Mapping[str, Any]) -> State:
     """Restore a state of which `state_to_dict` gave the values."""
 
-    def restore(cache: Mapping[str, Any] | None) -> LayerCache | None:
+    def restore(cache: Mapping[str, Any] | None) -> LayerCache | BlockCache | None:
         if cache is None:
             return None
+        if "is_held" in cache:
+            return BlockCache(**cache)
         key_value = cache["key_value"] and KeyValueCache(**cache["key_value"])
         return LayerCache(**{**cache, "key_value": key_value})
 

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spangym.attention import LayerCache, LayerOutput
-from spangym.attention.geometry import full_qk_pairs
 from spangym.envs.env_config import EnvConfig
 from spangym.envs.model.stack import LayerStack, join_outputs
 from spangym.envs.rewards import Reward, RewardContext
@@ -88,8 +87,9 @@ class TransitionModel:
         self._weights = [
             [module._parameters for module in layer.modules()] for layer in stack.layers
         ]
-        self._is_batched = stack.device.type != "cpu" or (
-            stack.native_layers and is_batch_invariant(config.ctx, config.dims)
+        self._is_batched = stack.runs_in_batches and (
+            stack.device.type != "cpu"
+            or (stack.native_layers and is_batch_invariant(config.ctx, config.dims))
         )
 
     def initial_state(self, episode: Episode) -> State:
@@ -112,16 +112,24 @@ class TransitionModel:
         hidden = self.stack.embed(episode.content[:, chunk])
         state = dataclasses.replace(state, hidden=hidden)
         # The last chunk is observed only.
+        if chunk == self.config.chunks_per_episode:
+            return state
+        started = self.stack.start_caches(hidden, state.caches)
+        is_restarted = started is not state.caches
+        state = dataclasses.replace(state, caches=started)
         needs_fidelity = self.reward.needs_fidelity
         needs_full_span = episode.targets is not None or needs_fidelity
-        if not needs_full_span or chunk == self.config.chunks_per_episode:
+        if not needs_full_span:
             return state
         # The first layer's input and cache are those of the pass at full span.
         first, version = None, self._weights_version(0)
         if version is not None:
             first = self.stack.prepare_layer(0, hidden, cache=state.caches[0])
-        caches: list[LayerCache | None] = []
-        for index, cache in enumerate(state.full_caches):
+        caches = started if is_restarted else state.full_caches
+        targets = None if episode.targets is None else episode.targets[:, chunk]
+        losses: list[Tensor] = []
+        for index in range(self.config.num_layers):
+            cache = caches[index]
             if index or first is None:
                 prepared = self.stack.prepare_layer(index, hidden, cache=cache)
             else:
@@ -130,14 +138,19 @@ class TransitionModel:
             if first is not None and not index:
                 first = self.stack.keep_full_output(first, layer_output)
             hidden = self.stack.connect(index, hidden, layer_output.output)
-            caches.append(layer_output.cache)
-        targets = None if episode.targets is None else episode.targets[:, chunk]
+            caches = self.stack.carry(caches, index, layer_output.cache)
+            if targets is not None:
+                loss = self.stack.step_loss(index, layer_output, hidden, targets)
+                losses += [] if loss is None else [loss]
+        full_span_loss = None
+        if losses:
+            full_span_loss = losses[0] if len(losses) == 1 else torch.stack(losses, dim=1)
         return dataclasses.replace(
             state,
             targets=targets,
-            full_span_loss=None if targets is None else self.stack.loss_bits(hidden, targets),
+            full_span_loss=full_span_loss,
             full_outputs=self.stack.outputs(hidden) if needs_fidelity else None,
-            full_caches=tuple(caches),
+            full_caches=caches,
             prepared=first,
             weights_version=version,
         )
@@ -189,16 +202,19 @@ class TransitionModel:
         return self.observation_spec.encode(self._features(state, index), index)
 
     def _features(self, state: State, index: int) -> Tensor:
-        spec, ln_a = self.observation_spec, self.stack.layer(index).ln_a
+        spec, normalize = (
+            self.observation_spec,
+            functools.partial(self.stack.normalize_input, index),
+        )
         if self.config.observation_time == "previous":
             features = state.prev_features[index]
             if features is not None:
                 return features
             # Without a previous chunk it is the first token, which every token may see.
-            return spec.extract_from_input(ln_a(state.hidden[:, :1]))
+            return spec.extract_from_input(normalize(state.hidden[:, :1]))
         prepared = self._prepared(state, index)
         if prepared is None:
-            return spec.extract_from_input(ln_a(state.hidden))
+            return spec.extract_from_input(normalize(state.hidden))
         return spec.extract(prepared.observed.moments, prepared.observed.local_input)
 
     def run_layer(
@@ -293,14 +309,14 @@ class TransitionModel:
             features = self.observation_spec.extract(observed.moments, observed.local_input)
             prev_features = _replace_at(prev_features, index, features)
         hidden = self.stack.connect(index, state.hidden, layer_output.output)
-        excess_loss = self._excess_loss(state, index, hidden)
+        excess_loss = self._excess_loss(state, index, hidden, layer_output)
         infidelity = self._infidelity(state, index, hidden)
         components = self._reward_components(index, layer_output, excess_loss, infidelity)
         staleness = _update_staleness(state.staleness, index, layer_output)
         next_state = dataclasses.replace(
             state,
             hidden=hidden,
-            caches=_replace_at(state.caches, index, layer_output.cache),
+            caches=self.stack.carry(state.caches, index, layer_output.cache),
             prev_features=prev_features,
             staleness=staleness,
         )
@@ -327,11 +343,17 @@ class TransitionModel:
             results.append(function(*own))
         return join(results)
 
-    def _excess_loss(self, state: State, index: int, hidden: Tensor) -> Tensor | None:
-        if index + 1 < self.config.num_layers or state.targets is None:
+    def _excess_loss(
+        self, state: State, index: int, hidden: Tensor, layer_output: LayerOutput
+    ) -> Tensor | None:
+        if state.targets is None:
             return None
-        assert state.full_span_loss is not None
-        return self.stack.loss_bits(hidden, state.targets) - state.full_span_loss
+        step = (index, layer_output, hidden, state.targets)
+        loss, full = self.stack.step_loss(*step), state.full_span_loss
+        if loss is None:
+            return None
+        assert full is not None
+        return loss - (full if full.ndim == 1 else full[:, index])
 
     def _infidelity(self, state: State, index: int, hidden: Tensor) -> Tensor | None:
         if index + 1 < self.config.num_layers or state.full_outputs is None:
@@ -349,7 +371,7 @@ class TransitionModel:
         excess_loss: Tensor | None,
         infidelity: Tensor | None,
     ) -> Tensor:
-        pairs = full_qk_pairs(self.config.ctx, self.stack.layer(index).config.causal)
+        pairs = self.stack.full_qk_pairs(index, self.config.ctx)
         context = RewardContext(
             layer_output, index, self.config.num_layers, pairs, excess_loss, infidelity
         )

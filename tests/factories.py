@@ -147,18 +147,19 @@ PRETRAINED = [name for name, kwargs in ENVIRONMENTS.items() if "model" in kwargs
 def small_env_kwargs(name: str) -> dict[str, Any]:
     """Arguments that make an id fast; trained layers have fixed sizes."""
     if name in PRETRAINED:
-        return tiny_model_kwargs()
+        return tiny_model_kwargs(name)
     trained = "checkpoint" in ENVIRONMENTS[name]
     return {"chunks_per_episode": 3} if trained else SMALL_ENV_KWARGS
 
 
-def tiny_model_kwargs(**more: Any) -> dict[str, Any]:
-    """Arguments of an environment with a tiny pretrained model: two groups, and ten actions."""
+def tiny_model_kwargs(name: str = "spangym/Pretrained-v0", **more: Any) -> dict[str, Any]:
+    """Arguments of an environment with a tiny pretrained model: two layers, and ten actions."""
+    layers = {"blocks": 3, "ctx": 48} if "blocks" in ENVIRONMENTS[name] else {"groups": 2}
     return {
         "model": _tiny_model_folder(),
         "dataset": "mixed",
         "ctx": 32,
-        "groups": 2,
+        **layers,
         "spans": [1, 2, 3, 4, 6, 8, 12, 16, 24, "full"],
         "sinks": 2,
         "chunks_per_episode": 3,

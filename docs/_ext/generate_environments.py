@@ -136,7 +136,9 @@ def _facts(name: str, config: EnvConfig) -> str:
     trained = f"trained (`checkpoint={config.checkpoint!r}`)"
     weights = trained if config.checkpoint else f"random weights, seed {config.weights_seed}"
     layers = f"{config.num_layers}, {weights}"
-    if config.model:
+    if config.blocks:
+        layers = f"`model={config.model!r}`, {config.num_layers} decisions about its cache"
+    elif config.model:
         layers = f"all layers of `model={config.model!r}` in groups, `groups={config.groups}`"
     steps = f"{config.chunks_per_episode} chunks, {config.episode_steps} steps"
     rows = [
@@ -233,6 +235,14 @@ def _env_of(checkpoint: str) -> str:
 
 
 def _model_actions(config: EnvConfig) -> str:
+    if config.blocks:
+        header = ["action", *map(str, range(config.num_actions))]
+        table = markdown(header, [["tokens that stay", *map(str, config.spans)]])
+        return (
+            "An action is one of the spans of the argument `spans`: before the next block is read, "
+            f"so many of the last tokens stay in the cache, and the first `sinks={config.sinks}` "
+            f"of the document.\n\n{table}"
+        )
     last = torch.arange(config.ctx)[:, None] - torch.arange(config.ctx)
     shares = []
     for span in config.spans:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -58,6 +60,7 @@ def build_pretrained(
         ValueError: The model cannot be controlled, its sizes contradict the config, it does not
             know all tokens, or its loss is needed and it does not predict the next token.
     """
+    from spangym.envs.model.pretrained_cache import PretrainedCacheStack
     from spangym.envs.model.pretrained_sizes import sizes_of
     from spangym.envs.model.pretrained_stack import PretrainedStack
 
@@ -74,10 +77,15 @@ def build_pretrained(
             f"dataset gives {dataset.vocab_size} different tokens, the model knows {vocabulary}: "
             "give its own tokenizer"
         )
-    stack = PretrainedStack(
-        model, config.ctx, spans=config.spans, sinks=config.sinks, num_groups=config.groups
-    )
-    predicts = stack.causal and model.get_output_embeddings() is not None
+    options: dict[str, Any] = {"spans": config.spans, "sinks": config.sinks}
+    predicts = model.get_output_embeddings() is not None
+    if config.blocks:
+        if not predicts:
+            raise ValueError(f"blocks need a model that predicts, {type(model).__name__} does not")
+        stack = PretrainedCacheStack(model, config.ctx, config.blocks, **options)
+    else:
+        stack = PretrainedStack(model, config.ctx, num_groups=config.groups, **options)
+    predicts = predicts and stack.causal
     if predicts:
         try:
             stack.count_bytes(_token_bytes(components, dataset))

@@ -67,3 +67,9 @@ def group_span_config(ctx: int, causal: bool) -> SpanConfig:
         num_refinement_steps=1,
         global_path="none",
     )
+
+
+def past_pairs(ctx: int, num_blocks: int, index: int) -> int:
+    """Return the pairs of the queries of block ``index + 1`` and of all tokens before it."""
+    block = ctx // num_blocks
+    return block * block * (index + 1)

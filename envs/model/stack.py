@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from spangym.attention import (
     LocalGlobalAttention,
     SpanConfig,
 )
+from spangym.attention.geometry import full_qk_pairs
 from spangym.attention.layers.local_global import PreparedInput
 from spangym.attention.layers.modules import ProjectionModule, init_linear, init_projection
 from spangym.attention.temperature import TemperatureLaw
@@ -37,10 +38,12 @@ class LayerStack(nn.Module, ABC):
         num_classes: Number of target classes of `loss_bits`; 0 for a stack without a task.
         native_layers: Whether the layers are of `spangym.attention`: they have span predictors and
             soft edges, and give statistics of their attention weights.
+        runs_in_batches: Whether sequences of a batch may run at once.
     """
 
     num_classes: int = 0
     native_layers: bool = True
+    runs_in_batches: bool = True
 
     def __init__(self, layers: Sequence[nn.Module], frontend: nn.Module | None = None) -> None:
         super().__init__()
@@ -135,6 +138,23 @@ class LayerStack(nn.Module, ABC):
         rows = range(len(prepared.predicted_scale))
         return join_outputs([run(*select_row((prepared, actions), row)) for row in rows])
 
+    def normalize_input(self, index: int, hidden: Tensor) -> Tensor:
+        """Normalize the input of a layer, of which the observation is computed."""
+        return self.layer(index).ln_a(hidden)
+
+    def start_caches(self, hidden: Tensor, caches: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the layers' caches at the start of a chunk, by default those they have."""
+        del hidden
+        return caches
+
+    def carry(self, caches: tuple[Any, ...], index: int, cache: Any) -> tuple[Any, ...]:
+        """Return the layers' caches after layer ``index``, which by default keeps its own."""
+        return (*caches[:index], cache, *caches[index + 1 :])
+
+    def full_qk_pairs(self, index: int, ctx: int) -> int:
+        """Return the query-key pairs of one pass of full attention in layer ``index``."""
+        return full_qk_pairs(ctx, self.layer(index).config.causal)
+
     def run_full_span(self, index: int, prepared: Prepared, num_actions: int) -> LayerOutput:
         """Run the rest of layer `index` at full span, which the last action means."""
         scale = cast(PreparedInput, prepared).predicted_scale
@@ -176,6 +196,23 @@ class LayerStack(nn.Module, ABC):
             Shape (batch, tokens, numbers); by default ``hidden``.
         """
         return hidden
+
+    def step_loss(
+        self, index: int, layer_output: LayerOutput, hidden: Tensor, targets: Tensor
+    ) -> Tensor | None:
+        """Return the loss after layer ``index``, by default `loss_bits` after the last one.
+
+        Args:
+            index: Index of the layer.
+            layer_output: Its output.
+            hidden: Input of the next layer.
+            targets: See `loss_bits`.
+
+        Returns:
+            Shape (batch,); None where there is no loss.
+        """
+        del layer_output
+        return self.loss_bits(hidden, targets) if index + 1 == self.num_layers else None
 
     def loss_bits(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Return the task loss of each batch element, in bits a target, shape (batch,).

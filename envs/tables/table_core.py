@@ -18,7 +18,7 @@ from spangym.attention import LayerOutput, SpanConfig
 from spangym.attention.geometry import full_qk_pairs
 from spangym.envs.core import EpisodeCore, SpanControlCore, StepResult
 from spangym.envs.env_config import EnvComponents, EnvConfig
-from spangym.envs.model.pretrained_sizes import group_span_config
+from spangym.envs.model.pretrained_sizes import group_span_config, past_pairs
 from spangym.envs.model.stack import LayerStack
 from spangym.envs.observations import to_observations
 from spangym.envs.rewards import RewardContext
@@ -306,6 +306,11 @@ class TableCore(EpisodeCore):
         chosen = spec.select(torch.from_numpy(features.copy()))
         return to_observations(spec, spec.encode(chosen, layer).numpy())
 
+    def _full_qk_pairs(self, layer: int) -> int:
+        if self.config.blocks:
+            return past_pairs(self.config.ctx, self.config.blocks, layer)
+        return full_qk_pairs(self.config.ctx, self.span_configs[layer].causal)
+
     def _reward_components(self, layer: int) -> NDArray[np.float64]:
         """Components of the reward, one row for each level and prefix."""
         if self.reward.needs_layer_output:
@@ -313,13 +318,14 @@ class TableCore(EpisodeCore):
         columns = torch.from_numpy(self._rows(f"terms_{layer}").copy()).unbind(-1)
         pairs = torch.from_numpy(self._rows(f"metrics_{layer}")[:, _QK_PAIRS].astype(np.int64))
         is_last = layer + 1 == self.config.num_layers
-        excess_loss = columns[_EXCESS_LOSS] if self.reward.needs_task and is_last else None
+        has_loss = is_last or self.config.blocks > 0
+        excess_loss = columns[_EXCESS_LOSS] if self.reward.needs_task and has_loss else None
         infidelity = columns[_INFIDELITY] if self.reward.needs_fidelity and is_last else None
         context = _StoredContext(
             cast(LayerOutput, None),
             layer,
             self.config.num_layers,
-            full_qk_pairs(self.config.ctx, self.span_configs[layer].causal),
+            self._full_qk_pairs(layer),
             excess_loss,
             infidelity,
             pairs,

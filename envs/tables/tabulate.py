@@ -34,6 +34,7 @@ from torch import Tensor
 from spangym.envs.core import SpanControlCore
 from spangym.envs.env_config import EnvComponents, EnvConfig, parse_env_kwargs
 from spangym.envs.levels import sample_levels
+from spangym.envs.model.stack import LayerStack
 from spangym.envs.registration import default_kwargs
 from spangym.envs.rewards import Reward, RewardContext
 from spangym.envs.state import Episode, tree_map
@@ -239,7 +240,7 @@ def tabulate_levels(
         include_layer_index=False,
     )
     needs_task = has_task(core)
-    reward = _AllTerms(core.reward, needs_task, core.stack.native_layers)
+    reward = _AllTerms(core.reward, needs_task, core.stack, config)
     model = TransitionModel(config, core.stack, reward)
     batch = _BATCH_ON_GPU if core.device.type != "cpu" else _BATCH_ON_CPU
     content_types: list[str] = []
@@ -288,19 +289,23 @@ def _evaluate(model: TransitionModel, episode: Episode) -> dict[str, NDArray[Any
             store(f"components_{layer}", components, np.float64)
         store(f"metrics_{layer}", transition.metrics, np.float64)
         store(f"outputs_{layer}", model.observe_output(transition.local_output, layer), dtype)
-        # A chunk does not depend on the caches of the one before it.
-        state = dataclasses.replace(transition.state, caches=(None,) * model.config.num_layers)
+        state = transition.state
+        if model.stack.native_layers:
+            # A chunk does not depend on the caches of the one before it.
+            state = dataclasses.replace(state, caches=(None,) * model.config.num_layers)
     return arrays
 
 
 class _AllTerms(Reward):
     """`TERMS`, and the components of a reward that needs the layers' outputs."""
 
-    needs_fidelity = True
-
-    def __init__(self, reward: Reward, needs_task: bool, native_layers: bool) -> None:
+    def __init__(
+        self, reward: Reward, needs_task: bool, stack: LayerStack, config: EnvConfig
+    ) -> None:
         super().__init__()
-        self.needs_statistics = native_layers
+        self.needs_statistics = stack.native_layers
+        # Of blocks only their losses are compared.
+        self.needs_fidelity = not config.blocks
         self._reward = reward if reward.needs_layer_output else None
         self.needs_task = needs_task
         self.components = (*TERMS, *(reward.components if self._reward else ()))

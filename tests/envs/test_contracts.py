@@ -114,7 +114,9 @@ for name, kwargs in json.loads(sys.argv[1]).items():
 def test_made_unaided_in_a_new_process_trajectories_are_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    arguments = {name: tiny_model_kwargs() if name in PRETRAINED else {} for name in ENVIRONMENTS}
+    arguments = {
+        name: tiny_model_kwargs(name) if name in PRETRAINED else {} for name in ENVIRONMENTS
+    }
     command = [sys.executable, "-c", TRAJECTORIES, json.dumps(arguments)]
     one = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     monkeypatch.setattr(sys, "argv", command[2:])

@@ -17,7 +17,7 @@ SMALL: dict[str, Any] = {"chunks_per_episode": 3, "num_levels": 5, "start_level"
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_all_interfaces_play_the_same_levels(name: str):
-    arguments = {**(tiny_model_kwargs() if name in PRETRAINED else {}), **SMALL}
+    arguments = {**(tiny_model_kwargs(name) if name in PRETRAINED else {}), **SMALL}
     scalar = gym.make(name, **arguments)
     batch = gym.make_vec(name, 2, **arguments)
     sb3 = SB3SpanControlVecEnv(make_config(name, arguments), 2)

@@ -40,7 +40,7 @@ def long_range() -> None:
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_every_id_is_bit_equal_on_its_levels(name: str):
-    own = tiny_model_kwargs() if name in PRETRAINED else {}
+    own = tiny_model_kwargs(name) if name in PRETRAINED else {}
     tabulate(name, LEVELS, **own)
     for options in ENCODINGS:
         arguments: dict[str, Any] = {

@@ -18,6 +18,9 @@ from spangym.utils.readable_repr import readable_repr
 
 T = TypeVar("T")
 
+Cache = LayerCache | BlockCache
+"""What a layer, or a decision about a document, passes on."""
+
 
 @dataclass(frozen=True)
 class Episode:
@@ -74,13 +77,13 @@ class State:
     __repr__ = readable_repr
 
     hidden: Tensor
-    caches: tuple[LayerCache | BlockCache | None, ...]
+    caches: tuple[Cache | None, ...]
     prev_features: tuple[Tensor | None, ...]
     staleness: Tensor | None
     targets: Tensor | None
     full_span_loss: Tensor | None
     full_outputs: Tensor | None
-    full_caches: tuple[LayerCache | BlockCache | None, ...]
+    full_caches: tuple[Cache | None, ...]
     prepared: Prepared | None = None
     weights_version: int | None = None
 
@@ -164,7 +167,7 @@ def state_to_dict(state: State) -> dict[str, Any]:
 def state_from_dict(values: Mapping[str, Any]) -> State:
     """Restore a state of which `state_to_dict` gave the values."""
 
-    def restore(cache: Mapping[str, Any] | None) -> LayerCache | BlockCache | None:
+    def restore(cache: Mapping[str, Any] | None) -> Cache | None:
         if cache is None:
             return None
         if "is_held" in cache:

@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spangym.attention import LayerCache, LayerOutput
+from spangym.attention import LayerOutput
 from spangym.envs.env_config import EnvConfig
 from spangym.envs.model.stack import LayerStack, join_outputs
 from spangym.envs.rewards import Reward, RewardContext
 from spangym.envs.state import (
+    Cache,
     Episode,
     Prepared,
     State,
@@ -266,9 +267,7 @@ class TransitionModel:
         """The part of a layer's pass that does not depend on the spans."""
         num_envs, prepared = len(state.hidden), self._prepared(state, index)
 
-        def prepare(
-            hidden: Tensor, cache: LayerCache | None, recompute_kv: Tensor | None
-        ) -> Prepared:
+        def prepare(hidden: Tensor, cache: Cache | None, recompute_kv: Tensor | None) -> Prepared:
             return self.stack.prepare_layer(index, hidden, recompute_kv=recompute_kv, cache=cache)
 
         if prepared is None:

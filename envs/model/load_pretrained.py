@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ def build_pretrained(
         own = f"dims={config.dims}, heads={config.heads}, ctx={config.ctx}"
         hint = "make both with `parse_env_kwargs`"
         raise ValueError(f"model does not match the config, {own}: {hint}")
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = cast(Tensor, model.get_input_embeddings().weight).shape[0]
     if dataset.vocab_size > vocabulary:
         raise ValueError(
             f"dataset gives {dataset.vocab_size} different tokens, the model knows {vocabulary}: "

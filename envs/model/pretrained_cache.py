@@ -21,7 +21,7 @@ from spangym.envs.model.block_cache import BlockCache
 from spangym.envs.model.pretrained_sizes import group_span_config, past_pairs
 from spangym.envs.model.pretrained_stack import LayerGroup
 from spangym.envs.model.stack import LayerStack
-from spangym.envs.state import Prepared, concat_trees, select_row
+from spangym.envs.state import Cache, Prepared, concat_trees, select_row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -134,7 +134,7 @@ class PretrainedCacheStack(LayerStack):
         hidden: Tensor,
         *,
         recompute_kv: Tensor | None = None,
-        cache: LayerCache | None = None,
+        cache: Cache | None = None,
     ) -> PreparedBlock:
         """Compute the features of the last block."""
         del recompute_kv

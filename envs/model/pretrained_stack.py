@@ -28,7 +28,7 @@ from spangym.attention.transformers.span_choosers import (
 from spangym.envs.data.dataset import NO_TARGET
 from spangym.envs.model.pretrained_sizes import group_span_config
 from spangym.envs.model.stack import LayerStack
-from spangym.envs.state import Prepared
+from spangym.envs.state import Cache, Prepared
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -169,7 +169,7 @@ class PretrainedStack(LayerStack):
         hidden: Tensor,
         *,
         recompute_kv: Tensor | None = None,
-        cache: LayerCache | None = None,
+        cache: Cache | None = None,
     ) -> PreparedGroup:
         """Normalize the input of a group, and compute its features."""
         del recompute_kv, cache
@@ -316,7 +316,7 @@ def _check_layers(model: PreTrainedModel, layers: Sequence[nn.Module]) -> bool:
     dummy = torch.zeros_like(tokens)
     with _layers_running(layers, 0, 0) as passed:
         _body(model)(input_ids=tokens, use_cache=False)
-    hidden = passed.first_input
+    hidden = found = passed.first_input
     for index in range(len(layers)):
         with _layers_running(layers, index, index + 1, hidden) as passed:
             found = _body(model)(input_ids=dummy, use_cache=False).last_hidden_state

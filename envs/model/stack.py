@@ -23,7 +23,7 @@ from spangym.attention.layers.local_global import PreparedInput
 from spangym.attention.layers.modules import ProjectionModule, init_linear, init_projection
 from spangym.attention.temperature import TemperatureLaw
 from spangym.envs.data.dataset import BYTES, NO_TARGET
-from spangym.envs.state import Prepared, concat_trees, select_row
+from spangym.envs.state import Cache, Prepared, concat_trees, select_row
 from spangym.utils.scalars import NonNegativeFloat, PositiveInt, normalize_fields
 
 
@@ -100,7 +100,7 @@ class LayerStack(nn.Module, ABC):
         hidden: Tensor,
         *,
         recompute_kv: Tensor | None = None,
-        cache: LayerCache | None = None,
+        cache: Cache | None = None,
     ) -> Prepared:
         """Run the part of layer `index` that does not depend on its span; see `run_layer`."""
         layer = self.layer(index)
@@ -110,7 +110,7 @@ class LayerStack(nn.Module, ABC):
         ) -> PreparedInput:
             return layer.prepare(hidden, recompute_kv=recompute_kv, cache=cache)
 
-        arguments = (hidden, recompute_kv, cache)
+        arguments = (hidden, recompute_kv, cast(LayerCache | None, cache))
         if not layer.single_span_per_batch:
             return prepare(*arguments)
         rows = range(len(hidden))

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spangym.attention import LayerOutput
-from spangym.attention.layers.local_global import PreparedInput
 from spangym.envs import SB3SpanControlVecEnv
 from spangym.envs.core import SpanControlCore, StepResult
 from spangym.envs.env_config import EnvComponents, EnvConfig
 from spangym.envs.model.model_optimizer import TrainingDiverged
 from spangym.envs.model.stack import LayerStack
 from spangym.envs.rewards import QualityReward, Reward, TaskReward
-from spangym.envs.state import Episode, State
+from spangym.envs.state import Episode, Prepared, State
 from spangym.envs.transition import Transition, TransitionModel
 
 
@@ -94,7 +93,7 @@ class OnlineTransitionModel(TransitionModel):
         return None
 
     def _run_layer(
-        self, prepared: PreparedInput, spans: Tensor | None, index: int, return_stats: bool
+        self, prepared: Prepared, spans: Tensor | None, index: int, return_stats: bool
     ) -> LayerOutput:
         """Run a layer, and keep its output until the end of the chunk."""
         layer_output = super()._run_layer(prepared, spans, index, return_stats)
@@ -115,7 +114,10 @@ class OnlineTransitionModel(TransitionModel):
             local_output=transition.local_output.detach(),
         )
 
-    def _excess_loss(self, state: State, index: int, hidden: Tensor) -> Tensor | None:
+    def _excess_loss(
+        self, state: State, index: int, hidden: Tensor, layer_output: LayerOutput
+    ) -> Tensor | None:
+        del layer_output
         if index + 1 < self.config.num_layers:
             return None
         assert state.targets is not None
@@ -136,7 +138,7 @@ class OnlineSpanControlCore(SpanControlCore):
         trainable_model: TrainableModel,
     ) -> None:
         super().__init__(config, num_envs, components)
-        self.transition_model = OnlineTransitionModel(
+        self._transition_model = OnlineTransitionModel(
             config, self.stack, self.reward, trainable_model
         )
         # A graph cannot be stored: checkpoints hold the start of the chunk, and its actions.

@@ -33,7 +33,7 @@ def export_agent(
 
     Returns:
         The policy; for an agent that observes the layer index, that of layer 0. Its ``metadata``
-        holds agent, seed and environment.
+        holds agent, seed and environment, and the spans of the actions on a pretrained model.
 
     Raises:
         UserError: There is no such trial, it is not finished, or its agent cannot be exported.
@@ -44,7 +44,9 @@ def export_agent(
             run, agent, environment, seed, check=check_exportable
         )
         # The action scale depends on the model alone, not on its data.
-        action_scale = build_model(config, None, channels=0).layer(0).config.action_scale
+        action_scale = config.action_scale
+        if not config.model:
+            action_scale = build_model(config, None, channels=0).layer(0).config.action_scale
         controller = export_policy(
             trained,
             config.observation_spec,
@@ -60,6 +62,8 @@ def export_agent(
                 "environment": trial.environment.id,
                 "kwargs": trial.environment.kwargs,
                 "spangym": importlib.metadata.version("spangym"),
+                # What `spangym.control` takes the actions to mean.
+                **({"spans": [*config.spans]} if config.model else {}),
             },
         )
     except UserError:

@@ -168,8 +168,8 @@ def test_a_shipped_table_needs_no_model(tmp_path: Path, monkeypatch: pytest.Monk
         assert plan_tables([make_config(NAME, arguments)]) == []
         assert data_equivalence(exact.reset(seed=0), shipped.reset(seed=0), exact=True)
         assert data_equivalence(exact.lookahead(), shipped.lookahead(), exact=True)
-        for action in ACTIONS[:2]:
-            actions = np.array([action, 9 - action])
+        actions = np.array([3, 6])
+        for _ in range(2):
             assert data_equivalence(exact.step(actions), shipped.step(actions), exact=True)
         with pytest.raises(ValueError, match="give no coverages"):
             shipped.action_coverages()

@@ -411,7 +411,7 @@ def _baselines(config: EnvConfig, row: BaselineReturns) -> str:
 
 def _learners(name: str, config: EnvConfig, row: BaselineReturns) -> str:
     parts = []
-    for study in ("quickstart", "suite"):
+    for study in ("quickstart", "suite", "pretrained"):
         groups = [
             each
             for each in read(f"{study}/summary.json")["groups"]

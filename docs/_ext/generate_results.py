@@ -85,6 +85,13 @@ RESULT_PAGES: dict[str, ResultPage] = {
         "spangym compare suite",
         "statistics",
     ),
+    "pretrained": _run(
+        "pretrained",
+        "Pretrained model",
+        "Agents that choose the spans of a pretrained language model.",
+        "spangym compare pretrained",
+        figure="reward_curves.png",
+    ),
     "tuned": ResultPage(
         "Tuned agents",
         "Agents with hyperparameters that were searched for each environment.",

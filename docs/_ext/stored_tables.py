@@ -15,7 +15,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
+from spangym.attention.geometry import full_qk_pairs
+from spangym.envs import EnvComponents, make_config
 from spangym.envs.registration import DESCRIPTIONS
+from spangym.envs.tables.table_file import open_shipped
+from spangym.envs.tables.tabulate import TERMS
+from spangym.envs.transition import METRICS
 from spangym.experiments.analysis.results import PILOT_METRICS
 from spangym.experiments.benchmarks.baselines import baseline_lines, read_baselines
 from spangym.experiments.benchmarks.long_inputs import long_inputs_table
@@ -226,6 +233,37 @@ def bench_transformers_decoding() -> str:
     return markdown(["cache", "sequences", "context", *names], rows)
 
 
+def pretrained_gain() -> str:
+    """What there is to gain in `Pretrained-v0`, from the table that comes with spangym.
+
+    The best fixed span, and that of each content type, are those of the same chunks.
+    """
+    table = open_shipped(
+        make_config("Pretrained-v0", {"backend": "table", "num_levels": 320}), EnvComponents()
+    )
+    assert table is not None
+    pairs = table.arrays["metrics_0"][..., METRICS.index("qk_pairs")]
+    excess = table.arrays["terms_0"][..., TERMS.index("excess_loss")]
+    share = pairs / full_qk_pairs(table.identity["ctx"], causal=True)
+    types = np.array(table.content_types)[table.arrays["content_types"]]
+    natural = np.isin(types, ["documentation", "code"])
+    groups = {"all": natural | True, "documentation and code": natural, "the others": ~natural}
+    rows = []
+    for name, chosen in groups.items():
+        for cost_coef in (0.1, 0.3, 0.6):
+            returns = -excess[chosen] - cost_coef * share[chosen]
+            best = returns.mean(0).argmax()
+            by_type = [returns[types[chosen] == each] for each in np.unique(types[chosen])]
+            told = sum(each.mean(0).max() * len(each) for each in by_type) / len(returns)
+            numbers = (returns.mean(0)[best], told, returns.max(1).mean())
+            span = str(table.identity["spans"][best])
+            gain = f"{numbers[2] - numbers[0]:.3f}"
+            cells = (*(f"{each:.3f}" for each in numbers), gain)
+            rows.append([name, str(len(returns)), f"{cost_coef:g}", span, *cells])
+    header = ["content", "chunks", "cost coefficient", "best fixed span", "its return"]
+    return markdown([*header, "given the content type", "oracle", "gain of the oracle"], rows)
+
+
 def bench_document() -> str:
     """Cost of reading a document with every controller of a pretrained model."""
     values = bench_values("document")
@@ -342,6 +380,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench-transformers": bench_transformers,
     "bench-transformers-decoding": bench_transformers_decoding,
     "bench-document": bench_document,
+    "pretrained-gain": pretrained_gain,
     "bench-pilot": bench_pilot,
 }
 

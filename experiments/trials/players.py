@@ -10,15 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
-from spangym.envs import EnvConfig, SB3SpanControlVecEnv, SpanControlVectorEnv
+from spangym.envs import (
+    EnvComponents,
+    EnvConfig,
+    SB3SpanControlVecEnv,
+    SpanControlVectorEnv,
+)
+from spangym.envs.tables.table_file import open_shipped
 from spangym.experiments.studies.foreign_env import ForeignEnv
 
 AnyConfig = EnvConfig | ForeignEnv
 
 
 def as_live(config: AnyConfig) -> AnyConfig:
-    """Return an environment with the same numbers that needs no table."""
-    if isinstance(config, EnvConfig):
+    """Return an environment with the same numbers for which no table has to be made."""
+    if isinstance(config, EnvConfig) and not open_shipped(config, EnvComponents()):
         return dataclasses.replace(config, backend="live")
     return config
 

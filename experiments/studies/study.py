@@ -386,6 +386,9 @@ class Study:
         baselines = _baseline_agents(environment.num_actions)
         if environment.is_foreign:
             baselines = tuple(each for each in baselines if each.algo not in LOOKS_INSIDE)
+        elif environment.kwargs.get("model"):
+            # The attention weights of a pretrained model are not known.
+            baselines = tuple(each for each in baselines if each.algo != "threshold")
         return (*compared, *baselines)
 
     def content_hashes(self) -> dict[str, Any]:

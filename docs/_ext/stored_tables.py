@@ -380,6 +380,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench-transformers": bench_transformers,
     "bench-transformers-decoding": bench_transformers_decoding,
     "bench-document": bench_document,
+    "pretrained": lambda: stored_table("pretrained"),
     "pretrained-gain": pretrained_gain,
     "bench-pilot": bench_pilot,
 }

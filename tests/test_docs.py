@@ -58,11 +58,6 @@ def test_readme_runs_from_top_to_bottom(tmp_path: Path):
     # A later block loads what was exported.
     assert (tmp_path / "refiner.safetensors").exists()
     script = "\n".join(each for each in python if each is not refiner)
-    usual = "total_timesteps=2048"
-    assert usual in script
-    settings = {"chunks_per_episode": 2, "evaluation.episodes": 2, "dqn.learning_starts": 16}
-    less = f"total_timesteps=64, settings={settings}"
-    script = script.replace(usual, less)
     # A tiny model: the default one is not installed.
     usual = f'load_model("{DEFAULT_MODEL}")'
     assert usual in script
@@ -75,7 +70,9 @@ def test_readme_runs_from_top_to_bottom(tmp_path: Path):
 def test_readme_controls_the_default_model(tmp_path: Path):
     python = blocks(ROOT / "README.md", "python")
     script = next(text for text in python if "load_model" in text)
-    assert "The code of Anna is 4821." in run([sys.executable, "-c", script], tmp_path)
+    printed = run([sys.executable, "-c", script], tmp_path)
+    # A span of 64 of about 600 tokens.
+    assert re.search(r"tensor\(\[0\.1\d+\]\)", printed)
 
 
 @pytest.mark.parametrize(

@@ -360,7 +360,9 @@ def _only(path: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 TABLES: dict[str, Callable[[], str]] = {
     "environments": environments,
-    "quickstart": lambda: stored_table("quickstart", "LongRange-v0", without="fixed:[1-8]"),
+    "quickstart": lambda: stored_table(
+        "quickstart", "LongRange-v0", without="fixed:[1-8]|threshold|random"
+    ),
     "suite": lambda: aggregates("suite", without="fixed:.|threshold"),
     "suite-all": lambda: aggregates("suite"),
     "baselines": baselines,

@@ -53,4 +53,7 @@ def command(
     trained = controller.metadata
     echo(f"written: {out} (trained in {trained['environment']} with seed {trained['seed']})")
     layer = ", layer=INDEX" if controller.observation.include_layer_index else ""
-    echo(f"use: layer.refiner = spangym.attention.load_controller({str(out)!r}{layer})")
+    if "spans" in trained:
+        echo(f"use: with spangym.control(model, {str(out)!r}): ...")
+    else:
+        echo(f"use: layer.refiner = spangym.attention.load_controller({str(out)!r}{layer})")

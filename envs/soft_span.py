@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import cast
 
 from torch import Tensor, nn
 
-from spangym.attention import LocalGlobalAttention
+from spangym.attention import LayerCache, LocalGlobalAttention
 from spangym.envs.core import EpisodeCore
 
 
@@ -65,7 +66,8 @@ def soft_span_loss(core: EpisodeCore, scales: Tensor) -> Tensor:
     hidden = state.hidden
     for index, scale in enumerate(scales.to(core.device).unbind()):
         soft = _with_soft_span(stack.layer(index), scale)
-        layer_output = soft.forward_with_action(hidden, cache=state.caches[index])
+        cache = cast(LayerCache | None, state.caches[index])
+        layer_output = soft.forward_with_action(hidden, cache=cache)
         hidden = stack.connect(index, hidden, layer_output.output)
     return stack.loss_bits(hidden, state.targets)
 

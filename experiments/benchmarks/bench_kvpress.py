@@ -68,7 +68,11 @@ def run(
 
 def _presses() -> dict[str, Any]:
     try:
-        from kvpress import KnormPress, SnapKVPress, StreamingLLMPress
+        from kvpress import (  # pyright: ignore[reportMissingImports]
+            KnormPress,
+            SnapKVPress,
+            StreamingLLMPress,
+        )
     except ImportError as error:
         raise ValueError(
             "bench kvpress needs the extra kvpress: pip install 'spangym[kvpress]', which has an "

@@ -172,7 +172,9 @@ def test_predictor_action_is_nearest_to_the_prediction():
     env = SB3SpanControlVecEnv(config, 3)
     env.reset()
     state = env.core.state
-    predicted = env.core.stack.run_layer(0, state.hidden, cache=state.caches[0]).span_scale
+    cache = state.caches[0]
+    assert cache is None
+    predicted = env.core.stack.run_layer(0, state.hidden).span_scale
     assert env.predictor_action().tolist() == [round(4 * each) for each in predicted.tolist()]
     relative = SB3SpanControlVecEnv(EnvConfig(num_actions=5, **SIZES), 3)
     relative.reset()

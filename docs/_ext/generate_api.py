@@ -23,6 +23,7 @@ SECTIONS: dict[str, dict[str, tuple[str, list[str]]]] = {
         ),
         "agents": ("Agents", []),
         "envs": ("Environments", []),
+        "attention": ("Transformers models", []),
         "utils": ("Errors", ["spangym.utils.errors.UserError"]),
     },
     "attention": {

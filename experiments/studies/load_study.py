@@ -170,7 +170,8 @@ def _normalize_env(environment: StudyEnv) -> StudyEnv:
     for key in (*OBS_FIELDS, "split"):
         del config[key]
     # As TOML gives it back.
-    config["fixes"] = [*config["fixes"]]
+    for key in ("fixes", "spans"):
+        config[key] = [*config[key]]
     if config["control_kv_cache"]:
         raise UserError(
             "environment argument 'control_kv_cache' must be false in comparisons: their baselines "
@@ -455,7 +456,8 @@ def _without_derived(environment: StudyEnv) -> StudyEnv:
             derived = dataclasses.asdict(make_config(environment.id, chosen))
     except (TypeError, ValueError):  # Normalizing the study says what is wrong.
         return environment
-    derived["fixes"] = [*derived["fixes"]]
+    for key in ("fixes", "spans"):
+        derived[key] = [*derived[key]]
     kept = {
         name: value
         for name, value in kwargs.items()

@@ -18,7 +18,18 @@ from ..conftest import run_here
 
 METAVARS = {
     *("RUN", "STUDY", "ENV_ID", "ENV_ID|RUN", "AGENT", "VARIANT", "FIGURE", "DEVICE", "SEEDS"),
-    *("FILE", "FOLDER", "PATH", "N", "SECONDS", "FRACTION", "KEY=VALUE", "HOST:PORT", "PROMPT"),
+    *(
+        "FILE",
+        "FOLDER",
+        "PATH",
+        "N",
+        "SECONDS",
+        "FRACTION",
+        "KEY=VALUE",
+        "HOST:PORT",
+        "PROMPT",
+        "MODEL",
+    ),
 }
 
 PAGES = [
@@ -26,8 +37,8 @@ PAGES = [
     *(
         ["bench", name]
         for name in (
-            *("attention", "envs", "tables", "agents", "compare", "gpu"),
-            *("experiments", "pilot", "ceiling"),
+            *("attention", "envs", "tables", "agents", "compare", "document"),
+            *("transformers", "kvpress", "gpu", "experiments", "pilot", "ceiling"),
         )
     ),
 ]

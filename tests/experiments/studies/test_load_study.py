@@ -432,7 +432,10 @@ def test_the_label_refiner_stands_for_the_originals_rule(name: str):
         labeled = [(each.name, each.agent) for each in variants if each.agent is not None]
     for label, agent in labeled:
         if label in ("refiner", "focus-refiner"):
-            assert agent == replace(normalize_agent(StudyAgent("refiner")), name=agent.name)
+            # The number of actions is the environment's.
+            own = {key: each for key, each in agent.hyperparameters.items() if key == "actions"}
+            original = normalize_agent(StudyAgent("refiner", hyperparameters=own))
+            assert agent == replace(original, name=agent.name)
 
 
 def test_seeds_and_steps_of_one_environment():

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import stable_baselines3.common.env_checker
+import torch
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
 from spangym.attention.observation_spec import ENCODINGS
@@ -118,7 +120,11 @@ def test_made_unaided_in_a_new_process_trajectories_are_the_same(
         name: tiny_model_kwargs(name) if name in PRETRAINED else {} for name in ENVIRONMENTS
     }
     command = [sys.executable, "-c", TRAJECTORIES, json.dumps(arguments)]
-    one = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    # PyTorch's own kernels, which pretrained models use, round differently with more threads.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    one = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=True, env=environment
+    ).stdout
     monkeypatch.setattr(sys, "argv", command[2:])
     with contextlib.redirect_stdout(io.StringIO()) as output:
         exec(TRAJECTORIES, {})

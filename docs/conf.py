@@ -37,6 +37,8 @@ nitpick_ignore_regex = [
     ("py:class", r"spangym\.experiments\.studies\.foreign_env\.ForeignEnv"),
     ("py:class", r"spangym\.envs\.transition\.TransitionModel"),
     ("py:class", r"spangym\.attention\.layers\.local_global\.PreparedInput"),
+    ("py:class", r"spangym\.envs\.state\.Prepared"),
+    ("py:class", r"spangym\.envs\.model\.block_cache\.BlockCache"),
 ]
 
 autodoc_default_options = {"members": True, "show-inheritance": True}

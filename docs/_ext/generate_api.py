@@ -23,7 +23,10 @@ SECTIONS: dict[str, dict[str, tuple[str, list[str]]]] = {
         ),
         "agents": ("Agents", []),
         "envs": ("Environments", []),
-        "attention": ("Transformers models", []),
+        "attention": (
+            "Transformers models",
+            ["spangym.attention.transformers.load_model.LoadedModel"],
+        ),
         "utils": ("Errors", ["spangym.utils.errors.UserError"]),
     },
     "attention": {

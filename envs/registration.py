@@ -20,6 +20,17 @@ def _trained(checkpoint: str, dataset: str, cost_coef: float) -> dict[str, Any]:
     return {"checkpoint": checkpoint, "dataset": dataset, "reward": "task", "cost_coef": cost_coef}
 
 
+_PRETRAINED: dict[str, Any] = {
+    "model": "smollm2-135m",
+    "dataset": "pretrained-mixture",
+    "chunks_per_episode": 4,
+    "reward": "task",
+    "cost_coef": 0.3,
+    "pool_groups": 16,
+    "autocorrelation": True,
+}
+"""Arguments of the ids of pretrained models."""
+
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "spangym/SpanControl-v0": {},
     "spangym/SpanBudget-v0": _trained("span-budget", "mixed", cost_coef=0.6),
@@ -28,25 +39,11 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "spangym/Precision-v0": _trained("precision", "precision", cost_coef=0.5),
     "spangym/Hierarchy-v0": _trained("hierarchy", "hierarchy", cost_coef=0.5),
     "spangym/Sparsity-v0": _trained("sparsity", "sparsity", cost_coef=1.0),
-    "spangym/Pretrained-v0": {
-        "model": "smollm2-135m",
-        "dataset": "pretrained-mixture",
-        "chunks_per_episode": 4,
-        "reward": "task",
-        "cost_coef": 0.3,
-        "pool_groups": 16,
-        "autocorrelation": True,
-    },
+    "spangym/Pretrained-v0": _PRETRAINED,
     "spangym/PretrainedCache-v0": {
-        "model": "smollm2-135m",
+        **_PRETRAINED,
         "blocks": 4,
         "spans": [32, 96, 256, "full"],
-        "dataset": "pretrained-mixture",
-        "chunks_per_episode": 4,
-        "reward": "task",
-        "cost_coef": 0.3,
-        "pool_groups": 16,
-        "autocorrelation": True,
     },
 }
 """Ids, with the arguments that differ from the defaults of `EnvConfig`."""

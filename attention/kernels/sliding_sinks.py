@@ -23,7 +23,7 @@ _BLOCK = (64, 256)
 
 @dataclass(frozen=True)
 class Window:
-    """What a query may see, besides the model's own mask.
+    """What a query may see, within the model's own mask.
 
     Attributes:
         span: Queries see keys at smaller distances than this, in tokens, at least 1.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -141,10 +141,7 @@ class SpanControl:
             )
         num_groups = as_int("groups", groups, 1)
         choosers = make_choosers(controller, num_groups, spans)
-        if any(getattr(each, ATTRIBUTE, None) for each in self._model.modules()):
-            raise ValueError(
-                f"{type(self._model).__name__} is under control already: leave that context first"
-            )
+        self._refuse_controlled(self._model.modules())
         found = find_attention_modules(self._model, example)
         chosen = select_modules(self._model, found, as_str("where", where))
         if num_groups > len(chosen):
@@ -172,10 +169,7 @@ class SpanControl:
 
     def __enter__(self) -> Self:
         modules = [each for group in self._groups for each in group.members]
-        if any(getattr(each.module, ATTRIBUTE, None) for each in modules):
-            raise ValueError(
-                f"{type(self._model).__name__} is under control already: leave that context first"
-            )
+        self._refuse_controlled(each.module for each in modules)
         with contextlib.ExitStack() as stack:
             stack.enter_context(attention_implementation(self._model))
             for group in self._groups:
@@ -197,6 +191,12 @@ class SpanControl:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
         self._plans.clear()
+
+    def _refuse_controlled(self, modules: Iterable[nn.Module]) -> None:
+        if any(getattr(each, ATTRIBUTE, None) for each in modules):
+            raise ValueError(
+                f"{type(self._model).__name__} is under control already: leave that context first"
+            )
 
     def _before_pass(self, owner: nn.Module) -> Any:
         groups = [

@@ -13,15 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from spangym.attention import LayerCache, LayerOutput
-from spangym.attention.features import token_moments
 from spangym.attention.layers.local_global import ControllerInput
-from spangym.attention.transformers.span_choosers import DEFAULT_SPANS, FULL_SPAN, Span, parse_spans
+from spangym.attention.transformers.span_choosers import DEFAULT_SPANS, Span
 from spangym.envs.data.dataset import NO_TARGET
 from spangym.envs.model.block_cache import BlockCache
 from spangym.envs.model.pretrained_sizes import group_span_config, past_pairs
-from spangym.envs.model.pretrained_stack import LayerGroup
-from spangym.envs.model.stack import LayerStack
-from spangym.envs.state import Cache, Prepared, concat_trees, select_row
+from spangym.envs.model.pretrained_stack import (
+    LayerGroup,
+    PretrainedModelStack,
+    observe_input,
+)
+from spangym.envs.state import Cache, concat_trees, select_row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,12 +47,12 @@ class PreparedBlock:
     observed: ControllerInput
 
 
-class PretrainedCacheStack(LayerStack):
+class PretrainedCacheStack(PretrainedModelStack):
     """A causal model that reads documents block by block; a "layer" is a decision between two.
 
     Before each block but the first, the action says how many of the last tokens stay in the
-    key-value cache, besides the sinks; the rest is gone. Then the block is read. Positions stay
-    those in the document.
+    key-value cache in addition to the sinks; the rest is gone. Then the block is read. Positions
+    stay those in the document.
 
     Args:
         model: The model, in evaluation mode.
@@ -64,7 +66,6 @@ class PretrainedCacheStack(LayerStack):
             document is read in blocks.
     """
 
-    native_layers = False
     runs_in_batches = False
 
     def __init__(
@@ -78,23 +79,11 @@ class PretrainedCacheStack(LayerStack):
     ) -> None:
         config, dims = group_span_config(ctx, causal=True), model.config.hidden_size
         parts = [LayerGroup([model], dims, config) for _ in range(num_blocks - 1)]
-        super().__init__(parts, model)
+        super().__init__(parts, model, spans)
         self.causal = True
         self._ctx, self._block, self._sinks = ctx, ctx // num_blocks, sinks
         self._argument = _cache_argument(model)
-        choices = torch.tensor(parse_spans(spans), device=model.device)
-        self.register_buffer("spans", choices, persistent=False)
         self._check_blocks()
-
-    @property
-    def model(self) -> PreTrainedModel:
-        """The model."""
-        return cast(Any, self.frontend)
-
-    def count_bytes(self, token_bytes: Tensor) -> None:
-        """See `PretrainedStack.count_bytes`."""
-        self.num_classes = len(token_bytes)
-        self.register_buffer("token_bytes", token_bytes.to(self.device), persistent=False)
 
     def embed(self, content: Tensor) -> Tensor:
         """Return the tokens as they are: a block is embedded when it is read."""
@@ -139,35 +128,7 @@ class PretrainedCacheStack(LayerStack):
         """Compute the features of the last block."""
         del recompute_kv
         local_input = self.normalize_input(index, hidden)
-        moments = token_moments(local_input)
-        observed = ControllerInput(local_input, moments, moments, None)
-        return PreparedBlock(hidden, cast(BlockCache, cache), observed)
-
-    def run_prepared(
-        self,
-        index: int,
-        prepared: Prepared,
-        actions: Tensor | None = None,
-        *,
-        num_actions: int | None = None,
-        return_stats: bool = False,
-    ) -> LayerOutput:
-        """Trim the cache as the actions say, and read the next block.
-
-        Raises:
-            ValueError: There are no actions, or statistics are asked for.
-        """
-        del num_actions
-        if actions is None or return_stats:
-            raise ValueError("a pretrained model has no span predictors, and gives no statistics")
-        return self._run(index, cast(PreparedBlock, prepared), cast(Tensor, self.spans)[actions])
-
-    def run_full_span(self, index: int, prepared: Prepared, num_actions: int) -> LayerOutput:
-        """Read the next block with everything that the cache holds."""
-        del num_actions
-        block = cast(PreparedBlock, prepared)
-        spans = torch.full(block.tokens.shape[:1], FULL_SPAN, device=block.tokens.device)
-        return self._run(index, block, spans)
+        return PreparedBlock(hidden, cast(BlockCache, cache), observe_input(local_input))
 
     @torch.no_grad()
     def _check_blocks(self) -> None:

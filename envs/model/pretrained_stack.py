@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -71,6 +72,75 @@ class LayerGroup(nn.Module):
         self.config = config
 
 
+class PretrainedModelStack(LayerStack):
+    """A pretrained model at the spans that actions stand for.
+
+    Args:
+        layers: Layers of the stack.
+        model: The model, in evaluation mode.
+        spans: Span of each action, in tokens, or ``full``, in ascending order.
+    """
+
+    native_layers = False
+
+    def __init__(
+        self, layers: Sequence[nn.Module], model: PreTrainedModel, spans: Sequence[Span]
+    ) -> None:
+        super().__init__(layers, model)
+        choices = torch.tensor(parse_spans(spans), device=model.device)
+        self.register_buffer("spans", choices, persistent=False)
+
+    def count_bytes(self, token_bytes: Tensor) -> None:
+        """Let the loss be in bits a byte.
+
+        Args:
+            token_bytes: Bytes of each token, int64 of shape (vocabulary,).
+        """
+        self.num_classes = len(token_bytes)
+        self.register_buffer("token_bytes", token_bytes.to(self.device), persistent=False)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model."""
+        return cast(Any, self.frontend)
+
+    def run_prepared(
+        self,
+        index: int,
+        prepared: Prepared,
+        actions: Tensor | None = None,
+        *,
+        num_actions: int | None = None,
+        return_stats: bool = False,
+    ) -> LayerOutput:
+        """Run the rest of a layer at the spans of the actions; see `LayerStack.run_layer`.
+
+        Raises:
+            ValueError: There are no actions, or statistics are asked for.
+        """
+        del num_actions
+        if actions is None or return_stats:
+            raise ValueError("a pretrained model has no span predictors, and gives no statistics")
+        return self._run(index, prepared, cast(Tensor, self.spans)[actions])
+
+    def run_full_span(self, index: int, prepared: Prepared, num_actions: int) -> LayerOutput:
+        """See `LayerStack.run_full_span`; no action needs to mean it."""
+        del num_actions
+        local_input = prepared.observed.local_input
+        spans = torch.full(local_input.shape[:1], FULL_SPAN, device=local_input.device)
+        return self._run(index, prepared, spans)
+
+    @abstractmethod
+    def _run(self, index: int, prepared: Any, spans: Tensor) -> LayerOutput:
+        """Run the rest of a layer at spans in tokens, int64 of shape (batch,)."""
+
+
+def observe_input(local_input: Tensor) -> ControllerInput:
+    """Compute the features of a normalized input, shape (batch, tokens, dims)."""
+    moments = token_moments(local_input)
+    return ControllerInput(local_input, moments, moments, None)
+
+
 class _GivenSpans(SpanChooser):
     """Spans that are set before a pass.
 
@@ -87,7 +157,7 @@ class _GivenSpans(SpanChooser):
         return self.spans
 
 
-class PretrainedStack(LayerStack):
+class PretrainedStack(PretrainedModelStack):
     """A pretrained model that runs group by group of its layers; each group has its own span.
 
     Some layers run by a call of the whole model in which all others pass their input on, so that
@@ -109,8 +179,6 @@ class PretrainedStack(LayerStack):
         ValueError: The model cannot be controlled, is an encoder-decoder, or its layers cannot run
             one by one; or there are fewer layers than groups.
     """
-
-    native_layers = False
 
     def __init__(
         self,
@@ -136,26 +204,12 @@ class PretrainedStack(LayerStack):
         dims = model.config.hidden_size
         parts = np.array_split(np.arange(len(layers)), num_groups)
         super().__init__(
-            [LayerGroup(layers[part[0] : part[-1] + 1], dims, config) for part in parts], model
+            [LayerGroup(layers[part[0] : part[-1] + 1], dims, config) for part in parts],
+            model,
+            spans,
         )
         self._bounds = [(int(part[0]), int(part[-1]) + 1) for part in parts]
         self._model_layers, self.causal = layers, causal
-        choices = torch.tensor(parse_spans(spans), device=model.device)
-        self.register_buffer("spans", choices, persistent=False)
-
-    def count_bytes(self, token_bytes: Tensor) -> None:
-        """Let the loss be in bits a byte.
-
-        Args:
-            token_bytes: Bytes of each token, int64 of shape (vocabulary,).
-        """
-        self.num_classes = len(token_bytes)
-        self.register_buffer("token_bytes", token_bytes.to(self.device), persistent=False)
-
-    @property
-    def model(self) -> PreTrainedModel:
-        """The model."""
-        return cast(Any, self.frontend)
 
     def embed(self, content: Tensor) -> Tensor:
         """Return the input of the first layer for tokens, int64 of shape (batch, tokens)."""
@@ -174,34 +228,7 @@ class PretrainedStack(LayerStack):
         """Normalize the input of a group, and compute its features."""
         del recompute_kv, cache
         local_input = cast(LayerGroup, self.layers[index]).ln_a(hidden)
-        moments = token_moments(local_input)
-        return PreparedGroup(hidden, ControllerInput(local_input, moments, moments, None))
-
-    def run_prepared(
-        self,
-        index: int,
-        prepared: Prepared,
-        actions: Tensor | None = None,
-        *,
-        num_actions: int | None = None,
-        return_stats: bool = False,
-    ) -> LayerOutput:
-        """Run a group at the spans of the actions; see `LayerStack.run_layer`.
-
-        Raises:
-            ValueError: There are no actions, or statistics are asked for.
-        """
-        del num_actions
-        if actions is None or return_stats:
-            raise ValueError("a pretrained model has no span predictors, and gives no statistics")
-        return self._run(index, cast(PreparedGroup, prepared), cast(Tensor, self.spans)[actions])
-
-    def run_full_span(self, index: int, prepared: Prepared, num_actions: int) -> LayerOutput:
-        """See `LayerStack.run_full_span`; no action needs to mean it."""
-        del num_actions
-        group = cast(PreparedGroup, prepared)
-        spans = torch.full(group.hidden.shape[:1], FULL_SPAN, device=group.hidden.device)
-        return self._run(index, group, spans)
+        return PreparedGroup(hidden, observe_input(local_input))
 
     def keep_full_output(self, prepared: Prepared, layer_output: LayerOutput) -> PreparedGroup:
         """See `LayerStack.keep_full_output`."""

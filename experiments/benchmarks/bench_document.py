@@ -105,15 +105,25 @@ def _read(
     model: PreTrainedModel, document: Document, handle: SpanControl
 ) -> tuple[float, float, float]:
     """Bits a byte, share of full attention's query-key pairs, and seconds."""
-    nats, pairs, full_pairs = 0.0, 0, 0
+    bits, pairs, full_pairs = 0.0, 0, 0
     start = time.perf_counter()
     with handle:
         for ids in document.chunks:
-            logits = model(ids[None], use_cache=False).logits[0, :-1]
-            nats += torch.nn.functional.cross_entropy(logits, ids[1:], reduction="sum").item()
+            bits += next_token_bits(model(ids[None], use_cache=False).logits[0], ids)
             pairs += int(handle.qk_pairs)
             full_pairs += int(handle.full_qk_pairs)
     seconds = time.perf_counter() - start
     # The first token of a chunk is not predicted.
     num_bytes = int(document.bytes_of[:, 1:].sum())
-    return nats / math.log(2) / num_bytes, pairs / full_pairs, seconds
+    return bits / num_bytes, pairs / full_pairs, seconds
+
+
+def next_token_bits(logits: Tensor, ids: Tensor) -> float:
+    """Bits of all tokens but the first.
+
+    Args:
+        logits: Shape (tokens, vocabulary).
+        ids: The tokens, int64 of shape (tokens,).
+    """
+    nats = torch.nn.functional.cross_entropy(logits[:-1], ids[1:], reduction="sum")
+    return nats.item() / math.log(2)

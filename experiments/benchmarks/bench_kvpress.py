@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from statistics import fmean
 from typing import Any
@@ -17,7 +16,7 @@ from spangym.attention.transformers.control import control
 from spangym.attention.transformers.load_model import load_model, token_bytes
 from spangym.envs.data.dataset_registry import make_dataset
 from spangym.envs.data.token_dataset import TokenDataset
-from spangym.experiments.benchmarks.bench_document import DATASET
+from spangym.experiments.benchmarks.bench_document import DATASET, next_token_bits
 from spangym.experiments.benchmarks.measure import BenchRow
 
 KEPT = (64, 128, 256)
@@ -97,6 +96,4 @@ def _bits(
     positions = torch.arange(context, ids.shape[1])[None]
     with after or contextlib.nullcontext():
         output = model(ids[:, context:], past_key_values=cache, position_ids=positions)
-    logits, targets = output.logits[0, :-1], ids[0, context + 1 :]
-    nats = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-    return nats.item() / math.log(2)
+    return next_token_bits(output.logits[0], ids[0, context:])

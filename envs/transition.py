@@ -88,10 +88,10 @@ class TransitionModel:
         self._weights = [
             [module._parameters for module in layer.modules()] for layer in stack.layers
         ]
-        self._is_batched = stack.runs_in_batches and (
-            stack.device.type != "cpu"
-            or (stack.native_layers and is_batch_invariant(config.ctx, config.dims))
-        )
+        is_invariant = stack.is_batch_invariant
+        if is_invariant is None:
+            is_invariant = is_batch_invariant(config.ctx, config.dims)
+        self._is_batched = is_invariant or stack.device.type != "cpu"
 
     def initial_state(self, episode: Episode) -> State:
         """The state at the start of an episode."""

@@ -66,7 +66,8 @@ class PretrainedCacheStack(PretrainedModelStack):
             document is read in blocks.
     """
 
-    runs_in_batches = False
+    # Documents are read one by one.
+    is_batch_invariant = True
 
     def __init__(
         self,
@@ -149,13 +150,21 @@ class PretrainedCacheStack(PretrainedModelStack):
             raise ValueError(f"model {name} gives other outputs with a key-value cache: {hint}")
 
     def _run(self, index: int, prepared: PreparedBlock, spans: Tensor) -> LayerOutput:
-        past = (index + 1) * self._block
-        cache = self._trim(prepared.cache, past, spans)
-        held = cache.is_held.sum(1)
-        results = [
-            self._read(*select_row((prepared.tokens, past, cache), row))
-            for row in range(len(spans))
-        ]
+        past, cache = (index + 1) * self._block, prepared.cache
+        position = torch.arange(self._ctx, device=spans.device)
+        stays = (position >= past - spans[:, None]) | (position < self._sinks)
+        is_held = cache.is_held & stays
+        held = is_held.sum(1)
+        first_rows = _first_equal_rows(prepared.tokens, is_held, cache.keys)
+        reads = {
+            row: self._read(
+                prepared.tokens[row : row + 1],
+                past,
+                _trim(select_row(cache, row), is_held[row : row + 1]),
+            )
+            for row in sorted({*first_rows})
+        }
+        results = [reads[row] for row in first_rows]
         output = torch.cat([each for _, each, _ in results])
         is_last = index + 1 == self.num_layers
         read = None if is_last else concat_trees([each for each, *_ in results])
@@ -173,13 +182,6 @@ class PretrainedCacheStack(PretrainedModelStack):
             cache=cast(LayerCache, read),
             nats=torch.cat([each for *_, each in results]),
         )
-
-    def _trim(self, cache: BlockCache, past: int, spans: Tensor) -> BlockCache:
-        position = torch.arange(self._ctx, device=spans.device)
-        stays = (position >= past - spans[:, None]) | (position < self._sinks)
-        is_held = cache.is_held & stays
-        shown = is_held[:, None, None, :, None]
-        return BlockCache(cache.keys * shown, cache.values * shown, is_held)
 
     def _read(
         self, tokens: Tensor, past: int, cache: BlockCache | None
@@ -249,6 +251,30 @@ class BlockOutput(LayerOutput):
     """
 
     nats: Tensor = dataclasses.field(default_factory=Tensor)
+
+
+def _trim(cache: BlockCache, is_held: Tensor) -> BlockCache:
+    """Forget all keys and values but those that are held, boolean (batch, ctx)."""
+    shown = is_held[:, None, None, :, None]
+    return BlockCache(cache.keys * shown, cache.values * shown, is_held)
+
+
+def _first_equal_rows(*columns: Tensor) -> list[int]:
+    """Return for each row the first one that is equal to it in all columns.
+
+    Different actions often hold the same, as long as little was read. A block is read once for all
+    of them.
+    """
+    rows = range(len(columns[0]))
+
+    def first_equal(row: int) -> int:
+        return next(
+            other
+            for other in rows
+            if all(torch.equal(column[other], column[row]) for column in columns)
+        )
+
+    return [first_equal(row) for row in rows]
 
 
 def _cache_argument(model: nn.Module) -> str:

@@ -82,6 +82,7 @@ class PretrainedModelStack(LayerStack):
     """
 
     native_layers = False
+    is_batch_invariant = False
 
     def __init__(
         self, layers: Sequence[nn.Module], model: PreTrainedModel, spans: Sequence[Span]

@@ -38,12 +38,13 @@ class LayerStack(nn.Module, ABC):
         num_classes: Number of target classes of `loss_bits`; 0 for a stack without a task.
         native_layers: Whether the layers are of `spangym.attention`: they have span predictors and
             soft edges, and give statistics of their attention weights.
-        runs_in_batches: Whether sequences of a batch may run at once.
+        is_batch_invariant: Whether a sequence gives the same bits in a batch of any size on the
+            CPU; None if that depends on the shape (`spangym.envs.transition.is_batch_invariant`).
     """
 
     num_classes: int = 0
     native_layers: bool = True
-    runs_in_batches: bool = True
+    is_batch_invariant: bool | None = None
 
     def __init__(self, layers: Sequence[nn.Module], frontend: nn.Module | None = None) -> None:
         super().__init__()

@@ -109,6 +109,17 @@ def test_the_oracle_sees_every_action_sequence():
     np.testing.assert_allclose(env.lookahead(), returns.max(1), atol=1e-6)
 
 
+def test_a_block_is_read_once_for_all_actions_that_hold_the_same():
+    env: Any = SpanControlEnv(**make_kwargs(spans=[4, BLOCK, CTX], num_actions=3))
+    env.reset(seed=0)
+    model, reads = env.core.stack.model, []
+    model.base_model.register_forward_hook(lambda *_: reads.append(1))
+    core = env.core
+    # All 16 tokens of the first block stay with the second and the third action.
+    core.try_all_actions(core.search_state, 0)
+    assert len(reads) == 2
+
+
 def test_tables_are_bit_equal():
     own = make_kwargs()
     tabulate(NAME, 2, **own)

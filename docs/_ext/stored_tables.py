@@ -239,7 +239,7 @@ def pretrained_gain() -> str:
     The best fixed span, and that of each content type, are those of the same chunks.
     """
     table = open_shipped(
-        make_config("Pretrained-v0", {"backend": "table", "num_levels": 320}), EnvComponents()
+        make_config("Pretrained-v0", {"backend": "table", "num_levels": 512}), EnvComponents()
     )
     assert table is not None
     pairs = table.arrays["metrics_0"][..., METRICS.index("qk_pairs")]

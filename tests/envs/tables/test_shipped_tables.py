@@ -11,7 +11,7 @@ from spangym.envs.tables.table_folder import SHIPPED_DIR
 from spangym.envs.tables.tabulate import make_live_core, tabulate_levels
 
 MAX_BYTES = 20e6
-LEVELS = {"train": 320, "evaluation": 64}
+LEVELS = {"train": 512, "evaluation": 64}
 
 
 def shipped(split: str) -> Table:

@@ -192,6 +192,10 @@ class EpisodeCore(ABC):
         """
 
     @abstractmethod
+    def try_last_action(self, state: Any, layer: int) -> tuple[Any, Tensor]:
+        """`try_all_actions` for the last action alone, which is full span."""
+
+    @abstractmethod
     def coverages(self, state: Any) -> Tensor:
         """Share of full attention's weight within the span of each action at the next layer.
 
@@ -492,8 +496,19 @@ class SpanControlCore(EpisodeCore):
     @torch.no_grad()
     def try_all_actions(self, state: State, layer: int) -> tuple[State, Tensor]:
         """See `EpisodeCore.try_all_actions`."""
-        transition = self.transition_model.step(state, layer, self._all_actions_in(state))
-        return transition.state, transition.reward_components.double().sum(-1)
+        return self._try(state, layer, self._all_actions_in(state))
+
+    @torch.no_grad()
+    def try_last_action(self, state: State, layer: int) -> tuple[State, Tensor]:
+        """See `EpisodeCore.try_last_action`."""
+        return self._try(state, layer, self._all_actions_in(state)[:, -1:])
+
+    def _try(self, state: State, layer: int, actions: Tensor) -> tuple[State, Tensor]:
+        transition = self.transition_model.step(state, layer, actions)
+        # Only the next chunk needs the caches of the layers that ran.
+        caches = (None,) * (layer + 1) + transition.state.caches[layer + 1 :]
+        next_state = dataclasses.replace(transition.state, caches=caches)
+        return next_state, transition.reward_components.double().sum(-1)
 
     @torch.no_grad()
     def coverages(self, state: State) -> Tensor:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spangym.envs.core import EpisodeCore
-from spangym.envs.state import select_rows
+from spangym.envs.state import concat_trees, select_rows
 from spangym.utils.scalars import as_int
 
-_MAX_BATCH = 400
-"""Maximum number of plans in a batch; larger batches only take more memory."""
+_GROUP = 40
+"""States from which actions are tried at a time; larger batches only take more memory."""
 
 
 @torch.no_grad()
@@ -69,8 +69,10 @@ def lookahead(core: EpisodeCore, beam: int = 10) -> NDArray[np.float32]:
     """Best return of each action up to the end of the chunk, (num_envs, actions).
 
     All plans (one action per layer) through the next two layers are tried. Beyond two layers only
-    the best ``beam`` plans of each first action, by their return so far, are extended: then the
-    result is a lower bound, which matters for the reward ``task``, most of which arrives last.
+    the best ``beam`` plans of each first action are extended: then the result is a lower bound,
+    exact with a ``beam`` of all plans of the other layers but the last. Plans are ranked by their
+    return when the other layers take the last action, full span. The return so far would not do
+    for the reward ``task``, most of which arrives last: it would rank the cheapest plans first.
 
     Args:
         core: The environments.
@@ -81,27 +83,56 @@ def lookahead(core: EpisodeCore, beam: int = 10) -> NDArray[np.float32]:
     """
     beam = as_int("beam", beam, 1)
     last = core.config.num_layers - 1
+    num_actions = len(core.all_actions)
 
     def best_returns(state: Any) -> Tensor:
         if core.layer == last:
             return core.try_all_actions(state, last)[1]
         states, returns = core.try_all_actions(state, core.layer)
-        num_actions = len(returns)
+        best = torch.full_like(returns, -torch.inf)
         for layer in range(core.layer + 1, last):
-            states, rewards = core.try_all_actions(states, layer)
-            plans = (returns[:, None] + rewards.view(len(returns), -1)).view(num_actions, -1)
-            kept = plans.topk(min(beam, plans.shape[1]), dim=1).indices
-            offsets = torch.arange(num_actions, device=kept.device)[:, None] * plans.shape[1]
-            rows = (kept + offsets).flatten()
-            states, returns = select_rows(states, rows), plans.flatten()[rows]
-        size = max(1, _MAX_BATCH // core.config.num_actions)
-        groups = torch.arange(len(returns), device=returns.device).split(size)
-        rewards = torch.cat(
-            [core.try_all_actions(select_rows(states, rows), last)[1] for rows in groups]
-        )
-        return (returns[:, None] + rewards.view(len(returns), -1)).view(num_actions, -1).amax(1)
+            states, rewards = _in_groups(core.try_all_actions, states, len(returns), layer)
+            returns = returns.repeat_interleave(num_actions) + rewards
+            if (plans := len(returns) // num_actions) <= beam:
+                continue
+            completed = returns + _full_span_rewards(core, states, len(returns), layer + 1)
+            kept = completed.view(num_actions, plans).topk(beam, dim=1)
+            best = torch.maximum(best, kept.values[:, 0])
+            offsets = torch.arange(num_actions, device=returns.device)[:, None] * plans
+            rows = (kept.indices + offsets).flatten()
+            states, returns = select_rows(states, rows), returns[rows]
+        _, rewards = _in_groups(core.try_all_actions, states, len(returns), last, keep=False)
+        returns = returns.repeat_interleave(num_actions) + rewards
+        return torch.maximum(best, returns.view(num_actions, -1).amax(1))
 
     return _per_env(core, best_returns)
+
+
+def _full_span_rewards(core: EpisodeCore, states: Any, count: int, layer: int) -> Tensor:
+    """Return of full span in layer ``layer`` and all later ones, from each of ``count`` states."""
+    total = torch.zeros(count, dtype=torch.float64, device=core.device)
+    for index in range(layer, core.config.num_layers):
+        keep = index + 1 < core.config.num_layers
+        states, rewards = _in_groups(core.try_last_action, states, count, index, keep=keep)
+        total = total + rewards
+    return total
+
+
+def _in_groups(
+    function: Callable[[Any, int], tuple[Any, Tensor]],
+    states: Any,
+    count: int,
+    layer: int,
+    *,
+    keep: bool = True,
+) -> tuple[Any, Tensor]:
+    """Try actions in a few states at a time; without ``keep`` the next states are dropped."""
+    if count <= _GROUP:
+        return function(states, layer)
+    groups = torch.arange(count).split(_GROUP)
+    results = [function(select_rows(states, rows), layer) for rows in groups]
+    next_states = concat_trees([each[0] for each in results]) if keep else None
+    return next_states, torch.cat([each[1] for each in results])
 
 
 def _per_env(core: EpisodeCore, function: Callable[[Any], Tensor]) -> NDArray[np.float32]:

@@ -171,6 +171,11 @@ class TableCore(EpisodeCore):
         taken = self._all_taken(state)
         return taken, self._exact_rewards[layer][taken]
 
+    def try_last_action(self, state: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """See `EpisodeCore.try_last_action`."""
+        taken = self._all_taken(state).view(len(state), -1)[:, -1]
+        return taken, self._exact_rewards[layer][taken]
+
     def coverages(self, state: Tensor) -> Tensor:
         """See `EpisodeCore.coverages`."""
         terms = self._rows(f"terms_{self.layer}")

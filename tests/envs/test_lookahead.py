@@ -98,26 +98,46 @@ class PaidLast(Reward):
         return (size if last else 1e-6 * context.layer_output.span_scale)[:, None]
 
 
-def test_a_wide_beam_is_exact_and_a_narrow_one_a_bound_from_below():
-    env = SpanControlEnv(**TINY, num_layers=3, reward=PaidLast())
-    misses = 0
-    for seed in range(1, 5):
-        env.reset(seed=seed)
-        exact = []
-        for first in range(10):
-            forks = [env.fork() for _ in range(10)]
-            rewards = [
+class Erratic(PaidLast):
+    """The last layer's reward at full span says nothing about that at other spans."""
+
+    def __call__(self, context: RewardContext) -> Tensor:
+        return (1e4 * super().__call__(context)).sin()
+
+
+def exact_lookahead(env: SpanControlEnv) -> list[float]:
+    """The best return of each first action over all plans of three layers."""
+    best, actions = [], env.core.all_actions
+    for first in actions:
+        forks = [env.fork() for _ in actions]
+        best.append(
+            max(
                 fork.step(first)[1] + fork.step(second)[1] + fork.peek().max()
                 for second, fork in enumerate(forks)
-            ]
-            exact.append(max(rewards))
-        np.testing.assert_allclose(env.lookahead(beam=10), exact, rtol=1e-6)
+            )
+        )
+    return best
+
+
+def test_a_wide_beam_is_exact_and_a_narrow_one_a_bound_from_below():
+    env = SpanControlEnv(**TINY, num_layers=3, num_actions=5, reward=Erratic())
+    misses = 0
+    for seed in range(1, 4):
+        env.reset(seed=seed)
+        exact = exact_lookahead(env)
+        np.testing.assert_allclose(env.lookahead(beam=5), exact, atol=1e-5)
         narrow = env.lookahead(beam=1)
         assert (narrow <= np.array(exact) + 1e-5).all()
         misses += (narrow < np.array(exact) - 1e-5).sum()
     assert misses
     with pytest.raises(ValueError, match=r"beam .*at least 1"):
         env.lookahead(beam=0)
+
+
+def test_a_narrow_beam_finds_plans_that_only_the_last_layer_pays():
+    env = SpanControlEnv(**TINY, num_layers=3, num_actions=5, reward=PaidLast())
+    env.reset(seed=1)
+    np.testing.assert_allclose(env.lookahead(beam=1), exact_lookahead(env), rtol=1e-6)
 
 
 def test_following_it_earns_what_it_promised():

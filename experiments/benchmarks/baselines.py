@@ -21,6 +21,13 @@ from spangym.utils.errors import UserError
 
 EVAL_SEED = 1_000_000
 """Seed of the first episode, as in evaluations."""
+_EXACT_LAYERS = 2
+"""Number of layers up to which all plans are played; beyond that good ones are searched."""
+_CLIMB_ROUNDS = 3
+"""Rounds through all layers of the search for good plans."""
+
+Rollout = tuple[NDArray[np.float64], NDArray[np.str_], NDArray[np.int64]]
+"""Returns and content types of chunks, (num_envs, chunks), and actions, (..., layers)."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,8 @@ class ContentTypeReturns:
         chunks: Number of its chunks.
         random: Return of uniformly random actions.
         fixed: Return of each action in every layer, by action.
-        content_oracle: Return of the best plan for this content type.
+        content_oracle: Return of the best plan for this content type; beyond two layers of the
+            best that coordinate ascent finds.
         actions: That plan, one action for each layer.
         oracle: The highest return, found by `lookahead`.
         oracle_actions: How often the oracle takes each action, by layer and action.
@@ -57,8 +65,9 @@ class BaselineReturns:
         chunks: Number of chunks.
         random: Return of uniformly random actions.
         fixed: Return of each action in every layer, by action.
-        best_by_layer: Return of the best plan, one action for each layer.
-        content_oracle: Return of the best plan for each content type.
+        best_by_layer: Return of the best plan, one action for each layer; beyond two layers of
+            the best that coordinate ascent finds.
+        content_oracle: Return of the best plan for each content type, likewise.
         oracle: The highest return, found by `lookahead`.
         actions: The plan of ``best_by_layer``.
         by_content_type: The same for the chunks of each content type.
@@ -117,9 +126,10 @@ def measure_baselines(
     """Run every non-learning baseline and the oracle in an environment.
 
     Args:
-        name: A registered id with one or two layers.
+        name: A registered id.
         episodes: Episodes of each policy, run as one vector environment.
-        progress: Called with the number of policies done and the total.
+        progress: Called with the number of policies done and the total, an estimate beyond two
+            layers.
         kwargs: Arguments of the environment that replace those of the id.
 
     Raises:
@@ -129,29 +139,37 @@ def measure_baselines(
         config = make_config(name, {**kwargs, "split": "evaluation"})
     except (TypeError, ValueError) as error:
         raise UserError(f"environment {name!r}: {error}") from error
-    if config.control_kv_cache or config.num_layers > 2:
+    if config.control_kv_cache:
         raise UserError(
-            f"environment {name!r}: baselines are measured with one or two layers and without "
-            "control_kv_cache"
+            f"environment {name!r}: baselines are measured without control_kv_cache: omit it"
         )
     num_actions = config.num_actions
     envs = SpanControlVectorEnv(episodes, **asdict(config))
     layers = envs.config.num_layers
-    plans = [*itertools.product(range(num_actions), repeat=layers)]
-    total = len(plans) + 2
+    is_exact = layers <= _EXACT_LAYERS
+    plans = [*itertools.product(range(num_actions), repeat=layers)] if is_exact else []
+    plans = plans or [(action,) * layers for action in range(num_actions)]
+    total = len(plans) + 2 + (not is_exact) * 2 * _CLIMB_ROUNDS * layers * num_actions
+    done = itertools.count(1)
+
+    def play(decide: Callable[[int, int], NDArray[Any]]) -> Rollout:
+        rollout = _rollout(envs, decide)
+        progress(min(next(done), total - 1), total)
+        return rollout
 
     def fixed(plan: tuple[int, ...]) -> NDArray[np.float64]:
-        return _rollout(envs, lambda layer: np.full(episodes, plan[layer]))[0]
+        return play(lambda _, layer: np.full(episodes, plan[layer]))[0]
 
-    by_plan = []
-    for plan in plans:
-        by_plan.append(fixed(plan))
-        progress(len(by_plan), total)
-    returns = np.stack(by_plan)
+    by_plan = [*map(fixed, plans)]
     drawn = np.random.default_rng(0)
-    random, content_types, _ = _rollout(envs, lambda _: drawn.integers(num_actions, size=episodes))
-    progress(total - 1, total)
-    oracle, _, oracle_actions = _rollout(envs, lambda _: envs.lookahead().argmax(1))
+    random, content_types, _ = play(lambda *_: drawn.integers(num_actions, size=episodes))
+    if not is_exact:
+        for groups in (np.zeros(content_types.shape, str), content_types):
+            found = _climb(play, groups, layers, num_actions)
+            by_plan += map(fixed, found)
+            plans += found
+    returns = np.stack(by_plan)
+    oracle, _, oracle_actions = _rollout(envs, lambda *_: envs.lookahead().argmax(1))
     progress(total, total)
     means = returns.mean((1, 2))
     uniform = [plans.index((action,) * layers) for action in range(num_actions)]
@@ -211,10 +229,49 @@ def baselines_table(rows: list[BaselineReturns]) -> RichTable:
     return table
 
 
-def _rollout(
-    envs: SpanControlVectorEnv, decide: Callable[[int], NDArray[Any]]
-) -> tuple[NDArray[np.float64], NDArray[np.str_], NDArray[np.int64]]:
-    """Play one episode in each environment.
+def _climb(
+    play: Callable[[Callable[[int, int], NDArray[Any]]], Rollout],
+    groups: NDArray[np.str_],
+    layers: int,
+    num_actions: int,
+) -> list[tuple[int, ...]]:
+    """Find a good plan for each group of chunks by coordinate ascent from full span.
+
+    The plans of all groups are changed together, since a chunk's return depends on its own only.
+
+    Args:
+        play: Plays actions by chunk and layer.
+        groups: Name of each chunk's group, shape (num_envs, chunks).
+        layers: Number of layers.
+        num_actions: Number of actions.
+
+    Returns:
+        One plan for each group, in the order of `numpy.unique`.
+    """
+    names, numbers = np.unique(groups, return_inverse=True)
+    numbers = numbers.reshape(groups.shape)
+
+    def mean_returns(plans: NDArray[np.int64]) -> NDArray[np.float64]:
+        returns = play(lambda chunk, layer: plans[numbers[:, chunk], layer])[0]
+        return np.array([returns[numbers == number].mean() for number in range(len(names))])
+
+    plans = np.full((len(names), layers), num_actions - 1)
+    best = mean_returns(plans)
+    for _ in range(_CLIMB_ROUNDS):
+        before = plans.copy()
+        for layer, action in itertools.product(range(layers), range(num_actions)):
+            changed = plans.copy()
+            changed[:, layer] = action
+            means = mean_returns(changed)
+            better = means > best
+            plans[better], best[better] = changed[better], means[better]
+        if (plans == before).all():
+            break
+    return [tuple(plan) for plan in plans.tolist()]
+
+
+def _rollout(envs: SpanControlVectorEnv, decide: Callable[[int, int], NDArray[Any]]) -> Rollout:
+    """Play one episode in each environment; ``decide`` gives the actions by chunk and layer.
 
     Returns:
         Returns and content types of the chunks, each of shape (num_envs, chunks), and the actions
@@ -227,7 +284,7 @@ def _rollout(
     content_types = np.empty(returns.shape, dtype=object)
     actions = np.empty((*returns.shape, config.num_layers), np.int64)
     for chunk, layer in _decisions(config.chunks_per_episode, config.num_layers):
-        actions[:, chunk, layer] = decide(layer)
+        actions[:, chunk, layer] = decide(chunk, layer)
         step = core.step(actions[:, chunk, layer])
         returns[:, chunk] += step.rewards
         content_types[:, chunk] = [info["content_type"] for info in step.infos]

@@ -1,5 +1,6 @@
 """Returns of the non-learning baselines, measured and stored."""
 
+import itertools
 from pathlib import Path
 
 import gymnasium as gym
@@ -40,6 +41,26 @@ def test_baselines_are_what_the_policies_earn(monkeypatch: pytest.MonkeyPatch):
     for part in parts:
         assert max(part.fixed) <= part.content_oracle <= part.oracle + 1e-6
         assert [sum(counts) for counts in part.oracle_actions] == [part.chunks] * 2
+
+
+def test_beyond_two_layers_good_plans_are_searched(monkeypatch: pytest.MonkeyPatch):
+    small = {"dims": 8, "heads": 2, "ctx": 16, "chunks_per_episode": 2, "cost_coef": 0.3}
+    small |= {"num_layers": 3, "num_actions": 3, "action_scale": "absolute"}
+    monkeypatch.setattr(gym.registry["spangym/SpanControl-v0"], "kwargs", small)
+    done: list[tuple[int, int]] = []
+    found = measure_baselines("spangym/SpanControl-v0", 2, lambda *each: done.append(each))
+    assert done[-1][0] == done[-1][1] == max(each[0] for each in done)
+    env = SpanControlEnv(**small, split="evaluation")
+    returns = []
+    for plan in itertools.product(range(3), repeat=3):
+        returns.append(0.0)
+        for seed in (1_000_000, 1_000_001):
+            env.reset(seed=seed)
+            returns[-1] += sum(env.step(action)[1] for _ in range(2) for action in plan) / 4
+    assert found.best_fixed <= found.best_by_layer <= max(returns) + 1e-6
+    assert found.best_by_layer == pytest.approx(max(returns), abs=0.05)
+    assert found.best_by_layer <= found.content_oracle + 1e-6
+    assert found.content_oracle <= found.oracle + 1e-6
 
 
 def test_a_row_of_baselines_as_text():

@@ -24,7 +24,7 @@ from spangym.envs.tables.table_file import open_shipped
 from spangym.envs.tables.tabulate import TERMS
 from spangym.envs.transition import METRICS
 from spangym.experiments.analysis.results import PILOT_METRICS
-from spangym.experiments.benchmarks.baselines import baseline_lines, read_baselines
+from spangym.experiments.benchmarks.baselines import read_baselines
 from spangym.experiments.benchmarks.long_inputs import long_inputs_table
 from spangym.experiments.benchmarks.original_defects import COLUMNS as DEFECT_COLUMNS
 from spangym.experiments.benchmarks.original_defects import Defect
@@ -70,9 +70,16 @@ def environments() -> str:
 
 
 def baselines() -> str:
-    """Returns of the baselines, one column for each id."""
-    lines = baseline_lines(read_baselines(RESULTS / "baselines.json"))
-    return markdown(["mean return of a chunk", *lines[0][1:]], lines[1:])
+    """Mean returns of a chunk of the baselines, one row for each id."""
+    header = ["environment", "chunks", "random", "best fixed", "its action", "best by layer"]
+    rows = []
+    for row in read_baselines(RESULTS / "baselines.json"):
+        returns = (row.random, row.best_fixed, row.best_by_layer, row.content_oracle, row.oracle)
+        cells = [f"{each:.3f}" for each in returns]
+        action = str(row.fixed.index(row.best_fixed))
+        name = row.id.removeprefix("spangym/")
+        rows.append([name, str(row.chunks), *cells[:2], action, *cells[2:], f"{row.score:.2f}"])
+    return markdown([*header, "content oracle", "oracle", "score of the best fixed"], rows)
 
 
 def tuned() -> str:

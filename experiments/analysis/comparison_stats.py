@@ -23,6 +23,7 @@ from spangym.experiments.analysis.intervals import (
     t_interval,
 )
 from spangym.experiments.analysis.results import MetricInfo, Results
+from spangym.experiments.analysis.separation import rank_correlations, separations
 
 BEST_FIXED = "best fixed"
 """Stands for the fixed span with the highest return in each environment."""
@@ -71,6 +72,10 @@ class ComparisonStats:
         profiles: Proportion of runs over all environments with a score above a threshold, of the
             learners and the best fixed span: ``group``, ``threshold``, ``share``, ``low``,
             ``high``.
+        separations: The two learners that each environment tells apart
+            (`spangym.experiments.analysis.separation.separations`); empty for one environment.
+        rank_correlations: How alike two environments rank the learners
+            (`spangym.experiments.analysis.separation.rank_correlations`).
         best_fixed: The fixed span with the highest return, by environment.
     """
 
@@ -80,6 +85,8 @@ class ComparisonStats:
     aggregates: pd.DataFrame
     probability_of_improvement: pd.DataFrame
     profiles: pd.DataFrame
+    separations: pd.DataFrame
+    rank_correlations: pd.DataFrame
     best_fixed: Mapping[str, str]
 
     def estimate(self, environment: str, group: str, metric: str, split: str) -> MeanCI:
@@ -116,6 +123,8 @@ def compute_statistics(
             results, returns, generator, resamples
         ),
         profiles=_profiles(results, scores, generator, resamples),
+        separations=separations(results, summary),
+        rank_correlations=rank_correlations(results, summary),
         best_fixed=best,
     )
 

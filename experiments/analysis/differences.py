@@ -53,7 +53,8 @@ def paired_differences(
         other = units.get((environment, baseline, split))
         if own is None or other is None:
             continue
-        run_once = results.study_type == "comparison" and baseline != RANDOM
+        run_once = results.study_type == "comparison" and baseline in results.baselines
+        run_once = run_once and baseline != RANDOM
         keys = ["evaluation_seed"] if run_once else ["seed", "evaluation_seed"]
         both = own.merge(other[[*keys, "value"]], on=keys, suffixes=("", "_baseline"))
         both["difference"] = both["value"] - both["value_baseline"]

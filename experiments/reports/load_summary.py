@@ -24,6 +24,7 @@ from spangym.experiments.analysis.results import (
     VALUE_COLUMNS,
     Results,
 )
+from spangym.experiments.analysis.separation import RANKING_COLUMNS, SEPARATION_COLUMNS
 from spangym.experiments.plots.plot_data import PlotData
 from spangym.experiments.runner.run_dir import run_command
 from spangym.experiments.studies.study import is_baseline
@@ -101,6 +102,10 @@ def _load(stored: Mapping[str, Any], study: Mapping[str, Any], *, is_pilot: bool
         ),
         probability_of_improvement=pd.DataFrame(),
         profiles=pd.DataFrame(),
+        separations=_table(stored["separations"], SEPARATION_COLUMNS[:3], SEPARATION_COLUMNS[3:]),
+        rank_correlations=_table(
+            stored["rank_correlations"], RANKING_COLUMNS[:2], RANKING_COLUMNS[2:]
+        ),
         best_fixed=best_fixed_spans(results, summary),
     )
     return PlotData(results, statistics)

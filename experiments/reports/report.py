@@ -29,6 +29,8 @@ from spangym.experiments.reports.result_tables import (
     headlines,
     pair_table,
     sample_efficiency_table,
+    score_matrix,
+    separation_table,
     summary_table,
 )
 from spangym.experiments.reports.tables import Table
@@ -214,7 +216,9 @@ def _sections(renderer: PanelRenderer, data: PlotData) -> list[Section]:
         return sections
     if not has_several:
         return [*sections, Section("scores", "Scores", panels=panels)]
-    return [Section("scores", "Scores over all environments", table, panels), *sections]
+    matrices = [each for each in (score_matrix(data), separation_table(data)) if each.rows]
+    title = "Scores over all environments"
+    return [Section("scores", title, table, panels, tables=matrices), *sections]
 
 
 def _pilot_sections(renderer: PanelRenderer, data: PlotData) -> list[Section]:

@@ -14,7 +14,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from spangym.experiments.analysis.comparison_stats import STATISTICS
+from spangym.experiments.analysis.comparison_stats import BEST_FIXED, STATISTICS
 from spangym.experiments.analysis.results import ALL_SPLITS, EVALUATION, MetricInfo
 from spangym.experiments.plots.panels import to_records
 from spangym.experiments.plots.plot_data import PlotData
@@ -177,6 +177,54 @@ def aggregate_table(data: PlotData) -> Table:
     return _table(data, "Scores over all environments", groups, columns)
 
 
+def score_matrix(data: PlotData) -> Table:
+    """Score of each learner and of the best fixed span in each environment; the best is marked."""
+    results, decimals = data.results, data.results.metrics["score"].decimals or 0
+    rows = []
+    for environment in results.environments:
+        groups = [*results.learners, data.best_fixed(environment) or ""]
+        found = [
+            data.statistics.estimate(environment, each, "score", EVALUATION) for each in groups
+        ]
+        cells = {
+            str(number): mean_ci_cell(each.mean, each.low, each.high, decimals)
+            for number, each in enumerate(found)
+        }
+        if any(not math.isnan(each.mean) for each in found):
+            rows.append(table_row(environment, *_mark_best(cells, MetricInfo("")).values()))
+    return Table(
+        "Scores by environment", ("environment", *results.learners, BEST_FIXED), tuple(rows)
+    )
+
+
+def separation_table(data: PlotData) -> Table:
+    """The two learners that each environment tells apart, and the one that ranks most like it."""
+    table = data.statistics.rank_correlations
+    both = pd.concat(
+        [table, table.rename(columns={"environment": "other", "other": "environment"})]
+    )
+    pairs = {row["environment"]: row for row in to_records(data.statistics.separations)}
+    rows = []
+    for environment in data.results.environments:
+        found = {
+            row["other"]: row["tau"]
+            for row in to_records(both)
+            if row["environment"] == environment and not math.isnan(row["tau"])
+        }
+        cells = [MISSING] * 5
+        if row := pairs.get(environment):
+            cells[0] = Cell(f"{row['group']} > {row['other']}", row["difference"])
+            cells[1] = mean_ci_cell(row["difference"], row["low"], row["high"], 2)
+            cells[2] = number_cell(row["elsewhere"], 2)
+        if found:
+            closest = max(found, key=found.__getitem__)
+            cells[3:] = [Cell(closest, closest), number_cell(found[closest], 2)]
+        if row or found:
+            rows.append(table_row(environment, *cells))
+    columns = ("separates", "difference of scores", "elsewhere", "ranks most like", "Kendall's tau")
+    return Table("What each environment separates", ("environment", *columns), tuple(rows))
+
+
 def by_action_tables(data: PlotData) -> list[Table]:
     """A table for each split of a pilot: the primary metric with the same action in every layer."""
     info, tables = data.metric, []
@@ -199,10 +247,10 @@ def by_action_tables(data: PlotData) -> list[Table]:
 
 
 def result_tables(data: PlotData) -> list[Table]:
-    """The main table of each environment and, for several, that of the aggregates."""
+    """The main table of each environment and, for several, those of all environments."""
     tables = [summary_table(data, each) for each in data.results.environments]
     if len(tables) > 1:
-        tables.append(aggregate_table(data))
+        tables += [aggregate_table(data), score_matrix(data), separation_table(data)]
     return [each for each in tables if each.rows]
 
 

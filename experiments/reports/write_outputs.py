@@ -47,6 +47,8 @@ def make_summary(data: PlotData, study: str) -> dict[str, Any]:
         "groups": json_records(wide_summary(statistics.summary)),
         "differences": json_records(statistics.differences),
         "aggregates": json_records(statistics.aggregates),
+        "separations": json_records(statistics.separations),
+        "rank_correlations": json_records(statistics.rank_correlations),
         "by_action": json_records(statistics.by_action),
         "failed": dict(data.results.failed),
     }

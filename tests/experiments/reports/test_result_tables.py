@@ -304,8 +304,8 @@ def test_results_without_finished_jobs_have_empty_tables():
 
 
 def test_latex_has_a_tabular_for_each_set_of_columns(data: PlotData, speech: PlotData):
-    """Those of the environments, and that of the scores over all of them."""
-    assert format_tables(data, "latex").count(r"\begin{tabular}") == 2
+    """Those of the environments, and three over all of them."""
+    assert format_tables(data, "latex").count(r"\begin{tabular}") == 4
     assert format_tables(data, "latex").isascii()
     assert format_tables(speech, "latex").count(r"\midrule") == 1
     assert format_tables(data, "markdown") == to_markdown(result_tables(data))

@@ -44,6 +44,8 @@ class ObservationSpec:
         autocorrelation: Whether autocorrelations follow. Default: false.
         include_layer_index: Whether the index of the layer is the last number; of state ids, each
             layer then has its own range. Default: false.
+        include_cost_coef: Whether the cost coefficient, scaled by `scale_cost_coef`, follows the
+            features as one more of them. Default: false.
         num_states: Number of states of the encoding ``state``, in 2..1,000,000: ids are hashes
             modulo ``num_states - 1``, as in the original. Default: 10,000.
 
@@ -66,6 +68,7 @@ class ObservationSpec:
     pool_groups: int = 0
     autocorrelation: bool = False
     include_layer_index: bool = False
+    include_cost_coef: bool = False
     num_states: Annotated[int, Interval(ge=2, le=MAX_STATES)] = NUM_STATES
 
     def __post_init__(self) -> None:
@@ -85,7 +88,8 @@ class ObservationSpec:
     @property
     def nvec(self) -> list[int]:
         """Number of values of each digit, and of the layer index."""
-        return [NUM_BINS] * self.num_features + [self.num_layers] * self.include_layer_index
+        digits = [NUM_BINS] * (self.num_features + self.include_cost_coef)
+        return digits + [self.num_layers] * self.include_layer_index
 
     @property
     def num_state_ids(self) -> int:
@@ -100,7 +104,8 @@ class ObservationSpec:
         means and variances are clamped.
         """
         half = self.pool_groups or self.dims
-        tail = self.autocorrelation * LAG_BUCKETS + self.include_layer_index
+        others = (self.include_cost_coef, self.include_layer_index)
+        tail = self.autocorrelation * LAG_BUCKETS + sum(others)
         bound = math.sqrt(self.dims)
         low = [-bound] * half + [0.0] * half + [-1.0] * tail
         return low, [bound] * half + [float(self.dims)] * half + [1.0] * tail
@@ -141,16 +146,22 @@ class ObservationSpec:
         chosen = pool_dims(moments, self.pool_groups) if self.pool_groups else moments
         return torch.cat([chosen, correlations], dim=-1) if self.autocorrelation else chosen
 
-    def encode(self, features: Tensor, layer: int) -> Tensor:
-        """Encode features, and the layer index where it is observed.
+    def encode(self, features: Tensor, layer: int, cost_coef: Tensor | None = None) -> Tensor:
+        """Encode features, and cost coefficient and layer index where they are observed.
 
         Args:
             features: Output of `extract`, shape (batch, num_features).
             layer: Index of the layer.
+            cost_coef: Cost coefficient of each sequence, shape (batch,); needed only if it is
+                observed.
 
         Returns:
             Shape (batch, numbers), float64, which represents every number exactly.
         """
+        if self.include_cost_coef:
+            assert cost_coef is not None
+            scaled = scale_cost_coef(cost_coef)[:, None].to(features.dtype)
+            features = torch.cat([features, scaled], dim=-1)
         numbers = self.encode_features(features)
         if not self.include_layer_index:
             return numbers
@@ -195,3 +206,17 @@ class ObservationSpec:
             return tuple_hash_states(digits, self.num_states)
         ids = tuple_hash_states(digits[:, :-1].contiguous(), self.num_states)
         return ids + digits[:, -1] * (self.num_states - 1)
+
+
+def scale_cost_coef(cost_coef: Tensor) -> Tensor:
+    """Scale cost coefficients to [-1, 1): ``(c - 1) / (c + 1)``, in float64 of the same shape.
+
+    -1 stands for no cost, 0 for a full attention that costs one unit of reward. It is the
+    hyperbolic tangent of half the logarithm, and does not depend on the range of the coefficients.
+
+    Example:
+        >>> scale_cost_coef(torch.tensor([0.0, 0.25, 1.0, 4.0])).tolist()
+        [-1.0, -0.6, 0.0, 0.6]
+    """
+    cost_coef = cost_coef.double()
+    return (cost_coef - 1) / (cost_coef + 1)

@@ -117,6 +117,7 @@ class EpisodeCore(ABC):
         self.step_count = self.episode_length
         self.milliseconds = 0.0
         self._levels: NDArray[np.int64] | None = None
+        self._cost_coefs: NDArray[np.float32] | None = None
         self._content_types: list[tuple[str, ...]] = []
 
     @abstractmethod
@@ -286,6 +287,18 @@ class EpisodeCore(ABC):
         chunks = self.config.chunks_per_episode + 1
         return draw_levels(generators, self.config.start_level, self.config.num_levels, chunks)
 
+    def _draw_cost_coefs(
+        self, generators: Sequence[np.random.Generator]
+    ) -> NDArray[np.float32] | None:
+        """Draw the cost coefficients of an episode, after its content: see `Episode.cost_coef`."""
+        cost_coef = self.config.cost_coef
+        if isinstance(cost_coef, tuple):
+            low, high = np.log(cost_coef)
+            return np.exp([each.uniform(low, high) for each in generators]).astype(np.float32)
+        if self.config.include_cost_coef:
+            return np.full(self.num_envs, cost_coef, np.float32)
+        return None
+
     def _chunk_infos(self, chunk: int) -> list[dict[str, Any]]:
         """Infos of a chunk: content type, and the level if there are levels."""
         return _columns_to_infos(self._chunk_columns(chunk))
@@ -296,6 +309,8 @@ class EpisodeCore(ABC):
         }
         if self._levels is not None:
             columns["level"] = self._levels[:, chunk].tolist()
+        if self._cost_coefs is not None:
+            columns["cost_coef"] = self._cost_coefs.tolist()
         return columns
 
     def _step_infos(
@@ -313,6 +328,10 @@ class EpisodeCore(ABC):
             **metrics_to_columns(metrics, self.config.ctx),
         }
         return _columns_to_infos(columns)
+
+    def _load_draws(self, state_dict: Mapping[str, Any]) -> None:
+        drawn = (state_dict["levels"], state_dict["cost_coefs"])
+        self._levels, self._cost_coefs = (None if each is None else each.copy() for each in drawn)
 
     def _check_running(self) -> None:
         if self.step_count == self.episode_length:
@@ -332,6 +351,7 @@ class EpisodeCore(ABC):
             "episode_length": self.episode_length,
             "channels": self.dataset.channels,
             "task": self.reward.needs_task,
+            "has_cost_coef": self.config.has_episode_cost,
             "num_features": self.observation_spec.num_features,
         }
 
@@ -377,7 +397,9 @@ class SpanControlCore(EpisodeCore):
         self._transition_model = TransitionModel(config, self._stack, self.reward)
         self._episode: Episode | None = None
         self._state: State | None = None
+        # Of the last step, with the cost coefficients of its episode.
         self._local_output: Tensor | None = None
+        self._output_cost_coefs: Tensor | None = None
 
     def _build_stack(self, components: EnvComponents) -> LayerStack:
         needs_task = self.reward.needs_task
@@ -395,17 +417,24 @@ class SpanControlCore(EpisodeCore):
     ) -> tuple[NDArray[Any], list[dict[str, Any]]]:
         """See `EpisodeCore.reset`."""
         if self.config.num_levels:
-            return self.start(self._draw_levels(generators))
+            levels = self._draw_levels(generators)
+            return self.start(levels, self._draw_cost_coefs(generators))
         # The last chunk is not acted on: its observation is the final one.
         chunks = self.config.chunks_per_episode + 1
-        return self._start(
-            *sample_streams(self.dataset, generators, chunks, self.config.ctx, self._num_classes)
-        )
+        sizes = (chunks, self.config.ctx, self._num_classes)
+        streams = sample_streams(self.dataset, generators, *sizes)
+        return self._start(*streams, self._draw_cost_coefs(generators))
 
-    def start(self, levels: NDArray[np.int64]) -> tuple[NDArray[Any], list[dict[str, Any]]]:
-        """Start an episode on given levels, shape (num_envs, chunks_per_episode + 1)."""
+    def start(
+        self, levels: NDArray[np.int64], cost_coefs: NDArray[np.float32] | None
+    ) -> tuple[NDArray[Any], list[dict[str, Any]]]:
+        """Start an episode on given levels, shape (num_envs, chunks_per_episode + 1).
+
+        Cost coefficients are of shape (num_envs,), or None: see `Episode.cost_coef`.
+        """
         self._levels = levels
-        return self._start(*sample_levels(self.dataset, levels, self.config.ctx, self._num_classes))
+        content = sample_levels(self.dataset, levels, self.config.ctx, self._num_classes)
+        return self._start(*content, cost_coefs)
 
     @property
     def _num_classes(self) -> int | None:
@@ -413,10 +442,17 @@ class SpanControlCore(EpisodeCore):
 
     @torch.no_grad()
     def _start(
-        self, content_types: list[tuple[str, ...]], content: Tensor, targets: Tensor | None
+        self,
+        content_types: list[tuple[str, ...]],
+        content: Tensor,
+        targets: Tensor | None,
+        cost_coefs: NDArray[np.float32] | None,
     ) -> tuple[NDArray[Any], list[dict[str, Any]]]:
         self._content_types = content_types
-        self._episode = tree_map(lambda each: each.to(self.device), Episode(content, targets))
+        self._cost_coefs = cost_coefs
+        costs = None if cost_coefs is None else torch.from_numpy(cost_coefs)
+        episode = Episode(content, targets, costs)
+        self._episode = tree_map(lambda each: each.to(self.device), episode)
         self._state = self.transition_model.initial_state(self._episode)
         if self.step_count != self.episode_length:
             # After a complete episode `output_observations` is still of its last step.
@@ -457,6 +493,7 @@ class SpanControlCore(EpisodeCore):
 
         self.step_count, self._state = self.step_count + 1, next_state
         self._local_output = transition.local_output
+        self._output_cost_coefs = state.cost_coef
         self.milliseconds = (time.perf_counter() - start) * 1e3
         return StepResult(
             observations=to_observations(self.observation_spec, host_numbers),
@@ -530,7 +567,8 @@ class SpanControlCore(EpisodeCore):
         if self._local_output is None:
             raise RuntimeError("no step was taken in this episode: call step() first")
         layer = (self.step_count - 1) % self.config.num_layers
-        numbers = self.transition_model.observe_output(self._local_output, layer).cpu().numpy()
+        output = (self._local_output, layer, self._output_cost_coefs)
+        numbers = self.transition_model.observe_output(*output).cpu().numpy()
         return to_observations(self.observation_spec, numbers)
 
     def state_dict(self) -> dict[str, Any]:
@@ -539,21 +577,26 @@ class SpanControlCore(EpisodeCore):
             "compat_key": self._compat_key(),
             "step_count": self.step_count,
             "levels": self._levels,
+            "cost_coefs": self._cost_coefs,
             "content_types": [*map(list, self._content_types)],
             "episode": self.episode and dataclasses.asdict(self.episode),
             "state": self._state and state_to_dict(self._state),
-            "local_output": None if self._local_output is None else self._local_output.clone(),
+            "outputs": tree_map(torch.clone, (self._local_output, self._output_cost_coefs)),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """See `EpisodeCore.load_state_dict`."""
         self._check_compat(state_dict)
-        episode, state, local_output = map(state_dict.get, ("episode", "state", "local_output"))
-        self._episode, self._state, self._local_output = tree_map(
+        episode, state = map(state_dict.get, ("episode", "state"))
+        self._episode, self._state, outputs = tree_map(
             lambda each: each.to(self.device, copy=True),
-            (episode and Episode(**episode), state and state_from_dict(state), local_output),
+            (
+                episode and Episode(**episode),
+                state and state_from_dict(state),
+                tuple(state_dict["outputs"]),
+            ),
         )
+        self._local_output, self._output_cost_coefs = outputs
         self._content_types = [*map(tuple, state_dict["content_types"])]
-        levels = state_dict["levels"]
-        self._levels = None if levels is None else levels.copy()
+        self._load_draws(state_dict)
         self.step_count = state_dict["step_count"]

@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -51,7 +52,7 @@ from spangym.envs.rewards import Reward, make_reward
 from spangym.utils.errors import describe_error
 from spangym.utils.importing import import_object, is_import_path, module_sha256
 from spangym.utils.readable_repr import readable_repr, short_repr
-from spangym.utils.scalars import as_int, as_str, describe, normalize_fields, plain
+from spangym.utils.scalars import as_float, as_int, as_str, describe, normalize_fields, plain
 from spangym.utils.signatures import construct
 from spangym.utils.suggestions import did_you_mean
 
@@ -72,6 +73,9 @@ MAX_TABLE_LAYERS = 3
 """Largest number of layers of a table, which holds all action sequences of a chunk."""
 MAX_TABLE_SEQUENCES = 10_000
 """Largest number of action sequences of a chunk in a table."""
+
+MAX_COST_COEF = 1e6
+"""Upper bound of the cost coefficient."""
 
 _SPAN_SIZES = ("win_size", "max_span", "max_dist")
 _CHECKPOINT_SIZES = ("num_layers", "dims", "heads", "ctx", *_SPAN_SIZES)
@@ -173,7 +177,8 @@ class EnvConfig:
         reward_kwargs: Arguments of the reward other than ``cost_coef``: ``coverage_weight``
             (default 1) and ``entropy_weight`` (default 0.1) of ``quality`` and ``attention``.
         cost_coef: Cost of scoring the query-key pairs of one full attention in every layer of a
-            chunk, in units of reward, default 0.
+            chunk, in units of reward, default 0; or the lowest and the highest, both above 0:
+            each episode then draws its own, uniformly in its logarithm.
         num_actions: Number of spans to choose from, in 2..1000, default 10: action ``a`` asks for
             the fraction ``a / (num_actions - 1)``.
         control_kv_cache: Whether the action also sets the recomputation of keys and values.
@@ -184,6 +189,8 @@ class EnvConfig:
         autocorrelation: Whether the observation includes lag correlations.
         include_layer_index: Whether the observation includes the index of the layer; of state ids,
             each layer then has its own range.
+        include_cost_coef: Whether the observation includes the cost coefficient of the episode,
+            scaled to [-1, 1), as one more feature.
         num_states: Number of states of the encoding ``state``, in 2..1,000,000, default 10,000:
             ids are taken modulo ``num_states - 1``.
         device: Device of the layers, as PyTorch names it, default ``cpu``.
@@ -224,7 +231,7 @@ class EnvConfig:
     start_level: Annotated[int, Interval(ge=0, le=MAX_LEVEL)] = 0
     backend: str = "live"
     reward: str = "quality"
-    cost_coef: Annotated[float, Interval(ge=0, le=1e6)] = 0.0
+    cost_coef: Annotated[float, Interval(ge=0, le=1e6)] | tuple[float, float] = 0.0
     num_actions: Annotated[int, Interval(ge=2, le=MAX_ACTIONS)] = NUM_ACTIONS
     control_kv_cache: bool = False
     observation_time: str = "current"
@@ -232,6 +239,7 @@ class EnvConfig:
     pool_groups: Annotated[int, Interval(ge=0, le=2**16)] = 0
     autocorrelation: bool = False
     include_layer_index: bool = False
+    include_cost_coef: bool = False
     num_states: Annotated[int, Interval(ge=2, le=MAX_STATES)] = NUM_STATES
     device: str = "cpu"
     dataset_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -246,6 +254,7 @@ class EnvConfig:
         normalize_fields(self)
         object.__setattr__(self, "dataset", _as_dataset_name(self.dataset))
         object.__setattr__(self, "spans", _as_spans(self.spans))
+        object.__setattr__(self, "cost_coef", _as_cost_coef(self.cost_coef))
         if self.heads < 1 or self.dims % self.heads:
             raise ValueError(f"heads must divide dims, got heads={self.heads}, dims={self.dims}")
         check_sizes(self.ctx, self.dims, self.heads)
@@ -413,6 +422,12 @@ class EnvConfig:
         ):
             if not holds:
                 raise ValueError(f"backend 'table' needs {rule}")
+        reward = None if self.reward == CUSTOM else self.make_reward()
+        if self.has_episode_cost and reward is not None and reward.needs_layer_output:
+            raise ValueError(
+                "backend 'table' needs one cost_coef that is not observed with the reward "
+                f"{self.reward!r}: a table holds its components, not what they are computed from"
+            )
 
     @property
     def _named_layers(self) -> _NamedLayers:
@@ -424,7 +439,8 @@ class EnvConfig:
 
     def make_reward(self) -> Reward:
         """Make the named reward; a ValueError if it cannot be made."""
-        return make_reward(self.reward, self.cost_coef, self.reward_kwargs)
+        cost_coef = 0.0 if isinstance(self.cost_coef, tuple) else self.cost_coef
+        return make_reward(self.reward, cost_coef, self.reward_kwargs)
 
     def make_dataset(self) -> Dataset:
         """Make the named dataset; a ValueError if it cannot be made."""
@@ -444,6 +460,19 @@ class EnvConfig:
         """Specification of the observation."""
         names = (each.name for each in dataclasses.fields(ObservationSpec) if each.init)
         return ObservationSpec(**{name: getattr(self, name) for name in names})
+
+    @property
+    def mean_cost_coef(self) -> float:
+        """Mean of the cost coefficients of the episodes."""
+        if not isinstance(self.cost_coef, tuple):
+            return self.cost_coef
+        low, high = self.cost_coef
+        return low if low == high else (high - low) / math.log(high / low)
+
+    @property
+    def has_episode_cost(self) -> bool:
+        """Whether the cost coefficient is part of an episode: it is drawn or observed."""
+        return self.include_cost_coef or isinstance(self.cost_coef, tuple)
 
     @property
     def episode_steps(self) -> int:
@@ -551,7 +580,9 @@ def _find_id(config: EnvConfig) -> str:
             if "model" in arguments and ("blocks" in arguments) == (config.blocks > 0):
                 return name
         elif config.checkpoint and config.checkpoint == arguments.get("checkpoint"):
-            return name
+            is_drawn = isinstance(config.cost_coef, tuple)
+            if is_drawn == isinstance(arguments["cost_coef"], tuple):
+                return name
     return next(iter(ENVIRONMENTS))
 
 
@@ -618,6 +649,19 @@ def _as_spans(spans: Any) -> tuple[int | str, ...]:
     if choices:
         parse_spans(choices)
     return choices
+
+
+def _as_cost_coef(value: Any) -> float | tuple[float, float]:
+    value, rule = plain(value), "cost_coef must be a number, or two: the lowest and the highest"
+    if not isinstance(value, list | tuple):
+        return as_float("cost_coef", value, 0, MAX_COST_COEF)
+    low_high = [as_float("cost_coef", each, 0, MAX_COST_COEF) for each in value]
+    if len(low_high) != 2:
+        raise ValueError(f"{rule}, got {len(low_high)} numbers")
+    low, high = low_high
+    if not 0 < low <= high:
+        raise ValueError(f"{rule}, with 0 < lowest <= highest, got {short_repr(value)}")
+    return low, high
 
 
 def _check_object(name: str, value: object) -> None:

@@ -39,7 +39,7 @@ _MIN_WINDOW = 6
 _OVERSAMPLING = 4
 """Queries averaged in a row of pixels."""
 _MAX_NAME = 45
-"""Characters of a content type that fit in the header."""
+"""Characters of a caption that fit in the header."""
 
 # The palette of Okabe and Ito, which color-blind readers can distinguish.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -102,17 +102,32 @@ class EpisodeRenderer:
         options: Span options of each layer.
         content_type: Content type of the current chunk.
         decisions: One per step of the episode.
+        cost_coef: Cost coefficient of the episode; None where it is neither drawn nor observed.
     """
 
     config: EnvConfig
     options: tuple[SpanConfig, ...]
     content_type: str = ""
     decisions: tuple[LayerDecision, ...] = ()
+    cost_coef: float | None = None
+
+    @classmethod
+    def of_episode(
+        cls, config: EnvConfig, options: tuple[SpanConfig, ...], info: Mapping[str, Any]
+    ) -> EpisodeRenderer:
+        """Begin an episode, given the info of its reset; empty before the first."""
+        return cls(config, options, info.get("content_type", ""), (), info.get("cost_coef"))
 
     @property
     def chunk(self) -> int:
         """Index of the chunk of the last step."""
         return max(0, len(self.decisions) - 1) // self.config.num_layers
+
+    @property
+    def caption(self) -> str:
+        """Content type of the chunk, and the cost coefficient of the episode."""
+        cost = "" if self.cost_coef is None else f", cost coefficient {self.cost_coef:.3g}"
+        return f"{self.content_type}{cost}"
 
     @property
     def chunk_decisions(self) -> tuple[LayerDecision, ...]:
@@ -138,14 +153,16 @@ class EpisodeRenderer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Content type and decisions as JSON values."""
+        """Content type, cost coefficient and decisions as JSON values."""
         decisions = [*map(dataclasses.asdict, self.decisions)]
-        return {"content_type": self.content_type, "decisions": decisions}
+        more = {"content_type": self.content_type, "cost_coef": self.cost_coef}
+        return {**more, "decisions": decisions}
 
     def from_state(self, state: Mapping[str, Any]) -> EpisodeRenderer:
         """Restore what `state_dict` gave, for the same environment."""
         decisions = tuple(LayerDecision(**decision) for decision in state["decisions"])
-        return dataclasses.replace(self, content_type=state["content_type"], decisions=decisions)
+        more = {name: state[name] for name in ("content_type", "cost_coef")}
+        return dataclasses.replace(self, decisions=decisions, **more)
 
     def __str__(self) -> str:
         """Draw as text, one line per layer.
@@ -153,7 +170,7 @@ class EpisodeRenderer:
         The bar of a layer stands for the keys; it is dark where the query in the middle sees them.
         """
         config = self.config
-        lines = [f"chunk {self.chunk + 1}/{config.chunks_per_episode}  {self.content_type}"]
+        lines = [f"chunk {self.chunk + 1}/{config.chunks_per_episode}  {self.caption}"]
         for layer, options in enumerate(self.options):
             line = f"layer {layer}  not yet decided"
             if layer < len(self.chunk_decisions):
@@ -189,7 +206,7 @@ class EpisodeRenderer:
         draw = ImageDraw.Draw(image)
         chunk = f"chunk {self.chunk + 1} of {self.config.chunks_per_episode}"
         _write(draw, 24, 32, chunk, 18, bold=True)
-        _write(draw, width - 24, 32, self.content_type[-_MAX_NAME:], 18, anchor="rs")
+        _write(draw, width - 24, 32, self.caption[-_MAX_NAME:], 18, anchor="rs")
         margin = (width - columns * _CELL) // 2 + _LEFT
         for layer in range(layers):
             row, column = divmod(layer, columns)

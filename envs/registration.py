@@ -16,7 +16,9 @@ ENTRY_POINT = "spangym.envs.span_control:SpanControlEnv"
 """Entry point of every id of spangym, and of ids of a user's that only set other arguments."""
 
 
-def _trained(checkpoint: str, dataset: str, cost_coef: float) -> dict[str, Any]:
+def _trained(
+    checkpoint: str, dataset: str, cost_coef: float | tuple[float, float]
+) -> dict[str, Any]:
     return {"checkpoint": checkpoint, "dataset": dataset, "reward": "task", "cost_coef": cost_coef}
 
 
@@ -34,6 +36,10 @@ _PRETRAINED: dict[str, Any] = {
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "spangym/SpanControl-v0": {},
     "spangym/SpanBudget-v0": _trained("span-budget", "mixed", cost_coef=0.6),
+    "spangym/Pareto-v0": {
+        **_trained("span-budget", "mixed", cost_coef=(0.02, 2.0)),
+        "include_cost_coef": True,
+    },
     "spangym/LongRange-v0": _trained("long-range", "long-range", cost_coef=1.0),
     "spangym/Collapse-v0": _trained("collapse", "collapse", cost_coef=0.5),
     "spangym/Precision-v0": _trained("precision", "precision", cost_coef=0.5),
@@ -53,6 +59,8 @@ DESCRIPTIONS: dict[str, str] = {
     "weights",
     "spangym/SpanBudget-v0": "a byte-level language model: match the loss of full span with fewer "
     "query-key pairs",
+    "spangym/Pareto-v0": "the same language model at every cost of query-key pairs: one policy for "
+    "the whole trade-off",
     "spangym/LongRange-v0": "recall facts that were stated recently or long before",
     "spangym/Collapse-v0": "recall the nearest of many similar items, which a long span mixes up",
     "spangym/Precision-v0": "classify entities by one cue in a note, a paragraph or an article",

@@ -34,6 +34,8 @@ class RewardContext:
         infidelity: 1 minus the cosine of the final outputs to those at full span, mean over the
             tokens, shape (num_envs,); None except at the last layer of a chunk if the reward has
             ``needs_fidelity``.
+        cost_coef: Cost coefficient of each environment's episode, float32 of shape (num_envs,);
+            None if it is that of the reward.
     """
 
     __repr__ = readable_repr
@@ -44,6 +46,7 @@ class RewardContext:
     full_qk_pairs: int
     excess_loss: Tensor | None = None
     infidelity: Tensor | None = None
+    cost_coef: Tensor | None = None
 
     @property
     def qk_pairs(self) -> Tensor:
@@ -112,10 +115,12 @@ class Reward(ABC):
     def cost(self, context: RewardContext) -> Tensor:
         """Minus the compute cost over all refinement passes, shape (num_envs,).
 
-        The sum over the layers is minus ``cost_coef`` times the mean share of query-key pairs.
+        The sum over the layers is minus ``cost_coef`` times the mean share of query-key pairs. A
+        coefficient of the episode takes the place of the reward's.
         """
         pairs = context.full_qk_pairs * context.num_layers
-        return 0.0 - self.cost_coef * context.qk_pairs / pairs
+        cost_coef = self.cost_coef if context.cost_coef is None else context.cost_coef
+        return 0.0 - cost_coef * context.qk_pairs / pairs
 
 
 class _CoverageReward(Reward):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium as gym
@@ -70,13 +71,16 @@ class SpanControlEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
     ``autocorrelation=True`` adds nine lag correlations
     (`spangym.attention.features.autocorrelation_buckets`), ``include_layer_index=True`` adds the
     index of the layer at the end, and to a state id ``num_states - 1`` times the index, so that
-    each layer has its own ids. With ``observation_time="previous"`` the features are those of
-    the previous chunk, and of the first token where there is none (behind a layer that is not
-    causal, that token depends on the others).
+    each layer has its own ids. ``include_cost_coef=True`` adds the episode's ``cost_coef``, scaled
+    to ``(c - 1) / (c + 1)`` in [-1, 1), as one more feature before it, of which ``digits``,
+    ``box`` and ``state`` take the digit. With ``observation_time="previous"`` the features are
+    those of the previous chunk, and of the first token where there is none (behind a layer that is
+    not causal, that token depends on the others).
 
     ## Rewards
     Every reward has the component ``cost``: minus ``cost_coef`` times the share of query-key pairs
-    in one full attention's, divided by the number of layers.
+    in one full attention's, divided by the number of layers. With two numbers, the lowest and the
+    highest, each episode draws its own ``cost_coef``, uniformly in its logarithm.
 
     * ``quality``: coverage of the local output (share of entries above 0.01) minus 0.1 times its
       entropy. It is the original's reward. With random layers it hardly changes beyond short
@@ -105,13 +109,14 @@ class SpanControlEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
     There is no termination.
 
     ## Information
-    `reset` returns ``content_type`` and, with ``num_levels``, ``level`` of the first chunk. `step`
-    returns:
+    `reset` returns ``content_type``, with ``num_levels`` ``level`` of the first chunk, and
+    ``cost_coef`` of the episode if it is drawn or observed. `step` returns:
 
     | key                    | value                                                    |
     |------------------------|----------------------------------------------------------|
     | `content_type`         | content type of the chunk                                |
     | `level`                | number of the chunk's level; with ``num_levels``         |
+    | `cost_coef`            | cost coefficient of the episode, if drawn or observed    |
     | `chunk`, `layer`       | indices of the chunk and of the layer that ran           |
     | `reward_components`    | components of the reward by name; their sum is the reward |
     | `span_scale`           | span scale ``m``                                         |
@@ -191,7 +196,7 @@ class SpanControlEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
         """
         super().reset(seed=None if seed is None else as_int("seed", seed), options=options)
         observations, infos = self.core.reset([self.np_random])
-        self.renderer = self._new_renderer(infos[0]["content_type"])
+        self.renderer = self._new_renderer(infos[0])
         return observations[0], infos[0]
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -245,5 +250,5 @@ class SpanControlEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
     ) -> None:
         (self._np_random,) = generators
 
-    def _new_renderer(self, content_type: str = "") -> EpisodeRenderer:
-        return EpisodeRenderer(self.config, self.core.span_configs, content_type)
+    def _new_renderer(self, info: Mapping[str, Any] = MappingProxyType({})) -> EpisodeRenderer:
+        return EpisodeRenderer.of_episode(self.config, self.core.span_configs, info)

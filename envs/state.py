@@ -31,12 +31,15 @@ class Episode:
             (num_envs, chunks, ctx, channels).
         targets: Target classes of a trained stack, int64 of shape (num_envs, chunks, ctx); None
             without a task.
+        cost_coef: Cost coefficient of the episode, float32 of shape (num_envs,); None where it is
+            neither drawn nor observed.
     """
 
     __repr__ = readable_repr
 
     content: Tensor
     targets: Tensor | None
+    cost_coef: Tensor | None = None
 
 
 class Prepared(Protocol):
@@ -72,6 +75,7 @@ class State:
         prepared: The part of the next layer's pass that does not depend on its span; None where it
             is not computed yet.
         weights_version: Version of the layer's weights that computed it.
+        cost_coef: See `Episode`.
     """
 
     __repr__ = readable_repr
@@ -86,6 +90,7 @@ class State:
     full_caches: tuple[Cache | None, ...]
     prepared: Prepared | None = None
     weights_version: int | None = None
+    cost_coef: Tensor | None = None
 
 
 def tree_map(function: Callable[..., Tensor], tree: T, *others: T) -> T:

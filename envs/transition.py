@@ -101,7 +101,12 @@ class TransitionModel:
         if self.config.control_kv_cache:
             size = (len(episode.content), layers, 2)
             staleness = torch.zeros(size, dtype=torch.int64, device=episode.content.device)
-        state = State(episode.content, empty, empty, staleness, None, None, None, empty)
+        state = State(
+            episode.content,
+            *(empty, empty, staleness),
+            *(None, None, None, empty),
+            cost_coef=episode.cost_coef,
+        )
         return self.start_chunk(episode, state, 0)
 
     def start_chunk(self, episode: Episode, state: State, chunk: int) -> State:
@@ -190,17 +195,20 @@ class TransitionModel:
         observe = functools.partial(self._observe, index=index)
         return self._per_env(len(state.hidden), observe, torch.cat, state)
 
-    def observe_output(self, local_output: Tensor, index: int) -> Tensor:
+    def observe_output(
+        self, local_output: Tensor, index: int, cost_coef: Tensor | None = None
+    ) -> Tensor:
         """Encode the local output of layer ``index`` like an observation."""
 
-        def encode(local_output: Tensor) -> Tensor:
+        def encode(local_output: Tensor, cost_coef: Tensor | None) -> Tensor:
             features = self.observation_spec.extract_from_input(local_output)
-            return self.observation_spec.encode(features, index)
+            return self.observation_spec.encode(features, index, cost_coef)
 
-        return self._per_env(len(local_output), encode, torch.cat, local_output)
+        return self._per_env(len(local_output), encode, torch.cat, local_output, cost_coef)
 
     def _observe(self, state: State, index: int) -> Tensor:
-        return self.observation_spec.encode(self._features(state, index), index)
+        features = self._features(state, index)
+        return self.observation_spec.encode(features, index, state.cost_coef)
 
     def _features(self, state: State, index: int) -> Tensor:
         spec, normalize = (
@@ -310,7 +318,8 @@ class TransitionModel:
         hidden = self.stack.connect(index, state.hidden, layer_output.output)
         excess_loss = self._excess_loss(state, index, hidden, layer_output)
         infidelity = self._infidelity(state, index, hidden)
-        components = self._reward_components(index, layer_output, excess_loss, infidelity)
+        terms = (layer_output, excess_loss, infidelity)
+        components = self._reward_components(index, *terms, state.cost_coef)
         staleness = _update_staleness(state.staleness, index, layer_output)
         next_state = dataclasses.replace(
             state,
@@ -369,10 +378,13 @@ class TransitionModel:
         layer_output: LayerOutput,
         excess_loss: Tensor | None,
         infidelity: Tensor | None,
+        cost_coef: Tensor | None,
     ) -> Tensor:
         pairs = self.stack.full_qk_pairs(index, self.config.ctx)
         context = RewardContext(
-            layer_output, index, self.config.num_layers, pairs, excess_loss, infidelity
+            layer_output,
+            *(index, self.config.num_layers, pairs),
+            *(excess_loss, infidelity, cost_coef),
         )
         components = self.reward(context)
         name = f"reward {type(self.reward).__name__}"

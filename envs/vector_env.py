@@ -84,7 +84,7 @@ class SpanControlVectorEnv(  # pyright: ignore[reportIncompatibleVariableOverrid
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._generators = [seeding.np_random(None)[0] for _ in range(num_envs)]
-        self.renderers = self._new_renderers([""] * self.num_envs)
+        self.renderers = self._new_renderers([{}] * self.num_envs)
 
     def reset(
         self,
@@ -178,7 +178,7 @@ class SpanControlVectorEnv(  # pyright: ignore[reportIncompatibleVariableOverrid
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """See `BatchedEnvMixin.load_state_dict`."""
         super().load_state_dict(state_dict)
-        self.renderers = self._new_renderers([""] * self.num_envs)
+        self.renderers = self._new_renderers([{}] * self.num_envs)
         # States of the other interfaces have no renderings.
         if "renderings" in state_dict:
             pairs = zip(self.renderers, state_dict["renderings"], strict=True)
@@ -186,13 +186,12 @@ class SpanControlVectorEnv(  # pyright: ignore[reportIncompatibleVariableOverrid
 
     def _reset_all(self) -> tuple[NDArray[Any], list[dict[str, Any]]]:
         observations, infos = self.core.reset(self._generators)
-        self.renderers = self._new_renderers([info["content_type"] for info in infos])
+        self.renderers = self._new_renderers(infos)
         return observations, infos
 
-    def _new_renderers(self, content_types: Sequence[str]) -> tuple[EpisodeRenderer, ...]:
-        return tuple(
-            EpisodeRenderer(self.config, self.core.span_configs, each) for each in content_types
-        )
+    def _new_renderers(self, infos: Sequence[Mapping[str, Any]]) -> tuple[EpisodeRenderer, ...]:
+        spans = self.core.span_configs
+        return tuple(EpisodeRenderer.of_episode(self.config, spans, info) for info in infos)
 
     def _merge_infos(self, infos: list[dict[str, Any]]) -> dict[str, Any]:
         merged: dict[str, Any] = {}

@@ -54,7 +54,7 @@ class LearnedSpanAgent(EnvAwarePolicy):
         """Train for ``steps`` steps over all environments, which must have a loss."""
         num_layers, cost_coef = num_layers_of(env), self.cost_coef
         if cost_coef is None:
-            cost_coef = env.get_attr("config")[0].cost_coef
+            cost_coef = env.get_attr("config")[0].mean_cost_coef
         if not len(self.scales):
             self.scales = torch.ones(num_layers)
         if len(self.scales) != num_layers:

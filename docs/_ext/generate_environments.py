@@ -10,10 +10,11 @@ from functools import cache
 from typing import Any
 
 import env_figures
+import numpy as np
 import torch
 from config_tables import config_table
 from gymnasium import spaces
-from results_info import env_slug, is_older, mean_ci, provenance
+from results_info import env_slug, is_older, mean_ci, provenance, tradeoff_lines
 from stored_tables import RESULTS, ROOT, markdown, read
 
 from spangym.attention.geometry import SpanGeometry
@@ -150,7 +151,7 @@ def _facts(name: str, config: EnvConfig) -> str:
         ["Chunk", f"{config.ctx} tokens"],
         ["Episode", steps],
         ["Content", f"`dataset={config.dataset!r}`"],
-        ["Reward", f"`reward={config.reward!r}`, `cost_coef={config.cost_coef:g}`"],
+        ["Reward", f"`reward={config.reward!r}`, `cost_coef={_cost_coef(config)}`"],
         [
             "[Table](../../guides/tables.md)",
             f"`spangym tabulate {_short(name)} --num-levels N`; "
@@ -159,6 +160,13 @@ def _facts(name: str, config: EnvConfig) -> str:
         ],
     ]
     return markdown(["", ""], rows, text_columns=2)
+
+
+def _cost_coef(config: EnvConfig) -> str:
+    cost_coef = config.cost_coef
+    if isinstance(cost_coef, tuple):
+        return f"({cost_coef[0]:g}, {cost_coef[1]:g})"
+    return f"{cost_coef:g}"
 
 
 def _level_bytes(config: EnvConfig) -> int:
@@ -328,7 +336,10 @@ def _rewards(config: EnvConfig) -> str:
     if bullet is None:
         raise ValueError(f"the docstring of SpanControlEnv lacks the reward {config.reward!r}")
     text = " ".join(bullet[1].split("\n\n")[0].split())
-    return f"`{config.reward}`: {text}\n\n{cost} Here `cost_coef` is {config.cost_coef:g}."
+    here = f"Here `cost_coef` is {_cost_coef(config)}."
+    if isinstance(config.cost_coef, tuple):
+        here = f"Here each episode draws `cost_coef` log-uniformly from {_cost_coef(config)}."
+    return f"`{config.reward}`: {text}\n\n{cost} {here}"
 
 
 def _of_docstring(section: str) -> str:
@@ -400,18 +411,38 @@ def _baselines(config: EnvConfig, row: BaselineReturns) -> str:
         "oracle",
     ]
     machine = read("baselines.json")["machine"]
+    by_cost = _by_cost_coef(row) if row.by_cost_coef else ""
     return (
         "A score of 0 is random, 1 the oracle. *Best pair* is one action for each layer; it, and "
         "the pairs by content type, are selected on the chunks that they are scored on. The oracle "
-        f"tries all actions of each chunk.\n\n{markdown(header, lines, text_columns=2)}\n"
+        f"tries all actions of each chunk.\n\n{markdown(header, lines, text_columns=2)}\n{by_cost}"
         f"By content type:\n\n{markdown(columns, types)}\n"
         f"`spangym baselines {_short(row.id)}` measures these rows. {provenance(machine)}"
     )
 
 
+def _by_cost_coef(row: BaselineReturns) -> str:
+    lines = []
+    for part in row.by_cost_coef:
+        numbers = (part.random, *part.fixed, part.oracle)
+        gap = part.oracle - part.random
+        score = (max(part.fixed) - part.random) / gap
+        cells = [_number(each) for each in numbers]
+        lines.append([f"{part.cost_coef:.2g}", *cells, str(part.best_fixed), _number(score, 2)])
+    known = np.mean([max(part.fixed) for part in row.by_cost_coef])
+    score = (known - row.random) / (row.oracle - row.random)
+    fixed = [f"fixed:{action}" for action in range(len(row.fixed))]
+    header = ["cost coefficient", "random", *fixed, "oracle", "best fixed", "its score"]
+    return (
+        "These are means over five cost coefficients, which only the oracle knows. The best fixed "
+        f"span of each coefficient has the score {_number(score, 2)}:\n\n"
+        f"{markdown(header, lines)}\n"
+    )
+
+
 def _learners(name: str, config: EnvConfig, row: BaselineReturns) -> str:
     parts = []
-    for study in ("quickstart", "suite", "pretrained"):
+    for study in ("quickstart", "suite", "pretrained", "pareto"):
         groups = [
             each
             for each in read(f"{study}/summary.json")["groups"]
@@ -449,6 +480,11 @@ def _study_part(study: str, config: EnvConfig, groups: list[dict[str, Any]]) -> 
         "seeds",
     ]
     note = _OLDER if is_older(manifest, config) else ""
+    if at_costs := tradeoff_lines(groups):
+        note += (
+            "\n\nMean returns of an episode at each cost coefficient, and the hypervolume:\n\n"
+            f"{markdown(*at_costs)}"
+        )
     return (
         f"### Study `{study}`\n\n{markdown(header, lines)}\n"
         f"Means over training seeds with 95 % confidence intervals, in episodes of the evaluation "

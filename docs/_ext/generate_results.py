@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from results_info import env_slug, mean_ci, provenance
+from results_info import env_slug, mean_ci, provenance, tradeoff_lines
 from stored_tables import RESULTS, TABLES, format_value, markdown, read
 
 from spangym.experiments.analysis.results import COMPARISON_METRICS, PILOT_METRICS, MetricInfo
@@ -90,6 +90,13 @@ RESULT_PAGES: dict[str, ResultPage] = {
         "Pretrained model",
         "Agents that choose the spans of a pretrained language model.",
         "spangym compare pretrained",
+        figure="reward_curves.png",
+    ),
+    "pareto": _run(
+        "pareto",
+        "One policy for every cost",
+        "Agents that observe the cost coefficient of the episode, and agents that do not.",
+        "spangym compare pareto --seeds 3",
         figure="reward_curves.png",
     ),
     "tuned": ResultPage(
@@ -272,6 +279,8 @@ def _comparison(name: str) -> str:
         listed = sorted(rows, key=lambda row: -row["return"])
         names = [each for each in _COMPARED if each != "generalization_gap" or _has_gap(summary)]
         parts.append(f"## {environment}\n\n{_groups(listed, COMPARISON_METRICS, names)}")
+        if at_costs := tradeoff_lines(listed):
+            parts.append(f"### Returns by cost coefficient\n\n{markdown(*at_costs)}")
         parts.append(_learning(listed))
         parts.append(_differences(summary, environment, COMPARISON_METRICS["return"]))
     return "\n\n".join(part for part in parts if part)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from spangym.envs import EnvConfig
 from spangym.envs.data.dataset import SPLITS
 from spangym.envs.data.dataset_registry import make_dataset
+from spangym.experiments.analysis.hypervolume import HYPERVOLUME, tradeoff_metric_infos
 from spangym.experiments.analysis.results import MetricInfo
 from spangym.experiments.reports.tables import decimals_for, mean_ci_cell
 
@@ -62,3 +63,23 @@ def mean_ci(row: Mapping[str, Any], metric: str, info: MetricInfo) -> str:
     mean, low, high = (math.nan if each is None else info.scale * each for each in numbers)
     decimals = decimals_for([mean]) if info.decimals is None else info.decimals
     return mean_ci_cell(mean, low, high, decimals).text
+
+
+def tradeoff_lines(
+    rows: Sequence[Mapping[str, Any]],
+) -> tuple[list[str], list[list[str]]] | None:
+    """Header and lines of returns by cost coefficient; None if no agent was evaluated at several.
+
+    Args:
+        rows: Rows of ``summary.json`` of one environment, one for each agent.
+    """
+    measured = [name for name in rows[0] if rows[0].get(f"{name}_n")]
+    infos = tradeoff_metric_infos(measured)
+    if not infos:
+        return None
+    ordered = sorted(rows, key=lambda row: -row[HYPERVOLUME])
+    lines = [
+        [row["group"], *(mean_ci(row, name, info) for name, info in infos.items())]
+        for row in ordered
+    ]
+    return ["agent", *(info.label for info in infos.values())], lines

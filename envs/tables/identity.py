@@ -27,7 +27,7 @@ NOT_STORED = (
     *("encoding", "pool_groups", "autocorrelation", "include_layer_index", "num_states"),
     *("observation_time", "control_kv_cache"),
     *("chunks_per_episode", "num_levels", "start_level", "backend"),
-    *("reward", "reward_kwargs", "cost_coef"),
+    *("reward", "reward_kwargs", "cost_coef", "include_cost_coef"),
 )
 """Fields of `EnvConfig` on which the numbers of a table do not depend."""
 

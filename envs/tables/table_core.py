@@ -33,6 +33,11 @@ _COVERAGE, _EXCESS_LOSS, _INFIDELITY = map(
     TERMS.index, ("attention_coverage", "excess_loss", "infidelity")
 )
 
+_ALL_ROWS = slice(None)
+
+_SearchState = tuple[Tensor, Tensor | None]
+"""Rows of the arrays of a layer, and cost coefficients, one per environment."""
+
 _BLOCK_ROWS = 1 << 14
 """Rows that are encoded at once."""
 
@@ -89,8 +94,11 @@ class TableCore(EpisodeCore):
         shipped = open_shipped(config, components)
         self.table = shipped or request_table(config, self._live_core, components).load()
         layers = range(config.num_layers)
-        self._observations = [self._encode_all(f"features_{layer}", layer) for layer in layers]
-        self._components = [self._reward_components(layer) for layer in layers]
+        self._observations: list[NDArray[Any]] = []
+        self._components: list[NDArray[np.float64]] = []
+        if not config.has_episode_cost:
+            self._observations = [self._encode_all(f"features_{layer}", layer) for layer in layers]
+            self._components = [self._reward_components(layer) for layer in layers]
         sums = [each.sum(-1) for each in self._components]
         self._rewards = [each.astype(np.float32) for each in sums]
         self._exact_rewards = [torch.from_numpy(each) for each in sums]
@@ -99,8 +107,8 @@ class TableCore(EpisodeCore):
         # Row of the arrays of the current layer (level, then prefix), one per environment.
         self._nodes = np.zeros(num_envs, np.int64)
         self._actions: list[NDArray[np.int64]] = []
-        # Layer of the last step, and rows of the arrays of its results.
-        self._last_step: tuple[int, NDArray[np.int64]] | None = None
+        # Layer of the last step, rows of the arrays of its results, and cost coefficients.
+        self._last_step: tuple[int, NDArray[np.int64], NDArray[np.float32] | None] | None = None
 
     @property
     def _live_core(self) -> SpanControlCore:
@@ -138,7 +146,11 @@ class TableCore(EpisodeCore):
 
         ``A`` is the number of actions; the actions before the layer are the digits, in base ``A``,
         of the second index.
+
+        Raises:
+            ValueError: They depend on the cost coefficient of the episode, too.
         """
+        self._check_one_cost()
         return [self._by_level(each) for each in self._observations]
 
     @property
@@ -146,7 +158,11 @@ class TableCore(EpisodeCore):
         """Rewards of all levels by layer, read-only, of shape (levels, A^(layer + 1)).
 
         The last digit of the second index is the action of the layer.
+
+        Raises:
+            ValueError: They depend on the cost coefficient of the episode, too.
         """
+        self._check_one_cost()
         return [self._by_level(each) for each in self._rewards]
 
     @property
@@ -161,36 +177,44 @@ class TableCore(EpisodeCore):
         return self.live().state
 
     @property
-    def search_state(self) -> Tensor:
-        """Rows of the arrays of the layer; see `EpisodeCore.search_state`."""
+    def search_state(self) -> _SearchState:
+        """Rows of the arrays of the layer, and cost coefficients; see the base class."""
         self._check_running()
-        return torch.from_numpy(self._nodes)
+        costs = None if self._cost_coefs is None else torch.from_numpy(self._cost_coefs)
+        return torch.from_numpy(self._nodes), costs
 
-    def try_all_actions(self, state: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    def try_all_actions(self, state: _SearchState, layer: int) -> tuple[_SearchState, Tensor]:
         """See `EpisodeCore.try_all_actions`."""
-        taken = self._all_taken(state)
-        return taken, self._exact_rewards[layer][taken]
+        return self._try(*self._all_taken(state), layer)
 
-    def try_last_action(self, state: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    def try_last_action(self, state: _SearchState, layer: int) -> tuple[_SearchState, Tensor]:
         """See `EpisodeCore.try_last_action`."""
-        taken = self._all_taken(state).view(len(state), -1)[:, -1]
-        return taken, self._exact_rewards[layer][taken]
+        nodes, costs = state
+        number = len(self.all_actions)
+        return self._try(nodes * number + number - 1, costs, layer)
 
-    def coverages(self, state: Tensor) -> Tensor:
+    def _try(self, taken: Tensor, costs: Tensor | None, layer: int) -> tuple[_SearchState, Tensor]:
+        if costs is None:
+            return (taken, None), self._exact_rewards[layer][taken]
+        components = self._reward_components(layer, taken.numpy(), costs)
+        return (taken, costs), torch.from_numpy(components.sum(-1))
+
+    def coverages(self, state: _SearchState) -> Tensor:
         """See `EpisodeCore.coverages`."""
         terms = self._rows(f"terms_{self.layer}")
-        return torch.from_numpy(terms[self._all_taken(state).numpy(), _COVERAGE])
+        return torch.from_numpy(terms[self._all_taken(state)[0].numpy(), _COVERAGE])
 
-    def _all_taken(self, state: Tensor) -> Tensor:
-        actions = torch.from_numpy(self.all_actions)
-        return (state[:, None] * len(actions) + actions).flatten()
+    def _all_taken(self, state: _SearchState) -> _SearchState:
+        (nodes, costs), actions = state, torch.from_numpy(self.all_actions)
+        taken = (nodes[:, None] * len(actions) + actions).flatten()
+        return taken, None if costs is None else costs.repeat_interleave(len(actions))
 
     def reset(
         self, generators: Sequence[np.random.Generator]
     ) -> tuple[NDArray[Any], list[dict[str, Any]]]:
         """See `EpisodeCore.reset`."""
         levels = self._draw_levels(generators)
-        self._levels = levels
+        self._levels, self._cost_coefs = levels, self._draw_cost_coefs(generators)
         names, codes = self.table.content_types, self.table.arrays["content_types"]
         self._content_types = [
             tuple(names[code] for code in row)
@@ -214,14 +238,19 @@ class TableCore(EpisodeCore):
         actions = actions.astype(np.int64)
         self._actions.append(actions)
         taken = self._nodes * self.config.num_actions + actions
-        self._last_step = layer, taken
+        self._last_step = layer, taken, self._cost_coefs
         is_last = layer + 1 == self.config.num_layers
         self._nodes = self._levels[:, chunk + 1] - self.table.start_level if is_last else taken
         self.step_count += 1
         observations = self._observe()
-        components = self._components[layer].take(taken, 0)
+        if self._cost_coefs is None:
+            components = self._components[layer].take(taken, 0)
+            rewards = self._rewards[layer].take(taken)
+        else:
+            costs = torch.from_numpy(self._cost_coefs)
+            components = self._reward_components(layer, taken, costs)
+            rewards = components.sum(-1).astype(np.float32)
         infos = self._step_infos(chunk, layer, components, self._metrics[layer].take(taken, 0))
-        rewards = self._rewards[layer].take(taken)
         self.milliseconds = (time.perf_counter() - start) * 1e3
         return StepResult(observations, rewards, infos, self.step_count == self.episode_length)
 
@@ -229,9 +258,9 @@ class TableCore(EpisodeCore):
         """See `EpisodeCore.output_observations`."""
         if self._last_step is None:
             raise RuntimeError("no step was taken in this episode: call step() first")
-        layer, taken = self._last_step
-        if self.observation_spec.encoding != "state":
-            return self._encode(self._rows(f"outputs_{layer}").take(taken, 0), layer)
+        layer, taken, costs = self._last_step
+        if self.observation_spec.encoding != "state" or costs is not None:
+            return self._encode(self._rows(f"outputs_{layer}").take(taken, 0), layer, costs)
         if self._output_ids is None:
             layers = range(self.config.num_layers)
             self._output_ids = [self._encode_all(f"outputs_{each}", each) for each in layers]
@@ -243,7 +272,7 @@ class TableCore(EpisodeCore):
         live, played = self._live_core, len(self._actions)
         same = live._levels is self._levels and live.step_count <= self.step_count
         if not same:
-            live.start(self._levels)
+            live.start(self._levels, self._cost_coefs)
         for actions in self._actions[live.step_count : played]:
             live.step(actions)
         return live
@@ -262,6 +291,7 @@ class TableCore(EpisodeCore):
             "compat_key": self._compat_key(),
             "step_count": self.step_count,
             "levels": self._levels,
+            "cost_coefs": self._cost_coefs,
             "content_types": [*map(list, self._content_types)],
             "nodes": self._nodes,
             "actions": [*self._actions],
@@ -271,16 +301,26 @@ class TableCore(EpisodeCore):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """See `EpisodeCore.load_state_dict`."""
         self._check_compat(state_dict)
-        levels, last = state_dict["levels"], state_dict["last_step"]
+        last = state_dict["last_step"]
         self.step_count = state_dict["step_count"]
-        self._levels = None if levels is None else levels.copy()
+        self._load_draws(state_dict)
         self._content_types = [*map(tuple, state_dict["content_types"])]
         self._nodes = state_dict["nodes"].copy()
         self._actions = [each.copy() for each in state_dict["actions"]]
-        self._last_step = None if last is None else (last[0], last[1].copy())
+        self._last_step = None
+        if last is not None:
+            layer, taken, costs = last
+            self._last_step = layer, taken.copy(), None if costs is None else costs.copy()
 
     def _compat_key(self) -> dict[str, Any]:
         return {**super()._compat_key(), "table": identity_hash(self.table.identity)}
+
+    def _check_one_cost(self) -> None:
+        if self.config.has_episode_cost:
+            raise ValueError(
+                "observations and rewards of all levels need one cost coefficient that is not "
+                "observed: set cost_coef to a number, and include_cost_coef = false"
+            )
 
     def _by_level(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Return a read-only view of rows with a dimension for the levels."""
@@ -294,7 +334,11 @@ class TableCore(EpisodeCore):
         return array.reshape(-1, array.shape[-1])
 
     def _observe(self) -> NDArray[Any]:
-        return self._observations[self.layer].take(self._nodes, 0)
+        layer = self.layer
+        if self._cost_coefs is None:
+            return self._observations[layer].take(self._nodes, 0)
+        features = self._rows(f"features_{layer}").take(self._nodes, 0)
+        return self._encode(features, layer, self._cost_coefs)
 
     def _encode_all(self, name: str, layer: int) -> NDArray[Any]:
         """Observations of all levels and prefixes, one row each."""
@@ -305,23 +349,31 @@ class TableCore(EpisodeCore):
         ]
         return np.concatenate(parts)
 
-    def _encode(self, features: NDArray[Any], layer: int) -> NDArray[Any]:
+    def _encode(
+        self, features: NDArray[Any], layer: int, cost_coefs: NDArray[np.float32] | None = None
+    ) -> NDArray[Any]:
         spec = self.observation_spec
         # Copied: PyTorch warns of read-only arrays.
         chosen = spec.select(torch.from_numpy(features.copy()))
-        return to_observations(spec, spec.encode(chosen, layer).numpy())
+        costs = None if cost_coefs is None else torch.from_numpy(cost_coefs)
+        return to_observations(spec, spec.encode(chosen, layer, costs).numpy())
 
     def _full_qk_pairs(self, layer: int) -> int:
         if self.config.blocks:
             return past_pairs(self.config.ctx, self.config.blocks, layer)
         return full_qk_pairs(self.config.ctx, self.span_configs[layer].causal)
 
-    def _reward_components(self, layer: int) -> NDArray[np.float64]:
-        """Components of the reward, one row for each level and prefix."""
+    def _reward_components(
+        self,
+        layer: int,
+        rows: NDArray[np.int64] | slice = _ALL_ROWS,
+        cost_coef: Tensor | None = None,
+    ) -> NDArray[np.float64]:
+        """Components of the reward, for rows of each level and prefix."""
         if self.reward.needs_layer_output:
-            return self._rows(f"components_{layer}")
-        columns = torch.from_numpy(self._rows(f"terms_{layer}").copy()).unbind(-1)
-        pairs = torch.from_numpy(self._rows(f"metrics_{layer}")[:, _QK_PAIRS].astype(np.int64))
+            return self._rows(f"components_{layer}")[rows]
+        columns = torch.from_numpy(self._rows(f"terms_{layer}")[rows].copy()).unbind(-1)
+        pairs = self._rows(f"metrics_{layer}")[rows, _QK_PAIRS].astype(np.int64)
         is_last = layer + 1 == self.config.num_layers
         has_loss = is_last or self.config.blocks > 0
         excess_loss = columns[_EXCESS_LOSS] if self.reward.needs_task and has_loss else None
@@ -333,7 +385,8 @@ class TableCore(EpisodeCore):
             self._full_qk_pairs(layer),
             excess_loss,
             infidelity,
-            pairs,
+            cost_coef,
+            torch.from_numpy(pairs),
             columns,
         )
         return self.reward(context).double().numpy()

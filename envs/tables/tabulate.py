@@ -238,6 +238,8 @@ def tabulate_levels(
         pool_groups=0,
         autocorrelation=True,
         include_layer_index=False,
+        # Observations and rewards of any coefficient are computed from the same numbers.
+        include_cost_coef=False,
     )
     needs_task = has_task(core)
     reward = _AllTerms(core.reward, needs_task, core.stack, config)

@@ -56,6 +56,8 @@ def paired_differences(
         run_once = results.study_type == "comparison" and baseline in results.baselines
         run_once = run_once and baseline != RANDOM
         keys = ["evaluation_seed"] if run_once else ["seed", "evaluation_seed"]
+        # Missing where episodes do not draw it.
+        keys += ["cost_coef"] if "cost_coef" in own else []
         both = own.merge(other[[*keys, "value"]], on=keys, suffixes=("", "_baseline"))
         both["difference"] = both["value"] - both["value_baseline"]
         means = pd.DataFrame(both.groupby("seed")[["difference", "value_baseline"]].mean()).dropna()

@@ -14,6 +14,11 @@ import pandas as pd
 
 from spangym.attention.geometry import MAX_ACTIONS
 from spangym.experiments.analysis.differences import RANDOM
+from spangym.experiments.analysis.hypervolume import (
+    tradeoff_metric_infos,
+    tradeoff_metrics,
+    tradeoff_points,
+)
 from spangym.experiments.analysis.results import (
     ACTION_COUNT_COLUMNS,
     ACTION_VALUE_COLUMNS,
@@ -89,6 +94,7 @@ def _load_comparisons(
     accept: Callable[[ComparisonDir, Trial], bool] | None,
 ) -> Results:
     names, missing = _UniqueNames(), 0
+    tradeoffs: list[pd.DataFrame] = []
     trials: list[dict[str, Any]] = []
     episodes, curves, action_counts = _Rows(), _Rows(), _Rows()
     for run in runs:
@@ -108,6 +114,10 @@ def _load_comparisons(
                 result, evaluation = run.result(trial), run.table(trial, "evaluation")
                 episodes.append(key, evaluation)
                 action_counts.append(key, run.table(trial, "action_counts"))
+                steps = trial.environment.episode_steps
+                points = tradeoff_points(evaluation, result["full_qk_pairs"] * steps)
+                if points is not None:
+                    tradeoffs.append(points.assign(**dict(zip(KEYS, key, strict=True))))
                 if trial.total_timesteps:
                     curves.append(key, run.table(trial, "curve"))
                 trials.append(
@@ -117,7 +127,7 @@ def _load_comparisons(
                         "regret": _number(result["regret"]),
                         "generalization_gap": _number(result.get("generalization_gap")),
                         "mean_span": evaluation["mean_span"].mean(),
-                        "qk_pairs": evaluation["qk_pairs"].mean() / trial.environment.episode_steps,
+                        "qk_pairs": evaluation["qk_pairs"].mean() / steps,
                         "full_qk_pairs": result["full_qk_pairs"],
                         "seconds": result["wall_seconds"],
                         "steps": trial.total_timesteps,
@@ -129,13 +139,15 @@ def _load_comparisons(
         wide = wide.drop(columns="generalization_gap")
     training = curves.concat(["step", "return", "qk_pairs", "wall_seconds"])
     wide = wide.merge(learning_speed(training, wide), on=[*KEYS], how="left")
+    if tradeoffs:
+        wide = wide.merge(tradeoff_metrics(pd.concat(tradeoffs)), on=[*KEYS], how="left")
     return Results(
         study_type="comparison",
         environments=tuple(names.environments),
         groups=(*(each for each in names.agents if not is_baseline(each)), *baselines),
         baselines=baselines,
         splits=(EVALUATION,),
-        metrics=COMPARISON_METRICS,
+        metrics=COMPARISON_METRICS | tradeoff_metric_infos([*wide.columns]),
         primary="return",
         values=to_long(wide),
         curves=curves_to_long(training),

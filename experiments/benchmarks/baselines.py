@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,8 @@ from rich.table import Table as RichTable
 
 from spangym.attention import NUM_ACTIONS
 from spangym.envs import SpanControlVectorEnv, make_config
+from spangym.envs.registration import full_id
+from spangym.experiments.studies.study import StudyEnv
 from spangym.utils.errors import UserError
 
 EVAL_SEED = 1_000_000
@@ -26,8 +28,8 @@ _EXACT_LAYERS = 2
 _CLIMB_ROUNDS = 3
 """Rounds through all layers of the search for good plans."""
 
-Rollout = tuple[NDArray[np.float64], NDArray[np.str_], NDArray[np.int64]]
-"""Returns and content types of chunks, (num_envs, chunks), and actions, (..., layers)."""
+Rollout = tuple[NDArray[np.float64], NDArray[np.str_], NDArray[np.int64], NDArray[np.float64]]
+"""Returns and content types of chunks, (num_envs, chunks), actions, (..., layers), and costs."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,28 @@ class ContentTypeReturns:
 
 
 @dataclass(frozen=True)
+class CostCoefReturns:
+    """Mean returns of a chunk at one cost coefficient of an id whose episodes draw it.
+
+    Attributes:
+        cost_coef: The cost coefficient.
+        random: Return of uniformly random actions.
+        fixed: Return of each action in every layer, by action.
+        oracle: The highest return.
+    """
+
+    cost_coef: float
+    random: float
+    fixed: tuple[float, ...]
+    oracle: float
+
+    @property
+    def best_fixed(self) -> int:
+        """Fixed action of the highest return."""
+        return self.fixed.index(max(self.fixed))
+
+
+@dataclass(frozen=True)
 class BaselineReturns:
     """Mean returns of a chunk in episodes of the evaluation split.
 
@@ -71,6 +95,8 @@ class BaselineReturns:
         oracle: The highest return, found by `lookahead`.
         actions: The plan of ``best_by_layer``.
         by_content_type: The same for the chunks of each content type.
+        by_cost_coef: The same at each cost coefficient, if episodes draw it; the returns above are
+            means over these, of policies that do not know the coefficient, except for the oracle.
         kwargs: Arguments of the environment that differ from those of the id.
     """
 
@@ -83,6 +109,7 @@ class BaselineReturns:
     oracle: float
     actions: tuple[int, ...]
     by_content_type: tuple[ContentTypeReturns, ...]
+    by_cost_coef: tuple[CostCoefReturns, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -143,10 +170,17 @@ def measure_baselines(
         raise UserError(
             f"environment {name!r}: baselines are measured without control_kv_cache: omit it"
         )
-    num_actions = config.num_actions
-    envs = SpanControlVectorEnv(episodes, **asdict(config))
-    layers = envs.config.num_layers
+    num_actions, layers = config.num_actions, config.num_layers
     is_exact = layers <= _EXACT_LAYERS
+    cost_coefs = StudyEnv(full_id(name), kwargs=dict(kwargs)).eval_cost_coefs
+    if cost_coefs and not is_exact:
+        raise UserError(
+            f"environment {name!r}: baselines beyond {_EXACT_LAYERS} layers are measured at one "
+            "cost_coef: set it to a number"
+        )
+    if cost_coefs:
+        config = replace(config, cost_coef=1.0)
+    envs = SpanControlVectorEnv(episodes, **asdict(config))
     plans = [*itertools.product(range(num_actions), repeat=layers)] if is_exact else []
     plans = plans or [(action,) * layers for action in range(num_actions)]
     total = len(plans) + 2 + (not is_exact) * 2 * _CLIMB_ROUNDS * layers * num_actions
@@ -155,21 +189,25 @@ def measure_baselines(
     def play(decide: Callable[[int, int], NDArray[Any]]) -> Rollout:
         rollout = _rollout(envs, decide)
         progress(min(next(done), total - 1), total)
-        return rollout
+        return _at_cost_coefs(rollout, cost_coefs) if cost_coefs else rollout
 
     def fixed(plan: tuple[int, ...]) -> NDArray[np.float64]:
         return play(lambda _, layer: np.full(episodes, plan[layer]))[0]
 
     by_plan = [*map(fixed, plans)]
     drawn = np.random.default_rng(0)
-    random, content_types, _ = play(lambda *_: drawn.integers(num_actions, size=episodes))
+    random, content_types, *_ = play(lambda *_: drawn.integers(num_actions, size=episodes))
     if not is_exact:
         for groups in (np.zeros(content_types.shape, str), content_types):
             found = _climb(play, groups, layers, num_actions)
             by_plan += map(fixed, found)
             plans += found
     returns = np.stack(by_plan)
-    oracle, _, oracle_actions = _rollout(envs, lambda *_: envs.lookahead().argmax(1))
+    if cost_coefs:
+        # With the best of all plans for each chunk and cost coefficient.
+        oracle, oracle_actions = returns.max(0), np.array(plans)[returns.argmax(0)]
+    else:
+        oracle, _, oracle_actions, _ = _rollout(envs, lambda *_: envs.lookahead().argmax(1))
     progress(total, total)
     means = returns.mean((1, 2))
     uniform = [plans.index((action,) * layers) for action in range(num_actions)]
@@ -204,6 +242,16 @@ def measure_baselines(
         oracle=float(oracle.mean()),
         actions=plans[int(means.argmax())],
         by_content_type=tuple(by_content_type),
+        by_cost_coef=tuple(
+            CostCoefReturns(
+                cost_coef,
+                float(random[rows].mean()),
+                tuple(returns[uniform][:, rows].mean((1, 2)).tolist()),
+                float(oracle[rows].mean()),
+            )
+            for index, cost_coef in enumerate(cost_coefs)
+            for rows in [slice(index * episodes, (index + 1) * episodes)]
+        ),
         kwargs=dict(kwargs),
     )
 
@@ -212,8 +260,10 @@ def read_baselines(path: Path) -> list[BaselineReturns]:
     """Read the rows that ``spangym baselines --json`` wrote."""
     rows = []
     for row in json.loads(path.read_text("utf-8"))["rows"]:
-        parts = tuple(ContentTypeReturns(**each) for each in row["by_content_type"])
-        rows.append(BaselineReturns(**{**row, "by_content_type": parts}))
+        types, costs = row["by_content_type"], row.get("by_cost_coef", ())
+        row["by_content_type"] = tuple(ContentTypeReturns(**each) for each in types)
+        row["by_cost_coef"] = tuple(CostCoefReturns(**each) for each in costs)
+        rows.append(BaselineReturns(**row))
     return rows
 
 
@@ -270,25 +320,39 @@ def _climb(
     return [tuple(plan) for plan in plans.tolist()]
 
 
+def _at_cost_coefs(rollout: Rollout, cost_coefs: Sequence[float]) -> Rollout:
+    """Returns at several cost coefficients, one after the other, from those at coefficient 1."""
+    returns, content_types, actions, costs = rollout
+    times = len(cost_coefs)
+    by_cost = [returns + costs - cost_coef * costs for cost_coef in cost_coefs]
+    return (
+        np.concatenate(by_cost),
+        np.tile(content_types, (times, 1)),
+        np.tile(actions, (times, 1, 1)),
+        np.tile(costs, (times, 1)),
+    )
+
+
 def _rollout(envs: SpanControlVectorEnv, decide: Callable[[int, int], NDArray[Any]]) -> Rollout:
     """Play one episode in each environment; ``decide`` gives the actions by chunk and layer.
 
     Returns:
-        Returns and content types of the chunks, each of shape (num_envs, chunks), and the actions
-        taken in them, (num_envs, chunks, layers).
+        Returns and content types of the chunks, each of shape (num_envs, chunks), the actions
+        taken in them, (num_envs, chunks, layers), and their costs, which the returns include.
     """
     config = envs.config
     envs.reset(seed=EVAL_SEED)
     core = envs.core
-    returns = np.zeros((envs.num_envs, config.chunks_per_episode))
+    returns, costs = np.zeros((2, envs.num_envs, config.chunks_per_episode))
     content_types = np.empty(returns.shape, dtype=object)
     actions = np.empty((*returns.shape, config.num_layers), np.int64)
     for chunk, layer in _decisions(config.chunks_per_episode, config.num_layers):
         actions[:, chunk, layer] = decide(chunk, layer)
         step = core.step(actions[:, chunk, layer])
         returns[:, chunk] += step.rewards
+        costs[:, chunk] -= [info["reward_components"].get("cost", 0.0) for info in step.infos]
         content_types[:, chunk] = [info["content_type"] for info in step.infos]
-    return returns, content_types.astype(np.str_), actions
+    return returns, content_types.astype(np.str_), actions, costs
 
 
 def _decisions(chunks: int, layers: int) -> Iterator[tuple[int, int]]:

@@ -75,7 +75,7 @@ class CompareBench:
         config = dataclasses.replace(trained.config, device="cpu")
         stored = run.table(trained.trial, "evaluation")
         first = min(int(seed) for seed in stored["evaluation_seed"])
-        again = evaluate(trained.agent, config, first, len(stored), ignore)
+        again = evaluate(trained.agent, [config], first, len(stored), ignore)
         equal, differences = [], []
         for before, now in zip(stored.to_dict("records"), again, strict=True):
             same = np.array(before["actions"].split(" ")) == np.array(now["actions"].split(" "))

@@ -32,6 +32,7 @@ from spangym.experiments.reports.result_tables import (
     score_matrix,
     separation_table,
     summary_table,
+    tradeoff_table,
 )
 from spangym.experiments.reports.tables import Table
 from spangym.utils.atomic_io import atomic_write
@@ -186,7 +187,8 @@ def _sections(renderer: PanelRenderer, data: PlotData) -> list[Section]:
     sections = []
     for number, environment in enumerate(data.results.environments, start=1):
         table = summary_table(data, environment)
-        tables = [make(data, environment) for make in (difference_table, sample_efficiency_table)]
+        makers = (difference_table, tradeoff_table, sample_efficiency_table)
+        tables = [make(data, environment) for make in makers]
         panels = [
             renderer.render(panel, title, f"{title}, {environment}")
             for title, panels in plots

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from spangym.experiments.analysis.comparison_stats import BEST_FIXED, STATISTICS
+from spangym.experiments.analysis.hypervolume import HYPERVOLUME, tradeoff_metric_infos
 from spangym.experiments.analysis.results import ALL_SPLITS, EVALUATION, MetricInfo
 from spangym.experiments.plots.panels import to_records
 from spangym.experiments.plots.plot_data import PlotData
@@ -159,6 +160,23 @@ def sample_efficiency_table(data: PlotData, environment: str) -> Table:
         for each in ("steps", "area", "efficiency")
     }
     return _table(data, "Learning", groups, columns)
+
+
+def tradeoff_table(data: PlotData, environment: str) -> Table:
+    """Hypervolume and returns at several cost coefficients; no rows if none are drawn."""
+    results, statistics = data.results, data.statistics
+    metrics = tradeoff_metric_infos([*results.metrics])
+    groups = [
+        each
+        for each in results.groups
+        if metrics and statistics.estimate(environment, each, HYPERVOLUME, EVALUATION).n
+    ]
+    columns = {}
+    for name, info in metrics.items():
+        cells = _metric_column(data, environment, groups, name, EVALUATION, interval=True)
+        columns[info.label] = _mark_best(cells, info)
+    groups.sort(key=lambda group: columns[HYPERVOLUME][group].value, reverse=True)
+    return _table(data, "Returns by cost coefficient", groups, columns)
 
 
 def aggregate_table(data: PlotData) -> Table:

@@ -169,9 +169,7 @@ def _normalize_env(environment: StudyEnv) -> StudyEnv:
         raise UserError(f"environment {name!r}: {error}") from error
     for key in (*OBS_FIELDS, "split"):
         del config[key]
-    # As TOML gives it back.
-    for key in ("fixes", "spans"):
-        config[key] = [*config[key]]
+    config = _as_toml(config)
     if config["control_kv_cache"]:
         raise UserError(
             "environment argument 'control_kv_cache' must be false in comparisons: their baselines "
@@ -185,6 +183,15 @@ def _normalize_env(environment: StudyEnv) -> StudyEnv:
         if isinstance(value, str) and value and value not in builtin and not is_import_path(value):
             config[key] = str(Path(value).resolve())
     return dataclasses.replace(environment, id=env_id, name=name, kwargs=config)
+
+
+def _as_toml(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of an environment as TOML gives them back."""
+    lists = ("fixes", "spans", "cost_coef")
+    return {
+        name: [*value] if name in lists and isinstance(value, tuple) else value
+        for name, value in config.items()
+    }
 
 
 def _normalize_foreign_env(environment: StudyEnv) -> StudyEnv:
@@ -456,8 +463,7 @@ def _without_derived(environment: StudyEnv) -> StudyEnv:
             derived = dataclasses.asdict(make_config(environment.id, chosen))
     except (TypeError, ValueError):  # Normalizing the study says what is wrong.
         return environment
-    for key in ("fixes", "spans"):
-        derived[key] = [*derived[key]]
+    derived = _as_toml(derived)
     kept = {
         name: value
         for name, value in kwargs.items()

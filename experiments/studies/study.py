@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tomli_w
 from gymnasium import spaces
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -27,7 +28,13 @@ from spangym.attention.features import NUM_STATES
 from spangym.envs import EnvConfig, make_config
 from spangym.envs.env_config import module_hashes
 from spangym.envs.model.model_checkpoint import weights_sha256
-from spangym.envs.registration import ENVIRONMENTS, find_spec, full_id, is_span_control
+from spangym.envs.registration import (
+    ENVIRONMENTS,
+    default_kwargs,
+    find_spec,
+    full_id,
+    is_span_control,
+)
 from spangym.experiments.runner.fingerprint import DatasetHashes, dataset_key
 from spangym.experiments.studies.field_types import (
     Count,
@@ -60,8 +67,14 @@ LOOKS_INSIDE = (
 )
 """Agents that ask a spangym environment for more than observations."""
 
-OBS_FIELDS = ("encoding", "pool_groups", "autocorrelation", "include_layer_index", "num_states")
+OBS_FIELDS = (
+    *("encoding", "pool_groups", "autocorrelation"),
+    *("include_layer_index", "include_cost_coef", "num_states"),
+)
 """Arguments of an environment that belong to the agents of a study."""
+
+EVAL_COST_COEFS = 5
+"""Cost coefficients of an evaluation where episodes draw theirs, equally spaced on a log scale."""
 
 LEVEL_FIELDS = ("num_levels", "start_level", "backend")
 """Arguments of an environment of which training and evaluation have their own."""
@@ -142,6 +155,16 @@ class StudyEnv:
         return self.kwargs["chunks_per_episode"] * self.kwargs["num_layers"]
 
     @property
+    def eval_cost_coefs(self) -> tuple[float, ...]:
+        """Cost coefficients at which each evaluation episode is played; empty if none is drawn."""
+        kwargs = {} if self.is_foreign else default_kwargs(self.id) | self.kwargs
+        cost_coef = kwargs.get("cost_coef")
+        if not isinstance(cost_coef, list | tuple):
+            return ()
+        low, high = cost_coef
+        return tuple(np.geomspace(low, high, EVAL_COST_COEFS).tolist())
+
+    @property
     def num_actions(self) -> int:
         """Number of actions in a normalized study."""
         if self.is_foreign:
@@ -172,6 +195,8 @@ class StudyAgent:
         autocorrelation: Whether lag correlations are part of the observation.
         include_layer_index: Whether the index of the next layer is part of the observation; the
             default of the agent if not given.
+        include_cost_coef: Whether a cost coefficient that episodes draw is part of the observation.
+            Default: true.
         num_states: Number of states of the encoding ``state``; that of the refiner, or 10,000, if
             0.
         num_actions: Number of actions; that of the refiner, or of the environment, if 0.
@@ -189,6 +214,7 @@ class StudyAgent:
     pool_groups: SizeOrZero = 0
     autocorrelation: Flag = False
     include_layer_index: Flag | None = None
+    include_cost_coef: Flag = True
     num_states: CountOrZero = 0
     num_actions: CountOrZero = 0
     hyperparameters: Hyperparameters = field(default_factory=dict)
@@ -238,7 +264,11 @@ class StudyAgent:
         observation["include_layer_index"] = self.observes_index
         observation["num_states"] = self.num_states or NUM_STATES
         if environment.is_foreign:
+            if self.include_cost_coef:
+                # As the environment has it by default.
+                del observation["include_cost_coef"]
             return self._foreign_env(environment, observation | content)
+        observation["include_cost_coef"] &= bool(environment.eval_cost_coefs)
         kwargs = environment.kwargs | observation
         given = kwargs.get("num_actions", NUM_ACTIONS)
         if self.num_actions and given not in (NUM_ACTIONS, self.num_actions):
@@ -283,7 +313,8 @@ class EvalConfig:
 
     Attributes:
         seed: Seed of the first episode; episode ``i`` has ``seed + i``.
-        episodes: Number of episodes.
+        episodes: Number of episodes. Where episodes draw their cost coefficient, each is played
+            at five of them (`EVAL_COST_COEFS`).
         regret_episodes: Number of episodes, the first ones, in which the regret of each decision is
             measured by lookahead, which takes as long as the oracle.
         split: Split of the dataset. ``train`` is for hyperparameter searches, which must not see

@@ -83,7 +83,8 @@ def _find_error(trial: Trial, file: str, content: Any) -> str:
             return f"it has {len(content)} rows of {rounds * trial.n_envs}"
     if file == "evaluation.csv":
         seeds = range(evaluation.seed, evaluation.seed + evaluation.episodes)
-        if content["evaluation_seed"].tolist() != [*seeds]:
+        times = max(len(trial.environment.eval_cost_coefs), 1)
+        if content["evaluation_seed"].tolist() != [*seeds] * times:
             return "its rows are not those of the study's evaluation"
     return ""
 

@@ -22,7 +22,8 @@ def estimate_comparison(study: Study) -> Workload:
             number = len(study.seeds_in(environment)) if spec.is_stochastic else 1
             # With levels the agent plays as many episodes on those of the training.
             episodes = evaluation.episodes * (2 if environment.levels else 1)
-            looked_at = evaluation.regret_episodes
+            times = max(len(environment.eval_cost_coefs), 1)
+            episodes, looked_at = times * episodes, times * evaluation.regret_episodes
             looked_at += episodes * (agent.algo in ("oracle", "myopic"))
             trials += number
             steps["training steps"] += number * study.steps_in(environment) * spec.is_trainable

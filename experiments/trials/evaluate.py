@@ -18,21 +18,39 @@ from spangym.experiments.trials.players import AnyConfig, Player, reward_compone
 
 
 def evaluate(
-    agent: Agent, config: AnyConfig, seed: int, episodes: int, progress: Callable[[int], None]
+    agent: Agent,
+    configs: Sequence[AnyConfig],
+    seed: int,
+    episodes: int,
+    progress: Callable[[int], None],
 ) -> list[dict[str, Any]]:
     """Play episodes in parallel without learning; episode ``i`` has ``seed + i``.
 
-    ``progress`` is called with the steps so far after each. Returns rows as of `rollout`.
+    Each is played in every configuration (`eval_configs`). ``progress`` is called with the steps so
+    far after each. Returns rows as of `rollout`, with ``cost_coef`` if there are several.
     """
-
-    def decide(observations: NDArray[Any], step: int) -> NDArray[Any]:
-        progress(step * episodes)
-        return agent.predict(observations)
-
+    rows: list[dict[str, Any]] = []
     seeds = range(seed, seed + episodes)
-    rows = rollout(config, seeds, decide, lambda env: notify_episode_start(agent, env))
-    progress(config.episode_steps * episodes)
+    for config in configs:
+        done = len(rows) * config.episode_steps
+
+        def decide(observations: NDArray[Any], step: int, done: int = done) -> NDArray[Any]:
+            progress(done + step * episodes)
+            return agent.predict(observations)
+
+        played = rollout(config, seeds, decide, lambda env: notify_episode_start(agent, env))
+        if len(configs) > 1 and isinstance(config, EnvConfig):
+            played = [{**row, "cost_coef": config.cost_coef} for row in played]
+        rows += played
+        progress(done + config.episode_steps * episodes)
     return rows
+
+
+def eval_configs(config: AnyConfig, cost_coefs: Sequence[float]) -> list[AnyConfig]:
+    """Return the environments of an evaluation: one, or one for each cost coefficient."""
+    if not isinstance(config, EnvConfig) or not cost_coefs:
+        return [config]
+    return [dataclasses.replace(config, cost_coef=each) for each in cost_coefs]
 
 
 def rollout(

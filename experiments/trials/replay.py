@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import pandas as pd
 
 from spangym.envs import EnvConfig
 from spangym.experiments.trials.comparison_run import ComparisonDir
-from spangym.experiments.trials.evaluate import parse_action, rollout
+from spangym.experiments.trials.evaluate import eval_configs, parse_action, rollout
 from spangym.experiments.trials.load_agent import stored_eval_config
 from spangym.experiments.trials.players import AnyConfig
 from spangym.experiments.trials.trial import Trial
@@ -79,9 +80,12 @@ def replay(run: ComparisonDir, trial: Trial) -> Iterator[ReplayResult]:
     rounding count as reproduced. Damaged rows raise a UserError.
     """
     rows, config = run.table(trial, "evaluation"), stored_eval_config(trial)
-    for start in range(0, len(rows), _NUM_ENVS):
+    configs = eval_configs(config, trial.environment.eval_cost_coefs)
+    number = trial.evaluation.episodes
+    for index, start in itertools.product(range(len(configs)), range(0, number, _NUM_ENVS)):
+        chosen = rows.iloc[index * number :][start : min(start + _NUM_ENVS, number)]
         try:
-            yield from _replay(trial.job_id, config, rows.iloc[start : start + _NUM_ENVS])
+            yield from _replay(trial.job_id, configs[index], chosen)
         except ValueError as error:
             path = run.folder_of(trial) / "evaluation.csv"
             raise UserError(

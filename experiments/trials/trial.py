@@ -24,7 +24,12 @@ from spangym.experiments.runner.job import CHECKPOINT_SECONDS
 from spangym.experiments.runner.job_files import RESULT_FILE, save_csv, save_json
 from spangym.experiments.studies.study import OBS_FIELDS, EvalConfig, Study, StudyAgent, StudyEnv
 from spangym.experiments.trials.checkpoints import Checkpoints, Interval
-from spangym.experiments.trials.evaluate import count_actions, evaluate, measure_regret
+from spangym.experiments.trials.evaluate import (
+    count_actions,
+    eval_configs,
+    evaluate,
+    measure_regret,
+)
 from spangym.experiments.trials.players import AnyConfig, make_training_env, reward_components
 from spangym.experiments.trials.recorder import EpisodeRecorder
 from spangym.experiments.trials.tensorboard import TrialLogger
@@ -75,7 +80,8 @@ class Trial:
     @property
     def eval_steps(self) -> int:
         """Steps of the evaluation, and as many on the levels of the training."""
-        return self.evaluation.episodes * self.environment.episode_steps
+        times = max(len(self.environment.eval_cost_coefs), 1)
+        return times * self.evaluation.episodes * self.environment.episode_steps
 
     @property
     def device(self) -> str:
@@ -172,14 +178,22 @@ class Trial:
             save_agent(agent, folder)
 
             config, start = self.eval_config(), self.total_timesteps
-            rows = self._play(agent, config, progress, start)
+            configs = eval_configs(config, self.environment.eval_cost_coefs)
+            rows = self._play(agent, configs, progress, start)
             episodes = pd.DataFrame(rows)
             action_counts = count_actions(rows)
-            regret = measure_regret(config, rows[: self.evaluation.regret_episodes])
+            number, looked_at = self.evaluation.episodes, self.evaluation.regret_episodes
+            regret = pd.concat(
+                [
+                    measure_regret(each, rows[index * number :][:looked_at])
+                    for index, each in enumerate(configs)
+                ]
+            )
             mean_return, on_levels = _mean_return(rows), None
             if self.environment.levels:
                 start += self.eval_steps
-                on_levels = _mean_return(self._play(agent, self.train_config(), progress, start))
+                configs = eval_configs(self.train_config(), self.environment.eval_cost_coefs)
+                on_levels = _mean_return(self._play(agent, configs, progress, start))
             measures = {
                 "regret": float(regret["regret"].to_numpy(float).mean()) if len(regret) else None,
                 "training_return": on_levels,
@@ -209,11 +223,15 @@ class Trial:
         save_json(folder / RESULT_FILE, result)
 
     def _play(
-        self, agent: Agent, config: AnyConfig, progress: Callable[[int], None], start: int
+        self,
+        agent: Agent,
+        configs: Sequence[AnyConfig],
+        progress: Callable[[int], None],
+        start: int,
     ) -> list[dict[str, Any]]:
         """Play the episodes of the evaluation; progress counts from the step ``start``."""
         seed, episodes = self.evaluation.seed, self.evaluation.episodes
-        return evaluate(agent, config, seed, episodes, lambda steps: progress(start + steps))
+        return evaluate(agent, configs, seed, episodes, lambda steps: progress(start + steps))
 
     def hyperparameters(self) -> dict[str, Any]:
         """Return the settings by which TensorBoard's HParams tab distinguishes trials."""

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -61,6 +62,29 @@ def test_beyond_two_layers_good_plans_are_searched(monkeypatch: pytest.MonkeyPat
     assert found.best_by_layer == pytest.approx(max(returns), abs=0.05)
     assert found.best_by_layer <= found.content_oracle + 1e-6
     assert found.content_oracle <= found.oracle + 1e-6
+
+
+def test_baselines_at_several_cost_coefficients(monkeypatch: pytest.MonkeyPatch):
+    small: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 16, "chunks_per_episode": 2}
+    small |= {"num_actions": 3, "action_scale": "absolute", "reward": "attention"}
+    spec = gym.registry["spangym/SpanControl-v0"]
+    monkeypatch.setattr(spec, "kwargs", {**small, "cost_coef": (0.01, 1.0)})
+    found = measure_baselines("spangym/SpanControl-v0", 3, lambda *_: None)
+    assert found.chunks == 5 * 6
+    costs = [each.cost_coef for each in found.by_cost_coef]
+    assert costs == pytest.approx([0.01, 0.0316, 0.1, 0.316, 1], rel=1e-2)
+    for index in (0, 3):
+        monkeypatch.setattr(spec, "kwargs", {**small, "cost_coef": costs[index]})
+        alone = measure_baselines("spangym/SpanControl-v0", 3, lambda *_: None)
+        part = found.by_cost_coef[index]
+        assert part.fixed == pytest.approx(alone.fixed, abs=1e-5)
+        assert part.random == pytest.approx(alone.random, abs=1e-5)
+        assert part.oracle == pytest.approx(alone.oracle, abs=1e-5)
+        assert part.best_fixed == alone.fixed.index(alone.best_fixed)
+    for name in ("random", "fixed", "oracle"):
+        mean = np.mean([getattr(each, name) for each in found.by_cost_coef], 0)
+        assert getattr(found, name) == pytest.approx(mean)
+    assert found.best_fixed <= found.best_by_layer <= found.content_oracle <= found.oracle
 
 
 def test_a_row_of_baselines_as_text():

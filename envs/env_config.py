@@ -471,7 +471,7 @@ class EnvConfig:
 
     @property
     def has_episode_cost(self) -> bool:
-        """Whether the cost coefficient is part of an episode: it is drawn or observed."""
+        """Whether the cost coefficient belongs to the episode, as it is drawn or observed."""
         return self.include_cost_coef or isinstance(self.cost_coef, tuple)
 
     @property

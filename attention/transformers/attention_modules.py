@@ -71,6 +71,21 @@ class AttentionModule:
     num_calls: int
 
 
+def layer_name(model: nn.Module, attention: str) -> str:
+    """Name of the layer around an attention module: the innermost member of a module list.
+
+    Args:
+        model: The model.
+        attention: Name of the attention module, which is returned if it is in no list.
+    """
+    parts = attention.split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        owner = model.get_submodule(".".join(parts[: end - 1]))
+        if isinstance(owner, nn.ModuleList):
+            return ".".join(parts[:end])
+    return attention
+
+
 class PreHook:
     """A forward pre-hook that copies of the model do not have.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -15,6 +15,7 @@ from spangym.attention.transformers.attention_modules import (
     PreHook,
     attention_implementation,
     find_attention_modules,
+    layer_name,
     select_modules,
     unwrap_model,
 )
@@ -61,8 +62,8 @@ def control(
         groups: Number of groups of consecutive layers with a decision of their own.
         where: ``all`` self-attention, ``encoder_self``, ``decoder_self``, or a glob over the names
             of the attention modules, such as ``model.layers.[0-9].self_attn``.
-        observe: What controllers observe: the ``input`` of the group's first layer, or the
-            ``embeddings``, the input of the first layer of the first group.
+        observe: What controllers observe: the ``input`` of the group's first layer, before its
+            norms, or the ``embeddings``, the input of the first layer of the first group.
         spans: Spans that the actions of an agent stand for; None for those of an exported agent,
             or 16, 32, 64, 128, 256 and full.
         cache: What happens to the keys of a cache outside the span: ``read``: they are kept, and
@@ -178,10 +179,10 @@ class SpanControl:
                     module = attention.module
                     setattr(module, ATTRIBUTE, group.add_layer())
                     stack.callback(module.__dict__.pop, ATTRIBUTE)
-                    hook = module.register_forward_pre_hook(
-                        PreHook(group.before_layer), with_kwargs=True
-                    )
-                    stack.callback(hook.remove)
+                    _add_hook(stack, module, group.before_attention)
+                layers = {layer_name(self._model, each.name) for each in group.members}
+                for name in sorted(layers):
+                    _add_hook(stack, self._model.get_submodule(name), group.before_layer)
             for owner in {id(each.owner): each.owner for each in modules}.values():
                 hook = PreHook(self._before_pass(owner))
                 stack.callback(owner.register_forward_pre_hook(hook).remove)
@@ -234,6 +235,12 @@ class SpanControl:
     @property
     def _layers(self) -> list[LayerControl]:
         return [each for group in self._groups for each in group.layers]
+
+
+def _add_hook(stack: contextlib.ExitStack, module: nn.Module, hook: Callable[..., None]) -> None:
+    """Register a forward pre-hook until the stack is closed."""
+    handle = module.register_forward_pre_hook(PreHook(hook), with_kwargs=True)
+    stack.callback(handle.remove)
 
 
 def _check_choice(name: str, value: object, choices: Sequence[str]) -> None:

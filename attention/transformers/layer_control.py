@@ -73,12 +73,16 @@ class GroupControl:
     def before_layer(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
-        """Keep the input of the first layer in a pass, and find the cache of each layer.
-
-        It is a forward pre-hook of all modules.
-        """
+        """Keep the input of the first layer in a pass; a forward pre-hook of all layers."""
+        del module
         if self._hidden is None:
             self._hidden = args[0] if args else kwargs["hidden_states"]
+
+    def before_attention(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        """Find the cache of a layer; a forward pre-hook of all attention modules."""
+        del args
         layer: LayerControl = getattr(module, ATTRIBUTE)
         cache = find_cache(kwargs)
         layer.cache = None

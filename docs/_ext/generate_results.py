@@ -55,16 +55,11 @@ def _run(
     return ResultPage(title, about, command, f"{name}/manifest.json", body, path, pages)
 
 
-def _bench(name: str, title: str, about: str) -> ResultPage:
-    file = f"bench-{name}-cpu.json"
-    return ResultPage(
-        title,
-        about,
-        f"spangym bench {name}",
-        file,
-        lambda: _bench_rows(file),
-        pages=("performance",),
-    )
+def _bench(
+    name: str, title: str, about: str, options: str = "", page: str = "performance"
+) -> ResultPage:
+    file, command = f"bench-{name}-cpu.json", f"spangym bench {name}{options}"
+    return ResultPage(title, about, command, file, lambda: _bench_rows(file), pages=(page,))
 
 
 _TUNED_STUDIES = dict.fromkeys(env_slug(row["environment"]) for row in read("tuned.json")["rows"])
@@ -178,6 +173,19 @@ RESULT_PAGES: dict[str, ResultPage] = {
     ),
     "bench-transformers": _bench(
         "transformers", "Bench: Transformers", "A pretrained model under span control."
+    ),
+    "bench-document": _bench(
+        "document",
+        "Bench: document",
+        "A pretrained model that reads a mixed document, with fixed spans and with an agent.",
+        " --agent ppo.safetensors",
+        "guides/transformers",
+    ),
+    "bench-kvpress": _bench(
+        "kvpress",
+        "Bench: kvpress",
+        "Span control and kvpress on key-value caches of equal size.",
+        page="guides/transformers",
     ),
     "bench-pilot": ResultPage(
         "Bench: long inputs",

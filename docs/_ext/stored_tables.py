@@ -282,6 +282,18 @@ def bench_document() -> str:
     return markdown(["controller", *names], rows)
 
 
+def bench_kvpress() -> str:
+    """Excess bits of every method that shortens a key-value cache, by the number of kept keys."""
+    values = bench_values("kvpress")
+    names = [tuple(each.split(", ")[1:]) for each in values]
+    sizes = dict.fromkeys(size for _, size in names)
+    rows = [
+        [method, *(f"{values[f'excess bits a byte, {method}, {size}']:.3f}" for size in sizes)]
+        for method in dict.fromkeys(method for method, _ in names)
+    ]
+    return markdown(["excess bits a byte", *sizes], rows)
+
+
 def bench_pilot() -> str:
     """Cost of the pilot's models on long inputs."""
     return without_heading(to_markdown([long_inputs_table(read("bench-pilot-cpu.json")["rows"])]))
@@ -389,6 +401,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench-transformers": bench_transformers,
     "bench-transformers-decoding": bench_transformers_decoding,
     "bench-document": bench_document,
+    "bench-kvpress": bench_kvpress,
     "pretrained": lambda: stored_table("pretrained"),
     "pretrained-gain": pretrained_gain,
     "bench-pilot": bench_pilot,

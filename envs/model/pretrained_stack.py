@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from spangym.attention import LayerCache, LayerOutput, SpanConfig
 from spangym.attention.features import token_moments
 from spangym.attention.layers.local_global import ControllerInput
+from spangym.attention.transformers.attention_modules import layer_name
 from spangym.attention.transformers.control import control
 from spangym.attention.transformers.span_choosers import (
     DEFAULT_SPANS,
@@ -310,20 +311,13 @@ def find_layers(model: PreTrainedModel, modules: Sequence[str]) -> list[nn.Modul
     """
     layers: dict[str, nn.Module] = {}
     for name in modules:
-        parts = name.split(".")
-        paths = [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
-        owners = [model.get_submodule(path.rpartition(".")[0]) for path in paths]
-        found = [each for each, owner in zip(paths, owners, strict=True) if _is_list(owner)]
-        if not found:
+        found = layer_name(model, name)
+        if found == name:
             raise ValueError(
                 f"model {type(model).__name__} has no list of layers: {name!r} is in none"
             )
-        layers[found[0]] = model.get_submodule(found[0])
+        layers[found] = model.get_submodule(found)
     return [*layers.values()]
-
-
-def _is_list(module: nn.Module) -> bool:
-    return isinstance(module, nn.ModuleList)
 
 
 def _body(model: PreTrainedModel) -> Any:

@@ -337,12 +337,11 @@ def test_a_decision_for_the_prompt_and_every_interval_from_the_tokens_since() ->
 
     inputs: list[Tensor] = []
 
-    def keep_input(module: nn.Module, args: Any, kwargs: Mapping[str, Any]) -> None:
-        del module, args
-        inputs.append(kwargs["hidden_states"])
+    def keep_input(module: nn.Module, args: Any) -> None:
+        del module
+        inputs.append(args[0])
 
-    first = model.get_submodule("model.layers.0.self_attn")
-    hook = first.register_forward_pre_hook(keep_input, with_kwargs=True)
+    hook = model.get_submodule("model.layers.0").register_forward_pre_hook(keep_input)
     stream = decode(model, choose, "trim")
     hook.remove()
     spans = stream.spans[:, 0, 0].tolist()

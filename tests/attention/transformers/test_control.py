@@ -410,16 +410,21 @@ def expected_features(name: str, modules: list[str], inputs: dict[str, Tensor]) 
 
 
 @pytest.mark.parametrize(
-    ("name", "side"), [("llama", "left"), ("llama", "right"), ("bert", "right")]
+    ("name", "layers", "side"),
+    [
+        ("llama", "model.layers", "left"),
+        ("llama", "model.layers", "right"),
+        ("bert", "encoder.layer", "right"),
+    ],
 )
 @torch.no_grad()
-def test_features_are_those_of_unpadded_tokens(name: str, side: Padding):
+def test_features_are_those_of_unpadded_tokens(name: str, layers: str, side: Padding):
     model, inputs = make_model(name), example_inputs(name, side)
     # At full span, the second group's input is the uncontrolled model's.
     with spangym.control(model, lambda *_: "full", groups=2) as handle:
         model(**inputs)
-    names = [each for [each] in handle.modules]
-    expected = expected_features(name, names, inputs)
+    # They are those of the layers, before their norms.
+    expected = expected_features(name, [f"{layers}.{index}" for index in range(2)], inputs)
     assert [each.dtype for each in handle.features] == [torch.float32] * 2
     for found, each in zip(handle.features, expected, strict=True):
         torch.testing.assert_close(found, each, rtol=1e-4, atol=1e-5)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 _LINES = ["The code of Anna is 4821.", "def add(one, other):", "    return one + other", "a,b,c"]
@@ -24,6 +25,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
 
 
+def vary_norms(model: nn.Module) -> None:
+    """Let norms scale their input, as those of a trained model do; at first their weights are 1."""
+    for name, parameter in model.named_parameters():
+        if "norm" in name.lower() or ".ln_" in name:
+            nn.init.uniform_(parameter, 0.5, 1.5)
+
+
 def save_tiny_llama(folder: Path) -> Path:
     """Save a model of two layers, with `make_tokenizer`'s tokenizer, in a folder."""
     torch.manual_seed(0)
@@ -38,6 +46,8 @@ def save_tiny_llama(folder: Path) -> Path:
         max_position_embeddings=256,
         dtype="bfloat16",
     )
-    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
+    model = LlamaForCausalLM(config).bfloat16()
+    vary_norms(model)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

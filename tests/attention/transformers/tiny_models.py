@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.attention.transformers.tiny_llama import vary_norms
+
 TOKENS = 80
 LENGTHS = (80, 57, 70)
 """Unpadded tokens of the sequences of a batch."""
@@ -316,6 +318,7 @@ def make_model(name: str, **config: Any) -> Any:
             if parameter.dim() >= 2:
                 fan_in = parameter[0].numel()
                 parameter.data.normal_(0, fan_in**-0.5)
+        vary_norms(model)
     return model
 
 

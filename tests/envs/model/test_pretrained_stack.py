@@ -23,8 +23,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+import spangym
+from spangym.attention import ObservationSpec
 from spangym.envs.data.dataset import next_token_targets
 from spangym.envs.model.pretrained_stack import PretrainedStack, bits_per_byte
+from tests.attention.transformers.tiny_llama import vary_norms
 
 CTX, LAYERS, SINKS = 24, 3, 2
 SIZES: dict[str, Any] = {
@@ -114,6 +117,25 @@ def test_full_span_is_the_model_itself_bit_exactly(make: Any, groups: int, token
     full = CTX * (CTX + 1) // 2 if stack.causal else CTX**2
     assert [each.qk_pairs.tolist() for each in outputs] == [[full] * 2] * groups
     assert stack.causal == (make is not make_bert)
+
+
+@MODELS
+@pytest.mark.parametrize("groups", [1, 3])
+@torch.no_grad()
+def test_control_of_the_live_model_observes_the_same(make: Any, groups: int, tokens: Tensor):
+    """An agent of the environment decides the same when it is put on the model itself."""
+    model = make()
+    vary_norms(model)
+    stack = PretrainedStack(model, CTX, spans=(4, "full"), sinks=SINKS, num_groups=groups)
+    actions = [index % 2 for index in range(groups)]
+    _, outputs = run(stack, tokens, actions)
+    spans: list[Any] = [(4, "full")[action] for action in actions]
+    with spangym.control(model, spans, groups=groups, sinks=SINKS) as handle:
+        model.base_model(input_ids=tokens)
+    spec = ObservationSpec(32, encoding="features", autocorrelation=True)
+    for output, features in zip(outputs, handle.features, strict=True):
+        expected = spec.extract_from_input(output.local_input)
+        torch.testing.assert_close(features, expected.float(), rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 
+from spangym.envs.other_environments import other_environments
 from spangym.utils.importing import import_module
 from spangym.utils.suggestions import did_you_mean
 
@@ -74,19 +75,28 @@ DESCRIPTIONS: dict[str, str] = {
 """Ids, with what an agent is to do there, in one line."""
 
 
+def descriptions() -> dict[str, str]:
+    """Return `DESCRIPTIONS`, then those of the environments of other packages, by id."""
+    others = {name: each.description for name, each in other_environments().items()}
+    return DESCRIPTIONS | others
+
+
 def list_envs() -> list[str]:
-    """Return the ids of spangym's environments, for `gymnasium.make` and in studies.
+    """Return the ids of spangym's environments, then of those that other packages register.
+
+    They are for `gymnasium.make` and in studies.
 
     Example:
         >>> list_envs()[:2]
         ['spangym/SpanControl-v0', 'spangym/SpanBudget-v0']
     """
-    return [*ENVIRONMENTS]
+    return [*descriptions()]
 
 
 def register_environments() -> None:
-    """Register every id with Gymnasium; a second call has no effect."""
-    for name, arguments in ENVIRONMENTS.items():
+    """Register every id with Gymnasium, also of other packages; a second call has no effect."""
+    others = {name: dict(each.kwargs) for name, each in other_environments().items()}
+    for name, arguments in (ENVIRONMENTS | others).items():
         if name not in gym.registry:
             gym.register(
                 name,
@@ -117,7 +127,7 @@ def find_spec(name: str) -> EnvSpec:
     if module:
         import_module(module, f"environment {name!r}")
     if env_id not in gym.registry:
-        hint = did_you_mean(env_id, ENVIRONMENTS)
+        hint = did_you_mean(env_id, list_envs())
         where = f"; module {module!r} registers no such id" if module else hint
         raise ValueError(f"environment {env_id!r} is unknown{where}")
     return gym.registry[env_id]

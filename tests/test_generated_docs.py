@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from spangym.envs import ENVIRONMENTS, EnvConfig
+from spangym.envs.other_environments import OtherEnvironment
 from spangym.utils.text import MINUS
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +39,24 @@ def test_each_id_has_a_page_with_its_numbers(environments: Any):
 def test_every_argument_is_in_the_table(environments: Any):
     page = environments.pages()["environments/arguments.md"]
     assert all(f"`{field.name}`" in page for field in dataclasses.fields(EnvConfig))
+
+
+def test_environments_of_other_packages_are_listed(
+    environments: Any, monkeypatch: pytest.MonkeyPatch
+):
+    stored = ROOT / "experiments" / "results" / "baselines.json"
+    row = json.loads(stored.read_text())["rows"][1]
+    others = {
+        row["id"]: OtherEnvironment("with baselines", {}, str(stored)),
+        "acme/Waves-v0": OtherEnvironment("without", {}),
+    }
+    assert "other packages" not in environments._index()
+    monkeypatch.setattr(environments, "other_environments", lambda: others)
+    page = environments._index()
+    numbers = [row["random"], max(row["fixed"]), row["oracle"]]
+    cells = " | ".join(f"{each:.3f}".replace("-", MINUS) for each in numbers)
+    assert f"| `{row['id']}` | with baselines | {cells} |" in page
+    assert "| `acme/Waves-v0` | without |  |  |  |" in page
 
 
 def test_an_id_without_text_or_baselines_fails(

@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import env_figures
@@ -23,6 +24,7 @@ from spangym.envs import EnvConfig, SpanControlEnv, make_config
 from spangym.envs.data.dataset_registry import DATASETS
 from spangym.envs.model.model_checkpoint import load_metadata
 from spangym.envs.observations import make_observation_space
+from spangym.envs.other_environments import other_environments
 from spangym.envs.registration import DESCRIPTIONS, ENVIRONMENTS
 from spangym.experiments.analysis.results import COMPARISON_METRICS, MetricInfo
 from spangym.experiments.benchmarks.baselines import BaselineReturns, read_baselines
@@ -63,6 +65,7 @@ def _index() -> str:
     rows = [[f"[{_short(name)}]({env_slug(name)}.md)", text] for name, text in DESCRIPTIONS.items()]
     table = markdown(["environment", "task"], rows, text_columns=2)
     entries = "\n".join([*slugs, "arguments"])
+    others = _others()
     return f"""# Environment reference
 
 All environments share the rules for spaces, rewards and infos in the docstring of
@@ -70,12 +73,31 @@ All environments share the rules for spaces, rewards and infos in the docstring 
 [Environments](../../environments.md) shows how to use them.
 
 {table}
+{others}
 ```{{toctree}}
 :hidden:
 
 {entries}
 ```
 """
+
+
+def _others() -> str:
+    """The environments of other packages, with their baselines."""
+    lines = []
+    for name, each in other_environments().items():
+        rows = read_baselines(Path(each.baselines)) if each.baselines else []
+        found = [row for row in rows if row.id == name]
+        numbers = [(row.random, row.best_fixed, row.oracle) for row in found] or [()]
+        cells = [_number(number) for number in numbers[0]] or [""] * 3
+        lines.append([f"`{name}`", each.description, *cells])
+    if not lines:
+        return ""
+    header = ["environment", "task", "random", "best fixed", "oracle"]
+    return (
+        "Environments of [other packages](../../guides/own-environments.md), with the mean returns "
+        f"of a chunk:\n\n{markdown(header, lines, text_columns=2)}"
+    )
 
 
 def _page(name: str, row: BaselineReturns | None) -> str:

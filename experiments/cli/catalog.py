@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Callable, Iterable
 
 from spangym.agents.agent_names import BUILTIN_AGENTS, registered_agents
-from spangym.envs.registration import DESCRIPTIONS
+from spangym.envs.registration import descriptions
 from spangym.experiments.cli.terminal import completion_help
 from spangym.experiments.plots.plot_names import TITLES
 from spangym.utils.cache import cache_dir
@@ -19,8 +19,8 @@ def agents() -> dict[str, str]:
 
 
 def envs() -> dict[str, str]:
-    """Return the ids of the environments."""
-    return DESCRIPTIONS
+    """Return the ids of the environments, also of other packages."""
+    return descriptions()
 
 
 def studies() -> dict[str, str]:

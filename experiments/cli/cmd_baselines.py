@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import TaskID
 
-from spangym.envs.registration import ENVIRONMENTS, full_id
+from spangym.envs.registration import full_id, list_envs
 from spangym.experiments.cli.catalog import complete, envs
 from spangym.experiments.cli.options import Json, SetArgument
 from spangym.experiments.cli.terminal import echo, make_console, make_progress
@@ -44,7 +44,7 @@ def command(
     from spangym.experiments.studies.settings import parse_settings
 
     torch.set_num_threads(1)
-    names = [full_id(name) for name in environments or ENVIRONMENTS]
+    names = [full_id(name) for name in environments or list_envs()]
     arguments = set_arguments(names, parse_settings(settings or ()))
     measured = []
     with make_progress() as bars:

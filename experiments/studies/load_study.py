@@ -10,11 +10,13 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter
 
 from spangym.agents import Agent, TabularAgent
+from spangym.attention import NUM_ACTIONS
 from spangym.attention.features import NUM_STATES
 from spangym.envs import EnvConfig, make_config
 from spangym.envs.data.dataset_registry import DATASETS
 from spangym.envs.model.model_checkpoint import builtin_checkpoints
-from spangym.envs.registration import NAMESPACE, full_id
+from spangym.envs.other_environments import other_environments
+from spangym.envs.registration import NAMESPACE, default_kwargs, full_id
 from spangym.experiments.studies.field_types import check_numbers
 from spangym.experiments.studies.foreign_env import ForeignEnv, argument_names
 from spangym.experiments.studies.settings import Scope, apply_settings, field_names, with_arguments
@@ -41,8 +43,26 @@ def builtin_studies() -> dict[str, str]:
 
 
 def load_study(name: str) -> Study:
-    """Read and normalize a study: a TOML file or a built-in one; UserError if it is not valid."""
-    return parse_study(find_text("study", name, builtin_studies()), name)
+    """Read and normalize a study: a TOML file or a built-in one; UserError if it is not valid.
+
+    The suite has the environments of other packages, too, if `SpanControlEnv` makes them with its
+    default number of actions.
+    """
+    study = parse_study(find_text("study", name, builtin_studies()), name)
+    if name != "suite":
+        return study
+    added = tuple(filter(_fits_the_suite, map(StudyEnv, other_environments())))
+    if not added:
+        return study
+    environments = (*study.environments, *added)
+    return normalize_study(dataclasses.replace(study, environments=environments))
+
+
+def _fits_the_suite(environment: StudyEnv) -> bool:
+    """Whether all agents of the suite can act in an environment of another package."""
+    if environment.is_foreign:
+        return False
+    return default_kwargs(environment.id).get("num_actions", NUM_ACTIONS) == NUM_ACTIONS
 
 
 def parse_study(text: str, name: str) -> Study:

@@ -40,9 +40,11 @@ from spangym.attention.transformers.span_choosers import DEFAULT_SPANS, parse_sp
 from spangym.attention.validation import check_sizes
 from spangym.envs.data.dataset import SPLITS, Dataset
 from spangym.envs.data.dataset_registry import (
+    TASKS,
     make_dataset,
     validate_dataset_name,
 )
+from spangym.envs.data.tasks import MAX_DIFFICULTY
 from spangym.envs.levels import MAX_LEVEL
 from spangym.envs.model.model_checkpoint import load_config
 from spangym.envs.model.pretrained_sizes import PretrainedSizes, past_pairs, read_sizes, sizes_of
@@ -165,6 +167,9 @@ class EnvConfig:
         dataset: A builtin name, the path of a file or folder, a list of files, or ``module:Class``
             (`spangym.envs.data.dataset_registry`), default ``text``.
         dataset_kwargs: Arguments of a ``module:Class`` other than ``split``.
+        difficulty: How the datasets ``long-range``, ``collapse``, ``precision``, ``hierarchy`` and
+            ``sparsity`` show the content type: 0 by the alphabet, 1 (default) by one marker, 2 only
+            by the distance of repeats (`spangym.envs.data.tasks`).
         split: ``train`` (default) or ``evaluation``.
         num_levels: Number of levels, fixed chunks from which episodes are drawn, as in Procgen;
             default 0, new content in each episode.
@@ -226,6 +231,7 @@ class EnvConfig:
     spans: tuple[int | str, ...] = ()
     sinks: Annotated[int, Interval(ge=0, le=2**20)] = 4
     dataset: str | tuple[str, ...] = "text"
+    difficulty: Annotated[int, Interval(ge=0, le=MAX_DIFFICULTY)] = 1
     split: str = "train"
     num_levels: Annotated[int, Interval(ge=0, le=MAX_LEVEL + 1)] = 0
     start_level: Annotated[int, Interval(ge=0, le=MAX_LEVEL)] = 0
@@ -288,6 +294,11 @@ class EnvConfig:
                 raise ValueError(
                     f"dataset {self.dataset!r} takes no dataset_kwargs: only module:Class does"
                 )
+        if self.difficulty != type(self).difficulty and self.dataset not in TASKS:
+            names = ", ".join(TASKS)
+            raise ValueError(
+                f"difficulty is for the datasets {names}: omit it with {self.dataset!r}"
+            )
         if self.reward != CUSTOM:
             self.make_reward()
         for name in ("checkpoint", "layers"):
@@ -444,7 +455,9 @@ class EnvConfig:
 
     def make_dataset(self) -> Dataset:
         """Make the named dataset; a ValueError if it cannot be made."""
-        return make_dataset(self.dataset, self.split, self.dataset_kwargs)
+        is_task = self.dataset in TASKS
+        kwargs = {"difficulty": self.difficulty} if is_task else self.dataset_kwargs
+        return make_dataset(self.dataset, self.split, kwargs)
 
     def module_hashes(self) -> dict[str, str]:
         """SHA-256 of the modules of the user's classes, by the argument that names them."""

@@ -44,7 +44,7 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "spangym/LongRange-v0": _trained("long-range", "long-range", cost_coef=1.0),
     "spangym/Collapse-v0": _trained("collapse", "collapse", cost_coef=0.5),
     "spangym/Precision-v0": _trained("precision", "precision", cost_coef=0.5),
-    "spangym/Hierarchy-v0": _trained("hierarchy", "hierarchy", cost_coef=0.5),
+    "spangym/Hierarchy-v0": _trained("hierarchy", "hierarchy", cost_coef=1.0),
     "spangym/Sparsity-v0": _trained("sparsity", "sparsity", cost_coef=1.0),
     "spangym/Pretrained-v0": _PRETRAINED,
     "spangym/PretrainedCache-v0": {

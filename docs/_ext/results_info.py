@@ -11,6 +11,7 @@ from typing import Any
 from spangym.envs import EnvConfig
 from spangym.envs.data.dataset import SPLITS
 from spangym.envs.data.dataset_registry import make_dataset
+from spangym.envs.model.model_checkpoint import weights_sha256
 from spangym.experiments.analysis.hypervolume import HYPERVOLUME, tradeoff_metric_infos
 from spangym.experiments.analysis.results import MetricInfo
 from spangym.experiments.reports.tables import decimals_for, mean_ci_cell
@@ -47,9 +48,12 @@ def provenance(manifest: Mapping[str, Any]) -> str:
 
 
 def is_older(manifest: Mapping[str, Any], config: EnvConfig) -> bool:
-    """Whether the texts that an environment reads have changed since a run."""
-    stored = manifest["content_sha256"].get(config.dataset)
-    return stored is not None and stored != _fingerprints(config.dataset)
+    """Whether the texts or the layers of an environment have changed since a run."""
+    texts = manifest["content_sha256"].get(config.dataset)
+    if texts is not None and texts != _fingerprints(config.dataset):
+        return True
+    weights = manifest["weights_sha256"].get(config.checkpoint)
+    return weights is not None and weights != weights_sha256(config.checkpoint)
 
 
 @cache

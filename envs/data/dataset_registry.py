@@ -23,11 +23,26 @@ from spangym.envs.data.tasks import (
     LongRangeDataset,
     PrecisionDataset,
     SparsityDataset,
+    TaskDataset,
 )
 from spangym.utils.errors import describe_error
 from spangym.utils.importing import import_class, is_import_path
 from spangym.utils.signatures import construct, method_problem, parameters_of, source_location
 from spangym.utils.suggestions import did_you_mean
+
+TASKS: dict[str, type[TaskDataset]] = {
+    "long-range": LongRangeDataset,
+    "collapse": CollapseDataset,
+    "precision": PrecisionDataset,
+    "hierarchy": HierarchyDataset,
+    "sparsity": SparsityDataset,
+}
+"""Classes of the builtin datasets with an argument ``difficulty``."""
+
+
+def _task(cls: type[TaskDataset]) -> Callable[[str], Dataset]:
+    return lambda _: cls()
+
 
 DATASETS: dict[str, Callable[[str], Dataset]] = {
     "text": TextDataset,
@@ -39,13 +54,9 @@ DATASETS: dict[str, Callable[[str], Dataset]] = {
     "repetition": lambda split: RepetitionDataset(TextDataset(split)),
     "mixed": default_mixture,
     "pretrained-mixture": make_pretrained_mixture,
-    "long-range": lambda _: LongRangeDataset(),
-    "collapse": lambda _: CollapseDataset(),
-    "precision": lambda _: PrecisionDataset(),
-    "hierarchy": lambda _: HierarchyDataset(),
-    "sparsity": lambda _: SparsityDataset(),
+    **{name: _task(cls) for name, cls in TASKS.items()},
 }
-"""Constructors of the builtin datasets, called with the split."""
+"""Constructors of the builtin datasets, called with the split; tasks have all difficulties."""
 
 
 DatasetName = str | Sequence[str]
@@ -63,7 +74,7 @@ def make_dataset(
             folder that holds them (`spangym.envs.data.files.make_file_dataset`). If a file has a
             name of another kind, write ``./`` before it.
         split: ``train`` or ``evaluation``.
-        kwargs: Other arguments of a class.
+        kwargs: Other arguments of a class; of a task ``difficulty``.
 
     Raises:
         ValueError: The dataset does not exist, its files cannot be read, or the class cannot be
@@ -77,6 +88,8 @@ def make_dataset(
             return construct(cls, {**arguments, **kwargs})
         except Exception as error:  # Users' constructors may raise anything.
             raise ValueError(f"dataset {name!r} cannot be made: {describe_error(error)}") from error
+    if isinstance(name, str) and name in TASKS:
+        return TASKS[name](**kwargs)
     if kwargs:
         raise ValueError(f"dataset {name!r} takes no arguments: only module:Class does")
     if isinstance(name, str) and name in DATASETS:

@@ -62,10 +62,10 @@ def _scenario(
 PRETRAIN_CONFIGS: dict[str, PretrainConfig] = {
     "span-budget": PretrainConfig("mixed", TransformerConfig(), steps=3000),
     "long-range": _scenario("long-range", 600, causal=True),
-    "collapse": _scenario("collapse", 500, causal=False),
+    "collapse": _scenario("collapse", 600, causal=False),
     "precision": _scenario("precision", 500, causal=False),
     "hierarchy": _scenario("hierarchy", 1000, causal=True),
-    "sparsity": _scenario("sparsity", 600, causal=True, win_size=8, max_span=72),
+    "sparsity": _scenario("sparsity", 800, causal=True, win_size=8, max_span=72),
 }
 """Training configurations by the name of the checkpoint."""
 

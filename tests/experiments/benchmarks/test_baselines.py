@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from spangym.envs import ENVIRONMENTS, SpanControlEnv
+from spangym.envs.data.dataset_registry import TASKS
 from spangym.experiments.benchmarks.baselines import (
     BaselineReturns,
     measure_baselines,
@@ -105,6 +106,17 @@ def test_in_the_stored_baselines_no_fixed_span_is_near_the_oracle():
         assert row.oracle - row.best_fixed > 0.05 * abs(row.oracle)
         assert row.score < 0.95
         assert row.content_oracle > row.best_fixed
+
+
+def test_no_fixed_span_of_a_scenario_has_half_of_the_oracles_score():
+    rows = [row for row in read_baselines(STORED) if ENVIRONMENTS[row.id].get("dataset") in TASKS]
+    assert len(rows) == len(TASKS)
+    for row in rows:
+        assert row.score < 0.5
+        # The content type is worth knowing, and nearly all that is worth knowing.
+        share = (row.best_by_layer - row.random) / (row.oracle - row.random)
+        assert share < 0.85
+        assert (row.content_oracle - row.random) / (row.oracle - row.random) > 0.95
 
 
 def test_the_stored_oracle_is_that_of_the_shipped_layers():

@@ -199,11 +199,9 @@ def bench_decoding() -> str:
 def bench_transformers() -> str:
     """Time of attention and of a prefill under span control, by span and number of tokens."""
     values = bench_values("transformers")
-    columns = [
-        (f"{part} of SmolLM2-135M, time over {base}", tokens)
-        for part, base in (("attention", "the model's own"), ("prefill", "that without control"))
-        for tokens in (1024, 4096)
-    ]
+    attention = "attention of SmolLM2-135M, time over the model's own"
+    prefill = "prefill of SmolLM2-135M, time over that without control"
+    columns = [(attention, 1024), (attention, 4096), (prefill, 1024)]
     rows = []
     for span in (32, 64, 128, 256, 512, 1024, 2048, "full"):
         sizes = [
@@ -271,12 +269,13 @@ def pretrained_gain() -> str:
     return markdown([*header, "given the content type", "oracle", "gain of the oracle"], rows)
 
 
-def bench_document() -> str:
-    """Cost of reading a document with every controller of a pretrained model."""
+def bench_document(*controllers: str) -> str:
+    """Cost of reading a document with controllers of a pretrained model, by default all."""
     values = bench_values("document")
     names = ["bits a byte", "share of query-key pairs", "seconds"]
     rows = []
-    for controller in (each.removeprefix("seconds, ") for each in values if "seconds" in each):
+    measured = [each.removeprefix("seconds, ") for each in values if "seconds" in each]
+    for controller in controllers or measured:
         bits, pairs, seconds = (values[f"{name}, {controller}"] for name in names)
         rows.append([controller, f"{bits:.3f}", f"{pairs:.3f}", figure(seconds)])
     return markdown(["controller", *names], rows)
@@ -401,6 +400,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "bench-transformers": bench_transformers,
     "bench-transformers-decoding": bench_transformers_decoding,
     "bench-document": bench_document,
+    "bench-document-short": lambda: bench_document("full span", "span 128", "agent ppo"),
     "bench-kvpress": bench_kvpress,
     "pretrained": lambda: stored_table("pretrained"),
     "pretrained-gain": pretrained_gain,

@@ -41,6 +41,7 @@ def export_policy(
     observation_time: ObservationTime = "current",
     action_scale: str = "relative",
     layer: int | None = None,
+    cost_coef: float | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> ExportedPolicy:
     """Export an agent as a controller that chooses the same actions and does not learn.
@@ -52,6 +53,7 @@ def export_policy(
         observation_time: Whether it is of the ``current`` or the ``previous`` chunk.
         action_scale: Action scale of the layers that the agent was trained in.
         layer: Index of the layer to control; required if the agent observes it.
+        cost_coef: Cost coefficient at which it controls; required if the agent observes it.
         metadata: Description of the training as JSON values, kept in the file.
 
     Returns:
@@ -79,7 +81,8 @@ def export_policy(
             head = _lookup_policy(cast(Refiner, cast(TabularAgent, agent).controller), observation)
     except ValueError as error:
         raise ValueError(f"{_name(agent)} cannot be exported: {error}") from error
-    options: dict[str, Any] = {"layer": layer, "action_scale": action_scale, "metadata": metadata}
+    options: dict[str, Any] = {"layer": layer, "cost_coef": cost_coef}
+    options |= {"action_scale": action_scale, "metadata": metadata}
     return ExportedPolicy(observation, head, observation_time=observation_time, **options)
 
 

@@ -19,9 +19,9 @@ from spangym.attention.controllers.mlp import MLPPolicy
 from spangym.attention.controllers.policy_heads import PolicyHead
 from spangym.attention.controllers.protocol import ObservationTime
 from spangym.attention.features import token_moments
-from spangym.attention.observation_spec import ObservationSpec
+from spangym.attention.observation_spec import ObservationSpec, scale_cost_coef
 from spangym.utils.readable_repr import short_repr
-from spangym.utils.scalars import as_int
+from spangym.utils.scalars import as_float, as_int
 from spangym.utils.serialization import (
     load_metadata,
     load_state,
@@ -60,13 +60,16 @@ class ExportedPolicy(nn.Module):
         observation: The observation of the agent.
         head: The greedy policy.
         layer: Index of the layer in the agent's stack; required where the agent observes it.
+        cost_coef: Cost coefficient, at least 0; required where the agent observes it. It may be
+            changed at any time, by the attribute of this name.
         observation_time: Whether actions depend on the ``current`` input or the ``previous`` one.
         action_scale: Action scale of the layers that the agent was trained in.
         metadata: Additional JSON content of the file, such as windows and spans of the training.
             Layers with others are accepted.
 
     Raises:
-        ValueError: The layer index is missing or out of range, or a name is unknown.
+        ValueError: The layer index or the cost coefficient is missing or out of range, or a name is
+            unknown.
 
     Example:
         >>> from spangym.attention import IntegratedAttention
@@ -80,6 +83,7 @@ class ExportedPolicy(nn.Module):
     """
 
     layer_feature: Tensor
+    cost_feature: Tensor
     index: Tensor
 
     def __init__(
@@ -88,6 +92,7 @@ class ExportedPolicy(nn.Module):
         head: PolicyHead,
         *,
         layer: int | None = None,
+        cost_coef: float | None = None,
         observation_time: ObservationTime = "current",
         action_scale: str = "relative",
         metadata: Mapping[str, Any] | None = None,
@@ -106,6 +111,10 @@ class ExportedPolicy(nn.Module):
                 )
             layer = 0
         layer = as_int("layer", layer, 0, highest)
+        if cost_coef is None:
+            if observation.include_cost_coef:
+                raise ValueError("this controller observes the cost coefficient: give cost_coef")
+            cost_coef = 0.0
         self.observation = observation
         self.head = head
         self.observation_time: ObservationTime = observation_time
@@ -116,11 +125,25 @@ class ExportedPolicy(nn.Module):
         layer_feature = torch.tensor([[observation.encode_layer_index(layer)]], dtype=torch.float64)
         self.register_buffer("layer_feature", layer_feature, persistent=False)
         self.register_buffer("index", torch.tensor([layer]), persistent=False)
+        cost_feature = torch.zeros(1, 1, dtype=torch.float64)
+        self.register_buffer("cost_feature", cost_feature, persistent=False)
+        self.cost_coef = cost_coef
 
     @property
     def num_actions(self) -> int:
         """Number of actions; action ``a`` asks for the fraction ``a / (num_actions - 1)``."""
         return self.head.num_actions
+
+    @property
+    def cost_coef(self) -> float:
+        """Cost coefficient that the agent observes; without effect if it observes none."""
+        return self._cost_coef
+
+    @cost_coef.setter
+    def cost_coef(self, value: float) -> None:
+        self._cost_coef = as_float("cost_coef", value, 0)
+        # As environments round it.
+        self.cost_feature.copy_(scale_cost_coef(torch.tensor(self._cost_coef)))
 
     def forward(self, local_input: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Choose actions, int64 of shape (batch,), for a layer's normalized input.
@@ -150,6 +173,9 @@ class ExportedPolicy(nn.Module):
                 f"the observation has {obs.shape[-1]} numbers, this controller reads "
                 f"{self.observation.num_features}: begin the stream without a cache"
             )
+        if self.observation.include_cost_coef:
+            cost = self.cost_feature.to(obs.dtype).expand(obs.shape[0], 1)
+            obs = torch.cat([obs, cost], dim=-1)
         numbers = self.observation.encode_features(obs)
         if self.observation.include_layer_index:
             numbers = torch.cat([numbers, self.layer_feature.expand(numbers.shape[0], 1)], dim=-1)
@@ -190,26 +216,29 @@ class ExportedPolicy(nn.Module):
 
         A tensor, so that every format of state dicts can store it.
         """
-        description = self._description() | {"layer": self.layer, "metadata": self.metadata}
+        own = {"layer": self.layer, "cost_coef": self.cost_coef, "metadata": self.metadata}
+        description = self._description() | own
         described = tree_map_only(Tensor, _describe_tensor, description)
         return torch.tensor([*json.dumps(described, sort_keys=True).encode()], dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Check that `get_extra_state` described this controller; take over the metadata.
+        """Check that `get_extra_state` described this controller.
+
+        Metadata and cost coefficient are taken over.
 
         Raises:
             ValueError: The state is another controller's.
         """
         stored, own = (_parse_extra_state(each) for each in (state, self.get_extra_state()))
-        metadata = stored.pop("metadata")
-        del own["metadata"]
+        metadata, cost_coef = stored.pop("metadata"), stored.pop("cost_coef")
+        del own["metadata"], own["cost_coef"]
         changed = [name for name in own if stored.get(name) != own[name]]
         if changed:
             raise ValueError(
                 f"the stored controller has another {', '.join(changed)}: assign layer.refiner = "
                 "None, from which the layer makes the stored one"
             )
-        self.metadata = metadata
+        self.metadata, self.cost_coef = metadata, cost_coef
 
     def _load_from_state_dict(  # type: ignore[override]
         self, state_dict: Mapping[str, Any], prefix: str, *more: Any
@@ -240,7 +269,7 @@ class ExportedPolicy(nn.Module):
             if values > _MAX_VALUES:
                 raise ValueError(f"its tensors have {values} values, more than {_MAX_VALUES}")
             description["head"] = _make_tensors(description["head"])
-            more = {name: description[name] for name in ("layer", "metadata")}
+            more = {name: description[name] for name in ("layer", "cost_coef", "metadata")}
             return cls(**_arguments_of(description), **more)
 
     def extra_repr(self) -> str:
@@ -248,6 +277,8 @@ class ExportedPolicy(nn.Module):
         names = ("name", "algo", "environment", "seed", "total_timesteps")
         parts = {name: self.metadata[name] for name in names if name in self.metadata}
         parts |= {"observation": self.observation, "layer": self.layer}
+        if self.observation.include_cost_coef:
+            parts["cost_coef"] = self.cost_coef
         if self.observation_time != "current":
             parts["observation_time"] = self.observation_time
         return ", ".join(f"{name}={short_repr(value)}" for name, value in parts.items())
@@ -262,21 +293,24 @@ class ExportedPolicy(nn.Module):
         return super()._apply(with_same_dtype, recurse)
 
 
-def load_controller(path: Path | str, layer: int | None = None) -> ExportedPolicy:
+def load_controller(
+    path: Path | str, layer: int | None = None, cost_coef: float | None = None
+) -> ExportedPolicy:
     """Read a controller that ``spangym export`` or `ExportedPolicy.save` wrote.
 
     Args:
         path: The file.
         layer: Index of the controlled layer in the stack that the agent was trained in; required
             where the agent observes it.
+        cost_coef: Cost coefficient; required where the agent observes it.
 
     Returns:
         The controller, on the CPU, to be assigned as ``layer.refiner``.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is damaged or of another kind, or the layer index is missing or out of
-            range.
+        ValueError: The file is damaged or of another kind, or the layer index or the cost
+            coefficient is missing or out of range.
     """
     path = Path(path)
     try:
@@ -295,8 +329,8 @@ def load_controller(path: Path | str, layer: int | None = None) -> ExportedPolic
         )
     with report_damage(f"controller {str(path)!r} is damaged", path):
         arguments = _arguments_of(state)
-        ExportedPolicy(**arguments, layer=0)
-    return ExportedPolicy(**arguments, layer=layer, metadata=metadata)
+        ExportedPolicy(**arguments, layer=0, cost_coef=0.0)
+    return ExportedPolicy(**arguments, layer=layer, cost_coef=cost_coef, metadata=metadata)
 
 
 def _arguments_of(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,6 +53,7 @@ def command(
     trained = controller.metadata
     echo(f"written: {out} (trained in {trained['environment']} with seed {trained['seed']})")
     layer = ", layer=INDEX" if controller.observation.include_layer_index else ""
+    layer += ", cost_coef=COST" if controller.observation.include_cost_coef else ""
     if "spans" in trained:
         echo(f"use: with spangym.control(model, {str(out)!r}): ...")
     else:

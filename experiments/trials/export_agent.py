@@ -32,7 +32,8 @@ def export_agent(
         seed: Training seed; default: the first one of the study.
 
     Returns:
-        The policy; for an agent that observes the layer index, that of layer 0. Its ``metadata``
+        The policy; for an agent that observes the layer index, that of layer 0, and for one that
+        observes the cost coefficient, at the mean coefficient of the training. Its ``metadata``
         holds agent, seed and environment, and the spans of the actions on a pretrained model.
 
     Raises:
@@ -53,6 +54,7 @@ def export_agent(
             observation_time=cast(ObservationTime, config.observation_time),
             action_scale=action_scale,
             layer=0,
+            cost_coef=config.mean_cost_coef,
             metadata={
                 "algo": trial.agent.algo,
                 "name": trial.agent.name,

@@ -1,5 +1,6 @@
 """Exported agents choose the same actions in a layer as in the environment."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from spangym.agents.export import export_policy
 from spangym.agents.tabular.kmeans import KMeansDiscretizer
 from spangym.agents.tabular.kmeans_agent import KMeansQAgent
 from spangym.attention import IntegratedAttention
-from spangym.attention.controllers.exported import load_controller
+from spangym.attention.controllers.exported import ExportedPolicy, load_controller
 from spangym.attention.observation_spec import ENCODINGS, ObservationSpec
 from spangym.envs import EnvConfig, SB3SpanControlVecEnv
 
@@ -66,6 +67,7 @@ def play(agent: Agent, config: EnvConfig) -> tuple[list[int], list[int]]:
             config.observation_spec,
             observation_time=config.observation_time,  # pyright: ignore[reportArgumentType]
             layer=index,
+            cost_coef=config.mean_cost_coef,
         )
     in_environment: list[int] = []
     in_layer: list[int] = []
@@ -108,6 +110,54 @@ def test_actions_in_a_layer_equal_actions_in_the_environment(
     assert len(in_layer) == 600
     assert in_layer == in_environment
     assert len(set(in_layer)) > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding"),
+    [
+        *(("ppo", encoding) for encoding in ENCODINGS),
+        ("refiner-kmeans", "features"),
+        ("refiner", "state"),
+    ],
+)
+def test_an_agent_that_observes_the_cost_is_exported_for_any_cost(
+    name: str, encoding: str, tmp_path: Path
+):
+    config = make_env_config(
+        encoding=encoding,
+        pool_groups=2,
+        include_layer_index=True,
+        dataset="mixed",
+        cost_coef=(0.01, 100.0),
+        include_cost_coef=True,
+    )
+    agent, played = train(name, config), []
+    for cost_coef in (0.02, 30.0):
+        fixed = dataclasses.replace(config, cost_coef=cost_coef)
+        in_environment, in_layer = play(agent, fixed)
+        assert in_layer == in_environment
+        played.append(in_layer)
+    if name == "ppo":
+        assert played[0] != played[1]
+    with pytest.raises(ValueError, match="give cost_coef"):
+        export_policy(agent, config.observation_spec, layer=0)
+    policy = export_policy(agent, config.observation_spec, layer=0, cost_coef=0.02)
+    policy.save(tmp_path / "policy.safetensors")
+    with pytest.raises(ValueError, match="give cost_coef"):
+        load_controller(tmp_path / "policy.safetensors", layer=0)
+    loaded = load_controller(tmp_path / "policy.safetensors", layer=0, cost_coef=30.0)
+    x = torch.randn(40, 8, 8, generator=torch.Generator().manual_seed(1))
+    policy.cost_coef = 30.0
+    assert policy(x).tolist() == loaded(x).tolist()
+    # A state dict brings the coefficient, too.
+    loaded.cost_coef = 0.5
+    policy.load_state_dict(loaded.state_dict())
+    assert policy.cost_coef == 0.5
+    assert policy(x).tolist() == loaded(x).tolist()
+    restored = ExportedPolicy.from_extra_state(loaded.get_extra_state())
+    assert restored.cost_coef == 0.5
+    with pytest.raises(ValueError, match="cost_coef must be at least 0"):
+        policy.cost_coef = -1.0
 
 
 @pytest.mark.parametrize(

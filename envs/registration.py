@@ -46,6 +46,7 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "spangym/Precision-v0": _trained("precision", "precision", cost_coef=0.5),
     "spangym/Hierarchy-v0": _trained("hierarchy", "hierarchy", cost_coef=1.0),
     "spangym/Sparsity-v0": _trained("sparsity", "sparsity", cost_coef=1.0),
+    "spangym/Depth-v0": _trained("depth", "depth", cost_coef=1.5),
     "spangym/Pretrained-v0": _PRETRAINED,
     "spangym/PretrainedCache-v0": {
         **_PRETRAINED,
@@ -67,6 +68,8 @@ DESCRIPTIONS: dict[str, str] = {
     "spangym/Precision-v0": "classify entities by one cue in a note, a paragraph or an article",
     "spangym/Hierarchy-v0": "look up in two hops, of which either can be long",
     "spangym/Sparsity-v0": "continue a repeated melody: a local task whose distance changes",
+    "spangym/Depth-v0": "answer at the end of chains of up to six look-ups, each of which takes a "
+    "layer of its own",
     "spangym/Pretrained-v0": "match a pretrained language model at full span with fewer query-key "
     "pairs",
     "spangym/PretrainedCache-v0": "say before each block of a document how much of the past stays "

@@ -16,6 +16,9 @@ from spangym.experiments.plots.style import COLORS, FG, MUTED, SMALL, format_tic
 BLUE, ORANGE, GREEN, PINK, *_ = COLORS
 _LARGEST = 150.0
 """Area of a circle that stands for all chunks, in square points."""
+_MAX_LAYERS_OF_CIRCLES = 2
+"""Number of layers up to which the oracle's actions are circles, beyond that colored cells."""
+_PIXELS_OF_A_ROW = 17
 
 
 def figures(row: BaselineReturns) -> dict[str, bytes]:
@@ -24,6 +27,11 @@ def figures(row: BaselineReturns) -> dict[str, bytes]:
         "returns": Panel("", partial(_draw_returns, row), height=330, top=28, bottom=92),
         "spans": Panel("", partial(_draw_spans, row), height=330, left=112, top=28, bottom=92),
     }
+    if len(row.actions) > _MAX_LAYERS_OF_CIRCLES:
+        height = max(330, 80 + _PIXELS_OF_A_ROW * len(row.by_content_type))
+        panels["spans"] = Panel(
+            "", partial(_draw_mean_spans, row), height=height, left=140, top=28, bottom=48
+        )
     files: dict[str, bytes] = {}
     for name, panel in panels.items():
         files |= themed_svgs(render_panel(panel), name)
@@ -33,14 +41,14 @@ def figures(row: BaselineReturns) -> dict[str, bytes]:
 def _draw_returns(row: BaselineReturns, axes: Axes) -> None:
     for value, label, color, style in (
         (row.oracle, "oracle", ORANGE, "-"),
-        (row.content_oracle, "best pair by content type", GREEN, (0, (5, 1.5))),
-        (row.best_by_layer, "best pair", PINK, (0, (1.2, 1.2))),
+        (row.content_oracle, "best by layer and content type", GREEN, (0, (5, 1.5))),
+        (row.best_by_layer, "best by layer", PINK, (0, (1.2, 1.2))),
         (row.random, "random", MUTED, "--"),
     ):
         axes.axhline(value, color=color, linestyle=style, linewidth=1.8, label=label)
     actions = range(len(row.fixed))
     axes.plot(actions, row.fixed, color=BLUE, marker="o", linewidth=1.8, label="fixed span")
-    axes.set_xlabel("action in both layers" if len(row.actions) > 1 else "action")
+    axes.set_xlabel("action in every layer" if len(row.actions) > 1 else "action")
     axes.set_xticks(actions)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(format_tick)
@@ -64,7 +72,7 @@ def _draw_spans(row: BaselineReturns, axes: Axes) -> None:
             )
             axes.scatter(part.actions[layer], height, s=34, marker="+", color=FG, linewidth=1.4)
         axes.scatter([], [], s=70, color=color, label=f"layer {layer}, chosen by the oracle")
-    axes.scatter([], [], s=34, marker="+", color=FG, label="best pair for the content type")
+    axes.scatter([], [], s=34, marker="+", color=FG, label="best for the content type")
     axes.set_yticks(range(len(rows)), [part.content_type for part in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xticks(actions)
@@ -74,6 +82,22 @@ def _draw_spans(row: BaselineReturns, axes: Axes) -> None:
     for boundary in range(1, len(rows)):
         axes.axhline(boundary - 0.5, color=MUTED, linewidth=0.6, alpha=0.5)
     _finish(axes, "Spans by content type", columns=1)
+
+
+def _draw_mean_spans(row: BaselineReturns, axes: Axes) -> None:
+    parts, actions = row.by_content_type, np.arange(len(row.fixed))
+    counts = np.array([part.oracle_actions for part in parts], float)
+    means = counts @ actions / counts.sum(-1)
+    axes.imshow(means, cmap="Blues", vmin=0, vmax=actions[-1], aspect="auto")
+    for (index, layer), mean in np.ndenumerate(means):
+        color = "white" if mean > 0.6 * actions[-1] else "black"
+        text = f"{mean:.1f}"
+        axes.text(layer, index, text, ha="center", va="center", color=color, fontsize=SMALL)
+    axes.set_yticks(range(len(parts)), [part.content_type for part in parts], fontsize=SMALL)
+    axes.set_xticks(range(means.shape[1]))
+    axes.set_xlabel("layer")
+    axes.grid(visible=False)
+    _finish(axes, "Mean action of the oracle by content type", columns=1)
 
 
 def _finish(axes: Axes, title: str, columns: int) -> None:

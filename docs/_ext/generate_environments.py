@@ -22,6 +22,7 @@ from spangym.attention.geometry import SpanGeometry
 from spangym.attention.observation_spec import ENCODINGS
 from spangym.envs import EnvConfig, SpanControlEnv, make_config
 from spangym.envs.data.dataset_registry import DATASETS
+from spangym.envs.env_config import MAX_TABLE_LAYERS
 from spangym.envs.model.model_checkpoint import load_metadata
 from spangym.envs.observations import make_observation_space
 from spangym.envs.other_environments import other_environments
@@ -137,9 +138,9 @@ def _sections(text: str) -> dict[str, str]:
 
 def _figure(name: str, row: BaselineReturns) -> str:
     alts = {
-        "returns": "Mean return of a chunk for each fixed span, with random, the best pair, the "
-        "best pair by content type and the oracle",
-        "spans": "Actions of the oracle and of the best pair for each content type, by layer",
+        "returns": "Mean return of a chunk for each fixed span, with random, the best "
+        "actions by layer, those by content type, and the oracle",
+        "spans": "Actions of the oracle for each content type, by layer",
     }
     parts = []
     for theme in ("light", "dark"):
@@ -174,12 +175,7 @@ def _facts(name: str, config: EnvConfig) -> str:
         ["Episode", steps],
         ["Content", f"`dataset={config.dataset!r}`"],
         ["Reward", f"`reward={config.reward!r}`, `cost_coef={_cost_coef(config)}`"],
-        [
-            "[Table](../../guides/tables.md)",
-            f"`spangym tabulate {_short(name)} --num-levels N`; "
-            f"{config.num_actions**config.num_layers} action sequences and "
-            f"{_level_bytes(config) / 1e3:.0f} kB a level",
-        ],
+        ["[Table](../../guides/tables.md)", _table_size(name, config)],
     ]
     return markdown(["", ""], rows, text_columns=2)
 
@@ -189,6 +185,18 @@ def _cost_coef(config: EnvConfig) -> str:
     if isinstance(cost_coef, tuple):
         return f"({cost_coef[0]:g}, {cost_coef[1]:g})"
     return f"{cost_coef:g}"
+
+
+def _table_size(name: str, config: EnvConfig) -> str:
+    sequences = config.num_actions**config.num_layers
+    if config.num_layers > MAX_TABLE_LAYERS:
+        return (
+            f"none: at most {MAX_TABLE_LAYERS} layers; a level has {sequences:,} action sequences"
+        )
+    return (
+        f"`spangym tabulate {_short(name)} --num-levels N`; {sequences} action sequences and "
+        f"{_level_bytes(config) / 1e3:.0f} kB a level"
+    )
 
 
 def _level_bytes(config: EnvConfig) -> int:
@@ -242,15 +250,15 @@ def _layers(config: EnvConfig, text: str) -> str:
         ["training time", f"{metadata['seconds'] / 60:.1f} minutes on one core"],
     ]
     by_action = markdown(
-        ["action in both layers", *losses],
+        ["action in every layer", *losses],
         [["loss, bits a target", *(f"{loss:.3f}" for loss in losses.values())]],
     )
     command = f"spangym pretrain {_env_of(config.checkpoint)}"
     if trained["freeze_global_qk"]:
         text += (
-            "Two transformer blocks, trained on the task. Queries and keys of the global path keep "
-            "their small initial weights, so that it only averages: retrieval is left to the local "
-            "path, whose span is the action."
+            f"The {model['num_layers']} transformer blocks were trained on the task. Queries and "
+            "keys of the global path keep their small initial weights, so that it only averages: "
+            "retrieval is left to the local path, whose span is the action."
         )
     return (
         f"{text}\n\n{markdown(['', ''], rows, text_columns=2)}\n"
@@ -406,8 +414,8 @@ def _baselines(config: EnvConfig, row: BaselineReturns) -> str:
     for action, value in enumerate(row.fixed):
         lines.append(line(f"fixed:{action}", value, [action] * config.num_layers))
     lines += [
-        line("best pair", row.best_by_layer, row.actions),
-        line("best pair by content type", row.content_oracle),
+        line("best by layer", row.best_by_layer, row.actions),
+        line("best by layer and content type", row.content_oracle),
         line("oracle", row.oracle),
     ]
     header = ["policy", "actions by layer", "mean return of a chunk", "score"]
@@ -428,16 +436,23 @@ def _baselines(config: EnvConfig, row: BaselineReturns) -> str:
         "chunks",
         "best fixed",
         "its return",
-        "best pair",
+        "best by layer",
         "its return",
         "oracle",
     ]
     machine = read("baselines.json")["machine"]
     by_cost = _by_cost_coef(row) if row.by_cost_coef else ""
+    found = "all are tried" if config.num_layers <= 2 else "coordinate ascent finds them"
+    oracle = (
+        "The oracle tries all action sequences of each chunk."
+        if config.num_layers <= 2
+        else "The oracle is a beam search over the action sequences of each chunk "
+        "({py:obj}`spangym.envs.lookahead.lookahead`): a lower bound of the best return."
+    )
     return (
-        "A score of 0 is random, 1 the oracle. *Best pair* is one action for each layer; it, and "
-        "the pairs by content type, are selected on the chunks that they are scored on. The oracle "
-        f"tries all actions of each chunk.\n\n{markdown(header, lines, text_columns=2)}\n{by_cost}"
+        "A score of 0 is random, 1 the oracle. *Best by layer* is one action for each layer; it, "
+        f"and that by content type, are selected on the chunks that they are scored on: {found}. "
+        f"{oracle}\n\n{markdown(header, lines, text_columns=2)}\n{by_cost}"
         f"By content type:\n\n{markdown(columns, types)}\n"
         f"`spangym baselines {_short(row.id)}` measures these rows. {provenance(machine)}"
     )
@@ -451,7 +466,7 @@ def _by_cost_coef(row: BaselineReturns) -> str:
         score = (max(part.fixed) - part.random) / gap
         cells = [_number(each) for each in numbers]
         lines.append([f"{part.cost_coef:.2g}", *cells, str(part.best_fixed), _number(score, 2)])
-    known = np.mean([max(part.fixed) for part in row.by_cost_coef])
+    known = float(np.mean([max(part.fixed) for part in row.by_cost_coef]))
     score = (known - row.random) / (row.oracle - row.random)
     fixed = [f"fixed:{action}" for action in range(len(row.fixed))]
     header = ["cost coefficient", "random", *fixed, "oracle", "best fixed", "its score"]

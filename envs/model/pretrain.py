@@ -51,11 +51,9 @@ class PretrainConfig:
         normalize_fields(self)
 
 
-def _scenario(
-    dataset: str, steps: int, *, causal: bool, win_size: int = 16, max_span: int = 144
-) -> PretrainConfig:
-    sizes = TransformerConfig(dims=32, ctx=128, hidden=64, num_classes=4)
-    model = dataclasses.replace(sizes, win_size=win_size, max_span=max_span, causal=causal)
+def _scenario(dataset: str, steps: int, **sizes: Any) -> PretrainConfig:
+    small = TransformerConfig(dims=32, ctx=128, win_size=16, max_span=144, hidden=64, num_classes=4)
+    model = dataclasses.replace(small, **sizes)
     return PretrainConfig(dataset, model, steps, learning_rate=5e-3, freeze_global_qk=True)
 
 
@@ -66,6 +64,7 @@ PRETRAIN_CONFIGS: dict[str, PretrainConfig] = {
     "precision": _scenario("precision", 500, causal=False),
     "hierarchy": _scenario("hierarchy", 1000, causal=True),
     "sparsity": _scenario("sparsity", 800, causal=True, win_size=8, max_span=72),
+    "depth": _scenario("depth-lessons", 2000, causal=True, num_layers=6),
 }
 """Training configurations by the name of the checkpoint."""
 

@@ -27,6 +27,8 @@ _EXACT_LAYERS = 2
 """Number of layers up to which all plans are played; beyond that good ones are searched."""
 _CLIMB_ROUNDS = 3
 """Rounds through all layers of the search for good plans."""
+_EXACT_BEAM, _BEAM = 10, 3
+"""Beam of `lookahead`; beyond two layers a wide one takes long, and each decision looks again."""
 
 Rollout = tuple[NDArray[np.float64], NDArray[np.str_], NDArray[np.int64], NDArray[np.float64]]
 """Returns and content types of chunks, (num_envs, chunks), actions, (..., layers), and costs."""
@@ -92,7 +94,7 @@ class BaselineReturns:
         best_by_layer: Return of the best plan, one action for each layer; beyond two layers of
             the best that coordinate ascent finds.
         content_oracle: Return of the best plan for each content type, likewise.
-        oracle: The highest return, found by `lookahead`.
+        oracle: The highest return, found by `lookahead`: beyond two layers a lower bound.
         actions: The plan of ``best_by_layer``.
         by_content_type: The same for the chunks of each content type.
         by_cost_coef: The same at each cost coefficient, if episodes draw it; the returns above are
@@ -207,7 +209,9 @@ def measure_baselines(
         # With the best of all plans for each chunk and cost coefficient.
         oracle, oracle_actions = returns.max(0), np.array(plans)[returns.argmax(0)]
     else:
-        oracle, _, oracle_actions, _ = _rollout(envs, lambda *_: envs.lookahead().argmax(1))
+        oracle, _, oracle_actions, _ = _rollout(
+            envs, lambda *_: envs.lookahead(_EXACT_BEAM if is_exact else _BEAM).argmax(1)
+        )
     progress(total, total)
     means = returns.mean((1, 2))
     uniform = [plans.index((action,) * layers) for action in range(num_actions)]

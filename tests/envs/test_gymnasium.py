@@ -54,7 +54,7 @@ def episode_steps(env: gym.Env[Any, Any]) -> int:
 @pytest.mark.parametrize("limit", [None, 3, 1000, -1])
 def test_episodes_have_the_steps_of_the_specification(name: str, limit: int | None):
     arguments = {**small_env_kwargs(name), "max_episode_steps": limit}
-    full = arguments["chunks_per_episode"] * 2
+    full = make_config(name, small_env_kwargs(name)).episode_steps
     env = gym.make(name, **arguments)
     assert env.spec is not None
     assert env.spec.max_episode_steps == (full if limit in (None, -1) else limit)

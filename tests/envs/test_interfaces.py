@@ -68,7 +68,7 @@ def test_envs_are_scalar_environments_bit_exactly(name: str, more: dict[str, Any
     assert [info["content_type"] for info in stable.reset_infos] == infos["content_type"].tolist()
     generator = np.random.default_rng(0)
     ends = 0
-    for _ in range(2 * 3 * 2 + 1):
+    for _ in range(2 * vector.core.episode_length + 1):
         actions = generator.integers(10, size=3)
         observations, rewards, terminations, truncations, infos = vector.step(actions)
         seen, earned, dones, env_infos = stable.step(actions)

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from spangym.attention import IntegratedAttention, SpanConfig
-from spangym.envs import ENVIRONMENTS, Reward, RewardContext, tabulate
+from spangym.envs import ENVIRONMENTS, Reward, RewardContext, make_config, tabulate
 from spangym.envs.data.dataset import NoiseDataset
+from spangym.envs.env_config import MAX_TABLE_LAYERS
 from spangym.utils.serialization import from_bytes, to_bytes
 from tests.factories import PRETRAINED, tiny_model_kwargs
 
@@ -38,7 +39,17 @@ def long_range() -> None:
     tabulate("LongRange-v0", LEVELS)
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
+TABULAR = [name for name in ENVIRONMENTS if make_config(name, {}).num_layers <= MAX_TABLE_LAYERS]
+
+
+def test_ids_with_too_many_action_sequences_have_no_tables():
+    assert "spangym/Depth-v0" in {*ENVIRONMENTS} - {*TABULAR}
+    for name in {*ENVIRONMENTS} - {*TABULAR}:
+        with pytest.raises(ValueError, match=r"backend 'table' needs at most 3 layers"):
+            make_config(name, {"backend": "table", "num_levels": 2})
+
+
+@pytest.mark.parametrize("name", TABULAR)
 def test_every_id_is_bit_equal_on_its_levels(name: str):
     own = tiny_model_kwargs(name) if name in PRETRAINED else {}
     tabulate(name, LEVELS, **own)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from spangym.envs import (
     SpanControlVectorEnv,
     make_config,
 )
+from spangym.envs.model.stack import TransformerConfig, TransformerStack
+from spangym.envs.registration import default_kwargs
 from spangym.experiments.benchmarks.measure import (
     BenchRow,
     d2h_copies_and_utilization,
@@ -36,6 +39,8 @@ OVERHEAD_GOALS = {1: 1.10, 16: 1.05}
 """Time of a step over the time of the bare layer and reward, by number of environments."""
 BOUND_GOAL = 1.5
 """Time of the local path over that of its matrix products and exponentials alone."""
+SIZES = tuple(itertools.product((2, 4), (64, 128, 256)))
+"""Numbers of layers and widths at which SpanBudget-v0 is measured."""
 DUMMY_GOAL = 1.5
 BUSY_GOAL = 0.9
 BUSY_FROM = 256
@@ -63,9 +68,12 @@ class EnvsBench:
     steps: int = 15
     min_seconds: float = 0.2
 
-    def overhead(self, num_envs: int) -> float:
-        """Time of an episode's steps over the time of its layers and rewards on the same input."""
-        sizes: dict[str, Any] = {"ctx": self.ctx, "dims": self.dims}
+    def overhead(self, num_envs: int, **kwargs: Any) -> float:
+        """Time of an episode's steps over the time of its layers and rewards on the same input.
+
+        Arguments of the environment may be given.
+        """
+        sizes: dict[str, Any] = kwargs or {"ctx": self.ctx, "dims": self.dims}
         scalar = num_envs == 1
         envs: Any = SpanControlEnv(**sizes) if scalar else SpanControlVectorEnv(num_envs, **sizes)
         envs.reset(seed=self.seed)
@@ -122,6 +130,22 @@ class EnvsBench:
                 envs.step(action)
             seconds.append(time.perf_counter() - start)
         return len(actions) * envs.num_envs / float(np.median(seconds[1:]))
+
+    def at_size(self, num_layers: int, dims: int, num_envs: int) -> tuple[float, float]:
+        """Speed of SpanBudget-v0 with layers of another number and width.
+
+        Weights are random, on which the time does not depend.
+
+        Returns:
+            Steps per second, all environments together, and `overhead`.
+        """
+        sizes = TransformerConfig(num_layers=num_layers, dims=dims, hidden=2 * dims)
+        stack = TransformerStack(sizes, torch.Generator().manual_seed(self.seed))
+        own = default_kwargs("SpanBudget-v0")
+        del own["checkpoint"]
+        kwargs = {**own, "layers": stack.eval().requires_grad_(False)}
+        rate = self.rate(SpanControlVectorEnv(num_envs, **kwargs))
+        return rate, self.overhead(num_envs, **kwargs)
 
     def speed_over_dummy(self, name: str, num_envs: int) -> float:
         """Speed of the SB3 interface over that of a DummyVecEnv of scalar environments."""
@@ -190,6 +214,11 @@ def run(quick: bool, bench: EnvsBench | None = None, device: str = "cpu") -> Ite
         envs = SpanControlVectorEnv(num_envs, ctx=bench.ctx, dims=bench.dims)
         rate = bench.rate(envs)
         yield BenchRow(f"steps per second, environments {num_envs}", rate, None, "higher")
+    for num_layers, dims in SIZES[:1] if quick else SIZES:
+        rate, overhead = bench.at_size(num_layers, dims, 16)
+        where = f"SpanBudget-v0 with {num_layers} layers of dims {dims}, environments 16"
+        yield BenchRow(f"steps per second, {where}", rate, None, "higher")
+        yield BenchRow(f"step over bare layer and reward, {where}", overhead, None, "lower")
     for name in IDS:
         speed = bench.speed_over_dummy(name, 16)
         row = f"SB3 interface over DummyVecEnv, {name}, environments 16"

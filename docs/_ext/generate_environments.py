@@ -479,7 +479,7 @@ def _by_cost_coef(row: BaselineReturns) -> str:
 
 def _learners(name: str, config: EnvConfig, row: BaselineReturns) -> str:
     parts = []
-    for study in ("quickstart", "suite", "pretrained"):
+    for study in ("quickstart", "suite", "pretrained", "pareto"):
         groups = [
             each
             for each in read(f"{study}/summary.json")["groups"]

@@ -87,6 +87,13 @@ RESULT_PAGES: dict[str, ResultPage] = {
         "spangym compare pretrained",
         figure="reward_curves.png",
     ),
+    "pareto": _run(
+        "pareto",
+        "One policy for every cost",
+        "Agents that observe the cost coefficient of the episode, and agents that do not.",
+        "spangym compare pareto --seeds 3",
+        figure="reward_curves.png",
+    ),
     "tuned": ResultPage(
         "Tuned agents",
         "Agents with hyperparameters that were searched for each environment.",

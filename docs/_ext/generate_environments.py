@@ -352,8 +352,8 @@ def _observations(config: EnvConfig) -> str:
     return (
         f"Mean and variance over the chunk's tokens of each of the {config.dims} dimensions of the "
         f"layer's normalized input. The content type is never observed.\n\n{table}\n"
-        "`pool_groups`, `autocorrelation`, `include_layer_index` and `include_cost_coef` change the "
-        "shapes: see [Arguments](arguments.md)."
+        "`pool_groups`, `autocorrelation`, `include_layer_index` and `include_cost_coef` change "
+        "the shapes: see [Arguments](arguments.md)."
     )
 
 

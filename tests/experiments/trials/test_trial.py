@@ -88,7 +88,7 @@ def test_streams_and_agents_draw_from_different_seeds():
 
 def test_evaluation_is_repeatable(tiny: Study):
     config = trials_of(tiny)[0].eval_config()
-    one, other = (evaluate(FixedSpanPolicy(5), config, 100, 3, lambda _: None) for _ in range(2))
+    one, other = (evaluate(FixedSpanPolicy(5), [config], 100, 3, lambda _: None) for _ in range(2))
     assert one == other
     assert [row["evaluation_seed"] for row in one] == [100, 101, 102]
     scalar = SpanControlEnv(
@@ -152,7 +152,7 @@ def test_regret_compares_with_lookahead(tiny: Study):
     )
     regrets = []
     for trial in (oracle, fixed):
-        rows = evaluate(trial.make_agent(), trial.eval_config(), 100, 2, lambda _: None)
+        rows = evaluate(trial.make_agent(), [trial.eval_config()], 100, 2, lambda _: None)
         regrets.append(measure_regret(trial.eval_config(), rows))
     assert len(regrets[0]) == len(regrets[1]) == 2 * 4
     assert regrets[0]["regret"].abs().max() == 0

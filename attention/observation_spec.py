@@ -48,6 +48,10 @@ class ObservationSpec:
             features as one more of them. Default: false.
         num_states: Number of states of the encoding ``state``, in 2..1,000,000: ids are hashes
             modulo ``num_states - 1``, as in the original. Default: 10,000.
+        num_cuts: Number of cuts of a key-value cache, whose shares of the attention follow.
+            Default: 0.
+        include_cache_size: Whether the share of tokens that the cache holds follows. Default:
+            false.
 
     Raises:
         TypeError: An attribute has another type.
@@ -70,6 +74,8 @@ class ObservationSpec:
     include_layer_index: bool = False
     include_cost_coef: bool = False
     num_states: Annotated[int, Interval(ge=2, le=MAX_STATES)] = NUM_STATES
+    num_cuts: Annotated[int, Interval(ge=0)] = 0
+    include_cache_size: bool = False
 
     def __post_init__(self) -> None:
         normalize_fields(self)
@@ -83,7 +89,13 @@ class ObservationSpec:
     @property
     def num_features(self) -> int:
         """Number of features that `extract` gives."""
-        return 2 * (self.pool_groups or self.dims) + self.autocorrelation * LAG_BUCKETS
+        moments = 2 * (self.pool_groups or self.dims)
+        return moments + self.autocorrelation * LAG_BUCKETS + self.num_cache_features
+
+    @property
+    def num_cache_features(self) -> int:
+        """Number of features that describe a key-value cache."""
+        return self.num_cuts + self.include_cache_size
 
     @property
     def nvec(self) -> list[int]:
@@ -105,7 +117,7 @@ class ObservationSpec:
         """
         half = self.pool_groups or self.dims
         others = (self.include_cost_coef, self.include_layer_index)
-        tail = self.autocorrelation * LAG_BUCKETS + sum(others)
+        tail = self.autocorrelation * LAG_BUCKETS + self.num_cache_features + sum(others)
         bound = math.sqrt(self.dims)
         low = [-bound] * half + [0.0] * half + [-1.0] * tail
         return low, [bound] * half + [float(self.dims)] * half + [1.0] * tail
@@ -118,33 +130,52 @@ class ObservationSpec:
             lengths: Number of unpadded tokens of each sequence, shape (batch,); all if None.
 
         Returns:
-            Means, variances and autocorrelations, shape (batch, num_features), at least float32.
+            Means, variances and autocorrelations, shape (batch, num_features), at least float32;
+            features of a cache are 0.
         """
         return self.extract(token_moments(local_input, lengths), local_input, lengths)
 
     def extract(
-        self, moments: Tensor, local_input: Tensor, lengths: Tensor | None = None
+        self,
+        moments: Tensor,
+        local_input: Tensor,
+        lengths: Tensor | None = None,
+        cache_features: Tensor | None = None,
     ) -> Tensor:
-        """`extract_from_input` with known `token_moments` of the input, (batch, 2 * dims)."""
-        features = pool_dims(moments, self.pool_groups) if self.pool_groups else moments
-        if not self.autocorrelation:
-            return features
-        correlations = autocorrelation_buckets(local_input, LAG_BUCKETS, lengths)
-        return torch.cat([features, correlations], dim=-1)
+        """Compute the same features as `extract_from_input`, with what is known of the input.
+
+        Args:
+            moments: `token_moments` of the input, shape (batch, 2 * dims).
+            local_input: See `extract_from_input`.
+            lengths: See `extract_from_input`.
+            cache_features: Attention shares beyond each cut, and the share of tokens held, shape
+                (batch, num_cuts + 1); None for zeros.
+        """
+        parts = [pool_dims(moments, self.pool_groups) if self.pool_groups else moments]
+        if self.autocorrelation:
+            parts.append(autocorrelation_buckets(local_input, LAG_BUCKETS, lengths))
+        if self.num_cache_features:
+            if cache_features is None:
+                cache_features = moments.new_zeros(len(moments), self.num_cuts + 1)
+            parts.append(cache_features[:, : self.num_cache_features].to(moments))
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
 
     def select(self, features: Tensor) -> Tensor:
         """Features of this specification, of all features of a layer's input.
 
         Args:
-            features: Means, variances and autocorrelations, not pooled, shape (batch, 2 * dims +
-                `LAG_BUCKETS`).
+            features: Means, variances and autocorrelations, not pooled, and with `num_cuts` the
+                features of a cache, shape (batch, 2 * dims + `LAG_BUCKETS` + num_cuts + 1).
 
         Returns:
             Shape (batch, num_features), equal to what `extract_from_input` gives.
         """
-        moments, correlations = features.split([2 * self.dims, LAG_BUCKETS], dim=-1)
-        chosen = pool_dims(moments, self.pool_groups) if self.pool_groups else moments
-        return torch.cat([chosen, correlations], dim=-1) if self.autocorrelation else chosen
+        first = 2 * self.dims
+        moments, correlations, cache = features.tensor_split([first, first + LAG_BUCKETS], dim=-1)
+        parts = [pool_dims(moments, self.pool_groups) if self.pool_groups else moments]
+        parts += [correlations] * self.autocorrelation
+        parts += [cache[:, : self.num_cache_features]] * (self.num_cache_features > 0)
+        return torch.cat(parts, dim=-1)
 
     def encode(self, features: Tensor, layer: int, cost_coef: Tensor | None = None) -> Tensor:
         """Encode features, and cost coefficient and layer index where they are observed.

@@ -46,6 +46,7 @@ from spangym.envs.data.dataset_registry import (
 )
 from spangym.envs.data.tasks import MAX_DIFFICULTY
 from spangym.envs.levels import MAX_LEVEL
+from spangym.envs.model.cache_transformer_config import CacheTransformerConfig
 from spangym.envs.model.model_checkpoint import load_config
 from spangym.envs.model.pretrained_sizes import PretrainedSizes, past_pairs, read_sizes, sizes_of
 from spangym.envs.model.stack import LayerStack
@@ -101,7 +102,7 @@ _RANDOM_LAYER_FIELDS = (
 
 
 _MODEL_OPTIONS = ("groups", "blocks", "spans", "sinks")
-"""Arguments of pretrained models."""
+"""Arguments of pretrained models; a checkpoint that reads in blocks has all but the first."""
 
 _SET_BY_MODEL = ("num_layers", "num_actions", "dims", "heads", *_SPAN_SIZES, "action_scale")
 """Fields that a pretrained model and its options determine."""
@@ -159,11 +160,12 @@ class EnvConfig:
         blocks: Blocks in which the model reads a chunk with a key-value cache, a divisor of
             ``ctx``, at least 2; each action but before the first block says how many of the last
             tokens stay in the cache, and these decisions stand for layers. Default 0: the model
-            reads chunks at once.
+            reads chunks at once. Of a checkpoint that reads in blocks, the blocks in ``ctx``.
         spans: Span of each action on the model, in tokens, ascending; the last may be ``full``.
-            Default ``()`` without a model, otherwise 16, 32, 64, 128, 256 and ``full``.
+            Default ``()`` without a model, otherwise 16, 32, 64, 128, 256 and ``full``; also for a
+            checkpoint that reads in blocks.
         sinks: First tokens of a chunk that stay visible at every span of the model, less than
-            ``ctx``, default 4.
+            ``ctx``, default 4, or 0 for a checkpoint that reads in blocks.
         dataset: A builtin name, the path of a file or folder, a list of files, or ``module:Class``
             (`spangym.envs.data.dataset_registry`), default ``text``.
         dataset_kwargs: Arguments of a ``module:Class`` other than ``split``.
@@ -198,6 +200,8 @@ class EnvConfig:
             scaled to [-1, 1), as one more feature.
         num_states: Number of states of the encoding ``state``, in 2..1,000,000, default 10,000:
             ids are taken modulo ``num_states - 1``.
+        include_cache_size: Whether the observation includes the share of a document's tokens that
+            the key-value cache of a checkpoint holds, default false: the size is itself a memory.
         device: Device of the layers, as PyTorch names it, default ``cpu``.
 
     Raises:
@@ -247,6 +251,7 @@ class EnvConfig:
     include_layer_index: bool = False
     include_cost_coef: bool = False
     num_states: Annotated[int, Interval(ge=2, le=MAX_STATES)] = NUM_STATES
+    include_cache_size: bool = False
     device: str = "cpu"
     dataset_kwargs: dict[str, Any] = field(default_factory=dict)
     reward_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -317,6 +322,9 @@ class EnvConfig:
         if self.checkpoint != CUSTOM:
             random_layer_fields = (*_RANDOM_LAYER_FIELDS, "weights_seed")
             sizes = load_config(self.checkpoint)
+            if isinstance(sizes, CacheTransformerConfig):
+                self._check_block_checkpoint(sizes)
+                return
             for name in _CHECKPOINT_SIZES:
                 needed, given = getattr(sizes, name), getattr(self, name)
                 if given != needed and not (name == "ctx" and given < needed):
@@ -334,6 +342,21 @@ class EnvConfig:
                     f"{name} is for layers with random weights: omit it with the checkpoint "
                     f"{self.checkpoint!r}"
                 )
+
+    def _check_block_checkpoint(self, sizes: CacheTransformerConfig) -> None:
+        where = f"the checkpoint {self.checkpoint!r}"
+        if not 2 * sizes.block <= self.ctx <= sizes.ctx or self.ctx % sizes.block:
+            rule = f"a multiple of {sizes.block} in {2 * sizes.block}..{sizes.ctx}"
+            raise ValueError(f"ctx must be {rule}, as {where} reads, got {self.ctx}")
+        for name, needed in block_arguments({"ctx": self.ctx, "spans": self.spans}, sizes).items():
+            if name != "sinks" and (given := getattr(self, name)) != needed:
+                raise ValueError(f"{name} must be {needed}, as in {where}, got {given}")
+        for name in (*_RANDOM_LAYER_FIELDS, *_LAW_OPTIONS, "weights_seed", "control_kv_cache"):
+            if getattr(self, name) != getattr(type(self), name):
+                raise ValueError(f"{name} is not for {where}, which reads in blocks: omit it")
+        if self.reward in ("quality", "attention"):
+            raise ValueError(f"reward must not be {self.reward!r} with blocks: use 'task'")
+        self._check_blocks()
 
     def _check_layers(self) -> None:
         if not self.layers:
@@ -354,8 +377,10 @@ class EnvConfig:
                 raise ValueError(f"{name} is set by the layers {self.layers!r}: omit it")
 
     def _check_model(self) -> None:
+        if self.include_cache_size and not self.reads_in_blocks:
+            raise ValueError("include_cache_size is for a checkpoint that reads in blocks: omit it")
         if not self.model:
-            for name in _MODEL_OPTIONS:
+            for name in _MODEL_OPTIONS[: 1 if self.reads_in_blocks else None]:
                 if getattr(self, name) != getattr(type(self), name):
                     raise ValueError(f"{name} is for a pretrained model: set model, or omit it")
             return
@@ -371,8 +396,7 @@ class EnvConfig:
             )
         if self.blocks:
             self._check_blocks()
-        if self.sinks >= self.ctx:
-            raise ValueError(f"sinks must be less than ctx={self.ctx}, got {self.sinks}")
+        self._check_sinks()
         own = dataclasses.asdict(self)
         for name, needed in model_arguments(own, sizes).items():
             if name in _SET_BY_MODEL and (given := getattr(self, name)) != needed:
@@ -390,6 +414,10 @@ class EnvConfig:
                 "known: use 'task' or 'fidelity'"
             )
 
+    def _check_sinks(self) -> None:
+        if self.sinks >= self.ctx:
+            raise ValueError(f"sinks must be less than ctx={self.ctx}, got {self.sinks}")
+
     def _check_blocks(self) -> None:
         if self.groups:
             raise ValueError("give either groups or blocks, not both: blocks trim all layers alike")
@@ -401,6 +429,7 @@ class EnvConfig:
             raise ValueError("observation_time must be 'current' with blocks: omit it")
         if self.reward == "fidelity":
             raise ValueError("reward must not be 'fidelity' with blocks: use 'task'")
+        self._check_sinks()
 
     def _check_levels(self) -> None:
         if self.start_level and not self.num_levels:
@@ -488,6 +517,33 @@ class EnvConfig:
         return self.include_cost_coef or isinstance(self.cost_coef, tuple)
 
     @property
+    def num_cuts(self) -> int:
+        """Number of cuts of the cache whose attention is observed, all spans but ``full``."""
+        return sum(each != "full" for each in self.spans) if self.reads_in_blocks else 0
+
+    @property
+    def reads_in_blocks(self) -> bool:
+        """Whether a checkpoint reads documents block by block, with a cache that is trimmed.
+
+        What its later blocks read depends on earlier actions only by what the cache holds, so that
+        different plans lead to equal states.
+        """
+        return self._block_sizes is not None
+
+    @property
+    def native_layers(self) -> bool:
+        """Whether the layers are of `spangym.attention`; see `LayerStack.native_layers`."""
+        return not self.model and not self.reads_in_blocks
+
+    @property
+    def _block_sizes(self) -> CacheTransformerConfig | None:
+        """Sizes of a checkpoint that reads documents block by block; None for others."""
+        if not self.checkpoint or self.checkpoint == CUSTOM:
+            return None
+        sizes = load_config(self.checkpoint)
+        return sizes if isinstance(sizes, CacheTransformerConfig) else None
+
+    @property
     def episode_steps(self) -> int:
         """Steps of an episode, one for each chunk and layer."""
         return self.chunks_per_episode * self.num_layers
@@ -509,7 +565,8 @@ class EnvConfig:
         if self.layers:
             causal = self._named_layers.causal
         elif self.checkpoint and self.checkpoint != CUSTOM:
-            causal = load_config(self.checkpoint).causal
+            sizes = load_config(self.checkpoint)
+            causal = isinstance(sizes, CacheTransformerConfig) or sizes.causal
         return full_qk_pairs(self.ctx, causal)
 
     @classmethod
@@ -534,8 +591,11 @@ class EnvConfig:
         checkpoint = plain(arguments.get("checkpoint"))
         if checkpoint and checkpoint != CUSTOM and isinstance(checkpoint, str):
             sizes = load_config(checkpoint)
-            names = (*_CHECKPOINT_SIZES, *_LAW_OPTIONS)
-            arguments = {**{each: getattr(sizes, each) for each in names}, **arguments}
+            if isinstance(sizes, CacheTransformerConfig):
+                own = block_arguments(arguments, sizes)
+            else:
+                own = {each: getattr(sizes, each) for each in (*_CHECKPOINT_SIZES, *_LAW_OPTIONS)}
+            arguments = {**own, **arguments}
         elif (name := plain(arguments.get("layer_class"))) in [*LAYER_CLASSES]:
             defaults = LAYER_CLASSES[name].default_config
             arguments = {**{each: getattr(defaults, each) for each in _SPAN_OPTIONS}, **arguments}
@@ -625,6 +685,32 @@ def model_arguments(arguments: Mapping[str, Any], sizes: PretrainedSizes | None)
         "max_span": ctx,
         "max_dist": ctx,
         "action_scale": "absolute",
+    }
+
+
+def block_arguments(arguments: Mapping[str, Any], sizes: CacheTransformerConfig) -> dict[str, Any]:
+    """Return the arguments of `EnvConfig` that a checkpoint which reads in blocks determines.
+
+    Args:
+        arguments: Arguments of the environment; ``ctx`` or ``blocks``, and ``spans``, are used.
+        sizes: Sizes of the checkpoint.
+    """
+    spans = _as_spans(arguments.get("spans") or DEFAULT_SPANS)
+    blocks = as_int("blocks", arguments.get("blocks") or sizes.num_blocks, 2, 1025)
+    ctx = as_int("ctx", arguments.get("ctx", blocks * sizes.block))
+    return {
+        "blocks": ctx // sizes.block,
+        "spans": spans,
+        "sinks": 0,
+        "num_layers": max(ctx // sizes.block - 1, 1),
+        "num_actions": len(spans),
+        "dims": sizes.dims,
+        "heads": sizes.heads,
+        "ctx": ctx,
+        # Each query is a window of its own.
+        "win_size": 1,
+        "max_span": ctx,
+        "max_dist": ctx,
     }
 
 

@@ -5,6 +5,7 @@ The environments do not change. All functions raise a `RuntimeError` while no ep
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spangym.envs.core import EpisodeCore
-from spangym.envs.state import concat_trees, select_rows
+from spangym.envs.state import concat_trees, select_rows, tree_map
 from spangym.utils.scalars import as_int
 
 _GROUP = 40
@@ -35,7 +36,7 @@ def action_coverages(core: EpisodeCore) -> NDArray[np.float32]:
     count that its truncation leaves.
 
     Raises:
-        ValueError: The layers are of a pretrained model, whose attention weights are not known.
+        ValueError: The layers are of another model, whose attention weights are not known.
     """
     _check_native(core, "coverages of attention weights")
     return _per_env(core, core.coverages)
@@ -48,7 +49,7 @@ def predictor_action(core: EpisodeCore) -> NDArray[np.int64]:
     It is the last one where actions are fractions of the prediction.
 
     Raises:
-        ValueError: The layers are of a pretrained model, which predicts no spans.
+        ValueError: The layers are of another model, which predicts no spans.
     """
     _check_native(core, "predictions of spans")
     state, index, highest = core.state, core.layer, core.config.num_actions - 1
@@ -60,19 +61,21 @@ def predictor_action(core: EpisodeCore) -> NDArray[np.int64]:
 
 
 def _check_native(core: EpisodeCore, what: str) -> None:
-    if core.config.model:
-        raise ValueError(f"layers of a pretrained model give no {what}")
+    if not core.config.native_layers:
+        raise ValueError(f"layers of this model give no {what}")
 
 
 @torch.no_grad()
 def lookahead(core: EpisodeCore, beam: int = 10) -> NDArray[np.float32]:
     """Best return of each action up to the end of the chunk, (num_envs, actions).
 
-    All plans (one action per layer) through the next two layers are tried. Beyond two layers only
-    the best ``beam`` plans of each first action are extended: then the result is a lower bound,
-    exact with a ``beam`` of all plans of the other layers but the last. Plans are ranked by their
-    return when the other layers take the last action, full span. The return so far would not do
-    for the reward ``task``, most of which arrives last: it would rank the cheapest plans first.
+    All plans (one action per layer) through the next two layers are tried. Where plans lead to
+    equal states (`EnvConfig.reads_in_blocks`), each is tried once, and the result is exact.
+    Elsewhere only the best ``beam`` plans of each first action are extended beyond two layers: then
+    the result is a lower bound, exact with a ``beam`` of all plans of the other layers but the
+    last. Plans are ranked by their return when the other layers take the last action, full span.
+    The return so far would not do for the reward ``task``, most of which arrives last: it would
+    rank the cheapest plans first.
 
     Args:
         core: The environments.
@@ -84,6 +87,7 @@ def lookahead(core: EpisodeCore, beam: int = 10) -> NDArray[np.float32]:
     beam = as_int("beam", beam, 1)
     last = core.config.num_layers - 1
     num_actions = len(core.all_actions)
+    merges = core.config.reads_in_blocks
 
     def best_returns(state: Any) -> Tensor:
         if core.layer == last:
@@ -105,7 +109,42 @@ def lookahead(core: EpisodeCore, beam: int = 10) -> NDArray[np.float32]:
         returns = returns.repeat_interleave(num_actions) + rewards
         return torch.maximum(best, returns.view(num_actions, -1).amax(1))
 
-    return _per_env(core, best_returns)
+    return _per_env(core, functools.partial(_merged_returns, core) if merges else best_returns)
+
+
+def _merged_returns(core: EpisodeCore, state: Any) -> Tensor:
+    """Best return of each action of one environment, where plans lead to equal states."""
+    num_actions, last = len(core.all_actions), core.config.num_layers - 1
+    rewards: list[Tensor] = []
+    children: list[Tensor] = []
+    for layer in range(core.layer, last + 1):
+        states, found = core.try_all_actions(state, layer)
+        rewards.append(found.view(-1, num_actions))
+        if layer < last:
+            firsts, numbers = _find_equal_rows(states, len(found))
+            state = select_rows(states, firsts.to(found.device))
+            children.append(numbers.view(-1, num_actions).to(found.device))
+    returns = rewards.pop()
+    while rewards:
+        returns = rewards.pop() + returns.amax(1)[children.pop()]
+    return returns
+
+
+def _find_equal_rows(states: Any, count: int) -> tuple[Tensor, Tensor]:
+    """Find states that are equal to the last bit.
+
+    Returns:
+        The first row of each different state, and the number of each row's state, int64 (count,).
+    """
+    parts: list[Any] = []
+    tree_map(lambda each: parts.append(each.cpu().numpy()) or each, states)
+    numbers: dict[bytes, int] = {}
+    found = [
+        numbers.setdefault(b"".join(part[row].tobytes() for part in parts), len(numbers))
+        for row in range(count)
+    ]
+    firsts = [found.index(number) for number in range(len(numbers))]
+    return torch.tensor(firsts), torch.tensor(found)
 
 
 def _full_span_rewards(core: EpisodeCore, states: Any, count: int, layer: int) -> Tensor:

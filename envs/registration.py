@@ -47,6 +47,11 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "spangym/Hierarchy-v0": _trained("hierarchy", "hierarchy", cost_coef=1.0),
     "spangym/Sparsity-v0": _trained("sparsity", "sparsity", cost_coef=1.0),
     "spangym/Depth-v0": _trained("depth", "depth", cost_coef=1.5),
+    "spangym/KVCache-v0": {
+        **_trained("kv-cache", "kv-cache", cost_coef=1.0),
+        "spans": [32, "full"],
+        "chunks_per_episode": 1,
+    },
     "spangym/Pretrained-v0": _PRETRAINED,
     "spangym/PretrainedCache-v0": {
         **_PRETRAINED,
@@ -70,6 +75,8 @@ DESCRIPTIONS: dict[str, str] = {
     "spangym/Sparsity-v0": "continue a repeated melody: a local task whose distance changes",
     "spangym/Depth-v0": "answer at the end of chains of up to six look-ups, each of which takes a "
     "layer of its own",
+    "spangym/KVCache-v0": "keep facts in a model's key-value cache until their deadline, which is "
+    "announced only once",
     "spangym/Pretrained-v0": "match a pretrained language model at full span with fewer query-key "
     "pairs",
     "spangym/PretrainedCache-v0": "say before each block of a document how much of the past stays "

@@ -49,8 +49,8 @@ def soft_span_loss(core: EpisodeCore, scales: Tensor) -> Tensor:
         >>> scales.grad.shape
         torch.Size([2])
     """
-    if core.config.model:
-        raise ValueError("soft_span_loss needs layers whose edge can be soft: not pretrained ones")
+    if not core.config.native_layers:
+        raise ValueError("soft_span_loss needs layers whose edge can be soft, of spangym.attention")
     state, stack = core.state, core.stack
     if state.targets is None:
         raise ValueError("soft_span_loss needs a loss: use trained layers and the reward 'task'")

@@ -47,7 +47,8 @@ class SpanControlEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
     chunk. With ``blocks`` the model reads a chunk block by block with a key-value cache: before
     each block but the first, the action says how many of the last tokens stay in it; the rest is
     gone. ``span`` is then the number of tokens held, ``qk_pairs`` counts the pairs with them, the
-    observation is of the last block's embeddings, and ``task`` is the next block's part.
+    observation is of the last block's embeddings, and ``task`` is the next block's part. So are the
+    actions of a checkpoint that reads in blocks, as that of `KVCache-v0`.
 
     With ``control_kv_cache=True`` it is ``MultiDiscrete([num_actions, 2, 2])``: the span, and
     whether the global path recomputes its keys, and its values (1), or reuses those of the previous
@@ -76,6 +77,10 @@ class SpanControlEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
     ``box`` and ``state`` take the digit. With ``observation_time="previous"`` the features are
     those of the previous chunk, and of the first token where there is none (behind a layer that is
     not causal, that token depends on the others).
+
+    With a checkpoint that reads in blocks the share of the last block's attention that went beyond
+    each cut follows the features, one number for each span but ``full``, and with
+    ``include_cache_size=True`` the share of the document's tokens that the cache holds.
 
     ## Rewards
     Every reward has the component ``cost``: minus ``cost_coef`` times the share of query-key pairs

@@ -117,10 +117,13 @@ class TransitionModel:
     def _start_chunk(self, episode: Episode, state: State, chunk: int) -> State:
         hidden = self.stack.embed(episode.content[:, chunk])
         state = dataclasses.replace(state, hidden=hidden)
+        is_last = chunk == self.config.chunks_per_episode
         # The last chunk is observed only.
-        if chunk == self.config.chunks_per_episode:
+        if is_last and not self.observation_spec.num_cache_features:
             return state
         started = self.stack.start_caches(hidden, state.caches)
+        if is_last:
+            return dataclasses.replace(state, caches=started)
         is_restarted = started is not state.caches
         state = dataclasses.replace(state, caches=started)
         needs_fidelity = self.reward.needs_fidelity
@@ -222,9 +225,15 @@ class TransitionModel:
             # Without a previous chunk it is the first token, which every token may see.
             return spec.extract_from_input(normalize(state.hidden[:, :1]))
         prepared = self._prepared(state, index)
+        if prepared is None and spec.num_cache_features:
+            prepared = self.stack.prepare_layer(index, state.hidden, cache=state.caches[index])
         if prepared is None:
             return spec.extract_from_input(normalize(state.hidden))
-        return spec.extract(prepared.observed.moments, prepared.observed.local_input)
+        return spec.extract(
+            prepared.observed.moments,
+            prepared.observed.local_input,
+            cache_features=getattr(prepared, "cache_features", None),
+        )
 
     def run_layer(
         self, state: State, index: int, actions: Tensor | None, *, return_stats: bool = False

@@ -140,6 +140,12 @@ def varied_inputs(batch: int, tokens: int = 12, seed: int = 0) -> Tensor:
 SMALL_ENV_KWARGS: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 32, "chunks_per_episode": 3}
 
 
+NATIVE = [name for name in ENVIRONMENTS if make_config(name, {}).native_layers]
+"""Ids whose layers are of this project's attention."""
+
+TEN_SPANS = [1, 2, 3, 4, 6, 8, 12, 16, 24, "full"]
+"""Spans of a model in tokens, for tests of ten actions."""
+
 PRETRAINED = [name for name, kwargs in ENVIRONMENTS.items() if "model" in kwargs]
 """Ids of pretrained models."""
 
@@ -148,8 +154,15 @@ def small_env_kwargs(name: str) -> dict[str, Any]:
     """Arguments that make an id fast; trained layers have fixed sizes."""
     if name in PRETRAINED:
         return tiny_model_kwargs(name)
+    if name == "spangym/KVCache-v0":
+        return {"ctx": 48, "spans": TEN_SPANS, "chunks_per_episode": 3}
     trained = "checkpoint" in ENVIRONMENTS[name]
     return {"chunks_per_episode": 3} if trained else SMALL_ENV_KWARGS
+
+
+def two_layer_kwargs(name: str) -> dict[str, Any]:
+    """Arguments that give an id two layers and ten actions, where it has others by default."""
+    return {} if name in NATIVE else small_env_kwargs(name)
 
 
 def tiny_model_kwargs(name: str = "spangym/Pretrained-v0", **more: Any) -> dict[str, Any]:
@@ -160,7 +173,7 @@ def tiny_model_kwargs(name: str = "spangym/Pretrained-v0", **more: Any) -> dict[
         "dataset": "mixed",
         "ctx": 32,
         **layers,
-        "spans": [1, 2, 3, 4, 6, 8, 12, 16, 24, "full"],
+        "spans": TEN_SPANS,
         "sinks": 2,
         "chunks_per_episode": 3,
         "reward": "task",

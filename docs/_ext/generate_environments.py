@@ -160,7 +160,9 @@ def _facts(name: str, config: EnvConfig) -> str:
     trained = f"trained (`checkpoint={config.checkpoint!r}`)"
     weights = trained if config.checkpoint else f"random weights, seed {config.weights_seed}"
     layers = f"{config.num_layers}, {weights}"
-    if config.blocks:
+    if config.reads_in_blocks:
+        layers = f"{config.num_layers} decisions about the cache of a model, {weights}"
+    elif config.blocks:
         layers = f"`model={config.model!r}`, {config.num_layers} decisions about its cache"
     elif config.model:
         layers = f"all layers of `model={config.model!r}` in groups, `groups={config.groups}`"
@@ -231,7 +233,30 @@ def _dataset_text(config: EnvConfig) -> str:
     return f"{code}\n\nThe code is `{where}`."
 
 
+def _block_layers(config: EnvConfig, text: str) -> str:
+    metadata = load_metadata(config.checkpoint)
+    trained, model = metadata["pretrain_config"], metadata["model"]
+    losses = metadata["loss_bits_by_action"]
+    rows = [
+        ["optimizer steps", f"{trained['steps']:,}, of {trained['batch']} documents"],
+        ["width, heads, hidden units", f"{model['dims']}, {model['heads']}, {model['hidden']}"],
+        ["blocks of a document", f"{config.blocks}, of {model['block']} bytes"],
+        ["training time", f"{metadata['seconds'] / 60:.1f} minutes on one core"],
+    ]
+    by_size = markdown(
+        ["blocks kept", *losses],
+        [["loss, bits a target", *(f"{loss:.3f}" for loss in losses.values())]],
+    )
+    return (
+        f"{text}\n\n{markdown(['', ''], rows, text_columns=2)}\n"
+        f"`spangym pretrain {_env_of(config.checkpoint)}` trains it again. Its loss on evaluation "
+        f"documents when every decision keeps so many blocks at most:\n\n{by_size}"
+    )
+
+
 def _layers(config: EnvConfig, text: str) -> str:
+    if config.reads_in_blocks:
+        return _block_layers(config, text)
     if not config.checkpoint:
         return text
     metadata = load_metadata(config.checkpoint)
@@ -278,8 +303,9 @@ def _model_actions(config: EnvConfig) -> str:
         table = markdown(header, [["tokens that stay", *map(str, config.spans)]])
         return (
             "An action is one of the spans of the argument `spans`: before the next block is read, "
-            f"so many of the last tokens stay in the cache, and the first `sinks={config.sinks}` "
-            f"of the document.\n\n{table}"
+            "so many of the last tokens stay in the cache, if they are still there"
+            + (f", and the first `sinks={config.sinks}`" if config.sinks else "")
+            + f".\n\n{table}"
         )
     last = torch.arange(config.ctx)[:, None] - torch.arange(config.ctx)
     shares = []
@@ -302,7 +328,7 @@ def _model_actions(config: EnvConfig) -> str:
 
 
 def _actions(config: EnvConfig) -> str:
-    if config.model:
+    if not config.native_layers:
         return _model_actions(config)
     actions = torch.arange(config.num_actions)
     scale = actions / (config.num_actions - 1)
@@ -349,9 +375,18 @@ def _observations(config: EnvConfig) -> str:
             [f"`{encoding}`", f"`{_shape(make_observation_space(spec))}`", meanings[encoding]]
         )
     table = markdown(["encoding", "space", "values"], rows, text_columns=3)
+    of_cache = ""
+    if config.reads_in_blocks:
+        of_cache = (
+            f" The tokens are those of the last block that was read. The last {config.num_cuts} "
+            "numbers are the share of that block's attention that went beyond each cut, that is to "
+            "tokens which the action would have dropped before it was read. The size of the cache "
+            "is itself a memory, and not observed; `include_cache_size=True` adds it."
+        )
     return (
         f"Mean and variance over the chunk's tokens of each of the {config.dims} dimensions of the "
-        f"layer's normalized input. The content type is never observed.\n\n{table}\n"
+        f"layer's normalized input. The content type is never observed."
+        f"{of_cache}\n\n{table}\n"
         "`pool_groups`, `autocorrelation`, `include_layer_index` and `include_cost_coef` change "
         "the shapes: see [Arguments](arguments.md)."
     )
@@ -449,6 +484,8 @@ def _baselines(config: EnvConfig, row: BaselineReturns) -> str:
         else "The oracle is a beam search over the action sequences of each chunk "
         "({py:obj}`spangym.envs.lookahead.lookahead`): a lower bound of the best return."
     )
+    if config.reads_in_blocks:
+        oracle = "The oracle tries all that the cache can hold, and is exact."
     return (
         "A score of 0 is random, 1 the oracle. *Best by layer* is one action for each layer; it, "
         f"and that by content type, are selected on the chunks that they are scored on: {found}. "

@@ -23,9 +23,11 @@ def env_slug(name: str) -> str:
     Example:
         >>> env_slug("spangym/SpanControl-v0")
         'span-control'
+        >>> env_slug("spangym/KVCache-v0")
+        'kv-cache'
     """
     short = name.removeprefix("spangym/").rpartition("-v")[0]
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", short).lower()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", short).lower()
 
 
 def provenance(manifest: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from spangym.envs.data.dataset import (
     TextDataset,
     default_mixture,
 )
+from spangym.envs.data.deadlines import DeadlinesDataset
 from spangym.envs.data.depth import DepthDataset
 from spangym.envs.data.pretrained_mixture import make_pretrained_mixture
 from spangym.envs.data.tasks import (
@@ -58,6 +59,7 @@ DATASETS: dict[str, Callable[[str], Dataset]] = {
     **{name: _task(cls) for name, cls in TASKS.items()},
     "depth": lambda _: DepthDataset(),
     "depth-lessons": lambda _: DepthDataset(all_targets=True),
+    "kv-cache": lambda _: DeadlinesDataset(),
 }
 """Constructors of the builtin datasets, called with the split; tasks have all difficulties."""
 

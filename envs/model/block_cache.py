@@ -1,4 +1,4 @@
-"""Keys and values of a pretrained model for the part of a document that it has read."""
+"""Keys and values of a model for the part of a document that it has read."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ class BlockCache:
         keys: Shape (batch, model layers, heads, ctx, head_dim).
         values: The same.
         is_held: Which tokens are held, boolean (batch, ctx).
+        cut_shares: Share of the last block's attention that went beyond each cut, shape (batch,
+            cuts); None where it is not known.
     """
 
     __repr__ = readable_repr
@@ -24,3 +26,4 @@ class BlockCache:
     keys: Tensor
     values: Tensor
     is_held: Tensor
+    cut_shares: Tensor | None = None

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -19,7 +20,8 @@ from spangym.envs.env_config import (
     Layers,
     unwrap_layers,
 )
-from spangym.envs.model.model_checkpoint import load_stack
+from spangym.envs.model.cache_transformer import CacheTransformerStack
+from spangym.envs.model.model_checkpoint import load_cache_transformer, load_stack
 from spangym.envs.model.stack import AttentionOnlyStack, LayerStack
 
 
@@ -84,6 +86,10 @@ def _build_stack(config: EnvConfig, layers: Layers | None, channels: int) -> Lay
         if channels:
             given = f"dataset {config.dataset!r} gives frames"
             raise ValueError(f"checkpoint {config.checkpoint!r} reads bytes, but {given}")
+        if config.blocks:
+            model = load_cache_transformer(config.checkpoint)
+            options: dict[str, Any] = {"spans": config.spans, "sinks": config.sinks}
+            return CacheTransformerStack(model, config.ctx, **options).to(config.device)
         laws = {name: getattr(config, name) for name in ("temperature_law", "temp_scale")}
         return load_stack(config.checkpoint, **laws).to(config.device)
     modules = [_make_layer(config, generator) for _ in range(config.num_layers)]

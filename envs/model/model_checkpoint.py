@@ -7,14 +7,19 @@ import functools
 import hashlib
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
+from spangym.envs.model.cache_transformer import CacheTransformer
+from spangym.envs.model.cache_transformer_config import CacheTransformerConfig
 from spangym.envs.model.stack import TransformerConfig, TransformerStack
 from spangym.utils import serialization
 from spangym.utils.serialization import SUFFIX, load_state, report_damage, to_bytes
 from spangym.utils.suggestions import did_you_mean
+
+T = TypeVar("T", bound=nn.Module)
 
 _BYTES_PER_WEIGHT = 2
 """Fewest bytes of a stored weight."""
@@ -26,8 +31,8 @@ def builtin_checkpoints() -> dict[str, Path]:
         return {each.stem: each for each in sorted(folder.glob(f"*{SUFFIX}"))}
 
 
-def serialize(stack: TransformerStack, metadata: dict[str, Any]) -> bytes:
-    """Return a stack's weights, sizes and metadata (JSON values) as the content of a file."""
+def serialize(stack: TransformerStack | CacheTransformer, metadata: dict[str, Any]) -> bytes:
+    """Return a model's weights, sizes and metadata (JSON values) as the content of a file."""
     return to_bytes(stack.state_dict(), {"model": dataclasses.asdict(stack.config), **metadata})
 
 
@@ -45,19 +50,23 @@ def load_metadata(name: str) -> dict[str, Any]:
     return _read_metadata(path, stat.st_mtime_ns, stat.st_size)
 
 
-def load_config(name: str) -> TransformerConfig:
+def load_config(name: str) -> TransformerConfig | CacheTransformerConfig:
     """Read the sizes of trained layers; see `load_metadata`."""
     metadata = load_metadata(name)
     try:
-        config = TransformerConfig(**metadata["model"])
+        sizes = metadata["model"]
+        cls = CacheTransformerConfig if "block" in sizes else TransformerConfig
+        config = cls(**sizes)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"checkpoint {name!r} lacks the model's sizes: make it with `spangym pretrain`"
         ) from error
     # Sizes that are not those of the weights could ask for any amount of memory.
-    least = config.dims * max(config.dims, config.hidden, config.num_classes, config.ctx)
+    least = config.dims * max(config.dims, config.hidden, config.num_classes)
+    if isinstance(config, TransformerConfig):
+        least = config.dims * max(config.ctx, config.num_layers * config.dims, least // config.dims)
     size = _find(name).stat().st_size
-    if _BYTES_PER_WEIGHT * max(least, config.num_layers * config.dims**2) > size:
+    if _BYTES_PER_WEIGHT * least > size:
         rule = f"its {size} bytes hold fewer weights than its sizes say"
         raise ValueError(f"checkpoint {name!r} is damaged: {rule}")
     return config
@@ -68,11 +77,26 @@ def load_stack(name: str, **laws: Any) -> TransformerStack:
 
     ``laws`` may replace the ``temperature_law`` and ``temp_scale`` of the training.
     """
-    path, config = _find(name), dataclasses.replace(load_config(name), **laws)
+    config = load_config(name)
+    if not isinstance(config, TransformerConfig):
+        raise ValueError(f"checkpoint {name!r} reads in blocks: its layers have no spans")
+    stack = TransformerStack(dataclasses.replace(config, **laws), torch.Generator())
+    return _load_weights(name, stack)
+
+
+def load_cache_transformer(name: str) -> CacheTransformer:
+    """Load a trained model that reads in blocks, like `load_stack`."""
+    config = load_config(name)
+    if not isinstance(config, CacheTransformerConfig):
+        raise ValueError(f"checkpoint {name!r} does not read in blocks: use load_stack()")
+    return _load_weights(name, CacheTransformer(config, torch.Generator()))
+
+
+def _load_weights(name: str, model: T) -> T:
+    path = _find(name)
     with report_damage(f"checkpoint {str(path)!r} is damaged", path):
-        stack = TransformerStack(config, torch.Generator())
-        stack.load_state_dict(load_state(path))
-    return stack.eval().requires_grad_(False)
+        model.load_state_dict(load_state(path))
+    return model.eval().requires_grad_(False)
 
 
 def weights_sha256(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,9 +12,11 @@ from annotated_types import Interval
 from torch import Tensor
 
 from spangym.attention import NUM_ACTIONS
-from spangym.envs.data.dataset import Dataset, next_token_targets
 from spangym.envs.data.dataset_registry import make_dataset
+from spangym.envs.data.sample_batch import sample_batch
+from spangym.envs.model.cache_transformer_config import CacheTransformerConfig
 from spangym.envs.model.model_optimizer import ModelOptimizer
+from spangym.envs.model.pretrain_cache import CachePretrainConfig, evaluate_cache, pretrain_cache
 from spangym.envs.model.stack import TransformerConfig, TransformerStack
 from spangym.envs.registration import ENVIRONMENTS, default_kwargs, full_id
 from spangym.utils.errors import UserError
@@ -57,7 +59,9 @@ def _scenario(dataset: str, steps: int, **sizes: Any) -> PretrainConfig:
     return PretrainConfig(dataset, model, steps, learning_rate=5e-3, freeze_global_qk=True)
 
 
-PRETRAIN_CONFIGS: dict[str, PretrainConfig] = {
+AnyPretrainConfig = PretrainConfig | CachePretrainConfig
+
+PRETRAIN_CONFIGS: dict[str, AnyPretrainConfig] = {
     "span-budget": PretrainConfig("mixed", TransformerConfig(), steps=3000),
     "long-range": _scenario("long-range", 600, causal=True),
     "collapse": _scenario("collapse", 600, causal=False),
@@ -65,11 +69,12 @@ PRETRAIN_CONFIGS: dict[str, PretrainConfig] = {
     "hierarchy": _scenario("hierarchy", 1000, causal=True),
     "sparsity": _scenario("sparsity", 800, causal=True, win_size=8, max_span=72),
     "depth": _scenario("depth-lessons", 2000, causal=True, num_layers=6),
+    "kv-cache": CachePretrainConfig("kv-cache", CacheTransformerConfig(), steps=700),
 }
 """Training configurations by the name of the checkpoint."""
 
 
-def get_config(environment: str) -> tuple[str, PretrainConfig]:
+def get_config(environment: str) -> tuple[str, AnyPretrainConfig]:
     """Return the checkpoint's name and training configuration of a registered id.
 
     Raises:
@@ -150,7 +155,17 @@ def evaluate(
     return losses
 
 
-def metadata(config: PretrainConfig, losses: dict[str, float], seconds: float) -> dict[str, Any]:
+def find_trainer(config: AnyPretrainConfig) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return what trains a model by a configuration, and what evaluates it.
+
+    They are `pretrain` and `evaluate`, or of a model that reads in blocks
+    `spangym.envs.model.pretrain_cache.pretrain_cache` and `evaluate_cache`.
+    """
+    reads_in_blocks = isinstance(config, CachePretrainConfig)
+    return (pretrain_cache, evaluate_cache) if reads_in_blocks else (pretrain, evaluate)
+
+
+def metadata(config: AnyPretrainConfig, losses: dict[str, float], seconds: float) -> dict[str, Any]:
     """Return a checkpoint's header: configuration, content, versions and losses."""
     return {
         "pretrain_config": dataclasses.asdict(config),
@@ -159,17 +174,3 @@ def metadata(config: PretrainConfig, losses: dict[str, float], seconds: float) -
         "loss_bits_by_action": losses,
         "seconds": round(seconds),
     }
-
-
-def sample_batch(
-    dataset: Dataset, generators: Sequence[np.random.Generator], chunks: int, ctx: int
-) -> tuple[Tensor, Tensor]:
-    """Draw one stream from each generator: content and targets, shape (batch, chunks, ctx).
-
-    Content of frames has shape (batch, chunks, ctx, channels).
-    """
-    streams = [dataset.sample(each, chunks, ctx) for each in generators]
-    dtype = np.float32 if dataset.channels else np.int64
-    content = torch.from_numpy(np.stack([each.content for each in streams]).astype(dtype))
-    targets = [each.targets for each in streams if each.targets is not None]
-    return content, torch.from_numpy(np.stack(targets)) if targets else next_token_targets(content)

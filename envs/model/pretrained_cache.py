@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from spangym.attention import LayerCache, LayerOutput
-from spangym.attention.layers.local_global import ControllerInput
+from spangym.attention import LayerOutput
 from spangym.attention.transformers.span_choosers import DEFAULT_SPANS, Span
-from spangym.envs.data.dataset import NO_TARGET
 from spangym.envs.model.block_cache import BlockCache
-from spangym.envs.model.pretrained_sizes import group_span_config, past_pairs
-from spangym.envs.model.pretrained_stack import (
-    LayerGroup,
-    PretrainedModelStack,
-    observe_input,
-)
-from spangym.envs.state import Cache, concat_trees, select_row
+from spangym.envs.model.block_stack import BlockOutput, BlockStack, PreparedBlock
+from spangym.envs.model.chosen_spans import LayerGroup
+from spangym.envs.model.pretrained_sizes import group_span_config
+from spangym.envs.model.pretrained_stack import PretrainedModelStack
+from spangym.envs.state import concat_trees, select_row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,27 +25,10 @@ _TOLERANCE = 1e-3
 """Largest difference of outputs between reading in blocks and at once, in their scale."""
 
 
-@dataclass(frozen=True)
-class PreparedBlock:
-    """The part of a decision's pass that does not depend on the action.
-
-    Attributes:
-        tokens: The document, int64 (batch, ctx).
-        cache: Keys and values before they are trimmed.
-        observed: Layer-normalized embeddings of the last block read, and their features.
-    """
-
-    tokens: Tensor
-    cache: BlockCache
-    observed: ControllerInput
-
-
-class PretrainedCacheStack(PretrainedModelStack):
+class PretrainedCacheStack(BlockStack, PretrainedModelStack):
     """A causal model that reads documents block by block; a "layer" is a decision between two.
 
-    Before each block but the first, the action says how many of the last tokens stay in the
-    key-value cache in addition to the sinks; the rest is gone. Then the block is read. Positions
-    stay those in the document.
+    Positions stay those in the document; see `BlockStack`.
 
     Args:
         model: The model, in evaluation mode.
@@ -82,54 +58,19 @@ class PretrainedCacheStack(PretrainedModelStack):
         parts = [LayerGroup([model], dims, config) for _ in range(num_blocks - 1)]
         super().__init__(parts, model, spans)
         self.causal = True
-        self._ctx, self._block, self._sinks = ctx, ctx // num_blocks, sinks
+        self.set_blocks(ctx, num_blocks, sinks)
         self._argument = _cache_argument(model)
         self._check_blocks()
 
-    def embed(self, content: Tensor) -> Tensor:
-        """Return the tokens as they are: a block is embedded when it is read."""
-        return content
-
-    def normalize_input(self, index: int, hidden: Tensor) -> Tensor:
-        """Normalize the embeddings of the last block that was read before a decision."""
-        block = hidden[:, index * self._block : (index + 1) * self._block]
-        embedded = self.model.get_input_embeddings()(block)
-        return cast(LayerGroup, self.layers[index]).ln_a(embedded)
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """Embed tokens with the model's input embeddings."""
+        return self.model.get_input_embeddings()(tokens)
 
     def start_caches(self, hidden: Tensor, caches: tuple[Any, ...]) -> tuple[Any, ...]:
         """Read the first block of each document."""
         rows = range(len(hidden))
         first = concat_trees([self._read(hidden[row : row + 1], 0, None)[0] for row in rows])
         return (first, *(None for _ in caches[1:]))
-
-    def carry(self, caches: tuple[Any, ...], index: int, cache: Any) -> tuple[Any, ...]:
-        """Give the next decision the keys and values, and forget those of this one."""
-        following = [None] * len(caches)
-        if index + 1 < len(caches):
-            following[index + 1] = cache
-        return tuple(following)
-
-    def full_qk_pairs(self, index: int, ctx: int) -> int:
-        """Pairs of the queries of the next block and of all tokens before it."""
-        return past_pairs(ctx, self.num_layers + 1, index)
-
-    def connect(self, index: int, hidden: Tensor, output: Tensor) -> Tensor:
-        """Return the tokens."""
-        del index, output
-        return hidden
-
-    def prepare_layer(
-        self,
-        index: int,
-        hidden: Tensor,
-        *,
-        recompute_kv: Tensor | None = None,
-        cache: Cache | None = None,
-    ) -> PreparedBlock:
-        """Compute the features of the last block."""
-        del recompute_kv
-        local_input = self.normalize_input(index, hidden)
-        return PreparedBlock(hidden, cast(BlockCache, cache), observe_input(local_input))
 
     @torch.no_grad()
     def _check_blocks(self) -> None:
@@ -150,38 +91,18 @@ class PretrainedCacheStack(PretrainedModelStack):
             raise ValueError(f"model {name} gives other outputs with a key-value cache: {hint}")
 
     def _run(self, index: int, prepared: PreparedBlock, spans: Tensor) -> LayerOutput:
-        past, cache = (index + 1) * self._block, prepared.cache
-        position = torch.arange(self._ctx, device=spans.device)
-        stays = (position >= past - spans[:, None]) | (position < self._sinks)
-        is_held = cache.is_held & stays
-        held = is_held.sum(1)
-        first_rows = _first_equal_rows(prepared.tokens, is_held, cache.keys)
+        past, cache = (index + 1) * self._block, self._trim(index, prepared.cache, spans)
+        first_rows = _first_equal_rows(prepared.tokens, cache.is_held, cache.keys)
         reads = {
-            row: self._read(
-                prepared.tokens[row : row + 1],
-                past,
-                _trim(select_row(cache, row), is_held[row : row + 1]),
-            )
+            row: self._read(prepared.tokens[row : row + 1], past, select_row(cache, row))
             for row in sorted({*first_rows})
         }
         results = [reads[row] for row in first_rows]
         output = torch.cat([each for _, each, _ in results])
         is_last = index + 1 == self.num_layers
         read = None if is_last else concat_trees([each for each, *_ in results])
-        ones = torch.ones_like(spans)
-        return BlockOutput(
-            output=output,
-            local_input=prepared.observed.local_input,
-            local_output=cast(LayerGroup, self.layers[index]).ln_a(output),
-            span_scale=held / past,
-            window=ones,
-            span=held,
-            qk_pairs=held * self._block,
-            num_refinement_steps=ones,
-            obs_features=prepared.observed.obs_features,
-            cache=cast(LayerCache, read),
-            nats=torch.cat([each for *_, each in results]),
-        )
+        nats = torch.cat([each for *_, each in results])
+        return self._make_output(index, prepared, cache.is_held.sum(1), read, output, nats=nats)
 
     def _read(
         self, tokens: Tensor, past: int, cache: BlockCache | None
@@ -219,7 +140,9 @@ class PretrainedCacheStack(PretrainedModelStack):
             keys, values = new_keys.new_zeros(size), new_values.new_zeros(size)
             is_held = torch.zeros(1, self._ctx, dtype=torch.bool, device=tokens.device)
         else:
-            keys, values, is_held = (each.clone() for each in vars(cache).values())
+            keys, values, is_held = (
+                each.clone() for each in (cache.keys, cache.values, cache.is_held)
+            )
         keys[0, :, :, past:stop], values[0, :, :, past:stop] = new_keys, new_values
         is_held[:, past:stop] = True
         following = tokens[0, past + 1 : stop + 1]
@@ -229,34 +152,14 @@ class PretrainedCacheStack(PretrainedModelStack):
         nats = nn.functional.pad(nats, (0, self._block - len(nats)))
         return BlockCache(keys, values, is_held), seen[0].last_hidden_state, nats[None]
 
-    def step_loss(
-        self, index: int, layer_output: LayerOutput, hidden: Tensor, targets: Tensor
-    ) -> Tensor | None:
-        """Return the next block's part of the loss in bits a byte of all decided blocks."""
-        del hidden
-        start = (index + 1) * self._block
-        sizes = cast(Tensor, self.token_bytes)[targets.clamp_min(0)] * (targets != NO_TARGET)
-        total = sizes[:, self._block :].sum(1).clamp_min(1)
-        is_target = targets[:, start : start + self._block] != NO_TARGET
-        nats = cast(BlockOutput, layer_output).nats * is_target
-        return nats.sum(1) / total / math.log(2)
+    def target_sizes(self, targets: Tensor) -> Tensor:
+        """Bytes of each target."""
+        return cast(Tensor, self.token_bytes)[targets.clamp_min(0)]
 
-
-@dataclass(frozen=True)
-class BlockOutput(LayerOutput):
-    """Results of a decision and of the block that is read after it.
-
-    Attributes:
-        nats: Losses of the next tokens, shape (batch, block), in nats.
-    """
-
-    nats: Tensor = dataclasses.field(default_factory=Tensor)
-
-
-def _trim(cache: BlockCache, is_held: Tensor) -> BlockCache:
-    """Forget all keys and values but those that are held, boolean (batch, ctx)."""
-    shown = is_held[:, None, None, :, None]
-    return BlockCache(cache.keys * shown, cache.values * shown, is_held)
+    def block_nats(self, block_output: BlockOutput, targets: Tensor) -> Tensor:
+        """Losses of the next tokens, which were computed with the block."""
+        del targets
+        return block_output.nats
 
 
 def _first_equal_rows(*columns: Tensor) -> list[int]:

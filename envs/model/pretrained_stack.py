@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -14,22 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spangym.attention import LayerCache, LayerOutput, SpanConfig
-from spangym.attention.features import token_moments
+from spangym.attention import LayerCache, LayerOutput
 from spangym.attention.layers.local_global import ControllerInput
 from spangym.attention.transformers.attention_modules import layer_name
 from spangym.attention.transformers.control import control
 from spangym.attention.transformers.span_choosers import (
     DEFAULT_SPANS,
-    FULL_SPAN,
     GroupInput,
     Span,
     SpanChooser,
-    parse_spans,
 )
 from spangym.envs.data.dataset import NO_TARGET
+from spangym.envs.model.chosen_spans import ChosenSpanStack, LayerGroup, observe_input
 from spangym.envs.model.pretrained_sizes import group_span_config
-from spangym.envs.model.stack import LayerStack
 from spangym.envs.state import Cache, Prepared
 
 if TYPE_CHECKING:
@@ -52,45 +48,10 @@ class PreparedGroup:
     full_span: tuple[Tensor, Tensor] | None = None
 
 
-class LayerGroup(nn.Module):
-    """Consecutive layers of a pretrained model, which share one span.
+class PretrainedModelStack(ChosenSpanStack):
+    """A pretrained model, in evaluation mode, at the spans that actions stand for."""
 
-    Args:
-        layers: The layers.
-        dims: Width of the model.
-        config: Geometry of the spans.
-
-    Attributes:
-        ln_a: Normalization of the input before its features are computed, without parameters.
-    """
-
-    single_span_per_batch = False
-
-    def __init__(self, layers: Sequence[nn.Module], dims: int, config: SpanConfig) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.ln_a = nn.LayerNorm(dims, elementwise_affine=False)
-        self.config = config
-
-
-class PretrainedModelStack(LayerStack):
-    """A pretrained model at the spans that actions stand for.
-
-    Args:
-        layers: Layers of the stack.
-        model: The model, in evaluation mode.
-        spans: Span of each action, in tokens, or ``full``, in ascending order.
-    """
-
-    native_layers = False
     is_batch_invariant = False
-
-    def __init__(
-        self, layers: Sequence[nn.Module], model: PreTrainedModel, spans: Sequence[Span]
-    ) -> None:
-        super().__init__(layers, model)
-        choices = torch.tensor(parse_spans(spans), device=model.device)
-        self.register_buffer("spans", choices, persistent=False)
 
     def count_bytes(self, token_bytes: Tensor) -> None:
         """Let the loss be in bits a byte.
@@ -105,42 +66,6 @@ class PretrainedModelStack(LayerStack):
     def model(self) -> PreTrainedModel:
         """The model."""
         return cast(Any, self.frontend)
-
-    def run_prepared(
-        self,
-        index: int,
-        prepared: Prepared,
-        actions: Tensor | None = None,
-        *,
-        num_actions: int | None = None,
-        return_stats: bool = False,
-    ) -> LayerOutput:
-        """Run the rest of a layer at the spans of the actions; see `LayerStack.run_layer`.
-
-        Raises:
-            ValueError: There are no actions, or statistics are asked for.
-        """
-        del num_actions
-        if actions is None or return_stats:
-            raise ValueError("a pretrained model has no span predictors, and gives no statistics")
-        return self._run(index, prepared, cast(Tensor, self.spans)[actions])
-
-    def run_full_span(self, index: int, prepared: Prepared, num_actions: int) -> LayerOutput:
-        """See `LayerStack.run_full_span`; no action needs to mean it."""
-        del num_actions
-        local_input = prepared.observed.local_input
-        spans = torch.full(local_input.shape[:1], FULL_SPAN, device=local_input.device)
-        return self._run(index, prepared, spans)
-
-    @abstractmethod
-    def _run(self, index: int, prepared: Any, spans: Tensor) -> LayerOutput:
-        """Run the rest of a layer at spans in tokens, int64 of shape (batch,)."""
-
-
-def observe_input(local_input: Tensor) -> ControllerInput:
-    """Compute the features of a normalized input, shape (batch, tokens, dims)."""
-    moments = token_moments(local_input)
-    return ControllerInput(local_input, moments, moments, None)
 
 
 class _GivenSpans(SpanChooser):
@@ -229,7 +154,7 @@ class PretrainedStack(PretrainedModelStack):
     ) -> PreparedGroup:
         """Normalize the input of a group, and compute its features."""
         del recompute_kv, cache
-        local_input = cast(LayerGroup, self.layers[index]).ln_a(hidden)
+        local_input = self.group(index).ln_a(hidden)
         return PreparedGroup(hidden, observe_input(local_input))
 
     def keep_full_output(self, prepared: Prepared, layer_output: LayerOutput) -> PreparedGroup:
@@ -248,11 +173,11 @@ class PretrainedStack(PretrainedModelStack):
                 output[rows], pairs[rows] = self._run_group(
                     index, prepared.hidden[rows], spans[rows]
                 )
-        ones, group = torch.ones_like(spans), cast(LayerGroup, self.layers[index])
+        ones = torch.ones_like(spans)
         return LayerOutput(
             output=output,
             local_input=prepared.observed.local_input,
-            local_output=group.ln_a(output),
+            local_output=self.group(index).ln_a(output),
             span_scale=spans / tokens,
             window=ones,
             span=spans,

@@ -25,7 +25,7 @@ from spangym.utils.scalars import plain
 
 NOT_STORED = (
     *("encoding", "pool_groups", "autocorrelation", "include_layer_index", "num_states"),
-    *("observation_time", "control_kv_cache"),
+    *("include_cache_size", "observation_time", "control_kv_cache"),
     *("chunks_per_episode", "num_levels", "start_level", "backend"),
     *("reward", "reward_kwargs", "cost_coef", "include_cost_coef"),
 )

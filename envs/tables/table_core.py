@@ -359,6 +359,8 @@ class TableCore(EpisodeCore):
         return to_observations(spec, spec.encode(chosen, layer, costs).numpy())
 
     def _full_qk_pairs(self, layer: int) -> int:
+        if self.config.reads_in_blocks:
+            return self.config.full_qk_pairs
         if self.config.blocks:
             return past_pairs(self.config.ctx, self.config.blocks, layer)
         return full_qk_pairs(self.config.ctx, self.span_configs[layer].causal)

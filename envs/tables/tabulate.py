@@ -240,6 +240,7 @@ def tabulate_levels(
         include_layer_index=False,
         # Observations and rewards of any coefficient are computed from the same numbers.
         include_cost_coef=False,
+        include_cache_size=core.config.reads_in_blocks,
     )
     needs_task = has_task(core)
     reward = _AllTerms(core.reward, needs_task, core.stack, config)

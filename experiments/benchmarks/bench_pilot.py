@@ -15,8 +15,8 @@ from spangym.attention.geometry import NUM_ACTIONS
 from spangym.attention.layers.modules import AttentionCombiner, split_heads
 from spangym.envs.data.dataset import BYTES
 from spangym.envs.data.dataset_registry import make_dataset
+from spangym.envs.data.sample_batch import sample_batch
 from spangym.envs.model.model_optimizer import ModelOptimizer
-from spangym.envs.model.pretrain import sample_batch
 from spangym.experiments.benchmarks.long_inputs import FULL, TaskName, Timing, make_row
 from spangym.experiments.benchmarks.measure import interleaved_timing
 from spangym.experiments.pilot.corpus import encode, join_utterances

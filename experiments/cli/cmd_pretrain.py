@@ -17,7 +17,7 @@ from spangym.utils.atomic_io import atomic_write, check_writable_file
 from spangym.utils.errors import UserError
 
 if TYPE_CHECKING:
-    from spangym.envs.model.pretrain import PretrainConfig
+    from spangym.envs.model.pretrain import AnyPretrainConfig
 
 
 def command(
@@ -63,7 +63,7 @@ def command(
     import torch
 
     from spangym.envs.model.model_checkpoint import serialize
-    from spangym.envs.model.pretrain import evaluate, get_config, metadata, pretrain
+    from spangym.envs.model.pretrain import find_trainer, get_config, metadata
     from spangym.experiments.studies.settings import (
         parse_settings,
         with_arguments,
@@ -75,6 +75,7 @@ def command(
     path = out or Path(f"{name}{SUFFIX}")
     check_writable_file("--out", path)
     torch.set_num_threads(1)
+    pretrain, evaluate = find_trainer(config)
     began = time.perf_counter()
     with make_progress() as bars:
         bar = bars.add_task(name, total=config.steps)
@@ -94,22 +95,20 @@ def command(
     echo(f"written: {path} ({len(content):,} bytes)")
 
 
-def _override(config: PretrainConfig, settings: Mapping[str, Any]) -> PretrainConfig:
+def _override(config: AnyPretrainConfig, settings: Mapping[str, Any]) -> AnyPretrainConfig:
     from spangym.envs.data.dataset_registry import validate_dataset_name
-    from spangym.envs.model.pretrain import PretrainConfig
-    from spangym.envs.model.stack import TransformerConfig
     from spangym.experiments.studies.settings import Scope, apply_settings, field_names
 
-    data = asdict(config)
-    names = [name for name in field_names(PretrainConfig) if name != "model"]
+    data, cls, model_cls = asdict(config), type(config), type(config.model)
+    names = [name for name in field_names(cls) if name != "model"]
     scopes = [
         Scope("", [data], names, "KEY"),
-        Scope("model", [data["model"]], field_names(TransformerConfig), "model.KEY"),
+        Scope("model", [data["model"]], field_names(model_cls), "model.KEY"),
     ]
     # Sizes depend on each other: they are checked when all are set.
     apply_settings(settings, scopes, lambda: None)
     try:
         validate_dataset_name(data["dataset"])
-        return PretrainConfig(**{**data, "model": TransformerConfig(**data["model"])})
+        return cls(**{**data, "model": model_cls(**data["model"])})
     except (TypeError, ValueError) as error:
         raise UserError(str(error)) from error

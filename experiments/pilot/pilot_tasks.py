@@ -16,7 +16,7 @@ from torch import Tensor
 from spangym.envs.data.dataset import BYTES, NO_TARGET, Dataset, Stream
 from spangym.envs.data.dataset_registry import find_dataset_class, make_dataset
 from spangym.envs.data.log_mel import MELS
-from spangym.envs.model.pretrain import sample_batch
+from spangym.envs.data.sample_batch import sample_batch
 from spangym.experiments.pilot.augmentation import spec_augment
 from spangym.experiments.pilot.corpus import Corpus, Utterances, decode, encode
 from spangym.experiments.pilot.models import STRIDE, PilotModel, SpeechModel

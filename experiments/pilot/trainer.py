@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spangym.attention import LayerOutput
+from spangym.envs.data.sample_batch import sample_batch
 from spangym.envs.model.model_optimizer import ModelOptimizer
-from spangym.envs.model.pretrain import sample_batch
 from spangym.experiments.pilot.evaluate_model import evaluate_model, run_model
 from spangym.experiments.pilot.models import PilotModel
 from spangym.experiments.pilot.pilot_study import CONTROLLABLE_ATTENTION, PilotStudy, VariantConfig

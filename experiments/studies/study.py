@@ -417,8 +417,8 @@ class Study:
         baselines = _baseline_agents(environment.num_actions)
         if environment.is_foreign:
             baselines = tuple(each for each in baselines if each.algo not in LOOKS_INSIDE)
-        elif environment.kwargs.get("model"):
-            # The attention weights of a pretrained model are not known.
+        elif environment.kwargs.get("model") or environment.kwargs.get("blocks"):
+            # Attention weights within a span are known of layers of this project only.
             baselines = tuple(each for each in baselines if each.algo != "threshold")
         return (*compared, *baselines)
 

@@ -9,14 +9,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from spangym.envs import (
-    ENVIRONMENTS,
     SB3SpanControlVecEnv,
     SpanControlEnv,
     SpanControlVectorEnv,
     make_config,
 )
 from spangym.envs.transition import is_batch_invariant
-from tests.factories import PRETRAINED
+from tests.factories import NATIVE
 
 NAME = "spangym/SpanControl-v0"
 STEPS = 4
@@ -88,7 +87,7 @@ def test_forty_envs_are_scalar_environments():
     compare_interfaces(40, {"dims": 16, "heads": 2, "ctx": 16}, with_queries=False)
 
 
-@pytest.mark.parametrize("name", [name for name in ENVIRONMENTS if name not in PRETRAINED])
+@pytest.mark.parametrize("name", NATIVE)
 def test_shipped_shapes_are_run_in_one_batch(name: str):
     envs = gym.make_vec(name, 5, chunks_per_episode=1)
     assert isinstance(envs, SpanControlVectorEnv)

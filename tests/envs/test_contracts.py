@@ -21,7 +21,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 
 from spangym.attention.observation_spec import ENCODINGS
 from spangym.envs import ENVIRONMENTS, SpanControlEnv, SpanControlVectorEnv, check_vector_env
-from tests.factories import PRETRAINED, SMALL_ENV_KWARGS, small_env_kwargs, tiny_model_kwargs
+from tests.factories import SMALL_ENV_KWARGS, small_env_kwargs, two_layer_kwargs
 
 IDS = pytest.mark.parametrize("name", ENVIRONMENTS)
 OBSERVATIONS: list[dict[str, Any]] = [
@@ -116,9 +116,7 @@ for name, kwargs in json.loads(sys.argv[1]).items():
 def test_made_unaided_in_a_new_process_trajectories_are_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    arguments = {
-        name: tiny_model_kwargs(name) if name in PRETRAINED else {} for name in ENVIRONMENTS
-    }
+    arguments = {name: two_layer_kwargs(name) for name in ENVIRONMENTS}
     command = [sys.executable, "-c", TRAJECTORIES, json.dumps(arguments)]
     # PyTorch's own kernels, which pretrained models use, round differently with more threads.
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}

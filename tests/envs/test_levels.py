@@ -10,14 +10,14 @@ import pytest
 
 from spangym.envs import ENVIRONMENTS, SB3SpanControlVecEnv, SpanControlVectorEnv, make_config
 from spangym.envs.levels import draw_levels
-from tests.factories import PRETRAINED, tiny_model_kwargs
+from tests.factories import two_layer_kwargs
 
 SMALL: dict[str, Any] = {"chunks_per_episode": 3, "num_levels": 5, "start_level": 2}
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_all_interfaces_play_the_same_levels(name: str):
-    arguments = {**(tiny_model_kwargs(name) if name in PRETRAINED else {}), **SMALL}
+    arguments = {**two_layer_kwargs(name), **SMALL}
     scalar = gym.make(name, **arguments)
     batch = gym.make_vec(name, 2, **arguments)
     sb3 = SB3SpanControlVecEnv(make_config(name, arguments), 2)

@@ -303,7 +303,7 @@ def test_what_pretrained_models_cannot_answer():
     env: Any = SpanControlEnv(**tiny_model_kwargs())
     env.reset(seed=0)
     for question in (env.action_coverages, env.predictor_action):
-        with pytest.raises(ValueError, match="layers of a pretrained model give no"):
+        with pytest.raises(ValueError, match="layers of this model give no"):
             question()
     with pytest.raises(ValueError, match="edge can be soft"):
         env.soft_span_loss(torch.tensor([0.5, 0.5]))

@@ -11,7 +11,7 @@ from torch import Tensor
 from spangym.envs import ENVIRONMENTS, SpanControlEnv, SpanControlVectorEnv
 from spangym.envs.core import EpisodeCore
 from spangym.envs.state import State, tree_map
-from tests.factories import PRETRAINED, small_env_kwargs
+from tests.factories import NATIVE, small_env_kwargs
 
 TILES: dict[str, Any] = {"dims": 16, "heads": 2, "ctx": 16, "num_actions": 4, "cost_coef": 0.7}
 ODD: dict[str, Any] = {**TILES, "dims": 10, "ctx": 19}
@@ -26,11 +26,10 @@ VARIANTS: list[dict[str, Any]] = [
     {"layer_class": "hybrid"},
     {"observation_time": "previous", "autocorrelation": True},
 ]
-NATIVE = [name for name in ENVIRONMENTS if name not in PRETRAINED]
 CASES = [
     *({**ENVIRONMENTS[name], **small_env_kwargs(name)} for name in NATIVE),
     # The folder of their model is made when a test runs.
-    *({"name": name} for name in PRETRAINED),
+    *({"name": name} for name in ENVIRONMENTS if name not in NATIVE),
     {**ENVIRONMENTS["spangym/SpanBudget-v0"], "ctx": 39, "num_actions": 3},
     *({**TILES, **variant} for variant in VARIANTS),
     *({**ODD, **variant} for variant in VARIANTS),
@@ -87,7 +86,7 @@ def test_all_actions_at_once_are_each_action_alone(arguments: dict[str, Any]):
             assert torch.equal(one, other)
         peeked = plain.reward_components.double().sum(-1).view(2, -1).float().numpy()
         np.testing.assert_array_equal(envs.peek(), peeked)
-        if not core.config.model:
+        if core.config.native_layers:
             with torch.no_grad():
                 stats = model.run_layer(states, layer, actions, return_stats=True).stats
             assert stats is not None

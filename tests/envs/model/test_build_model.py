@@ -10,10 +10,15 @@ import torch
 import spangym
 from spangym.envs.registration import ENVIRONMENTS
 from spangym.utils.process_state import preserve_process_state
+from tests.factories import two_layer_kwargs
 
 SMALL = {"dims": 8, "heads": 2, "ctx": 16, "win_size": 16, "num_layers": 2}
 CASES = [
-    *((name, {}) for name, kwargs in ENVIRONMENTS.items() if "checkpoint" in kwargs),
+    *(
+        (name, two_layer_kwargs(name))
+        for name, kwargs in ENVIRONMENTS.items()
+        if "checkpoint" in kwargs
+    ),
     ("spangym/SpanControl-v0", SMALL),
     ("spangym/SpanControl-v0", {**SMALL, "layer_variant": "original"}),
     ("spangym/SpanControl-v0", {**SMALL, "layer_class": "hybrid", "reward": "attention"}),

@@ -14,7 +14,7 @@ from spangym.envs.model.build_model import build_model
 from spangym.envs.model.model_checkpoint import load_metadata, load_stack, serialize
 from spangym.envs.model.pretrain import metadata
 from spangym.envs.model.stack import TransformerStack
-from tests.factories import SMALL_PRETRAIN, pretrained_stack
+from tests.factories import NATIVE, SMALL_PRETRAIN, pretrained_stack
 
 
 def test_a_file_holds_weights_sizes_and_metadata(tmp_path: Path):
@@ -68,7 +68,7 @@ def test_a_damaged_file_is_named(tmp_path: Path):
         SpanControlEnv(checkpoint=str(path))
 
 
-TRAINED = [name for name, kwargs in ENVIRONMENTS.items() if "checkpoint" in kwargs]
+TRAINED = [name for name in NATIVE if "checkpoint" in ENVIRONMENTS[name]]
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -15,7 +15,7 @@ from spangym.envs import ENVIRONMENTS, Reward, RewardContext, make_config, tabul
 from spangym.envs.data.dataset import NoiseDataset
 from spangym.envs.env_config import MAX_TABLE_LAYERS
 from spangym.utils.serialization import from_bytes, to_bytes
-from tests.factories import PRETRAINED, tiny_model_kwargs
+from tests.factories import NATIVE, two_layer_kwargs
 
 LEVELS = 2
 ENCODINGS: list[dict[str, Any]] = [
@@ -51,7 +51,7 @@ def test_ids_with_too_many_action_sequences_have_no_tables():
 
 @pytest.mark.parametrize("name", TABULAR)
 def test_every_id_is_bit_equal_on_its_levels(name: str):
-    own = tiny_model_kwargs(name) if name in PRETRAINED else {}
+    own = two_layer_kwargs(name)
     tabulate(name, LEVELS, **own)
     for options in ENCODINGS:
         arguments: dict[str, Any] = {
@@ -71,7 +71,7 @@ def test_every_id_is_bit_equal_on_its_levels(name: str):
                 assert_equal(live.content_type(), table.content_type())
                 assert_equal(live.peek(), table.peek())
                 assert_equal(live.lookahead(), table.lookahead())
-                if name not in PRETRAINED:
+                if name in NATIVE:
                     assert_equal(live.action_coverages(), table.action_coverages())
             actions = generator.integers(10, size=4)
             one, two = live.step(actions), table.step(actions)

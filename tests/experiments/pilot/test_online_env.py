@@ -9,8 +9,8 @@ from torch import Tensor
 
 from spangym.attention import LayerOutput
 from spangym.envs import parse_env_kwargs
+from spangym.envs.data.sample_batch import sample_batch
 from spangym.envs.model.model_optimizer import ModelOptimizer
-from spangym.envs.model.pretrain import sample_batch
 from spangym.experiments.pilot.evaluate_model import run_model
 from spangym.experiments.pilot.models import PilotModel, make_model
 from spangym.experiments.pilot.online_env import ONLINE_REWARDS, OnlineVecEnv

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from spangym.envs.data.log_mel import MELS
-from spangym.envs.model.pretrain import sample_batch
+from spangym.envs.data.sample_batch import sample_batch
 from spangym.experiments.pilot.corpus import BLANK, Corpus, decode
 from spangym.experiments.pilot.model_training import ModelTrainingJob
 from spangym.experiments.pilot.models import STRIDE, SpeechModel, make_model

@@ -73,6 +73,8 @@ def export_policy(
     """
     check_exportable(agent)
     try:
+        if observation.num_cache_features:
+            raise ValueError("it observes the key-value cache of a model, which layers do not have")
         if isinstance(agent, SB3Agent):
             head: PolicyHead = _mlp_policy(agent, observation)
         elif isinstance(agent, KMeansQAgent):

@@ -147,6 +147,8 @@ class EpisodeRenderer:
     def with_step(self, reward: float, info: Mapping[str, Any]) -> EpisodeRenderer:
         """Copy with one more step."""
         pairs = full_qk_pairs(self.config.ctx, self.options[info["layer"]].causal)
+        if self.config.blocks:
+            pairs = self.config.full_qk_pairs
         decision = LayerDecision(info["window"], info["span"], reward, info["qk_pairs"] / pairs)
         return dataclasses.replace(
             self, content_type=info["content_type"], decisions=(*self.decisions, decision)
@@ -168,6 +170,7 @@ class EpisodeRenderer:
         """Draw as text, one line per layer.
 
         The bar of a layer stands for the keys; it is dark where the query in the middle sees them.
+        Of a decision about a key-value cache it shows the tokens that stay.
         """
         config = self.config
         lines = [f"chunk {self.chunk + 1}/{config.chunks_per_episode}  {self.caption}"]
@@ -178,6 +181,8 @@ class EpisodeRenderer:
                 size = f"window {decision.window:4}  span {decision.span:4}"
                 pairs = _percent(decision.attention_fraction)
                 bar = _text_bar(decision, options, config.ctx)
+                if config.blocks:
+                    bar = _shade(self._held_keys(layer, min(_TEXT_CELLS, config.ctx)))
                 line = (
                     f"layer {layer}  {size if decision.span else 'off':22}  qk pairs {pairs:>6}  "
                     f"reward {decision.reward:+10.3g}  ▕{bar}▏"
@@ -197,8 +202,9 @@ class EpisodeRenderer:
 
         Its size depends on the number of layers only. A panel per layer shows which keys (x axis)
         each query (y axis) sees; two bar charts below show the rewards and attention fractions.
+        Decisions about a key-value cache share one panel: each sets the keys of the next block.
         """
-        layers = len(self.options)
+        layers = 1 if self.config.blocks else len(self.options)
         rows = -(-layers // _MAX_COLUMNS)
         columns = -(-layers // rows)
         width, height = max(2, columns) * _CELL, _HEADER + rows * _CELL + _HISTORY
@@ -211,7 +217,10 @@ class EpisodeRenderer:
         for layer in range(layers):
             row, column = divmod(layer, columns)
             left, top = margin + column * _CELL, _HEADER + row * _CELL + _TITLE
-            self._draw_panel(image, draw, left, top, layer)
+            if self.config.blocks:
+                self._draw_document(image, draw, left, top)
+            else:
+                self._draw_panel(image, draw, left, top, layer)
             if layer + columns >= layers:
                 for x, label in ((0, "0"), (_PANEL / 2, "keys"), (_PANEL, f"{self.config.ctx}")):
                     _write(draw, left + x, top + _PANEL + 14, label, 11, anchor="ms")
@@ -252,6 +261,37 @@ class EpisodeRenderer:
             message = "not yet decided"
         _write(draw, *center, message, 14, _MUTED, anchor="mm")
 
+    def _held_keys(self, layer: int, cells: int) -> NDArray[np.float64]:
+        """Fraction of the keys in each of equal cells that stay at a decision, shape (cells,)."""
+        ctx, sinks = self.config.ctx, self.config.sinks
+        past, held = (layer + 1) * ctx // self.config.blocks, self.chunk_decisions[layer].span
+        first = past - held + sinks if held < past else 0
+        edges = np.linspace(0, ctx, cells + 1)
+        recent = np.minimum(edges[1:], past) - np.maximum(edges[:-1], first)
+        overlap = np.clip(recent, 0, None) + np.clip(min(sinks, first) - edges[:-1], 0, None)
+        return np.clip(overlap * cells / ctx, 0, 1)
+
+    def _draw_document(
+        self, image: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: int
+    ) -> None:
+        """Draw the keys that the queries of each block see, in the color of the decision."""
+        decisions, blocks, right = self.chunk_decisions, self.config.blocks, left + _PANEL
+        _write(draw, left, top - 26, "document", 14, bold=True)
+        made = f"{len(decisions)} of {len(self.options)} decisions"
+        _write(draw, right, top - 26, made, 14, anchor="rs")
+        if decisions:
+            _write(draw, left, top - 9, f"reward {decisions[-1].reward:+.3g}", 12, _MUTED)
+            held = f"tokens held {decisions[-1].span}"
+            _write(draw, right, top - 9, held, 12, _MUTED, anchor="rs")
+        draw.rectangle((left - 1, top - 1, right, top + _PANEL), fill="#dcdcdc", outline=_MUTED)
+        for block in range(len(decisions) + 1):
+            first, end = (_PANEL * each // blocks for each in (block, block + 1))
+            seen = self._held_keys(block - 1, _PANEL) if block else np.zeros(_PANEL)
+            covered = np.repeat(seen[None], end - first, axis=0)
+            covered[:, first:end] = np.tri(end - first)
+            pixels = _blend(covered, _color(block - 1) if block else _MUTED)
+            image.paste(Image.fromarray(pixels), (left, top + first))
+
     def _draw_bar_chart(
         self,
         draw: ImageDraw.ImageDraw,
@@ -286,6 +326,10 @@ class EpisodeRenderer:
 
 def _text_bar(decision: LayerDecision, options: SpanConfig, ctx: int) -> str:
     (covered,) = decision.coverage(options, ctx, np.array([ctx // 2]), min(_TEXT_CELLS, ctx))
+    return _shade(covered)
+
+
+def _shade(covered: NDArray[np.float64]) -> str:
     levels = np.ceil(covered * (len(_SHADES) - 1) - 1e-9).astype(int)
     return "".join(_SHADES[level] for level in levels)
 
@@ -300,6 +344,11 @@ def _paint(decision: LayerDecision, options: SpanConfig, ctx: int, color: str) -
             line = start * _PANEL // ctx
             # A light line where the windows on both sides see keys.
             covered[line] *= 1 - 0.8 * covered[line - 1]
+    return _blend(covered, color)
+
+
+def _blend(covered: NDArray[np.float64], color: str) -> NDArray[np.uint8]:
+    """Mix a color with the gray of keys that are not seen."""
     alpha = covered[..., None]
     rgb = np.array(ImageColor.getrgb(color))
     return np.rint(alpha * rgb + (1 - alpha) * _MASKED * 255).astype(np.uint8)

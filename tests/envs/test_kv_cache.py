@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from spangym.envs import SpanControlEnv, SpanControlVectorEnv, make_config
+from spangym import make_agent
+from spangym.agents.export import export_policy
+from spangym.envs import (
+    SB3SpanControlVecEnv,
+    SpanControlEnv,
+    SpanControlVectorEnv,
+    make_config,
+)
 from spangym.envs.data.dataset import NO_TARGET
 from spangym.envs.data.deadlines import needed_blocks
 from spangym.envs.model.build_model import build_model
@@ -218,3 +225,35 @@ def test_other_layers_have_no_cache_to_observe():
 def test_blocks_set_the_length_of_a_document():
     config = make_config(NAME, {"blocks": 6})
     assert (config.ctx, config.num_layers) == (96, 5)
+
+
+def test_the_picture_shows_what_each_block_can_see():
+    env = make_env(render_mode="rgb_array")
+    env.reset(seed=0)
+    for action in (1, 1, 1, 0):
+        env.step(action)
+    document = env.render()[92:332, 216:456]
+    rows = document[np.arange(16) * 15 + 7]
+    # Gray levels of keys that are not seen, and of blocks that were not read.
+    is_plain = (rows.max(-1) == rows.min(-1)) & (rows.max(-1) > 200)
+    seen = [(~row).nonzero()[0] // 15 for row in is_plain]
+    spans = [(each.min(), each.max()) if each.size else None for each in seen]
+    assert spans[:5] == [(0, 0), (0, 1), (0, 2), (0, 3), (2, 4)]
+    assert spans[5:] == [None] * 11
+
+
+def test_the_text_shows_the_tokens_that_stay():
+    env = make_env(render_mode="ansi")
+    env.reset(seed=0)
+    for action in (1, 1, 0):
+        env.step(action)
+    bars = [line[-33:-1] for line in env.render().splitlines()[1:4]]
+    assert bars == [f"{each:32}" for each in ("\u2588" * 2, "\u2588" * 4, "  " + "\u2588" * 4)]
+
+
+def test_an_agent_that_observes_a_cache_is_not_exported():
+    agent = make_agent("ppo", seed=0)
+    config = make_config(NAME, {"encoding": "features"})
+    agent.learn(SB3SpanControlVecEnv(config, n_envs=4), 16)
+    with pytest.raises(ValueError, match="observes the key-value cache of a model"):
+        export_policy(agent, config.observation_spec)

@@ -95,7 +95,8 @@ class SpanControlEnv(  # pyright: ignore[reportIncompatibleVariableOverride]
       entropy of the attention weights. Of an original layer only the keys count that its truncation
       leaves.
     * ``task``: minus the excess of the chunk's loss over that at full span, in bits a target, at
-      the chunk's last layer; 0 at the other layers. With a pretrained model it is in bits a byte.
+      the chunk's last layer; 0 at the other layers. With ``blocks`` it is the part of the block
+      that is read after each decision. With a pretrained model it is in bits a byte.
     * ``fidelity``: minus (1 - cosine) of the chunk's final outputs and those at full span, mean
       over the tokens, at the chunk's last layer; 0 at the other layers.
 

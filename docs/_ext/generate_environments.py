@@ -378,10 +378,10 @@ def _observations(config: EnvConfig) -> str:
     of_cache = ""
     if config.reads_in_blocks:
         of_cache = (
-            f" The tokens are those of the last block that was read. The last {config.num_cuts} "
-            "numbers are the share of that block's attention that went beyond each cut, that is to "
-            "tokens which the action would have dropped before it was read. The size of the cache "
-            "is itself a memory, and not observed; `include_cache_size=True` adds it."
+            " The tokens are those of the last block that was read. One more number for each "
+            "action but `full` is the share of that block's attention that went to tokens which "
+            "the action would have dropped before. The size of the cache is itself a memory, and "
+            "not observed; `include_cache_size=True` adds it."
         )
     return (
         f"Mean and variance over the chunk's tokens of each of the {config.dims} dimensions of the "

@@ -120,7 +120,8 @@ class Reward(ABC):
         """
         pairs = context.full_qk_pairs * context.num_layers
         cost_coef = self.cost_coef if context.cost_coef is None else context.cost_coef
-        return 0.0 - cost_coef * context.qk_pairs / pairs
+        # Integers times a number would have the default type of PyTorch.
+        return 0.0 - cost_coef * context.qk_pairs.float() / pairs
 
 
 class _CoverageReward(Reward):

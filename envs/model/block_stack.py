@@ -148,7 +148,7 @@ class BlockStack(ChosenSpanStack):
             output=output,
             local_input=prepared.observed.local_input,
             local_output=self.group(index).ln_a(output),
-            span_scale=held / past,
+            span_scale=held.float() / past,
             window=ones,
             span=held,
             qk_pairs=held * self._block,

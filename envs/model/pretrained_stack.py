@@ -178,7 +178,7 @@ class PretrainedStack(PretrainedModelStack):
             output=output,
             local_input=prepared.observed.local_input,
             local_output=self.group(index).ln_a(output),
-            span_scale=spans / tokens,
+            span_scale=spans.float() / tokens,
             window=ones,
             span=spans,
             qk_pairs=pairs,

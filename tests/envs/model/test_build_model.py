@@ -10,7 +10,7 @@ import torch
 import spangym
 from spangym.envs.registration import ENVIRONMENTS
 from spangym.utils.process_state import preserve_process_state
-from tests.factories import two_layer_kwargs
+from tests.factories import tiny_model_kwargs, two_layer_kwargs
 
 SMALL = {"dims": 8, "heads": 2, "ctx": 16, "win_size": 16, "num_layers": 2}
 CASES = [
@@ -23,6 +23,8 @@ CASES = [
     ("spangym/SpanControl-v0", {**SMALL, "layer_variant": "original"}),
     ("spangym/SpanControl-v0", {**SMALL, "layer_class": "hybrid", "reward": "attention"}),
     ("spangym/SpanControl-v0", {**SMALL, "layer_class": "focus"}),
+    ("spangym/Pretrained-v0", tiny_model_kwargs("spangym/Pretrained-v0")),
+    ("spangym/PretrainedCache-v0", tiny_model_kwargs("spangym/PretrainedCache-v0")),
 ]
 
 

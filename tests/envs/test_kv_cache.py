@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spangym import make_agent
+from spangym.agents import make_agent
 from spangym.agents.export import export_policy
 from spangym.envs import (
     SB3SpanControlVecEnv,

@@ -39,7 +39,7 @@ def test_learners_are_paired_by_seed():
 
 def test_rank_correlations():
     table = statistics(EASY, FOR_B, EASY).rank_correlations
-    taus = {(row.environment, row.other): row.tau for row in table.itertuples()}
+    taus = {(one, other): tau for one, other, tau in table.itertuples(index=False, name=None)}
     assert taus == {
         ("one", "two"): pytest.approx(1 / 3),
         ("one", "three"): pytest.approx(1),

@@ -44,7 +44,9 @@ from spangym.envs import (
 )
 from spangym.envs.data.dataset import NoiseDataset, RepetitionDataset
 from spangym.envs.env_config import parse_env_kwargs
+from spangym.envs.model.cache_transformer_config import CacheTransformerConfig
 from spangym.envs.model.pretrain import PretrainConfig
+from spangym.envs.model.pretrain_cache import CachePretrainConfig
 from spangym.envs.model.stack import TransformerConfig
 from spangym.envs.rewards import REWARDS
 from spangym.experiments.pilot.pilot_study import (
@@ -71,6 +73,8 @@ CONFIGS = {
         ObservationSpec(8),
         TransformerConfig(),
         PretrainConfig("text", TransformerConfig(), 3),
+        CacheTransformerConfig(),
+        CachePretrainConfig("deadlines", CacheTransformerConfig(), 3),
         LinearSchedule(1.0, 0.0, 5),
         _STUDY,
         _STUDY.environments[0],

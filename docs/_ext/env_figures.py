@@ -16,7 +16,10 @@ from spangym.experiments.plots.style import COLORS, FG, MUTED, SMALL, format_tic
 BLUE, ORANGE, GREEN, PINK, *_ = COLORS
 _LARGEST = 150.0
 """Area of a circle that stands for all chunks, in square points."""
-_MAX_LAYERS_OF_CIRCLES = 2
+
+_MOST_NUMBERS = 8
+"""Columns up to which the cells of a heat map hold their numbers."""
+MAX_LAYERS_OF_CIRCLES = 2
 """Number of layers up to which the oracle's actions are circles, beyond that colored cells."""
 _PIXELS_OF_A_ROW = 17
 
@@ -27,7 +30,7 @@ def figures(row: BaselineReturns) -> dict[str, bytes]:
         "returns": Panel("", partial(_draw_returns, row), height=330, top=28, bottom=92),
         "spans": Panel("", partial(_draw_spans, row), height=330, left=112, top=28, bottom=92),
     }
-    if len(row.actions) > _MAX_LAYERS_OF_CIRCLES:
+    if len(row.actions) > MAX_LAYERS_OF_CIRCLES:
         height = max(330, 80 + _PIXELS_OF_A_ROW * len(row.by_content_type))
         panels["spans"] = Panel(
             "", partial(_draw_mean_spans, row), height=height, left=140, top=28, bottom=48
@@ -89,7 +92,9 @@ def _draw_mean_spans(row: BaselineReturns, axes: Axes) -> None:
     counts = np.array([part.oracle_actions for part in parts], float)
     means = counts @ actions / counts.sum(-1)
     axes.imshow(means, cmap="Blues", vmin=0, vmax=actions[-1], aspect="auto")
-    for (index, layer), mean in np.ndenumerate(means):
+    # In narrow cells the color alone shows the mean.
+    shown = means if means.shape[1] <= _MOST_NUMBERS else means[:, :0]
+    for (index, layer), mean in np.ndenumerate(shown):
         color = "white" if mean > 0.6 * actions[-1] else "black"
         text = f"{mean:.1f}"
         axes.text(layer, index, text, ha="center", va="center", color=color, fontsize=SMALL)

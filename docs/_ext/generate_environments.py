@@ -29,6 +29,7 @@ from spangym.envs.other_environments import other_environments
 from spangym.envs.registration import DESCRIPTIONS, ENVIRONMENTS
 from spangym.experiments.analysis.results import COMPARISON_METRICS, MetricInfo
 from spangym.experiments.benchmarks.baselines import BaselineReturns, read_baselines
+from spangym.utils.text import pluralize
 
 TEXTS = ROOT / "docs" / "_texts" / "environments"
 
@@ -149,10 +150,13 @@ def _figure(name: str, row: BaselineReturns) -> str:
             for figure, alt in alts.items()
         ]
         parts.append(f":::{{container}} only-{theme}\n{''.join(images)}:::\n")
-    return "\n".join(parts) + (
-        f"\n*Mean return over {row.chunks} evaluation chunks; the area of a circle is the share of "
-        "the chunks in which the oracle takes the action.*\n"
+    marks = (
+        "the darker a cell, the longer are the spans that the oracle takes in it"
+        if len(row.actions) > env_figures.MAX_LAYERS_OF_CIRCLES
+        else "the area of a circle is the share of the chunks in which the oracle takes the action"
     )
+    caption = f"*Mean return over {row.chunks} evaluation chunks; {marks}.*"
+    return "\n".join(parts) + f"\n{caption}\n"
 
 
 def _facts(name: str, config: EnvConfig) -> str:
@@ -166,7 +170,7 @@ def _facts(name: str, config: EnvConfig) -> str:
         layers = f"`model={config.model!r}`, {config.num_layers} decisions about its cache"
     elif config.model:
         layers = f"all layers of `model={config.model!r}` in groups, `groups={config.groups}`"
-    steps = f"{config.chunks_per_episode} chunks, {config.episode_steps} steps"
+    steps = f"{pluralize(config.chunks_per_episode, 'chunk')}, {config.episode_steps} steps"
     rows = [
         ["Action space", f"`Discrete({config.num_actions})`"],
         ["Observation space", f"`{space}` (`encoding={config.encoding!r}`)"],

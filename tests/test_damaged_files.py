@@ -5,6 +5,7 @@ memory and time, whatever sizes the file claims.
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -26,7 +27,9 @@ from spangym.agents import Refiner, SB3Agent
 from spangym.agents.registry import get_agent_spec
 from spangym.attention import load_controller
 from spangym.envs.data.files import make_file_dataset
-from spangym.envs.model.model_checkpoint import load_stack, serialize
+from spangym.envs.model.cache_transformer import CacheTransformer
+from spangym.envs.model.cache_transformer_config import CacheTransformerConfig
+from spangym.envs.model.model_checkpoint import load_cache_transformer, load_stack, serialize
 from spangym.envs.model.stack import TransformerStack
 from spangym.experiments.analysis.load_results import load_results
 from spangym.experiments.analysis.results import AttentionMap
@@ -115,10 +118,11 @@ def _agent_reader(name: str) -> Reader:
     )
 
 
-def _write_checkpoint(folder: Path) -> Path:
-    stack = TransformerStack(SMALL_TRANSFORMER, torch.Generator().manual_seed(0))
-    (folder / "layers.safetensors").write_bytes(serialize(stack, {"loss": 1.0}))
-    return folder / "layers.safetensors"
+def _checkpoint(make: Callable[[torch.Generator], Any]) -> Callable[[Path], Path]:
+    def write(path: Path) -> None:
+        path.write_bytes(serialize(make(torch.Generator().manual_seed(0)), {"loss": 1.0}))
+
+    return _writes("layers.safetensors", write)
 
 
 def _write_training_checkpoint(folder: Path) -> Path:
@@ -236,7 +240,14 @@ READERS: dict[str, Reader] = {
             ("box", "kmeans"),
         )
     },
-    "layers": Reader(_write_checkpoint, lambda path: load_stack(str(path))),
+    "layers": Reader(
+        _checkpoint(functools.partial(TransformerStack, SMALL_TRANSFORMER)),
+        lambda path: load_stack(str(path)),
+    ),
+    "cache transformer": Reader(
+        _checkpoint(functools.partial(CacheTransformer, CacheTransformerConfig(dims=8, hidden=8))),
+        lambda path: load_cache_transformer(str(path)),
+    ),
     "training checkpoint": Reader(_write_training_checkpoint, _read_training_checkpoint),
     "refiner": Reader(
         _saved_agent(_trained_refiner, ".safetensors"),
@@ -554,7 +565,7 @@ def test_networks_larger_than_their_weights(
 
 
 def test_layers_larger_than_their_weights(tmp_path: Path):
-    path = _write_checkpoint(tmp_path)
+    path = READERS["layers"].write(tmp_path)
     state, metadata = load_state(path), load_metadata(path)
     for name in ("dims", "hidden", "ctx", "num_classes", "num_layers"):
         model = {**metadata["model"], name: 2**26}

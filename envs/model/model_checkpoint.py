@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,8 +81,8 @@ def load_stack(name: str, **laws: Any) -> TransformerStack:
     config = load_config(name)
     if not isinstance(config, TransformerConfig):
         raise ValueError(f"checkpoint {name!r} reads in blocks: its layers have no spans")
-    stack = TransformerStack(dataclasses.replace(config, **laws), torch.Generator())
-    return _load_weights(name, stack)
+    config = dataclasses.replace(config, **laws)
+    return _load_weights(name, lambda: TransformerStack(config, torch.Generator()))
 
 
 def load_cache_transformer(name: str) -> CacheTransformer:
@@ -89,12 +90,13 @@ def load_cache_transformer(name: str) -> CacheTransformer:
     config = load_config(name)
     if not isinstance(config, CacheTransformerConfig):
         raise ValueError(f"checkpoint {name!r} does not read in blocks: use load_stack()")
-    return _load_weights(name, CacheTransformer(config, torch.Generator()))
+    return _load_weights(name, lambda: CacheTransformer(config, torch.Generator()))
 
 
-def _load_weights(name: str, model: T) -> T:
+def _load_weights(name: str, make: Callable[[], T]) -> T:
     path = _find(name)
     with report_damage(f"checkpoint {str(path)!r} is damaged", path):
+        model = make()
         model.load_state_dict(load_state(path))
     return model.eval().requires_grad_(False)
 

@@ -155,14 +155,27 @@ class StudyEnv:
         return self.kwargs["chunks_per_episode"] * self.kwargs["num_layers"]
 
     @property
+    def draws_cost_coef(self) -> bool:
+        """Whether each episode draws its cost coefficient."""
+        match self._cost_coef:
+            case [int() | float() as low, int() | float() as high]:
+                return 0 < low <= high
+            case _:
+                # Anything else is a number, or refused by `EnvConfig`.
+                return False
+
+    @property
     def eval_cost_coefs(self) -> tuple[float, ...]:
         """Cost coefficients at which each evaluation episode is played; empty if none is drawn."""
-        kwargs = {} if self.is_foreign else default_kwargs(self.id) | self.kwargs
-        cost_coef = kwargs.get("cost_coef")
-        if not isinstance(cost_coef, list | tuple):
+        if not self.draws_cost_coef:
             return ()
-        low, high = cost_coef
+        low, high = self._cost_coef
         return tuple(np.geomspace(low, high, EVAL_COST_COEFS).tolist())
+
+    @property
+    def _cost_coef(self) -> Any:
+        kwargs = {} if self.is_foreign else default_kwargs(self.id) | self.kwargs
+        return kwargs.get("cost_coef")
 
     @property
     def num_actions(self) -> int:
@@ -268,7 +281,7 @@ class StudyAgent:
                 # As the environment has it by default.
                 del observation["include_cost_coef"]
             return self._foreign_env(environment, observation | content)
-        observation["include_cost_coef"] &= bool(environment.eval_cost_coefs)
+        observation["include_cost_coef"] &= environment.draws_cost_coef
         kwargs = environment.kwargs | observation
         given = kwargs.get("num_actions", NUM_ACTIONS)
         if self.num_actions and given not in (NUM_ACTIONS, self.num_actions):

@@ -320,6 +320,8 @@ def make_env_config(
             "chunks_per_episode": task.chunks,
             "observation_time": "previous" if model.causal else "current",
             **{name: getattr(variant.agent, name) for name in OBS_FIELDS},
+            # Its loss has no cost coefficient.
+            "include_cost_coef": False,
         }
     )
 

@@ -19,6 +19,7 @@ from spangym.attention.features import (
     pool_dims,
     token_moments,
 )
+from spangym.attention.geometry import MAX_ACTIONS
 from spangym.attention.hashing import tuple_hash_states
 from spangym.attention.validation import check
 from spangym.utils.readable_repr import readable_repr, short_repr
@@ -74,7 +75,7 @@ class ObservationSpec:
     include_layer_index: bool = False
     include_cost_coef: bool = False
     num_states: Annotated[int, Interval(ge=2, le=MAX_STATES)] = NUM_STATES
-    num_cuts: Annotated[int, Interval(ge=0)] = 0
+    num_cuts: Annotated[int, Interval(ge=0, le=MAX_ACTIONS)] = 0
     include_cache_size: bool = False
 
     def __post_init__(self) -> None:

@@ -62,8 +62,9 @@ def test_references_have_all_that_exists():
     text = (SITE / "reference" / "agents.html").read_text()
     names = {each for each in BUILTIN_AGENTS if fixed_action_of(each) is None}
     assert names <= set(re.findall(r"<h2>([\w-]+)<", text))
+    words = r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])"
     for name in ENVIRONMENTS:
-        slug = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name.removeprefix("spangym/")).lower()
+        slug = re.sub(words, "-", name.removeprefix("spangym/")).lower()
         assert (SITE / f"reference/environments/{slug.removesuffix('-v0')}.html").is_file()
 
 

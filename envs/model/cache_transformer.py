@@ -17,6 +17,7 @@ from spangym.envs.model.block_stack import BlockOutput, BlockStack, PreparedBloc
 from spangym.envs.model.cache_transformer_config import CacheTransformerConfig
 from spangym.envs.model.chosen_spans import LayerGroup
 from spangym.envs.model.pretrained_sizes import group_span_config
+from spangym.envs.model.stack import draw_linear_weights
 
 
 class Projected(NamedTuple):
@@ -69,11 +70,7 @@ class CacheTransformer(nn.Module):
             self.sink = nn.Parameter(torch.full((config.heads,), 3.0))
             self.head = nn.Sequential(nn.LayerNorm(dims), nn.Linear(dims, config.num_classes))
         nn.init.normal_(self.tokens.weight, generator=generator)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                bound = 1 / math.sqrt(module.in_features)
-                nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-                nn.init.zeros_(module.bias)
+        draw_linear_weights(self, generator)
 
     def project(self, tokens: Tensor) -> Projected:
         """Embed the tokens of a block, int64 of shape (batch, block), and project them."""

@@ -76,7 +76,7 @@ class ChosenSpanStack(LayerStack):
         """
         del num_actions
         if actions is None or return_stats:
-            raise ValueError("a pretrained model has no span predictors, and gives no statistics")
+            raise ValueError("these layers have no span predictors, and give no statistics")
         return self._run(index, prepared, cast(Tensor, self.spans)[actions])
 
     def run_full_span(self, index: int, prepared: Prepared, num_actions: int) -> LayerOutput:

@@ -360,11 +360,7 @@ class TransformerStack(ResidualTransformer):
             self.add_feed_forward(config.dims, config.hidden, config.num_classes)
         nn.init.normal_(self.tokens.weight, generator=generator)
         for part in (self.feed_forward, self.head):
-            for module in part.modules():
-                if isinstance(module, nn.Linear):
-                    bound = 1 / math.sqrt(module.in_features)
-                    nn.init.uniform_(module.weight, -bound, bound, generator=generator)
-                    nn.init.zeros_(module.bias)
+            draw_linear_weights(part, generator)
 
     def embed(self, content: Tensor) -> Tensor:
         """Embed bytes at their positions."""
@@ -385,3 +381,12 @@ def join_outputs(outputs: list[LayerOutput]) -> LayerOutput:
     """Join the outputs of single batch elements into one batch."""
     # The original layer's own output class would take them for one batch element again.
     return LayerOutput(**vars(concat_trees(outputs)))
+
+
+def draw_linear_weights(model: nn.Module, generator: torch.Generator | None) -> None:
+    """Draw the initial weights of all linear layers in a model, in its order; biases are 0."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            bound = 1 / math.sqrt(module.in_features)
+            nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+            nn.init.zeros_(module.bias)
